@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bundles the agent into dist/ambient-cni.js, with the addon beside it: that folder is all a node needs of it.
+import { chmodSync, copyFileSync, mkdirSync, renameSync } from "node:fs";
+import { join, sep } from "node:path";
+import { build, type Plugin } from "esbuild";
+
+const root = join(import.meta.dirname, "..");
+const dist = join(root, "dist");
+const clientDist = join(root, "node_modules/@kubernetes/client-node/dist") + sep;
+
+/** What the API client's configuration imports for uses the agent has none for, and the names it takes from there. */
+const absent: Readonly<Record<string, readonly string[]>> = {
+  undici: ["Agent", "ProxyAgent"],
+  "openid-client": ["Configuration", "discovery", "refreshTokenGrant"],
+  "jsonpath-plus": ["JSONPath"],
+  socks: ["SocksClient"],
+  "socks-proxy-agent": ["SocksProxyAgent"],
+  "./gen/index.js": ["createConfiguration", "ServerConfiguration"],
+  "./middleware.js": ["setHeaderMiddleware"],
+};
+
+/**
+ * Takes of @kubernetes/client-node only how it reads configuration, TLS and credentials. The generated classes and a
+ * second HTTP client would cost 20 MB of every node's memory. A kubeconfig that needs what is left out (SOCKS proxies,
+ * the OIDC and GCP providers that Kubernetes itself dropped in 1.26) gets an error that says so.
+ */
+const leanKubeConfig: Plugin = {
+  name: "lean-kube-config",
+  setup(plugin) {
+    plugin.onResolve({ filter: /^@kubernetes\/client-node$/ }, () => ({
+      path: join(clientDist, "config.js"),
+    }));
+    plugin.onResolve({ filter: /./ }, ({ importer, path }) =>
+      importer.startsWith(clientDist) && path in absent ? { path, namespace: "absent" } : undefined,
+    );
+    plugin.onLoad({ filter: /./, namespace: "absent" }, ({ path }) => {
+      const names = (absent[path] ?? []).map((name) => `absent as ${name}`).join(", ");
+      const message = JSON.stringify(
+        `ambient-cni is built without "${path}"; use a token, a certificate or an exec plugin`,
+      );
+      return {
+        loader: "js",
+        contents: `function absent() { throw new Error(${message}); }\nexport { ${names} };`,
+      };
+    });
+  },
+};
+
+/** An `import` of node:http reads all its exports, the lazy ones too, and so loads Node's own fetch: 5 MB. */
+const lazyHttp: Plugin = {
+  name: "lazy-http",
+  setup(plugin) {
+    plugin.onResolve({ filter: /^(node:)?https?$/ }, ({ path }) => ({
+      path: path.startsWith("node:") ? path : `node:${path}`,
+      namespace: "builtin",
+    }));
+    plugin.onLoad({ filter: /./, namespace: "builtin" }, ({ path }) => ({
+      loader: "js",
+      contents: `module.exports = process.getBuiltinModule(${JSON.stringify(path)});`,
+    }));
+  },
+};
+
+mkdirSync(dist, { recursive: true });
+await build({
+  entryPoints: [join(root, "src/main.ts")],
+  outfile: join(dist, "ambient-cni.js.new"),
+  bundle: true,
+  platform: "node",
+  format: "esm",
+  target: "node24",
+  legalComments: "eof",
+  plugins: [leanKubeConfig, lazyHttp],
+  // CommonJS dependencies inside an ES module still call require
+  banner: {
+    js: 'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);',
+  },
+  logLevel: "warning",
+});
+// each file is swapped in whole: an agent that starts at this moment finds the old or the new one
+copyFileSync(join(root, "native/build/ambient.node"), join(dist, "ambient.node.new"));
+renameSync(join(dist, "ambient.node.new"), join(dist, "ambient.node"));
+chmodSync(join(dist, "ambient-cni.js.new"), 0o755);
+renameSync(join(dist, "ambient-cni.js.new"), join(dist, "ambient-cni.js"));

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// How `npm test` runs: real kernel state is shared, so heavy suites get their own namespaces and generous limits.
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    include: ["test/**/*.test.ts"],
+    testTimeout: 20_000,
+    hookTimeout: 60_000,
+    pool: "forks",
+    maxWorkers: 2,
+  },
+});
