@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// One call of the plugin: its verb, what it knows, and how it ends.
+#ifndef AMBIENT_CALL_H
+#define AMBIENT_CALL_H
+
+#include "agent.h"
+#include "config.h"
+#include "exempt.h"
+
+/* Source: CNI specification 1.1.0, section "Error". */
+enum cni_code {
+	CNI_INCOMPATIBLE_VERSION = 1,
+	CNI_INVALID_ENVIRONMENT = 4,
+	CNI_IO_FAILURE = 5,
+	CNI_DECODING = 6,
+	CNI_INVALID_CONFIG = 7,
+	CNI_TRY_AGAIN_LATER = 11,
+	CNI_NOT_AVAILABLE = 50,
+};
+
+/* How the verbs differ. */
+struct verb {
+	const char *name;
+	bool waits;           /* tries again while the agent is away */
+	bool forgives;        /* succeeds whatever happens */
+	bool may_pass;        /* exempt pods go on without the agent */
+	uint32_t deadline_ms; /* for everything; 0: the configuration says */
+	enum cni_code away_code;
+};
+
+struct call {
+	const struct verb *verb;
+	int64_t started_ms;
+	struct bytes input;
+	struct config config;
+	struct pod pod;
+	struct sockaddr_un address;
+};
+
+/* How the attempts to reach the agent ended. */
+struct outcome {
+	enum agent_state state;
+	int error;
+	uint32_t tries;
+	int64_t waited_ms;
+	uint32_t answer_ms; /* how long an answer may take */
+};
+
+/* Both print the CNI error object and return exit code 1; for a verb that forgives they print a note on stderr and return 0. */
+int call_failed(const struct call *call, int code, struct bytes message, struct bytes details);
+int call_failed_for(const struct call *call, const struct outcome *outcome, const struct answer *answer);
+
+/* Whether this is an ADD of a pod that may start without the agent. */
+bool call_is_exempt(const struct call *call);
+/* Prints prevResult as it stands, or a minimal result, and returns the exit code. */
+int call_pass_on(const struct call *call);
+
+#endif

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CNI plugin's process: hands environment and stdin to the agent of the node and prints its answer.
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "call.h"
+#include "io.h"
+#include "request.h"
+
+extern char **environ;
+
+enum { POLL_MS = 75, INPUT_MS = 30000 };
+
+/* The last one stands for every command that is not ours. */
+static const struct verb verbs[] = {
+	{ .name = "ADD", .waits = true, .may_pass = true, .away_code = CNI_TRY_AGAIN_LATER },
+	{ .name = "CHECK", .waits = true, .away_code = CNI_TRY_AGAIN_LATER },
+	{ .name = "STATUS", .deadline_ms = 5000, .away_code = CNI_NOT_AVAILABLE },
+	{ .name = "DEL", .forgives = true, .deadline_ms = 2000, .away_code = CNI_TRY_AGAIN_LATER },
+	{ .name = "GC", .forgives = true, .deadline_ms = 2000, .away_code = CNI_TRY_AGAIN_LATER },
+	{ .name = "VERSION", .deadline_ms = 2000 },
+	{ .name = NULL, .deadline_ms = 2000 },
+};
+
+static const struct verb *find_verb(const char *command)
+{
+	const struct verb *verb = verbs;
+
+	while (verb->name != NULL && strcmp(verb->name, command) != 0)
+		verb++;
+	return verb;
+}
+
+static int show_usage(void)
+{
+	write_note(bytes_of("ambient-cni is the CNI plugin of Istio's ambient mesh. A container runtime starts it with CNI_COMMAND set\n"
+			    "to ADD, DEL, CHECK, GC, STATUS or VERSION and the network configuration on stdin; it hands both to the agent\n"
+			    "of the node. CNI protocol versions supported: 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n"));
+	return 0;
+}
+
+/* The answer has the version of the question. Source: CNI specification 1.1.0, "VERSION: probe plugin version support";
+ * containernetworking/cni pkg/version/plugin.go, PluginDecoder.Decode, which insists on both keys. */
+static int print_version(const struct call *call)
+{
+	char buffer[256];
+	struct text out = TEXT_IN(buffer);
+
+	text_add(&out, "{\"cniVersion\":\"");
+	text_add(&out, cni_version_supported(call->config.version) ? call->config.version : "1.1.0");
+	text_add(&out, "\",\"supportedVersions\":[\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n");
+	return write_all(STDOUT_FILENO, text_bytes(&out)) == 0 ? 0 : 1;
+}
+
+static int refuse_command(const struct call *call, const char *command)
+{
+	char buffer[256];
+	struct text message = TEXT_IN(buffer);
+
+	if (command[0] == 0) {
+		text_add(&message, "The environment variable CNI_COMMAND is missing");
+	} else {
+		text_add(&message, "CNI_COMMAND is ");
+		text_add_quoted(&message, bytes_of(command), 64);
+		text_add(&message, ", which this plugin does not know");
+	}
+	text_add(&message, "; it takes ADD, DEL, CHECK, GC, STATUS and VERSION");
+	return call_failed(call, CNI_INVALID_ENVIRONMENT, text_bytes(&message), (struct bytes){ 0 });
+}
+
+/* Exchanges with the agent until that comes to something or has been tried long enough. */
+static struct outcome call_agent(const struct call *call, struct bytes head, struct answer *answer)
+{
+	const struct verb *verb = call->verb;
+	struct outcome outcome = { .answer_ms = verb->deadline_ms > 0 ? verb->deadline_ms : call->config.answer_ms };
+	int64_t longest = call->started_ms + outcome.answer_ms + (verb->waits ? call->config.wait_ms : 0);
+	int64_t away_since = 0, give_up = longest;
+	bool exempt = false;
+
+	for (;;) {
+		int64_t now = now_ms(), deadline = now + outcome.answer_ms;
+
+		answer_reset(answer);
+		outcome.tries++;
+		outcome.state = agent_exchange(&call->address, head, call->input, deadline < longest ? deadline : longest,
+					       answer, &outcome.error);
+		if (outcome.state != AGENT_AWAY && outcome.state != AGENT_BUSY && outcome.state != AGENT_DIED)
+			return outcome;
+		now = now_ms();
+		if (away_since == 0) {
+			away_since = now;
+			give_up = verb->waits ? now + call->config.wait_ms : longest;
+			exempt = call_is_exempt(call);
+		}
+		outcome.waited_ms = now - away_since;
+		/* A full queue is no sign of absence: it alone is worth patience for every verb and every pod. */
+		if (now >= give_up || (outcome.state != AGENT_BUSY && (exempt || !verb->waits)))
+			return outcome;
+		sleep_ms(give_up - now < POLL_MS ? give_up - now : POLL_MS);
+	}
+}
+
+static int print_answer(const struct call *call, const struct answer *answer)
+{
+	struct bytes body = { answer->body, answer->body_len };
+
+	if (call->verb->forgives)
+		return answer->exit_code == 0 ? 0 : call_failed(call, 0, body, (struct bytes){ 0 });
+	return write_all(STDOUT_FILENO, body) == 0 ? answer->exit_code : 1;
+}
+
+static int relay(struct call *call)
+{
+	static char head_buffer[MAX_HEAD_BYTES];
+	static struct answer answer;
+	char why_buffer[256];
+	struct text head = TEXT_IN(head_buffer), why = TEXT_IN(why_buffer);
+	int code = request_head(&head, environ, call->input.len, &why);
+	struct outcome outcome;
+
+	/* What forgives goes on with the variables that could be taken. */
+	if (code != 0) {
+		int exit_code = call_failed(call, code, text_bytes(&why), (struct bytes){ 0 });
+
+		if (exit_code != 0)
+			return exit_code;
+	}
+	if (!agent_address(&call->address, call->config.run_dir))
+		return call_failed(call, CNI_INVALID_CONFIG,
+				   bytes_of("\"cni_agent_run_dir\" in the network configuration is too long: the path of the "
+					    "socket in it, with /" AGENT_SOCKET_NAME ", must have at most 107 bytes"),
+				   (struct bytes){ 0 });
+	outcome = call_agent(call, text_bytes(&head), &answer);
+	if (outcome.state == AGENT_ANSWERED && answer.status == 200 && answer.exit_code >= 0)
+		return print_answer(call, &answer);
+	if (call_is_exempt(call))
+		return call_pass_on(call);
+	return call_failed_for(call, &outcome, &answer);
+}
+
+/* Reads and checks stdin; returns 0 or a CNI error code with the reason in `why`. */
+static int read_config(struct call *call, struct text *why)
+{
+	uint32_t limit_ms = call->verb->deadline_ms > 0 ? call->verb->deadline_ms : INPUT_MS;
+	int error = read_input(&call->input, call->started_ms + limit_ms);
+	int code = config_read(&call->config, call->input, why);
+
+	if (error == 0)
+		return code;
+	why->len = 0;
+	if (error == -EFBIG) {
+		text_add(why, "The network configuration on stdin is larger than 1 MiB");
+		return CNI_DECODING;
+	}
+	text_add(why, "Cannot read the network configuration from stdin: ");
+	text_add(why, strerror(-error));
+	return CNI_IO_FAILURE;
+}
+
+int main(void)
+{
+	const char *command = getenv("CNI_COMMAND"), *args = getenv("CNI_ARGS");
+	char buffer[512];
+	struct text why = TEXT_IN(buffer);
+	static struct call call;
+	int code, exit_code;
+
+	/* Whoever reads our output may leave first; write() then says so. */
+	signal(SIGPIPE, SIG_IGN);
+	command = command != NULL ? command : "";
+	if (command[0] == 0 && isatty(STDIN_FILENO))
+		return show_usage();
+	call.started_ms = now_ms();
+	call.verb = find_verb(command);
+	call.pod = pod_of_args(args != NULL ? args : "");
+	code = read_config(&call, &why);
+	if (call.verb->name == NULL)
+		return refuse_command(&call, command);
+	if (strcmp(call.verb->name, "VERSION") == 0)
+		return print_version(&call);
+	if (code != 0) {
+		exit_code = call_failed(&call, code, text_bytes(&why), (struct bytes){ 0 });
+		/* What forgives still tells the agent, which knows the pod from the environment. */
+		if (exit_code != 0 || call.input.len > MAX_INPUT_BYTES)
+			return exit_code;
+	}
+	return relay(&call);
+}

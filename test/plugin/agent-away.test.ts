@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: Apache-2.0
+// The launcher while the agent is away, comes, goes, hangs or is overrun.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { chmodSync, existsSync, writeFileSync } from "node:fs";
+import { connect, createServer, type Socket } from "node:net";
+import { beforeAll, describe, expect, it } from "vitest";
+import { buildPlugin, builds, cniEnv, errorOf, type Run, runLauncher, scratchDir } from "./launcher.ts";
+import { answer, StandInAgent, sends } from "./stand-in-agent.ts";
+
+beforeAll(() => buildPlugin("all", "asan"));
+
+/** Leaves a socket file behind that nobody listens on, as a killed agent does. */
+async function leaveStaleSocket(runDir: string): Promise<void> {
+  const child = spawn(
+    process.execPath,
+    [
+      "-e",
+      `require("net").createServer().listen(${JSON.stringify(`${runDir}/pluginevent.sock`)}, () => process.kill(process.pid, "SIGKILL"))`,
+    ],
+    { stdio: "ignore" },
+  );
+  await once(child, "close");
+}
+
+describe.each(builds)("launcher ($build)", ({ binary }) => {
+  const call = (command: string, runDir: string, config: object = {}): Promise<Run> =>
+    runLauncher(binary, {
+      env: cniEnv(command),
+      input: JSON.stringify({
+        cniVersion: "1.0.0",
+        cni_agent_run_dir: runDir,
+        agent_wait_seconds: 0.3,
+        ...config,
+      }),
+    });
+
+  it("no socket, a stale socket and a forbidden one are told apart", async () => {
+    using scratch = scratchDir();
+    expect(errorOf(await call("ADD", scratch.path)).msg).toContain("the socket does not exist");
+    await leaveStaleSocket(scratch.path);
+    expect(existsSync(`${scratch.path}/pluginevent.sock`)).toBe(true);
+    expect(errorOf(await call("ADD", scratch.path)).msg).toContain("connection refused");
+    expect(errorOf(await call("ADD", "/dev/null")).msg).toContain("Not a directory");
+  });
+
+  it.skipIf(process.getuid?.() !== 0)("a socket that may not be reached says so", async () => {
+    using scratch = scratchDir();
+    await using agent = await StandInAgent.listen(scratch.path, sends(answer("{}")));
+    chmodSync(scratch.path, 0o700);
+    const input = JSON.stringify({ cni_agent_run_dir: scratch.path, agent_wait_seconds: 0 });
+    const denied = await runLauncher(binary, { env: cniEnv("ADD"), input, uid: 65534 });
+    expect(errorOf(denied)).toMatchObject({ code: 11 });
+    expect(errorOf(denied).msg).toContain("permission denied");
+    expect(agent.connections).toBe(0);
+  });
+
+  it.each(["ADD", "CHECK"])("%s waits, then fails with code 11, cause, wait and remedy", async (command) => {
+    using scratch = scratchDir();
+    const run = await call(command, scratch.path);
+    const error = errorOf(run);
+    expect(error).toMatchObject({ cniVersion: "1.0.0", code: 11 });
+    expect(error.msg).toBe(
+      `Cannot get an answer from the ambient-cni agent of this node at "${scratch.path}/pluginevent.sock" ` +
+        `(${command} of pod shop/web-0): the socket does not exist, so the agent has not started (or has another run ` +
+        `directory); waited ${/waited ([\d.]+) s/.exec(error.msg)![1]} s. It is tried again by itself; to see what is ` +
+        "wrong look at the agent's DaemonSet, istio-cni-node or ambient-cni-node: kubectl -n istio-system get pods " +
+        "-o wide, then the log of its pod on this node",
+    );
+    expect(error.details).toMatch(/^attempts: [2-6], last error: No such file or directory$/);
+    expect(run.ms).toBeGreaterThanOrEqual(300);
+    expect(run.ms).toBeLessThan(2500);
+  });
+
+  it.each([
+    ["STATUS", 50],
+    ["DEL", 0],
+    ["GC", 0],
+  ])("%s tries once and ends with code %i at once", async (command, code) => {
+    using scratch = scratchDir();
+    await leaveStaleSocket(scratch.path);
+    const run = await call(command, scratch.path, { agent_wait_seconds: 10 });
+    if (code > 0)
+      expect(errorOf(run)).toMatchObject({ code, details: "attempts: 1, last error: Connection refused" });
+    else expect([run.code, run.stdout.toString()]).toEqual([0, ""]);
+    expect(run.ms).toBeLessThan(3000);
+  });
+
+  it("DEL succeeds on input that nobody could use", async () => {
+    for (const input of [
+      "",
+      "{",
+      '{"cni_agent_run_dir":5}',
+      `{"cni_agent_run_dir":"/${"x".repeat(300)}"}`,
+      "\0",
+      "[]",
+    ])
+      for (const env of [
+        cniEnv("DEL"),
+        { CNI_COMMAND: "DEL" },
+        cniEnv("DEL", { CNI_ARGS: ";;=;a", CNI_NETNS: "" }),
+      ]) {
+        const run = await runLauncher(binary, { env, input });
+        expect([run.code, run.stdout.toString()]).toEqual([0, ""]);
+      }
+  });
+
+  it("an agent that appears after a second is found", async () => {
+    using scratch = scratchDir();
+    const run = call("ADD", scratch.path, { agent_wait_seconds: 10 });
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await using agent = await StandInAgent.listen(scratch.path, sends(answer("late")));
+    const done = await run;
+    expect([done.code, done.stdout.toString(), agent.connections]).toEqual([0, "late", 1]);
+    expect(done.ms).toBeGreaterThan(990);
+    expect(done.ms).toBeLessThan(4000);
+  });
+
+  it.each(["ADD", "CHECK"])(
+    "%s is repeated when the agent is killed mid-answer and comes back",
+    async (command) => {
+      using scratch = scratchDir();
+      const first = await StandInAgent.listen(scratch.path, (socket) => {
+        socket.write(
+          'HTTP/1.1 200 OK\r\nCNI-Exit: 0\r\nContent-Length: 100\r\n\r\n{"half',
+          () => void first.close(),
+        );
+      });
+      const run = call(command, scratch.path, { agent_wait_seconds: 10 });
+      await expect.poll(() => first.requests.length, { timeout: 5000 }).toBe(1);
+      await expect.poll(() => existsSync(`${scratch.path}/pluginevent.sock`), { timeout: 5000 }).toBe(false);
+      await using second = await StandInAgent.listen(scratch.path, sends(answer("whole")));
+      const done = await run;
+      expect([done.code, done.stdout.toString()]).toEqual([0, "whole"]);
+      expect(second.requests[0]!.head).toBe(first.requests[0]!.head);
+      expect(second.requests[0]!.body.equals(first.requests[0]!.body)).toBe(true);
+    },
+  );
+
+  it("DEL is not repeated when the agent dies", async () => {
+    using scratch = scratchDir();
+    await using agent = await StandInAgent.listen(scratch.path, (socket) => socket.destroy());
+    const run = await call("DEL", scratch.path, { agent_wait_seconds: 5 });
+    expect([run.code, run.stdout.toString(), agent.connections]).toEqual([0, "", 1]);
+    expect(run.stderr).toContain("closed the connection");
+  });
+
+  it("an agent that dies again and again is left after the wait", async () => {
+    using scratch = scratchDir();
+    await using agent = await StandInAgent.listen(scratch.path, (socket) => socket.destroy());
+    const run = await call("ADD", scratch.path);
+    expect(errorOf(run)).toMatchObject({ code: 11 });
+    expect(errorOf(run).msg).toContain("it restarts or crashes");
+    expect(agent.connections).toBeGreaterThanOrEqual(2);
+    expect(agent.connections).toBeLessThanOrEqual(6);
+    expect(run.ms).toBeLessThan(4000);
+  });
+
+  it.each(["ADD", "CHECK"])(
+    "%s fails with code 11 when the agent takes the call and hangs",
+    async (command) => {
+      using scratch = scratchDir();
+      await using agent = await StandInAgent.listen(scratch.path, () => undefined);
+      const run = await call(command, scratch.path, { agent_answer_seconds: 0.4 });
+      expect(errorOf(run).code).toBe(11);
+      expect(errorOf(run).msg).toContain("gave no answer within 0.4 s");
+      expect(agent.connections).toBe(1);
+      expect(run.ms).toBeGreaterThanOrEqual(400);
+      expect(run.ms).toBeLessThan(4000);
+    },
+  );
+
+  it("an agent whose answer trickles for ever is left at the deadline", async () => {
+    using scratch = scratchDir();
+    await using _agent = await StandInAgent.listen(scratch.path, (socket) => {
+      socket.write("HTTP/1.1 200 OK\r\n");
+      const timer = setInterval(() => socket.write("X: y\r\n"), 5);
+      socket.on("close", () => clearInterval(timer));
+    });
+    const run = await call("ADD", scratch.path, { agent_answer_seconds: 0.5 });
+    expect(errorOf(run).msg).toContain("gave no answer within 0.5 s");
+    expect(run.ms).toBeLessThan(4000);
+  });
+
+  it("an agent that neither reads nor answers is left at the deadline, however much there is to send", async () => {
+    using scratch = scratchDir();
+    await using _agent = await StandInAgent.listen(
+      scratch.path,
+      () => undefined,
+      (socket: Socket) => void socket.pause(),
+    );
+    const run = await call("ADD", scratch.path, { agent_answer_seconds: 0.4, x: "y".repeat(1_000_000) });
+    expect(errorOf(run).msg).toContain("gave no answer within 0.4 s");
+    expect(run.ms).toBeLessThan(4000);
+  });
+
+  it("an agent that floods for ever is left at the deadline", async () => {
+    using scratch = scratchDir();
+    // Tiny chunks with long extensions: the body stays far below its limit for hours.
+    const flood = Buffer.from(`1;${"x".repeat(4000)}\r\ny\r\n`.repeat(30));
+    await using _agent = await StandInAgent.listen(scratch.path, (socket) => {
+      const pour = (): void => {
+        while (!socket.destroyed && socket.write(flood));
+      };
+      socket.write("HTTP/1.1 200 OK\r\nCNI-Exit: 0\r\nTransfer-Encoding: chunked\r\n\r\n");
+      socket.on("drain", pour);
+      pour();
+    });
+    const run = await call("ADD", scratch.path, { agent_answer_seconds: 0.5 });
+    expect(errorOf(run).msg).toContain("gave no answer within 0.5 s");
+    expect(run.ms).toBeLessThan(4000);
+  });
+
+  it("the longest a call takes is wait and answer together", async () => {
+    using scratch = scratchDir();
+    // It dies late in its time, twice: the second time has but what is left of both.
+    await using agent = await StandInAgent.listen(scratch.path, (socket) => {
+      setTimeout(() => socket.destroy(), 1400);
+    });
+    const run = await call("ADD", scratch.path, { agent_wait_seconds: 0.5, agent_answer_seconds: 1.5 });
+    expect(errorOf(run).code).toBe(11);
+    expect(agent.connections).toBe(2);
+    expect(run.ms).toBeGreaterThanOrEqual(1990);
+    expect(run.ms).toBeLessThan(2850);
+  });
+
+  it.each([
+    ["DEL", 2000],
+    ["GC", 2000],
+    ["STATUS", 5000],
+  ])("%s leaves an agent that hangs after %i ms", async (command, ms) => {
+    using scratch = scratchDir();
+    await using _agent = await StandInAgent.listen(scratch.path, () => undefined);
+    const run = await call(command, scratch.path, { agent_answer_seconds: 60 });
+    if (command === "STATUS") expect(errorOf(run).code).toBe(50);
+    else expect([run.code, run.stdout.toString()]).toEqual([0, ""]);
+    expect(run.ms).toBeGreaterThanOrEqual(ms - 10);
+    expect(run.ms).toBeLessThan(ms + 2500);
+  });
+
+  it("a full queue of a stopped agent is waited for by every verb and named", async () => {
+    using scratch = scratchDir();
+    const path = `${scratch.path}/pluginevent.sock`;
+    const script = `require("net").createServer().listen({path: ${JSON.stringify(path)}, backlog: 1}, () => console.log("up"))`;
+    const child = spawn(process.execPath, ["-e", script], { stdio: ["ignore", "pipe", "inherit"] });
+    const fillers: Socket[] = [];
+    try {
+      await once(child.stdout, "data");
+      child.kill("SIGSTOP");
+      // Until the kernel takes no more: then connect() of a socket that does not block says EAGAIN.
+      for (let refused = false; !refused; ) {
+        const filler = connect(path);
+        refused = await new Promise((resolve) => {
+          filler.on("connect", () => resolve(false));
+          filler.on("error", () => resolve(true));
+        });
+        if (!refused) fillers.push(filler);
+      }
+      const add = await call("ADD", scratch.path, { agent_wait_seconds: 0.4 });
+      expect(errorOf(add)).toMatchObject({ code: 11 });
+      expect(errorOf(add).msg).toContain("its queue of waiting calls is full");
+      expect(add.ms).toBeGreaterThanOrEqual(400);
+      const del = await call("DEL", scratch.path);
+      expect([del.code, del.stdout.toString()]).toEqual([0, ""]);
+      expect(del.ms).toBeGreaterThan(1900);
+      expect(del.ms).toBeLessThan(4500);
+    } finally {
+      child.kill("SIGKILL");
+      for (const filler of fillers) filler.destroy();
+    }
+  });
+
+  describe("exempt pods", () => {
+    const prevResult = '{ "cniVersion":"1.0.0",  "ips":[] }';
+    const args = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0";
+
+    async function add(runDir: string, exempt: string, cniArgs: string, more = ""): Promise<Run> {
+      const config = `"cniVersion":"1.0.0","cni_agent_run_dir":"${runDir}","prevResult":${prevResult}${exempt}${more}`;
+      return await runLauncher(binary, { env: cniEnv("ADD", { CNI_ARGS: cniArgs }), input: `{${config}}` });
+    }
+
+    it.each([
+      ["namespace", ["shop"], args, true],
+      ["namespace with a slash", ["shop/"], args, true],
+      ["prefix", ["shop/web-"], args, true],
+      ["whole name", ["shop/web-0"], args, true],
+      ["one of several", ["a", "b/c", "shop/w"], args, true],
+      ["escaped", ["sh\\u006fp\\/web"], args, true],
+      [
+        "arguments in another order",
+        ["shop/web-"],
+        "IgnoreUnknown=1;K8S_POD_NAME=web-0;X=y;K8S_POD_NAMESPACE=shop;",
+        true,
+      ],
+      ["arguments with empty pairs", ["shop"], ";;=;K8S_POD_NAMESPACE=shop;;K8S_POD_NAME=;", true],
+      ["last of two arguments", ["shop"], "K8S_POD_NAMESPACE=other;K8S_POD_NAMESPACE=shop", true],
+      ["first of two arguments", ["other"], "K8S_POD_NAMESPACE=other;K8S_POD_NAMESPACE=shop", false],
+      ["nothing", [], args, false],
+      ["a namespace that begins like it", ["sho"], args, false],
+      ["a namespace that it begins", ["shopping"], args, false],
+      ["another prefix", ["shop/db-"], args, false],
+      ["a prefix longer than the name", ["shop/web-0-1"], args, false],
+      ["a prefix of another namespace", ["other/web-"], args, false],
+      ["a prefix with a slash", ["shop/web-0/"], args, false],
+      ["an empty entry", [""], args, false],
+      ["an entry without a namespace", ["/web-"], args, false],
+      ["a pattern", ["*"], args, false],
+      ["capital letters", ["Shop"], args, false],
+      ["no arguments", ["shop", ""], "", false],
+      ["an empty namespace", ["", "/"], "K8S_POD_NAMESPACE=;K8S_POD_NAME=web-0", false],
+      ["an argument that ends like it", ["shop"], "XK8S_POD_NAMESPACE=shop", false],
+      ["an argument without a value", ["shop"], "K8S_POD_NAMESPACE;shop", false],
+      ["an entry of 600 bytes", [`shop/${"w".repeat(600)}`], args, false],
+    ])("%s: entries %j, arguments %j", async (_what, entries, cniArgs, passes) => {
+      using scratch = scratchDir();
+      const list = `[${entries.map((entry) => `"${entry}"`).join(",")}]`;
+      const run = await add(
+        scratch.path,
+        `,"exempt":${list},"agent_wait_seconds":${passes ? 30 : 0}`,
+        cniArgs,
+      );
+      if (!passes) return void expect(errorOf(run).code).toBe(11);
+      expect([run.code, run.stdout.toString()]).toEqual([0, prevResult]);
+      expect(run.stderr).toContain("exempt");
+      expect(run.ms).toBeLessThan(10_000); // at once, without the wait
+    });
+
+    it.each([
+      ["a line", "kube-system\nshop\n", true],
+      ["the last line without an end", "kube-system\nshop", true],
+      ["a prefix", "shop/web-\n", true],
+      ["space and CR LF", " \tshop \r\n", true],
+      ["far down", `${"some-other-namespace\n".repeat(10_000)}shop\n`, true],
+      ["comments", "# shop\n#shop\n", false],
+      ["an empty file", "", false],
+      ["empty lines", "\n\n \n", false],
+      ["a line that begins like it", "shopping\nsho\n", false],
+      ["two on a line", "kube-system shop\n", false],
+      ["a line of 600 bytes", `shop/${"w".repeat(600)}\n`, false],
+      ["zero bytes", "\0shop\n", false],
+    ])("file with %s", async (_what, text, passes) => {
+      using scratch = scratchDir();
+      writeFileSync(`${scratch.path}/exempt-namespaces`, text);
+      const run = await add(scratch.path, `,"agent_wait_seconds":${passes ? 30 : 0}`, args);
+      if (passes) expect([run.code, run.stdout.toString()]).toEqual([0, prevResult]);
+      else expect(errorOf(run).code).toBe(11);
+    });
+
+    it("a running agent decides about exempt pods too", async () => {
+      using scratch = scratchDir();
+      await using agent = await StandInAgent.listen(scratch.path, sends(answer('{"code":7,"msg":"no"}', 1)));
+      const run = await add(scratch.path, ',"exempt":["shop"]', args);
+      expect([run.code, run.stdout.toString(), agent.requests.length]).toEqual([
+        1,
+        '{"code":7,"msg":"no"}',
+        1,
+      ]);
+    });
+
+    it("an agent that hangs, dies or talks nonsense holds no exempt pod", async () => {
+      for (const reply of [
+        () => undefined,
+        (socket: Socket) => socket.destroy(),
+        sends("garbage"),
+        sends("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
+      ]) {
+        using scratch = scratchDir();
+        await using _agent = await StandInAgent.listen(scratch.path, reply);
+        const run = await add(scratch.path, ',"exempt":["shop"]', args, ',"agent_answer_seconds":0.3');
+        expect([run.code, run.stdout.toString()]).toEqual([0, prevResult]);
+        expect(run.ms).toBeLessThan(4000);
+      }
+    });
+
+    it.each(["CHECK", "STATUS"])("%s of an exempt pod fails all the same", async (command) => {
+      using scratch = scratchDir();
+      const run = await call(command, scratch.path, { exempt: ["shop"], prevResult: {} });
+      expect(errorOf(run).code).toBe(command === "CHECK" ? 11 : 50);
+    });
+
+    it("a list that is no file is no list", async () => {
+      using scratch = scratchDir();
+      const server = createServer().listen(`${scratch.path}/exempt-namespaces`);
+      await once(server, "listening");
+      const run = await add(scratch.path, ',"agent_wait_seconds":0', args);
+      expect(errorOf(run).code).toBe(11);
+      await new Promise((resolve) => server.close(resolve));
+    });
+  });
+
+  it("110 at once are all answered", async () => {
+    using scratch = scratchDir();
+    await using agent = await StandInAgent.listen(scratch.path, (socket, request) => {
+      socket.write(answer(request.headers.get("CNI-CONTAINERID")!));
+    });
+    const input = JSON.stringify({ cni_agent_run_dir: scratch.path });
+    const ids = Array.from({ length: 110 }, (_, index) => `sandbox-${index}`);
+    const runs = await Promise.all(
+      ids.map((id) => runLauncher(binary, { env: cniEnv("ADD", { CNI_CONTAINERID: id }), input })),
+    );
+    expect(runs.map((run) => run.stdout.toString())).toEqual(ids);
+    expect(runs.every((run) => run.code === 0)).toBe(true);
+    expect(agent.connections).toBe(110);
+  });
+
+  it("110 that wait for the agent all find it", async () => {
+    using scratch = scratchDir();
+    const runs = Array.from({ length: 110 }, () => call("ADD", scratch.path, { agent_wait_seconds: 20 }));
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await using agent = await StandInAgent.listen(scratch.path, sends(answer("up")));
+    const done = await Promise.all(runs);
+    expect(new Set(done.map((run) => `${run.code} ${run.stdout}`))).toEqual(new Set(["0 up"]));
+    expect(agent.requests).toHaveLength(110);
+  });
+});
