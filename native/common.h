@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// What binding.c may ask of the core: SEQPACKET sockets on an event loop, and work inside a network namespace.
+//
+// Functions return 0 (or a descriptor) or -errno. Where there is a `step`, it then names the system call that failed.
+#ifndef AMBIENT_COMMON_H
+#define AMBIENT_COMMON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <uv.h>
+
+// The kernel's own limit (SCM_MAX_FD, unix(7)): more descriptors cannot come with one packet.
+#define SEQPACKET_MAX_FDS 253
+
+struct seqpacket;
+
+// Valid during the callback; the descriptors are the callee's from the first moment.
+struct seqpacket_packet {
+	const uint8_t *data;
+	size_t bytes;
+	bool truncated;
+	bool control_truncated;
+	const int *fds;
+	size_t fd_count;
+};
+
+// Any of these may call seqpacket_close(). Nothing but `closed` is called after that, and `closed` always is, once,
+// from the event loop: only then may the struct seqpacket be freed.
+struct seqpacket_events {
+	void (*connection)(struct seqpacket *listener, int fd); // fd is the callee's
+	void (*packet)(struct seqpacket *connection, const struct seqpacket_packet *packet);
+	void (*end)(struct seqpacket *connection);
+	void (*error)(struct seqpacket *socket, int error, const char *step);
+	void (*drain)(struct seqpacket *connection);
+	void (*closed)(struct seqpacket *socket);
+};
+
+struct seqpacket {
+	uv_poll_t poll;
+	const struct seqpacket_events *events;
+	int fd;
+	bool listening;
+	bool started;
+	bool reading;
+	bool draining;
+	bool ended;
+	bool closing;
+	size_t max_packet_bytes;
+	size_t max_fds;
+	uint8_t *buffer;
+};
+
+struct seqpacket_config {
+	bool listening;
+	size_t max_packet_bytes;
+	size_t max_fds;
+};
+
+int seqpacket_listen(const char *path, int backlog, mode_t mode, const char **step);
+int seqpacket_connect(const char *path, const char **step);
+
+// Takes the descriptor, also when it fails. Nothing happens on the socket before seqpacket_start().
+int seqpacket_open(struct seqpacket *socket, uv_loop_t *loop, int fd, const struct seqpacket_config *config,
+		   const struct seqpacket_events *events);
+int seqpacket_start(struct seqpacket *socket);
+int seqpacket_set_reading(struct seqpacket *connection, bool on);
+// 1: sent. 0: would block, nothing was sent, `drain` follows. fd < 0: none.
+int seqpacket_send(struct seqpacket *connection, const uint8_t *data, size_t bytes, int fd);
+int seqpacket_peer(const struct seqpacket *connection, pid_t *pid, uid_t *uid, gid_t *gid);
+void seqpacket_close(struct seqpacket *socket);
+
+struct netns_socket {
+	int family;
+	int type;
+	const char *address; // NULL: any
+	uint16_t port;
+	uint32_t mark;
+	int backlog; // 0: do not listen
+	bool bind;
+	bool set_v6only;
+	bool v6only;
+	bool reuse_address;
+	bool reuse_port;
+	bool transparent;
+	bool set_mark;
+};
+
+int netns_open_socket(int netns_fd, const struct netns_socket *options, const char **step);
+
+// One conversation with the kernel. The caller frees `replies` and `reply_bytes`.
+struct netlink_exchange {
+	int protocol;
+	int deadline_ms;
+	const uint8_t *request;
+	size_t request_bytes;
+	uint8_t *replies;     // the datagrams, one after the other
+	size_t replies_bytes;
+	size_t replies_capacity;
+	size_t *reply_bytes;  // the length of each
+	size_t reply_count;
+	size_t reply_capacity;
+};
+
+int netns_netlink(int netns_fd, struct netlink_exchange *exchange, const char **step);
+
+#endif

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// Asks the kernel a list of netlink requests inside a network namespace; the answers come back one per request.
+import { getSystemErrorMap } from "node:util";
+import { NativeError, netlinkInNetns } from "../native.ts";
+import { encodeRequests, type NetlinkAnswer, type NetlinkRequest, sortAnswers } from "./message.ts";
+
+const MAX_READS = 5;
+
+/** A request the kernel refused. `code` is the name of the errno ("EPERM"). */
+export class NetlinkError extends Error {
+  override readonly name = "NetlinkError";
+  readonly code: string;
+
+  constructor(doing: string, code: string, why: string) {
+    super(`Cannot ${doing}: ${why}`);
+    this.code = code;
+  }
+}
+
+/**
+ * Sends the requests and waits for all answers; what the kernel refused is in the answers.
+ *
+ * @throws NativeError if the conversation itself failed
+ */
+export async function exchange(
+  netnsFd: number,
+  protocol: number,
+  requests: readonly NetlinkRequest[],
+): Promise<NetlinkAnswer[]> {
+  return sortAnswers(requests.length, await netlinkInNetns(netnsFd, protocol, encodeRequests(requests)));
+}
+
+/**
+ * Like {@link exchange} for requests that only read: repeated until no list changed while it was made.
+ *
+ * @throws NetlinkError EAGAIN if it changed every time
+ * @throws NativeError if the conversation itself failed
+ */
+export function read(
+  netnsFd: number,
+  protocol: number,
+  requests: readonly NetlinkRequest[],
+  isConsistent?: (answers: NetlinkAnswer[]) => boolean,
+): Promise<NetlinkAnswer[]> {
+  return repeatUntilConsistent(() => exchange(netnsFd, protocol, requests), isConsistent);
+}
+
+/** The part of {@link read} that decides: `ask` is called up to five times. */
+export async function repeatUntilConsistent(
+  ask: () => Promise<NetlinkAnswer[]>,
+  isConsistent: (answers: NetlinkAnswer[]) => boolean = () => true,
+): Promise<NetlinkAnswer[]> {
+  for (let attempt = 1; attempt <= MAX_READS; attempt++) {
+    try {
+      const answers = await ask();
+      if (!answers.some(({ interrupted }) => interrupted) && isConsistent(answers)) return answers;
+    } catch (error) {
+      // ENOBUFS: the kernel dropped an answer for want of room. Reading again costs nothing.
+      if (!(error instanceof NativeError && error.code === "ENOBUFS" && attempt < MAX_READS)) throw error;
+    }
+  }
+  throw new NetlinkError(
+    "read network state",
+    "EAGAIN",
+    `it changed during each of ${MAX_READS} attempts; try again later`,
+  );
+}
+
+/** "EEXIST" for -17; "no answer" when the kernel gave none. */
+export function errorCode(error: number | undefined): string {
+  if (error === undefined) return "no answer";
+  return getSystemErrorMap().get(error)?.[0] ?? `errno ${-error}`;
+}
+
+/** @throws NetlinkError unless the answer is success */
+export function check(doing: string, { error, reason }: NetlinkAnswer): void {
+  if (error === 0) return;
+  const code = errorCode(error);
+  throw new NetlinkError(doing, code, reason === undefined ? code : `${code} (${reason})`);
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+// The messages of the redirection's policy routing: what to send, and what counts as ours among what is listed.
+import {
+  concatBytes,
+  decodeAttributes,
+  decodeUint32,
+  encodeUint32Attribute,
+  type NetlinkMessage,
+  type NetlinkRequest,
+  NLM,
+  viewOf,
+} from "./message.ts";
+
+// Source: istio tools/istio-iptables/pkg/constants and cni/pkg/iptables, what ztunnel's in-pod mode relies on.
+const MARK = 0x111;
+const MARK_MASK = 0xfff;
+const RULE_PRIORITY = 32764;
+const TABLE = 100;
+
+// Source: linux/rtnetlink.h, linux/fib_rules.h, linux/if_link.h, linux/ipv6.h.
+export const RTM = {
+  getLink: 18,
+  newRoute: 24,
+  deleteRoute: 25,
+  getRoute: 26,
+  newRule: 32,
+  deleteRule: 33,
+  getRule: 34,
+} as const;
+export const AF = { inet: 2, inet6: 10 } as const;
+export type Family = (typeof AF)[keyof typeof AF];
+const FRA = {
+  priority: 6,
+  fwmark: 10,
+  suppressIfgroup: 13,
+  suppressPrefixLength: 14,
+  table: 15,
+  fwmask: 16,
+  pad: 18,
+  protocol: 21,
+} as const;
+const FR_ACT_TO_TBL = 1;
+const FIB_RULE_INVERT = 2;
+const RTA = { interface: 4, gateway: 5, multipath: 9, table: 15, via: 18 } as const;
+const RTN_LOCAL = 2;
+const RTPROT_BOOT = 3;
+const SCOPE = { universe: 0, host: 254, nowhere: 255 } as const;
+const IFLA_AF_SPEC = 26;
+const IFLA_INET6_CONF = 2;
+const DEVCONF_DISABLE_IPV6 = 26;
+const IFF_UP = 1;
+/** The loopback device is the first of every namespace. */
+const LO_INDEX = 1;
+const NO_LIMIT = 0xffffffff;
+
+/**
+ * `fwmark 0x111/0xfff pref 32764 lookup 100` and nothing that narrows it.
+ *
+ * struct fib_rule_hdr: family, dst_len, src_len, tos, table, res1, res2, action, u32 flags
+ */
+export function isOurRule(family: Family, body: Uint8Array): boolean {
+  if (body.length < 12) return false;
+  const [ruleFamily, destinationLength, sourceLength, tos, table, , , action] = body;
+  if (ruleFamily !== family || destinationLength !== 0 || sourceLength !== 0 || tos !== 0) return false;
+  if (action !== FR_ACT_TO_TBL || (viewOf(body).getUint32(8, true) & FIB_RULE_INVERT) !== 0) return false;
+  const attributes = decodeAttributes(body, 12);
+  const known: number[] = Object.values(FRA);
+  // Any other attribute is a selector that narrows the rule, or an action of its own.
+  if ([...attributes.keys()].some((type) => !known.includes(type))) return false;
+  const value = (type: number, absent: number) => decodeUint32(attributes.get(type)) ?? absent;
+  return (
+    value(FRA.table, table ?? 0) === TABLE &&
+    value(FRA.priority, 0) === RULE_PRIORITY &&
+    value(FRA.fwmark, 0) === MARK &&
+    value(FRA.fwmask, NO_LIMIT) === MARK_MASK &&
+    value(FRA.suppressPrefixLength, NO_LIMIT) === NO_LIMIT &&
+    value(FRA.suppressIfgroup, NO_LIMIT) === NO_LIMIT
+  );
+}
+
+/**
+ * `local default dev lo table 100`.
+ *
+ * struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, u32 flags
+ */
+export function isOurRoute(family: Family, body: Uint8Array): boolean {
+  if (body.length < 12) return false;
+  const [routeFamily, destinationLength, sourceLength, tos, table, , , type] = body;
+  if (routeFamily !== family || destinationLength !== 0 || sourceLength !== 0 || tos !== 0) return false;
+  if (type !== RTN_LOCAL) return false;
+  const attributes = decodeAttributes(body, 12);
+  if (attributes.has(RTA.gateway) || attributes.has(RTA.multipath) || attributes.has(RTA.via)) return false;
+  return (
+    (decodeUint32(attributes.get(RTA.table)) ?? table) === TABLE &&
+    decodeUint32(attributes.get(RTA.interface)) === LO_INDEX
+  );
+}
+
+/**
+ * Asks for the loopback device.
+ *
+ * struct ifinfomsg: family, pad, u16 type, i32 index, u32 flags, u32 change
+ */
+export function loRequest(): NetlinkRequest {
+  const body = new Uint8Array(16);
+  new DataView(body.buffer).setInt32(4, LO_INDEX, true);
+  return { type: RTM.getLink, flags: NLM.ack, body };
+}
+
+/** Whether the loopback device is up and has IPv6. */
+export function decodeLo(message: NetlinkMessage | undefined): { up: boolean; v6: boolean } {
+  if (message === undefined || message.body.length < 16) return { up: false, v6: false };
+  const up = (viewOf(message.body).getUint32(8, true) & IFF_UP) !== 0;
+  const families = decodeAttributes(message.body, 16).get(IFLA_AF_SPEC);
+  const six = families && decodeAttributes(families).get(AF.inet6);
+  // The sysctls of the device in the order of linux/ipv6.h; absent when the kernel has no IPv6.
+  const sysctls = six && decodeAttributes(six).get(IFLA_INET6_CONF);
+  if (sysctls === undefined || sysctls.length <= DEVCONF_DISABLE_IPV6 * 4) return { up, v6: false };
+  return { up, v6: viewOf(sysctls).getInt32(DEVCONF_DISABLE_IPV6 * 4, true) === 0 };
+}
+
+/** Lists all rules, then all routes. */
+export function dumpRequests(family: Family): NetlinkRequest[] {
+  const body = new Uint8Array(12);
+  body[0] = family;
+  return [
+    { type: RTM.getRule, flags: NLM.dump, body },
+    { type: RTM.getRoute, flags: NLM.dump, body },
+  ];
+}
+
+/** Exclusive: refused (EEXIST) if there is one that the kernel holds for equal. */
+export function addRuleRequest(family: Family, exclusive: boolean): NetlinkRequest {
+  return ruleRequest(RTM.newRule, family, NLM.ack | NLM.create | (exclusive ? NLM.exclusive : 0));
+}
+
+/** Deletes one rule, the first that fits. */
+export function deleteRuleRequest(family: Family): NetlinkRequest {
+  return ruleRequest(RTM.deleteRule, family, NLM.ack);
+}
+
+/** Replaces a route of another kind with the same destination, if there is one. */
+export function addRouteRequest(family: Family): NetlinkRequest {
+  const scope = family === AF.inet ? SCOPE.host : SCOPE.universe;
+  const body = concatBytes(
+    Uint8Array.of(family, 0, 0, 0, TABLE, RTPROT_BOOT, scope, RTN_LOCAL, 0, 0, 0, 0),
+    encodeUint32Attribute(RTA.interface, LO_INDEX),
+  );
+  return { type: RTM.newRoute, flags: NLM.ack | NLM.create | NLM.replace, body };
+}
+
+/** Deletes one route, of any metric. */
+export function deleteRouteRequest(family: Family): NetlinkRequest {
+  const scope = family === AF.inet ? SCOPE.nowhere : SCOPE.universe;
+  const body = concatBytes(
+    // Protocol 0 is "any".
+    Uint8Array.of(family, 0, 0, 0, TABLE, 0, scope, RTN_LOCAL, 0, 0, 0, 0),
+    encodeUint32Attribute(RTA.interface, LO_INDEX),
+  );
+  return { type: RTM.deleteRoute, flags: NLM.ack, body };
+}
+
+function ruleRequest(type: number, family: Family, flags: number): NetlinkRequest {
+  const body = concatBytes(
+    Uint8Array.of(family, 0, 0, 0, TABLE, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0),
+    encodeUint32Attribute(FRA.priority, RULE_PRIORITY),
+    encodeUint32Attribute(FRA.fwmark, MARK),
+    encodeUint32Attribute(FRA.fwmask, MARK_MASK),
+  );
+  return { type, flags, body };
+}

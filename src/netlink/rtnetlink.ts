@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// Policy routing of a pod (rule and local route), and the addresses in a namespace, through rtnetlink(7).
+import { check, errorCode, exchange, NetlinkError, read } from "./exchange.ts";
+import { decodeAttributes, type NetlinkAnswer, type NetlinkRequest, NLM, viewOf } from "./message.ts";
+import {
+  AF,
+  addRouteRequest,
+  addRuleRequest,
+  decodeLo,
+  deleteRouteRequest,
+  deleteRuleRequest,
+  dumpRequests,
+  type Family,
+  isOurRoute,
+  isOurRule,
+  loRequest,
+  RTM,
+} from "./routing-messages.ts";
+
+const NETLINK_ROUTE = 0;
+
+// Source: linux/rtnetlink.h, linux/if_addr.h.
+const RTM_GETADDR = 22;
+const IFA = { address: 1, local: 2 } as const;
+
+const ROUTING = "route redirected packets";
+const CONTENDED = "something else changes rules and routes here; try again later";
+const LO_DOWN =
+  'ENETDOWN: the loopback device "lo" is down in this network namespace; the CNI loopback plugin should have brought it up';
+
+/** What one address family has of the redirection's policy routing. */
+export interface FamilyRouting {
+  /** The family is in use here. False for IPv6 that was not asked for, or is off in the namespace. */
+  readonly supported: boolean;
+  /** `fwmark 0x111/0xfff pref 32764 lookup 100`, exactly. */
+  readonly rule: boolean;
+  /** `local default dev lo table 100`. */
+  readonly route: boolean;
+}
+
+/** Policy routing found in a namespace. */
+export interface RoutingState {
+  readonly v4: FamilyRouting;
+  readonly v6: FamilyRouting;
+}
+
+/** Policy routing as it was left by {@link ensureRedirectRouting}. */
+export interface RoutingReport extends RoutingState {
+  /** Something was missing and has been added. */
+  readonly changed: boolean;
+}
+
+/** An address on an interface of a namespace. */
+export interface InterfaceAddress {
+  readonly ifindex: number;
+  readonly family: 4 | 6;
+  /** Numeric, IPv6 in the form of RFC 5952. */
+  readonly address: string;
+  readonly prefixLength: number;
+}
+
+interface Found {
+  readonly error: NetlinkAnswer | undefined;
+  readonly rules: number;
+  readonly routes: number;
+}
+
+/**
+ * Brings the rule and the route of the redirection about, in both families; writes only what is missing.
+ *
+ * IPv6 that is off in the namespace (no module, or `net.ipv6.conf.lo.disable_ipv6=1`) is reported, not an error.
+ *
+ * @throws NetlinkError ENETDOWN if the loopback device is down (nothing has been written then), EPERM, …
+ * @throws NativeError if the conversation with the kernel failed
+ */
+export async function ensureRedirectRouting(
+  netnsFd: number,
+  families: { v6: boolean },
+): Promise<RoutingReport> {
+  let changed = false;
+  for (const exclusive of [true, false, false]) {
+    const { state, loUp } = await readState(netnsFd, families);
+    if (!loUp) throw new NetlinkError(ROUTING, "ENETDOWN", LO_DOWN);
+    if (isRoutingComplete(state)) return { ...state, changed };
+    changed = true;
+    if (await addMissing(netnsFd, state, exclusive)) {
+      const done = { supported: true, rule: true, route: true };
+      return { v4: done, v6: state.v6.supported ? done : state.v6, changed };
+    }
+  }
+  throw new NetlinkError(ROUTING, "EAGAIN", CONTENDED);
+}
+
+/** False if it has to be looked at again, because the kernel found something that we had not seen. */
+async function addMissing(netnsFd: number, state: RoutingState, exclusive: boolean): Promise<boolean> {
+  const wanted = [
+    ...missing(AF.inet, state.v4, exclusive).map((request) => ({ ...request, family: AF.inet as Family })),
+    ...missing(AF.inet6, state.v6, exclusive).map((request) => ({ ...request, family: AF.inet6 as Family })),
+  ];
+  const answers = await exchange(netnsFd, NETLINK_ROUTE, wanted);
+  let certain = true;
+  wanted.forEach(({ family, type }, index) => {
+    const answer = answers[index] as NetlinkAnswer;
+    const code = errorCode(answer.error);
+    // The kernel also says EEXIST for a rule that differs from ours in source, destination, TOS or "not".
+    const collision = type === RTM.newRule && code === "EEXIST";
+    // IPv6 may be switched off between our look and our write.
+    const switchedOff = family === AF.inet6 && (code === "EACCES" || isUnsupported(code));
+    if (collision || switchedOff) certain = false;
+    else check(`add the ${type === RTM.newRule ? "rule" : "route"} for redirected packets`, answer);
+  });
+  return certain;
+}
+
+/**
+ * Reads what is there of the rule and the route of the redirection.
+ *
+ * @throws NetlinkError EAGAIN if the tables changed during each of several readings
+ * @throws NativeError if the conversation with the kernel failed
+ */
+export async function readRedirectRouting(netnsFd: number, families: { v6: boolean }): Promise<RoutingState> {
+  return (await readState(netnsFd, families)).state;
+}
+
+/**
+ * Removes the rule and the route of the redirection from both families, duplicates too. Absence is success.
+ *
+ * @throws NetlinkError if the kernel refused, for another reason than absence
+ * @throws NativeError if the conversation with the kernel failed
+ */
+export async function removeRedirectRouting(netnsFd: number): Promise<void> {
+  // More than once, because the kernel may delete a narrower rule of somebody else's first.
+  for (let round = 0; round < 3; round++) {
+    const requests = await deleteRequests(netnsFd);
+    if (requests.length === 0) return;
+    for (const answer of await exchange(netnsFd, NETLINK_ROUTE, requests)) {
+      if (!["ENOENT", "ESRCH", "ENODEV"].includes(errorCode(answer.error))) {
+        check("remove the routing of redirected packets", answer);
+      }
+    }
+  }
+  throw new NetlinkError("remove the routing of redirected packets", "EAGAIN", CONTENDED);
+}
+
+async function deleteRequests(netnsFd: number): Promise<NetlinkRequest[]> {
+  const answers = await read(netnsFd, NETLINK_ROUTE, [...dumpRequests(AF.inet), ...dumpRequests(AF.inet6)]);
+  const found = [
+    { family: AF.inet, ...findOurs(AF.inet, answers.slice(0, 2)) },
+    { family: AF.inet6, ...findOurs(AF.inet6, answers.slice(2)) },
+  ];
+  return found.flatMap(({ family, rules, routes }) => [
+    ...Array.from({ length: rules }, () => deleteRuleRequest(family)),
+    ...Array.from({ length: routes }, () => deleteRouteRequest(family)),
+  ]);
+}
+
+/** The redirection's routing is complete in each family in use. */
+export function isRoutingComplete({ v4, v6 }: RoutingState): boolean {
+  return v4.rule && v4.route && (!v6.supported || (v6.rule && v6.route));
+}
+
+/**
+ * Lists the addresses of all interfaces, loopback included.
+ *
+ * @throws NetlinkError EAGAIN if they changed during each of several readings
+ * @throws NativeError if the conversation with the kernel failed
+ */
+export async function interfaceAddresses(netnsFd: number): Promise<InterfaceAddress[]> {
+  // struct ifaddrmsg: family, prefix length, flags, scope, index
+  const dump = { type: RTM_GETADDR, flags: NLM.dump, body: new Uint8Array(8) };
+  const [answer] = (await read(netnsFd, NETLINK_ROUTE, [dump])) as [NetlinkAnswer];
+  check("list interface addresses", answer);
+  return answer.messages.flatMap(({ body }) => decodeAddress(body) ?? []);
+}
+
+function decodeAddress(body: Uint8Array): InterfaceAddress | undefined {
+  const family = body[0];
+  if (body.length < 8 || (family !== AF.inet && family !== AF.inet6)) return undefined;
+  const attributes = decodeAttributes(body, 8);
+  // On a point-to-point interface IFA_ADDRESS is the other side. Source: rtnetlink(7), RTM_NEWADDR.
+  const bytes = attributes.get(IFA.local) ?? attributes.get(IFA.address);
+  if (bytes?.length !== (family === AF.inet ? 4 : 16)) return undefined;
+  return {
+    ifindex: viewOf(body).getUint32(4, true),
+    family: family === AF.inet ? 4 : 6,
+    address: formatAddress(bytes),
+    prefixLength: body[1] ?? 0,
+  };
+}
+
+/** Dotted for 4 bytes; for 16 the form of RFC 5952, section 4. */
+export function formatAddress(bytes: Uint8Array): string {
+  if (bytes.length === 4) return bytes.join(".");
+  const view = viewOf(bytes);
+  const groups = Array.from({ length: 8 }, (_, index) => view.getUint16(index * 2).toString(16));
+  let best = { start: 0, length: 1 };
+  for (let start = 0; start < 8; start++) {
+    let length = 0;
+    while (groups[start + length] === "0") length++;
+    if (length > best.length) best = { start, length };
+  }
+  if (best.length < 2) return groups.join(":");
+  return `${groups.slice(0, best.start).join(":")}::${groups.slice(best.start + best.length).join(":")}`;
+}
+
+async function readState(
+  netnsFd: number,
+  families: { v6: boolean },
+): Promise<{ state: RoutingState; loUp: boolean }> {
+  const requests = [loRequest(), ...dumpRequests(AF.inet), ...(families.v6 ? dumpRequests(AF.inet6) : [])];
+  const [link, ...dumps] = await read(netnsFd, NETLINK_ROUTE, requests);
+  check("look at the loopback device", link as NetlinkAnswer);
+  const lo = decodeLo((link as NetlinkAnswer).messages[0]);
+  const v4 = describeFamily(findOurs(AF.inet, dumps.slice(0, 2)));
+  const v6 = describeFamily(findOurs(AF.inet6, dumps.slice(2)));
+  return { state: { v4, v6: { ...v6, supported: families.v6 && lo.v6 && v6.supported } }, loUp: lo.up };
+}
+
+function describeFamily({ error, rules, routes }: Found): FamilyRouting {
+  if (error !== undefined && !isUnsupported(errorCode(error.error))) check("list rules and routes", error);
+  return { supported: error === undefined, rule: rules > 0, route: routes > 0 };
+}
+
+function isUnsupported(code: string): boolean {
+  return code === "EAFNOSUPPORT" || code === "EOPNOTSUPP" || code === "ENOTSUP" || code === "EPFNOSUPPORT";
+}
+
+function findOurs(family: Family, [rules, routes]: readonly NetlinkAnswer[]): Found {
+  return {
+    error: [rules, routes].find((answer) => answer !== undefined && answer.error !== 0),
+    rules: rules?.messages.filter(({ body }) => isOurRule(family, body)).length ?? 0,
+    routes: routes?.messages.filter(({ body }) => isOurRoute(family, body)).length ?? 0,
+  };
+}
+
+function missing(
+  family: Family,
+  { supported, rule, route }: FamilyRouting,
+  exclusive: boolean,
+): NetlinkRequest[] {
+  if (!supported) return [];
+  return [...(rule ? [] : [addRuleRequest(family, exclusive)]), ...(route ? [] : [addRouteRequest(family)])];
+}
