@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// Finds and removes our chains in the iptables variant that is not in use, left there by an earlier agent.
+import { access } from "node:fs/promises";
+import { join } from "node:path";
+import { dumpNftRuleset } from "../netlink/nftables.ts";
+import { allDone } from "./all-done.ts";
+import { LEGACY_TABLE_LISTS, readLegacyTableNames } from "./backend.ts";
+import type { Drift } from "./fingerprint.ts";
+import type { NetnsCall, NetnsRules } from "./netns-rules.ts";
+import { hashOwnRules } from "./nft-state.ts";
+import { planRemoval } from "./plan.ts";
+import type { Family } from "./rules.ts";
+import { ToolError, type ToolRunner } from "./run-tool.ts";
+
+const FAMILIES: readonly Family[] = [4, 6];
+
+/** What was found and removed. */
+export interface Leftovers {
+  readonly drift: readonly Drift[];
+  readonly writes: number;
+}
+
+/** The variant that is not in use. */
+export class OtherVariant {
+  readonly #rules: NetnsRules;
+  readonly #runner: ToolRunner;
+
+  constructor(rules: NetnsRules, { runner }: { runner: ToolRunner }) {
+    this.#rules = rules;
+    this.#runner = runner;
+  }
+
+  /**
+   * The families in which something of ours may be in the other variant.
+   *
+   * Looking creates nothing: nf_tables are listed through netlink; x_tables are read only where the namespace's list of
+   * them (ip_tables_names) says that they exist, because asking for one by name would create it. That list is a file
+   * of the namespace of the process that reads it: it is read through `procNetDir` where the caller knows a process in
+   * there, else by one short-lived `cat`; and not at all when this kernel has no x_tables.
+   * @throws {ToolError}
+   */
+  async look(
+    call: NetnsCall,
+    { procNetDir }: { procNetDir?: string | undefined },
+  ): Promise<readonly Family[]> {
+    return this.#rules.tools.variant === "nft"
+      ? await nftFamilies(call)
+      : await this.#legacyFamilies(call, { procNetDir });
+  }
+
+  /** Removes what is ours from the other variant. @throws as {@link NetnsRules.read} and {@link NetnsRules.restore} */
+  async remove(call: NetnsCall, families: readonly Family[]): Promise<Leftovers> {
+    const removed = await allDone(families.map((family) => this.#removeFamily(call, family)));
+    return { drift: removed.flat(), writes: removed.filter((drift) => drift.length > 0).length };
+  }
+
+  async #removeFamily(call: NetnsCall, family: Family): Promise<Drift[]> {
+    const state = await this.#rules.read(call, family);
+    const text = planRemoval(state);
+    if (text === undefined) return [];
+    await this.#rules.restore(call, { family, text });
+    const { variant } = this.#rules.tools;
+    return [...state.keys()].map((table) => {
+      const detail = `table ${table} of iptables-${variant} held our chains, but this node uses the other variant`;
+      return { kind: "unexpected-table", family, table, chain: "", detail };
+    });
+  }
+
+  async #legacyFamilies(
+    call: NetnsCall,
+    { procNetDir }: { procNetDir: string | undefined },
+  ): Promise<Family[]> {
+    if (procNetDir !== undefined) {
+      const names = await Promise.all(FAMILIES.map((family) => readLegacyTableNames(procNetDir, family)));
+      return FAMILIES.filter((_, index) => names[index]?.length);
+    }
+    const lists = await existingLists();
+    if (lists.length === 0) return [];
+    const { netns, signal } = call;
+    try {
+      const run = {
+        argv: ["cat", ...lists] as const,
+        netnsFd: netns.fd,
+        ...(signal === undefined ? {} : { signal }),
+      };
+      const { stdout } = await this.#runner.run(run);
+      return stdout.trim() === "" ? [] : [...FAMILIES];
+    } catch (error) {
+      if (error instanceof ToolError && error.code === "TOOL_MISSING") return [...FAMILIES];
+      throw error;
+    }
+  }
+}
+
+async function nftFamilies(call: NetnsCall): Promise<Family[]> {
+  // A kernel without nf_tables has no leftovers in them.
+  const dump = await dumpNftRuleset(call.netns.fd).catch(() => []);
+  return FAMILIES.filter((family) => hashOwnRules(dump, family) !== undefined);
+}
+
+/** The lists exist in every namespace as soon as the kernel has x_tables for the family. */
+async function existingLists(): Promise<string[]> {
+  const paths = FAMILIES.map((family) => join("/proc/self/net", LEGACY_TABLE_LISTS[family]));
+  const exist = await Promise.all(
+    paths.map((path) =>
+      access(path).then(
+        () => true,
+        () => false,
+      ),
+    ),
+  );
+  return paths.filter((_, index) => exist[index]);
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+// Redirection of one pod's namespace as a whole: rules, ip rule and route, checked, brought about and removed.
+import {
+  ensureRedirectRouting,
+  interfaceAddresses,
+  isRoutingComplete,
+  type RoutingState,
+  readRedirectRouting,
+  removeRedirectRouting,
+} from "../netlink/rtnetlink.ts";
+import type { Netns } from "../netns/netns.ts";
+import { allDone } from "./all-done.ts";
+import { BackendError, type RedirectBackend } from "./backend.ts";
+import { type Drift, desiredState } from "./fingerprint.ts";
+import { KeyedMutex } from "./keyed-mutex.ts";
+import { type Leftovers, OtherVariant } from "./leftovers.ts";
+import { assertPodNetns, type NetnsCall, NetnsRules } from "./netns-rules.ts";
+import { planChange, planRemoval } from "./plan.ts";
+import { RedirectionError } from "./redirection-error.ts";
+import { routingDrift } from "./routing-drift.ts";
+import { RuleObserver, type RulesetLook, type WantedRules } from "./rule-observer.ts";
+import type { Family, RedirectOptions } from "./rules.ts";
+
+export interface PodRedirectionOptions {
+  readonly backend: RedirectBackend;
+  /** `Netns.key` of every namespace that is never written. */
+  readonly hostNetns: ReadonlySet<string>;
+  /** AMBIENT_IPV6: false leaves IPv6 alone. */
+  readonly ipv6: boolean;
+  /** For each program run, waiting for its turn included; default 10 s. */
+  readonly timeoutMs?: number;
+}
+
+/** How a single call is made. */
+export interface RedirectionCall {
+  readonly signal?: AbortSignal;
+  /**
+   * The runtime made the namespace just now (CNI ADD): no earlier agent can have left anything in it, so the other
+   * iptables variant is not looked at. Default false: it is, once for each handle. Wrongly true, it costs a round more.
+   */
+  readonly isNew?: boolean;
+  /** /proc/PID/net of a process in the namespace, if one is known: spares a process at the first apply. */
+  readonly procNetDir?: string;
+}
+
+/** A family, or the ip rule and route of it, that the namespace cannot have. */
+export interface SkippedFamily {
+  readonly family: Family;
+  readonly part: "all" | "routing";
+  readonly reason: string;
+}
+
+/** What a namespace has of its redirection. */
+export interface Verification {
+  readonly intact: boolean;
+  readonly drift: readonly Drift[];
+  readonly skippedFamilies: readonly SkippedFamily[];
+  readonly routing: RoutingState;
+}
+
+/** What bringing a namespace's redirection about took. */
+export interface ApplyReport {
+  readonly changed: boolean;
+  /** Runs of iptables-restore. */
+  readonly writes: number;
+  /** What differed before. */
+  readonly repaired: readonly Drift[];
+  readonly skippedFamilies: readonly SkippedFamily[];
+  readonly durationMs: number;
+}
+
+const DEFAULT_TIMEOUT_MS = 10_000;
+/** The first round writes; the second exists for whoever wrote at the same moment. */
+const MAX_ROUNDS = 2;
+const ALL_FAMILIES: readonly Family[] = [4, 6];
+const NO_LEFTOVERS: Leftovers = { drift: [], writes: 0 };
+
+/** Redirects pods. Calls for different namespaces run in parallel, calls for the same one after each other. */
+export class PodRedirection {
+  readonly #options: PodRedirectionOptions;
+  readonly #rules: NetnsRules;
+  readonly #observer: RuleObserver;
+  readonly #other: OtherVariant | undefined;
+  /** Handles whose namespace was searched for leftovers of the other variant. */
+  readonly #searched = new WeakSet<Netns>();
+  readonly #queue = new KeyedMutex();
+
+  /** @throws {BackendError} when IPv6 is wanted and its programs are not installed. @throws {RangeError} without host namespaces. */
+  constructor(options: PodRedirectionOptions) {
+    const { backend, hostNetns, ipv6, timeoutMs = DEFAULT_TIMEOUT_MS } = options;
+    const { runner, tools, other } = backend;
+    if (hostNetns.size === 0)
+      throw new RangeError("Cannot redirect pods: the host's network namespace is not known");
+    if (ipv6 && tools[6] === undefined) {
+      throw new BackendError(
+        `Cannot redirect IPv6: ip6tables of variant "${backend.variant}" is not in PATH; ` +
+          "use an agent image that holds it, or set AMBIENT_IPV6=false",
+      );
+    }
+    const shared = { runner, hostNetns, timeoutMs };
+    this.#options = options;
+    this.#rules = new NetnsRules(tools, shared);
+    this.#observer = new RuleObserver(this.#rules);
+    this.#other =
+      other === undefined ? undefined : new OtherVariant(new NetnsRules(other, shared), { runner });
+  }
+
+  /**
+   * Compares what is there with what should be; writes nothing.
+   * @throws {RedirectionError} @throws {ToolError} @throws {SaveParseError} and NetlinkError, NativeError when it cannot be read
+   */
+  verify(netns: Netns, options: RedirectOptions, call: RedirectionCall = {}): Promise<Verification> {
+    return this.#queue.run(netns.key, () => this.#verify(netns, options, call));
+  }
+
+  /**
+   * Brings rules, ip rule and route about and verifies them; writes nothing where they are right already.
+   * @throws {RedirectOptionsError} before anything is written
+   * @throws {RedirectionError} HOST_NETNS, NETNS_CLOSED, UNREADABLE_TABLE, NOT_CONVERGED
+   * @throws {ToolError} when a program is missing, fails or does not end; NetlinkError when the kernel refuses the routing
+   */
+  apply(netns: Netns, options: RedirectOptions, call: RedirectionCall = {}): Promise<ApplyReport> {
+    return this.#queue.run(netns.key, () => this.#apply(netns, options, call));
+  }
+
+  /**
+   * Removes everything of ours, in both families and both variants, whatever the settings are now; absence is success.
+   * @throws as {@link apply}
+   */
+  remove(netns: Netns, call: RedirectionCall = {}): Promise<{ changed: boolean }> {
+    return this.#queue.run(netns.key, () => this.#remove(netns, call));
+  }
+
+  async #verify(netns: Netns, options: RedirectOptions, call: RedirectionCall): Promise<Verification> {
+    assertPodNetns(netns, this.#options.hostNetns);
+    const netnsCall = { netns, signal: call.signal };
+    const [routing, look] = await this.#look(netnsCall);
+    const { families, skippedFamilies } = await this.#familiesOf(netns, routing);
+    const observations = await this.#observer.observe(netnsCall, { options, families }, look);
+    const drift = [...routingDrift(routing), ...observations.flatMap((observation) => observation.drift)];
+    return { intact: drift.length === 0, drift, skippedFamilies, routing };
+  }
+
+  async #apply(netns: Netns, options: RedirectOptions, call: RedirectionCall): Promise<ApplyReport> {
+    const startMs = performance.now();
+    assertPodNetns(netns, this.#options.hostNetns);
+    // Throws for options that no rule can hold, before anything is written.
+    for (const family of this.#options.ipv6 ? ALL_FAMILIES : ([4] as const)) desiredState(options, family);
+    const netnsCall = { netns, signal: call.signal };
+    const [before, look] = await this.#look(netnsCall);
+    const { families, skippedFamilies } = await this.#familiesOf(netns, before);
+    const isNew = call.isNew === true;
+    const routing = isRoutingComplete(before) ? Promise.resolve(before) : this.#ensureRouting(netns);
+    // Routes before rules: a reply that the rules mark must find its route. In a new namespace nobody replies yet.
+    if (!isNew) await routing;
+    const [rules, suspects] = await allDone([
+      this.#converge(netnsCall, { options, families }, { look, isNew }),
+      this.#lookForLeftovers(netnsCall, call),
+      routing,
+    ]);
+    // Only now: until our rules stand, those of the other variant keep the pod in the mesh.
+    const leftovers = (await this.#other?.remove(netnsCall, suspects)) ?? NO_LEFTOVERS;
+    this.#searched.add(netns);
+    const repaired = [...routingDrift(before), ...rules.repaired, ...leftovers.drift];
+    const writes = rules.writes + leftovers.writes;
+    return {
+      changed: repaired.length > 0,
+      writes,
+      repaired,
+      skippedFamilies,
+      durationMs: performance.now() - startMs,
+    };
+  }
+
+  async #remove(netns: Netns, call: RedirectionCall): Promise<{ changed: boolean }> {
+    assertPodNetns(netns, this.#options.hostNetns);
+    const netnsCall = { netns, signal: call.signal };
+    const [removedCount, suspects] = await allDone([
+      this.#removeRules(netnsCall),
+      this.#other?.look(netnsCall, call) ?? Promise.resolve([]),
+    ]);
+    const leftovers = (await this.#other?.remove(netnsCall, suspects)) ?? NO_LEFTOVERS;
+    const { v4, v6 } = await readRedirectRouting(netns.fd, { v6: true });
+    const hadRouting = v4.rule || v4.route || v6.rule || v6.route;
+    assertPodNetns(netns, this.#options.hostNetns);
+    await removeRedirectRouting(netns.fd);
+    return { changed: hadRouting || removedCount > 0 || leftovers.writes > 0 };
+  }
+
+  #look(call: NetnsCall): Promise<[RoutingState, RulesetLook]> {
+    const { fd } = call.netns;
+    return allDone([readRedirectRouting(fd, { v6: this.#options.ipv6 }), this.#observer.look(call)]);
+  }
+
+  async #converge(
+    call: NetnsCall,
+    wanted: WantedRules,
+    first: { look: RulesetLook; isNew: boolean },
+  ): Promise<{ writes: number; repaired: readonly Drift[] }> {
+    let writes = 0;
+    let repaired: readonly Drift[] | undefined;
+    let { look } = first;
+    for (let round = 0; ; round++) {
+      // iptables-legacy has no cheap look, and nobody can have written to a new namespace; if so, the next round sees it.
+      const isKnownEmpty = round === 0 && first.isNew && look === undefined;
+      const observations = isKnownEmpty
+        ? this.#observer.observeNothing(wanted)
+        : await this.#observer.observe(call, wanted, look);
+      const drift = observations.flatMap((observation) => observation.drift);
+      repaired ??= drift;
+      if (drift.length === 0) return { writes, repaired };
+      if (round === MAX_ROUNDS) {
+        const list = drift.map(({ family, table, detail }) => `IPv${family} ${table}: ${detail}`).join("; ");
+        throw new RedirectionError(
+          "NOT_CONVERGED",
+          `Cannot redirect network namespace ${call.netns.key}: the rules differ right after they were written ` +
+            `(${list}); look for another program that writes ISTIO_PRERT or ISTIO_OUTPUT in this pod`,
+        );
+      }
+      const texts = observations.flatMap(({ family, state }) => {
+        const text = state && planChange(state, { options: wanted.options, family });
+        return text === undefined ? [] : [{ family, text }];
+      });
+      await allDone(texts.map((each) => this.#rules.restore(call, each)));
+      writes += texts.length;
+      look = await this.#observer.look(call);
+    }
+  }
+
+  async #removeRules(call: NetnsCall): Promise<number> {
+    let removedCount = 0;
+    for (let round = 0; ; round++) {
+      const states = await this.#observer.present(call, ALL_FAMILIES);
+      const texts = states.flatMap(({ family, state }) => {
+        const text = planRemoval(state);
+        return text === undefined ? [] : [{ family, text }];
+      });
+      if (texts.length === 0) return removedCount;
+      if (round === MAX_ROUNDS) {
+        throw new RedirectionError(
+          "NOT_CONVERGED",
+          `Cannot remove the redirection of network namespace ${call.netns.key}: our chains are there again right ` +
+            "after they were removed; look for another program that writes ISTIO_PRERT or ISTIO_OUTPUT in this pod",
+        );
+      }
+      await allDone(texts.map((each) => this.#rules.restore(call, each)));
+      removedCount += texts.length;
+    }
+  }
+
+  async #lookForLeftovers(netnsCall: NetnsCall, call: RedirectionCall): Promise<readonly Family[]> {
+    if (this.#other === undefined || call.isNew === true || this.#searched.has(netnsCall.netns)) return [];
+    return await this.#other.look(netnsCall, call);
+  }
+
+  async #ensureRouting(netns: Netns): Promise<RoutingState> {
+    assertPodNetns(netns, this.#options.hostNetns);
+    const families = { v6: this.#options.ipv6 };
+    await ensureRedirectRouting(netns.fd, families);
+    const routing = await readRedirectRouting(netns.fd, families);
+    const [missing] = routingDrift(routing);
+    if (missing === undefined) return routing;
+    throw new RedirectionError(
+      "NOT_CONVERGED",
+      `Cannot redirect network namespace ${netns.key}: ${missing.detail} (IPv${missing.family}) right after it was ` +
+        "added; look for another program that changes the routing rules of this pod",
+    );
+  }
+
+  /**
+   * IPv6 rules are left out only where nothing can use IPv6. With IPv6 off on the loopback device alone they stand
+   * without a route: the pod's IPv6 traffic then fails, which is better than passing the mesh by.
+   */
+  async #familiesOf(
+    netns: Netns,
+    routing: RoutingState,
+  ): Promise<{ families: Family[]; skippedFamilies: SkippedFamily[] }> {
+    if (!this.#options.ipv6) return { families: [4], skippedFamilies: [] };
+    if (routing.v6.supported) return { families: [4, 6], skippedFamilies: [] };
+    const addresses = await interfaceAddresses(netns.fd);
+    return addresses.some(({ family }) => family === 6)
+      ? { families: [4, 6], skippedFamilies: [{ family: 6, part: "routing", reason: "IPv6 is off on lo" }] }
+      : {
+          families: [4],
+          skippedFamilies: [{ family: 6, part: "all", reason: "IPv6 is off in the namespace" }],
+        };
+  }
+}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// What goes wrong with a namespace's redirection apart from the tools themselves.
+
+/**
+ * - `HOST_NETNS`: the namespace is the host's or the agent's own; nothing was written.
+ * - `NETNS_CLOSED`: the handle was closed, or its descriptor is another namespace's by now; nothing was written.
+ * - `UNREADABLE_TABLE`: `nft` wrote something into a table of ours that iptables cannot show.
+ * - `NOT_CONVERGED`: the rules differ again right after each write: somebody else writes them too.
+ */
+export type RedirectionErrorCode = "HOST_NETNS" | "NETNS_CLOSED" | "UNREADABLE_TABLE" | "NOT_CONVERGED";
+
+/** A namespace's redirection cannot be brought about; `code` says why. */
+export class RedirectionError extends Error {
+  override readonly name = "RedirectionError";
+  readonly code: RedirectionErrorCode;
+
+  constructor(code: RedirectionErrorCode, message: string) {
+    super(message);
+    this.code = code;
+  }
+}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+// Brings one iptables rule into one spelling, whichever tool or person wrote it.
+import { isIPv6, SocketAddress } from "node:net";
+
+/** A rule in normal form. */
+export interface NormalRule {
+  /** Normal form of everything that follows `-A CHAIN`: equal rules have equal tokens, in the kernel's order of matches. */
+  readonly tokens: readonly string[];
+  /** Where the rule jumps or goes to. */
+  readonly target: string | undefined;
+}
+
+interface Option {
+  readonly name: string;
+  readonly negated: boolean;
+  readonly values: readonly string[];
+}
+
+interface Match {
+  readonly module: string;
+  readonly options: Option[];
+}
+
+const BASE_OPTIONS: Readonly<Record<string, string>> = {
+  "-s": "-s",
+  "--source": "-s",
+  "--src": "-s",
+  "-d": "-d",
+  "--destination": "-d",
+  "--dst": "-d",
+  "-i": "-i",
+  "--in-interface": "-i",
+  "-o": "-o",
+  "--out-interface": "-o",
+  "-p": "-p",
+  "--protocol": "-p",
+  "--proto": "-p",
+};
+const BASE_ORDER = ["-s", "-d", "-i", "-o", "-p"];
+const PROTOCOL_NAMES: Readonly<Record<string, string>> = { "6": "tcp", "17": "udp", "0": "all" };
+const PORT_OPTIONS: Readonly<Record<string, string>> = {
+  "--dport": "--dport",
+  "--destination-port": "--dport",
+  "--sport": "--sport",
+  "--source-port": "--sport",
+};
+const FULL_MASK = 0xffffffff;
+
+/**
+ * Brings the arguments of a rule (everything that follows `-A CHAIN`) into normal form. Matches and targets that our
+ * rules use are understood; of all others the tokens are kept as they are. Comments and counters are left out.
+ * Source: iptables(8); iptables-extensions(8); iptables/iptables extensions/libxt_CONNMARK.c connmark_tg_parse.
+ */
+export function normaliseRule(args: readonly string[]): NormalRule {
+  const { base, matches, target } = groupTokens(args);
+  const tokens: string[] = [];
+  for (const name of BASE_ORDER) {
+    for (const option of base) if (option.name === name) tokens.push(...baseTokens(option));
+  }
+  for (const match of matches) tokens.push(...matchTokens(match));
+  if (target !== undefined) tokens.push(...targetTokens(target));
+  return { tokens, target: target?.module };
+}
+
+function groupTokens(args: readonly string[]): {
+  base: Option[];
+  matches: Match[];
+  target: Match | undefined;
+} {
+  const base: Option[] = [];
+  const matches: Match[] = [];
+  let target: Match | undefined;
+  for (const option of splitOptions(args)) {
+    const [value = ""] = option.values;
+    const baseName = BASE_OPTIONS[option.name];
+    if (baseName !== undefined) {
+      base.push({ ...option, name: baseName });
+    } else if (option.name === "-m" || option.name === "--match") {
+      matches.push({ module: value, options: [] });
+    } else if (["-j", "--jump", "-g", "--goto"].includes(option.name)) {
+      target = {
+        module: value,
+        options: option.name.includes("g") ? [{ ...option, name: "-g", values: [] }] : [],
+      };
+    } else if (!["-c", "--set-counters", "-4", "-6", "--ipv4", "--ipv6"].includes(option.name)) {
+      groupOf(option, { base, matches, target }).options.push(option);
+    }
+  }
+  return { base, matches, target };
+}
+
+/** The group an option belongs to: port options may stand anywhere and load their protocol's match. */
+function groupOf(
+  option: Option,
+  groups: { base: Option[]; matches: Match[]; target: Match | undefined },
+): Match {
+  if (groups.target !== undefined) return groups.target;
+  const last = groups.matches.at(-1);
+  if (PORT_OPTIONS[option.name] === undefined && last !== undefined) return last;
+  const protocol = protocolName(groups.base.find((other) => other.name === "-p")?.values[0] ?? "");
+  const loaded = groups.matches.find((match) => match.module === protocol);
+  if (loaded !== undefined) return loaded;
+  const implied: Match = { module: protocol, options: [] };
+  groups.matches.push(implied);
+  return implied;
+}
+
+/** Splits arguments at options; `!` may stand before the option (today) or before its value (iptables before 1.4). */
+function splitOptions(args: readonly string[]): Option[] {
+  const options: { name: string; negated: boolean; values: string[] }[] = [];
+  let negated = false;
+  for (const token of args) {
+    const last = options.at(-1);
+    if (token === "!") {
+      negated = true;
+    } else if (/^-{1,2}[A-Za-z0-9]/.test(token) && !/^-\d+$/.test(token)) {
+      const [name = token, inline] = token.startsWith("--") ? splitInline(token) : [token];
+      options.push({ name, negated, values: inline === undefined ? [] : [inline] });
+      negated = false;
+    } else if (last === undefined) {
+      options.push({ name: token, negated, values: [] });
+      negated = false;
+    } else {
+      if (negated) last.negated = true;
+      negated = false;
+      last.values.push(token);
+    }
+  }
+  return options;
+}
+
+function splitInline(token: string): [string, string?] {
+  const equals = token.indexOf("=");
+  return equals < 0 ? [token] : [token.slice(0, equals), token.slice(equals + 1)];
+}
+
+function baseTokens(option: Option): string[] {
+  const [value = ""] = option.values;
+  switch (option.name) {
+    case "-s":
+    case "-d":
+      return /\/0+$/.test(value) && !option.negated ? [] : render(option, [normaliseAddress(value)]);
+    case "-p": {
+      const protocol = protocolName(value);
+      return protocol === "all" && !option.negated ? [] : render(option, [protocol]);
+    }
+    default:
+      return render(option, option.values);
+  }
+}
+
+function matchTokens(match: Match): string[] {
+  switch (match.module) {
+    case "comment":
+      return [];
+    case "tcp":
+    case "udp": {
+      const options = match.options.map((option) => portOption(option));
+      options.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+      return options.length === 0 ? [] : ["-m", match.module, ...options.flatMap((option) => render(option))];
+    }
+    case "mark":
+    case "connmark":
+      return [
+        "-m",
+        match.module,
+        ...match.options.flatMap((option) => render(option, option.values.map(maskedMark))),
+      ];
+    default:
+      return ["-m", match.module, ...match.options.flatMap((option) => render(option))];
+  }
+}
+
+function targetTokens(target: Match): string[] {
+  const goto = target.options.some((option) => option.name === "-g");
+  const head = [goto ? "-g" : "-j", target.module];
+  switch (target.module) {
+    case "REDIRECT":
+      return [...head, ...target.options.flatMap((option) => render(portsOption(option)))];
+    case "CONNMARK":
+      return [...head, ...connmarkTokens(target.options)];
+    case "CT":
+      return [...head, ...target.options.flatMap((option) => render(option, option.values.map(decimal)))];
+    default:
+      return [
+        ...head,
+        ...target.options.filter((option) => option.name !== "-g").flatMap((option) => render(option)),
+      ];
+  }
+}
+
+function connmarkTokens(options: readonly Option[]): string[] {
+  const optionValue = (name: string) => options.find((option) => option.name === name)?.values[0];
+  const setMark = optionValue("--set-mark");
+  if (setMark !== undefined) {
+    const { value, mask } = parseMark(setMark);
+    return ["--set-xmark", `${hex(value)}/${hex((value | mask) >>> 0)}`];
+  }
+  const setXmark = optionValue("--set-xmark");
+  if (setXmark !== undefined) {
+    const { value, mask } = parseMark(setXmark);
+    return ["--set-xmark", `${hex(value)}/${hex(mask)}`];
+  }
+  const action = options.find((option) => ["--restore-mark", "--save-mark"].includes(option.name));
+  if (action === undefined) return options.flatMap((option) => render(option));
+  const mask = optionValue("--mask");
+  const maskOf = (name: string) => hex(parseMark(optionValue(name) ?? mask ?? hex(FULL_MASK)).value);
+  return [action.name, "--nfmask", maskOf("--nfmask"), "--ctmask", maskOf("--ctmask")];
+}
+
+function portOption(option: Option): Option {
+  return { ...option, name: PORT_OPTIONS[option.name] ?? option.name };
+}
+
+function portsOption(option: Option): Option {
+  return option.name === "--to-port" ? { ...option, name: "--to-ports" } : option;
+}
+
+function render(option: Option, values: readonly string[] = option.values): string[] {
+  return [...(option.negated ? ["!"] : []), option.name, ...values];
+}
+
+function protocolName(value: string): string {
+  const lower = value.toLowerCase();
+  return PROTOCOL_NAMES[lower] ?? lower;
+}
+
+/** `0x539/0xfff` whatever the base of the numbers; a full mask is left out. */
+function maskedMark(text: string): string {
+  const { value, mask } = parseMark(text);
+  return mask === FULL_MASK ? hex(value) : `${hex(value)}/${hex(mask)}`;
+}
+
+function parseMark(text: string): { value: number; mask: number } {
+  const [value = "", mask] = text.split("/");
+  return { value: Number(value), mask: mask === undefined ? FULL_MASK : Number(mask) };
+}
+
+function hex(value: number): string {
+  return `0x${value.toString(16)}`;
+}
+
+function decimal(text: string): string {
+  const value = Number(text);
+  return Number.isInteger(value) ? String(value) : text;
+}
+
+/** Address without its default mask, IPv6 compressed, masks as prefix lengths. */
+function normaliseAddress(text: string): string {
+  const [address = "", mask] = text.split("/");
+  const family = isIPv6(address) ? "ipv6" : "ipv4";
+  const canonical = family === "ipv6" ? new SocketAddress({ address, family }).address : address;
+  const prefix = mask === undefined ? undefined : prefixLength(mask);
+  return prefix === undefined || prefix === (family === "ipv6" ? "128" : "32")
+    ? canonical
+    : `${canonical}/${prefix}`;
+}
+
+function prefixLength(mask: string): string {
+  if (/^\d+$/.test(mask)) return mask;
+  const bits = isIPv6(mask) ? ipv6Bits(mask) : ipv4Bits(mask);
+  return bits !== undefined && /^1*0*$/.test(bits) ? String(bits.replaceAll("0", "").length) : mask;
+}
+
+function ipv4Bits(mask: string): string | undefined {
+  const bytes = mask.split(".").map(Number);
+  if (bytes.length !== 4 || bytes.some((byte) => !(byte >= 0 && byte <= 255))) return undefined;
+  return bytes.map((byte) => byte.toString(2).padStart(8, "0")).join("");
+}
+
+function ipv6Bits(mask: string): string | undefined {
+  const [head = "", tail = ""] = mask.split("::");
+  const groups = (text: string) => (text === "" ? [] : text.split(":"));
+  const missing = mask.includes("::") ? 8 - groups(head).length - groups(tail).length : 0;
+  const all = [...groups(head), ...Array<string>(missing).fill("0"), ...groups(tail)];
+  return all.map((group) => Number.parseInt(group, 16).toString(2).padStart(16, "0")).join("");
+}

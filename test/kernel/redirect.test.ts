@@ -1,0 +1,755 @@
+// SPDX-License-Identifier: Apache-2.0
+// Redirection against the real kernel and the real iptables programs, in namespaces of its own.
+import { execFileSync } from "node:child_process";
+import {
+  chmodSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { Netns } from "../../src/netns/netns.ts";
+import type { RedirectBackend } from "../../src/redirect/backend.ts";
+import { findTools, type Variant } from "../../src/redirect/backend-tools.ts";
+import { observedState } from "../../src/redirect/fingerprint.ts";
+import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
+import type { Family, RedirectOptions } from "../../src/redirect/rules.ts";
+import { ToolRunner } from "../../src/redirect/run-tool.ts";
+import { parseSave } from "../../src/redirect/save-parser.ts";
+import { damage } from "../redirect/damage.ts";
+import { TestNetns, TOOL_PATH, withoutDates } from "../redirect/test-netns.ts";
+import { DEFAULT_OPTIONS, FAMILIES, seededRandom, VARIANTS } from "../redirect/variants.ts";
+
+const OWN_KEY = "not-a-namespace";
+const HOST_NETNS = new Set([OWN_KEY]);
+const runner = new ToolRunner();
+let nft: RedirectBackend;
+let legacy: RedirectBackend;
+let fdsBefore: string[];
+
+function openFds(): string[] {
+  return readdirSync("/proc/self/fd").flatMap((fd) => {
+    try {
+      const target = readlinkSync(`/proc/self/fd/${fd}`);
+      return target.startsWith("net:") || target.startsWith("pipe:") ? [target.replace(/\d+/, "N")] : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+function childCommands(): string[] {
+  const children = readFileSync(`/proc/self/task/${process.pid}/children`, "utf8").trim().split(" ");
+  return children.flatMap((pid) => {
+    try {
+      return [readFileSync(`/proc/${pid}/comm`, "utf8").trim()];
+    } catch {
+      return [];
+    }
+  });
+}
+
+beforeAll(async () => {
+  const installed = await findTools(runner);
+  const of = (variant: Variant): RedirectBackend => {
+    const tools = installed[variant];
+    if (tools === undefined) throw new Error(`These tests need iptables-${variant}`);
+    return { variant, tools, other: installed[variant === "nft" ? "legacy" : "nft"], runner, reason: "test" };
+  };
+  nft = of("nft");
+  legacy = of("legacy");
+  // One namespace made and thrown away first, so that what stays open for good is not counted as a leak.
+  using _ = await TestNetns.make();
+  fdsBefore = openFds();
+});
+
+afterAll(async () => {
+  const strays = () => childCommands().filter((name) => /tables|nsenter|cat|sleep/.test(name));
+  await vi.waitFor(() => expect(strays()).toEqual([]), { timeout: 5000 });
+  await vi.waitFor(() => expect(openFds().length).toBeLessThanOrEqual(fdsBefore.length), { timeout: 5000 });
+});
+
+function redirection(
+  backend: RedirectBackend,
+  changes: { ipv6?: boolean; timeoutMs?: number } = {},
+): PodRedirection {
+  return new PodRedirection({ backend, hostNetns: HOST_NETNS, ipv6: true, ...changes });
+}
+
+function fixture(name: string, tool: { family: Family; variant: Variant }): string {
+  const url = new URL(`../redirect/fixtures/${name}.v${tool.family}.${tool.variant}.save`, import.meta.url);
+  return withoutDates(readFileSync(url, "utf8"));
+}
+
+/** Tables in alphabetical order: the tools print them in the order they were made. */
+function sortTables(text: string): string {
+  return text
+    .split(/^(?=\*)/m)
+    .sort()
+    .join("");
+}
+
+function saveTool(family: Family, variant: Variant): string {
+  return `${family === 4 ? "iptables" : "ip6tables"}-${variant}-save`;
+}
+
+async function ourRules(pod: TestNetns, variant: Variant): Promise<number> {
+  let count = 0;
+  for (const family of FAMILIES)
+    count += observedState(parseSave(await pod.run(saveTool(family, variant)))).size;
+  return count;
+}
+
+async function routes(pod: TestNetns): Promise<string> {
+  const outputs = await Promise.all(
+    ["ip rule show pref 32764", "ip -6 rule show pref 32764"].map((command) => pod.run(command)),
+  );
+  const tables = ["ip route show table 100", "ip -6 route show table 100"];
+  for (const command of tables) outputs.push(await pod.run(command).catch(() => ""));
+  return outputs.join("");
+}
+
+describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
+  const backend = () => (variant === "nft" ? nft : legacy);
+
+  test.each(Object.entries(VARIANTS))(
+    "a fresh namespace gets exactly the rules of variant %s",
+    async (name, options) => {
+      using pod = await TestNetns.make();
+      const report = await redirection(backend()).apply(pod.netns, options);
+      expect(report).toMatchObject({ changed: true, writes: 2, skippedFamilies: [] });
+      for (const family of FAMILIES) {
+        const saved = await pod.save(saveTool(family, variant));
+        expect(sortTables(saved)).toBe(sortTables(fixture(name, { family, variant })));
+      }
+      const routing = await routes(pod);
+      expect(routing.match(/32764:\tfrom all fwmark 0x111\/0xfff lookup 100/g)).toHaveLength(2);
+      expect(routing.match(/local default dev lo/g)).toHaveLength(2);
+    },
+  );
+
+  test("a second apply and a check write nothing", async () => {
+    using pod = await TestNetns.make();
+    const redirect = redirection(backend());
+    await redirect.apply(pod.netns, DEFAULT_OPTIONS);
+    const saves = () => Promise.all(FAMILIES.map((family) => pod.run(`${saveTool(family, variant)} -c`)));
+    const before = (await saves()).map(withoutDates);
+    const handlesBefore = await pod.handles();
+    const started = runner.startedCount;
+    const report = await redirect.apply(pod.netns, DEFAULT_OPTIONS);
+    expect(report).toMatchObject({ changed: false, writes: 0, repaired: [], skippedFamilies: [] });
+    expect(await redirect.verify(pod.netns, DEFAULT_OPTIONS)).toMatchObject({ intact: true, drift: [] });
+    expect(runner.startedCount - started).toBe(variant === "nft" ? 0 : 4);
+    expect((await saves()).map(withoutDates)).toEqual(before);
+    expect(await pod.handles()).toBe(handlesBefore);
+  });
+
+  test("rules that istio-cni wrote are taken over as they are", async () => {
+    using pod = await TestNetns.make();
+    for (const family of FAMILIES) {
+      const golden = readFileSync(
+        new URL(`../redirect/golden/default.v${family}.rules`, import.meta.url),
+        "utf8",
+      );
+      const asIstio = golden
+        .replaceAll(/^:(\S+) - \[0:0\]$/gm, "-N $1")
+        .replaceAll(/^\*/gm, "* ")
+        .replace(
+          "-m udp --dport 53 -j REDIRECT --to-ports 15053",
+          "-m udp --dport 53 -j REDIRECT --to-port 15053",
+        );
+      expect(asIstio).toContain("--to-port 15053\n");
+      await pod.run(`${saveTool(family, variant).replace("save", "restore")} --noflush`, asIstio);
+    }
+    const handles = await pod.handles();
+    const report = await redirection(backend()).apply(pod.netns, DEFAULT_OPTIONS);
+    expect(report.repaired.map(({ kind }) => kind).sort()).toEqual([
+      "missing-ip-rule",
+      "missing-ip-rule",
+      "missing-route",
+      "missing-route",
+    ]);
+    expect(report.writes).toBe(0);
+    expect(await pod.handles()).toBe(handles);
+  });
+
+  test("a live namespace follows every change of options and back", async () => {
+    using pod = await TestNetns.make();
+    const redirect = redirection(backend());
+    for (const name of [
+      "default",
+      "no-dns",
+      "default",
+      "ingress",
+      "virtual-interfaces",
+      "ingress-virtual-interfaces-no-dns",
+      "default",
+    ]) {
+      const options = VARIANTS[name]!;
+      expect((await redirect.apply(pod.netns, options)).changed).toBe(true);
+      for (const family of FAMILIES) {
+        const state = observedState(parseSave(await pod.run(saveTool(family, variant))));
+        expect(state).toEqual(observedState(parseSave(fixture(name, { family, variant }))));
+      }
+      expect((await redirect.apply(pod.netns, options)).writes).toBe(0);
+    }
+  });
+
+  test("rules of others survive everything, and are all that is left in the end", async () => {
+    using pod = await TestNetns.make();
+    const redirect = redirection(backend());
+    const ipt = `iptables-${variant}`;
+    const before = ["mangle", "nat", "raw"].map(
+      (table) => `${ipt} -t ${table} -A PREROUTING -s 192.0.2.1 -j ACCEPT`,
+    );
+    await pod.run(`${ipt} -t nat -N FOREIGN`);
+    for (const command of [
+      ...before,
+      `${ipt} -t nat -A OUTPUT -p tcp -j FOREIGN`,
+      `${ipt} -t nat -A FOREIGN -m comment --comment -j -j RETURN`,
+      `${ipt} -A INPUT -j ACCEPT`,
+    ]) {
+      await pod.run(command);
+    }
+    await redirect.apply(pod.netns, DEFAULT_OPTIONS);
+    for (const table of ["mangle", "nat", "raw"]) {
+      await pod.run(`${ipt} -t ${table} -A PREROUTING -s 192.0.2.2 -j ACCEPT`);
+      await pod.run(`${ipt} -t ${table} -I OUTPUT -d 192.0.2.3 -j ACCEPT`);
+    }
+    const foreign = async () =>
+      (await pod.save(saveTool(4, variant))).replaceAll(/^.*ISTIO_(PRERT|OUTPUT).*\n/gm, "");
+    const foreignBefore = await foreign();
+    expect(foreignBefore.match(/192\.0\.2/g)).toHaveLength(9);
+    await pod.run(`${ipt} -t nat -F ISTIO_OUTPUT`);
+    await pod.run(`${ipt} -t nat -A PREROUTING -j ISTIO_PRERT`);
+    expect((await redirect.apply(pod.netns, VARIANTS["no-dns"]!)).changed).toBe(true);
+    expect(await foreign()).toBe(foreignBefore);
+    expect(await redirect.remove(pod.netns)).toEqual({ changed: true });
+    expect(await pod.save(saveTool(4, variant))).toBe(foreignBefore);
+    expect(await pod.save(saveTool(6, variant))).not.toContain("ISTIO");
+    expect(await routes(pod)).toBe("");
+    const handles = await pod.handles();
+    expect(await redirect.remove(pod.netns)).toEqual({ changed: false });
+    expect(await pod.handles()).toBe(handles);
+  });
+
+  test("random damage is repaired", async () => {
+    const redirect = redirection(backend());
+    const names = Object.keys(VARIANTS);
+    for (let seed = 0; seed < 6; seed++) {
+      using pod = await TestNetns.make();
+      const random = seededRandom(seed);
+      const pick = () => VARIANTS[names[Math.floor(random() * names.length)]!]!;
+      await redirect.apply(pod.netns, pick());
+      for (const text of damage(random)) {
+        const tool = random() < 0.5 ? "iptables" : "ip6tables";
+        await pod.run(`${tool}-${variant}-restore --noflush`, text).catch(() => {});
+      }
+      const options = pick();
+      await redirect.apply(pod.netns, options);
+      expect(await redirect.verify(pod.netns, options)).toMatchObject({ intact: true, drift: [] });
+      // What verify says is not taken on trust: a verifier that has seen nothing yet must say the same.
+      expect((await redirection(backend()).verify(pod.netns, options)).drift).toEqual([]);
+      await redirect.remove(pod.netns);
+      expect(await ourRules(pod, variant)).toBe(0);
+    }
+  });
+});
+
+const PLANTED: readonly [string, string[], object[]][] = [
+  [
+    "a rule is deleted",
+    ["iptables-nft -t nat -D ISTIO_OUTPUT ! -d 127.0.0.1/32 -o lo -j ACCEPT"],
+    [
+      {
+        kind: "missing-rule",
+        family: 4,
+        table: "nat",
+        chain: "ISTIO_OUTPUT",
+        detail: "-A ISTIO_OUTPUT ! -d 127.0.0.1 -o lo -j ACCEPT",
+      },
+    ],
+  ],
+  [
+    "a rule is added",
+    ["ip6tables-nft -t mangle -I ISTIO_PRERT -j RETURN"],
+    [
+      {
+        kind: "extra-rule",
+        family: 6,
+        table: "mangle",
+        chain: "ISTIO_PRERT",
+        detail: "-A ISTIO_PRERT -j RETURN",
+      },
+    ],
+  ],
+  [
+    "rules change places",
+    [
+      "iptables-nft -t nat -D ISTIO_OUTPUT 1",
+      "iptables-nft -t nat -A ISTIO_OUTPUT -d 169.254.7.127/32 -p tcp -m tcp -j ACCEPT",
+    ],
+    [{ kind: "reordered", family: 4, table: "nat", chain: "ISTIO_OUTPUT" }],
+  ],
+  [
+    "a chain is emptied",
+    ["iptables-nft -t raw -F ISTIO_PRERT"],
+    [{ kind: "missing-rule", family: 4, table: "raw", chain: "ISTIO_PRERT" }],
+  ],
+  [
+    "a chain is removed",
+    [
+      "ip6tables-nft -t raw -D OUTPUT -j ISTIO_OUTPUT",
+      "ip6tables-nft -t raw -F ISTIO_OUTPUT",
+      "ip6tables-nft -t raw -X ISTIO_OUTPUT",
+    ],
+    [
+      { kind: "missing-chain", family: 6, table: "raw", chain: "ISTIO_OUTPUT" },
+      { kind: "missing-jump", family: 6, table: "raw", chain: "OUTPUT" },
+    ],
+  ],
+  [
+    "a jump is deleted",
+    ["iptables-nft -t mangle -D OUTPUT -j ISTIO_OUTPUT"],
+    [
+      {
+        kind: "missing-jump",
+        family: 4,
+        table: "mangle",
+        chain: "OUTPUT",
+        detail: "OUTPUT does not jump to ISTIO_OUTPUT",
+      },
+    ],
+  ],
+  [
+    "a jump is doubled",
+    ["iptables-nft -t nat -I PREROUTING -j ISTIO_PRERT", "iptables-nft -t nat -I PREROUTING -j ISTIO_PRERT"],
+    [
+      {
+        kind: "duplicate-jump",
+        family: 4,
+        table: "nat",
+        chain: "PREROUTING",
+        detail: "PREROUTING jumps to ISTIO_PRERT 3 times",
+      },
+    ],
+  ],
+  [
+    "a jump gets a condition",
+    ['iptables-nft -t nat -I PREROUTING -p tcp -m comment --comment "x" -g ISTIO_PRERT'],
+    [{ kind: "extra-rule", family: 4, table: "nat", chain: "PREROUTING" }],
+  ],
+  [
+    "all tables are flushed",
+    ["nft flush ruleset"],
+    [4, 6].flatMap((family) =>
+      ["mangle", "nat", "raw"].flatMap((table) => [
+        { kind: "missing-chain", family, table, chain: "ISTIO_PRERT" },
+        { kind: "missing-jump", family, table, chain: "PREROUTING" },
+        { kind: "missing-chain", family, table, chain: "ISTIO_OUTPUT" },
+        { kind: "missing-jump", family, table, chain: "OUTPUT" },
+      ]),
+    ),
+  ],
+  [
+    "the ip rule is deleted",
+    ["ip rule del pref 32764"],
+    [{ kind: "missing-ip-rule", family: 4, table: "100" }],
+  ],
+  [
+    "the route is deleted",
+    ["ip -6 route flush table 100"],
+    [{ kind: "missing-route", family: 6, table: "100" }],
+  ],
+];
+
+describe("drift in the kernel", () => {
+  const redirect = () => redirection(nft);
+
+  test.each(PLANTED)("is named and repaired when %s", async (_, commands, drift) => {
+    using pod = await TestNetns.make();
+    const redirected = redirect();
+    await redirected.apply(pod.netns, DEFAULT_OPTIONS);
+    const good = sortTables(
+      (await pod.save()) + (await pod.save("ip6tables-nft-save")) + (await routes(pod)),
+    );
+    for (const command of commands) await pod.run(command);
+    const verification = await redirected.verify(pod.netns, DEFAULT_OPTIONS);
+    expect(verification.intact).toBe(false);
+    expect(verification.drift).toMatchObject(drift);
+    expect(verification.drift).toHaveLength(drift.length);
+    const report = await redirected.apply(pod.netns, DEFAULT_OPTIONS);
+    expect(report.changed).toBe(true);
+    expect(report.repaired).toEqual(verification.drift);
+    expect((await redirected.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(true);
+    expect(
+      sortTables((await pod.save()) + (await pod.save("ip6tables-nft-save")) + (await routes(pod))),
+    ).toBe(good);
+  });
+
+  test("raw tables are unexpected once DNS is not captured", async () => {
+    using pod = await TestNetns.make();
+    await redirect().apply(pod.netns, DEFAULT_OPTIONS);
+    const { drift } = await redirect().verify(pod.netns, VARIANTS["no-dns"]!);
+    expect(drift.filter(({ kind }) => kind === "unexpected-table")).toMatchObject([
+      { family: 4, table: "raw" },
+      { family: 6, table: "raw" },
+    ]);
+  });
+
+  test("a rule without its empty protocol match, or with a comment, is no drift", async () => {
+    using pod = await TestNetns.make();
+    await redirect().apply(pod.netns, DEFAULT_OPTIONS);
+    await pod.run(
+      "iptables-nft -t nat -R ISTIO_OUTPUT 1 -d 169.254.7.127 -p tcp -m comment --comment probes -j ACCEPT",
+    );
+    expect((await redirect().verify(pod.netns, DEFAULT_OPTIONS)).drift).toEqual([]);
+  });
+
+  test("a table that only nft understands is refused by name", async () => {
+    using pod = await TestNetns.make();
+    await redirect().apply(pod.netns, DEFAULT_OPTIONS);
+    await pod.run("iptables-nft -t nat -F ISTIO_OUTPUT");
+    await pod.run("nft add rule ip nat PREROUTING meta hour 5-6 accept");
+    await expect(redirect().apply(pod.netns, DEFAULT_OPTIONS)).rejects.toMatchObject({
+      code: "UNREADABLE_TABLE",
+      message: expect.stringContaining('table "nat" of IPv4'),
+    });
+  });
+});
+
+describe("cost", () => {
+  test("the first pod of a variant takes four processes, the next ones two, and a check none", async () => {
+    const redirect = redirection(nft);
+    const counts: number[] = [];
+    for (let index = 0; index < 3; index++) {
+      using pod = await TestNetns.make();
+      const before = runner.startedCount;
+      const { writes } = await redirect.apply(pod.netns, DEFAULT_OPTIONS, { isNew: true });
+      counts.push(runner.startedCount - before);
+      expect(writes).toBe(2);
+      const checked = runner.startedCount;
+      expect((await redirect.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(true);
+      expect(runner.startedCount).toBe(checked);
+    }
+    expect(counts).toEqual([4, 2, 2]);
+  });
+
+  test("a new pod takes four processes with iptables-legacy, and one that is not new after all becomes right too", async () => {
+    using pod = await TestNetns.make();
+    const redirect = redirection(legacy);
+    const before = runner.startedCount;
+    await redirect.apply(pod.netns, VARIANTS["no-dns"]!, { isNew: true });
+    expect(runner.startedCount - before).toBe(4);
+    await redirect.apply(pod.netns, DEFAULT_OPTIONS, { isNew: true });
+    for (const family of FAMILIES) {
+      const saved = await pod.save(saveTool(family, "legacy"));
+      expect(sortTables(saved)).toBe(sortTables(fixture("default", { family, variant: "legacy" })));
+    }
+  });
+
+  test("after a restart one pair of iptables-save serves all pods, and nothing is written", async () => {
+    const pods = await Promise.all(Array.from({ length: 4 }, () => TestNetns.make()));
+    try {
+      const before = redirection(nft);
+      for (const pod of pods) await before.apply(pod.netns, DEFAULT_OPTIONS);
+      const after = redirection(nft);
+      const started = runner.startedCount;
+      for (const { netns, procNetDir } of pods) {
+        expect(await after.apply(netns, DEFAULT_OPTIONS, { procNetDir })).toMatchObject({
+          changed: false,
+          writes: 0,
+        });
+      }
+      expect(runner.startedCount - started).toBe(2);
+    } finally {
+      for (const pod of pods) pod[Symbol.dispose]();
+    }
+  });
+
+  test("one variant's good rules are not another's", async () => {
+    using pod = await TestNetns.make();
+    const redirect = redirection(nft);
+    await redirect.apply(pod.netns, VARIANTS["no-dns"]!);
+    await redirect.apply(pod.netns, DEFAULT_OPTIONS);
+    expect((await redirect.verify(pod.netns, VARIANTS["no-dns"]!)).intact).toBe(false);
+  });
+
+  test("ten namespaces at once are all redirected", async () => {
+    const redirect = redirection(nft);
+    const pods = await Promise.all(Array.from({ length: 10 }, () => TestNetns.make()));
+    try {
+      const reports = await Promise.all(
+        pods.map(({ netns }) => redirect.apply(netns, DEFAULT_OPTIONS, { isNew: true })),
+      );
+      expect(reports.map(({ writes }) => writes)).toEqual(pods.map(() => 2));
+      for (const pod of pods) expect(await pod.save()).toBe(await pods[0]!.save());
+      const gone = await Promise.all(pods.map(({ netns }) => redirect.remove(netns)));
+      expect(gone.every(({ changed }) => changed)).toBe(true);
+    } finally {
+      for (const pod of pods) pod[Symbol.dispose]();
+    }
+  });
+
+  test("two applies to one namespace at the same moment leave it right", async () => {
+    using pod = await TestNetns.make();
+    const redirect = redirection(nft);
+    await Promise.all([
+      redirect.apply(pod.netns, DEFAULT_OPTIONS),
+      redirect.apply(pod.netns, DEFAULT_OPTIONS),
+    ]);
+    expect((await redirection(nft).verify(pod.netns, DEFAULT_OPTIONS)).drift).toEqual([]);
+  });
+});
+
+describe("the other variant", () => {
+  test.each([
+    ["nft", "legacy"],
+    ["legacy", "nft"],
+  ] as const)("with %s our chains in %s are removed, and nothing else of it", async (variant, other) => {
+    using pod = await TestNetns.make();
+    const [backend, otherBackend] = variant === "nft" ? [nft, legacy] : [legacy, nft];
+    await pod.run(`iptables-${other} -t nat -A PREROUTING -s 192.0.2.1 -j ACCEPT`);
+    await redirection(otherBackend).apply(pod.netns, DEFAULT_OPTIONS);
+    const redirect = redirection(backend);
+    const report = await redirect.apply(pod.netns, DEFAULT_OPTIONS);
+    expect(report.changed).toBe(true);
+    expect(report.repaired.filter(({ kind }) => kind === "unexpected-table")).toHaveLength(6);
+    expect(await pod.save(saveTool(4, other))).toContain("-A PREROUTING -s 192.0.2.1/32 -j ACCEPT");
+    expect(await ourRules(pod, other)).toBe(0);
+    expect((await redirect.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(true);
+    expect(await redirect.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({ changed: false, writes: 0 });
+  });
+
+  test("removal takes them too", async () => {
+    using pod = await TestNetns.make();
+    await redirection(legacy).apply(pod.netns, DEFAULT_OPTIONS);
+    expect(await redirection(nft).remove(pod.netns)).toEqual({ changed: true });
+    expect(await ourRules(pod, "legacy")).toBe(0);
+  });
+
+  test.each([false, true])("looking for them creates no tables (a process is known: %s)", async (known) => {
+    using pod = await TestNetns.make();
+    const call = known ? { procNetDir: pod.procNetDir } : {};
+    const started = runner.startedCount;
+    await redirection(nft).apply(pod.netns, DEFAULT_OPTIONS, call);
+    expect(runner.startedCount - started).toBe(known ? 4 : 5);
+    for (const list of ["ip_tables_names", "ip6_tables_names"]) {
+      expect(readFileSync(join(pod.procNetDir, list), "utf8")).toBe("");
+    }
+  });
+});
+
+describe("namespaces that are refused", () => {
+  test("the host's is never written", async () => {
+    using pod = await TestNetns.make();
+    const redirect = new PodRedirection({ backend: nft, hostNetns: new Set([pod.netns.key]), ipv6: true });
+    const started = runner.startedCount;
+    for (const attempt of [
+      () => redirect.apply(pod.netns, DEFAULT_OPTIONS),
+      () => redirect.verify(pod.netns, DEFAULT_OPTIONS),
+      () => redirect.remove(pod.netns),
+    ]) {
+      await expect(attempt()).rejects.toMatchObject({ name: "RedirectionError", code: "HOST_NETNS" });
+    }
+    expect(runner.startedCount).toBe(started);
+    expect(await pod.run("nft list ruleset")).toBe("");
+    expect(await routes(pod)).toBe("");
+  });
+
+  test("a closed handle is never used", async () => {
+    using pod = await TestNetns.make();
+    const netns = Netns.open(`/proc/${pod.pid}/ns/net`);
+    netns.close();
+    await expect(redirection(nft).apply(netns, DEFAULT_OPTIONS)).rejects.toMatchObject({
+      code: "NETNS_CLOSED",
+    });
+  });
+
+  test("a handle that is closed while a call waits for its turn is not used, nor is what has its number then", async () => {
+    using pod = await TestNetns.make();
+    using other = await TestNetns.make();
+    const oneAtATime = new ToolRunner({ maxParallel: 1 });
+    const redirect = redirection({ ...nft, runner: oneAtATime });
+    const netns = Netns.open(`/proc/${pod.pid}/ns/net`);
+    const busy = oneAtATime.run({ argv: ["sleep", "0.3"] });
+    const applying = redirect.apply(netns, DEFAULT_OPTIONS, { isNew: true });
+    await expect.poll(() => routes(pod), { timeout: 2000 }).toContain("lookup 100");
+    netns.close();
+    using reused = Netns.open(`/proc/${other.pid}/ns/net`);
+    expect(reused.fd).toBe(netns.fd);
+    await expect(applying).rejects.toThrow(/its handle is closed/);
+    await busy;
+    expect(await other.run("nft list ruleset")).toBe("");
+  });
+
+  test("without host namespaces to refuse nothing starts", () => {
+    expect(() => new PodRedirection({ backend: nft, hostNetns: new Set(), ipv6: true })).toThrow(RangeError);
+  });
+});
+
+describe("IPv6", () => {
+  test("is skipped and reported when it is off in the namespace, and caught up with when it is on again", async () => {
+    using pod = await TestNetns.make();
+    const redirect = redirection(nft);
+    const set = (value: number) =>
+      pod.run(`sysctl -qw net.ipv6.conf.all.disable_ipv6=${value} net.ipv6.conf.lo.disable_ipv6=${value}`);
+    await set(1);
+    const report = await redirect.apply(pod.netns, DEFAULT_OPTIONS);
+    expect(report).toMatchObject({ writes: 1, skippedFamilies: [{ family: 6, part: "all" }] });
+    expect(await redirect.verify(pod.netns, DEFAULT_OPTIONS)).toMatchObject({
+      intact: true,
+      skippedFamilies: [{ family: 6 }],
+    });
+    expect(await pod.save("ip6tables-nft-save")).not.toContain("ISTIO");
+    await set(0);
+    expect((await redirect.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(false);
+    expect(await redirect.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({
+      changed: true,
+      writes: 1,
+      skippedFamilies: [],
+    });
+  });
+
+  test("keeps its rules when only the loopback device has none", async () => {
+    using pod = await TestNetns.make();
+    await pod.run("ip link add eth0 type veth peer name eth1");
+    await pod.run("ip addr add fd00::5/64 dev eth0 nodad");
+    await pod.run("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1");
+    const redirect = redirection(nft);
+    expect(await redirect.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({
+      writes: 2,
+      skippedFamilies: [{ family: 6, part: "routing" }],
+    });
+    expect(await pod.save("ip6tables-nft-save")).toContain("--to-ports 15001");
+    expect(await redirect.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({ changed: false, writes: 0 });
+  });
+
+  test("is left alone when it is switched off", async () => {
+    using pod = await TestNetns.make();
+    const redirect = redirection(nft, { ipv6: false });
+    expect(await redirect.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({
+      writes: 1,
+      skippedFamilies: [],
+    });
+    expect(await pod.save("ip6tables-nft-save")).toBe("");
+    expect((await routes(pod)).match(/32764/g)).toHaveLength(1);
+    expect((await redirect.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(true);
+  });
+
+  test("cannot be wanted without its programs", () => {
+    const backend = { ...nft, tools: { ...nft.tools, 6: undefined } };
+    expect(() => redirection(backend)).toThrow("AMBIENT_IPV6=false");
+    expect(() => redirection(backend, { ipv6: false })).not.toThrow();
+  });
+});
+
+describe("programs that fail", () => {
+  let folder: string;
+
+  beforeAll(() => {
+    folder = mkdtempSync(join(tmpdir(), "ambient-redirect-"));
+    for (const tool of ["nsenter", "sleep", "cat", "sh"]) {
+      symlinkSync(
+        execFileSync("which", [tool], { env: { PATH: TOOL_PATH }, encoding: "utf8" }).trim(),
+        join(folder, tool),
+      );
+    }
+  });
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  function withScript(name: string, script: string): RedirectBackend {
+    const path = join(folder, name);
+    writeFileSync(path, `#!/bin/sh\n${script}\n`);
+    chmodSync(path, 0o755);
+    const tools = { save: path, restore: path };
+    return { ...nft, tools: { variant: "nft", 4: tools, 6: tools }, other: undefined };
+  }
+
+  test("a missing program is named with the remedy", async () => {
+    using pod = await TestNetns.make();
+    const tools = { save: "iptables-gone-save", restore: "iptables-gone-restore" };
+    const backend: RedirectBackend = { ...nft, tools: { variant: "nft", 4: tools, 6: tools } };
+    await expect(
+      redirection(backend, { ipv6: false }).apply(pod.netns, DEFAULT_OPTIONS),
+    ).rejects.toMatchObject({
+      code: "TOOL_MISSING",
+      message: expect.stringMatching(/"iptables-gone-restore".*image must hold iptables/),
+    });
+  });
+
+  test("a failing program is reported with its words and the line it means", async () => {
+    using pod = await TestNetns.make();
+    const backend = withScript(
+      "failing",
+      "cat >/dev/null; echo 'iptables-restore: line 6 failed: No chain' >&2; exit 1",
+    );
+    await expect(redirection(backend).apply(pod.netns, DEFAULT_OPTIONS)).rejects.toMatchObject({
+      code: "TOOL_FAILED",
+      exitCode: 1,
+      inputLine: expect.stringContaining("-A ISTIO_PRERT -m mark"),
+      message: expect.stringContaining("line 6 failed: No chain"),
+    });
+  });
+
+  test("the real program's complaint about a line is found", async () => {
+    using pod = await TestNetns.make();
+    for (const { tools } of [nft, legacy]) {
+      const call = { argv: [tools[4].restore, "--noflush"] as const, netnsFd: pod.netns.fd };
+      const stdin = "*nat\n:X - [0:0]\n-A X -j REDIRECT --to-ports nonsense\nCOMMIT\n";
+      await expect(runner.run({ ...call, stdin, lockNetns: true })).rejects.toMatchObject({
+        code: "TOOL_FAILED",
+        inputLine: "-A X -j REDIRECT --to-ports nonsense",
+      });
+    }
+  });
+
+  test("a program that does nothing but succeed is found out", async () => {
+    using pod = await TestNetns.make();
+    const backend = withScript("lazy", "cat >/dev/null");
+    await expect(redirection(backend).apply(pod.netns, DEFAULT_OPTIONS)).rejects.toMatchObject({
+      code: "NOT_CONVERGED",
+    });
+  });
+
+  test("a hanging program is killed at the deadline", async () => {
+    using pod = await TestNetns.make();
+    const backend = withScript("hanging", "exec sleep 987654");
+    const start = performance.now();
+    await expect(
+      redirection(backend, { ipv6: false, timeoutMs: 300 }).apply(pod.netns, DEFAULT_OPTIONS),
+    ).rejects.toMatchObject({ code: "TOOL_TIMED_OUT", message: expect.stringContaining("300 ms") });
+    expect(performance.now() - start).toBeLessThan(3000);
+    expect(childCommands()).not.toContain("sleep");
+  });
+
+  test("a caller that gives up is obeyed", async () => {
+    using pod = await TestNetns.make();
+    const backend = withScript("hanging", "exec sleep 987654");
+    const signal = AbortSignal.timeout(100);
+    await expect(
+      redirection(backend, { ipv6: false }).apply(pod.netns, DEFAULT_OPTIONS, { signal }),
+    ).rejects.toMatchObject({
+      code: "TOOL_ABORTED",
+    });
+    expect(childCommands()).not.toContain("sleep");
+  });
+});
+
+describe("options", () => {
+  test("an interface name that is none is refused before anything is written", async () => {
+    using pod = await TestNetns.make();
+    const options: RedirectOptions = { ...DEFAULT_OPTIONS, virtualInterfaces: ["eth0\nCOMMIT"] };
+    await expect(redirection(nft).apply(pod.netns, options)).rejects.toMatchObject({
+      code: "INVALID_REDIRECT_OPTIONS",
+    });
+    expect(await pod.run("nft list ruleset")).toBe("");
+    expect(await routes(pod)).toBe("");
+  });
+});
