@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes the redirection annotation for istiod and people: in the background, once per wish, until it holds.
+import type { Logger } from "../observe/logger.ts";
+import { type ApiClient, podPath } from "./api-client.ts";
+import { ApiError } from "./api-error.ts";
+import { Backoff, type Clock, systemClock } from "./backoff.ts";
+import { recordOf, textOf } from "./json-fields.ts";
+import { type PodFacts, podAnnotations } from "./pod-facts.ts";
+import { compareVersions } from "./resource-version.ts";
+
+/** What the annotation should say; null takes it away. */
+export type RedirectionStatus = "enabled" | "pending" | null;
+
+export interface PodRef {
+  readonly uid: string;
+  readonly namespace: string;
+  readonly name: string;
+}
+
+export interface AnnotationWriterOptions {
+  readonly client: Pick<ApiClient, "mergePatch">;
+  /** The pod as last seen by the watch. */
+  readonly lookup: (uid: string) => PodFacts | undefined;
+  readonly log: Logger;
+  /** Writes at once over all pods. Default 4. */
+  readonly parallel?: number;
+  readonly clock?: Clock;
+  readonly random?: () => number;
+  readonly backoff?: { readonly baseMs?: number; readonly capMs?: number };
+}
+
+/** Counts since the start; `gone` are writes to pods that no longer exist. */
+export interface AnnotationCounts {
+  written: number;
+  skipped: number;
+  retried: number;
+  gone: number;
+  refused: number;
+}
+
+interface Job {
+  readonly pod: PodRef;
+  readonly backoff: Backoff;
+  wanted: RedirectionStatus;
+  inFlight: boolean;
+  /** Nobody wants the value any more; the job ends with the write in flight. */
+  dropped: boolean;
+}
+
+const maxRemembered = 2000;
+
+/** Brings the annotation of pods to the last wanted value; never throws and never makes its caller wait. */
+export class AnnotationWriter {
+  readonly counts: AnnotationCounts = { written: 0, skipped: 0, retried: 0, gone: 0, refused: 0 };
+  readonly #options: AnnotationWriterOptions;
+  readonly #clock: Clock;
+  readonly #parallel: number;
+  readonly #abort = new AbortController();
+  readonly #jobs = new Map<string, Job>();
+  readonly #ready: Job[] = [];
+  readonly #written = new Map<string, { value: RedirectionStatus; version: string }>();
+  #running = 0;
+  #idle = Promise.withResolvers<void>();
+
+  constructor(options: AnnotationWriterOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#parallel = options.parallel ?? 4;
+    this.#idle.resolve();
+  }
+
+  /** Pods whose annotation is not yet as wanted. */
+  get pending(): number {
+    return this.#jobs.size;
+  }
+
+  /** Notes the wanted value; the write follows in the background, unless the annotation is known to have it already. */
+  set(pod: PodRef, value: RedirectionStatus): void {
+    if (this.#abort.signal.aborted) return;
+    const job = this.#jobs.get(pod.uid);
+    if (job !== undefined) {
+      job.wanted = value;
+      job.dropped = false;
+      return;
+    }
+    if (this.#known(pod.uid) === value) {
+      this.counts.skipped += 1;
+      return;
+    }
+    if (this.#jobs.size === 0) this.#idle = Promise.withResolvers<void>();
+    const { random } = this.#options;
+    const backoff = new Backoff({ ...this.#options.backoff, ...(random === undefined ? {} : { random }) });
+    const { uid, namespace, name } = pod;
+    const created: Job = {
+      pod: { uid, namespace, name },
+      backoff,
+      wanted: value,
+      inFlight: false,
+      dropped: false,
+    };
+    this.#jobs.set(pod.uid, created);
+    this.#ready.push(created);
+    this.#pump();
+  }
+
+  /** Drops what is remembered and wanted for a pod that is gone. */
+  forget(uid: string): void {
+    this.#written.delete(uid);
+    const job = this.#jobs.get(uid);
+    if (job?.inFlight === true) job.dropped = true;
+    else if (job !== undefined) this.#finish(job);
+  }
+
+  /** Resolves when every wanted value has been written or given up. */
+  idle(): Promise<void> {
+    return this.#idle.promise;
+  }
+
+  /** Gives up all writes; later wishes are ignored. */
+  stop(): void {
+    this.#abort.abort();
+    for (const job of [...this.#jobs.values()]) this.#finish(job);
+  }
+
+  /**
+   * The annotation as far as anybody can know: our own last write, until the watch shows a later state.
+   * Undefined when neither tells.
+   */
+  #known(uid: string): RedirectionStatus | undefined {
+    const seen = this.#options.lookup(uid);
+    const written = this.#written.get(uid);
+    if (seen === undefined) return written?.value;
+    if (written !== undefined && (compareVersions(seen.resourceVersion, written.version) ?? 0) < 0)
+      return written.value;
+    this.#written.delete(uid);
+    const value = seen.annotations[podAnnotations.redirection];
+    if (value === undefined) return null;
+    return value === "enabled" || value === "pending" ? value : undefined;
+  }
+
+  #pump(): void {
+    while (this.#running < this.#parallel) {
+      const job = this.#ready.shift();
+      if (job === undefined) return;
+      if (this.#jobs.get(job.pod.uid) !== job) continue;
+      // After a failure nobody knows whether the write took effect, so only a first try may be spared.
+      if (job.backoff.failures === 0 && this.#known(job.pod.uid) === job.wanted) {
+        this.counts.skipped += 1;
+        this.#finish(job);
+        continue;
+      }
+      this.#running += 1;
+      job.inFlight = true;
+      void this.#write(job).finally(() => {
+        this.#running -= 1;
+        this.#pump();
+      });
+    }
+  }
+
+  async #write(job: Job): Promise<void> {
+    const value = job.wanted;
+    let outcome: { answer: unknown } | { error: unknown };
+    try {
+      const answer = await this.#options.client.mergePatch(
+        podPath(job.pod.namespace, job.pod.name, "status"),
+        // The UID makes the server refuse when another pod has taken the name.
+        { metadata: { uid: job.pod.uid, annotations: { [podAnnotations.redirection]: value } } },
+        { signal: this.#abort.signal },
+      );
+      outcome = { answer };
+      this.counts.written += 1;
+    } catch (error) {
+      outcome = { error };
+    }
+    job.inFlight = false;
+    if (this.#jobs.get(job.pod.uid) !== job) return;
+    if (job.dropped) this.#finish(job);
+    else if ("answer" in outcome) this.#onWritten(job, value, outcome.answer);
+    else this.#onFailure(job, outcome.error);
+  }
+
+  #onWritten(job: Job, value: RedirectionStatus, answer: unknown): void {
+    this.#remember(job.pod.uid, value, answer);
+    job.backoff.reset();
+    if (job.wanted === value) this.#finish(job);
+    else this.#ready.push(job);
+  }
+
+  #remember(uid: string, value: RedirectionStatus, answer: unknown): void {
+    const version = textOf(recordOf(recordOf(answer).metadata).resourceVersion);
+    this.#written.delete(uid);
+    this.#written.set(uid, { value, version });
+    if (this.#written.size <= maxRemembered) return;
+    const [oldest] = this.#written.keys();
+    if (oldest !== undefined) this.#written.delete(oldest);
+  }
+
+  #onFailure(job: Job, error: unknown): void {
+    const { log } = this.#options;
+    const { namespace, name } = job.pod;
+    if (isGone(error)) {
+      this.counts.gone += 1;
+      log.debug({ namespace, pod: name }, "pod is gone, its annotation needs no write");
+      this.#written.delete(job.pod.uid);
+      this.#finish(job);
+      return;
+    }
+    if (error instanceof ApiError && (error.status === 400 || error.status === 422)) {
+      this.counts.refused += 1;
+      log.error({ err: error, namespace, pod: name }, "the API server refuses the redirection annotation");
+      this.#finish(job);
+      return;
+    }
+    this.counts.retried += 1;
+    const fields = { err: error, namespace, pod: name, failures: job.backoff.failures + 1 };
+    if (job.backoff.failures === 1) log.warn(fields, "cannot write the redirection annotation; trying again");
+    else log.debug(fields, "cannot write the redirection annotation; trying again");
+    const retryAfterMs = error instanceof ApiError ? (error.retryAfterMs ?? 0) : 0;
+    const pauseMs = Math.max(job.backoff.nextMs(), Math.min(retryAfterMs, 30_000));
+    this.#clock.sleep(pauseMs, this.#abort.signal).then(
+      () => {
+        if (this.#jobs.get(job.pod.uid) !== job) return;
+        this.#ready.push(job);
+        this.#pump();
+      },
+      () => {},
+    );
+  }
+
+  #finish(job: Job): void {
+    this.#jobs.delete(job.pod.uid);
+    if (this.#jobs.size === 0) this.#idle.resolve();
+  }
+}
+
+/**
+ * The pod no longer exists, or another one has its name.
+ * Source: Kubernetes apimachinery ValidateObjectMetaUpdate (metadata.uid is immutable: 422);
+ * newer servers check the UID as a precondition (409).
+ */
+function isGone(error: unknown): boolean {
+  if (!(error instanceof ApiError)) return false;
+  if (error.status === 404) return true;
+  if (error.status === 422) return error.fields.includes("metadata.uid");
+  return error.status === 409 && /precondition.*uid/i.test(error.message);
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+// The few requests the agent makes to the Kubernetes API, with deadlines and errors that say what to do.
+import { ApiError, type AskedFor, errorOfAnswer, errorOfFailure } from "./api-error.ts";
+import { Credentials } from "./credentials.ts";
+import { badJson, type Exchange, openExchange, readLines, readText } from "./http-exchange.ts";
+import { listOf, recordOf, textOf } from "./json-fields.ts";
+import { parseWatchEvent, type WatchEvent } from "./watch-event.ts";
+
+export type Query = Readonly<Record<string, string | number | boolean | undefined>>;
+
+/** Every call takes a signal; without one only the client's own deadlines end it. */
+export interface CallOptions {
+  readonly signal?: AbortSignal;
+}
+
+export interface ReadOptions extends CallOptions {
+  /** Ask for metadata without spec and status; servers that cannot do it send whole objects. */
+  readonly metadataOnly?: boolean;
+}
+
+export interface ListOptions<T> extends ReadOptions {
+  /** Turns each raw object into what is kept, before the next page is fetched; undefined drops it. */
+  readonly convert: (raw: unknown) => T | undefined;
+}
+
+export interface WatchOptions extends ReadOptions {
+  /** Longest silence before the connection counts as dead. */
+  readonly silenceMs: number;
+  /** Called when the server has accepted the watch. */
+  readonly onopen?: () => void;
+}
+
+export interface ListResult<T> {
+  readonly items: T[];
+  readonly resourceVersion: string;
+}
+
+/** Deadlines in milliseconds. */
+export interface ClientLimits {
+  /** Until the headers of an answer. */
+  readonly headersMs: number;
+  /** Silence in the middle of an answer. */
+  readonly silenceMs: number;
+  /** Until a watch is accepted; some proxies hold headers back until the first event. */
+  readonly watchOpenMs: number;
+}
+
+const defaultLimits: ClientLimits = { headersMs: 10_000, silenceMs: 10_000, watchOpenMs: 30_000 };
+const maxAnswerBytes = 256 << 20;
+const maxEventBytes = 16 << 20;
+const pageSize = 500;
+
+interface Ask {
+  readonly method: string;
+  readonly path: string;
+  readonly query?: Query;
+  readonly accept?: string;
+  readonly contentType?: string;
+  readonly body?: unknown;
+  readonly signal?: AbortSignal | undefined;
+  readonly headersMs?: number;
+  readonly silenceMs?: number;
+}
+
+/** A connection to one API server; safe for any number of calls at once. */
+export class ApiClient {
+  readonly #credentials: Credentials;
+  readonly #limits: ClientLimits;
+  #metadataRefused = false;
+
+  private constructor(credentials: Credentials, limits: Partial<ClientLimits>) {
+    this.#credentials = credentials;
+    this.#limits = { ...defaultLimits, ...limits };
+  }
+
+  /** Loads the configuration: `kubeconfigPath`, else the pod's service account. @throws ApiError, reason "Credentials" */
+  static load(
+    options: { kubeconfigPath?: string | undefined; limits?: Partial<ClientLimits> } = {},
+  ): ApiClient {
+    return new ApiClient(Credentials.load(options), options.limits ?? {});
+  }
+
+  /** "host:port" of the API server, for messages. */
+  get server(): string {
+    return this.#credentials.server.host;
+  }
+
+  /** The raw pod. @throws ApiError */
+  getPod(namespace: string, name: string, options: CallOptions = {}): Promise<unknown> {
+    return this.#json({ ...options, method: "GET", path: podPath(namespace, name) });
+  }
+
+  /** The raw namespace. @throws ApiError */
+  getNamespace(name: string, options: CallOptions = {}): Promise<unknown> {
+    return this.#json({ ...options, method: "GET", path: `/api/v1/namespaces/${encodeURIComponent(name)}` });
+  }
+
+  /** All objects of a collection, fetched in pages. @throws ApiError */
+  async list<T>(path: string, query: Query, options: ListOptions<T>): Promise<ListResult<T>> {
+    // Version "0" is answered from the server's memory in one piece, so pages would only ask for more requests.
+    const paged = query.resourceVersion === undefined;
+    try {
+      return await this.#listPages(path, paged ? { limit: pageSize, ...query } : query, options);
+    } catch (error) {
+      // The list grew old between two pages: the next try takes it in one piece.
+      if (!paged || !(error instanceof ApiError) || error.status !== 410) throw error;
+      return await this.#listPages(path, query, options);
+    }
+  }
+
+  /**
+   * Events of a collection until the server ends the watch in order.
+   *
+   * @throws ApiError for ERROR events (410 among them), broken connections, too long a silence and garbled lines
+   */
+  async *watch(path: string, query: Query, options: WatchOptions): AsyncGenerator<WatchEvent, void, void> {
+    const exchange = await this.#read(
+      {
+        method: "GET",
+        path,
+        query: { ...query, watch: true },
+        signal: options.signal,
+        headersMs: this.#limits.watchOpenMs,
+        silenceMs: options.silenceMs,
+      },
+      options.metadataOnly === true ? "PartialObjectMetadata" : undefined,
+    );
+    options.onopen?.();
+    const asked = this.#asked("watch", path);
+    try {
+      for await (const line of readLines(exchange.chunks, maxEventBytes)) {
+        if (line !== "") yield parseWatchEvent(line, asked);
+      }
+    } catch (error) {
+      throw this.#failure(asked, error, options.signal);
+    }
+  }
+
+  /** Changes an object with a JSON merge patch and returns it. @throws ApiError */
+  mergePatch(path: string, body: object, options: CallOptions = {}): Promise<unknown> {
+    return this.#json({
+      ...options,
+      method: "PATCH",
+      path,
+      body,
+      contentType: "application/merge-patch+json",
+    });
+  }
+
+  /** Creates an object and returns it. @throws ApiError */
+  create(path: string, body: object, options: CallOptions = {}): Promise<unknown> {
+    return this.#json({ ...options, method: "POST", path, body, contentType: "application/json" });
+  }
+
+  /** Closes all connections. */
+  close(): void {
+    this.#credentials.close();
+  }
+
+  async #listPages<T>(path: string, query: Query, options: ListOptions<T>): Promise<ListResult<T>> {
+    const items: T[] = [];
+    let next = "";
+    let resourceVersion = "";
+    do {
+      const ask: Ask = {
+        method: "GET",
+        path,
+        query: next === "" ? query : { ...query, continue: next },
+        signal: options.signal,
+      };
+      const exchange = await this.#read(
+        ask,
+        options.metadataOnly === true ? "PartialObjectMetadataList" : undefined,
+      );
+      const page = recordOf(await this.#parse(ask, exchange));
+      for (const raw of listOf(page.items)) {
+        const item = options.convert(raw);
+        if (item !== undefined) items.push(item);
+      }
+      const metadata = recordOf(page.metadata);
+      next = textOf(metadata.continue);
+      resourceVersion = textOf(metadata.resourceVersion) || resourceVersion;
+    } while (next !== "");
+    return { items, resourceVersion };
+  }
+
+  /** Opens a reading request, as metadata only where that is wanted and known to work. */
+  async #read(ask: Ask, metadataKind: string | undefined): Promise<Exchange> {
+    if (metadataKind === undefined || this.#metadataRefused) return await this.#open(ask);
+    try {
+      const accept = `application/json;as=${metadataKind};g=meta.k8s.io;v=v1,application/json`;
+      return await this.#open({ ...ask, accept });
+    } catch (error) {
+      if (!(error instanceof ApiError) || (error.status !== 406 && error.status !== 415)) throw error;
+      this.#metadataRefused = true;
+      return await this.#open(ask);
+    }
+  }
+
+  async #json(ask: Ask): Promise<unknown> {
+    return await this.#parse(ask, await this.#open(ask));
+  }
+
+  async #parse(ask: Ask, exchange: Exchange): Promise<unknown> {
+    try {
+      const text = await readText(exchange.chunks, maxAnswerBytes);
+      return JSON.parse(text) as unknown;
+    } catch (error) {
+      const asked = this.#asked(ask.method, ask.path);
+      throw this.#failure(asked, error instanceof SyntaxError ? badJson(error) : error, ask.signal);
+    }
+  }
+
+  /** Sends a request and throws for every answer but success; refused credentials are read again and tried once more. */
+  async #open(ask: Ask): Promise<Exchange> {
+    const exchange = await this.#send(ask);
+    if (exchange.status < 300) return exchange;
+    const refused = await this.#answerError(ask, exchange);
+    if (refused.status !== 401) throw refused;
+    this.#credentials.refresh();
+    const second = await this.#send(ask);
+    if (second.status < 300) return second;
+    throw await this.#answerError(ask, second);
+  }
+
+  async #answerError(ask: Ask, exchange: Exchange): Promise<ApiError> {
+    const asked = this.#asked(ask.method, ask.path);
+    try {
+      const body = await readText(exchange.chunks, 1 << 20);
+      const retryAfterSeconds = exchange.headers["retry-after"];
+      return errorOfAnswer(asked, { status: exchange.status, body, retryAfterSeconds });
+    } catch (error) {
+      if (ask.signal?.aborted === true) throw this.#failure(asked, error, ask.signal);
+      return errorOfAnswer(asked, { status: exchange.status, body: `(unreadable: ${String(error)})` });
+    }
+  }
+
+  async #send(ask: Ask): Promise<Exchange> {
+    const { method, path, body } = ask;
+    const signal = ask.signal ?? new AbortController().signal;
+    try {
+      const access = await this.#credentials.current();
+      const headers: Record<string, string> = {
+        ...access.headers,
+        accept: ask.accept ?? "application/json",
+        "user-agent": "ambient-cni",
+      };
+      if (ask.contentType !== undefined) headers["content-type"] = ask.contentType;
+      return await openExchange(
+        {
+          method,
+          url: this.#url(path, ask.query ?? {}),
+          headers,
+          agent: access.agent,
+          auth: access.auth,
+          body: body === undefined ? undefined : JSON.stringify(body),
+        },
+        {
+          signal,
+          headersMs: ask.headersMs ?? this.#limits.headersMs,
+          silenceMs: ask.silenceMs ?? this.#limits.silenceMs,
+        },
+      );
+    } catch (error) {
+      throw this.#failure(this.#asked(method, path), error, ask.signal);
+    }
+  }
+
+  #url(path: string, query: Query): URL {
+    const base = this.#credentials.server;
+    const url = new URL(base.pathname.replace(/\/$/, "") + path, base);
+    for (const [name, value] of Object.entries(query)) {
+      if (value !== undefined) url.searchParams.set(name, String(value));
+    }
+    return url;
+  }
+
+  #asked(method: string, path: string): AskedFor {
+    return { method, path, server: this.server };
+  }
+
+  /** What to throw: the caller's own reason when it gave up (but for deadlines), else an ApiError. */
+  #failure(asked: AskedFor, error: unknown, signal: AbortSignal | undefined): unknown {
+    const failure = errorOfFailure(asked, error);
+    // A dead connection does not say so: the others in the pool may have died with it.
+    if (failure.reason === "Timeout") this.#credentials.dropIdleConnections();
+    const cancelled = signal?.aborted === true && failure.reason !== "Timeout";
+    return cancelled ? signal.reason : failure;
+  }
+}
+
+/** The URL path of a pod, or of one of its subresources. */
+export function podPath(namespace: string, name: string, subresource?: string): string {
+  const pod = `/api/v1/namespaces/${encodeURIComponent(namespace)}/pods/${encodeURIComponent(name)}`;
+  return subresource === undefined ? pod : `${pod}/${subresource}`;
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// Why a request to the API server failed, in words an operator can act on.
+import { listOf, recordOf, textOf } from "./json-fields.ts";
+
+/** What was asked, for messages. */
+export interface AskedFor {
+  readonly method: string;
+  readonly path: string;
+  /** "host:port" of the API server. */
+  readonly server: string;
+}
+
+/**
+ * A failed request.
+ * `reason` is the server's (NotFound, Forbidden, Conflict, Expired, …) or, with status 0 (no usable answer),
+ * one of Unreachable, ConnectionLost, Timeout, Credentials, BadResponse.
+ */
+export class ApiError extends Error {
+  override readonly name = "ApiError";
+  readonly status: number;
+  readonly reason: string;
+  /** Fields the server found fault with, such as "metadata.uid". */
+  readonly fields: readonly string[];
+  readonly retryAfterMs: number | undefined;
+
+  constructor(
+    message: string,
+    details: {
+      status?: number;
+      reason: string;
+      fields?: readonly string[];
+      retryAfterMs?: number;
+      cause?: unknown;
+    },
+  ) {
+    super(message, details.cause === undefined ? {} : { cause: details.cause });
+    this.status = details.status ?? 0;
+    this.reason = details.reason;
+    this.fields = details.fields ?? [];
+    this.retryAfterMs = details.retryAfterMs;
+  }
+
+  /** The version asked for is no longer (or not yet) known: only a new list helps. */
+  get isGone(): boolean {
+    return (
+      this.status === 410 || (this.status === 504 && this.message.includes("Too large resource version"))
+    );
+  }
+}
+
+const statusRemedies: Readonly<Record<number, string>> = {
+  401: "the token or certificate was refused: check that it is valid for this cluster and not expired",
+  403: "add the permission named here to the agent's ClusterRole and check its binding",
+};
+
+function prefix(asked: AskedFor): string {
+  return `Cannot ${asked.method} "${asked.path}" at API server "${asked.server}"`;
+}
+
+/** Makes an error of an HTTP answer and its `Status` body (or whatever text came in its place). */
+export function errorOfAnswer(
+  asked: AskedFor,
+  answer: { status: number; body: string; retryAfterSeconds?: string | undefined },
+): ApiError {
+  let body: unknown;
+  try {
+    body = JSON.parse(answer.body);
+  } catch {
+    body = undefined;
+  }
+  const retryAfterMs = Number(answer.retryAfterSeconds) * 1000;
+  return errorOfStatus(asked, body, {
+    status: answer.status,
+    text: answer.body.slice(0, 200),
+    ...(retryAfterMs > 0 ? { retryAfterMs } : {}),
+  });
+}
+
+/** Makes an error of a `Status` object, as it also comes in a watch's ERROR event. */
+export function errorOfStatus(
+  asked: AskedFor,
+  raw: unknown,
+  fallback: { status?: number; text?: string; retryAfterMs?: number } = {},
+): ApiError {
+  const body = recordOf(raw);
+  const status = typeof body.code === "number" ? body.code : (fallback.status ?? 500);
+  const reason = textOf(body.reason) || (status === 410 ? "Gone" : "Unknown");
+  const said = textOf(body.message) || fallback.text || "no message";
+  const remedy = statusRemedies[status];
+  const causes = listOf(recordOf(body.details).causes).map(recordOf);
+  return new ApiError(
+    `${prefix(asked)}: ${status} ${reason}: ${said}${remedy === undefined ? "" : `; ${remedy}`}`,
+    {
+      status,
+      reason,
+      fields: causes.map(({ field }) => textOf(field)).filter((field) => field !== ""),
+      ...(fallback.retryAfterMs === undefined ? {} : { retryAfterMs: fallback.retryAfterMs }),
+    },
+  );
+}
+
+/** Makes an error of a request that got no answer, or none that could be read. */
+export function errorOfFailure(asked: AskedFor, cause: unknown): ApiError {
+  if (cause instanceof ApiError) return cause;
+  const error = cause instanceof Error ? cause : new Error(String(cause));
+  const code = String((error as NodeJS.ErrnoException).code ?? "");
+  const { reason, remedy } = classify(error, code);
+  return new ApiError(`${prefix(asked)}: ${error.message || code}; ${remedy}`, { reason, cause });
+}
+
+function classify(error: Error, code: string): { reason: string; remedy: string } {
+  if (error.name === "TimeoutError") {
+    return {
+      reason: "Timeout",
+      remedy: "the server or the way to it is slow or dead: check both from this node",
+    };
+  }
+  if (/CERT|SELF_SIGNED|UNABLE_TO_(VERIFY|GET)|ERR_TLS|ERR_SSL/.test(code)) {
+    return { reason: "Unreachable", remedy: "check the CA certificate and the server name this node uses" };
+  }
+  if (code === "ECONNRESET" || code === "EPIPE" || code === "ERR_STREAM_PREMATURE_CLOSE") {
+    return { reason: "ConnectionLost", remedy: "the connection was cut; it is tried again" };
+  }
+  if (code === "BAD_RESPONSE") {
+    return {
+      reason: "BadResponse",
+      remedy: "something that is not the API server may be answering at this address",
+    };
+  }
+  return {
+    reason: "Unreachable",
+    remedy:
+      "check that the endpoint is right (KUBERNETES_SERVICE_HOST or KUBECONFIG) and reachable from this node",
+  };
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// Time and patience: the clock that tests replace, and growing pauses between tries.
+import { setTimeout as delay } from "node:timers/promises";
+
+/** Time as the loops of this folder see it; `nowMs` only ever grows. */
+export interface Clock {
+  nowMs(): number;
+  /** Resolves after the pause, rejects with the signal's reason when it is cut short. */
+  sleep(ms: number, signal: AbortSignal): Promise<void>;
+}
+
+/** The machine's own clock. */
+export const systemClock: Clock = {
+  nowMs: () => performance.now(),
+  sleep: (ms, signal) => delay(ms, undefined, { signal }),
+};
+
+/** Pauses that double from `baseMs` to `capMs`, each cut by up to a half at random so that nodes do not march in step. */
+export class Backoff {
+  readonly #baseMs: number;
+  readonly #capMs: number;
+  readonly #random: () => number;
+  #failures = 0;
+
+  constructor(options: { baseMs?: number; capMs?: number; random?: () => number } = {}) {
+    this.#baseMs = options.baseMs ?? 250;
+    this.#capMs = options.capMs ?? 30_000;
+    this.#random = options.random ?? Math.random;
+  }
+
+  /** Failures since the last success. */
+  get failures(): number {
+    return this.#failures;
+  }
+
+  /** Counts a failure and returns the pause before the next try. */
+  nextMs(): number {
+    const fullMs = Math.min(this.#capMs, this.#baseMs * 2 ** Math.min(this.#failures, 30));
+    this.#failures += 1;
+    return fullMs * (0.5 + this.#random() / 2);
+  }
+
+  reset(): void {
+    this.#failures = 0;
+  }
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reading fields out of JSON from a peer, whatever it turns out to hold.
+
+/** The value as an object; an empty one when it is anything else. */
+export function recordOf(value: unknown): Readonly<Record<string, unknown>> {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return {};
+  return value as Record<string, unknown>;
+}
+
+/** The value as a list; an empty one when it is anything else. */
+export function listOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : [];
+}
+
+/** The value as text; "" when it is anything else. */
+export function textOf(value: unknown): string {
+  return typeof value === "string" ? value : "";
+}
+
+/** The entries of an object whose values are text. */
+export function textsOf(value: unknown): Readonly<Record<string, string>> {
+  const record = recordOf(value);
+  const result: Record<string, string> = {};
+  for (const [key, text] of Object.entries(record)) {
+    if (typeof text === "string") result[key] = text;
+  }
+  return result;
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// The cluster as far as one node is concerned: its own pods, and all namespaces.
+import type { Logger } from "../observe/logger.ts";
+import type { ApiClient, CallOptions } from "./api-client.ts";
+import { ApiError } from "./api-error.ts";
+import { Backoff, type Clock } from "./backoff.ts";
+import type { ObjectChange } from "./object-cache.ts";
+import { type NamespaceFacts, type PodFacts, sameFacts, toNamespaceFacts, toPodFacts } from "./pod-facts.ts";
+import { Reflector } from "./reflector.ts";
+import { compareVersions } from "./resource-version.ts";
+
+/** The requests needed to know a node's pods and the namespaces. */
+export type StateClient = Pick<ApiClient, "list" | "watch" | "getPod" | "getNamespace">;
+
+export interface NodeStateOptions {
+  readonly client: StateClient;
+  readonly nodeName: string;
+  readonly log: Logger;
+  readonly clock?: Clock;
+  readonly random?: () => number;
+  /** Longest time without a word from the server before the copies count as stale. Default 60 s. */
+  readonly maxAgeMs?: number;
+  /** See ReflectorOptions. */
+  readonly watchSeconds?: number;
+  readonly graceMs?: number;
+  /** Range of the pauses after failures. Default 250 ms to 30 s. */
+  readonly backoff?: { readonly baseMs?: number; readonly capMs?: number };
+}
+
+/** Facts and whether they came from the watch or from a request made just now. */
+export interface Looked<T> {
+  readonly facts: T | undefined;
+  readonly source: "cache" | "live";
+}
+
+/** Pods of this node and namespaces of the cluster, kept by two watches and looked up live where these cannot tell. */
+export class NodeState {
+  readonly pods: Reflector<PodFacts>;
+  readonly namespaces: Reflector<NamespaceFacts>;
+  readonly #client: StateClient;
+  readonly #maxAgeMs: number;
+  readonly #uidByName = new Map<string, string>();
+
+  constructor(options: NodeStateOptions) {
+    const { client, nodeName, log, clock, random, watchSeconds, graceMs } = options;
+    const shared = {
+      client,
+      log,
+      same: sameFacts,
+      ...(clock === undefined ? {} : { clock }),
+      ...(random === undefined ? {} : { random }),
+      ...(watchSeconds === undefined ? {} : { watchSeconds }),
+      ...(graceMs === undefined ? {} : { graceMs }),
+    };
+    const backoff = () => new Backoff({ ...options.backoff, ...(random === undefined ? {} : { random }) });
+    this.#client = client;
+    this.#maxAgeMs = options.maxAgeMs ?? 60_000;
+    this.pods = new Reflector({
+      ...shared,
+      backoff: backoff(),
+      what: "pods of this node",
+      path: "/api/v1/pods",
+      query: { fieldSelector: `spec.nodeName=${nodeName}` },
+      convert: toPodFacts,
+    });
+    this.namespaces = new Reflector({
+      ...shared,
+      backoff: backoff(),
+      what: "namespaces",
+      path: "/api/v1/namespaces",
+      metadataOnly: true,
+      convert: toNamespaceFacts,
+    });
+    this.pods.subscribe((change) => this.#index(change));
+  }
+
+  start(): void {
+    this.pods.start();
+    this.namespaces.start();
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all([this.pods.stop(), this.namespaces.stop()]);
+  }
+
+  /** Resolves when both copies are complete. @throws the signal's reason */
+  async waitForSync(signal?: AbortSignal): Promise<void> {
+    await Promise.all([this.pods.waitForSync(signal), this.namespaces.waitForSync(signal)]);
+  }
+
+  /** Whether both copies are complete. */
+  get synced(): boolean {
+    return this.pods.synced && this.namespaces.synced;
+  }
+
+  /** Whether both copies can be relied on now. */
+  isFresh(maxAgeMs: number = this.#maxAgeMs): boolean {
+    return this.pods.isFresh(maxAgeMs) && this.namespaces.isFresh(maxAgeMs);
+  }
+
+  pod(uid: string): PodFacts | undefined {
+    return this.pods.get(uid);
+  }
+
+  /** The newest pod of that name. */
+  podByName(namespace: string, name: string): PodFacts | undefined {
+    const uid = this.#uidByName.get(`${namespace}/${name}`);
+    return uid === undefined ? undefined : this.pods.get(uid);
+  }
+
+  namespace(name: string): NamespaceFacts | undefined {
+    return this.namespaces.get(name);
+  }
+
+  /** Calls back for each change of a pod of this node; returns the way to stop that. */
+  onPodChange(listener: (change: ObjectChange<PodFacts>) => void): () => void {
+    return this.pods.subscribe(listener);
+  }
+
+  /** Calls back for each change of a namespace's labels, and for namespaces that come and go. */
+  onNamespaceChange(listener: (change: ObjectChange<NamespaceFacts>) => void): () => void {
+    return this.namespaces.subscribe(listener);
+  }
+
+  /** Asks the API server for a pod; undefined when there is none. @throws ApiError when it cannot be known */
+  async livePod(namespace: string, name: string, options: CallOptions = {}): Promise<PodFacts | undefined> {
+    const raw = await unlessNotFound(this.#client.getPod(namespace, name, options));
+    return raw === undefined ? undefined : toPodFacts(raw);
+  }
+
+  /** Asks the API server for a namespace; undefined when there is none. @throws ApiError when it cannot be known */
+  async liveNamespace(name: string, options: CallOptions = {}): Promise<NamespaceFacts | undefined> {
+    const raw = await unlessNotFound(this.#client.getNamespace(name, options));
+    return raw === undefined ? undefined : toNamespaceFacts(raw);
+  }
+
+  /**
+   * A pod from the copy when that is fresh and has it (with this UID, when given), else from the API server.
+   *
+   * @throws ApiError when neither can tell
+   */
+  async findPod(
+    pod: { readonly namespace: string; readonly name: string; readonly uid?: string | undefined },
+    options: CallOptions = {},
+  ): Promise<Looked<PodFacts>> {
+    const cached = this.podByName(pod.namespace, pod.name);
+    const wanted = cached !== undefined && (pod.uid === undefined || pod.uid === cached.uid);
+    if (wanted && this.pods.isFresh(this.#maxAgeMs)) return { facts: cached, source: "cache" };
+    return { facts: await this.livePod(pod.namespace, pod.name, options), source: "live" };
+  }
+
+  /** A namespace from the copy when that is fresh and has it, else from the API server. @throws ApiError */
+  async findNamespace(name: string, options: CallOptions = {}): Promise<Looked<NamespaceFacts>> {
+    const cached = this.namespace(name);
+    const reliable = cached !== undefined && this.namespaces.isFresh(this.#maxAgeMs);
+    if (reliable) return { facts: cached, source: "cache" };
+    return { facts: await this.liveNamespace(name, options), source: "live" };
+  }
+
+  #index(change: ObjectChange<PodFacts>): void {
+    const { namespace, name, uid, resourceVersion } =
+      change.type === "set" ? change.current : change.previous;
+    const key = `${namespace}/${name}`;
+    const indexed = this.podByName(namespace, name);
+    if (change.type === "delete") {
+      if (this.#uidByName.get(key) === uid) this.#uidByName.delete(key);
+      return;
+    }
+    // A pod's successor of the same name may be announced before its predecessor's end.
+    const older =
+      indexed !== undefined && (compareVersions(resourceVersion, indexed.resourceVersion) ?? 1) < 0;
+    if (!older) this.#uidByName.set(key, uid);
+  }
+}
+
+async function unlessNotFound<T>(answer: Promise<T>): Promise<T | undefined> {
+  try {
+    return await answer;
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 404) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+// Keeps a copy of a collection true: list, watch from there, and come back from every kind of failure.
+import type { Logger } from "../observe/logger.ts";
+import type { ApiClient, Query } from "./api-client.ts";
+import { ApiError } from "./api-error.ts";
+import { Backoff, type Clock, systemClock } from "./backoff.ts";
+import { recordOf, textOf } from "./json-fields.ts";
+import { type Keyed, ObjectCache, type ObjectChange } from "./object-cache.ts";
+import { laterVersion } from "./resource-version.ts";
+import type { WatchEvent } from "./watch-event.ts";
+
+export interface ReflectorOptions<T extends Keyed> {
+  readonly client: Pick<ApiClient, "list" | "watch">;
+  /** Name for logs, such as "pods of this node". */
+  readonly what: string;
+  readonly path: string;
+  readonly query?: Query;
+  readonly metadataOnly?: boolean;
+  /** Turns a raw object into what is kept; undefined drops it. */
+  readonly convert: (raw: unknown) => T | undefined;
+  /** Tells whether two states differ in nothing that matters; listeners are not told of such steps. */
+  readonly same?: (a: T, b: T) => boolean;
+  readonly log: Logger;
+  readonly clock?: Clock;
+  readonly random?: () => number;
+  /** Pauses after failures; default from 250 ms to 30 s. */
+  readonly backoff?: Backoff;
+  /** Shortest time a watch is asked to last; up to a quarter is added at random. Default 40 s. */
+  readonly watchSeconds?: number;
+  /** Silence allowed past the watch's own end. Default 5 s: with the default watch a dead one is found in 55 s. */
+  readonly graceMs?: number;
+}
+
+/** Counts since the start. */
+export interface ReflectorCounts {
+  lists: number;
+  watches: number;
+  failures: number;
+  events: number;
+  ignoredEvents: number;
+}
+
+/** Watches that live shorter than this and bring nothing count as failures, or a rude server would be hammered. */
+const shortestWatchMs = 1000;
+
+/** A cache of one collection that maintains itself between `start` and `stop`. */
+export class Reflector<T extends Keyed> {
+  readonly counts: ReflectorCounts = { lists: 0, watches: 0, failures: 0, events: 0, ignoredEvents: 0 };
+  readonly #options: ReflectorOptions<T>;
+  readonly #clock: Clock;
+  readonly #random: () => number;
+  readonly #backoff: Backoff;
+  readonly #cache: ObjectCache<T>;
+  readonly #listeners = new Set<(change: ObjectChange<T>) => void>();
+  readonly #abort = new AbortController();
+  readonly #synced = Promise.withResolvers<void>();
+  #loop: Promise<void> | undefined;
+  #version: string | undefined;
+  #connected = false;
+  #isSynced = false;
+  #lastContactMs: number | undefined;
+  #failingSinceMs: number | undefined;
+
+  constructor(options: ReflectorOptions<T>) {
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#random = options.random ?? Math.random;
+    this.#backoff = options.backoff ?? new Backoff({ random: this.#random });
+    this.#cache = new ObjectCache(options.same);
+  }
+
+  /** Whether a whole list has been taken in since the start. */
+  get synced(): boolean {
+    return this.#isSynced;
+  }
+
+  /** When the server was last heard, on the clock's scale; undefined before the first time. */
+  get lastContactMs(): number | undefined {
+    return this.#lastContactMs;
+  }
+
+  get size(): number {
+    return this.#cache.size;
+  }
+
+  /** Whether the copy can be relied on: complete, its watch not known to be broken, and heard of within `maxAgeMs`. */
+  isFresh(maxAgeMs: number): boolean {
+    if (!this.#isSynced || !this.#connected || this.#lastContactMs === undefined) return false;
+    return this.#clock.nowMs() - this.#lastContactMs <= maxAgeMs;
+  }
+
+  get(key: string): T | undefined {
+    return this.#cache.get(key);
+  }
+
+  values(): IterableIterator<T> {
+    return this.#cache.values();
+  }
+
+  /** Calls back for each change from now on, after the cache has it; returns the way to stop that. */
+  subscribe(listener: (change: ObjectChange<T>) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Begins to list and watch; a second call does nothing. */
+  start(): void {
+    this.#loop ??= this.#run();
+  }
+
+  /** Ends everything and resolves when nothing runs any more; the copy stays readable. */
+  async stop(): Promise<void> {
+    this.#abort.abort();
+    this.#connected = false;
+    await this.#loop;
+  }
+
+  /** Resolves after the first complete list. @throws the signal's reason */
+  async waitForSync(signal?: AbortSignal): Promise<void> {
+    if (signal === undefined) return await this.#synced.promise;
+    signal.throwIfAborted();
+    const aborted = Promise.withResolvers<never>();
+    const onabort = () => aborted.reject(signal.reason);
+    signal.addEventListener("abort", onabort, { once: true });
+    try {
+      await Promise.race([this.#synced.promise, aborted.promise]);
+    } finally {
+      signal.removeEventListener("abort", onabort);
+    }
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#abort;
+    while (!signal.aborted) {
+      try {
+        if (this.#version === undefined) await this.#list(signal);
+        await this.#watch(signal);
+      } catch (error) {
+        if (signal.aborted) return;
+        this.#noteFailure(error);
+        const retryAfterMs = error instanceof ApiError ? (error.retryAfterMs ?? 0) : 0;
+        const pauseMs = Math.max(this.#backoff.nextMs(), Math.min(retryAfterMs, 30_000));
+        await this.#clock.sleep(pauseMs, signal).catch(() => {});
+      }
+    }
+  }
+
+  async #list(signal: AbortSignal): Promise<void> {
+    const { client, path, query, convert, metadataOnly } = this.#options;
+    // The first list may come from the server's memory, which spares it work when all nodes start at once. Later
+    // ones must not show an older state than we have seen, so they ask for the latest.
+    const version = this.#isSynced ? {} : { resourceVersion: "0" };
+    this.counts.lists += 1;
+    const result = await client.list<T>(
+      path,
+      { ...query, ...version },
+      {
+        signal,
+        convert,
+        ...(metadataOnly === undefined ? {} : { metadataOnly }),
+      },
+    );
+    this.#version = result.resourceVersion;
+    this.#noteContact();
+    const changes = this.#cache.replace(result.items);
+    this.#isSynced = true;
+    this.#synced.resolve();
+    for (const change of changes) this.#tell(change);
+  }
+
+  async #watch(signal: AbortSignal): Promise<void> {
+    const { client, path, query, metadataOnly, graceMs = 5000, watchSeconds = 40 } = this.#options;
+    const timeoutSeconds = Math.max(1, Math.round(watchSeconds * (1 + this.#random() / 4)));
+    const startMs = this.#clock.nowMs();
+    const eventsBefore = this.counts.events;
+    const watchQuery = {
+      ...query,
+      resourceVersion: this.#version,
+      allowWatchBookmarks: true,
+      timeoutSeconds,
+    };
+    this.counts.watches += 1;
+    const events = client.watch(path, watchQuery, {
+      signal,
+      silenceMs: timeoutSeconds * 1000 + graceMs,
+      onopen: () => {
+        this.#connected = true;
+        this.#noteContact();
+      },
+      ...(metadataOnly === undefined ? {} : { metadataOnly }),
+    });
+    for await (const event of events) {
+      this.counts.events += 1;
+      this.#noteContact();
+      this.#noteSuccess();
+      this.#take(event);
+    }
+    this.#noteContact();
+    const livedMs = this.#clock.nowMs() - startMs;
+    if (livedMs < shortestWatchMs && this.counts.events === eventsBefore) {
+      throw new Error(`the watch ended after ${Math.round(livedMs)} ms without an event`);
+    }
+    this.#noteSuccess();
+  }
+
+  #take({ type, object: raw }: WatchEvent): void {
+    const version = textOf(recordOf(recordOf(raw).metadata).resourceVersion);
+    if (version !== "") this.#version = laterVersion(this.#version ?? version, version);
+    if (type === "BOOKMARK") return;
+    const object = this.#options.convert(raw);
+    if (object === undefined) {
+      this.counts.ignoredEvents += 1;
+      this.#options.log.warn(
+        { what: this.#options.what, type },
+        "ignored an event whose object has no identity",
+      );
+      return;
+    }
+    const change = this.#cache.apply(type, object);
+    if (change === undefined) this.counts.ignoredEvents += 1;
+    else this.#tell(change);
+  }
+
+  #tell(change: ObjectChange<T>): void {
+    for (const listener of this.#listeners) {
+      try {
+        listener(change);
+      } catch (err) {
+        const { key } = change.type === "set" ? change.current : change.previous;
+        this.#options.log.error({ err, what: this.#options.what, key }, "a listener failed on a change");
+      }
+    }
+  }
+
+  #noteContact(): void {
+    this.#lastContactMs = this.#clock.nowMs();
+  }
+
+  #noteSuccess(): void {
+    if (this.#failingSinceMs !== undefined) {
+      const failedMs = Math.round(this.#clock.nowMs() - this.#failingSinceMs);
+      const { what } = this.#options;
+      this.#options.log.info({ what, failedMs, failures: this.#backoff.failures }, "watching again");
+      this.#failingSinceMs = undefined;
+    }
+    this.#backoff.reset();
+  }
+
+  #noteFailure(error: unknown): void {
+    this.counts.failures += 1;
+    this.#connected = false;
+    this.#failingSinceMs ??= this.#clock.nowMs();
+    if (needsList(error)) this.#version = undefined;
+    const { log, what } = this.#options;
+    const fields = {
+      what,
+      err: error,
+      failures: this.#backoff.failures + 1,
+      relist: this.#version === undefined,
+    };
+    // Operators need the first failure and a reminder, not one line for each try.
+    const notable = this.#backoff.failures === 0 || this.#backoff.failures % 10 === 9;
+    if (notable) log.warn(fields, "cannot watch; trying again");
+    else log.debug(fields, "cannot watch; trying again");
+  }
+}
+
+/** The version is of no use any more: too old, too new, refused as a parameter, or followed by something unreadable. */
+function needsList(error: unknown): boolean {
+  if (!(error instanceof ApiError)) return false;
+  return error.isGone || error.status === 400 || error.status === 422 || error.reason === "BadResponse";
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pods of one node and all namespaces: the two watches together, and live requests where they cannot tell.
+import { afterEach, expect, test } from "vitest";
+import { ApiError } from "../../src/kube/api-error.ts";
+import { NodeState } from "../../src/kube/node-state.ts";
+import { waitFor } from "../support/api-server.ts";
+import { type KubeFixture, pod, recordingLogger, startKube } from "./kube-fixture.ts";
+
+const cleanups: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+});
+
+async function start(
+  prepare: (kube: KubeFixture) => void = () => {},
+): Promise<KubeFixture & { state: NodeState }> {
+  const kube = await startKube();
+  cleanups.push(() => kube[Symbol.asyncDispose]());
+  kube.server.put("namespaces", {
+    metadata: { name: "shop", labels: { team: "a" } },
+    spec: { finalizers: ["kubernetes"] },
+  });
+  prepare(kube);
+  const state = new NodeState({
+    client: kube.client,
+    nodeName: "n1",
+    log: recordingLogger(),
+    backoff: { baseMs: 10, capMs: 50 },
+  });
+  cleanups.push(() => state.stop());
+  state.start();
+  await state.waitForSync(AbortSignal.timeout(5000));
+  await waitFor("both copies are fresh", () => state.isFresh());
+  return { ...kube, state };
+}
+
+test("pods of this node and namespaces of the cluster are known", async () => {
+  const { server, state } = await start((kube) => {
+    kube.server.put("pods", pod("a"));
+    kube.server.put("pods", pod("far", { nodeName: "n2" }));
+  });
+  expect(state.synced).toBe(true);
+  expect(state.pod("uid-a")?.name).toBe("a");
+  expect(state.podByName("shop", "a")?.uid).toBe("uid-a");
+  expect(state.podByName("shop", "far")).toBeUndefined();
+  expect(state.namespace("shop")?.labels).toMatchObject({ team: "a" });
+  expect(server.requestsOf("list", "namespaces")[0]?.accept).toContain("as=PartialObjectMetadataList");
+  expect(server.requestsOf("watch", "namespaces")[0]?.accept).toContain("as=PartialObjectMetadata;");
+});
+
+test("namespaces are known although the server refuses to send metadata alone", async () => {
+  const { state } = await start(({ server }) => {
+    server.faults.failures = [{ status: 406, resource: "namespaces", times: 1 }];
+  });
+  expect(state.namespace("shop")?.labels).toMatchObject({ team: "a" });
+});
+
+test("changes of pods and namespaces are told", async () => {
+  const { server, state } = await start();
+  const told: string[] = [];
+  state.onPodChange((change) => told.push(`pod ${change.type}`));
+  state.onNamespaceChange((change) => told.push(`namespace ${change.type}`));
+  server.put("pods", pod("a"));
+  await waitFor("the pod is told", () => told.length === 1);
+  server.edit("namespaces", { name: "shop" }, (object) => {
+    object.metadata.labels = { "istio.io/dataplane-mode": "ambient" };
+  });
+  await waitFor("the namespace is told", () => told.length === 2);
+  server.delete("namespaces", "shop");
+  await waitFor("both deletions are told", () => told.length === 4);
+  expect(told.slice(0, 2)).toEqual(["pod set", "namespace set"]);
+  expect(told.slice(2).sort()).toEqual(["namespace delete", "pod delete"]);
+});
+
+test("a name leads to the newest pod, also when the end of the older one is told late", async () => {
+  const { server, state } = await start((kube) => {
+    kube.server.put("pods", pod("a", { uid: "first" }));
+  });
+  server.faults.swapEvents = true;
+  server.delete("pods", "a", "shop");
+  server.put("pods", pod("a", { uid: "second" }));
+  await waitFor(
+    "the first is gone",
+    () => state.pod("first") === undefined && state.pod("second") !== undefined,
+  );
+  expect(state.podByName("shop", "a")?.uid).toBe("second");
+  server.faults.swapEvents = false;
+  server.delete("pods", "a", "shop");
+  await waitFor("the second is gone", () => state.pod("second") === undefined);
+  expect(state.podByName("shop", "a")).toBeUndefined();
+});
+
+test("a name leads to the newest pod, whatever the order of a list", async () => {
+  const client = {
+    list: async <T>(
+      path: string,
+      _query: object,
+      { convert }: { convert: (raw: unknown) => T | undefined },
+    ) => {
+      const raw = path.endsWith("/pods") ? [podAt("second", "20"), podAt("first", "10")] : [];
+      return { items: raw.flatMap((object) => convert(object) ?? []), resourceVersion: "30" };
+    },
+    async *watch() {},
+    getPod: () => Promise.reject(new Error("not asked")),
+    getNamespace: () => Promise.reject(new Error("not asked")),
+  };
+  const state = new NodeState({ client, nodeName: "n1", log: recordingLogger() });
+  cleanups.push(() => state.stop());
+  state.start();
+  await state.waitForSync();
+  expect(state.pods.size).toBe(2);
+  expect(state.podByName("shop", "a")?.uid).toBe("second");
+});
+
+function podAt(uid: string, resourceVersion: string): object {
+  const object = pod("a", { uid });
+  return { ...object, metadata: { ...object.metadata, resourceVersion } };
+}
+
+test("a fresh copy answers without a request, everything else is asked live", async () => {
+  const { server, state } = await start((kube) => {
+    kube.server.put("pods", pod("a"));
+    kube.server.put("pods", pod("far", { nodeName: "n2" }));
+  });
+  const gets = () => server.requests.filter(({ verb }) => verb === "get").length;
+  expect(await state.findPod({ namespace: "shop", name: "a" })).toMatchObject({
+    source: "cache",
+    facts: { uid: "uid-a" },
+  });
+  expect(await state.findNamespace("shop")).toMatchObject({ source: "cache", facts: { name: "shop" } });
+  expect(gets()).toBe(0);
+  expect(await state.findPod({ namespace: "shop", name: "far" })).toMatchObject({
+    source: "live",
+    facts: { uid: "uid-far" },
+  });
+  expect(await state.findPod({ namespace: "shop", name: "a", uid: "newer" })).toMatchObject({
+    source: "live",
+  });
+  expect(await state.findPod({ namespace: "shop", name: "none" })).toEqual({
+    source: "live",
+    facts: undefined,
+  });
+  expect(await state.findNamespace("none")).toEqual({ source: "live", facts: undefined });
+  expect(gets()).toBe(4);
+});
+
+test("a stale copy is not believed: live, and an error when nobody can know", async () => {
+  const { server, state } = await start((kube) => {
+    kube.server.put("pods", pod("a"));
+  });
+  server.faults.failures = [{ status: 500, verb: "watch" }];
+  server.dropWatches();
+  await waitFor(
+    "both copies are stale",
+    () => !state.pods.isFresh(60_000) && !state.namespaces.isFresh(60_000),
+  );
+  server.edit("namespaces", { name: "shop" }, (object) => {
+    object.metadata.labels = { team: "b" };
+  });
+  expect(await state.findNamespace("shop")).toMatchObject({
+    source: "live",
+    facts: { labels: { team: "b" } },
+  });
+  expect(await state.findPod({ namespace: "shop", name: "a" })).toMatchObject({ source: "live" });
+  server.faults.hang = true;
+  const looked = state.findPod({ namespace: "shop", name: "a" }, { signal: AbortSignal.timeout(100) });
+  await expect(looked).rejects.toBeInstanceOf(ApiError);
+});

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the API's JSON to facts, also when the JSON is not what it should be.
+import { expect, test } from "vitest";
+import { sameFacts, toNamespaceFacts, toPodFacts } from "../../src/kube/pod-facts.ts";
+
+const whole = {
+  kind: "Pod",
+  metadata: {
+    uid: "u1",
+    name: "web-0",
+    namespace: "shop",
+    resourceVersion: "77",
+    deletionTimestamp: "2026-01-01T00:00:00Z",
+    labels: { app: "web", "istio.io/dataplane-mode": "ambient" },
+    annotations: {
+      "ambient.istio.io/redirection": "enabled",
+      "sidecar.istio.io/status": "{}",
+      "ambient.istio.io/bypass-inbound-capture": "true",
+      "ambient.istio.io/dns-capture": "false",
+      "istio.io/reroute-virtual-interfaces": "net1",
+      "kubernetes.io/config.hash": "h",
+      "kubernetes.io/config.mirror": "m",
+      "kubectl.kubernetes.io/last-applied-configuration": "x".repeat(1000),
+    },
+    ownerReferences: [
+      { kind: "Node", name: "n1" },
+      { kind: "DaemonSet", name: "istio-cni-node", controller: true },
+    ],
+  },
+  spec: { nodeName: "n1", serviceAccountName: "web", hostNetwork: true, containers: [{ name: "c" }] },
+  status: {
+    phase: "Running",
+    podIP: "10.0.0.9",
+    podIPs: [{ ip: "10.0.0.9" }, { ip: "fd00::9" }, { ip: "10.0.0.9" }],
+    initContainerStatuses: [{ containerID: "containerd://aa11" }],
+    containerStatuses: [{ containerID: "cri-o://bb22" }, { state: { waiting: {} } }, { containerID: "" }],
+    ephemeralContainerStatuses: [{ containerID: "docker://cc33" }],
+  },
+};
+
+test("a whole pod gives all facts and drops the rest", () => {
+  const { "kubectl.kubernetes.io/last-applied-configuration": _, ...annotations } =
+    whole.metadata.annotations;
+  expect(toPodFacts(whole)).toEqual({
+    key: "u1",
+    uid: "u1",
+    namespace: "shop",
+    name: "web-0",
+    serviceAccount: "web",
+    nodeName: "n1",
+    hostNetwork: true,
+    phase: "Running",
+    ips: ["10.0.0.9", "fd00::9"],
+    labels: whole.metadata.labels,
+    annotations,
+    containerIds: ["aa11", "bb22", "cc33"],
+    ownerDaemonSet: "istio-cni-node",
+    deletionTimestamp: true,
+    resourceVersion: "77",
+  });
+});
+
+test("a bare pod gives empty facts", () => {
+  expect(toPodFacts({ metadata: { uid: "u", name: "n", namespace: "s" } })).toEqual({
+    key: "u",
+    uid: "u",
+    namespace: "s",
+    name: "n",
+    serviceAccount: "default",
+    nodeName: "",
+    hostNetwork: false,
+    phase: "",
+    ips: [],
+    labels: {},
+    annotations: {},
+    containerIds: [],
+    resourceVersion: "",
+  });
+});
+
+const identity = { uid: "u", name: "n", namespace: "s" };
+
+test.each([
+  ["labels is a list", { metadata: { ...identity, labels: ["a"] } }, { labels: {} }],
+  ["a label is a number", { metadata: { ...identity, labels: { a: 1, b: "2" } } }, { labels: { b: "2" } }],
+  ["annotations is text", { metadata: { ...identity, annotations: "x" } }, { annotations: {} }],
+  [
+    "podIPs is a map",
+    { metadata: identity, status: { podIPs: {}, podIP: "10.1.1.1" } },
+    { ips: ["10.1.1.1"] },
+  ],
+  [
+    "an address is none",
+    { metadata: identity, status: { podIPs: [{ ip: "10.0.0.300" }, { ip: null }, 7] } },
+    { ips: [] },
+  ],
+  ["spec is null", { metadata: identity, spec: null, status: null }, { nodeName: "", phase: "" }],
+  ["hostNetwork is text", { metadata: identity, spec: { hostNetwork: "true" } }, { hostNetwork: false }],
+  [
+    "only the old serviceAccount is set",
+    { metadata: identity, spec: { serviceAccount: "old" } },
+    { serviceAccount: "old" },
+  ],
+  [
+    "containerStatuses holds rubbish",
+    { metadata: identity, status: { containerStatuses: [null, 1, { containerID: 5 }] } },
+    { containerIds: [] },
+  ],
+  [
+    "an id has no runtime",
+    { metadata: identity, status: { containerStatuses: [{ containerID: "dd44" }] } },
+    { containerIds: ["dd44"] },
+  ],
+])("facts are tolerant when %s", (_, raw, expected) => {
+  expect(toPodFacts(raw)).toMatchObject(expected);
+});
+
+test("an owner counts only when it is a DaemonSet in control", () => {
+  const owned = (ownerReferences: unknown) =>
+    toPodFacts({ metadata: { ...identity, ownerReferences } })?.ownerDaemonSet;
+  expect(owned([{ kind: "DaemonSet", name: "d", controller: false }])).toBeUndefined();
+  expect(owned([{ kind: "ReplicaSet", name: "r", controller: true }])).toBeUndefined();
+  expect(owned("x")).toBeUndefined();
+  expect(owned([{ kind: "DaemonSet", name: "d", controller: true }])).toBe("d");
+});
+
+test.each([
+  undefined,
+  null,
+  7,
+  "pod",
+  [],
+  {},
+  { metadata: null },
+  { metadata: { uid: "u", name: "n" } },
+  { metadata: { uid: "u", namespace: "s" } },
+  { metadata: { name: "n", namespace: "s" } },
+  { metadata: { uid: 5, name: "n", namespace: "s" } },
+])("there are no pod facts when the object is %j", (raw) => {
+  expect(toPodFacts(raw)).toBeUndefined();
+});
+
+test.each([
+  [
+    { metadata: { name: "shop", labels: { a: "b" }, resourceVersion: "5" } },
+    { key: "shop", name: "shop", labels: { a: "b" }, resourceVersion: "5" },
+  ],
+  [
+    { kind: "PartialObjectMetadata", metadata: { name: "x" } },
+    { key: "x", name: "x", labels: {}, resourceVersion: "" },
+  ],
+  [{ metadata: {} }, undefined],
+  [null, undefined],
+])("namespace facts of %j", (raw, expected) => {
+  expect(toNamespaceFacts(raw)).toEqual(expected);
+});
+
+test("facts are the same when only the version differs", () => {
+  const facts = toPodFacts(whole)!;
+  expect(sameFacts(facts, { ...facts, resourceVersion: "78" })).toBe(true);
+  expect(sameFacts(facts, { ...facts, ips: ["10.0.0.9"] })).toBe(false);
+  expect(sameFacts(facts, { ...facts, labels: { ...facts.labels, x: "y" } })).toBe(false);
+});

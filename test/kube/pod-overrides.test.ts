@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Per-pod annotations: what they change, and what is ignored with a warning.
+import { expect, test } from "vitest";
+import { interfaceNameFault, readPodOverrides } from "../../src/kube/pod-overrides.ts";
+
+const bypass = "ambient.istio.io/bypass-inbound-capture";
+const dns = "ambient.istio.io/dns-capture";
+const reroute = "istio.io/reroute-virtual-interfaces";
+
+test("overrides are neutral when a pod has no annotations", () => {
+  expect(readPodOverrides({})).toEqual({ ingressMode: false, virtualInterfaces: [], warnings: [] });
+});
+
+test.each([
+  [{ [bypass]: "true" }, { ingressMode: true, virtualInterfaces: [] }],
+  [{ [bypass]: "0" }, { ingressMode: false, virtualInterfaces: [] }],
+  [{ [dns]: "false" }, { ingressMode: false, dnsCapture: false, virtualInterfaces: [] }],
+  [{ [dns]: "T" }, { ingressMode: false, dnsCapture: true, virtualInterfaces: [] }],
+  [{ [reroute]: "net1, veth0,,net1" }, { ingressMode: false, virtualInterfaces: ["net1", "veth0"] }],
+  [
+    { [reroute]: "eth0.100,docker_0,br-1a2b@x" },
+    { ingressMode: false, virtualInterfaces: ["eth0.100", "docker_0", "br-1a2b@x"] },
+  ],
+  [{ [reroute]: "" }, { ingressMode: false, virtualInterfaces: [] }],
+])("overrides follow the annotations %j", (annotations, expected) => {
+  expect(readPodOverrides(annotations)).toEqual({ ...expected, warnings: [] });
+});
+
+test("overrides warn and ignore when a boolean is not one", () => {
+  const overrides = readPodOverrides({ [bypass]: "yes", [dns]: "" });
+  expect(overrides).toMatchObject({ ingressMode: false, virtualInterfaces: [] });
+  expect(overrides.dnsCapture).toBeUndefined();
+  expect(overrides.warnings).toEqual([
+    `Cannot use annotation ${bypass}="yes": not a boolean; use "true" or "false"`,
+    `Cannot use annotation ${dns}="": not a boolean; use "true" or "false"`,
+  ]);
+});
+
+test.each([
+  "sixteen-bytes-ab",
+  "a b",
+  "net/1",
+  "net\u00001",
+  "net\n-j ACCEPT",
+  'net"1',
+  "net\\1",
+  "net;1",
+  "-i",
+  "+",
+  "!net1",
+  ".",
+  "..",
+  "é",
+])("the interface %j is warned about and ignored", (name) => {
+  const overrides = readPodOverrides({ [reroute]: `net1,${name}` });
+  expect(overrides.virtualInterfaces).toEqual(["net1"]);
+  expect(overrides.warnings).toHaveLength(1);
+  expect(overrides.warnings[0]).toMatch(/^Cannot use interface "/);
+});
+
+test("a warning stays on one short line when the value is long and wild", () => {
+  const { warnings } = readPodOverrides({ [bypass]: "x\n".repeat(500) });
+  expect(warnings[0]).not.toContain("\n");
+  expect(warnings[0]?.length).toBeLessThan(200);
+});
+
+test("an interface name of 15 bytes is usable, of 16 is not", () => {
+  expect(interfaceNameFault("a".repeat(15))).toBeUndefined();
+  expect(interfaceNameFault("a".repeat(16))).toBe("longer than 15 bytes");
+});
