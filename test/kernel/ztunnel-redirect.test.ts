@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// The rules of src/redirect and the sockets of the stand-in together: traffic between pods takes the way it should, and
+// every piece of the redirection is needed for it. Root; namespaces of its own.
+import { mkdtempSync, rmSync } from "node:fs";
+import type { Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { Netns } from "../../src/netns/netns.ts";
+import { chooseBackend } from "../../src/redirect/backend.ts";
+import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
+import type { RedirectOptions } from "../../src/redirect/rules.ts";
+import { addresses, type Place, PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
+import type { StandIn } from "../support/ztunnel/stand-in.ts";
+import { podEntry, ZdsHarness } from "../support/ztunnel/zds-harness.ts";
+
+const families = [4, 6] as const;
+const appPort = 8080;
+const redirected: RedirectOptions = {
+  dnsCapture: true,
+  ingressMode: false,
+  virtualInterfaces: [],
+  probeSnatV4: "169.254.7.127",
+  probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
+};
+
+let folder: string;
+let host: Netns;
+let network: PodNetwork;
+let harness: ZdsHarness;
+let ztunnel: StandIn;
+
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "ztunnel-redirect-"));
+  host = Netns.open("/proc/self/ns/net");
+});
+
+afterAll(() => {
+  host.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+beforeEach(async () => {
+  network = await PodNetwork.create();
+  harness = new ZdsHarness();
+  harness.server.listen();
+  for (const place of ["a", "b"] as const) harness.server.hold(podEntry(place, network.netns[place]));
+  ztunnel = await harness.standIn({ depth: "sockets", hbone: true, dns: ["web.shop=10.77.0.3"] });
+  await ztunnel.waitForReady();
+  await network.listen("b", appPort, echo);
+});
+
+afterEach(async () => {
+  await network[Symbol.asyncDispose]();
+  await harness.close();
+});
+
+function echo(client: Socket): void {
+  client.write(`${client.remoteAddress?.replace("::ffff:", "")}\n`);
+  client.pipe(client);
+}
+
+async function redirection(variant: "nft" | "legacy" = "nft"): Promise<PodRedirection> {
+  const backend = await chooseBackend({ variant, runDir: folder, hostProcess: "/proc/self" });
+  return new PodRedirection({ backend, hostNetns: new Set([host.key]), ipv6: true });
+}
+
+async function redirectBoth(variant?: "nft" | "legacy"): Promise<PodRedirection> {
+  const pods = await redirection(variant);
+  for (const place of ["a", "b"] as const) {
+    expect((await pods.apply(network.netns[place], redirected)).skippedFamilies).toEqual([]);
+  }
+  return pods;
+}
+
+/** Sends a text through the echo app; @returns the address the app saw. */
+async function ask(from: Place, family: 4 | 6, text = "hello"): Promise<string> {
+  const socket = await network.dial(from, { address: addresses.b[family], port: appPort });
+  socket.end(text);
+  const answer = (await readAll(socket)).toString();
+  expect(answer.endsWith(`\n${text}`)).toBe(true);
+  return answer.slice(0, -text.length - 1);
+}
+
+/** How many connections each port of both pods had, "a15001=1 b15008=1". */
+async function way(): Promise<string> {
+  const { workloads } = await ztunnel.stats();
+  return Object.entries(workloads)
+    .flatMap(([uid, { ports }]) =>
+      Object.entries(ports).map(([port, { connections }]) => `${uid}${port}=${connections}`),
+    )
+    .sort()
+    .join(" ");
+}
+
+describe.each(["nft", "legacy"] as const)("rules of the %s variant", (variant) => {
+  test("take traffic through the ztunnel with the client's address kept, and let go of it when removed", async () => {
+    const pods = await redirectBoth(variant);
+    for (const family of families) expect(await ask("a", family)).toBe(addresses.a[family]);
+    expect(await way()).toBe("a15001=2 b15008=2");
+    for (const family of families) expect(await ask("node", family)).toBe(addresses.node[family]);
+    expect(await way()).toBe("a15001=2 b15006=2 b15008=2");
+    for (const place of ["a", "b"] as const) await pods.remove(network.netns[place]);
+    for (const from of ["a", "node"] as const) {
+      for (const family of families) expect(await ask(from, family)).toBe(addresses[from][family]);
+    }
+    expect(await way()).toBe("a15001=2 b15006=2 b15008=2");
+  });
+});
+
+describe("each piece is needed", () => {
+  test.each([
+    ["the route of table 100", ["ip", "route", "del", "local", "default", "dev", "lo", "table", "100"]],
+    ["the ip rule", ["ip", "rule", "del", "pref", "32764"]],
+    ["CONNMARK in mangle ISTIO_PRERT", ["iptables", "-t", "mangle", "-F", "ISTIO_PRERT"]],
+    ["CONNMARK in mangle ISTIO_OUTPUT", ["iptables", "-t", "mangle", "-F", "ISTIO_OUTPUT"]],
+  ])(
+    "without %s inbound traffic gets no answer over IPv4, and still does over IPv6",
+    async (_name, command) => {
+      await redirectBoth();
+      await network.exec("b", command);
+      const socket = await network.dial("node", { address: addresses.b[4], port: appPort });
+      const answered = new Promise((resolve) => {
+        socket.once("data", () => resolve("answered"));
+        setTimeout(() => resolve("silent"), 700);
+      });
+      expect(await answered).toBe("silent");
+      expect(await ask("node", 6)).toBe(addresses.node[6]);
+    },
+  );
+
+  test("without the redirect in nat ISTIO_PRERT plaintext goes straight to the app", async () => {
+    await redirectBoth();
+    await network.exec("b", ["iptables", "-t", "nat", "-F", "ISTIO_PRERT"]);
+    expect(await ask("node", 4)).toBe(addresses.node[4]);
+    expect(await way()).toBe("");
+  });
+});
+
+test("in ingress mode inbound traffic goes straight to the app, outbound traffic does not", async () => {
+  const pods = await redirection();
+  await pods.apply(network.netns.b, { ...redirected, ingressMode: true });
+  await network.listen("node", appPort, echo);
+  for (const family of families) expect(await ask("node", family)).toBe(addresses.node[family]);
+  expect(await way()).toBe("");
+  const out = await network.dial("b", { address: addresses.node[4], port: appPort });
+  out.end();
+  expect((await readAll(out)).toString()).toBe(`${addresses.b[4]}\n`);
+  expect(await way()).toBe("b15001=1");
+});
+
+test.each([
+  ["captured", true, 1],
+  ["left alone", false, 0],
+])("DNS over TCP is %s", async (_name, dnsCapture, queries) => {
+  const pods = await redirection();
+  await pods.apply(network.netns.a, { ...redirected, dnsCapture });
+  await network.listen("node", 53, (client) => client.end("the real resolver"));
+  const socket = await network.dial("a", { address: addresses.node[4], port: 53 });
+  socket.end(Buffer.from("001aabcd01000001000000000000037765620473686f700000010001", "hex"));
+  const answer = await readAll(socket);
+  if (dnsCapture) expect(answer.subarray(-4)).toEqual(Buffer.from([10, 77, 0, 3]));
+  else expect(answer.toString()).toBe("the real resolver");
+  expect((await ztunnel.stats()).workloads.a?.dnsQueries).toBe(queries);
+  expect(await way()).toBe(dnsCapture ? "" : "a15001=1");
+});
+
+test("traffic of a pod to itself and to its loopback is not captured", async () => {
+  await redirectBoth();
+  for (const family of families) expect(await ask("b", family)).toBe(addresses.b[family]);
+  const local = await network.dial("b", { address: "127.0.0.1", port: appPort });
+  local.end();
+  expect((await readAll(local)).toString()).toBe("127.0.0.1\n");
+  expect(await way()).toBe("");
+});

@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stand-in at socket depth on a real kernel: two pods on a bridge, the in-pod rules written out by hand, so that
+// neither src/redirect nor the stand-in is tested by itself. Root; namespaces of its own.
+import { createSocket, type Socket as DgramSocket } from "node:dgram";
+import { once } from "node:events";
+import type { Socket } from "node:net";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { socketInNetns } from "../../src/native.ts";
+import { PodNamespaces } from "../support/ztunnel/pod-namespaces.ts";
+import { addresses, type Place, PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
+import type { StandIn } from "../support/ztunnel/stand-in.ts";
+import type { StandInOptions } from "../support/ztunnel/stand-in-options.ts";
+import { eventually, outcomeOf, podEntry, ZdsHarness } from "../support/ztunnel/zds-harness.ts";
+
+const families = [4, 6] as const;
+const appPort = 8080;
+
+let network: PodNetwork;
+let harness: ZdsHarness;
+let ztunnel: StandIn;
+
+beforeAll(async () => {
+  network = await PodNetwork.create();
+  for (const place of ["a", "b"] as const) {
+    await network.exec(place, ["iptables-restore", "--noflush"], rules(4));
+    await network.exec(place, ["ip6tables-restore", "--noflush"], rules(6));
+    for (const family of families) await addRouting(place, family);
+  }
+});
+
+afterAll(async () => {
+  await network[Symbol.asyncDispose]();
+});
+
+beforeEach(() => {
+  harness = new ZdsHarness();
+  harness.server.listen();
+});
+
+afterEach(async () => {
+  network.closeSockets();
+  await harness.close();
+});
+
+async function startZtunnel(
+  options: Partial<StandInOptions> = {},
+  places: Place[] = ["a", "b"],
+): Promise<void> {
+  for (const place of places) harness.server.hold(podEntry(place, network.netns[place]));
+  ztunnel = await harness.standIn({ depth: "sockets", retryMs: 100, ...options });
+  await ztunnel.waitForReady();
+  await eventually("live", () => harness.server.ready);
+}
+
+async function portsOf(
+  place: Place,
+): Promise<
+  Record<string, { connections: number; fromClientBytes: number; toClientBytes: number; failures: number }>
+> {
+  return (await ztunnel.stats()).workloads[place]?.ports ?? {};
+}
+
+/** An app that says whom it sees, then sends everything back. */
+function echo(client: Socket): void {
+  client.write(`${client.remoteAddress?.replace("::ffff:", "")}\n`);
+  client.pipe(client);
+}
+
+/** Sends a text through the echo app; @returns the address the app saw and the text it sent back. */
+async function ask(
+  from: Place,
+  to: { address: string; port: number },
+  text: string,
+): Promise<[string, string]> {
+  const socket = await network.dial(from, to);
+  socket.end(text);
+  const answer = (await readAll(socket)).toString();
+  const line = answer.indexOf("\n");
+  return [answer.slice(0, line), answer.slice(line + 1)];
+}
+
+describe("the sockets", () => {
+  test("are ztunnel's: addresses, mark and nothing else", async () => {
+    await startZtunnel();
+    const listed = await network.exec("a", ["ss", "-Hlntue"]);
+    const found = listed
+      .trim()
+      .split("\n")
+      .map((line) => {
+        const columns = line.trim().split(/\s+/);
+        return `${columns[0]} ${columns[4]} ${/fwmark:\S+/.exec(line)?.[0]}`;
+      });
+    expect(found.sort()).toEqual([
+      "tcp *:15001 fwmark:0x539",
+      "tcp *:15006 fwmark:0x539",
+      "tcp *:15008 fwmark:0x539",
+      "tcp 127.0.0.1:15053 fwmark:0x539",
+      "tcp [::1]:15053 fwmark:0x539",
+      "udp 127.0.0.1:15053 fwmark:0x539",
+      "udp [::1]:15053 fwmark:0x539",
+    ]);
+    await harness.server.remove("a");
+    expect(await network.exec("a", ["ss", "-Hlntu"])).toBe("");
+  });
+
+  test("share their ports with another ztunnel's, unless that is the fault to show", async () => {
+    await startZtunnel({}, ["a"]);
+    const second = await harness.standIn({ depth: "sockets" });
+    await second.waitForReady();
+    const third = await harness.standIn({ depth: "sockets", faults: ["no-reuseport"], retryMs: 60_000 });
+    const refused = await third.waitFor((event) => event.event === "response" && event.to === "add");
+    expect(refused.error).toBe(
+      'failure to start proxy : Bind(Os { code: 98, kind: EADDRINUSE, message: "address already in use" }, [::]:15008)',
+    );
+    expect((await third.stats()).ready).toBe(false);
+  });
+
+  test("are refused while someone has the port, and opened by the stand-in itself when it is free", async () => {
+    await network.listen("a", 15006, (client) => client.destroy());
+    ztunnel = await harness.standIn({ depth: "sockets", retryMs: 100 });
+    await ztunnel.waitForReady();
+    await eventually("live", () => harness.server.ready);
+    const before = (await ztunnel.stats()).openFds;
+    const outcome = await outcomeOf(harness.server.add(podEntry("a", network.netns.a)));
+    expect(outcome.code).toBe("NACK");
+    expect(outcome.message).toContain("failure to start proxy : Bind(Os { code: 98");
+    expect(outcome.message).toContain("[::]:15006");
+    // the namespace is kept for the retry, the sockets opened so far are not
+    expect((await ztunnel.stats()).openFds).toBe(before + 1);
+    network.closeSockets();
+    await ztunnel.waitForReady();
+    expect((await network.exec("a", ["ss", "-Hlntu"])).trim().split("\n")).toHaveLength(7);
+    await harness.server.remove("a");
+    expect((await ztunnel.stats()).openFds).toBe(before);
+  });
+
+  test("stay when ZDS is lost, and for a while after SIGTERM if told so", async () => {
+    await startZtunnel({ faults: ["exit-on-sigterm-after=1"] });
+    await network.listen("b", appPort, echo);
+    await harness.server.close();
+    await ztunnel.waitFor((event) => event.event === "ready" && event.ready === false);
+    expect(await ask("a", { address: addresses.b[4], port: appPort }, "on")).toEqual([addresses.a[4], "on"]);
+    ztunnel.terminate();
+    await ztunnel.waitForEvent("sigterm");
+    expect(await ask("a", { address: addresses.b[4], port: appPort }, "still")).toEqual([
+      addresses.a[4],
+      "still",
+    ]);
+    expect(await ztunnel.exited).toEqual({ code: 0, signal: null });
+    expect(await network.exec("b", ["ss", "-Hlntu", "sport", "=", "15006"])).toBe("");
+  });
+
+  test("a namespace without IPv6 gets the IPv4 ones", async () => {
+    await using pods = await PodNamespaces.create(1);
+    using netns = pods.open(0);
+    await startZtunnel({}, []);
+    await network.exec("node", [
+      "nsenter",
+      `--net=${pods.path(0)}`,
+      "sh",
+      "-c",
+      "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6",
+    ]);
+    await harness.server.add(podEntry("v4", netns));
+    const listed = await network.exec("node", ["nsenter", `--net=${pods.path(0)}`, "ss", "-Hlntu"]);
+    expect(listed).toContain("127.0.0.1:15053");
+    expect(listed).not.toContain("[::1]");
+    expect(listed.trim().split("\n")).toHaveLength(5);
+  });
+});
+
+describe.each(families)("traffic over IPv%i", (family) => {
+  const app = { address: addresses.b[family], port: appPort };
+
+  test("without a ztunnel the rules refuse it", async () => {
+    await network.listen("b", appPort, echo);
+    await expect(network.dial("a", app)).rejects.toMatchObject({ code: "ECONNREFUSED" });
+    await expect(network.dial("node", app)).rejects.toMatchObject({ code: "ECONNREFUSED" });
+  });
+
+  test.each([
+    ["15006 of the other pod", false, "15006"],
+    ["15008 of the other pod", true, "15008"],
+  ])("pod to pod goes through 15001 and %s, and the app sees the client", async (_name, hbone, inbound) => {
+    await startZtunnel({ hbone });
+    await network.listen("b", appPort, echo);
+    const text = "x".repeat(300_000);
+    expect(await ask("a", app, text)).toEqual([addresses.a[family], text]);
+    const answerBytes = addresses.a[family].length + 1 + text.length;
+    await ztunnel.waitForStats(({ workloads }) => workloads.b?.openConnections === 0);
+    expect(await portsOf("a")).toEqual({
+      "15001": { connections: 1, failures: 0, fromClientBytes: text.length, toClientBytes: answerBytes },
+    });
+    const ports = await portsOf("b");
+    expect(Object.keys(ports)).toEqual([inbound]);
+    expect(ports[inbound]).toMatchObject({ connections: 1, failures: 0, toClientBytes: answerBytes });
+    const preambleBytes = hbone ? (ports[inbound]?.fromClientBytes ?? 0) - text.length : 0;
+    expect(preambleBytes === 0 || preambleBytes > 20).toBe(true);
+    expect(ports[inbound]?.fromClientBytes).toBe(text.length + preambleBytes);
+  });
+
+  test("from outside the mesh it is captured at 15006, with the client's address", async () => {
+    await startZtunnel({ hbone: true });
+    await network.listen("b", appPort, echo);
+    expect(await ask("node", app, "hello")).toEqual([addresses.node[family], "hello"]);
+    expect(await portsOf("b")).toMatchObject({ "15006": { connections: 1, fromClientBytes: 5 } });
+    expect(await portsOf("a")).toEqual({});
+  });
+
+  test("to outside the mesh it is captured at 15001 and goes straight on", async () => {
+    await startZtunnel({ hbone: true });
+    await network.listen("node", appPort, echo);
+    const target = { address: addresses.node[family], port: appPort };
+    expect(await ask("a", target, "hello")).toEqual([addresses.a[family], "hello"]);
+    expect(await portsOf("a")).toMatchObject({ "15001": { connections: 1, fromClientBytes: 5 } });
+  });
+
+  test("an app that is not there is a reset, and half-closed connections stay open the other way", async () => {
+    await startZtunnel({}, ["b"]);
+    const socket = await network.dial("node", app);
+    const [error] = await once(socket, "error");
+    expect(error).toMatchObject({ code: "ECONNRESET" });
+    expect(await portsOf("b")).toMatchObject({ "15006": { connections: 1, failures: 1 } });
+    const held = Promise.withResolvers<Socket>();
+    await network.listen("b", appPort, (client) => {
+      client.resume();
+      client.once("end", () => held.resolve(client));
+    });
+    const halfClosed = await network.dial("node", app);
+    halfClosed.end("that is all");
+    (await held.promise).end("thank you");
+    expect((await readAll(halfClosed)).toString()).toBe("thank you");
+  });
+
+  test("a removed pod's connections are cut", async () => {
+    await startZtunnel();
+    await network.listen("b", appPort, echo);
+    const socket = await network.dial("a", app);
+    socket.write("x");
+    await once(socket, "data");
+    const before = await ztunnel.stats();
+    expect(before.workloads.b?.openConnections).toBe(1);
+    const cut = new Promise((resolve) => socket.once("close", resolve));
+    await harness.server.remove("b");
+    await cut;
+    // a namespace, seven listening sockets, two ends in b and two in a
+    await ztunnel.waitForStats((stats) => stats.openFds === before.openFds - 12);
+  });
+
+  test("inbound can be refused, for tests that look for another way in", async () => {
+    await startZtunnel({ refuseInbound: true }, ["b"]);
+    await network.listen("b", appPort, echo);
+    const socket = await network.dial("node", app);
+    const [error] = await once(socket, "error");
+    expect(error).toMatchObject({ code: "ECONNRESET" });
+    await ztunnel.command({ do: "refuse-inbound", on: false });
+    expect(await ask("node", app, "now")).toEqual([addresses.node[family], "now"]);
+  });
+
+  test.each([15001, 15006, 15008])("a connection straight to %i gets nothing", async (port) => {
+    await startZtunnel({}, ["b"]);
+    const socket = await network.dial("node", { address: addresses.b[family], port });
+    socket.end("GET / HTTP/1.0\r\n\r\n");
+    const [error] = await once(socket, "error");
+    expect(error).toMatchObject({ code: "ECONNRESET" });
+  });
+});
+
+describe.each(families)("DNS over IPv%i", (family) => {
+  const resolver = family === 4 ? "10.77.0.53" : "fd77::53";
+  const dns = ["web.shop=10.77.0.3", "web.shop=fd77::3", "only4.shop=10.77.0.9"];
+
+  test.each(["udp", "tcp"] as const)(
+    "a pod's %s queries are answered from the table, whatever the resolver",
+    async (transport) => {
+      await startZtunnel({ dns }, ["a"]);
+      const query = (name: string, type: number) => queryDns({ family, resolver, transport, name, type });
+      expect(await query("web.shop", 1)).toEqual({ code: 0, records: ["0a4d0003"] });
+      expect(await query("WEB.shop", 28)).toEqual({ code: 0, records: ["fd770000000000000000000000000003"] });
+      expect(await query("only4.shop", 28)).toEqual({ code: 0, records: [] });
+      expect(await query("unknown.shop", 1)).toEqual({ code: 3, records: [] });
+      expect(await query("web.shop", 16)).toEqual({ code: 5, records: [] });
+      expect((await ztunnel.stats()).workloads.a?.dnsQueries).toBe(5);
+    },
+  );
+});
+
+test("110 pods fit into one stand-in, and leave no descriptor", async () => {
+  await using pods = await PodNamespaces.create(110);
+  const handles = Array.from({ length: 110 }, (_, index) => pods.open(index));
+  try {
+    ztunnel = await harness.standIn({ depth: "sockets" });
+    await ztunnel.waitForReady();
+    const before = (await ztunnel.stats()).openFds;
+    await eventually("live", () => harness.server.ready);
+    await Promise.all(handles.map((netns, index) => harness.server.add(podEntry(`p${index}`, netns))));
+    const full = await ztunnel.stats();
+    expect(full.openFds).toBe(before + 110 * 8);
+    expect(full.ready).toBe(true);
+    await Promise.all(handles.map((_, index) => harness.server.remove(`p${index}`)));
+    expect((await ztunnel.stats()).openFds).toBe(before);
+  } finally {
+    for (const handle of handles) handle.close();
+  }
+}, 60_000);
+
+interface DnsQuestion {
+  readonly family: 4 | 6;
+  readonly resolver: string;
+  readonly transport: "udp" | "tcp";
+  readonly name: string;
+  readonly type: number;
+}
+
+/** Asks from pod a; @returns the response code and the data of the records. */
+async function queryDns(question: DnsQuestion): Promise<{ code: number; records: string[] }> {
+  const labels = question.name
+    .split(".")
+    .map((label) => Buffer.concat([Uint8Array.of(label.length), Buffer.from(label)]));
+  const query = Buffer.concat([
+    Buffer.from("abcd01000001000000000000", "hex"),
+    ...labels,
+    Uint8Array.of(0, 0, question.type, 0, 1),
+  ]);
+  const answer = question.transport === "udp" ? await askUdp(question, query) : await askTcp(question, query);
+  expect(answer.subarray(0, 2).toString("hex")).toBe("abcd");
+  const records: string[] = [];
+  let at = query.length;
+  for (let count = answer.readUInt16BE(6); count > 0; count--) {
+    const length = answer.readUInt16BE(at + 10);
+    records.push(answer.subarray(at + 12, at + 12 + length).toString("hex"));
+    at += 12 + length;
+  }
+  return { code: answer.readUInt16BE(2) & 0xf, records };
+}
+
+async function askUdp({ family, resolver }: DnsQuestion, query: Buffer): Promise<Buffer> {
+  const fd = socketInNetns(network.netns.a.fd, { family, type: "dgram", port: 0 });
+  const socket: DgramSocket = createSocket(family === 4 ? "udp4" : "udp6");
+  socket.bind({ fd });
+  try {
+    socket.send(query, 53, resolver);
+    const [answer, peer] = (await once(socket, "message", { signal: AbortSignal.timeout(3000) })) as [
+      Buffer,
+      { address: string },
+    ];
+    expect(peer.address).toBe(resolver);
+    return answer;
+  } finally {
+    socket.close();
+  }
+}
+
+async function askTcp({ resolver }: DnsQuestion, query: Buffer): Promise<Buffer> {
+  const socket = await network.dial("a", { address: resolver, port: 53 });
+  socket.end(Buffer.concat([Uint8Array.of(0, query.length), query]));
+  return (await readAll(socket)).subarray(2);
+}
+
+async function addRouting(place: Place, family: 4 | 6): Promise<void> {
+  await network.exec(place, [
+    "ip",
+    `-${family}`,
+    "rule",
+    "add",
+    "fwmark",
+    "0x111/0xfff",
+    "pref",
+    "32764",
+    "lookup",
+    "100",
+  ]);
+  const everything = family === 4 ? "0.0.0.0/0" : "::/0";
+  await network.exec(place, [
+    "ip",
+    `-${family}`,
+    "route",
+    "add",
+    "local",
+    everything,
+    "dev",
+    "lo",
+    "table",
+    "100",
+  ]);
+}
+
+/** The in-pod rules with DNS capture, as an operator would write them. */
+function rules(family: 4 | 6): string {
+  const loopback = family === 4 ? "127.0.0.1/32" : "::1/128";
+  const probe = family === 4 ? "169.254.7.127" : "fd16:9254:7127:1337:ffff:ffff:ffff:ffff";
+  const notOurs = "-m mark ! --mark 0x539/0xfff";
+  const chains =
+    ":ISTIO_PRERT - [0:0]\n:ISTIO_OUTPUT - [0:0]\n-A PREROUTING -j ISTIO_PRERT\n-A OUTPUT -j ISTIO_OUTPUT";
+  return `*mangle
+${chains}
+-A ISTIO_PRERT -m mark --mark 0x539/0xfff -j CONNMARK --set-xmark 0x111/0xfff
+-A ISTIO_OUTPUT -m connmark --mark 0x111/0xfff -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff
+COMMIT
+*nat
+${chains}
+-A ISTIO_PRERT -s ${probe} -p tcp -m tcp -j ACCEPT
+-A ISTIO_PRERT ! -d ${loopback} -p tcp ! --dport 15008 ${notOurs} -j REDIRECT --to-ports 15006
+-A ISTIO_OUTPUT -d ${probe} -p tcp -m tcp -j ACCEPT
+-A ISTIO_OUTPUT ! -o lo -p udp ${notOurs} -m udp --dport 53 -j REDIRECT --to-port 15053
+-A ISTIO_OUTPUT ! -d ${loopback} -p tcp --dport 53 ${notOurs} -j REDIRECT --to-ports 15053
+-A ISTIO_OUTPUT -p tcp -m mark --mark 0x111/0xfff -j ACCEPT
+-A ISTIO_OUTPUT ! -d ${loopback} -o lo -j ACCEPT
+-A ISTIO_OUTPUT ! -d ${loopback} -p tcp ${notOurs} -j REDIRECT --to-ports 15001
+COMMIT
+*raw
+${chains}
+-A ISTIO_OUTPUT -p udp -m mark --mark 0x539/0xfff -m udp --dport 53 -j CT --zone 1
+-A ISTIO_PRERT -p udp -m mark ! --mark 0x539/0xfff -m udp --sport 53 -j CT --zone 1
+COMMIT
+`;
+}
