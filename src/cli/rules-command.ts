@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// `ambient-cni rules`: prints what a pod would be given, without touching anything.
+import { parseArgs } from "node:util";
+import { renderRestoreText } from "../redirect/restore-text.ts";
+import { isInterfaceName } from "../redirect/rules.ts";
+
+/** Arguments of `rules` that cannot be used. */
+export class RulesUsageError extends Error {
+  override readonly name = "RulesUsageError";
+}
+
+export const rulesHelp = `usage: ambient-cni rules [OPTION...]
+
+Prints the rules of one pod exactly as they are given to iptables-restore --noflush (or ip6tables-restore).
+
+options:
+  --family 4|6              address family (default 4)
+  --dns on|off              capture DNS (default on)
+  --ingress                 do not redirect inbound traffic (ambient.istio.io/bypass-inbound-capture)
+  --virtual-interface NAME  treat TCP from this interface as outbound; may be given several times
+  --probe-snat ADDRESS      address that kubelet probes come from (default: istio-cni's for the family)
+
+example:
+  ambient-cni rules --family 6 --dns off
+`;
+
+const defaultProbeSnat = { 4: "169.254.7.127", 6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff" } as const;
+
+/** Renders the text for these arguments. @throws RulesUsageError */
+export function renderRulesCommand(args: readonly string[]): string {
+  const values = parseOptions(args);
+  const family = values.family === "6" ? 6 : 4;
+  const dnsCapture = ({ on: true, off: false } as Readonly<Record<string, boolean>>)[values.dns];
+  if (values.family !== "4" && values.family !== "6") {
+    throw new RulesUsageError(`cannot use --family "${values.family}": it must be 4 or 6`);
+  }
+  if (dnsCapture === undefined)
+    throw new RulesUsageError(`cannot use --dns "${values.dns}": it must be on or off`);
+  const virtualInterfaces = values["virtual-interface"];
+  for (const name of virtualInterfaces) {
+    if (!isInterfaceName(name)) {
+      throw new RulesUsageError(
+        `cannot use --virtual-interface "${name}": it is no interface name (1 to 15 characters, no space or slash)`,
+      );
+    }
+  }
+  const probe = values["probe-snat"] ?? defaultProbeSnat[family];
+  const probes = { ...defaultProbeSnat, [family]: probe };
+  return renderRestoreText(
+    {
+      dnsCapture,
+      ingressMode: values.ingress,
+      virtualInterfaces,
+      probeSnatV4: probes[4],
+      probeSnatV6: probes[6],
+    },
+    family,
+  );
+}
+
+function parseOptions(args: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...args],
+      options: {
+        family: { type: "string", default: "4" },
+        dns: { type: "string", default: "on" },
+        ingress: { type: "boolean", default: false },
+        "virtual-interface": { type: "string", multiple: true, default: [] },
+        "probe-snat": { type: "string" },
+      },
+    }).values;
+  } catch (error) {
+    throw new RulesUsageError(`${(error as Error).message}; see ambient-cni rules --help`);
+  }
+}

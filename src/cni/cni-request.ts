@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// One CNI call as a plain value: parsed and checked from what the launcher relays. Pure, no I/O.
+// Source: CNI spec 1.1.0, "Parameters" and "Operations", https://www.cni.dev/docs/spec/
+import { CniError } from "./cni-error.ts";
+import { topLevelValue } from "./top-level-value.ts";
+
+/** Versions of the configuration the agent speaks, oldest first. */
+export const supportedCniVersions = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] as const;
+
+export const cniVerbs = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"] as const;
+export type CniVerb = (typeof cniVerbs)[number];
+
+/** The pod a call is about. Source: containerd and CRI-O pass it in CNI_ARGS. */
+export interface CniPod {
+  readonly namespace: string;
+  readonly name: string;
+  /** Empty when the runtime does not say. */
+  readonly uid: string;
+}
+
+/** One attachment of a GC call's list of those to keep. */
+export interface CniAttachment {
+  readonly containerId: string;
+  readonly ifname: string;
+}
+
+/** A checked CNI call. Strings are empty where the verb does not need them and the runtime did not give them. */
+export interface CniRequest {
+  readonly verb: CniVerb;
+  readonly containerId: string;
+  readonly netns: string;
+  readonly ifname: string;
+  /** `undefined`: the sandbox is no Kubernetes pod. */
+  readonly pod: CniPod | undefined;
+  readonly cniVersion: string;
+  /** The result to answer with on success, as text: prevResult unchanged, or a minimal one. */
+  readonly result: string;
+  /** Addresses of prevResult without their prefix length. */
+  readonly ips: readonly string[];
+  /** GC only: what the runtime still has; `undefined` when it did not say. */
+  readonly validAttachments: readonly CniAttachment[] | undefined;
+}
+
+/** What the launcher relays. */
+export interface RelayedCall {
+  /** `CNI_*` variables by their name. */
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly stdin: string;
+}
+
+const requiredVariables: Readonly<Record<CniVerb, readonly string[]>> = {
+  ADD: ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"],
+  CHECK: ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"],
+  DEL: ["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"],
+  GC: ["CNI_PATH"],
+  STATUS: [],
+  VERSION: [],
+};
+
+/** The version to answer an unreadable call in. */
+export const fallbackCniVersion = "1.0.0";
+
+/** Checks a relayed call. @throws CniError naming everything that is missing, with the remedy */
+export function parseCniRequest(call: RelayedCall): CniRequest {
+  const verb = parseVerb(call.env);
+  const config = parseConfig(call.stdin);
+  const cniVersion = parseVersion(config);
+  const args = parseArgs(call.env.CNI_ARGS ?? "");
+  const { K8S_POD_NAMESPACE: namespace = "", K8S_POD_NAME: name = "", K8S_POD_UID: uid = "" } = args;
+  const prevResult = config.prevResult === null ? undefined : topLevelValue(call.stdin, "prevResult");
+  return {
+    verb,
+    containerId: call.env.CNI_CONTAINERID ?? "",
+    netns: call.env.CNI_NETNS ?? "",
+    ifname: call.env.CNI_IFNAME ?? "",
+    pod: namespace === "" || name === "" ? undefined : { namespace, name, uid },
+    cniVersion,
+    result: prevResult ?? minimalResult(cniVersion),
+    ips: resultIps(config.prevResult),
+    validAttachments: parseAttachments(config["cni.dev/valid-attachments"] ?? config["cni.dev/attachments"]),
+  };
+}
+
+/** The configuration's version, as far as it can be read: errors are answered in it. */
+export function answerVersion(stdin: string): string {
+  try {
+    return parseVersion(parseConfig(stdin));
+  } catch {
+    return fallbackCniVersion;
+  }
+}
+
+function parseVerb(env: RelayedCall["env"]): CniVerb {
+  const command = env.CNI_COMMAND ?? "";
+  const verb = cniVerbs.find((candidate) => candidate === command);
+  if (command !== "" && verb === undefined) {
+    throw new CniError(
+      "invalidEnvironment",
+      `unknown CNI_COMMAND "${command}": expected one of ${cniVerbs.join(", ")}`,
+    );
+  }
+  const required = verb === undefined ? ["CNI_COMMAND"] : requiredVariables[verb];
+  const missing = required.filter((variable) => (env[variable] ?? "") === "");
+  if (verb === undefined || missing.length > 0) {
+    throw new CniError(
+      "invalidEnvironment",
+      `required CNI variables are missing or empty: ${missing.join(", ")}`,
+    );
+  }
+  return verb;
+}
+
+function parseConfig(stdin: string): Record<string, unknown> {
+  let config: unknown;
+  try {
+    config = JSON.parse(stdin);
+  } catch (error) {
+    throw new CniError(
+      "decoding",
+      `cannot read the network configuration on stdin: ${(error as Error).message}`,
+    );
+  }
+  if (!isRecord(config))
+    throw new CniError("decoding", "the network configuration on stdin is not a JSON object");
+  return config;
+}
+
+function parseVersion(config: Record<string, unknown>): string {
+  const version = config.cniVersion ?? "";
+  if (typeof version !== "string")
+    throw new CniError("decoding", "cniVersion in the network configuration is not a string");
+  if (!supportedCniVersions.some((supported) => supported === version)) {
+    throw new CniError(
+      "incompatibleVersion",
+      `network configuration has cniVersion "${version}", supported are ${supportedCniVersions.join(", ")}`,
+      "set cniVersion in the conflist under the node's CNI configuration folder",
+    );
+  }
+  return version;
+}
+
+function parseArgs(text: string): Record<string, string> {
+  const args: Record<string, string> = {};
+  for (const pair of text.split(";")) {
+    const at = pair.indexOf("=");
+    if (at > 0) args[pair.slice(0, at)] = pair.slice(at + 1);
+  }
+  return args;
+}
+
+/** The result of a chain that had none before us; the launcher answers the same for exempt pods. */
+function minimalResult(cniVersion: string): string {
+  return JSON.stringify({ cniVersion, interfaces: [], ips: [], routes: [], dns: {} });
+}
+
+function resultIps(prevResult: unknown): string[] {
+  const ips = isRecord(prevResult) && Array.isArray(prevResult.ips) ? (prevResult.ips as unknown[]) : [];
+  const addresses: string[] = [];
+  for (const ip of ips) {
+    const address = isRecord(ip) && typeof ip.address === "string" ? ip.address.split("/")[0] : "";
+    if (address) addresses.push(address);
+  }
+  return addresses;
+}
+
+function parseAttachments(value: unknown): CniAttachment[] | undefined {
+  if (!Array.isArray(value)) return undefined;
+  const attachments: CniAttachment[] = [];
+  for (const item of value as unknown[]) {
+    if (!isRecord(item) || typeof item.containerID !== "string" || typeof item.ifname !== "string") {
+      throw new CniError("decoding", "an entry of cni.dev/valid-attachments has no containerID and ifname");
+    }
+    attachments.push({ containerId: item.containerID, ifname: item.ifname });
+  }
+  return attachments;
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// What each CNI verb does on the agent's side.
+import { join } from "node:path";
+import { decideEnrolment, type EnrolmentPolicy } from "../enrolment/desired-state.ts";
+import type { Enrolment } from "../enrolment/enrolment.ts";
+import { EnrolmentError } from "../enrolment/enrolment-error.ts";
+import type { PodLookup } from "../enrolment/pod-lookup.ts";
+import { netnsKeyAt } from "../netns/host-netns.ts";
+import { Netns } from "../netns/netns.ts";
+import type { Logger } from "../observe/logger.ts";
+import { CniError } from "./cni-error.ts";
+import { type CniPod, type CniRequest, supportedCniVersions } from "./cni-request.ts";
+
+export interface CniVerbsOptions {
+  readonly enrolment: Enrolment;
+  readonly lookup: PodLookup;
+  readonly policy: EnrolmentPolicy;
+  readonly hostNetns: ReadonlySet<string>;
+  readonly hostRoot: string;
+  /** Why the agent is not ready; `undefined` while it is. */
+  readonly notReady: () => string | undefined;
+  readonly log: Logger;
+}
+
+/** Answers checked CNI calls. */
+export class CniVerbs {
+  readonly #options: CniVerbsOptions;
+
+  constructor(options: CniVerbsOptions) {
+    this.#options = options;
+  }
+
+  /** @returns the text for stdout @throws CniError */
+  async handle(request: CniRequest): Promise<string> {
+    const { log } = this.#options;
+    const startedMs = performance.now();
+    const names = {
+      verb: request.verb,
+      ns: request.pod?.namespace,
+      pod: request.pod?.name,
+      container: request.containerId,
+    };
+    try {
+      const answer = await this.#dispatch(request);
+      log.debug({ ...names, ms: Math.round(performance.now() - startedMs) }, "CNI call done");
+      return answer;
+    } catch (error) {
+      const ms = Math.round(performance.now() - startedMs);
+      log.warn({ ...names, ms, reason: (error as Error).message }, "CNI call failed");
+      throw error;
+    }
+  }
+
+  #dispatch(request: CniRequest): Promise<string> | string {
+    switch (request.verb) {
+      case "ADD":
+        return this.#add(request);
+      case "DEL":
+        return this.#del(request);
+      case "CHECK":
+        return this.#check(request);
+      case "GC":
+        return this.#gc(request);
+      case "STATUS":
+        return this.#status();
+      case "VERSION":
+        return JSON.stringify({ cniVersion: request.cniVersion, supportedVersions: supportedCniVersions });
+    }
+  }
+
+  async #add(request: CniRequest): Promise<string> {
+    // a sandbox without a pod's name (cnitool, podman) is nobody the mesh knows
+    if (request.pod === undefined) return request.result;
+    const facts = await this.#lookUp(request.pod);
+    if (!decideEnrolment(facts.pod, facts.namespace, this.#options.policy).wanted) return request.result;
+    const netns = this.#openSandbox(request.netns);
+    try {
+      await this.#options.enrolment.add({
+        ...facts,
+        sandbox: { netns, containerId: request.containerId, isNew: true },
+      });
+    } catch (error) {
+      if (error instanceof EnrolmentError) throw new CniError("notCaptured", error.message);
+      throw error;
+    }
+    return request.result;
+  }
+
+  #del(request: CniRequest): string {
+    this.#options.enrolment.remove({
+      uid: request.pod?.uid ?? "",
+      containerId: request.containerId,
+      netnsKey: request.netns === "" ? undefined : netnsKeyAt(join(this.#options.hostRoot, request.netns)),
+    });
+    return "";
+  }
+
+  async #check(request: CniRequest): Promise<string> {
+    if (request.pod === undefined) return "";
+    const facts = await this.#lookUp(request.pod);
+    if (!decideEnrolment(facts.pod, facts.namespace, this.#options.policy).wanted) return "";
+    const netnsKey = netnsKeyAt(join(this.#options.hostRoot, request.netns));
+    const fault = await this.#options.enrolment.fault(facts.pod, netnsKey);
+    if (fault !== undefined) {
+      const name = `${request.pod.namespace}/${request.pod.name}`;
+      throw new CniError(
+        "notCaptured",
+        `pod "${name}" is not captured by the ambient mesh: ${fault}; the agent repairs it by itself`,
+      );
+    }
+    return "";
+  }
+
+  #gc(request: CniRequest): string {
+    if (request.validAttachments === undefined) return "";
+    this.#options.enrolment.keepOnly(
+      new Set(request.validAttachments.map((attachment) => attachment.containerId)),
+    );
+    return "";
+  }
+
+  #status(): string {
+    const reason = this.#options.notReady();
+    if (reason !== undefined)
+      throw new CniError("notAvailable", `the CNI agent of this node is not ready: ${reason}`);
+    return "";
+  }
+
+  async #lookUp(pod: CniPod): ReturnType<PodLookup["find"]> {
+    try {
+      return await this.#options.lookup.find(pod);
+    } catch (error) {
+      throw new CniError("tryAgainLater", (error as Error).message);
+    }
+  }
+
+  #openSandbox(path: string): Netns {
+    const netns = this.#open(path);
+    if (!this.#options.hostNetns.has(netns.key)) return netns;
+    netns.close();
+    throw new CniError(
+      "invalidEnvironment",
+      `CNI_NETNS "${path}" is the host's own network namespace, not a pod's`,
+    );
+  }
+
+  #open(path: string): Netns {
+    try {
+      return Netns.open(join(this.#options.hostRoot, path));
+    } catch (error) {
+      throw new CniError("invalidEnvironment", `cannot use CNI_NETNS "${path}": ${(error as Error).message}`);
+    }
+  }
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// The HTTP server behind the plugin socket: the launcher's calls, and istio-cni's own plugin event.
+import { chmodSync, mkdirSync, rmSync } from "node:fs";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { dirname } from "node:path";
+import type { Logger } from "../observe/logger.ts";
+import { CniError, renderCniError } from "./cni-error.ts";
+import { answerVersion, type CniRequest, parseCniRequest } from "./cni-request.ts";
+import { parseIstioAddEvent } from "./istio-add-event.ts";
+
+/** Decides what a call does; `handle` returns the text for stdout. */
+export interface CniHandler {
+  handle(request: CniRequest): Promise<string>;
+}
+
+export interface PluginServerOptions {
+  /** File of the socket; only root may connect. */
+  readonly path: string;
+  readonly handler: CniHandler;
+  readonly log: Logger;
+}
+
+const maxHeaderBytes = 64 * 1024;
+/** The launcher relays at most 1 MiB of stdin. */
+const maxBodyBytes = 1024 * 1024;
+
+/** Serves CNI calls on a Unix socket. */
+export class PluginServer {
+  readonly #options: PluginServerOptions;
+  readonly #server: Server;
+
+  constructor(options: PluginServerOptions) {
+    this.#options = options;
+    this.#server = createServer({ maxHeaderSize: maxHeaderBytes }, (request, response) => {
+      this.#serve(request, response).catch((error: unknown) => {
+        options.log.error({ err: error }, "cannot answer a CNI call");
+        response.destroy();
+      });
+    });
+    // an ADD may wait for ztunnel; its own deadlines end it
+    this.#server.requestTimeout = 0;
+  }
+
+  /** Opens the socket; a stale one is replaced. */
+  async listen(): Promise<void> {
+    const { path, log } = this.#options;
+    mkdirSync(dirname(path), { recursive: true });
+    rmSync(path, { force: true });
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once("error", reject);
+      // the file must never be open to others, not even between bind and chmod; bind happens inside listen()
+      const umask = process.umask(0o177);
+      try {
+        this.#server.listen(path, resolve);
+      } finally {
+        process.umask(umask);
+      }
+    });
+    chmodSync(path, 0o600);
+    this.#server.on("error", (error) => log.error({ err: error }, "the plugin socket failed"));
+  }
+
+  /** Stops accepting; resolves when the calls under way are answered. */
+  async close(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      this.#server.close(() => resolve());
+      this.#server.closeIdleConnections();
+    });
+  }
+
+  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const route = `${request.method} ${request.url}`;
+    if (route === "POST /cni") await this.#serveCni(request, response);
+    else if (route === "POST /cmdadd") await this.#serveIstioAdd(request, response);
+    else {
+      response.writeHead(404, { "Content-Type": "text/plain" });
+      response.end(`Cannot serve ${route}: this socket knows POST /cni and POST /cmdadd\n`);
+      request.resume();
+    }
+  }
+
+  async #serveCni(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const stdin = await readBody(request);
+    const answer = async (): Promise<string> => {
+      if (stdin === undefined)
+        throw new CniError("invalidConfig", `the network configuration is larger than ${maxBodyBytes} bytes`);
+      return this.#options.handler.handle(parseCniRequest({ env: cniVariables(request), stdin }));
+    };
+    try {
+      respond(response, { status: 200, exitCode: 0, body: await answer() });
+    } catch (error) {
+      const cniError = this.#asCniError(error);
+      respond(response, {
+        status: 200,
+        exitCode: 1,
+        body: renderCniError(cniError, answerVersion(stdin ?? "")),
+      });
+    }
+  }
+
+  /** istio-cni's plugin sends its own event here, so that a node can change agents while it runs. */
+  async #serveIstioAdd(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    try {
+      const body = await readBody(request);
+      if (body === undefined)
+        throw new CniError("invalidConfig", `the event is larger than ${maxBodyBytes} bytes`);
+      await this.#options.handler.handle(parseIstioAddEvent(body));
+      respond(response, { status: 200, body: "" });
+    } catch (error) {
+      const cniError = this.#asCniError(error);
+      const badRequest = error instanceof CniError && error.code < 10;
+      respond(response, { status: badRequest ? 400 : 500, body: cniError.message });
+    }
+  }
+
+  #asCniError(error: unknown): CniError {
+    if (error instanceof CniError) return error;
+    this.#options.log.error({ err: error }, "a CNI call failed in an unexpected way");
+    return new CniError("internal", `the agent failed: ${(error as Error).message}`);
+  }
+}
+
+function cniVariables(request: IncomingMessage): Record<string, string> {
+  const variables: Record<string, string> = {};
+  for (const [name, value] of Object.entries(request.headers)) {
+    // Node reads header bytes as latin1; the launcher sent the environment's bytes
+    if (name.startsWith("cni-") && typeof value === "string") {
+      variables[name.toUpperCase().replaceAll("-", "_")] = Buffer.from(value, "latin1").toString("utf8");
+    }
+  }
+  return variables;
+}
+
+/** @returns `undefined` when the body is too large; the rest of it is read and dropped */
+async function readBody(request: IncomingMessage): Promise<string | undefined> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size <= maxBodyBytes) chunks.push(chunk);
+  }
+  return size > maxBodyBytes ? undefined : Buffer.concat(chunks).toString("utf8");
+}
+
+function respond(
+  response: ServerResponse,
+  answer: { status: number; exitCode?: number; body: string },
+): void {
+  const body = Buffer.from(answer.body, "utf8");
+  const exit = answer.exitCode === undefined ? {} : { "CNI-Exit": String(answer.exitCode) };
+  response.writeHead(answer.status, { ...exit, "Content-Length": body.length, Connection: "close" });
+  response.end(body);
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whether a pod belongs into the mesh, and with which redirection. Pure, no I/O.
+import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
+import { readPodOverrides } from "../kube/pod-overrides.ts";
+import { type EnablementSelector, matchSelectors } from "../kube/selectors.ts";
+import type { RedirectOptions } from "../redirect/rules.ts";
+
+/** Why a pod is not in the mesh. All but the last cannot be undone by a selector. */
+export type OutsideReason =
+  | "host-network"
+  | "sidecar"
+  | "ztunnel"
+  | "agent"
+  | "excluded-namespace"
+  | "terminated"
+  | "not-selected";
+
+/** The node's settings that decide about pods. */
+export interface EnrolmentPolicy {
+  readonly selectors: readonly EnablementSelector[];
+  readonly excludeNamespaces: ReadonlySet<string>;
+  readonly systemNamespace: string;
+  readonly dnsCapture: boolean;
+  readonly probeSnatV4: string;
+  readonly probeSnatV6: string;
+}
+
+/** What should be. */
+export type Desired =
+  | {
+      readonly wanted: true;
+      readonly selector: number;
+      readonly redirect: RedirectOptions;
+      readonly warnings: readonly string[];
+    }
+  | { readonly wanted: false; readonly reason: OutsideReason };
+
+/** DaemonSets of node agents, ours and the one we stand in for. */
+const agentDaemonSets = ["istio-cni-node", "ambient-cni-node"];
+
+/** Decides about a pod from its own facts and its namespace's. */
+export function decideEnrolment(pod: PodFacts, namespace: NamespaceFacts, policy: EnrolmentPolicy): Desired {
+  const excluded = hardExclusion(pod, policy);
+  if (excluded !== undefined) return { wanted: false, reason: excluded };
+  const selector = matchSelectors(policy.selectors, pod.labels, namespace.labels);
+  if (selector === undefined) return { wanted: false, reason: "not-selected" };
+  const overrides = readPodOverrides(pod.annotations);
+  return {
+    wanted: true,
+    selector,
+    warnings: overrides.warnings,
+    redirect: {
+      dnsCapture: overrides.dnsCapture ?? policy.dnsCapture,
+      ingressMode: overrides.ingressMode,
+      virtualInterfaces: overrides.virtualInterfaces,
+      probeSnatV4: policy.probeSnatV4,
+      probeSnatV6: policy.probeSnatV6,
+    },
+  };
+}
+
+/** The reason that keeps a pod out whatever its labels say. */
+export function hardExclusion(pod: PodFacts, policy: EnrolmentPolicy): OutsideReason | undefined {
+  if (pod.hostNetwork) return "host-network";
+  if (pod.annotations[podAnnotations.sidecarStatus] !== undefined) return "sidecar";
+  if (pod.namespace === policy.systemNamespace && pod.labels.app === "ztunnel") return "ztunnel";
+  if (pod.ownerDaemonSet !== undefined && agentDaemonSets.includes(pod.ownerDaemonSet)) return "agent";
+  if (policy.excludeNamespaces.has(pod.namespace)) return "excluded-namespace";
+  if (pod.phase === "Succeeded" || pod.phase === "Failed") return "terminated";
+  return undefined;
+}

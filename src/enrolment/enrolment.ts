@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+// All pods of the node: who asks for a look at which pod, and when.
+import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
+import type { Sandbox } from "../netns/sandbox-finder.ts";
+import { decideEnrolment } from "./desired-state.ts";
+import { EnrolmentError } from "./enrolment-error.ts";
+import { KeyedQueue } from "./keyed-queue.ts";
+import {
+  PodReconciler,
+  type ReconcileOutcome,
+  type ReconcilerParts,
+  soughtPod,
+  waitsForZtunnel,
+} from "./pod-reconciler.ts";
+import { adoptSandbox, createPodRecord, newestFacts, type PodRecord } from "./pod-record.ts";
+
+export interface EnrolmentOptions extends ReconcilerParts {
+  /** How often an enrolled pod is looked at without a reason; jittered by a quarter. */
+  readonly reconcileIntervalMs: number;
+  /** Pods looked at in parallel. */
+  readonly concurrency?: number;
+  /** How long ADD waits for a ztunnel connection. ztunnel's own backoff reaches 15 s. */
+  readonly ztunnelWaitMs: number;
+}
+
+/** A sandbox that the runtime has just made for a pod. */
+export interface NewSandbox {
+  readonly pod: PodFacts;
+  readonly namespace: NamespaceFacts;
+  /** Handed over: closed by the enrolment, also when it fails. */
+  readonly sandbox: Sandbox;
+}
+
+/** Which sandbox ended. */
+export interface EndedSandbox {
+  readonly uid: string;
+  readonly containerId: string;
+  /** `Netns.key` if the runtime still named the namespace. */
+  readonly netnsKey: string | undefined;
+}
+
+/** Why an ADD cannot succeed although no step failed. */
+const unfinished: Readonly<Record<Exclude<ReconcileOutcome, "enrolled" | "outside" | "no-ztunnel">, string>> =
+  {
+    forgotten: "the pod was deleted meanwhile",
+    "no-sandbox": "its sandbox was deleted meanwhile",
+    "namespace-unknown": "the labels of its namespace are not known yet",
+  };
+
+const maxRetryMs = 30_000;
+const firstRetryMs = 500;
+
+/** Keeps every pod of the node where its labels want it. */
+export class Enrolment {
+  readonly #options: EnrolmentOptions;
+  readonly #ztunnelWaitMs: number;
+  readonly #reconciler: PodReconciler;
+  readonly #queue: KeyedQueue<ReconcileOutcome>;
+  readonly #records = new Map<string, PodRecord>();
+  readonly #stopping = Promise.withResolvers<never>();
+  #connected = Promise.withResolvers<void>();
+  #started = false;
+
+  constructor(options: EnrolmentOptions) {
+    this.#options = options;
+    this.#ztunnelWaitMs = options.ztunnelWaitMs;
+    // nobody may be waiting when the agent stops
+    this.#stopping.promise.catch(() => {});
+    this.#reconciler = new PodReconciler(options);
+    this.#queue = new KeyedQueue({ concurrency: options.concurrency ?? 16, run: (uid) => this.#run(uid) });
+    options.ztunnel.onchange = (event) => {
+      if (event.type !== "disconnected") this.#announceZtunnel();
+      // what the snapshot carried is acknowledged by now; what it did not is handed over by the runs
+      if (event.type === "snapshot") this.#requestAll();
+    };
+    options.node.onPodChange((change) => {
+      this.#podChanged((change.current ?? change.previous).uid, change.current);
+    });
+    options.node.onNamespaceChange((change) => {
+      this.#namespaceChanged((change.current ?? change.previous).name);
+    });
+  }
+
+  /**
+   * Takes stock once the lists are there: finds the sandboxes of all pods that are, or should be, in the mesh, and
+   * fills ztunnel's roster. Only then may ztunnel connect: a pod missing from a snapshot is dropped by ztunnel.
+   */
+  async start(): Promise<void> {
+    const { node, finder, ztunnel, log } = this.#options;
+    const pods = [...node.pods.values()];
+    await Promise.all(
+      pods.map(async (pod) => {
+        const record = this.#record(pod.uid);
+        record.facts = pod;
+        if (!this.#isWanted(pod)) return;
+        const annotated = pod.annotations[podAnnotations.redirection] !== undefined;
+        const found = await finder.find(soughtPod(pod));
+        if (found !== undefined) adoptSandbox(record, found);
+        // ours before a restart: redirected already, so it must be served or repaired at once
+        record.touched = annotated && record.sandbox !== undefined;
+        if (!annotated) return;
+        const workload = { name: pod.name, namespace: pod.namespace, serviceAccount: pod.serviceAccount };
+        ztunnel.hold({ uid: pod.uid, workload, netns: record.sandbox?.netns });
+      }),
+    );
+    this.#started = true;
+    log.info({ pods: pods.length, inMesh: ztunnel.podCount }, "took stock of the node's pods");
+    this.#requestAll();
+  }
+
+  /**
+   * Captures the pod of a new sandbox; resolves when ztunnel has acknowledged it.
+   * @throws EnrolmentError with cause and remedy; nothing of the attempt is left then
+   */
+  async add({ pod, namespace, sandbox }: NewSandbox): Promise<ReconcileOutcome> {
+    const record = this.#record(pod.uid);
+    record.facts = newestFacts(record.facts, pod);
+    record.namespaceHint = newestFacts(record.namespaceHint, namespace);
+    adoptSandbox(record, sandbox);
+    record.adding++;
+    try {
+      return await this.#addWithin(record, performance.now() + this.#ztunnelWaitMs);
+    } catch (error) {
+      if (record.sandbox?.netns.key === sandbox.netns.key) this.#depart(record);
+      throw new EnrolmentError(pod, error);
+    } finally {
+      record.adding--;
+    }
+  }
+
+  /** Clears up after a sandbox that ended; returns at once, the work goes on behind. */
+  remove(ended: EndedSandbox): void {
+    const record = this.#records.get(ended.uid) ?? this.#recordOfContainer(ended.containerId);
+    const sandbox = record?.sandbox;
+    if (record === undefined || sandbox === undefined) return;
+    const sameContainer = sandbox.containerId !== "" && sandbox.containerId === ended.containerId;
+    const sameNetns = ended.netnsKey !== undefined && ended.netnsKey === sandbox.netns.key;
+    // a late DEL of an earlier sandbox must not take the newer one away
+    if (!sameContainer && !sameNetns) return;
+    this.#depart(record);
+  }
+
+  /** Looks at a pod now and waits for the outcome. */
+  reconcile(uid: string): Promise<ReconcileOutcome> {
+    return this.#queue.run(uid);
+  }
+
+  /**
+   * What is wrong with a pod's capture, looked at in the kernel and at ztunnel's word; `undefined` when nothing is.
+   * @param netnsKey `Netns.key` of the namespace the runtime has for the pod
+   */
+  async fault(pod: PodFacts, netnsKey: string | undefined): Promise<string | undefined> {
+    const { ztunnel, redirection, policy, node } = this.#options;
+    const sandbox = this.#records.get(pod.uid)?.sandbox;
+    if (sandbox === undefined) return "its sandbox is not known to the agent";
+    if (netnsKey !== sandbox.netns.key)
+      return `the agent serves another namespace (${sandbox.netns.key}) for it`;
+    const namespace = node.namespace(pod.namespace);
+    const desired = namespace === undefined ? undefined : decideEnrolment(pod, namespace, policy);
+    if (desired?.wanted !== true) return undefined;
+    const { drift } = await redirection.verify(sandbox.netns, desired.redirect);
+    if (drift.length > 0) return `its redirection differs: ${drift.map((item) => item.detail).join(", ")}`;
+    if (ztunnel.acknowledged(pod.uid) !== netnsKey) return "ztunnel has not acknowledged it";
+    return undefined;
+  }
+
+  /** Clears up after every sandbox whose container id is known and not among these (CNI's GC). */
+  keepOnly(containerIds: ReadonlySet<string>): void {
+    for (const record of this.#records.values()) {
+      const id = record.sandbox?.containerId ?? "";
+      if (id !== "" && !containerIds.has(id)) this.#depart(record);
+    }
+  }
+
+  /** Lets the runs under way end and releases every namespace; rules and ztunnel's pods stay as they are. */
+  async stop(): Promise<void> {
+    this.#stopping.reject(new Error("the agent of this node is restarting"));
+    await this.#queue.stop();
+    for (const record of this.#records.values()) {
+      for (const sandbox of record.departed.splice(0)) sandbox.netns.close();
+      record.sandbox?.netns.close();
+      record.sandbox = undefined;
+    }
+    this.#records.clear();
+  }
+
+  #depart(record: PodRecord): void {
+    if (record.sandbox !== undefined) record.departed.push(record.sandbox);
+    record.sandbox = undefined;
+    this.#queue.request(record.uid);
+  }
+
+  async #addWithin(record: PodRecord, deadlineMs: number): Promise<ReconcileOutcome> {
+    const { ztunnel } = this.#options;
+    for (;;) {
+      if (ztunnel.connectionCount === 0) await this.#ztunnelConnection(deadlineMs);
+      try {
+        const outcome = await this.#queue.run(record.uid);
+        if (outcome === "enrolled" || outcome === "outside") return outcome;
+        if (outcome !== "no-ztunnel") throw new Error(unfinished[outcome]);
+      } catch (error) {
+        if (!waitsForZtunnel(error) || performance.now() >= deadlineMs) throw error;
+      }
+    }
+  }
+
+  /** Waits for any ztunnel to connect. @throws Error when the deadline passes first */
+  async #ztunnelConnection(deadlineMs: number): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(
+        () => reject(new Error(`no ztunnel connection for ${this.#ztunnelWaitMs / 1000} s`)),
+        Math.max(0, deadlineMs - performance.now()),
+      );
+    });
+    try {
+      await Promise.race([this.#connected.promise, this.#stopping.promise, late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #announceZtunnel(): void {
+    this.#connected.resolve();
+    this.#connected = Promise.withResolvers();
+  }
+
+  async #run(uid: string): Promise<ReconcileOutcome> {
+    const record = this.#records.get(uid);
+    if (record === undefined) return "forgotten";
+    try {
+      const outcome = await this.#reconciler.reconcile(record);
+      record.failures = 0;
+      record.lastError = undefined;
+      this.#planNext(record, outcome);
+      return outcome;
+    } catch (error) {
+      this.#noteFailure(record, error as Error);
+      throw error;
+    }
+  }
+
+  #planNext(record: PodRecord, outcome: ReconcileOutcome): void {
+    const { reconcileIntervalMs } = this.#options;
+    if (outcome === "enrolled") {
+      this.#queue.requestAfter(record.uid, reconcileIntervalMs * (0.75 + Math.random() / 2));
+    } else if (outcome === "forgotten" && record.adding === 0 && record.facts === undefined) {
+      this.#records.delete(record.uid);
+    } else if (outcome === "no-sandbox" && record.facts?.phase === "Running") {
+      // a running pod has processes; they show within moments of its start
+      record.failures++;
+      this.#queue.requestAfter(record.uid, retryDelayMs(record.failures));
+    }
+  }
+
+  #noteFailure(record: PodRecord, error: Error): void {
+    record.failures++;
+    const pod = record.facts;
+    const names = { ns: pod?.namespace, pod: pod?.name, uid: record.uid, attempt: record.failures };
+    if (waitsForZtunnel(error)) {
+      this.#options.log.info({ ...names, reason: error.message }, "waiting for ztunnel");
+    } else {
+      if (record.state !== "pending" && record.state !== "enrolled") record.state = "failed";
+      this.#options.log.warn({ ...names, err: error }, "pod not captured; trying again");
+    }
+    record.lastError = error.message;
+    this.#queue.requestAfter(record.uid, retryDelayMs(record.failures));
+  }
+
+  #podChanged(uid: string, pod: PodFacts | undefined): void {
+    if (!this.#started) return;
+    const record = pod === undefined ? this.#records.get(uid) : this.#record(uid);
+    if (record === undefined) return;
+    record.facts = pod === undefined ? undefined : newestFacts(record.facts, pod);
+    this.#queue.request(uid);
+  }
+
+  #namespaceChanged(name: string): void {
+    if (!this.#started) return;
+    for (const record of this.#records.values()) {
+      if (record.facts?.namespace === name) this.#queue.request(record.uid);
+    }
+  }
+
+  #isWanted(pod: PodFacts): boolean {
+    const namespace = this.#options.node.namespace(pod.namespace);
+    return namespace !== undefined && decideEnrolment(pod, namespace, this.#options.policy).wanted;
+  }
+
+  #requestAll(): void {
+    for (const uid of this.#records.keys()) this.#queue.request(uid);
+  }
+
+  #record(uid: string): PodRecord {
+    let record = this.#records.get(uid);
+    if (record === undefined) {
+      record = createPodRecord(uid);
+      this.#records.set(uid, record);
+    }
+    return record;
+  }
+
+  #recordOfContainer(containerId: string): PodRecord | undefined {
+    if (containerId === "") return undefined;
+    return [...this.#records.values()].find((record) => record.sandbox?.containerId === containerId);
+  }
+}
+
+function retryDelayMs(failures: number): number {
+  const full = Math.min(maxRetryMs, firstRetryMs * 2 ** (failures - 1));
+  return full * (0.5 + Math.random() / 2);
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Finds what is needed to decide about a pod that the runtime is just making: from the watches, or from the API server.
+import type { NodeState } from "../kube/node-state.ts";
+import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
+import type { Logger } from "../observe/logger.ts";
+import { runtimeUid } from "./pod-reconciler.ts";
+
+/** The pod as the runtime names it; `uid` is empty when it does not say. */
+export interface NamedPod {
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid: string;
+}
+
+export interface PodLookupOptions {
+  readonly node: NodeState;
+  readonly log: Logger;
+  /** How long the API server may take. */
+  readonly timeoutMs?: number;
+}
+
+/** Looks pods up for ADD. "Not found" and "cannot know" are errors: such a pod is held, never passed. */
+export class PodLookup {
+  readonly #node: NodeState;
+  readonly #log: Logger;
+  readonly #timeoutMs: number;
+
+  constructor(options: PodLookupOptions) {
+    this.#node = options.node;
+    this.#log = options.log;
+    this.#timeoutMs = options.timeoutMs ?? 5000;
+  }
+
+  /** @throws Error with the cause and what will happen next */
+  async find(named: NamedPod): Promise<{ pod: PodFacts; namespace: NamespaceFacts }> {
+    const signal = AbortSignal.timeout(this.#timeoutMs);
+    const cached = this.#node.isFresh() ? this.#node.podByName(named.namespace, named.name) : undefined;
+    const pod = cached !== undefined && isSame(cached, named) ? cached : await this.#livePod(named, signal);
+    const known = this.#node.isFresh() ? this.#node.namespace(named.namespace) : undefined;
+    return { pod, namespace: known ?? (await this.#liveNamespace(named, signal)) };
+  }
+
+  async #livePod(named: NamedPod, signal: AbortSignal): Promise<PodFacts> {
+    const pod = await this.#ask(named, () => this.#node.livePod(named.namespace, named.name, { signal }));
+    const name = `"${named.namespace}/${named.name}"`;
+    if (pod === undefined) {
+      throw new Error(
+        `pod ${name} is not known to the API server: it was deleted, or a static pod's mirror is not there yet; kubelet tries again`,
+      );
+    }
+    if (!isSame(pod, named)) {
+      throw new Error(
+        `pod ${name} has UID ${pod.uid} at the API server, the runtime asks for ${named.uid}: it was replaced meanwhile; kubelet tries again`,
+      );
+    }
+    return pod;
+  }
+
+  async #liveNamespace(named: NamedPod, signal: AbortSignal): Promise<NamespaceFacts> {
+    const namespace = await this.#ask(named, () => this.#node.liveNamespace(named.namespace, { signal }));
+    if (namespace === undefined)
+      throw new Error(`namespace "${named.namespace}" is not known to the API server; kubelet tries again`);
+    return namespace;
+  }
+
+  async #ask<T>(named: NamedPod, request: () => Promise<T>): Promise<T> {
+    try {
+      return await request();
+    } catch (error) {
+      this.#log.warn(
+        { ns: named.namespace, pod: named.name, err: error },
+        "cannot ask the API server about a pod",
+      );
+      const reason = (error as Error).message;
+      throw new Error(
+        `cannot know whether pod "${named.namespace}/${named.name}" belongs to the ambient mesh: ${reason}; it is held until the API server answers, kubelet tries again`,
+        { cause: error },
+      );
+    }
+  }
+}
+
+function isSame(pod: PodFacts, named: NamedPod): boolean {
+  return named.uid === "" || pod.uid === named.uid || runtimeUid(pod) === named.uid;
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the agent knows of one pod between two looks at it.
+import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
+import { compareVersions } from "../kube/resource-version.ts";
+import type { Sandbox } from "../netns/sandbox-finder.ts";
+
+/**
+ * Where a pod stands.
+ * - `outside`: not in the mesh and untouched.
+ * - `waiting`: wanted, but its sandbox or ztunnel is not there yet; untouched so far.
+ * - `pending`: redirected, ztunnel has not acknowledged it; its traffic is held back.
+ * - `enrolled`: everything verified.
+ * - `failed`: the last attempt ended in an error; tried again by itself.
+ */
+export type EnrolmentState = "outside" | "waiting" | "pending" | "enrolled" | "failed";
+
+/** One pod of the node. Only runs of its own key in the queue change the observed part. */
+export interface PodRecord {
+  readonly uid: string;
+  /** Newest facts seen; `undefined` once the pod is deleted. */
+  facts: PodFacts | undefined;
+  /** Facts of the namespace fetched for an ADD that came before the watch had them. */
+  namespaceHint: NamespaceFacts | undefined;
+  /** Owned. */
+  sandbox: Sandbox | undefined;
+  /** Owned: sandboxes that ended or were replaced; the next run clears them up and closes them. */
+  readonly departed: Sandbox[];
+  /** Calls of ADD that wait for this pod. */
+  adding: number;
+  /** True from the first write into the sandbox on, until everything is taken away again. */
+  touched: boolean;
+  state: EnrolmentState;
+  /** Warnings about the pod's annotations that have been logged already. */
+  warned: string;
+  /** Runs that failed in a row. */
+  failures: number;
+  lastError: string | undefined;
+}
+
+/** A pod that nothing has been done for yet. */
+export function createPodRecord(uid: string): PodRecord {
+  return {
+    uid,
+    facts: undefined,
+    namespaceHint: undefined,
+    sandbox: undefined,
+    departed: [],
+    adding: 0,
+    touched: false,
+    state: "outside",
+    warned: "",
+    failures: 0,
+    lastError: undefined,
+  };
+}
+
+/**
+ * Gives a pod its sandbox and takes ownership of the handle. An earlier sandbox departs; a second handle of the
+ * namespace that the pod has already is closed.
+ */
+export function adoptSandbox(record: PodRecord, sandbox: Sandbox): void {
+  const known = record.sandbox;
+  if (known !== undefined && known.netns.key === sandbox.netns.key) {
+    if (known.netns === sandbox.netns) return;
+    sandbox.netns.close();
+    record.sandbox = { ...known, containerId: sandbox.containerId || known.containerId };
+    return;
+  }
+  if (known !== undefined) {
+    record.departed.push(known);
+    record.touched = false;
+    record.state = "outside";
+  }
+  record.sandbox = sandbox;
+}
+
+/** Takes over facts unless newer ones are known. */
+export function newestFacts<T extends { readonly resourceVersion: string }>(
+  known: T | undefined,
+  offered: T,
+): T {
+  if (known === undefined) return offered;
+  return (compareVersions(offered.resourceVersion, known.resourceVersion) ?? 1) < 0 ? known : offered;
+}

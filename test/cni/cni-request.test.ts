@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describe, expect, test } from "vitest";
+import { CniError, cniErrorCodes } from "../../src/cni/cni-error.ts";
+import { parseCniRequest, supportedCniVersions } from "../../src/cni/cni-request.ts";
+import { parseIstioAddEvent } from "../../src/cni/istio-add-event.ts";
+
+const uid = "11111111-2222-3333-4444-555555555555";
+const env = {
+  CNI_COMMAND: "ADD",
+  CNI_CONTAINERID: "c1",
+  CNI_NETNS: "/var/run/netns/cni-1",
+  CNI_IFNAME: "eth0",
+  CNI_PATH: "/opt/cni/bin",
+  CNI_ARGS: `K8S_POD_UID=${uid};IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=c1`,
+};
+const prevResult =
+  '{"cniVersion":"1.0.0","ips":[{"address":"10.1.0.2/16"},{"address":"fd00::2/64"}], "dns":{}}';
+const stdin = `{"cniVersion":"1.0.0","name":"n","type":"ambient-cni","prevResult":${prevResult}}`;
+
+function faultOf(run: () => unknown): CniError {
+  try {
+    run();
+  } catch (error) {
+    if (error instanceof CniError) return error;
+    throw error;
+  }
+  throw new Error("no CniError was thrown");
+}
+
+describe("parseCniRequest", () => {
+  test("takes pod, sandbox and result from what containerd sends", () => {
+    const request = parseCniRequest({ env, stdin });
+    expect(request).toMatchObject({
+      verb: "ADD",
+      containerId: "c1",
+      netns: "/var/run/netns/cni-1",
+      pod: { namespace: "shop", name: "web-0", uid },
+      cniVersion: "1.0.0",
+      ips: ["10.1.0.2", "fd00::2"],
+    });
+    expect(request.result).toBe(prevResult);
+  });
+
+  test("finds the pod in any order of CNI_ARGS", () => {
+    const shuffled = env.CNI_ARGS.split(";").reverse().join(";");
+    expect(parseCniRequest({ env: { ...env, CNI_ARGS: shuffled }, stdin }).pod).toEqual({
+      namespace: "shop",
+      name: "web-0",
+      uid,
+    });
+  });
+
+  test("knows no pod without the runtime's arguments", () => {
+    expect(parseCniRequest({ env: { ...env, CNI_ARGS: "" }, stdin }).pod).toBeUndefined();
+  });
+
+  test.each(supportedCniVersions)(
+    "speaks version %s and answers a minimal result of it without prevResult",
+    (cniVersion) => {
+      const request = parseCniRequest({ env, stdin: JSON.stringify({ cniVersion, name: "n", type: "t" }) });
+      expect(request.result).toBe(
+        `{"cniVersion":"${cniVersion}","interfaces":[],"ips":[],"routes":[],"dns":{}}`,
+      );
+    },
+  );
+
+  test("accepts a DEL with an empty CNI_NETNS and no prevResult", () => {
+    const request = parseCniRequest({
+      env: { ...env, CNI_COMMAND: "DEL", CNI_NETNS: "" },
+      stdin: '{"cniVersion":"1.0.0","name":"n","type":"t"}',
+    });
+    expect(request).toMatchObject({ verb: "DEL", netns: "", ips: [] });
+  });
+
+  const faults: readonly [string, object, string, keyof typeof cniErrorCodes, RegExp][] = [
+    ["no CNI_COMMAND", { CNI_COMMAND: "" }, stdin, "invalidEnvironment", /CNI_COMMAND/],
+    [
+      "an unknown verb",
+      { CNI_COMMAND: "FROB" },
+      stdin,
+      "invalidEnvironment",
+      /unknown CNI_COMMAND "FROB".*ADD, DEL/,
+    ],
+    [
+      "several missing variables, all of them named",
+      { CNI_CONTAINERID: "", CNI_NETNS: undefined, CNI_PATH: "" },
+      stdin,
+      "invalidEnvironment",
+      /CNI_CONTAINERID, CNI_NETNS, CNI_PATH/,
+    ],
+    ["stdin that is no JSON", {}, "{", "decoding", /stdin/],
+    ["stdin that is no object", {}, "[]", "decoding", /not a JSON object/],
+    ["a version from the future", {}, '{"cniVersion":"2.0.0"}', "incompatibleVersion", /2\.0\.0.*1\.1\.0/],
+    ["a missing version", {}, "{}", "incompatibleVersion", /""/],
+    ["a version that is no string", {}, '{"cniVersion":1}', "decoding", /not a string/],
+    [
+      "a broken attachment list",
+      { CNI_COMMAND: "GC" },
+      '{"cniVersion":"1.1.0","cni.dev/valid-attachments":[{}]}',
+      "decoding",
+      /containerID/,
+    ],
+  ];
+  test.each(faults)("refuses %s", (_name, change, text, code, message) => {
+    const error = faultOf(() => parseCniRequest({ env: { ...env, ...change }, stdin: text }));
+    expect(error.code).toBe(cniErrorCodes[code]);
+    expect(error.message).toMatch(message);
+  });
+
+  test("reads the attachments a GC keeps under both of their keys", () => {
+    const attachments = [{ containerID: "c1", ifname: "eth0" }];
+    for (const key of ["cni.dev/valid-attachments", "cni.dev/attachments"]) {
+      const request = parseCniRequest({
+        env: { CNI_COMMAND: "GC", CNI_PATH: "/opt/cni/bin" },
+        stdin: JSON.stringify({ cniVersion: "1.1.0", name: "n", [key]: attachments }),
+      });
+      expect(request.validAttachments).toEqual([{ containerId: "c1", ifname: "eth0" }]);
+    }
+  });
+});
+
+describe("parseIstioAddEvent", () => {
+  test("stands for an ADD of the pod it names", () => {
+    const body = {
+      Netns: "/var/run/netns/x",
+      PodName: "web-0",
+      PodNamespace: "shop",
+      IPs: [{ Interface: null, Address: { IP: "10.1.0.2", Mask: "//8AAA==" }, Gateway: "" }],
+    };
+    expect(parseIstioAddEvent(JSON.stringify(body))).toMatchObject({
+      verb: "ADD",
+      netns: "/var/run/netns/x",
+      pod: { namespace: "shop", name: "web-0", uid: "" },
+      ips: ["10.1.0.2"],
+    });
+  });
+
+  test.each(["", "null", "[]", "{}", '{"Netns":1}'])("refuses the body %j", (body) => {
+    expect(() => parseIstioAddEvent(body)).toThrow(CniError);
+  });
+});

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describe, expect, test } from "vitest";
+import { ConfigError, type ConfigFault, loadConfig } from "../src/config.ts";
+import { defaultSelectors } from "../src/kube/selectors.ts";
+
+const env = { NODE_NAME: "node1" };
+
+function faultsOf(
+  change: Record<string, string | undefined>,
+  args: readonly string[] = [],
+): readonly ConfigFault[] {
+  try {
+    loadConfig({ env: { ...env, ...change }, args });
+  } catch (error) {
+    if (error instanceof ConfigError) return error.faults;
+    throw error;
+  }
+  return [];
+}
+
+describe("loadConfig", () => {
+  test("has istio-cni's defaults", () => {
+    expect(loadConfig({ env, args: [] })).toMatchObject({
+      nodeName: "node1",
+      systemNamespace: "istio-system",
+      hostRoot: "/host",
+      runDir: "/var/run/istio-cni",
+      pluginSocketPath: "/var/run/istio-cni/pluginevent.sock",
+      ztunnelSocketPath: "/var/run/ztunnel/ztunnel.sock",
+      cniNetDir: "/host/etc/cni/net.d",
+      allowSwitchToHostNs: false,
+      selectors: defaultSelectors,
+      dnsCapture: true,
+      ipv6: true,
+      probeSnatV4: "169.254.7.127",
+      probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
+      iptablesVariant: "auto",
+      monitoringPort: 15014,
+      healthPort: 8000,
+      log: { level: "info", scopes: {} },
+    });
+  });
+
+  test("moves the defaults of host paths with HOST_ROOT", () => {
+    expect(loadConfig({ env: { ...env, HOST_ROOT: "/" }, args: [] })).toMatchObject({
+      hostRoot: "/",
+      cniNetDir: "/etc/cni/net.d",
+    });
+  });
+
+  test("takes an empty value as not given, as a chart writes it", () => {
+    expect(
+      loadConfig({ env: { ...env, FORCE_IPTABLES_BINARY: "", EXCLUDE_NAMESPACES: "" }, args: [] }),
+    ).toMatchObject({
+      iptablesVariant: "auto",
+      excludeNamespaces: new Set(),
+    });
+  });
+
+  test("splits lists", () => {
+    const { excludeNamespaces } = loadConfig({
+      env: { ...env, EXCLUDE_NAMESPACES: "istio-system, kube-system," },
+      args: [],
+    });
+    expect([...excludeNamespaces]).toEqual(["istio-system", "kube-system"]);
+  });
+
+  test.each([
+    [
+      "default level and scopes",
+      ["--log_output_level=warn,cni:debug"],
+      { level: "warn", scopes: { cni: "debug" } },
+    ],
+    ["the scope called default", ["--log_output_level", "default:error"], { level: "error", scopes: {} }],
+    ["JSON output, which is the only one", ["--log_as_json"], { level: "info", scopes: {} }],
+  ])("reads istio's log flags: %s", (_name, args, log) => {
+    expect(loadConfig({ env, args }).log).toEqual(log);
+  });
+
+  test("says which settings have no effect", () => {
+    expect(loadConfig({ env: { ...env, REPAIR_ENABLED: "true" }, args: [] }).ignored).toEqual([
+      expect.stringContaining("REPAIR_ENABLED"),
+    ]);
+  });
+
+  const bad: readonly [string, Record<string, string | undefined>, RegExp][] = [
+    ["NODE_NAME", { NODE_NAME: undefined }, /spec\.nodeName/],
+    ["AMBIENT_ENABLED", { AMBIENT_ENABLED: "false" }, /must not be false/],
+    ["AMBIENT_IPV6", { AMBIENT_IPV6: "maybe" }, /true or false/],
+    ["NATIVE_NFTABLES", { NATIVE_NFTABLES: "true" }, /not supported/],
+    ["CNI_AGENT_RUN_DIR", { CNI_AGENT_RUN_DIR: "run" }, /absolute path/],
+    ["HOST_PROBE_SNAT_IP", { HOST_PROBE_SNAT_IP: "fd00::1" }, /IPv4/],
+    ["HOST_PROBE_SNAT_IPV6", { HOST_PROBE_SNAT_IPV6: "10.0.0.1" }, /IPv6/],
+    ["FORCE_IPTABLES_BINARY", { FORCE_IPTABLES_BINARY: "ebpf" }, /nft, legacy/],
+    ["MONITORING_PORT", { MONITORING_PORT: "70000" }, /65535/],
+    ["LOG_LEVEL", { LOG_LEVEL: "loud" }, /debug, info/],
+    ["AMBIENT_ENABLEMENT_SELECTOR", { AMBIENT_ENABLEMENT_SELECTOR: "- podSelector: 7" }, /must be a map/],
+  ];
+  test.each(bad)("refuses a bad %s with its name and the reason", (name, change, reason) => {
+    expect(faultsOf(change)).toEqual([
+      expect.objectContaining({ name, reason: expect.stringMatching(reason) as string }),
+    ]);
+  });
+
+  test("reports all faults at once", () => {
+    const faults = faultsOf({ NODE_NAME: "", MONITORING_PORT: "x", AMBIENT_IPV6: "x" }, [
+      "--frob",
+      "--log_output_level=cni:loud",
+    ]);
+    expect(faults.map(({ name }) => name)).toEqual([
+      "NODE_NAME",
+      "AMBIENT_IPV6",
+      "MONITORING_PORT",
+      "--frob",
+      "--log_output_level",
+    ]);
+  });
+});

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+import { expect, test } from "vitest";
+import { KeyedQueue } from "../../src/enrolment/keyed-queue.ts";
+
+/** A run that ends when the test says so. */
+class Runs {
+  readonly started: string[] = [];
+  readonly #pending: PromiseWithResolvers<string>[] = [];
+  active = 0;
+  maxActive = 0;
+
+  run = async (key: string): Promise<string> => {
+    this.started.push(key);
+    this.active++;
+    this.maxActive = Math.max(this.maxActive, this.active);
+    const pending = Promise.withResolvers<string>();
+    this.#pending.push(pending);
+    try {
+      return await pending.promise;
+    } finally {
+      this.active--;
+    }
+  };
+
+  end(outcome: string | Error): Promise<void> {
+    const pending = this.#pending.shift();
+    if (outcome instanceof Error) pending?.reject(outcome);
+    else pending?.resolve(outcome);
+    return new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+test("a key never runs twice at once, and requests during a run become one more run", async () => {
+  const runs = new Runs();
+  const queue = new KeyedQueue({ concurrency: 8, run: runs.run });
+  const first = queue.run("a");
+  const second = queue.run("a");
+  const third = queue.run("a");
+  expect(runs.started).toEqual(["a"]);
+  await runs.end("one");
+  expect(await first).toBe("one");
+  expect(runs.started).toEqual(["a", "a"]);
+  await runs.end("two");
+  expect(await Promise.all([second, third])).toEqual(["two", "two"]);
+  expect(runs.maxActive).toBe(1);
+});
+
+test("a request made before the first run has begun shares that run", async () => {
+  const runs = new Runs();
+  const queue = new KeyedQueue({ concurrency: 1, run: runs.run });
+  const blocker = queue.run("z");
+  const waiting = [queue.run("a"), queue.run("a")];
+  await runs.end("done");
+  await blocker;
+  await runs.end("a once");
+  expect(await Promise.all(waiting)).toEqual(["a once", "a once"]);
+  expect(runs.started).toEqual(["z", "a"]);
+});
+
+test("no more keys run at once than allowed, and all come to their turn", async () => {
+  const runs = new Runs();
+  const queue = new KeyedQueue({ concurrency: 2, run: runs.run });
+  const all = ["a", "b", "c", "d", "e"].map((key) => queue.run(key));
+  for (const _ of all) await runs.end("ok");
+  await Promise.all(all);
+  expect(runs.maxActive).toBe(2);
+  expect(runs.started).toEqual(["a", "b", "c", "d", "e"]);
+});
+
+test("a failure reaches those who wait and nobody else", async () => {
+  const runs = new Runs();
+  const queue = new KeyedQueue({ concurrency: 2, run: runs.run });
+  queue.request("silent");
+  await runs.end(new Error("unheard"));
+  const waited = queue.run("loud");
+  await Promise.all([expect(waited).rejects.toThrow("heard"), runs.end(new Error("heard"))]);
+});
+
+test("a planned run gives way to an earlier request", async () => {
+  const runs = new Runs();
+  const queue = new KeyedQueue({ concurrency: 2, run: runs.run });
+  queue.requestAfter("a", 5);
+  const now = queue.run("a");
+  await runs.end("ok");
+  await now;
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect(runs.started).toEqual(["a"]);
+});
+
+test("stop refuses what is planned and waits for what runs", async () => {
+  const runs = new Runs();
+  const queue = new KeyedQueue({ concurrency: 1, run: runs.run });
+  const running = queue.run("a");
+  const planned = queue.run("b");
+  const stopped = queue.stop();
+  await expect(planned).rejects.toThrow("stopping");
+  await expect(queue.run("c")).rejects.toThrow("stopping");
+  await runs.end("ok");
+  await Promise.all([running, stopped]);
+  expect(runs.started).toEqual(["a"]);
+});

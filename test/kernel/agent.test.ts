@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// The agent as its peers meet it, on a node of its own: what it refuses, what it survives, what it leaves behind.
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { NodeModule } from "../support/node/node-module.ts";
+
+type Inside = typeof import("./agent.inside.ts");
+let node: NodeModule<Inside>;
+
+beforeAll(async () => {
+  node = await NodeModule.start<Inside>(join(import.meta.dirname, "agent.inside.ts"));
+});
+afterAll(async () => {
+  await node?.stop();
+});
+
+describe("bad input", () => {
+  test("a namespace that is the host's, or none, is refused with its path, and the host's rules stay as they are", async () => {
+    const answers = await node.call.badNamespaces();
+    expect(answers["the host's"]).toMatch(/"\/proc\/1\/ns\/net" is the host's own network namespace/);
+    expect(answers["a plain file"]).toMatch(/plain-file.*is not a namespace/);
+    expect(answers["a namespace of another kind"]).toMatch(/ns\/mnt.*not a network/);
+    expect(answers.missing).toMatch(/\/run\/netns\/nobody/);
+  });
+
+  test("a pod the API server does not know, or knows as another one, is held with the reason", async () => {
+    const { unknown, replaced } = await node.call.unknownPods();
+    expect(unknown).toMatch(/"mesh\/never-created" is not known to the API server.*kubelet tries again/);
+    expect(replaced).toMatch(/was replaced meanwhile/);
+  });
+
+  test("a peer that is not root cannot reach the plugin socket", async () => {
+    expect(await node.call.strangers()).toBe("EACCES");
+  });
+
+  test("DEL succeeds in every form and touches only what it names", async () => {
+    await node.call.manyDels();
+  });
+});
+
+describe("ADD", () => {
+  test("touches nothing of a pod outside the mesh", async () => {
+    await node.call.outsidePod();
+  });
+
+  test("fails with ztunnel's words when ztunnel refuses, and succeeds when it does not any more", async () => {
+    const message = await node.call.refusedOnce();
+    expect(message).toMatch(/Cannot capture pod "mesh\/pod-\d+".*address in use.*kubectl get pods/);
+  });
+
+  test("that fails leaves nothing in the namespace, at ztunnel or in the agent", async () => {
+    await node.call.nothingHalfDone();
+  });
+
+  test("waits for ztunnel and says so when it does not come", async () => {
+    const { message, lateMs } = await node.call.withoutZtunnel();
+    expect(message).toMatch(/no ztunnel connection for 2 s.*-l app=ztunnel/);
+    expect(lateMs).toBeLessThan(2000);
+  });
+
+  test("repeated, or twice at once, writes nothing again", async () => {
+    await node.call.addTwice();
+  });
+
+  test("of a rebuilt sandbox takes over, and a late DEL of the old one changes nothing", async () => {
+    await node.call.rebuiltSandbox();
+  });
+
+  test("survives an agent that is killed in the middle of it", async () => {
+    await node.call.killedInAdd();
+  });
+
+  test("holds a pod while the API server cannot be asked, and captures it when it can", async () => {
+    expect(await node.call.withoutApi()).toMatch(
+      /cannot know whether pod "mesh\/pod-\d+" belongs to the ambient mesh.*held/,
+    );
+  });
+
+  test("by istio-cni's own plugin event captures too", async () => {
+    expect(await node.call.istioEvent()).toBe(200);
+  });
+});
+
+describe("running pods", () => {
+  test("are not cut off by a label while ztunnel is away, and are captured when it comes", async () => {
+    await node.call.labelWithoutZtunnel();
+  });
+
+  test("get back what somebody took out of them", { timeout: 60_000 }, async () => {
+    await node.call.drift();
+  });
+
+  test("follow their annotations", async () => {
+    await node.call.overrides();
+  });
+
+  test("are as their labels say after a restart of the agent, without a write for those that were right", async () => {
+    await node.call.changesWhileAway();
+  });
+});
+
+test("nothing is held when all pods are gone", async () => {
+  expect(await node.call.remains()).toEqual({ netnsFds: 0, held: 0 });
+});

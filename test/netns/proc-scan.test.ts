@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scan over a /proc made of files: ages, missing files and host processes can be set up there exactly.
+// What the real /proc looks like is checked by the kernel tests and the demo.
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { netnsKeyAt } from "../../src/netns/host-netns.ts";
+import { scanProc } from "../../src/netns/proc-scan.ts";
+
+const uid = "11111111-2222-3333-4444-555555555555";
+const other = "99999999-2222-3333-4444-555555555555";
+const id = (digit: string): string => digit.repeat(64);
+
+let root: string;
+
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), "proc-scan-"));
+});
+afterEach(() => rmSync(root, { recursive: true }));
+
+interface FakeProcess {
+  readonly cgroup?: string;
+  readonly start?: number;
+  readonly command?: string;
+}
+
+function addProcess(pid: number, { cgroup, start = 100, command = "app" }: FakeProcess): string {
+  const folder = join(root, String(pid));
+  mkdirSync(join(folder, "ns"), { recursive: true });
+  writeFileSync(join(folder, "ns/net"), "");
+  if (cgroup !== undefined) writeFileSync(join(folder, "cgroup"), `0::${cgroup}\n`);
+  writeFileSync(join(folder, "stat"), `${pid} (${command}) S ${"0 ".repeat(18)}${start} 0\n`);
+  return join(folder, "ns/net");
+}
+
+function scan(pods: Parameters<typeof scanProc>[0], ignoreNetns: ReadonlySet<string> = new Set()) {
+  return scanProc(pods, { procRoot: root, ignoreNetns });
+}
+
+test("scanProc takes the oldest process of a pod and its innermost container", async () => {
+  addProcess(30, { cgroup: `/kubepods/pod${uid}/${id("b")}`, start: 300 });
+  const oldest = addProcess(40, {
+    cgroup: `/kubepods/pod${uid}/${id("a")}`,
+    start: 200,
+    command: "a) S 1 (b",
+  });
+  addProcess(50, { cgroup: `/kubepods/pod${uid}/${id("c")}`, start: 400 });
+  const found = await scan([{ uid, containerIds: [] }]);
+  expect(found.get(uid)).toMatchObject({ netnsPath: oldest, startTime: 200, containerId: id("a") });
+});
+
+test("scanProc finds a pod by a container id when its path has no UID", async () => {
+  const path = addProcess(30, { cgroup: `/machine.slice/crio-${id("d")}.scope` });
+  const found = await scan([{ uid, containerIds: [id("e"), id("d")] }]);
+  expect(found.get(uid)?.netnsPath).toBe(path);
+});
+
+test("scanProc passes over processes of the host's namespace, other pods and half-gone processes", async () => {
+  const host = addProcess(1, { cgroup: `/kubepods/pod${uid}/${id("a")}`, start: 1 });
+  addProcess(31, { cgroup: `/kubepods/pod${other}/${id("b")}` });
+  addProcess(32, {});
+  mkdirSync(join(root, "33"));
+  mkdirSync(join(root, "self"));
+  const hostKey = netnsKeyAt(host) ?? "";
+  expect(await scan([{ uid, containerIds: [] }], new Set([hostKey]))).toEqual(new Map());
+});
+
+test("scanProc answers for many pods in one pass", async () => {
+  const pods = Array.from({ length: 60 }, (_, index) => ({
+    uid: `00000000-0000-0000-0000-${String(index).padStart(12, "0")}`,
+    containerIds: [],
+  }));
+  for (const [index, pod] of pods.entries())
+    addProcess(1000 + index, { cgroup: `/kubepods/pod${pod.uid}/${id("a")}` });
+  expect([...(await scan(pods)).keys()].sort()).toEqual(pods.map((pod) => pod.uid));
+});
