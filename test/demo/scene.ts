@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who plays in the demo: a node in the mesh, a client pod and a server pod, and the questions that several steps ask.
+
+import { claim } from "../support/node/claim.ts";
+import { MeshNode } from "../support/node/mesh-node.ts";
+import type { Pod } from "../support/node/pod.ts";
+import { waitFor } from "../support/node/wait-for.ts";
+import { appPort, type RunningPod } from "./proxied-request.ts";
+
+/** Port of the echo server in each pod. */
+export const echoPort = 7070;
+/** The label that puts a namespace or a pod into the mesh, or keeps a pod out. */
+export const modeLabel = "istio.io/dataplane-mode";
+/** The name that ztunnel knows, and its address. */
+export const knownName = { name: "reviews.shop.demo", address: "203.0.113.7" } as const;
+/** How ztunnel is started, the first time and after a restart. */
+export const ztunnelOptions = { dns: [`${knownName.name}=${knownName.address}`], maxBackoffMs: 200 } as const;
+
+const statusAnnotation = "ambient.istio.io/redirection";
+
+/** The stage of the demo. */
+export class Scene {
+  readonly mesh: MeshNode;
+  readonly client: RunningPod;
+  readonly server: RunningPod;
+
+  private constructor(mesh: MeshNode, pods: { client: RunningPod; server: RunningPod }) {
+    this.mesh = mesh;
+    this.client = pods.client;
+    this.server = pods.server;
+  }
+
+  /** Starts a node with agent, ztunnel and two pods of a namespace that is not in the mesh. */
+  static async begin(): Promise<Scene> {
+    const mesh = await MeshNode.start();
+    mesh.kubelet.createNamespace("shop");
+    await Promise.all([mesh.startAgent(), mesh.startZtunnel(ztunnelOptions)]);
+    await mesh.ztunnel.waitForReady();
+    const [client, server] = await Promise.all([runPod(mesh, "client"), runPod(mesh, "server")]);
+    return new Scene(mesh, { client, server });
+  }
+
+  /** The two pods in words. */
+  describe(): string {
+    const [client, server] = [this.client.pod, this.server.pod];
+    return `pods client ${client.ips.join(" ")} and server ${server.ips.join(" ")}`;
+  }
+
+  /** Requests between the pods reach the server unproxied, over both families. */
+  async claimDirect(): Promise<void> {
+    const before = JSON.stringify((await this.mesh.ztunnel.stats()).workloads);
+    for (const family of [4, 6]) {
+      const own = family === 4 ? this.client.pod.ip4 : this.client.pod.ip6;
+      const host = family === 4 ? this.server.pod.ip4 : this.server.pod.ip6;
+      const answer = await this.client.app.call.get({ host, port: appPort, body: "direct" });
+      claim(answer.peer.address === own, `the server saw ${answer.peer.address}, the client is ${own}`);
+      // a proxy would have a port of its own towards the server
+      claim(answer.peer.port === answer.own.port, "somebody stood between client and server");
+    }
+    const after = JSON.stringify((await this.mesh.ztunnel.stats()).workloads);
+    claim(before === after, "ztunnel counted traffic of pods outside the mesh");
+  }
+
+  /** The pods that ztunnel has. */
+  async heldUids(): Promise<string[]> {
+    return Object.keys((await this.mesh.ztunnel.stats()).workloads);
+  }
+
+  /** Waits until ztunnel has these pods. */
+  async untilHeld(pods: readonly Pod[]): Promise<void> {
+    const all = (uids: readonly string[]): boolean => pods.every((pod) => uids.includes(pod.uid));
+    await waitFor("ztunnel to have the pods", async () => all(await this.heldUids()), { timeoutMs: 10_000 });
+  }
+
+  /** Waits until the annotation that says whether a pod is captured has this value. */
+  async untilStatus(pod: Pod, value: string | undefined): Promise<void> {
+    const what = `the status of "${pod.spec.name}" to be ${value ?? "absent"}`;
+    await waitFor(what, () => this.mesh.kubelet.annotation(pod, statusAnnotation) === value);
+  }
+
+  /** Waits until that many more requests have reached the server's app. */
+  async untilServed(more: number): Promise<void> {
+    const before = await this.server.app.call.seenCount();
+    const served = async (): Promise<boolean> => (await this.server.app.call.seenCount()) >= before + more;
+    await waitFor(`${more} more requests to be served`, served, { timeoutMs: 20_000 });
+  }
+
+  /** The namespaces of client and server. */
+  async netnsInodes(): Promise<string> {
+    return `${await this.client.pod.netnsInode()} ${await this.server.pod.netnsInode()}`;
+  }
+}
+
+/** Runs a pod with its servers in the namespace of the demo. */
+export async function runPod(
+  mesh: MeshNode,
+  name: string,
+  labels: Readonly<Record<string, string>> = {},
+): Promise<RunningPod> {
+  const pod = await mesh.kubelet.runPod({ namespace: "shop", name, labels });
+  const app = await pod.startApp();
+  await app.call.serveHttp(appPort);
+  await app.call.serveEcho(echoPort);
+  return { pod, app };
+}
