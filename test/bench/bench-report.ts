@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of the benchmarks: what was measured, what it may cost, and why.
+
+/** Every number of the benchmark, by the name it has in the JSON. */
+export interface Measurements {
+  launcher_ms_p50: number;
+  true_ms_p50: number;
+  add_mesh_ms_p50: number;
+  add_mesh_ms_p99: number;
+  add_other_ms_p50: number;
+  chain_plain_ms_p50: number;
+  chain_mesh_ms_p50: number;
+  chain_other_ms_p50: number;
+  rules_ms_p50: number;
+  rules_processes: number;
+  rules_floor_ms_p50: number;
+  iptables_c25_ms_p50: number;
+  label_110_s: number;
+  restart_110_s: number;
+  restart_110_rule_writes: number;
+  rss_0_mb: number;
+  rss_110_mb: number;
+}
+
+interface Row {
+  readonly key: keyof Measurements;
+  readonly what: string;
+  /** The most it may be; rows without one are there to compare with. */
+  readonly budget?: number;
+}
+
+/** Budgets are those of ARCHITECTURE.md, "Cost budget". */
+const rows: readonly Row[] = [
+  { key: "launcher_ms_p50", what: "launcher, whole process (VERSION)", budget: 3 },
+  { key: "true_ms_p50", what: "  /bin/true, started the same way" },
+  { key: "add_mesh_ms_p50", what: "our part of ADD, pod in the mesh, p50", budget: 30 },
+  { key: "add_mesh_ms_p99", what: "our part of ADD, pod in the mesh, p99", budget: 60 },
+  { key: "add_other_ms_p50", what: "our part of ADD, pod outside the mesh", budget: 10 },
+  { key: "chain_plain_ms_p50", what: "  RunPodSandbox without us" },
+  { key: "chain_mesh_ms_p50", what: "  RunPodSandbox with us, in the mesh" },
+  { key: "chain_other_ms_p50", what: "  RunPodSandbox with us, outside" },
+  { key: "rules_ms_p50", what: "rules of a fresh pod, both families", budget: 15 },
+  { key: "rules_processes", what: "  processes started for them", budget: 4 },
+  { key: "rules_floor_ms_p50", what: "  nsenter with two parallel iptables-restore" },
+  { key: "iptables_c25_ms_p50", what: "  25 iptables -C one after the other" },
+  { key: "label_110_s", what: "110 running pods captured after one label, s", budget: 3 },
+  { key: "restart_110_s", what: "agent restarted with 110 pods, s" },
+  { key: "restart_110_rule_writes", what: "rule writes of that restart", budget: 0 },
+  { key: "rss_0_mb", what: "agent's resident memory, no pod, MB" },
+  { key: "rss_110_mb", what: "agent's resident memory, 110 pods, MB", budget: 110 },
+];
+
+/** Names of the numbers that are over their budget. */
+export function overBudget(measured: Measurements): string[] {
+  return rows
+    .filter((row) => row.budget !== undefined && measured[row.key] > row.budget)
+    .map((row) => row.key);
+}
+
+/** The table as text. */
+export function renderTable(measured: Measurements): string {
+  const over = overBudget(measured);
+  const lines = rows.map(({ key, what, budget }) => {
+    const verdict = budget === undefined ? "" : over.includes(key) ? `OVER ${budget}` : `within ${budget}`;
+    return `  ${what.padEnd(46)}${String(round(measured[key])).padStart(9)}  ${verdict}`.trimEnd();
+  });
+  return lines.join("\n");
+}
+
+/** The numbers as one JSON object, in the order of the table. */
+export function renderJson(measured: Measurements): string {
+  const numbers = rows.map(({ key }) => [key, round(measured[key])] as const);
+  return JSON.stringify({ ...Object.fromEntries(numbers), over_budget: overBudget(measured) });
+}
+
+function round(value: number): number {
+  return Math.round(value * 100) / 100;
+}

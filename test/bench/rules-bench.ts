@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the rules of one fresh pod cost: ours, the floor, and the way not to go.
+import { Netns } from "../../src/netns/netns.ts";
+import { chooseBackend } from "../../src/redirect/backend.ts";
+import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
+import { renderRestoreText } from "../../src/redirect/restore-text.ts";
+import type { RedirectOptions } from "../../src/redirect/rules.ts";
+import { ToolRunner } from "../../src/redirect/run-tool.ts";
+import { CniRuntime } from "../support/node/cni-runtime.ts";
+import { iptablesSave } from "../support/node/kernel.ts";
+import { run } from "../support/node/run.ts";
+import { p50, timed } from "./samples.ts";
+
+const options: RedirectOptions = {
+  dnsCapture: true,
+  ingressMode: false,
+  virtualInterfaces: [],
+  probeSnatV4: "169.254.7.127",
+  probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
+};
+
+/** Medians in milliseconds, and the number of processes that our way starts. */
+export interface RuleCosts {
+  readonly ours: number;
+  readonly processes: number;
+  readonly floor: number;
+  readonly checks25: number;
+}
+
+/** Measures the three in turn, each time in a namespace that never held a rule. */
+export async function measureRules(samples: number): Promise<RuleCosts> {
+  const runner = new ToolRunner();
+  const backend = await chooseBackend({
+    variant: "nft",
+    runDir: "/run/node",
+    hostProcess: "/proc/1",
+    runner,
+  });
+  using host = Netns.open("/proc/1/ns/net");
+  const redirection = new PodRedirection({ backend, hostNetns: new Set([host.key]), ipv6: true });
+  const ours: number[] = [];
+  const floor: number[] = [];
+  const checks: number[] = [];
+  let processes = 0;
+  for (let i = 0; i < samples; i++) {
+    await inFreshNetns(async (path) => {
+      using netns = Netns.open(path);
+      const before = runner.startedCount;
+      ours.push(await timed(() => redirection.apply(netns, options, { isNew: true })));
+      processes = Math.max(processes, runner.startedCount - before);
+      await assertRules(path);
+      // each check is slow, and every one of them the same
+      if (i % 3 === 0) checks.push(await checkOneByOne(path));
+    });
+    await inFreshNetns(async (path) => {
+      floor.push(await timed(() => Promise.all([restore(path, 4), restore(path, 6)])));
+      await assertRules(path);
+    });
+  }
+  return { ours: p50(ours), processes, floor: p50(floor), checks25: p50(checks) };
+}
+
+async function inFreshNetns(action: (path: string) => Promise<void>): Promise<void> {
+  const cni = new CniRuntime();
+  const path = await cni.createNetns();
+  await run(["nsenter", `--net=${path}`, "ip", "link", "set", "lo", "up"]);
+  await action(path);
+  await cni.removeNetns(path);
+}
+
+async function restore(netns: string, family: 4 | 6): Promise<void> {
+  const tool = family === 4 ? "iptables-nft-restore" : "ip6tables-nft-restore";
+  await run(["nsenter", `--net=${netns}`, tool, "--noflush"], { stdin: renderRestoreText(options, family) });
+}
+
+async function checkOneByOne(netns: string): Promise<number> {
+  const checks: string[][] = [];
+  for (const family of [4, 6] as const) {
+    const tool = family === 4 ? "iptables-nft" : "ip6tables-nft";
+    let table = "";
+    for (const line of (await iptablesSave(netns, family, { variant: "nft" })).split("\n")) {
+      if (line.startsWith("*")) table = line.slice(1);
+      if (line.startsWith("-A ")) checks.push([tool, "-t", table, "-C", ...line.slice(3).split(" ")]);
+    }
+  }
+  const count = 25;
+  if (checks.length < count) throw new Error(`Cannot check ${count} rules: the pod has ${checks.length}`);
+  return await timed(async () => {
+    for (const argv of checks.slice(0, count)) await run(["nsenter", `--net=${netns}`, ...argv]);
+  });
+}
+
+async function assertRules(netns: string): Promise<void> {
+  for (const family of [4, 6] as const) {
+    const save = await iptablesSave(netns, family, { variant: "nft" });
+    const complete = ["--to-ports 15001", "--to-ports 15006", "--to-ports 15053"].every((part) =>
+      save.includes(part),
+    );
+    if (!complete) throw new Error(`Cannot count this sample: IPv${family} rules are missing:\n${save}`);
+  }
+}
