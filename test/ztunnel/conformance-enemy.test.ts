@@ -7,7 +7,14 @@ import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Netns } from "../../src/netns/netns.ts";
 import { PodNamespaces } from "../support/ztunnel/pod-namespaces.ts";
-import { eventually, openFdCount, outcomeOf, podEntry, ZdsHarness } from "../support/ztunnel/zds-harness.ts";
+import {
+  eventually,
+  openFdCount,
+  outcomeOf,
+  podEntry,
+  told,
+  ZdsHarness,
+} from "../support/ztunnel/zds-harness.ts";
 
 const run = promisify(execFile);
 const manyPods = 200;
@@ -60,7 +67,7 @@ describe("size", () => {
     const { workloads } = await ztunnel.stats();
     const expected = Object.fromEntries(pods.map((netns, index) => [uid(index), String(netns.id.ino)]));
     expect(Object.fromEntries(Object.entries(workloads).map(([id, { ino }]) => [id, ino]))).toEqual(expected);
-    expect(ztunnel.messages).toHaveLength(manyPods + 1);
+    expect(await told(ztunnel)).toHaveLength(manyPods + 1);
     await Promise.all(pods.map((_, index) => harness.server.remove(uid(index))));
     const after = await ztunnel.stats();
     expect(after.workloads).toEqual({});
@@ -74,8 +81,8 @@ describe("size", () => {
     await eventually("live", () => harness.server.ready);
     const workload = { name: "n".repeat(253), namespace: "s".repeat(63), serviceAccount: "a".repeat(253) };
     await harness.server.add({ uid: uid(0), workload, netns: pod(0) });
-    expect(ztunnel.messages.at(-1)).toMatchObject({ info: workload, uid: uid(0) });
-    expect(ztunnel.messages.at(-1)?.sizeBytes).toBeLessThan(1024);
+    expect((await told(ztunnel)).at(-1)).toMatchObject({ info: workload, uid: uid(0) });
+    expect((await told(ztunnel)).at(-1)?.sizeBytes).toBeLessThan(1024);
   });
 
   test.each([
@@ -189,7 +196,7 @@ describe("clients that misbehave", () => {
     expect(await outcomeOf(harness.server.add(podEntry(uid(5), pod(5))))).toMatchObject({ code: "TIMEOUT" });
     await harness.connections(1);
     expect(await outcomeOf(harness.server.add(podEntry(uid(5), pod(5))))).toMatchObject({ code: "ok" });
-    expect(good.messages.at(-1)).toMatchObject({ kind: "add", uid: uid(5) });
+    expect((await told(good)).at(-1)).toMatchObject({ kind: "add", uid: uid(5) });
     await bad.kill();
   });
 

@@ -12,7 +12,7 @@ import type { Netns } from "../../src/netns/netns.ts";
 import type { StandInEvent } from "../support/ztunnel/event-log.ts";
 import { PodNamespaces } from "../support/ztunnel/pod-namespaces.ts";
 import type { StandIn } from "../support/ztunnel/stand-in.ts";
-import { eventually, outcomeOf, podEntry, ZdsHarness } from "../support/ztunnel/zds-harness.ts";
+import { eventually, outcomeOf, podEntry, told, ZdsHarness } from "../support/ztunnel/zds-harness.ts";
 import { decodeRequest } from "../support/ztunnel/zds-message.ts";
 
 const run = promisify(execFile);
@@ -196,8 +196,12 @@ describe("the snapshot", () => {
     holdPods(3);
     const ztunnel = await live({ faults: ["ack-delay=250"] });
     await ztunnel.waitFor((event) => event.event === "response" && event.to === "snapshot-sent");
-    expect(kindsOf(ztunnel.messages)).toEqual(["add", "add", "add", "snapshot-sent"]);
-    expect(uidsOf(ztunnel.messages).slice(0, 3).sort()).toEqual(["u0", "u1", "u2"]);
+    expect(kindsOf(await told(ztunnel))).toEqual(["add", "add", "add", "snapshot-sent"]);
+    expect(
+      uidsOf(await told(ztunnel))
+        .slice(0, 3)
+        .sort(),
+    ).toEqual(["u0", "u1", "u2"]);
     const steps = ztunnel.events.filter((event) => ["message", "response"].includes(event.event));
     expect(steps.map((event) => event.event)).toEqual(Array(4).fill(["message", "response"]).flat());
     for (let index = 2; index < steps.length; index += 2) {
@@ -212,12 +216,12 @@ describe("the snapshot", () => {
     listening();
     harness.server.hold(podEntry("u1", undefined));
     const ztunnel = await live();
-    expect(ztunnel.messages.map((event) => [event.hex, event.fds])).toEqual([
+    expect((await told(ztunnel)).map((event) => [event.hex, event.fds])).toEqual([
       [keepU1, 0],
       [snapshotSent, 0],
     ]);
     await harness.server.add(podEntry("u1", pod(0)));
-    expect(kindsOf(ztunnel.messages)).toEqual(["keep", "snapshot-sent", "add"]);
+    expect(kindsOf(await told(ztunnel))).toEqual(["keep", "snapshot-sent", "add"]);
     expect((await ztunnel.stats()).workloads.u1?.ino).toBe(String(pod(0).id.ino));
   });
 
@@ -227,20 +231,24 @@ describe("the snapshot", () => {
     harness.server.hold(podEntry("u1", gone));
     gone.close();
     const ztunnel = await live();
-    expect(kindsOf(ztunnel.messages)).toEqual(["keep", "snapshot-sent"]);
+    expect(kindsOf(await told(ztunnel))).toEqual(["keep", "snapshot-sent"]);
   });
 
   test("case 9: a refused pod does not stop the snapshot, and stays in the roster", async () => {
     listening();
     holdPods(3);
     const ztunnel = await live({ faults: ["nack=Bind(Os { code: 98 }),1"], retryMs: 50 });
-    expect(kindsOf(ztunnel.messages)).toEqual(["add", "add", "add", "snapshot-sent"]);
+    expect(kindsOf(await told(ztunnel))).toEqual(["add", "add", "add", "snapshot-sent"]);
     expect(harness.logged("failure to start proxy : Bind(Os { code: 98 })")).toBe(true);
     expect((await ztunnel.stats()).connections).toBe(1);
     await ztunnel.command({ do: "reconnect" });
     await ztunnel.waitForReady();
     await eventually("the second snapshot", () => ztunnel.messages.length === 8);
-    expect(uidsOf(ztunnel.messages).slice(4, 7).sort()).toEqual(["u0", "u1", "u2"]);
+    expect(
+      uidsOf(await told(ztunnel))
+        .slice(4, 7)
+        .sort(),
+    ).toEqual(["u0", "u1", "u2"]);
   });
 
   test("case 9: a pod refused in the snapshot does not count as acknowledged", async () => {
@@ -260,7 +268,7 @@ describe("the snapshot", () => {
     const closed = await ztunnel.waitForEvent("close");
     expect(gap(first, closed)).toBeGreaterThan(380);
     expect(gap(first, closed)).toBeLessThan(900);
-    expect(ztunnel.messages).toHaveLength(1);
+    expect(await told(ztunnel)).toHaveLength(1);
     await ztunnel.setFaults();
     const from = ztunnel.events.length;
     // the attempt under way may still meet the old fault
@@ -276,9 +284,9 @@ describe("the snapshot", () => {
     const workload = { name: "", namespace: "", serviceAccount: "" };
     harness.server.hold({ uid: "u1", workload, netns: pod(0) });
     const ztunnel = await live();
-    expect(ztunnel.messages[0]?.hex).toBe("0a060a0275311200");
+    expect((await told(ztunnel))[0]?.hex).toBe("0a060a0275311200");
     await harness.server.add({ uid: "u2", workload, netns: pod(1) });
-    expect(ztunnel.messages[2]?.hex).toBe("0a060a0275321200");
+    expect((await told(ztunnel))[2]?.hex).toBe("0a060a0275321200");
   });
 });
 
@@ -291,7 +299,7 @@ describe("updates", () => {
     expect(performance.now() - start).toBeGreaterThan(145);
     const answered = ztunnel.events.findLast((event) => event.event === "response");
     expect(answered).toMatchObject({ to: "add", ok: true });
-    expect(ztunnel.messages.at(-1)).toMatchObject({
+    expect((await told(ztunnel)).at(-1)).toMatchObject({
       kind: "add",
       uid: "u1",
       fds: 1,
@@ -310,7 +318,7 @@ describe("updates", () => {
     expect(outcome.message).toContain("no ztunnel connection");
     expect(outcome.tookMs).toBeLessThan(50);
     const ztunnel = await live();
-    expect(ztunnel.messages[0]).toMatchObject({ kind: "add", uid: "u1" });
+    expect((await told(ztunnel))[0]).toMatchObject({ kind: "add", uid: "u1" });
   });
 
   test("case 13: a client before its hello is no connection yet", async () => {
@@ -367,7 +375,7 @@ describe("updates", () => {
     holdPods(1);
     expect((await outcomeOf(harness.server.remove("u0"))).tookMs).toBeLessThan(50);
     const ztunnel = await live();
-    expect(kindsOf(ztunnel.messages)).toEqual(["snapshot-sent"]);
+    expect(kindsOf(await told(ztunnel))).toEqual(["snapshot-sent"]);
   });
 });
 
@@ -379,14 +387,14 @@ describe("several ztunnels", () => {
     const newer = await live();
     expect(harness.server.connectionCount).toBe(2);
     for (const ztunnel of [older, newer]) {
-      expect(kindsOf(ztunnel.messages)).toEqual(["add", "add", "snapshot-sent"]);
+      expect(kindsOf(await told(ztunnel))).toEqual(["add", "add", "snapshot-sent"]);
     }
     await harness.server.add(podEntry("u5", pod(5)));
-    expect(newer.messages).toHaveLength(4);
-    expect(newer.messages.at(-1)).toMatchObject({ kind: "add", uid: "u5" });
+    expect(await told(newer)).toHaveLength(4);
+    expect((await told(newer)).at(-1)).toMatchObject({ kind: "add", uid: "u5" });
     await harness.server.remove("u5");
-    expect(newer.messages.at(-1)).toMatchObject({ kind: "del", uid: "u5" });
-    expect(kindsOf(older.messages)).toEqual(["add", "add", "snapshot-sent", "del"]);
+    expect((await told(newer)).at(-1)).toMatchObject({ kind: "del", uid: "u5" });
+    expect(kindsOf(await told(older))).toEqual(["add", "add", "snapshot-sent", "del"]);
   });
 
   test("case 17: when the newest goes, Adds go to the older one, and to none after that", async () => {
@@ -396,7 +404,7 @@ describe("several ztunnels", () => {
     await newer.kill();
     await harness.connections(1);
     await harness.server.add(podEntry("u1", pod(0)));
-    expect(older.messages.at(-1)).toMatchObject({ kind: "add", uid: "u1" });
+    expect((await told(older)).at(-1)).toMatchObject({ kind: "add", uid: "u1" });
     await older.kill();
     await harness.connections(0);
     expect(await outcomeOf(harness.server.add(podEntry("u2", pod(1))))).toMatchObject({
@@ -414,7 +422,7 @@ describe("updates during a snapshot", () => {
     await harness.server.add(podEntry("u5", pod(5)));
     const kinds = kindsOf(ztunnel.messages);
     expect(kinds.filter((kind) => kind === "snapshot-sent")).toHaveLength(1);
-    expect(uidsOf(ztunnel.messages)).toContain("u5");
+    expect(uidsOf(await told(ztunnel))).toContain("u5");
     const stats = await ztunnel.stats();
     expect(Object.keys(stats.workloads).sort()).toEqual(["u0", "u1", "u5"]);
     expect(stats.ready).toBe(true);

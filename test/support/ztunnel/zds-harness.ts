@@ -8,6 +8,7 @@ import type { Logger } from "../../../src/observe/logger.ts";
 import type { RosterEntry } from "../../../src/ztunnel/workload.ts";
 import { ZdsError } from "../../../src/ztunnel/zds-error.ts";
 import { ZdsServer, type ZdsServerEvent, type ZdsServerOptions } from "../../../src/ztunnel/zds-server.ts";
+import type { StandInEvent } from "./event-log.ts";
 import { RawClient } from "./raw-client.ts";
 import { StandIn, type StandInStart } from "./stand-in.ts";
 
@@ -132,4 +133,13 @@ export class ZdsHarness {
     };
     return { debug: write("debug"), info: write("info"), warn: write("warn"), error: write("error") };
   }
+}
+
+/**
+ * The messages a stand-in has received. The server hears an ack before the stand-in's log line reaches this process:
+ * the log is read in order, so an answer to a question asked now comes after every line written before.
+ */
+export async function told(ztunnel: StandIn): Promise<StandInEvent[]> {
+  await ztunnel.stats();
+  return ztunnel.messages;
 }
