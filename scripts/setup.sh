@@ -62,6 +62,8 @@ if ! cmp -s package-lock.json "$stamp" || [ ! -x "node_modules/$node_package/bin
   npm ci --no-audit --no-fund --loglevel=error >"$log" 2>&1 9>&- </dev/null || { tail -n 20 "$log" >&2; rm -f "$log"; fail "npm ci failed (its last lines are above)"; }
   rm -f "$log"
   [ -x "node_modules/$node_package/bin/node" ] || fail "npm did not install $node_package; is npm set to omit optional packages (npm config get omit)?"
+  # npm scripts find it here; npm 9 makes no link when packages for two machines offer the same program
+  ln -sf "../$node_package/bin/node" node_modules/.bin/node
   cp package-lock.json "$stamp"
 fi
 PATH=$PWD/node_modules/.bin:$PATH
