@@ -50,6 +50,14 @@ if [ -n "$missing" ]; then
   rm -f "$log"
 fi
 
+npm_version=11.19.1
+node_version=$(sed -n "s/.*\"$node_package\": \"\(.*\)\".*/\1/p" package.json)
+npm_works_with_optional_packages() {
+  npm_major=$(npm --version 2>/dev/null | cut -d. -f1)
+  node_major=$(node --version 2>/dev/null | sed 's/^v//' | cut -d. -f1)
+  [ "${npm_major:-0}" -ge 11 ] && [ "${node_major:-0}" -ge 22 ]
+}
+
 mkdir -p build
 exec 9>build/.setup.lock
 flock 9
@@ -57,10 +65,20 @@ flock 9
 # npm writes node_modules/.package-lock.json last: a changed or half-done installation is seen here
 stamp=node_modules/.ambient-cni-lock
 if ! cmp -s package-lock.json "$stamp" || [ ! -x "node_modules/$node_package/bin/node" ]; then
-  say "installing npm packages (npm ci)"
+  command -v npm >/dev/null 2>&1 || fail "npm is missing; install it first: apt-get install npm"
   log=$(mktemp)
+  # an old npm, or any npm on an old Node, silently leaves out optional packages that this project needs
+  tool=build/npm
+  if ! npm_works_with_optional_packages; then
+    say "bringing Node $node_version and npm $npm_version for the installation"
+    npm install --prefix "$tool" --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
+      "$node_package@$node_version" "npm@$npm_version" >"$log" 2>&1 9>&- </dev/null ||
+      { tail -n 20 "$log" >&2; rm -f "$log"; fail "npm could not bring its successor (its last lines are above)"; }
+    PATH=$PWD/$tool/node_modules/$node_package/bin:$PWD/$tool/node_modules/npm/bin:$PATH
+  fi
+  say "installing npm packages (npm ci)"
   npm ci --no-audit --no-fund --loglevel=error >"$log" 2>&1 9>&- </dev/null || { tail -n 20 "$log" >&2; rm -f "$log"; fail "npm ci failed (its last lines are above)"; }
-  rm -f "$log"
+  rm -rf "$log" "$tool"
   [ -x "node_modules/$node_package/bin/node" ] || fail "npm did not install $node_package; is npm set to omit optional packages (npm config get omit)?"
   # npm scripts find it here; npm 9 makes no link when packages for two machines offer the same program
   ln -sf "../$node_package/bin/node" node_modules/.bin/node
