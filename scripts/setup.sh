@@ -74,7 +74,7 @@ if ! cmp -s package-lock.json "$stamp" || [ ! -x "node_modules/$node_package/bin
     npm install --prefix "$tool" --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
       "$node_package@$node_version" "npm@$npm_version" >"$log" 2>&1 9>&- </dev/null ||
       { tail -n 20 "$log" >&2; rm -f "$log"; fail "npm could not bring its successor (its last lines are above)"; }
-    PATH=$PWD/$tool/node_modules/$node_package/bin:$PWD/$tool/node_modules/npm/bin:$PATH
+    PATH=$PWD/$tool/node_modules/.bin:$PATH
   fi
   say "installing npm packages (npm ci)"
   npm ci --no-audit --no-fund --loglevel=error >"$log" 2>&1 9>&- </dev/null || { tail -n 20 "$log" >&2; rm -f "$log"; fail "npm ci failed (its last lines are above)"; }
