@@ -9,6 +9,7 @@ import { Enrolment } from "./enrolment/enrolment.ts";
 import { PodLookup } from "./enrolment/pod-lookup.ts";
 import { AnnotationWriter } from "./kube/annotation-writer.ts";
 import { ApiClient } from "./kube/api-client.ts";
+import { EventRecorder } from "./kube/event-recorder.ts";
 import { NodeState } from "./kube/node-state.ts";
 import { hostNetnsKeys } from "./netns/host-netns.ts";
 import { SandboxFinder } from "./netns/sandbox-finder.ts";
@@ -52,6 +53,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     lookup: (uid) => node.pod(uid),
     log: loggers.scope("kube"),
   });
+  const events = new EventRecorder({ client, nodeName: config.nodeName, log: loggers.scope("kube") });
   const ztunnel = new ZdsServer({ path: config.ztunnelSocketPath, log: loggers.scope("ztunnel") });
   const finder = new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") });
   const policy = enrolmentPolicy(config);
@@ -61,6 +63,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     redirection,
     ztunnel,
     annotations,
+    events,
     policy,
     log: loggers.scope("enrolment"),
     reconcileIntervalMs: config.reconcileIntervalMs,
@@ -100,6 +103,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
       await ztunnel.close();
       await node.stop();
       annotations.stop();
+      events.stop();
       await health.close();
       log.info({}, "stopped");
     },

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Why a pod could not be captured, in the words `kubectl describe pod` will show.
 import type { PodFacts } from "../kube/pod-facts.ts";
-import { ZdsError } from "../ztunnel/zds-error.ts";
 
 /** A pod that must not start, because it would start outside the mesh. The message has cause and remedy. */
 export class EnrolmentError extends Error {
@@ -10,15 +9,15 @@ export class EnrolmentError extends Error {
   constructor(pod: PodFacts, cause: unknown) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     super(
-      `Cannot capture pod "${pod.namespace}/${pod.name}" for the ambient mesh: ${reason}${remedy(cause, reason)}`,
+      `Cannot capture pod "${pod.namespace}/${pod.name}" for the ambient mesh: ${reason}${remedyFor(reason)}. The pod is tried again by kubelet`,
       { cause },
     );
   }
 }
 
-function remedy(cause: unknown, reason: string): string {
-  if (cause instanceof ZdsError || reason.includes("ztunnel")) {
-    return "; check the ztunnel pod of this node: kubectl get pods -A -l app=ztunnel -o wide. The pod is tried again by kubelet";
-  }
-  return "; the log of this node's CNI agent has the details. The pod is tried again by kubelet";
+/** What to do about a failure, as the end of a sentence that names it. */
+export function remedyFor(reason: string): string {
+  return reason.includes("ztunnel")
+    ? "; check the ztunnel pod of this node: kubectl get pods -A -l app=ztunnel -o wide"
+    : "; the log of this node's CNI agent has the details";
 }

@@ -2,8 +2,9 @@
 // All pods of the node: who asks for a look at which pod, and when.
 import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import type { Sandbox } from "../netns/sandbox-finder.ts";
+import { ZdsError } from "../ztunnel/zds-error.ts";
 import { decideEnrolment } from "./desired-state.ts";
-import { EnrolmentError } from "./enrolment-error.ts";
+import { EnrolmentError, remedyFor } from "./enrolment-error.ts";
 import { KeyedQueue } from "./keyed-queue.ts";
 import {
   PodReconciler,
@@ -47,6 +48,8 @@ const unfinished: Readonly<Record<Exclude<ReconcileOutcome, "enrolled" | "outsid
     "namespace-unknown": "the labels of its namespace are not known yet",
   };
 
+/** Retries before people are told: about eight seconds, longer than a ztunnel takes to restart. */
+const patientFailures = 5;
 const maxRetryMs = 30_000;
 const firstRetryMs = 500;
 
@@ -97,7 +100,7 @@ export class Enrolment {
         const found = await finder.find(soughtPod(pod));
         if (found !== undefined) adoptSandbox(record, found);
         // ours before a restart: redirected already, so it must be served or repaired at once
-        record.touched = annotated && record.sandbox !== undefined;
+        record.touched ||= annotated && record.sandbox !== undefined;
         if (!annotated) return;
         const workload = { name: pod.name, namespace: pod.namespace, serviceAccount: pod.serviceAccount };
         ztunnel.hold({ uid: pod.uid, workload, netns: record.sandbox?.netns });
@@ -138,6 +141,11 @@ export class Enrolment {
     // a late DEL of an earlier sandbox must not take the newer one away
     if (!sameContainer && !sameNetns) return;
     this.#depart(record);
+  }
+
+  /** Repairs of enrolled pods by kind of drift, since the start. */
+  get repairs(): ReadonlyMap<string, number> {
+    return this.#reconciler.repairs;
   }
 
   /** Looks at a pod now and waits for the outcome. */
@@ -230,8 +238,10 @@ export class Enrolment {
     if (record === undefined) return "forgotten";
     try {
       const outcome = await this.#reconciler.reconcile(record);
-      record.failures = 0;
-      record.lastError = undefined;
+      if (!outcome.startsWith("no-")) {
+        record.failures = 0;
+        record.lastError = undefined;
+      }
       this.#planNext(record, outcome);
       return outcome;
     } catch (error) {
@@ -248,9 +258,29 @@ export class Enrolment {
       this.#records.delete(record.uid);
     } else if (outcome === "no-sandbox" && record.facts?.phase === "Running") {
       // a running pod has processes; they show within moments of its start
-      record.failures++;
-      this.#queue.requestAfter(record.uid, retryDelayMs(record.failures));
+      this.#retryLater(record, "no process of it is found on this node in a namespace that has its address");
+    } else if (outcome === "no-ztunnel") {
+      this.#retryLater(record, "no ztunnel connection");
     }
+  }
+
+  /** Tries again with growing pauses; what lasts longer than a restart of ztunnel is told in an Event. */
+  #retryLater(record: PodRecord, reason: string): void {
+    const { events, log } = this.#options;
+    record.failures++;
+    record.lastError = reason;
+    this.#queue.requestAfter(record.uid, retryDelayMs(record.failures));
+    const pod = record.facts;
+    if (pod === undefined || record.adding > 0 || record.failures < patientFailures) return;
+    const isZtunnel = reason.includes("ztunnel");
+    if (record.failures === patientFailures) {
+      log.warn({ ns: pod.namespace, pod: pod.name, uid: pod.uid, reason }, "pod is not captured yet");
+    }
+    const eventReason = isZtunnel ? "AmbientWaitingForZtunnel" : "AmbientNotCaptured";
+    events.record(pod, {
+      reason: eventReason,
+      message: `Not captured by the ambient mesh yet: ${reason}${remedyFor(reason)}`,
+    });
   }
 
   #noteFailure(record: PodRecord, error: Error): void {
@@ -258,13 +288,20 @@ export class Enrolment {
     const pod = record.facts;
     const names = { ns: pod?.namespace, pod: pod?.name, uid: record.uid, attempt: record.failures };
     if (waitsForZtunnel(error)) {
+      record.failures--;
       this.#options.log.info({ ...names, reason: error.message }, "waiting for ztunnel");
-    } else {
-      if (record.state !== "pending" && record.state !== "enrolled") record.state = "failed";
-      this.#options.log.warn({ ...names, err: error }, "pod not captured; trying again");
+      this.#retryLater(record, error.message);
+      return;
     }
+    if (record.state !== "pending" && record.state !== "enrolled") record.state = "failed";
+    this.#options.log.warn({ ...names, err: error }, "pod not captured; trying again");
     record.lastError = error.message;
     this.#queue.requestAfter(record.uid, retryDelayMs(record.failures));
+    // an ADD that fails is told by kubelet in an Event of its own
+    if (pod === undefined || record.adding > 0) return;
+    const reason = error instanceof ZdsError ? "AmbientZtunnelRefused" : "AmbientNotCaptured";
+    const message = `Not captured by the ambient mesh: ${error.message}${remedyFor(error.message)}`;
+    this.#options.events.record(pod, { reason, message });
   }
 
   #podChanged(uid: string, pod: PodFacts | undefined): void {

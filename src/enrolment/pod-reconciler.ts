@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Brings one pod from what is to what should be. Safe at any moment, any number of times.
 import type { AnnotationWriter } from "../kube/annotation-writer.ts";
+import type { EventRecorder } from "../kube/event-recorder.ts";
 import type { NodeState } from "../kube/node-state.ts";
-import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
+import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import type { Sandbox, SandboxFinder, SoughtPod } from "../netns/sandbox-finder.ts";
 import type { Logger } from "../observe/logger.ts";
+import type { Drift } from "../redirect/fingerprint.ts";
 import type { PodRedirection } from "../redirect/pod-redirection.ts";
 import type { RedirectOptions } from "../redirect/rules.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
@@ -28,6 +30,7 @@ export interface ReconcilerParts {
   readonly redirection: PodRedirection;
   readonly ztunnel: ZdsServer;
   readonly annotations: AnnotationWriter;
+  readonly events: EventRecorder;
   readonly policy: EnrolmentPolicy;
   readonly log: Logger;
 }
@@ -35,6 +38,8 @@ export interface ReconcilerParts {
 /** The steps in and out of the mesh. Order in: rules and routes, ztunnel's ack, annotation; out: the reverse of the danger. */
 export class PodReconciler {
   readonly #parts: ReconcilerParts;
+  /** Repairs of enrolled pods by kind of drift, since the start. */
+  readonly repairs = new Map<string, number>();
 
   constructor(parts: ReconcilerParts) {
     this.#parts = parts;
@@ -42,17 +47,41 @@ export class PodReconciler {
 
   /** Looks at one pod and does what is missing. @throws when a step failed; the pod then stays where it is */
   async reconcile(record: PodRecord): Promise<ReconcileOutcome> {
-    await this.#clearDeparted(record);
+    try {
+      return await this.#converge(record);
+    } finally {
+      // last: a sandbox that was replaced can wait, the new one's pod cannot
+      await this.#clearDeparted(record);
+    }
+  }
+
+  async #converge(record: PodRecord): Promise<ReconcileOutcome> {
     const pod = record.facts;
     if (pod === undefined) return this.#forget(record);
-    const cached = this.#parts.node.namespace(pod.namespace);
-    const namespace = record.namespaceHint === undefined ? cached : newestFacts(cached, record.namespaceHint);
+    const namespace = this.#namespaceOf(record, pod);
     // what cannot be known is not decided: the pod stays as it is
     if (namespace === undefined) return "namespace-unknown";
     const desired = decideEnrolment(pod, namespace, this.#parts.policy);
     if (!desired.wanted) return this.#leave(record, { pod, reason: desired.reason });
     this.#warnOnce(record, desired.warnings);
     return this.#enrol(record, { pod, redirect: desired.redirect });
+  }
+
+  #namespaceOf(record: PodRecord, pod: PodFacts): NamespaceFacts | undefined {
+    const { node } = this.#parts;
+    const cached = node.namespace(pod.namespace);
+    if (cached === undefined && record.namespaceHint === undefined) {
+      // a namespace that is known to be gone has no labels; one that nobody has heard of may only be late
+      const isGone = record.touched && node.isFresh();
+      return isGone
+        ? { key: pod.namespace, name: pod.namespace, labels: {}, resourceVersion: "" }
+        : undefined;
+    }
+    if (record.namespaceHint === undefined) return cached;
+    const newest = newestFacts(record.namespaceHint, cached ?? record.namespaceHint);
+    // from the moment on that the watch has caught up, it alone is believed
+    if (newest === cached) record.namespaceHint = undefined;
+    return newest;
   }
 
   async #enrol(
@@ -62,7 +91,7 @@ export class PodReconciler {
     const { ztunnel, redirection, annotations, log } = this.#parts;
     const { pod } = want;
     const startedMs = performance.now();
-    const sandbox = await this.#sandboxOf(record, pod);
+    const sandbox = await this.#currentSandbox(record, pod);
     if (sandbox === undefined) {
       record.state = "waiting";
       return "no-sandbox";
@@ -75,9 +104,7 @@ export class PodReconciler {
     const names = { ns: pod.namespace, pod: pod.name, uid: pod.uid, netns: sandbox.netns.key };
     record.touched = true;
     const report = await redirection.apply(sandbox.netns, want.redirect, { isNew: sandbox.isNew });
-    if (report.changed && record.state === "enrolled") {
-      log.warn({ ...names, drift: report.repaired }, "repaired the redirection of a pod");
-    }
+    if (report.changed && record.state === "enrolled") this.#noteRepair(record, report.repaired);
     if (ztunnel.acknowledged(pod.uid) !== sandbox.netns.key) {
       await this.#handOver(record, { pod, sandbox });
     }
@@ -112,16 +139,13 @@ export class PodReconciler {
     const { redirection, ztunnel, annotations, log } = this.#parts;
     const annotated = pod.annotations[podAnnotations.redirection] !== undefined;
     if (!record.touched && !annotated) {
-      record.state = "outside";
-      this.#release(record);
+      this.#release(record, record.sandbox);
       return "outside";
     }
     const sandbox = await this.#sandboxOf(record, pod);
     if (sandbox !== undefined) await redirection.remove(sandbox.netns);
     await ztunnel.remove(pod.uid);
-    this.#release(record);
-    record.touched = false;
-    record.state = "outside";
+    this.#release(record, sandbox);
     log.info(
       { ns: pod.namespace, pod: pod.name, uid: pod.uid, netns: sandbox?.netns.key, reason },
       "pod left the mesh",
@@ -132,14 +156,13 @@ export class PodReconciler {
 
   /** The pod is deleted: its namespace ends with it, so only ztunnel has to hear of it. */
   async #forget(record: PodRecord): Promise<ReconcileOutcome> {
-    if (record.touched || record.sandbox !== undefined) {
+    const { sandbox } = record;
+    if (record.touched || sandbox !== undefined) {
       await this.#parts.ztunnel.remove(record.uid);
-      this.#parts.log.info({ uid: record.uid, netns: record.sandbox?.netns.key }, "pod forgotten");
+      this.#parts.log.info({ uid: record.uid, netns: sandbox?.netns.key }, "pod forgotten");
     }
-    this.#release(record);
+    this.#release(record, sandbox);
     this.#parts.annotations.forget(record.uid);
-    record.touched = false;
-    record.state = "outside";
     return "forgotten";
   }
 
@@ -170,13 +193,45 @@ export class PodReconciler {
   }
 
   async #sandboxOf(record: PodRecord, pod: PodFacts): Promise<Sandbox | undefined> {
-    if (record.sandbox === undefined) {
-      const found = await this.#parts.finder.find(soughtPod(pod));
-      // an ADD may have brought one meanwhile: then the runtime's word counts
-      if (found !== undefined && record.sandbox === undefined) adoptSandbox(record, found);
-      else found?.netns.close();
-    }
+    // right after a DEL what is left of the old sandbox must not be found again
+    if (record.sandbox !== undefined || record.departed.length > 0) return record.sandbox;
+    const found = await this.#parts.finder.find(soughtPod(pod));
+    // an ADD may have brought one meanwhile: then the runtime's word counts
+    if (found !== undefined && record.sandbox === undefined) adoptSandbox(record, found);
+    else found?.netns.close();
     return record.sandbox;
+  }
+
+  /** The pod's sandbox; one that has lost all of the pod's addresses was rebuilt behind our back, and is looked for. */
+  async #currentSandbox(record: PodRecord, pod: PodFacts): Promise<Sandbox | undefined> {
+    const known = await this.#sandboxOf(record, pod);
+    if (known === undefined || record.adding > 0 || pod.ips.length === 0) return known;
+    if (await this.#parts.finder.owns(known.netns, pod.ips)) return known;
+    const found = await this.#parts.finder.find(soughtPod(pod));
+    // nothing found: the status may be older than the sandbox, which then stays
+    if (found === undefined) return record.sandbox;
+    if (record.sandbox === known) adoptSandbox(record, found);
+    else found.netns.close();
+    return record.sandbox;
+  }
+
+  #noteRepair(record: PodRecord, repaired: readonly Drift[]): void {
+    const { log, events } = this.#parts;
+    const pod = record.facts;
+    for (const { kind } of repaired) this.repairs.set(kind, (this.repairs.get(kind) ?? 0) + 1);
+    log.warn(
+      {
+        ns: pod?.namespace,
+        pod: pod?.name,
+        uid: record.uid,
+        netns: record.sandbox?.netns.key,
+        drift: repaired,
+      },
+      "repaired the redirection of a pod",
+    );
+    const details = repaired.map(({ family, detail }) => `IPv${family}: ${detail}`).join("; ");
+    const message = `The redirection of this pod had been changed and was put back: ${details}. Look for what writes network rules in it.`;
+    if (pod !== undefined) events.record(pod, { reason: "AmbientRepaired", message });
   }
 
   #warnOnce(record: PodRecord, warnings: readonly string[]): void {
@@ -191,9 +246,13 @@ export class PodReconciler {
     }
   }
 
-  #release(record: PodRecord): void {
-    record.sandbox?.netns.close();
+  /** Lets go of a sandbox that was taken out of the mesh, unless an ADD has brought another one meanwhile. */
+  #release(record: PodRecord, sandbox: Sandbox | undefined): void {
+    if (record.sandbox?.netns !== sandbox?.netns) return;
+    sandbox?.netns.close();
     record.sandbox = undefined;
+    record.touched = false;
+    record.state = "outside";
   }
 }
 

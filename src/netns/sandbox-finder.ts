@@ -102,9 +102,14 @@ export class SandboxFinder {
     return undefined;
   }
 
-  async #holdsAddress(netns: Netns, pod: SoughtPod): Promise<boolean> {
+  /** Whether an interface in the namespace has one of these addresses. */
+  async owns(netns: Netns, ips: readonly string[]): Promise<boolean> {
     const addresses = await interfaceAddresses(netns.fd);
-    const owned = addresses.some(({ address }) => pod.ips.some((ip) => sameAddress(ip, address)));
+    return addresses.some(({ address }) => ips.some((ip) => sameAddress(ip, address)));
+  }
+
+  async #holdsAddress(netns: Netns, pod: SoughtPod): Promise<boolean> {
+    const owned = await this.owns(netns, pod.ips);
     if (!owned) {
       this.#options.log.warn(
         { uid: pod.uid, netns: netns.key, ips: pod.ips },

@@ -280,6 +280,44 @@ async function isCaptured(pod: Pod): Promise<boolean> {
   return !(await iptablesSave(pod.netns, 4)).includes("-A ISTIO_OUTPUT -j ACCEPT");
 }
 
+/** What `kubectl describe pod` would show of a running pod that ztunnel refuses, of a repair, and of a missing ztunnel. */
+export async function events(): Promise<Record<string, string>> {
+  const seen: Record<string, string> = {};
+  const untilEvent = async (pod: Pod, reason: string): Promise<void> => {
+    await waitFor(
+      `the event ${reason}`,
+      () => {
+        const found = mesh.api.store.list("events").find((object) => {
+          const { involvedObject, reason: given } = object as unknown as {
+            involvedObject: { uid: string };
+            reason: string;
+          };
+          return involvedObject.uid === pod.uid && given === reason;
+        }) as unknown as { message: string } | undefined;
+        if (found !== undefined) seen[reason] = found.message;
+        return found !== undefined;
+      },
+      { timeoutMs: 15_000 },
+    );
+  };
+  const pod = await runPod("plain");
+  await mesh.ztunnel.setFaults("nack=failure to start proxy : port taken,1");
+  mesh.kubelet.labelPod(pod, { [modeLabel]: "ambient" });
+  await untilEvent(pod, "AmbientZtunnelRefused");
+  await waitFor("the second attempt", () => isCaptured(pod), { timeoutMs: 10_000 });
+  await waitFor("the status", () => mesh.kubelet.annotation(pod, statusAnnotation) === "enabled");
+  await pod.exec(["ip", "rule", "del", "pref", "32764"]);
+  await untilEvent(pod, "AmbientRepaired");
+  await mesh.ztunnel.kill();
+  const waiting = await runPod("plain");
+  mesh.kubelet.labelPod(waiting, { [modeLabel]: "ambient" });
+  await untilEvent(waiting, "AmbientWaitingForZtunnel");
+  await mesh.startZtunnel({ maxBackoffMs: 100 });
+  await waitFor("the waiting pod to be captured", () => isCaptured(waiting), { timeoutMs: 10_000 });
+  for (const each of [pod, waiting]) await mesh.kubelet.deletePod(each);
+  return seen;
+}
+
 /** Annotations of a running pod change its rules. */
 export async function overrides(): Promise<void> {
   const pod = await runPod("mesh");

@@ -90,6 +90,13 @@ describe("running pods", () => {
     await node.call.drift();
   });
 
+  test("tell in Events what is wrong with them and what to do", { timeout: 60_000 }, async () => {
+    const seen = await node.call.events();
+    expect(seen.AmbientZtunnelRefused).toMatch(/port taken.*kubectl get pods -A -l app=ztunnel/);
+    expect(seen.AmbientRepaired).toMatch(/IPv4: .*rule.*was put back|was put back: IPv4: .*rule/);
+    expect(seen.AmbientWaitingForZtunnel).toMatch(/no ztunnel connection.*-l app=ztunnel/);
+  });
+
   test("follow their annotations", async () => {
     await node.call.overrides();
   });

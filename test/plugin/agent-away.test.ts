@@ -2,7 +2,7 @@
 // The launcher while the agent is away, comes, goes, hangs or is overrun.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, existsSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, existsSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { beforeAll, describe, expect, it } from "vitest";
 import { buildPlugin, builds, cniEnv, errorOf, type Run, runLauncher, scratchDir } from "./launcher.ts";
@@ -48,8 +48,13 @@ describe.each(builds)("launcher ($build)", ({ binary }) => {
     using scratch = scratchDir();
     await using agent = await StandInAgent.listen(scratch.path, sends(answer("{}")));
     chmodSync(scratch.path, 0o700);
+    // the project may be in a folder that only root can enter
+    using bin = scratchDir();
+    chmodSync(bin.path, 0o755);
+    const launcher = `${bin.path}/launcher`;
+    copyFileSync(binary, launcher);
     const input = JSON.stringify({ cni_agent_run_dir: scratch.path, agent_wait_seconds: 0 });
-    const denied = await runLauncher(binary, { env: cniEnv("ADD"), input, uid: 65534 });
+    const denied = await runLauncher(launcher, { env: cniEnv("ADD"), input, uid: 65534 });
     expect(errorOf(denied)).toMatchObject({ code: 11 });
     expect(errorOf(denied).msg).toContain("permission denied");
     expect(agent.connections).toBe(0);

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kubernetes Events on pods: what an operator sees in `kubectl describe pod` before anyone opens a log.
+import type { Logger } from "../observe/logger.ts";
+import type { ApiClient } from "./api-client.ts";
+import { type Clock, systemClock } from "./backoff.ts";
+import { recordOf, textOf } from "./json-fields.ts";
+
+/** Reasons the agent gives; the first word names the mesh, so that they can be searched for. */
+export type EventReason =
+  | "AmbientNotCaptured"
+  | "AmbientRepaired"
+  | "AmbientZtunnelRefused"
+  | "AmbientWaitingForZtunnel";
+
+/** What happened to a pod. The message has cause and remedy. */
+export interface PodEvent {
+  readonly reason: EventReason;
+  readonly message: string;
+}
+
+/** The pod an event is about. */
+export interface EventPod {
+  readonly uid: string;
+  readonly namespace: string;
+  readonly name: string;
+}
+
+export interface EventRecorderOptions {
+  readonly client: Pick<ApiClient, "create" | "mergePatch">;
+  readonly nodeName: string;
+  readonly log: Logger;
+  readonly clock?: Clock;
+  /** An event that says what the last one of its reason said only raises that one's count, this often. Default 60 s. */
+  readonly repeatMs?: number;
+  /** Writes at most this many events in a burst, and one a second after that. Default 25. */
+  readonly burst?: number;
+}
+
+interface Written {
+  readonly message: string;
+  /** Known once the API server has named the Event. */
+  path: string | undefined;
+  count: number;
+  atMs: number;
+}
+
+const component = "ambient-cni";
+const maxRemembered = 1000;
+/** Limit of the API. Source: kubernetes pkg/apis/core/validation/events.go, NoteLengthLimit. */
+const maxMessageLength = 1024;
+const writeTimeoutMs = 5000;
+
+/** Writes Events in the background; never throws and never makes its caller wait. */
+export class EventRecorder {
+  readonly counts = { written: 0, repeated: 0, dropped: 0, failed: 0 };
+  readonly #options: EventRecorderOptions;
+  readonly #clock: Clock;
+  readonly #repeatMs: number;
+  readonly #burst: number;
+  readonly #written = new Map<string, Written>();
+  readonly #abort = new AbortController();
+  #tokens: number;
+  #refilledMs: number;
+  #last: Promise<void> = Promise.resolve();
+
+  constructor(options: EventRecorderOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#repeatMs = options.repeatMs ?? 60_000;
+    this.#burst = options.burst ?? 25;
+    this.#tokens = this.#burst;
+    this.#refilledMs = this.#clock.nowMs();
+  }
+
+  /** Notes that something happened to a pod. */
+  record(pod: EventPod, event: PodEvent): void {
+    if (this.#abort.signal.aborted) return;
+    const key = `${pod.uid} ${event.reason}`;
+    const message = event.message.slice(0, maxMessageLength);
+    const earlier = this.#written.get(key);
+    const isRepeat = earlier?.message === message;
+    const nowMs = this.#clock.nowMs();
+    if (isRepeat) {
+      earlier.count++;
+      if (nowMs - earlier.atMs < this.#repeatMs) return;
+    }
+    if (!this.#takeToken()) {
+      this.counts.dropped++;
+      return;
+    }
+    // one after the other: the API server has more urgent work than ours
+    if (isRepeat) {
+      earlier.atMs = nowMs;
+      this.#last = this.#last.then(() => this.#repeat(earlier));
+    } else {
+      const written: Written = { message, path: undefined, count: 1, atMs: nowMs };
+      this.#remember(key, written);
+      this.#last = this.#last.then(() => this.#create(pod, { key, reason: event.reason, written }));
+    }
+  }
+
+  /** Resolves when everything noted so far is written or given up. */
+  idle(): Promise<void> {
+    return this.#last;
+  }
+
+  /** Gives up what is not written yet. */
+  stop(): void {
+    this.#abort.abort();
+  }
+
+  async #create(
+    pod: EventPod,
+    { key, reason, written }: { key: string; reason: EventReason; written: Written },
+  ): Promise<void> {
+    const { client, nodeName } = this.#options;
+    const now = new Date().toISOString();
+    const folder = `/api/v1/namespaces/${encodeURIComponent(pod.namespace)}/events`;
+    const body = {
+      apiVersion: "v1",
+      kind: "Event",
+      metadata: { generateName: `${pod.name.slice(0, 200)}.`, namespace: pod.namespace },
+      involvedObject: {
+        apiVersion: "v1",
+        kind: "Pod",
+        namespace: pod.namespace,
+        name: pod.name,
+        uid: pod.uid,
+      },
+      type: reason === "AmbientRepaired" ? "Normal" : "Warning",
+      reason,
+      message: written.message,
+      source: { component, host: nodeName },
+      reportingComponent: component,
+      reportingInstance: nodeName,
+      firstTimestamp: now,
+      lastTimestamp: now,
+      count: 1,
+    };
+    await this.#attempt(async (signal) => {
+      const answer = await client.create(folder, body, { signal });
+      written.path = `${folder}/${encodeURIComponent(textOf(recordOf(recordOf(answer).metadata).name))}`;
+      this.counts.written++;
+    });
+    if (written.path === undefined && this.#written.get(key) === written) this.#written.delete(key);
+  }
+
+  async #repeat(written: Written): Promise<void> {
+    const { path } = written;
+    if (path === undefined) return;
+    const patch = { count: written.count, lastTimestamp: new Date().toISOString() };
+    await this.#attempt(async (signal) => {
+      await this.#options.client.mergePatch(path, patch, { signal });
+      this.counts.repeated++;
+    });
+  }
+
+  /** An Event that cannot be written is not worth a second try: the next one of its kind comes by itself. */
+  async #attempt(write: (signal: AbortSignal) => Promise<void>): Promise<void> {
+    if (this.#abort.signal.aborted) return;
+    try {
+      await write(AbortSignal.any([this.#abort.signal, AbortSignal.timeout(writeTimeoutMs)]));
+    } catch (error) {
+      this.counts.failed++;
+      this.#options.log.debug({ err: error }, "cannot write an Event");
+    }
+  }
+
+  #takeToken(): boolean {
+    const now = this.#clock.nowMs();
+    this.#tokens = Math.min(this.#burst, this.#tokens + (now - this.#refilledMs) / 1000);
+    this.#refilledMs = now;
+    if (this.#tokens < 1) return false;
+    this.#tokens--;
+    return true;
+  }
+
+  #remember(key: string, written: Written): void {
+    this.#written.delete(key);
+    this.#written.set(key, written);
+    if (this.#written.size <= maxRemembered) return;
+    const [oldest] = this.#written.keys();
+    if (oldest !== undefined) this.#written.delete(oldest);
+  }
+}

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+// Lets kubelet probes reach enrolled pods past ztunnel: sets and rules on the host as desired state, asserted again and again.
+import { Netns } from "../netns/netns.ts";
+import type { Logger } from "../observe/logger.ts";
+import { HostState, type HostStateOptions, type SkippedProbeFamily } from "./host-state.ts";
+import { isRuleRefused, KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
+import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
+import { ProbeMembers } from "./probe-members.ts";
+import { ProbesError } from "./probes-error.ts";
+
+export interface HostProbesOptions extends HostStateOptions {
+  /** PROBE_MATCH: which host processes' connections count as probes; default "any". */
+  readonly match?: "any" | "kubelet";
+  /** /proc of the host, to find the kubelet in; default /proc. */
+  readonly procRoot?: string;
+  readonly log: Logger;
+  /** What is wrong, or that nothing is any more; called once after the first attempt and then on every change. */
+  readonly onstate: (fault: string | undefined) => void;
+  /**
+   * How often the host is looked at without a reason, default 4 s: what somebody flushed is back within 5 s. A look
+   * without a difference costs no process with nf_tables.
+   */
+  readonly intervalMs?: number;
+}
+
+/** What has happened so far. */
+export interface ProbeCounts {
+  /** Times that sets or rules had been changed by somebody and were put right. */
+  readonly restored: number;
+  /** Times that the host was found, or brought, as it should be. */
+  readonly reasserted: number;
+  readonly failures: number;
+  /** Runs of `ipset restore`. */
+  readonly setWrites: number;
+  /** Runs of iptables-restore. */
+  readonly ruleWrites: number;
+}
+
+/** How the host differs now. */
+export interface ProbeVerification {
+  readonly intact: boolean;
+  readonly drift: readonly ProbeDrift[];
+  readonly skippedFamilies: readonly SkippedProbeFamily[];
+  readonly match: ProbeMatch["kind"];
+  /** Entries in the sets, also those of pods we do not know. */
+  readonly entryCount: number;
+}
+
+const DEFAULT_INTERVAL_MS = 4_000;
+const FIRST_RETRY_MS = 500;
+/** The first round writes; the others exist for a refused match and for whoever wrote at the same moment. */
+const MAX_ROUNDS = 3;
+
+/**
+ * The host's side of kubelet probes. Looks and writes never overlap; calls that come meanwhile share the next one.
+ * Members are only ever removed because their pod was, or because a list was declared complete.
+ */
+export class HostProbes {
+  readonly #options: HostProbesOptions;
+  readonly #state: HostState;
+  readonly #kubelet: KubeletMatch | undefined;
+  readonly #members = new ProbeMembers();
+  #netns: Netns | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  /** The work under way, and the one that starts after it. */
+  #running: Promise<void> | undefined;
+  #next: Promise<void> | undefined;
+  #stopped = false;
+  /** Members asked for and in the sets. */
+  #settled = false;
+  #wasIntact = false;
+  #searchedLeftovers = false;
+  #isClosed = false;
+  #reported: { readonly fault: string | undefined } | undefined;
+  #failuresInARow = 0;
+  readonly #counts = { restored: 0, reasserted: 0, failures: 0 };
+
+  /** @throws RangeError for a probe address that is none */
+  constructor(options: HostProbesOptions) {
+    this.#options = options;
+    this.#state = new HostState(options);
+    if (options.match === "kubelet") {
+      const { procRoot = "/proc", backend, log } = options;
+      this.#kubelet = new KubeletMatch({ procRoot, runner: backend.runner, log });
+    }
+  }
+
+  get counts(): ProbeCounts {
+    const { setWrites, ruleWrites } = this.#state.tools;
+    return { ...this.#counts, setWrites, ruleWrites };
+  }
+
+  /** What is wrong, undefined when nothing is. */
+  get fault(): string | undefined {
+    return this.#reported?.fault;
+  }
+
+  /** Asserts the desired state once and then on a timer. A failure is reported through `onstate` and tried again. */
+  async start(): Promise<void> {
+    await this.#enqueue().catch(() => {});
+  }
+
+  /**
+   * The pod owns these addresses now; resolves when the sets have them. Saying the same again costs nothing.
+   * @throws RangeError for what is no UID or address
+   * @throws {ProbesError} when the host cannot be brought to it; it is tried again without being asked
+   */
+  async set(uid: string, addresses: readonly string[]): Promise<void> {
+    if (this.#members.set(uid, addresses)) this.#settled = false;
+    if (!this.#settled || this.fault !== undefined) await this.#enqueue();
+  }
+
+  /** Takes the pod's entries out, and nobody else's. @throws as {@link set} */
+  async remove(uid: string): Promise<void> {
+    this.#members.remove(uid);
+    this.#settled = false;
+    await this.#enqueue();
+  }
+
+  /**
+   * Many pods at once, in one run of ipset; of two with one address the later in the list owns it.
+   * @param options.prune the list is complete, so entries of all other pods go; default false
+   * @throws as {@link set}
+   */
+  async replaceAll(
+    members: ReadonlyMap<string, readonly string[]>,
+    options: { prune?: boolean } = {},
+  ): Promise<void> {
+    this.#members.replaceAll(members, { prune: options.prune === true });
+    this.#settled = false;
+    await this.#enqueue();
+  }
+
+  /** What differs now; writes nothing. @throws {ProbesError} when the host cannot be read */
+  async verify(): Promise<ProbeVerification> {
+    let result: ProbeVerification | undefined;
+    await this.#exclusively(async () => {
+      const netns = this.#host();
+      const match = await this.#match(netns);
+      const seen = await this.#state.observe(netns, { members: this.#members, match });
+      const { drift, skippedFamilies, entryCount } = seen;
+      result = { intact: drift.length === 0, drift, skippedFamilies, match: match.kind, entryCount };
+    });
+    return result as ProbeVerification;
+  }
+
+  /** Removes everything of ours from the host and stops. @throws {ProbesError} when something of it is left */
+  async uninstall(): Promise<void> {
+    this.#end();
+    await this.#exclusively(() => this.#state.remove(this.#host()));
+    await this.stop();
+  }
+
+  /** Ends the timer and waits for what is under way; sets and rules stay, for the agent that comes next. */
+  async stop(): Promise<void> {
+    this.#end();
+    await Promise.allSettled([this.#running, this.#next]);
+    this.#isClosed = true;
+    this.#netns?.close();
+  }
+
+  #end(): void {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+  }
+
+  /** A run that begins after now; all who ask before it begins share it. */
+  #enqueue(): Promise<void> {
+    if (this.#stopped)
+      return Promise.reject(stopped());
+    if (this.#running === undefined) return this.#exclusively(() => this.#assert());
+    this.#next ??= this.#running
+      .catch(() => {})
+      .then(() => {
+        this.#next = undefined;
+        return this.#exclusively(() => this.#assert());
+      });
+    return this.#next;
+  }
+
+  /** After everything that is under way. @throws {ProbesError} */
+  async #exclusively(work: () => Promise<void>): Promise<void> {
+    while (this.#running !== undefined) await this.#running.catch(() => {});
+    const running = work().catch((error: unknown) => {
+      throw asProbesError(error);
+    });
+    this.#running = running;
+    try {
+      await running;
+    } finally {
+      this.#running = undefined;
+    }
+  }
+
+  async #assert(): Promise<void> {
+    if (this.#stopped) throw stopped();
+    clearTimeout(this.#timer);
+    try {
+      await this.#converge();
+      this.#failuresInARow = 0;
+      this.#counts.reasserted++;
+      this.#report(undefined);
+    } catch (error) {
+      this.#failuresInARow++;
+      this.#counts.failures++;
+      this.#wasIntact = false;
+      this.#report(asProbesError(error).message);
+      throw error;
+    } finally {
+      this.#planNext();
+    }
+  }
+
+  async #converge(): Promise<void> {
+    const netns = this.#host();
+    for (let round = 0; ; round++) {
+      const match = await this.#match(netns);
+      const wasSettled = this.#settled;
+      const requests = this.#members.requests();
+      const seen = await this.#state.observe(netns, { members: this.#members, match });
+      if (seen.drift.length === 0) {
+        this.#members.settle(requests);
+        // what was asked for while we looked has a run of its own coming
+        if (this.#next === undefined) this.#settled = true;
+        this.#wasIntact = true;
+        await this.#removeLeftovers(netns);
+        return;
+      }
+      if (round === 0) this.#noteDrift(seen.drift, wasSettled);
+      if (round === MAX_ROUNDS) throw notConverged(seen.drift);
+      try {
+        await this.#state.write(netns, seen, match);
+      } catch (error) {
+        const isRefused = isRuleRefused(error) && error.message.includes("tables");
+        if (!isRefused || (await this.#kubelet?.refuse(match, firstLine(error))) !== true) throw error;
+      }
+    }
+  }
+
+  /** Once, as the variant is chosen for the boot, and last: until ours stands the other variant's rule does the work. */
+  async #removeLeftovers(netns: Netns): Promise<void> {
+    if (this.#searchedLeftovers) return;
+    this.#searchedLeftovers = true;
+    try {
+      const removed = await this.#state.removeLeftovers(netns);
+      if (removed.length === 0) return;
+      const fields = { drift: describeDrift(removed) };
+      this.#options.log.info(fields, "removed the probes' chain from the iptables variant not in use");
+    } catch (error) {
+      // what is left there is one rule too many; probes pass
+      this.#options.log.warn({ err: error }, "cannot look at the iptables variant not in use");
+    }
+  }
+
+  #match(netns: Netns): Promise<ProbeMatch> {
+    return this.#kubelet?.current(netns.key) ?? Promise.resolve(MATCH_ANY);
+  }
+
+  /** Opened when first needed, so that a namespace that cannot be opened is a fault like any other. */
+  #host(): Netns {
+    if (this.#isClosed) throw stopped();
+    this.#netns ??= Netns.open(this.#options.hostNetnsPath);
+    return this.#netns;
+  }
+
+  /** Counts what others did to us; what we were asked to change is no damage. */
+  #noteDrift(drift: readonly ProbeDrift[], wasSettled: boolean): void {
+    if (!this.#wasIntact) return;
+    const membership: readonly ProbeDrift["kind"][] = ["missing-member", "wrong-owner", "stale-member"];
+    const damage = drift.filter(
+      ({ kind }) => kind !== "stale-cgroup" && (wasSettled || !membership.includes(kind)),
+    );
+    if (damage.length === 0) return;
+    this.#counts.restored++;
+    const fields = { times: this.#counts.restored, drift: describeDrift(damage) };
+    this.#options.log.warn(fields, "somebody changed the host's rules or sets for kubelet probes; put back");
+  }
+
+  #report(fault: string | undefined): void {
+    if (this.#reported !== undefined && this.#reported.fault === fault) return;
+    const wasFaulty = this.#reported?.fault !== undefined;
+    this.#reported = { fault };
+    if (fault !== undefined)
+      this.#options.log.error({ reason: fault }, "kubelet probes may fail; trying again");
+    else if (wasFaulty) this.#options.log.info({}, "kubelet probes pass again");
+    this.#options.onstate(fault);
+  }
+
+  #planNext(): void {
+    if (this.#stopped) return;
+    const { intervalMs = DEFAULT_INTERVAL_MS } = this.#options;
+    const retryMs = FIRST_RETRY_MS * 2 ** Math.min(this.#failuresInARow - 1, 6);
+    const delayMs = this.#failuresInARow === 0 ? intervalMs : Math.min(intervalMs, retryMs);
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => void this.#enqueue().catch(() => {}), delayMs);
+    this.#timer.unref();
+  }
+}
+
+function stopped(): ProbesError {
+  return new ProbesError("STOPPED", "Cannot let kubelet probes past ztunnel: the agent of this node is stopping");
+}
+
+function notConverged(drift: readonly ProbeDrift[]): ProbesError {
+  return new ProbesError(
+    "NOT_CONVERGED",
+    `Cannot let kubelet probes past ztunnel: what was written is gone again at once (${describeDrift(drift)}); ` +
+      "look for another program that writes ISTIO_POSTRT or our ipsets on this host",
+  );
+}
+
+function asProbesError(error: unknown): ProbesError {
+  if (error instanceof ProbesError) return error;
+  const why = error instanceof Error ? error.message : String(error);
+  return new ProbesError("FAILED", `Cannot let kubelet probes past ztunnel: ${why}`, { cause: error });
+}
+
+function firstLine(error: Error): string {
+  return error.message.split("\n")[0] ?? "";
+}

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+// The host's sets and rules against what they should be: looked at without a process where that is known already, written,
+// removed.
+import { closeSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { NativeError, socketInNetns } from "../native.ts";
+import type { Netns } from "../netns/netns.ts";
+import { type RedirectBackend, readLegacyTableNames } from "../redirect/backend.ts";
+import type { VariantTools } from "../redirect/backend-tools.ts";
+import type { Family } from "../redirect/rules.ts";
+import { lookAtHost } from "./host-look.ts";
+import { HostTools } from "./host-tools.ts";
+import type { ProbeMatch } from "./kubelet-match.ts";
+import { canonicalAddress } from "./probe-address.ts";
+import type { ProbeDrift } from "./probe-drift.ts";
+import type { ProbeMembers } from "./probe-members.ts";
+import {
+  compareProbeRules,
+  PROBE_TABLE,
+  planProbeRemoval,
+  planProbeRules,
+  probeRule,
+} from "./probe-rules.ts";
+import { isUsableSet, PROBE_SETS, planSet } from "./probe-set.ts";
+import { ProbesError } from "./probes-error.ts";
+
+export interface HostStateOptions {
+  /** Path of the namespace; its sibling folder `net` (as in /proc/PID) tells which x_tables exist, where there is one. */
+  readonly hostNetnsPath: string;
+  readonly backend: RedirectBackend;
+  readonly probeSnatV4: string;
+  readonly probeSnatV6: string;
+  /** AMBIENT_IPV6: false leaves IPv6 alone. */
+  readonly ipv6: boolean;
+}
+
+/** What should be there. */
+export interface WantedHost {
+  readonly members: ProbeMembers;
+  readonly match: ProbeMatch;
+}
+
+/** A family that the host cannot have. */
+export interface SkippedProbeFamily {
+  readonly family: Family;
+  readonly reason: string;
+}
+
+/** How the host differs, and the texts that change it. */
+export interface HostObservation {
+  readonly drift: readonly ProbeDrift[];
+  readonly skippedFamilies: readonly SkippedProbeFamily[];
+  readonly setLines: readonly string[];
+  readonly ruleTexts: readonly { readonly family: Family; readonly text: string }[];
+  /** Entries in the sets. */
+  readonly entryCount: number;
+}
+
+const ALL_FAMILIES: readonly Family[] = [4, 6];
+const MAX_KNOWN_HASHES = 64;
+
+/** One host. Not to be used by two callers at a time. */
+export class HostState {
+  readonly tools: HostTools;
+  readonly #options: HostStateOptions;
+  readonly #snat: Readonly<Record<Family, string>>;
+  /** Hashes that iptables-save has shown to be of the rules in the value. */
+  readonly #good = new Map<string, string>();
+  /** Key of the match that was written last, by family. */
+  readonly #writtenMatch = new Map<Family, string>();
+
+  /** @throws RangeError for a probe address that is none */
+  constructor(options: HostStateOptions) {
+    this.#options = options;
+    this.#snat = { 4: canonicalAddress(options.probeSnatV4), 6: canonicalAddress(options.probeSnatV6) };
+    this.tools = new HostTools(options.backend.runner);
+  }
+
+  /**
+   * Compares what is there with what should be; writes nothing.
+   * @throws {ProbesError} FOREIGN_SET, UNREADABLE_TABLE; what the tools and netlink throw
+   */
+  async observe(netns: Netns, wanted: WantedHost): Promise<HostObservation> {
+    const { families, skippedFamilies } = this.#families(netns);
+    const isNft = this.#options.backend.variant === "nft";
+    const look = await lookAtHost(netns.fd, { families, rules: isNft });
+    const drift: ProbeDrift[] = [];
+    const setLines: string[] = [];
+    const ruleTexts: { family: Family; text: string }[] = [];
+    let entryCount = 0;
+    for (const family of families) {
+      const set = look.sets.get(family);
+      if (!isUsableSet(set)) throw foreignSet(family, set?.type ?? "");
+      entryCount += set?.entries.size ?? 0;
+      const owners = wanted.members.owners(family);
+      const plan = planSet(set, { owners, isStale: (comment) => wanted.members.isStale(comment) }, family);
+      drift.push(...plan.drift);
+      setLines.push(...plan.lines);
+      // a rule that named the set before it went is gone with it, and so is the number its bytes held
+      if (set === undefined) this.#good.clear();
+      const hash = look.hashes?.get(family);
+      const rules = await this.#observeRules(netns, { family, hash, match: wanted.match });
+      drift.push(...rules.drift);
+      if (rules.text !== undefined) ruleTexts.push({ family, text: rules.text });
+    }
+    return { drift, skippedFamilies, setLines, ruleTexts, entryCount };
+  }
+
+  /** Writes what {@link observe} planned: sets first, in one run, because rules name them. @throws {ToolError} */
+  async write(netns: Netns, plan: HostObservation, match: ProbeMatch): Promise<void> {
+    if (plan.setLines.length > 0) await this.tools.restoreSets(netns, plan.setLines);
+    const { tools } = this.#options.backend;
+    const { cgroupNsPath } = match;
+    for (const { family, text } of plan.ruleTexts) {
+      await this.tools.restoreRules(netns, { tools, family, text, cgroupNsPath });
+      this.#writtenMatch.set(family, match.key);
+    }
+  }
+
+  /** Removes our chain from the variant that is not in use, left there by an earlier agent. @throws as {@link observe} */
+  async removeLeftovers(netns: Netns): Promise<ProbeDrift[]> {
+    const { other } = this.#options.backend;
+    return other === undefined ? [] : await this.#removeRules(netns, other);
+  }
+
+  /** Removes everything of ours, in both families and both variants; absence is success. @throws as {@link observe} */
+  async remove(netns: Netns): Promise<void> {
+    const { tools } = this.#options.backend;
+    await this.#removeRules(netns, tools);
+    await this.removeLeftovers(netns);
+    const { sets } = await lookAtHost(netns.fd, { families: ALL_FAMILIES, rules: false });
+    const names = ALL_FAMILIES.filter((family) => sets.get(family) !== undefined).map(
+      (family) => PROBE_SETS[family],
+    );
+    await this.tools.destroySets(netns, names);
+    this.#good.clear();
+    this.#writtenMatch.clear();
+  }
+
+  async #observeRules(
+    netns: Netns,
+    { family, hash, match }: { family: Family; hash: string | undefined; match: ProbeMatch },
+  ): Promise<{ drift: ProbeDrift[]; text: string | undefined }> {
+    const { tools } = this.#options.backend;
+    const rule = probeRule(family, { match: match.args, snat: this.#snat[family] });
+    // only the cgroup of today is certain to be the one that the kernel resolved
+    const isStale = match.kind === "cgroup" && this.#writtenMatch.get(family) !== match.key;
+    const ruleKey = rule.join(" ");
+    if (!isStale && hash !== undefined && this.#good.get(`${family} ${hash}`) === ruleKey) {
+      return { drift: [], text: undefined };
+    }
+    const state = await this.tools.readRules(netns, { tools, family });
+    const drift = compareProbeRules(state, { family, rule });
+    if (isStale && drift.length === 0) {
+      drift.push({
+        kind: "stale-cgroup",
+        family,
+        detail: `the rule may name an earlier cgroup (${match.key})`,
+      });
+    }
+    if (drift.length > 0) return { drift, text: planProbeRules(state, { rule, rewrite: isStale }) };
+    if (hash !== undefined) await this.#learn(netns, { family, hash, ruleKey });
+    return { drift, text: undefined };
+  }
+
+  /** The hash must be the same before and after iptables-save, or it may be of other rules than those shown. */
+  async #learn(
+    netns: Netns,
+    { family, hash, ruleKey }: { family: Family; hash: string; ruleKey: string },
+  ): Promise<void> {
+    const { hashes } = await lookAtHost(netns.fd, { families: [family], rules: true });
+    if (hashes?.get(family) !== hash) return;
+    if (this.#good.size >= MAX_KNOWN_HASHES) this.#good.clear();
+    this.#good.set(`${family} ${hash}`, ruleKey);
+  }
+
+  async #removeRules(netns: Netns, tools: VariantTools): Promise<ProbeDrift[]> {
+    const removed: ProbeDrift[] = [];
+    for (const family of await this.#familiesWithNat(netns, tools)) {
+      const state = await this.tools.readRules(netns, { tools, family });
+      const text = planProbeRemoval(state);
+      if (text === undefined) continue;
+      await this.tools.restoreRules(netns, { tools, family, text });
+      const detail = `iptables-${tools.variant} held our chain`;
+      removed.push({ kind: "leftover", family, detail });
+    }
+    return removed;
+  }
+
+  /** Families whose nat table may hold something of ours. Asking iptables-legacy for a table would create it. */
+  async #familiesWithNat(netns: Netns, tools: VariantTools): Promise<Family[]> {
+    const families = ALL_FAMILIES.filter((family) => tools[family] !== undefined);
+    if (tools.variant === "nft") {
+      const { hashes } = await lookAtHost(netns.fd, { families, rules: true }).catch(() => ({
+        hashes: undefined,
+      }));
+      return families.filter((family) => hashes?.has(family));
+    }
+    const procNetDir = join(dirname(dirname(this.#options.hostNetnsPath)), "net");
+    const tables = await Promise.all(families.map((family) => readLegacyTableNames(procNetDir, family)));
+    return families.filter((_, index) => tables[index]?.includes(PROBE_TABLE));
+  }
+
+  #families(netns: Netns): { families: Family[]; skippedFamilies: SkippedProbeFamily[] } {
+    const { ipv6, backend } = this.#options;
+    const reason = !ipv6
+      ? "AMBIENT_IPV6 is false"
+      : backend.tools[6] === undefined
+        ? `ip6tables of variant "${backend.variant}" is not in PATH`
+        : supportsIpv6(netns)
+          ? undefined
+          : "the host's kernel has no IPv6";
+    if (reason === undefined) return { families: [4, 6], skippedFamilies: [] };
+    return { families: [4], skippedFamilies: [{ family: 6, reason }] };
+  }
+}
+
+function supportsIpv6(netns: Netns): boolean {
+  try {
+    closeSync(socketInNetns(netns.fd, { family: 6, type: "dgram" }));
+    return true;
+  } catch (error) {
+    if (error instanceof NativeError && error.code === "EAFNOSUPPORT") return false;
+    throw error;
+  }
+}
+
+function foreignSet(family: Family, type: string): ProbesError {
+  const name = PROBE_SETS[family];
+  return new ProbesError(
+    "FOREIGN_SET",
+    `Cannot use the host's ipset "${name}": it is of type ${type}, so something else made it; ` +
+      `remove what names it, then: ipset destroy ${name}`,
+  );
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// PROBE_MATCH=kubelet: finds the kubelet and says by what its connections are told from those of other host processes.
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { netnsKeyAt } from "../netns/host-netns.ts";
+import type { Logger } from "../observe/logger.ts";
+import { ToolError, type ToolRunner } from "../redirect/run-tool.ts";
+import { ANY_SOCKET, type ProbeMatchArgs } from "./probe-rules.ts";
+
+/** What the rule matches. */
+export interface ProbeMatch {
+  readonly kind: "any" | "cgroup" | "uid";
+  readonly args: ProbeMatchArgs;
+  /**
+   * Changes when the rule has to be written again although its text is the same: the kernel resolves a cgroup's path
+   * once, and a service that is restarted gets a new cgroup with the old name.
+   */
+  readonly key: string;
+  /** Cgroup namespace in which the path is meant, if it is not ours. */
+  readonly cgroupNsPath?: string;
+}
+
+/** Any socket of the host, as istio-cni does it. */
+export const MATCH_ANY: ProbeMatch = { kind: "any", args: ANY_SOCKET, key: "any" };
+
+export interface KubeletMatchOptions {
+  /** /proc of the host. */
+  readonly procRoot: string;
+  readonly runner: ToolRunner;
+  readonly log: Logger;
+}
+
+interface Process {
+  readonly pid: string;
+  readonly startTime: string;
+  readonly uid: number;
+}
+
+/** Names of processes that are or hold a kubelet. Source: k3s and MicroK8s (kubelite) run it in a larger program. */
+const KUBELET_NAMES: ReadonlySet<string> = new Set(["kubelet", "kubelite", "k3s-server", "k3s-agent"]);
+const CHUNK_SIZE = 25;
+const MAX_PATH_BYTES = 500;
+
+/** Keeps track of the kubelet: it is searched for once, and again when its process has ended. */
+export class KubeletMatch {
+  readonly #options: KubeletMatchOptions;
+  #process: Process | undefined;
+  #match: ProbeMatch = MATCH_ANY;
+  /** Kinds the kernel refused for this kubelet. */
+  readonly #refused = new Set<ProbeMatch["kind"]>();
+  #warned = "";
+
+  constructor(options: KubeletMatchOptions) {
+    this.#options = options;
+  }
+
+  /** What to match now. While the kubelet is away the last match stands: there are no probes then. */
+  async current(hostNetnsKey: string): Promise<ProbeMatch> {
+    if (this.#process !== undefined && this.#isAlive(this.#process)) return this.#match;
+    const found = await this.#search(hostNetnsKey);
+    if (found === undefined) {
+      if (this.#process === undefined) this.#warn("no kubelet process was found in the host's namespace");
+      return this.#match;
+    }
+    this.#process = found;
+    this.#refused.clear();
+    this.#match = await this.#matchFor(found);
+    return this.#match;
+  }
+
+  /** The kernel refused the rule: the next weaker match is used until the kubelet is another process. */
+  async refuse(match: ProbeMatch, reason: string): Promise<boolean> {
+    if (match.kind === "any" || this.#process === undefined) return false;
+    this.#refused.add(match.kind);
+    this.#match = await this.#matchFor(
+      this.#process,
+      `the kernel refused to match its ${match.kind}: ${reason}`,
+    );
+    return true;
+  }
+
+  async #matchFor(process: Process, refusal?: string): Promise<ProbeMatch> {
+    const byCgroup = this.#refused.has("cgroup") ? undefined : await this.#cgroupMatch(process);
+    if (typeof byCgroup === "object") {
+      this.#options.log.info(
+        { pid: Number(process.pid), match: byCgroup.args },
+        "probes are those of the kubelet",
+      );
+      return byCgroup;
+    }
+    const why = refusal ?? byCgroup ?? "";
+    if (this.#refused.has("uid")) {
+      this.#warn(why);
+      return MATCH_ANY;
+    }
+    this.#warn(`${why}; every host process of user ${process.uid} counts as kubelet`, "user");
+    return {
+      kind: "uid",
+      args: ["-m", "owner", "--uid-owner", String(process.uid)],
+      key: `uid ${process.uid}`,
+    };
+  }
+
+  /** @returns a match, or why there is none */
+  async #cgroupMatch({ pid, startTime }: Process): Promise<ProbeMatch | string> {
+    const hostNs = join(this.#options.procRoot, "1/ns/cgroup");
+    const isOurs = netnsKeyAt(hostNs) === netnsKeyAt("/proc/self/ns/cgroup");
+    const file = join(this.#options.procRoot, pid, "cgroup");
+    let text: string;
+    try {
+      text = isOurs ? readFileSync(file, "utf8") : await this.#readIn(hostNs, file);
+    } catch (error) {
+      return `its cgroup cannot be read: ${(error as Error).message}`;
+    }
+    const path = unifiedPath(text);
+    if (path === undefined) return "it is in no cgroup of version 2 but the root";
+    const args = ["-m", "cgroup", "--path", path];
+    const match = { kind: "cgroup", args, key: `${path} of ${pid} since ${startTime}` } as const;
+    return isOurs ? match : { ...match, cgroupNsPath: hostNs };
+  }
+
+  /** Paths in that file are written as the namespace of whoever reads it sees them. */
+  async #readIn(cgroupNs: string, file: string): Promise<string> {
+    const argv = ["nsenter", `--cgroup=${cgroupNs}`, "--", "cat", file] as const;
+    return (await this.#options.runner.run({ argv })).stdout;
+  }
+
+  /** The oldest process with a kubelet's name in the host's namespace that belongs to no pod. */
+  async #search(hostNetnsKey: string): Promise<Process | undefined> {
+    const { procRoot } = this.#options;
+    let oldest: Process | undefined;
+    const pids = readdirSync(procRoot).filter((name) => /^\d+$/.test(name));
+    for (const [index, pid] of pids.entries()) {
+      if (index % CHUNK_SIZE === CHUNK_SIZE - 1) await nextTurn();
+      const found = this.#kubeletAt(pid, hostNetnsKey);
+      if (found === undefined) continue;
+      if (oldest === undefined || BigInt(found.startTime) < BigInt(oldest.startTime)) oldest = found;
+    }
+    return oldest;
+  }
+
+  #kubeletAt(pid: string, hostNetnsKey: string): Process | undefined {
+    const folder = join(this.#options.procRoot, pid);
+    try {
+      if (!KUBELET_NAMES.has(readFileSync(join(folder, "comm"), "utf8").trim())) return undefined;
+      if (netnsKeyAt(join(folder, "ns/net")) !== hostNetnsKey) return undefined;
+      if (readFileSync(join(folder, "cgroup"), "utf8").includes("kubepods")) return undefined;
+      const startTime = parseStartTime(readFileSync(join(folder, "stat"), "latin1"));
+      return startTime === undefined ? undefined : { pid, startTime, uid: statSync(folder).uid };
+    } catch {
+      return undefined; // it ended between two reads
+    }
+  }
+
+  #isAlive({ pid, startTime }: Process): boolean {
+    try {
+      return parseStartTime(readFileSync(join(this.#options.procRoot, pid, "stat"), "latin1")) === startTime;
+    } catch {
+      return false;
+    }
+  }
+
+  #warn(why: string, instead = "any"): void {
+    if (why === this.#warned) return;
+    this.#warned = why;
+    const meaning = instead === "any" ? "; every host process counts as kubelet" : "";
+    this.#options.log.warn({}, `Cannot tell the kubelet's probes apart: ${why}${meaning}`);
+  }
+}
+
+/**
+ * Path of a process in the cgroup v2 hierarchy; undefined in its root, which every process would match.
+ * Source: cgroups(7), /proc/pid/cgroup; linux net/netfilter/xt_cgroup.c (a path matches everything below it).
+ */
+export function unifiedPath(text: string): string | undefined {
+  const path = /^0::\/(.*)$/m.exec(text)?.[1]?.replace(/ \(deleted\)$/, "");
+  if (path === undefined || path === "" || path.startsWith("..")) return undefined;
+  return Buffer.byteLength(path) <= MAX_PATH_BYTES && /^[^\s"'\\]+$/.test(path) ? path : undefined;
+}
+
+/** True for a refusal that lies in the rule itself; a lock that was not free comes with status 4. Source: iptables(8), exit status. */
+export function isRuleRefused(error: unknown): error is ToolError {
+  return error instanceof ToolError && error.code === "TOOL_FAILED" && error.exitCode !== 4;
+}
+
+/** Field 22; the second one may hold spaces and parentheses. Source: proc_pid_stat(5). */
+function parseStartTime(stat: string): string | undefined {
+  return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Addresses and names as an ipset can hold them, in one spelling.
+import { isIP, SocketAddress } from "node:net";
+import type { Family } from "../redirect/rules.ts";
+
+/** The family an address belongs to. */
+export function familyOf(address: string): Family {
+  return address.includes(":") ? 6 : 4;
+}
+
+/**
+ * The spelling the kernel's tools print.
+ * @throws RangeError for what is no address, has a zone, or is the unspecified address, which no hash set holds.
+ */
+export function canonicalAddress(text: string): string {
+  if (isIP(text) === 0 || text.includes("%")) {
+    throw new RangeError(`Cannot exempt probes to "${text}": not an IP address`);
+  }
+  const family = familyOf(text) === 4 ? "ipv4" : "ipv6";
+  const { address } = new SocketAddress({ address: text, family });
+  if (address === "0.0.0.0" || address === "::") {
+    throw new RangeError(`Cannot exempt probes to "${text}": it is the unspecified address`);
+  }
+  return address;
+}
+
+/**
+ * A UID that can stand in the input of `ipset restore` as it is: a set's comments name pods, and a line break or quote in
+ * one would be a command.
+ * @throws RangeError
+ */
+export function checkedUid(uid: string): string {
+  if (/^[A-Za-z0-9._:-]{1,253}$/.test(uid)) return uid;
+  throw new RangeError(`Cannot exempt probes to the pod with UID ${JSON.stringify(uid)}: not a UID`);
+}

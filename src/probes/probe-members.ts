@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which pod owns which address: what the sets should hold. Pure.
+import type { Family } from "../redirect/rules.ts";
+import { canonicalAddress, checkedUid, familyOf } from "./probe-address.ts";
+
+/** What has been asked for up to a moment, to be settled once the kernel agrees. */
+export interface Requests {
+  readonly removed: ReadonlySet<string>;
+  readonly prune: boolean;
+}
+
+/**
+ * The wanted members. An address may be claimed by several pods (a sandbox that is not torn down yet, a status that is
+ * behind); the newest claim owns it, and an older one gets it back when the newest goes.
+ */
+export class ProbeMembers {
+  readonly #addresses = new Map<string, readonly string[]>();
+  /** Claiming UIDs of each address, the newest last. */
+  readonly #claims = new Map<string, string[]>();
+  /** Pods whose entries are to go, also entries of an earlier agent that this one never set. */
+  readonly #removed = new Set<string>();
+  /** Pods whose addresses come from a list and from nothing newer. */
+  readonly #listed = new Set<string>();
+  #prune = false;
+
+  /** Pods with at least one address. */
+  get podCount(): number {
+    return this.#addresses.size;
+  }
+
+  /**
+   * The pod has these addresses now. Only an address that is new for the pod takes ownership: saying the same again later
+   * does not take it back from a newer pod.
+   * @returns whether that changed anything
+   * @throws RangeError for what is no address or no UID; nothing is changed then
+   */
+  set(uid: string, addresses: readonly string[]): boolean {
+    const wanted = [...new Set(addresses.map(canonicalAddress))].sort();
+    const before = this.#addresses.get(checkedUid(uid)) ?? [];
+    const wasRemoved = this.#removed.delete(uid);
+    this.#listed.delete(uid);
+    if (sameList(before, wanted) && !wasRemoved) return false;
+    this.#replace(uid, wanted, { onTop: true });
+    return true;
+  }
+
+  /** The pod has no address any more. @throws RangeError for what is no UID */
+  remove(uid: string): void {
+    this.#removed.add(checkedUid(uid));
+    this.#listed.delete(uid);
+    this.#replace(uid, [], { onTop: true });
+  }
+
+  /**
+   * Many pods at once, as an enumeration found them: of two in the list with one address the later owns it. What
+   * {@link set} and {@link remove} said is newer than the list and stands.
+   * @param options.prune the list is complete: every other entry, whosever it is, is to go
+   * @throws RangeError as {@link set}; nothing is changed then
+   */
+  replaceAll(members: ReadonlyMap<string, readonly string[]>, options: { prune: boolean }): void {
+    const wanted = [...members].map(
+      ([uid, addresses]) => [checkedUid(uid), [...new Set(addresses.map(canonicalAddress))].sort()] as const,
+    );
+    if (options.prune) {
+      for (const uid of this.#listed) if (!members.has(uid)) this.#replace(uid, []);
+      this.#prune = true;
+    }
+    // each goes below what is there: the last of the list first, so that it ends up above the others
+    for (const [uid, addresses] of wanted.toReversed()) {
+      if (this.#removed.has(uid) || (this.#addresses.has(uid) && !this.#listed.has(uid))) continue;
+      this.#listed.add(uid);
+      this.#replace(uid, addresses);
+    }
+  }
+
+  /** The owner of each address of one family. */
+  owners(family: Family): Map<string, string> {
+    const owners = new Map<string, string>();
+    for (const [address, uids] of this.#claims) {
+      const owner = uids.at(-1);
+      if (owner !== undefined && familyOf(address) === family) owners.set(address, owner);
+    }
+    return owners;
+  }
+
+  /**
+   * Whether an entry that is nobody's address now is known to be out of date. An entry of a pod that was never heard of is
+   * not: the picture may be incomplete.
+   */
+  isStale(comment: string | undefined): boolean {
+    if (this.#prune) return true;
+    return comment !== undefined && (this.#removed.has(comment) || this.#addresses.has(comment));
+  }
+
+  /** A copy of what is to be removed, for {@link settle}. */
+  requests(): Requests {
+    return { removed: new Set(this.#removed), prune: this.#prune };
+  }
+
+  /** The kernel's sets were seen to hold none of what was to be removed. */
+  settle({ removed, prune }: Requests): void {
+    for (const uid of removed) this.#removed.delete(uid);
+    if (prune) this.#prune = false;
+  }
+
+  #replace(uid: string, wanted: readonly string[], { onTop = false } = {}): void {
+    const before = this.#addresses.get(uid) ?? [];
+    for (const address of before) {
+      if (!wanted.includes(address)) this.#unclaim(address, uid);
+    }
+    for (const address of wanted) {
+      const claims = this.#claims.get(address) ?? [];
+      if (claims.includes(uid)) continue;
+      if (onTop) claims.push(uid);
+      else claims.unshift(uid);
+      this.#claims.set(address, claims);
+    }
+    if (wanted.length === 0) this.#addresses.delete(uid);
+    else this.#addresses.set(uid, wanted);
+  }
+
+  #unclaim(address: string, uid: string): void {
+    const left = (this.#claims.get(address) ?? []).filter((other) => other !== uid);
+    if (left.length === 0) this.#claims.delete(address);
+    else this.#claims.set(address, left);
+  }
+}
+
+function sameList(a: readonly string[], b: readonly string[]): boolean {
+  return a.length === b.length && a.every((value, index) => value === b[index]);
+}

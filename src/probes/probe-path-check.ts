@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// A synthetic probe: does a connection from a host socket really reach an enrolled pod past ztunnel on this node's network?
+import { closeSync } from "node:fs";
+import { createServer, type Server, Socket } from "node:net";
+import { socketInNetns } from "../native.ts";
+import type { Netns } from "../netns/netns.ts";
+import { canonicalAddress, familyOf } from "./probe-address.ts";
+
+export interface ProbePathCheck {
+  readonly host: Netns;
+  /** The pod's namespace. A listener with a port of the kernel's choice is open in it for the time of the check. */
+  readonly pod: Netns;
+  /** One of the pod's addresses. */
+  readonly address: string;
+  /** Source address that probes are given, of the same family. */
+  readonly probeSnat: string;
+  /** Default 2 s. */
+  readonly timeoutMs?: number;
+}
+
+/**
+ * - `bypassed`: it arrived, with the probes' source address.
+ * - `captured`: something accepted it, but it did not arrive with that address: ztunnel has it.
+ * - `unreachable`: nothing answered, or it was refused.
+ */
+export type ProbePathOutcome = "bypassed" | "captured" | "unreachable";
+
+export interface ProbePathResult {
+  readonly outcome: ProbePathOutcome;
+  /** Address the pod saw, if the connection arrived. */
+  readonly seenSource: string | undefined;
+  /** One sentence for log and Event. */
+  readonly message: string;
+}
+
+const DEFAULT_TIMEOUT_MS = 2_000;
+/** After the connection stands, how long its arrival in the pod may take. */
+const ARRIVAL_MS = 300;
+
+/** Remedies by the type of a CNI plugin in the chain. Source: istio.io, ambient platform prerequisites; the CNIs' manuals. */
+const REMEDIES: readonly { readonly type: RegExp; readonly remedy: string }[] = [
+  {
+    type: /^cilium/,
+    remedy:
+      "Cilium: with bpf.masquerade host routing in eBPF skips the host's iptables; set bpf.hostLegacyRouting=true",
+  },
+  {
+    type: /^ovn-k8s/,
+    remedy: "OVN-Kubernetes: shared gateway mode skips the host's iptables; use local gateway mode (routingViaHost)",
+  },
+  { type: /^calico/, remedy: "Calico: its eBPF dataplane skips the host's iptables before 3.29; upgrade" },
+  {
+    type: /^(aws-cni|vpc-)/,
+    remedy:
+      "Amazon VPC CNI: pods with security groups need POD_SECURITY_GROUP_ENFORCING_MODE=standard, and TCP early demux off",
+  },
+];
+
+const UNKNOWN_REMEDY =
+  "packets from this host to its pods do not pass the host's POSTROUTING chain; look for a setting of the CNI plugin " +
+  "that sends them through the host's network stack";
+
+/**
+ * Connects from the host to a listener of our own in the pod and looks at the source address it comes with.
+ * @throws NativeError when no socket can be opened in one of the namespaces; RangeError for what is no address
+ */
+export async function checkProbePath(check: ProbePathCheck): Promise<ProbePathResult> {
+  const { host, pod, timeoutMs = DEFAULT_TIMEOUT_MS } = check;
+  const address = canonicalAddress(check.address);
+  const family = familyOf(address);
+  const listenFd = socketInNetns(pod.fd, { family, type: "stream", address, port: 0, backlog: 4 });
+  const server = createServer();
+  const client = openClient(host, family, () => closeSync(listenFd));
+  try {
+    const arrival = firstArrival(server);
+    await listen(server, listenFd);
+    const { port } = server.address() as { port: number };
+    const problem = await connect(client, { host: address, port, timeoutMs });
+    if (problem !== undefined) {
+      const message = `A probe from the host to ${address} got no connection: ${problem}`;
+      return { outcome: "unreachable", seenSource: undefined, message };
+    }
+    const seenSource = await within(ARRIVAL_MS, arrival);
+    return judge(address, { seenSource, probeSnat: canonicalAddress(check.probeSnat) });
+  } finally {
+    client.destroy();
+    server.close();
+  }
+}
+
+/** What to do about an outcome other than `bypassed`, by the types of the plugins in the node's chain. */
+export function probePathRemedy(pluginTypes: readonly string[]): string {
+  const known = REMEDIES.find(({ type }) => pluginTypes.some((each) => type.test(each)));
+  return known?.remedy ?? UNKNOWN_REMEDY;
+}
+
+function judge(
+  address: string,
+  { seenSource, probeSnat }: { seenSource: string | undefined; probeSnat: string },
+): ProbePathResult {
+  if (seenSource === probeSnat) {
+    const message = `A probe from the host reaches ${address} past ztunnel`;
+    return { outcome: "bypassed", seenSource, message };
+  }
+  const seen = seenSource === undefined ? "it never arrived" : `it arrived from ${seenSource}`;
+  const message = `A probe from the host to ${address} went through ztunnel (${seen}): policies may refuse kubelet probes`;
+  return { outcome: "captured", seenSource, message };
+}
+
+function openClient(host: Netns, family: 4 | 6, onFailure: () => void): Socket {
+  try {
+    return new Socket({ fd: socketInNetns(host.fd, { family, type: "stream" }) });
+  } catch (error) {
+    onFailure();
+    throw error;
+  }
+}
+
+function firstArrival(server: Server): Promise<string> {
+  return new Promise((resolve) => {
+    server.on("connection", (socket) => {
+      socket.on("error", () => {});
+      resolve(socket.remoteAddress ?? "");
+      socket.destroy();
+    });
+  });
+}
+
+function listen(server: Server, fd: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.listen({ fd }, resolve);
+  });
+}
+
+/** @returns what went wrong */
+function connect(
+  client: Socket,
+  { host, port, timeoutMs }: { host: string; port: number; timeoutMs: number },
+): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => resolve(`no answer within ${timeoutMs} ms`), timeoutMs);
+    const settle = (problem: string | undefined) => {
+      clearTimeout(timer);
+      resolve(problem);
+    };
+    client.on("error", (error: NodeJS.ErrnoException) => settle(error.code ?? error.message));
+    client.connect({ host, port }, () => settle(undefined));
+  });
+}
+
+async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), ms);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

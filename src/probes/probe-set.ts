@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// The two address sets: what one should hold against what it holds, and the `ipset restore` text that leads there. Pure.
+import type { Family } from "../redirect/rules.ts";
+import type { ProbeDrift } from "./probe-drift.ts";
+
+/** Names of the sets. Source: istio/istio cni/pkg/ipset, ProbeIPSet, and its suffixes for the families. */
+export const PROBE_SETS: Readonly<Record<Family, string>> = {
+  4: "istio-inpod-probes-v4",
+  6: "istio-inpod-probes-v6",
+};
+
+/** A set as the kernel lists it. */
+export interface SeenSet {
+  readonly type: string;
+  readonly hasComments: boolean;
+  readonly hasTimeout: boolean;
+  /** Comment of each address; empty where it has none. */
+  readonly entries: ReadonlyMap<string, string>;
+}
+
+/** What a set should hold. */
+export interface WantedSet {
+  /** Owner's UID of each address. */
+  readonly owners: ReadonlyMap<string, string>;
+  /** Whether an entry that is nobody's address is to go, by its comment. */
+  readonly isStale: (comment: string) => boolean;
+}
+
+/** How a set differs, and the lines that change it. */
+export interface SetPlan {
+  readonly drift: readonly ProbeDrift[];
+  readonly lines: readonly string[];
+}
+
+const SET_TYPE = "hash:ip";
+const TEMPORARY_SUFFIX = "-new";
+
+/**
+ * Lines for `ipset restore -exist`; none when nothing differs.
+ *
+ * A set without comments, or whose entries expire, is exchanged for a right one in one step, so that the rule that
+ * names it goes on matching; entries that are not known to be out of date move along.
+ * Source: ipset(8), create, comment, swap; a set that a rule names cannot be destroyed.
+ */
+export function planSet(seen: SeenSet | undefined, wanted: WantedSet, family: Family): SetPlan {
+  const name = PROBE_SETS[family];
+  if (seen === undefined) {
+    const drift: ProbeDrift = { kind: "missing-set", family, detail: `set ${name} is not there` };
+    return { drift: [drift], lines: [createLine(name, family), ...addLines(name, wanted.owners)] };
+  }
+  if (!isRightSet(seen)) return planExchange(seen, wanted, family);
+  const drift: ProbeDrift[] = [];
+  const lines: string[] = [];
+  for (const [address, owner] of wanted.owners) {
+    const comment = seen.entries.get(address);
+    if (comment === owner) continue;
+    const detail = `${address} of pod ${owner}`;
+    if (comment === undefined) drift.push({ kind: "missing-member", family, detail: `${detail} is missing` });
+    else drift.push({ kind: "wrong-owner", family, detail: `${detail} names "${comment}"` });
+    lines.push(addLine(name, address, owner));
+  }
+  for (const [address, comment] of seen.entries) {
+    if (wanted.owners.has(address) || !wanted.isStale(comment)) continue;
+    drift.push({ kind: "stale-member", family, detail: `${address} still names pod ${comment}` });
+    lines.push(`del ${name} ${address}`);
+  }
+  return { drift, lines };
+}
+
+/** Whether a set with our name can be turned into a right one at all. */
+export function isUsableSet(seen: SeenSet | undefined): boolean {
+  return seen === undefined || seen.type === SET_TYPE;
+}
+
+function isRightSet(seen: SeenSet): boolean {
+  return seen.type === SET_TYPE && seen.hasComments && !seen.hasTimeout;
+}
+
+function planExchange(seen: SeenSet, wanted: WantedSet, family: Family): SetPlan {
+  const name = PROBE_SETS[family];
+  const temporary = `${name}${TEMPORARY_SUFFIX}`;
+  const kept = [...seen.entries].filter(
+    ([address, comment]) => !wanted.owners.has(address) && !wanted.isStale(comment),
+  );
+  const why = seen.hasTimeout ? "its entries expire" : "its entries have no comments";
+  return {
+    drift: [{ kind: "wrong-set", family, detail: `set ${name} was made by something else: ${why}` }],
+    lines: [
+      createLine(temporary, family),
+      // a leftover of an exchange that was cut off
+      `flush ${temporary}`,
+      ...addLines(temporary, wanted.owners),
+      ...kept.map(([address]) => `add ${temporary} ${address}`),
+      `swap ${temporary} ${name}`,
+      `destroy ${temporary}`,
+    ],
+  };
+}
+
+function createLine(name: string, family: Family): string {
+  return `create ${name} ${SET_TYPE} family ${family === 4 ? "inet" : "inet6"} comment`;
+}
+
+function addLines(name: string, owners: ReadonlyMap<string, string>): string[] {
+  return [...owners].map(([address, owner]) => addLine(name, address, owner));
+}
+
+function addLine(name: string, address: string, owner: string): string {
+  return `add ${name} ${address} comment "${owner}"`;
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { EventRecorder, type EventRecorderOptions } from "../../src/kube/event-recorder.ts";
+import { silentLogger } from "../../src/observe/logger.ts";
+import { type KubeFixture, startKube } from "./kube-fixture.ts";
+
+const web = { uid: "u1", namespace: "shop", name: "web-0" };
+let kube: KubeFixture;
+let nowMs = 0;
+const clock = { nowMs: () => nowMs, sleep: () => Promise.resolve() };
+
+beforeEach(async () => {
+  kube = await startKube();
+  kube.server.put("namespaces", { metadata: { name: "shop" } });
+  nowMs = 0;
+});
+afterEach(async () => {
+  await kube[Symbol.asyncDispose]();
+});
+
+function recorder(options: Partial<EventRecorderOptions> = {}): EventRecorder {
+  return new EventRecorder({ client: kube.client, nodeName: "node1", log: silentLogger, clock, ...options });
+}
+
+function events(): Record<string, unknown>[] {
+  return kube.server.store.list("events") as unknown as Record<string, unknown>[];
+}
+
+describe("EventRecorder", () => {
+  test("writes an Event that names the pod, the reason and the message", async () => {
+    const recorded = recorder();
+    recorded.record(web, { reason: "AmbientZtunnelRefused", message: "ztunnel refused: port in use" });
+    await recorded.idle();
+    expect(events()).toEqual([
+      expect.objectContaining({
+        involvedObject: { apiVersion: "v1", kind: "Pod", namespace: "shop", name: "web-0", uid: "u1" },
+        type: "Warning",
+        reason: "AmbientZtunnelRefused",
+        message: "ztunnel refused: port in use",
+        source: { component: "ambient-cni", host: "node1" },
+        count: 1,
+      }),
+    ]);
+  });
+
+  test("says the same thing once and raises its count now and then", async () => {
+    const recorded = recorder({ repeatMs: 1000 });
+    const event = { reason: "AmbientNotCaptured", message: "no" } as const;
+    for (let i = 0; i < 5; i++) recorded.record(web, event);
+    await recorded.idle();
+    nowMs = 2000;
+    recorded.record(web, event);
+    recorded.record(web, event);
+    await recorded.idle();
+    expect(events()).toEqual([expect.objectContaining({ message: "no", count: 7 })]);
+    expect(recorded.counts).toMatchObject({ written: 1, repeated: 1 });
+  });
+
+  test("writes another Event for another message, reason or pod", async () => {
+    const recorded = recorder();
+    recorded.record(web, { reason: "AmbientNotCaptured", message: "a" });
+    recorded.record(web, { reason: "AmbientNotCaptured", message: "b" });
+    recorded.record(web, { reason: "AmbientRepaired", message: "b" });
+    recorded.record({ ...web, uid: "u2" }, { reason: "AmbientRepaired", message: "b" });
+    await recorded.idle();
+    expect(
+      events()
+        .map(({ type }) => type)
+        .sort(),
+    ).toEqual(["Normal", "Normal", "Warning", "Warning"]);
+  });
+
+  test("does not flood the API server", async () => {
+    const recorded = recorder({ burst: 3 });
+    for (let i = 0; i < 10; i++)
+      recorded.record({ ...web, uid: `u${i}` }, { reason: "AmbientNotCaptured", message: "x" });
+    await recorded.idle();
+    expect(recorded.counts).toMatchObject({ written: 3, dropped: 7 });
+    nowMs += 1000;
+    recorded.record({ ...web, uid: "late" }, { reason: "AmbientNotCaptured", message: "x" });
+    await recorded.idle();
+    expect(recorded.counts.written).toBe(4);
+  });
+
+  test("lives on when the API server refuses, and says it again later", async () => {
+    const recorded = recorder();
+    kube.server.faults.failures.push({ status: 403, verb: "create", times: 1 });
+    recorded.record(web, { reason: "AmbientNotCaptured", message: "x" });
+    await recorded.idle();
+    expect(recorded.counts).toMatchObject({ failed: 1, written: 0 });
+    recorded.record(web, { reason: "AmbientNotCaptured", message: "x" });
+    await recorded.idle();
+    expect(recorded.counts.written).toBe(1);
+  });
+
+  test("cuts a message the API would refuse", async () => {
+    const recorded = recorder();
+    recorded.record(web, { reason: "AmbientNotCaptured", message: "x".repeat(5000) });
+    await recorded.idle();
+    expect(events()[0]?.message).toHaveLength(1024);
+  });
+});
