@@ -14,6 +14,7 @@ import {
   waitsForZtunnel,
 } from "./pod-reconciler.ts";
 import { adoptSandbox, createPodRecord, newestFacts, type PodRecord } from "./pod-record.ts";
+import { ZtunnelGate } from "./ztunnel-gate.ts";
 
 export interface EnrolmentOptions extends ReconcilerParts {
   /** How often an enrolled pod is looked at without a reason; jittered by a quarter. */
@@ -56,23 +57,19 @@ const firstRetryMs = 500;
 /** Keeps every pod of the node where its labels want it. */
 export class Enrolment {
   readonly #options: EnrolmentOptions;
-  readonly #ztunnelWaitMs: number;
+  readonly #gate: ZtunnelGate;
   readonly #reconciler: PodReconciler;
   readonly #queue: KeyedQueue<ReconcileOutcome>;
   readonly #records = new Map<string, PodRecord>();
-  readonly #stopping = Promise.withResolvers<never>();
-  #connected = Promise.withResolvers<void>();
   #started = false;
 
   constructor(options: EnrolmentOptions) {
     this.#options = options;
-    this.#ztunnelWaitMs = options.ztunnelWaitMs;
-    // nobody may be waiting when the agent stops
-    this.#stopping.promise.catch(() => {});
+    this.#gate = new ZtunnelGate(options.ztunnelWaitMs);
     this.#reconciler = new PodReconciler(options);
     this.#queue = new KeyedQueue({ concurrency: options.concurrency ?? 16, run: (uid) => this.#run(uid) });
     options.ztunnel.onchange = (event) => {
-      if (event.type !== "disconnected") this.#announceZtunnel();
+      if (event.type !== "disconnected") this.#gate.open();
       // what the snapshot carried is acknowledged by now; what it did not is handed over by the runs
       if (event.type === "snapshot") this.#requestAll();
     };
@@ -122,7 +119,7 @@ export class Enrolment {
     adoptSandbox(record, sandbox);
     record.adding++;
     try {
-      return await this.#addWithin(record, performance.now() + this.#ztunnelWaitMs);
+      return await this.#addWithin(record, performance.now() + this.#options.ztunnelWaitMs);
     } catch (error) {
       if (record.sandbox?.netns.key === sandbox.netns.key) this.#depart(record);
       throw new EnrolmentError(pod, error);
@@ -182,7 +179,7 @@ export class Enrolment {
 
   /** Lets the runs under way end and releases every namespace; rules and ztunnel's pods stay as they are. */
   async stop(): Promise<void> {
-    this.#stopping.reject(new Error("the agent of this node is restarting"));
+    this.#gate.close(new Error("the agent of this node is restarting"));
     await this.#queue.stop();
     for (const record of this.#records.values()) {
       for (const sandbox of record.departed.splice(0)) sandbox.netns.close();
@@ -201,7 +198,7 @@ export class Enrolment {
   async #addWithin(record: PodRecord, deadlineMs: number): Promise<ReconcileOutcome> {
     const { ztunnel } = this.#options;
     for (;;) {
-      if (ztunnel.connectionCount === 0) await this.#ztunnelConnection(deadlineMs);
+      if (ztunnel.connectionCount === 0) await this.#gate.pass(deadlineMs);
       try {
         const outcome = await this.#queue.run(record.uid);
         if (outcome === "enrolled" || outcome === "outside") return outcome;
@@ -210,27 +207,6 @@ export class Enrolment {
         if (!waitsForZtunnel(error) || performance.now() >= deadlineMs) throw error;
       }
     }
-  }
-
-  /** Waits for any ztunnel to connect. @throws Error when the deadline passes first */
-  async #ztunnelConnection(deadlineMs: number): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new Error(`no ztunnel connection for ${this.#ztunnelWaitMs / 1000} s`)),
-        Math.max(0, deadlineMs - performance.now()),
-      );
-    });
-    try {
-      await Promise.race([this.#connected.promise, this.#stopping.promise, late]);
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-
-  #announceZtunnel(): void {
-    this.#connected.resolve();
-    this.#connected = Promise.withResolvers();
   }
 
   async #run(uid: string): Promise<ReconcileOutcome> {

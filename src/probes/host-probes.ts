@@ -6,7 +6,8 @@ import { HostState, type HostStateOptions, type SkippedProbeFamily } from "./hos
 import { isRuleRefused, KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
 import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
 import { ProbeMembers } from "./probe-members.ts";
-import { ProbesError } from "./probes-error.ts";
+import { asProbesError, notConvergedError, stoppedError } from "./probes-error.ts";
+import { SharedRuns } from "./shared-runs.ts";
 
 export interface HostProbesOptions extends HostStateOptions {
   /** PROBE_MATCH: which host processes' connections count as probes; default "any". */
@@ -60,12 +61,10 @@ export class HostProbes {
   readonly #state: HostState;
   readonly #kubelet: KubeletMatch | undefined;
   readonly #members = new ProbeMembers();
+  readonly #runs = new SharedRuns(() => this.#assert());
   #netns: Netns | undefined;
   #timer: NodeJS.Timeout | undefined;
-  /** The work under way, and the one that starts after it. */
-  #running: Promise<void> | undefined;
-  #next: Promise<void> | undefined;
-  #stopped = false;
+  #isStopped = false;
   /** Members asked for and in the sets. */
   #settled = false;
   #wasIntact = false;
@@ -97,7 +96,7 @@ export class HostProbes {
 
   /** Asserts the desired state once and then on a timer. A failure is reported through `onstate` and tried again. */
   async start(): Promise<void> {
-    await this.#enqueue().catch(() => {});
+    await this.#request().catch(() => {});
   }
 
   /**
@@ -107,14 +106,14 @@ export class HostProbes {
    */
   async set(uid: string, addresses: readonly string[]): Promise<void> {
     if (this.#members.set(uid, addresses)) this.#settled = false;
-    if (!this.#settled || this.fault !== undefined) await this.#enqueue();
+    if (!this.#settled || this.fault !== undefined) await this.#request();
   }
 
   /** Takes the pod's entries out, and nobody else's. @throws as {@link set} */
   async remove(uid: string): Promise<void> {
     this.#members.remove(uid);
     this.#settled = false;
-    await this.#enqueue();
+    await this.#request();
   }
 
   /**
@@ -128,72 +127,60 @@ export class HostProbes {
   ): Promise<void> {
     this.#members.replaceAll(members, { prune: options.prune === true });
     this.#settled = false;
-    await this.#enqueue();
+    await this.#request();
   }
 
   /** What differs now; writes nothing. @throws {ProbesError} when the host cannot be read */
   async verify(): Promise<ProbeVerification> {
-    let result: ProbeVerification | undefined;
-    await this.#exclusively(async () => {
-      const netns = this.#host();
-      const match = await this.#match(netns);
-      const seen = await this.#state.observe(netns, { members: this.#members, match });
-      const { drift, skippedFamilies, entryCount } = seen;
-      result = { intact: drift.length === 0, drift, skippedFamilies, match: match.kind, entryCount };
-    });
-    return result as ProbeVerification;
+    try {
+      return await this.#runs.exclusively(async () => {
+        const netns = this.#host();
+        const match = await this.#match(netns);
+        const seen = await this.#state.observe(netns, {
+          members: this.#members.wanted(),
+          match,
+          rules: true,
+        });
+        const { drift, skippedFamilies, entryCount } = seen;
+        return { intact: drift.length === 0, drift, skippedFamilies, match: match.kind, entryCount };
+      });
+    } catch (error) {
+      throw asProbesError(error);
+    }
   }
 
   /** Removes everything of ours from the host and stops. @throws {ProbesError} when something of it is left */
   async uninstall(): Promise<void> {
     this.#end();
-    await this.#exclusively(() => this.#state.remove(this.#host()));
-    await this.stop();
+    try {
+      await this.#runs.exclusively(() => this.#state.remove(this.#host()));
+    } catch (error) {
+      throw asProbesError(error);
+    } finally {
+      await this.stop();
+    }
   }
 
   /** Ends the timer and waits for what is under way; sets and rules stay, for the agent that comes next. */
   async stop(): Promise<void> {
     this.#end();
-    await Promise.allSettled([this.#running, this.#next]);
+    await this.#runs.idle();
     this.#isClosed = true;
     this.#netns?.close();
   }
 
   #end(): void {
-    this.#stopped = true;
+    this.#isStopped = true;
     clearTimeout(this.#timer);
   }
 
-  /** A run that begins after now; all who ask before it begins share it. */
-  #enqueue(): Promise<void> {
-    if (this.#stopped)
-      return Promise.reject(stopped());
-    if (this.#running === undefined) return this.#exclusively(() => this.#assert());
-    this.#next ??= this.#running
-      .catch(() => {})
-      .then(() => {
-        this.#next = undefined;
-        return this.#exclusively(() => this.#assert());
-      });
-    return this.#next;
-  }
-
-  /** After everything that is under way. @throws {ProbesError} */
-  async #exclusively(work: () => Promise<void>): Promise<void> {
-    while (this.#running !== undefined) await this.#running.catch(() => {});
-    const running = work().catch((error: unknown) => {
-      throw asProbesError(error);
-    });
-    this.#running = running;
-    try {
-      await running;
-    } finally {
-      this.#running = undefined;
-    }
+  async #request(): Promise<void> {
+    if (this.#isStopped) throw stoppedError();
+    await this.#runs.request();
   }
 
   async #assert(): Promise<void> {
-    if (this.#stopped) throw stopped();
+    if (this.#isStopped) throw stoppedError();
     clearTimeout(this.#timer);
     try {
       await this.#converge();
@@ -205,7 +192,7 @@ export class HostProbes {
       this.#counts.failures++;
       this.#wasIntact = false;
       this.#report(asProbesError(error).message);
-      throw error;
+      throw asProbesError(error);
     } finally {
       this.#planNext();
     }
@@ -213,22 +200,25 @@ export class HostProbes {
 
   async #converge(): Promise<void> {
     const netns = this.#host();
+    // what is asked for from now on has a run of its own coming
+    const members = this.#members.wanted();
+    const wasSettled = this.#settled;
+    let wroteRules = true;
     for (let round = 0; ; round++) {
       const match = await this.#match(netns);
-      const wasSettled = this.#settled;
-      const requests = this.#members.requests();
-      const seen = await this.#state.observe(netns, { members: this.#members, match });
+      // rules that were right a moment ago are not read again
+      const seen = await this.#state.observe(netns, { members, match, rules: wroteRules });
       if (seen.drift.length === 0) {
-        this.#members.settle(requests);
-        // what was asked for while we looked has a run of its own coming
-        if (this.#next === undefined) this.#settled = true;
+        this.#members.settle(members);
+        if (!this.#runs.isNextRequested) this.#settled = true;
         this.#wasIntact = true;
         await this.#removeLeftovers(netns);
         return;
       }
       if (round === 0) this.#noteDrift(seen.drift, wasSettled);
-      if (round === MAX_ROUNDS) throw notConverged(seen.drift);
+      if (round === MAX_ROUNDS) throw notConvergedError(seen.drift);
       try {
+        wroteRules = seen.ruleTexts.length > 0;
         await this.#state.write(netns, seen, match);
       } catch (error) {
         const isRefused = isRuleRefused(error) && error.message.includes("tables");
@@ -258,7 +248,7 @@ export class HostProbes {
 
   /** Opened when first needed, so that a namespace that cannot be opened is a fault like any other. */
   #host(): Netns {
-    if (this.#isClosed) throw stopped();
+    if (this.#isClosed) throw stoppedError();
     this.#netns ??= Netns.open(this.#options.hostNetnsPath);
     return this.#netns;
   }
@@ -287,32 +277,14 @@ export class HostProbes {
   }
 
   #planNext(): void {
-    if (this.#stopped) return;
+    if (this.#isStopped) return;
     const { intervalMs = DEFAULT_INTERVAL_MS } = this.#options;
     const retryMs = FIRST_RETRY_MS * 2 ** Math.min(this.#failuresInARow - 1, 6);
     const delayMs = this.#failuresInARow === 0 ? intervalMs : Math.min(intervalMs, retryMs);
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#enqueue().catch(() => {}), delayMs);
+    this.#timer = setTimeout(() => void this.#request().catch(() => {}), delayMs);
     this.#timer.unref();
   }
-}
-
-function stopped(): ProbesError {
-  return new ProbesError("STOPPED", "Cannot let kubelet probes past ztunnel: the agent of this node is stopping");
-}
-
-function notConverged(drift: readonly ProbeDrift[]): ProbesError {
-  return new ProbesError(
-    "NOT_CONVERGED",
-    `Cannot let kubelet probes past ztunnel: what was written is gone again at once (${describeDrift(drift)}); ` +
-      "look for another program that writes ISTIO_POSTRT or our ipsets on this host",
-  );
-}
-
-function asProbesError(error: unknown): ProbesError {
-  if (error instanceof ProbesError) return error;
-  const why = error instanceof Error ? error.message : String(error);
-  return new ProbesError("FAILED", `Cannot let kubelet probes past ztunnel: ${why}`, { cause: error });
 }
 
 function firstLine(error: Error): string {

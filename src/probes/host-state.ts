@@ -5,15 +5,16 @@ import { closeSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { NativeError, socketInNetns } from "../native.ts";
 import type { Netns } from "../netns/netns.ts";
+import { allDone } from "../redirect/all-done.ts";
 import { type RedirectBackend, readLegacyTableNames } from "../redirect/backend.ts";
 import type { VariantTools } from "../redirect/backend-tools.ts";
 import type { Family } from "../redirect/rules.ts";
-import { lookAtHost } from "./host-look.ts";
+import { type HostLook, lookAtHost } from "./host-look.ts";
 import { HostTools } from "./host-tools.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import { canonicalAddress } from "./probe-address.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
-import type { ProbeMembers } from "./probe-members.ts";
+import type { WantedMembers } from "./probe-members.ts";
 import {
   compareProbeRules,
   PROBE_TABLE,
@@ -36,8 +37,10 @@ export interface HostStateOptions {
 
 /** What should be there. */
 export interface WantedHost {
-  readonly members: ProbeMembers;
+  readonly members: WantedMembers;
   readonly match: ProbeMatch;
+  /** False: only the sets are looked at. */
+  readonly rules: boolean;
 }
 
 /** A family that the host cannot have. */
@@ -83,27 +86,19 @@ export class HostState {
   async observe(netns: Netns, wanted: WantedHost): Promise<HostObservation> {
     const { families, skippedFamilies } = this.#families(netns);
     const isNft = this.#options.backend.variant === "nft";
-    const look = await lookAtHost(netns.fd, { families, rules: isNft });
-    const drift: ProbeDrift[] = [];
-    const setLines: string[] = [];
-    const ruleTexts: { family: Family; text: string }[] = [];
-    let entryCount = 0;
-    for (const family of families) {
-      const set = look.sets.get(family);
-      if (!isUsableSet(set)) throw foreignSet(family, set?.type ?? "");
-      entryCount += set?.entries.size ?? 0;
-      const owners = wanted.members.owners(family);
-      const plan = planSet(set, { owners, isStale: (comment) => wanted.members.isStale(comment) }, family);
-      drift.push(...plan.drift);
-      setLines.push(...plan.lines);
-      // a rule that named the set before it went is gone with it, and so is the number its bytes held
-      if (set === undefined) this.#good.clear();
-      const hash = look.hashes?.get(family);
-      const rules = await this.#observeRules(netns, { family, hash, match: wanted.match });
-      drift.push(...rules.drift);
-      if (rules.text !== undefined) ruleTexts.push({ family, text: rules.text });
-    }
-    return { drift, skippedFamilies, setLines, ruleTexts, entryCount };
+    const look = await lookAtHost(netns.fd, { families, rules: isNft && wanted.rules });
+    // a rule goes before the set it names, and with the set the number that stands for it in the rule's bytes
+    if (families.some((family) => look.sets.get(family) === undefined)) this.#good.clear();
+    const observed = await allDone(
+      families.map((family) => this.#observeFamily(netns, { family, look, wanted })),
+    );
+    return {
+      drift: observed.flatMap(({ drift }) => drift),
+      skippedFamilies,
+      setLines: observed.flatMap(({ setLines }) => setLines),
+      ruleTexts: observed.flatMap(({ family, text }) => (text === undefined ? [] : [{ family, text }])),
+      entryCount: families.reduce((sum, family) => sum + (look.sets.get(family)?.entries.size ?? 0), 0),
+    };
   }
 
   /** Writes what {@link observe} planned: sets first, in one run, because rules name them. @throws {ToolError} */
@@ -135,6 +130,19 @@ export class HostState {
     await this.tools.destroySets(netns, names);
     this.#good.clear();
     this.#writtenMatch.clear();
+  }
+
+  async #observeFamily(
+    netns: Netns,
+    { family, look, wanted }: { family: Family; look: HostLook; wanted: WantedHost },
+  ): Promise<{ family: Family; drift: ProbeDrift[]; setLines: readonly string[]; text: string | undefined }> {
+    const { members, match } = wanted;
+    const set = look.sets.get(family);
+    if (!isUsableSet(set)) throw foreignSet(family, set?.type ?? "");
+    const sets = planSet(set, { owners: members.owners[family], isStale: members.isStale }, family);
+    if (!wanted.rules) return { family, drift: [...sets.drift], setLines: sets.lines, text: undefined };
+    const rules = await this.#observeRules(netns, { family, hash: look.hashes?.get(family), match });
+    return { family, drift: [...sets.drift, ...rules.drift], setLines: sets.lines, text: rules.text };
   }
 
   async #observeRules(

@@ -91,8 +91,17 @@ export class HostTools {
 
   async #run(netns: Netns, call: { argv: readonly [string, ...string[]]; stdin?: string }): Promise<string> {
     const isOurs = netnsKeyAt("/proc/self/ns/net") === netns.key;
-    const { stdout } = await this.#runner.run(isOurs ? call : { ...call, netnsFd: netns.fd });
-    return stdout;
+    try {
+      const { stdout } = await this.#runner.run(isOurs ? call : { ...call, netnsFd: netns.fd });
+      return stdout;
+    } catch (error) {
+      const isMissing = error instanceof ToolError && error.code === "TOOL_MISSING";
+      if (!isMissing || call.argv[0] !== "ipset") throw error;
+      const why = "the program is not in PATH; the agent's image must hold ipset";
+      throw new ProbesError("FAILED", `Cannot let kubelet probes past ztunnel without ipset: ${why}`, {
+        cause: error,
+      });
+    }
   }
 }
 

@@ -3,10 +3,19 @@
 import type { Family } from "../redirect/rules.ts";
 import { canonicalAddress, checkedUid, familyOf } from "./probe-address.ts";
 
-/** What has been asked for up to a moment, to be settled once the kernel agrees. */
-export interface Requests {
+/** What the sets should hold, as it was asked for up to a moment. */
+export interface WantedMembers {
+  /** Owner's UID of each address. */
+  readonly owners: Readonly<Record<Family, ReadonlyMap<string, string>>>;
+  /**
+   * Whether an entry that is nobody's address is known to be out of date, by its comment. An entry of a pod that was never
+   * heard of is not: the picture may be incomplete.
+   */
+  readonly isStale: (comment: string) => boolean;
+  /** Pods whose entries are to go. */
   readonly removed: ReadonlySet<string>;
-  readonly prune: boolean;
+  /** How many lists had been declared complete. */
+  readonly pruneCount: number;
 }
 
 /**
@@ -21,12 +30,9 @@ export class ProbeMembers {
   readonly #removed = new Set<string>();
   /** Pods whose addresses come from a list and from nothing newer. */
   readonly #listed = new Set<string>();
-  #prune = false;
-
-  /** Pods with at least one address. */
-  get podCount(): number {
-    return this.#addresses.size;
-  }
+  /** Lists declared complete so far, and how many of them the sets were seen to agree with. */
+  #pruneCount = 0;
+  #prunedCount = 0;
 
   /**
    * The pod has these addresses now. Only an address that is new for the pod takes ownership: saying the same again later
@@ -37,9 +43,12 @@ export class ProbeMembers {
   set(uid: string, addresses: readonly string[]): boolean {
     const wanted = [...new Set(addresses.map(canonicalAddress))].sort();
     const before = this.#addresses.get(checkedUid(uid)) ?? [];
-    const wasRemoved = this.#removed.delete(uid);
+    const wasRemoved = this.#removed.has(uid);
+    const isGone = wanted.length === 0;
     this.#listed.delete(uid);
-    if (sameList(before, wanted) && !wasRemoved) return false;
+    if (sameList(before, wanted) && wasRemoved === isGone) return false;
+    if (isGone) this.#removed.add(uid);
+    else this.#removed.delete(uid);
     this.#replace(uid, wanted, { onTop: true });
     return true;
   }
@@ -63,7 +72,7 @@ export class ProbeMembers {
     );
     if (options.prune) {
       for (const uid of this.#listed) if (!members.has(uid)) this.#replace(uid, []);
-      this.#prune = true;
+      this.#pruneCount++;
     }
     // each goes below what is there: the last of the list first, so that it ends up above the others
     for (const [uid, addresses] of wanted.toReversed()) {
@@ -73,34 +82,24 @@ export class ProbeMembers {
     }
   }
 
-  /** The owner of each address of one family. */
-  owners(family: Family): Map<string, string> {
-    const owners = new Map<string, string>();
+  /** What the sets should hold now; it does not change when the members do. */
+  wanted(): WantedMembers {
+    const owners = { 4: new Map<string, string>(), 6: new Map<string, string>() };
     for (const [address, uids] of this.#claims) {
       const owner = uids.at(-1);
-      if (owner !== undefined && familyOf(address) === family) owners.set(address, owner);
+      if (owner !== undefined) owners[familyOf(address)].set(address, owner);
     }
-    return owners;
+    const removed = new Set(this.#removed);
+    const known = new Set(this.#addresses.keys());
+    const prunes = this.#pruneCount > this.#prunedCount;
+    const isStale = (comment: string) => prunes || removed.has(comment) || known.has(comment);
+    return { owners, isStale, removed, pruneCount: this.#pruneCount };
   }
 
-  /**
-   * Whether an entry that is nobody's address now is known to be out of date. An entry of a pod that was never heard of is
-   * not: the picture may be incomplete.
-   */
-  isStale(comment: string | undefined): boolean {
-    if (this.#prune) return true;
-    return comment !== undefined && (this.#removed.has(comment) || this.#addresses.has(comment));
-  }
-
-  /** A copy of what is to be removed, for {@link settle}. */
-  requests(): Requests {
-    return { removed: new Set(this.#removed), prune: this.#prune };
-  }
-
-  /** The kernel's sets were seen to hold none of what was to be removed. */
-  settle({ removed, prune }: Requests): void {
+  /** The kernel's sets were seen to agree with what was wanted. */
+  settle({ removed, pruneCount }: WantedMembers): void {
     for (const uid of removed) this.#removed.delete(uid);
-    if (prune) this.#prune = false;
+    this.#prunedCount = pruneCount;
   }
 
   #replace(uid: string, wanted: readonly string[], { onTop = false } = {}): void {

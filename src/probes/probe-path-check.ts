@@ -37,22 +37,29 @@ const DEFAULT_TIMEOUT_MS = 2_000;
 /** After the connection stands, how long its arrival in the pod may take. */
 const ARRIVAL_MS = 300;
 
-/** Remedies by the type of a CNI plugin in the chain. Source: istio.io, ambient platform prerequisites; the CNIs' manuals. */
+/**
+ * Remedies by the type of a CNI plugin in the chain. Source: istio.io, ambient platform prerequisites (EKS, OVN-Kubernetes);
+ * istio/istio issues 52208 (Cilium) and 52765 (Calico).
+ */
 const REMEDIES: readonly { readonly type: RegExp; readonly remedy: string }[] = [
   {
     type: /^cilium/,
     remedy:
-      "Cilium: with bpf.masquerade host routing in eBPF skips the host's iptables; set bpf.hostLegacyRouting=true",
+      "Cilium: eBPF host routing drops what pods answer to the probes' address; set bpf.hostLegacyRouting=true",
   },
   {
     type: /^ovn-k8s/,
-    remedy: "OVN-Kubernetes: shared gateway mode skips the host's iptables; use local gateway mode (routingViaHost)",
-  },
-  { type: /^calico/, remedy: "Calico: its eBPF dataplane skips the host's iptables before 3.29; upgrade" },
-  {
-    type: /^(aws-cni|vpc-)/,
     remedy:
-      "Amazon VPC CNI: pods with security groups need POD_SECURITY_GROUP_ENFORCING_MODE=standard, and TCP early demux off",
+      "OVN-Kubernetes: shared gateway mode passes the host's rules by; use local gateway mode (routingViaHost: true)",
+  },
+  {
+    type: /^calico/,
+    remedy: "Calico: its eBPF dataplane drops what pods answer to the probes' address before 3.29; upgrade",
+  },
+  {
+    type: /^aws-cni/,
+    remedy:
+      "Amazon VPC CNI: pods with security groups need POD_SECURITY_GROUP_ENFORCING_MODE=standard, or exec probes",
   },
 ];
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What goes wrong on the host's side of kubelet probes.
+import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
 
 /**
  * - `FAILED`: a program or the kernel refused; `cause` says what.
@@ -19,4 +20,26 @@ export class ProbesError extends Error {
     super(message, options);
     this.code = code;
   }
+}
+
+export function stoppedError(): ProbesError {
+  return new ProbesError(
+    "STOPPED",
+    "Cannot let kubelet probes past ztunnel: the agent of this node is stopping",
+  );
+}
+
+export function notConvergedError(drift: readonly ProbeDrift[]): ProbesError {
+  return new ProbesError(
+    "NOT_CONVERGED",
+    `Cannot let kubelet probes past ztunnel: what was written is gone again at once (${describeDrift(drift)}); ` +
+      "look for another program that writes ISTIO_POSTRT or our ipsets on this host",
+  );
+}
+
+/** Any failure in our words; a ProbesError is passed on. */
+export function asProbesError(error: unknown): ProbesError {
+  if (error instanceof ProbesError) return error;
+  const why = error instanceof Error ? error.message : String(error);
+  return new ProbesError("FAILED", `Cannot let kubelet probes past ztunnel: ${why}`, { cause: error });
 }
