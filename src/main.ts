@@ -3,7 +3,7 @@
 // The command line: `ambient-cni agent | rules | version`. The only file that ends the process.
 import { setFlagsFromString } from "node:v8";
 import { RulesUsageError, renderRulesCommand, rulesHelp } from "./cli/rules-command.ts";
-import { ConfigError, loadConfig, processConfigSource, widenThreadPool } from "./config.ts";
+import { loadConfig, processConfigSource, widenThreadPool } from "./config.ts";
 import { createLoggers } from "./observe/logger.ts";
 import { version } from "./version.ts";
 
@@ -74,6 +74,12 @@ function print(text: string): void {
   process.stdout.write(text);
 }
 
+/** What an operator can act on is one sentence; only a mistake of ours needs its stack. */
+function describeFailure(error: unknown): string {
+  const isOurs = !(error instanceof Error) || error instanceof TypeError || error instanceof ReferenceError;
+  return isOurs ? ((error as Error)?.stack ?? String(error)) : error.message;
+}
+
 async function main([command, ...args]: readonly string[]): Promise<number> {
   try {
     switch (command) {
@@ -103,8 +109,7 @@ async function main([command, ...args]: readonly string[]): Promise<number> {
       process.stderr.write(`ambient-cni: ${error.message}\n`);
       return 2;
     }
-    const text = error instanceof ConfigError ? error.message : ((error as Error).stack ?? String(error));
-    process.stderr.write(`ambient-cni: ${text}\n`);
+    process.stderr.write(`ambient-cni: ${describeFailure(error)}\n`);
     return 1;
   }
 }

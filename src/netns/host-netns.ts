@@ -12,17 +12,28 @@ export interface HostNetnsOptions {
 /**
  * `Netns.key` of every namespace that must not be written with pod rules: the host's and the agent's own
  * (the same one when the agent runs with host networking).
+ * @throws Error with the remedy when the host's cannot be seen: without it nothing would keep rules out of the host
  */
 export function hostNetnsKeys(options: HostNetnsOptions): ReadonlySet<string> {
-  const keys = new Set<string>();
-  for (const path of ["/proc/self/ns/net", join(options.hostRoot, "proc/1/ns/net")]) {
-    const key = netnsKeyAt(path);
-    if (key !== undefined) keys.add(key);
-  }
-  return keys;
+  const paths = ["/proc/self/ns/net", join(options.hostRoot, "proc/1/ns/net")];
+  return new Set(paths.map(knownKeyAt));
 }
 
-/** `Netns.key` of the namespace behind a path; `undefined` when it is gone or may not be seen. */
+function knownKeyAt(path: string): string {
+  let why = "there is no such file";
+  try {
+    const key = netnsKeyAt(path);
+    if (key !== undefined) return key;
+  } catch (error) {
+    why = (error as NodeJS.ErrnoException).code ?? String(error);
+  }
+  throw new Error(
+    `Cannot tell the host's network namespace at "${path}": ${why}; ` +
+      "mount the host's /proc below HOST_ROOT and grant the capability SYS_PTRACE",
+  );
+}
+
+/** `Netns.key` of the namespace behind a path; `undefined` when there is none. @throws Error with `code` when it may not be seen */
 export function netnsKeyAt(path: string): string | undefined {
   const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
   return stat === undefined ? undefined : `${stat.dev}:${stat.ino}`;
