@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The composition root: what the node agent is made of, what starts after what, what stops before what.
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { CniVerbs } from "./cni/cni-verbs.ts";
 import { PluginServer } from "./cni/plugin-server.ts";
@@ -38,6 +39,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   const health = new HealthServer(readiness);
   await health.listen(config.healthPort);
 
+  await mkdir(config.runDir, { recursive: true });
   const hostNetns = hostNetnsKeys(config);
   const backend = await chooseBackend({
     variant: config.iptablesVariant,
@@ -111,8 +113,25 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
 }
 
 function enrolmentPolicy(config: AgentConfig): EnrolmentPolicy {
-  const { selectors, excludeNamespaces, systemNamespace, dnsCapture, probeSnatV4, probeSnatV6 } = config;
-  return { selectors, excludeNamespaces, systemNamespace, dnsCapture, probeSnatV4, probeSnatV6 };
+  const {
+    selectors,
+    excludeNamespaces,
+    systemNamespace,
+    podNamespace,
+    dnsCapture,
+    probeSnatV4,
+    probeSnatV6,
+  } = config;
+  const agentNamespace = podNamespace;
+  return {
+    selectors,
+    excludeNamespaces,
+    systemNamespace,
+    agentNamespace,
+    dnsCapture,
+    probeSnatV4,
+    probeSnatV6,
+  };
 }
 
 function logStart(config: AgentConfig, log: ReturnType<LoggerFactory["scope"]>): void {

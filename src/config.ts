@@ -21,8 +21,6 @@ export interface AgentConfig {
   readonly runDir: string;
   readonly pluginSocketPath: string;
   readonly ztunnelSocketPath: string;
-  readonly cniNetDir: string;
-  readonly allowSwitchToHostNs: boolean;
   readonly selectors: readonly EnablementSelector[];
   readonly excludeNamespaces: ReadonlySet<string>;
   readonly dnsCapture: boolean;
@@ -30,11 +28,9 @@ export interface AgentConfig {
   readonly probeSnatV4: string;
   readonly probeSnatV6: string;
   readonly iptablesVariant: IptablesVariant;
-  readonly reconcileOnStartup: boolean;
   readonly reconcileIntervalMs: number;
   /** How long ADD of a mesh pod waits for a ztunnel to connect. */
   readonly ztunnelWaitMs: number;
-  readonly monitoringPort: number;
   readonly healthPort: number;
   readonly log: LogSettings;
   /** Settings that were given and have no effect, each with the reason; said once at start. */
@@ -67,8 +63,24 @@ export interface ConfigSource {
   readonly args: readonly string[];
 }
 
-const sidecarOnly =
-  /^REPAIR_|^(ENABLE_INBOUND_SCRAPE|CNI_NETWORK_CONFIG|KUBECFG_FILE_NAME|SKIP_TLS_VERIFY|KUBE_CA_FILE)$/;
+/** Settings of istio-cni that this agent accepts and does not follow, and why. */
+const ignoredNames: readonly (readonly [RegExp, string])[] = [
+  [/^REPAIR_/, "only istio-cni's sidecar mode uses it"],
+  [
+    /^(CNI_NETWORK_CONFIG|KUBECFG_FILE_NAME|SKIP_TLS_VERIFY|KUBE_CA_FILE)$/,
+    "the plugin has no API access to configure",
+  ],
+  [
+    /^(MOUNTED_CNI_NET_DIR|CNI_CONF_NAME|CHAINED_CNI_PLUGIN|ISTIO_OWNED_CNI_CONFIG(_FILENAME)?|CNI_CONF_GROUP_READ)$/,
+    "this version does not install itself into the chain yet",
+  ],
+  [/^AMBIENT_DISABLE_SAFE_UPGRADE$/, "pods always keep their redirection over a restart"],
+  [
+    /^AMBIENT_RECONCILE_POD_RULES_ON_STARTUP$/,
+    "rules are always verified, and written only where they differ",
+  ],
+  [/^(MONITORING_PORT|ALLOW_SWITCH_TO_HOST_NS|AGENT_AWAY_POLICY)$/, "this version has no use for it yet"],
+];
 
 /** The settings of this process; the only place that reads its environment. */
 export function processConfigSource(args: readonly string[]): ConfigSource {
@@ -161,6 +173,9 @@ class Reader {
   }
 }
 
+/** Source: unix(7), sun_path without its closing zero. */
+const maxSocketPathBytes = 107;
+
 /** Reads the settings. @throws ConfigError with every fault at once */
 export function loadConfig(source: ConfigSource): AgentConfig {
   const reader = new Reader(source.env);
@@ -180,6 +195,15 @@ export function loadConfig(source: ConfigSource): AgentConfig {
   }
   const hostRoot = reader.path("HOST_ROOT", "/host");
   const runDir = reader.path("CNI_AGENT_RUN_DIR", "/var/run/istio-cni");
+  const pluginSocketPath = join(runDir, "pluginevent.sock");
+  const ztunnelSocketPath = reader.path("ZTUNNEL_UDS_ADDRESS", "/var/run/ztunnel/ztunnel.sock");
+  // the agent binds the plugin socket under a longer name first
+  if (Buffer.byteLength(pluginSocketPath) > maxSocketPathBytes - 8) {
+    reader.fault("CNI_AGENT_RUN_DIR", `is too long: a socket path has at most ${maxSocketPathBytes} bytes`);
+  }
+  if (Buffer.byteLength(ztunnelSocketPath) > maxSocketPathBytes) {
+    reader.fault("ZTUNNEL_UDS_ADDRESS", `is too long: a socket path has at most ${maxSocketPathBytes} bytes`);
+  }
   const config: AgentConfig = {
     nodeName,
     podName: reader.text("POD_NAME", ""),
@@ -188,10 +212,8 @@ export function loadConfig(source: ConfigSource): AgentConfig {
     kubeconfigPath: source.env.KUBECONFIG ? reader.path("KUBECONFIG", "") : undefined,
     hostRoot,
     runDir,
-    pluginSocketPath: join(runDir, "pluginevent.sock"),
-    ztunnelSocketPath: reader.path("ZTUNNEL_UDS_ADDRESS", "/var/run/ztunnel/ztunnel.sock"),
-    cniNetDir: reader.path("MOUNTED_CNI_NET_DIR", join(hostRoot, "etc/cni/net.d")),
-    allowSwitchToHostNs: reader.flag("ALLOW_SWITCH_TO_HOST_NS", false),
+    pluginSocketPath,
+    ztunnelSocketPath,
     selectors: readSelectors(reader),
     excludeNamespaces: new Set(reader.list("EXCLUDE_NAMESPACES")),
     dnsCapture: reader.flag("AMBIENT_DNS_CAPTURE", true),
@@ -199,11 +221,9 @@ export function loadConfig(source: ConfigSource): AgentConfig {
     probeSnatV4: reader.address("HOST_PROBE_SNAT_IP", "169.254.7.127", isIPv4),
     probeSnatV6: reader.address("HOST_PROBE_SNAT_IPV6", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff", isIPv6),
     iptablesVariant: reader.choice("FORCE_IPTABLES_BINARY", ["auto", "nft", "legacy"], "auto"),
-    reconcileOnStartup: reader.flag("AMBIENT_RECONCILE_POD_RULES_ON_STARTUP", true),
     reconcileIntervalMs:
       1000 * reader.integer("RECONCILE_INTERVAL_SECONDS", { fallback: 30, min: 1, max: 3600 }),
     ztunnelWaitMs: 1000 * reader.integer("ZTUNNEL_WAIT_SECONDS", { fallback: 20, min: 0, max: 50 }),
-    monitoringPort: reader.integer("MONITORING_PORT", { fallback: 15014, min: 0, max: 65535 }),
     healthPort: reader.integer("HEALTH_PORT", { fallback: 8000, min: 0, max: 65535 }),
     log: readLogSettings(reader, source.args),
     ignored: ignoredSettings(source.env),
@@ -224,13 +244,18 @@ function readSelectors(reader: Reader): readonly EnablementSelector[] {
 }
 
 function ignoredSettings(env: ConfigSource["env"]): string[] {
-  const names = Object.keys(env).filter((name) => sidecarOnly.test(name));
-  return names.sort().map((name) => `${name}: only istio-cni's sidecar mode uses it`);
+  const found: string[] = [];
+  for (const name of Object.keys(env).sort()) {
+    const reason = ignoredNames.find(([pattern]) => pattern.test(name))?.[1];
+    if (reason !== undefined) found.push(`${name}: ${reason}`);
+  }
+  return found;
 }
 
 /** Reads LOG_LEVEL, `--log_output_level=[SCOPE:]LEVEL,…` and accepts `--log_as_json` (the output always is). */
 function readLogSettings(reader: Reader, args: readonly string[]): LogSettings {
-  let level: LogLevel = reader.choice("LOG_LEVEL", logLevels, "info");
+  const given = reader.choice("LOG_LEVEL", [...logLevels, "fatal"], "info");
+  let level: LogLevel = given === "fatal" ? "error" : given;
   const scopes: Record<string, LogLevel> = {};
   for (const [index, arg] of args.entries()) {
     const [flag, inline] = splitFlag(arg);
@@ -246,7 +271,8 @@ function readLogSettings(reader: Reader, args: readonly string[]): LogSettings {
     for (const item of (inline ?? args[index + 1] ?? "").split(",").filter((part) => part !== "")) {
       const parts = item.split(":");
       const wanted = parts.at(-1) ?? "";
-      const known = logLevels.find((candidate) => candidate === wanted);
+      // istio's "fatal" has no line of its own here
+      const known = wanted === "fatal" ? "error" : logLevels.find((candidate) => candidate === wanted);
       if (known === undefined || parts.length > 2) {
         reader.faults.push({
           name: flag,

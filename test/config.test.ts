@@ -27,24 +27,14 @@ describe("loadConfig", () => {
       runDir: "/var/run/istio-cni",
       pluginSocketPath: "/var/run/istio-cni/pluginevent.sock",
       ztunnelSocketPath: "/var/run/ztunnel/ztunnel.sock",
-      cniNetDir: "/host/etc/cni/net.d",
-      allowSwitchToHostNs: false,
       selectors: defaultSelectors,
       dnsCapture: true,
       ipv6: true,
       probeSnatV4: "169.254.7.127",
       probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
       iptablesVariant: "auto",
-      monitoringPort: 15014,
       healthPort: 8000,
       log: { level: "info", scopes: {} },
-    });
-  });
-
-  test("moves the defaults of host paths with HOST_ROOT", () => {
-    expect(loadConfig({ env: { ...env, HOST_ROOT: "/" }, args: [] })).toMatchObject({
-      hostRoot: "/",
-      cniNetDir: "/etc/cni/net.d",
     });
   });
 
@@ -92,7 +82,9 @@ describe("loadConfig", () => {
     ["HOST_PROBE_SNAT_IP", { HOST_PROBE_SNAT_IP: "fd00::1" }, /IPv4/],
     ["HOST_PROBE_SNAT_IPV6", { HOST_PROBE_SNAT_IPV6: "10.0.0.1" }, /IPv6/],
     ["FORCE_IPTABLES_BINARY", { FORCE_IPTABLES_BINARY: "ebpf" }, /nft, legacy/],
-    ["MONITORING_PORT", { MONITORING_PORT: "70000" }, /65535/],
+    ["HEALTH_PORT", { HEALTH_PORT: "70000" }, /65535/],
+    ["CNI_AGENT_RUN_DIR", { CNI_AGENT_RUN_DIR: `/${"x".repeat(100)}` }, /too long.*107/],
+    ["ZTUNNEL_UDS_ADDRESS", { ZTUNNEL_UDS_ADDRESS: `/${"x".repeat(107)}` }, /too long.*107/],
     ["LOG_LEVEL", { LOG_LEVEL: "loud" }, /debug, info/],
     ["AMBIENT_ENABLEMENT_SELECTOR", { AMBIENT_ENABLEMENT_SELECTOR: "- podSelector: 7" }, /must be a map/],
   ];
@@ -103,14 +95,14 @@ describe("loadConfig", () => {
   });
 
   test("reports all faults at once", () => {
-    const faults = faultsOf({ NODE_NAME: "", MONITORING_PORT: "x", AMBIENT_IPV6: "x" }, [
+    const faults = faultsOf({ NODE_NAME: "", HEALTH_PORT: "x", AMBIENT_IPV6: "x" }, [
       "--frob",
       "--log_output_level=cni:loud",
     ]);
     expect(faults.map(({ name }) => name)).toEqual([
       "NODE_NAME",
       "AMBIENT_IPV6",
-      "MONITORING_PORT",
+      "HEALTH_PORT",
       "--frob",
       "--log_output_level",
     ]);

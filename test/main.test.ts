@@ -77,10 +77,9 @@ test.each([
 });
 
 test("agent names every bad setting at once, without a stack", async () => {
-  const { code, stderr } = await run(["agent", "--frob"], { AMBIENT_IPV6: "maybe", MONITORING_PORT: "-1" });
+  const { code, stderr } = await run(["agent", "--frob"], { AMBIENT_IPV6: "maybe", HEALTH_PORT: "-1" });
   expect(code).toBe(1);
-  for (const name of ["NODE_NAME", "AMBIENT_IPV6", "MONITORING_PORT", "--frob"])
-    expect(stderr).toContain(name);
+  for (const name of ["NODE_NAME", "AMBIENT_IPV6", "HEALTH_PORT", "--frob"]) expect(stderr).toContain(name);
   expect(stderr).not.toContain("    at ");
 });
 

@@ -70,7 +70,7 @@ export class CniVerbs {
 
   async #add(request: CniRequest): Promise<string> {
     // a sandbox without a pod's name (cnitool, podman) is nobody the mesh knows
-    if (request.pod === undefined) return request.result;
+    if (request.pod === undefined || this.#isExcluded(request.pod)) return request.result;
     const facts = await this.#lookUp(request.pod);
     if (!decideEnrolment(facts.pod, facts.namespace, this.#options.policy).wanted) return request.result;
     const netns = this.#openSandbox(request.netns);
@@ -90,17 +90,16 @@ export class CniVerbs {
     this.#options.enrolment.remove({
       uid: request.pod?.uid ?? "",
       containerId: request.containerId,
-      netnsKey: request.netns === "" ? undefined : netnsKeyAt(join(this.#options.hostRoot, request.netns)),
+      netnsKey: this.#netnsKey(request.netns),
     });
     return "";
   }
 
   async #check(request: CniRequest): Promise<string> {
-    if (request.pod === undefined) return "";
+    if (request.pod === undefined || this.#isExcluded(request.pod)) return "";
     const facts = await this.#lookUp(request.pod);
     if (!decideEnrolment(facts.pod, facts.namespace, this.#options.policy).wanted) return "";
-    const netnsKey = netnsKeyAt(join(this.#options.hostRoot, request.netns));
-    const fault = await this.#options.enrolment.fault(facts.pod, netnsKey);
+    const fault = await this.#options.enrolment.fault(facts.pod, this.#netnsKey(request.netns));
     if (fault !== undefined) {
       const name = `${request.pod.namespace}/${request.pod.name}`;
       throw new CniError(
@@ -131,6 +130,20 @@ export class CniVerbs {
       return await this.#options.lookup.find(pod);
     } catch (error) {
       throw new CniError("tryAgainLater", (error as Error).message);
+    }
+  }
+
+  /** Needs no look at the pod, so it holds without the API server too. */
+  #isExcluded(pod: CniPod): boolean {
+    return this.#options.policy.excludeNamespaces.has(pod.namespace);
+  }
+
+  /** `undefined` for a path that is empty, gone or out of our sight: DEL must not fail over it. */
+  #netnsKey(path: string): string | undefined {
+    try {
+      return path === "" ? undefined : netnsKeyAt(join(this.#options.hostRoot, path));
+    } catch {
+      return undefined;
     }
   }
 

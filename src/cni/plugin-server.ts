@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The HTTP server behind the plugin socket: the launcher's calls, and istio-cni's own plugin event.
-import { chmodSync, mkdirSync, rmSync } from "node:fs";
+import { chmodSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { dirname } from "node:path";
 import type { Logger } from "../observe/logger.ts";
@@ -37,26 +37,23 @@ export class PluginServer {
         response.destroy();
       });
     });
-    // an ADD may wait for ztunnel; its own deadlines end it
-    this.#server.requestTimeout = 0;
+    // for the request to arrive; the answer may take longer, ADD has its own deadlines
+    this.#server.requestTimeout = 10_000;
   }
 
-  /** Opens the socket; a stale one is replaced. */
+  /** Opens the socket; a stale one, or that of an agent that is just ending, is replaced. */
   async listen(): Promise<void> {
     const { path, log } = this.#options;
     mkdirSync(dirname(path), { recursive: true });
-    rmSync(path, { force: true });
+    // libuv removes the name it was bound to when it closes: that must not be the name our successor took over
+    const ownPath = `${path}.${process.pid}`;
+    rmSync(ownPath, { force: true });
     await new Promise<void>((resolve, reject) => {
       this.#server.once("error", reject);
-      // the file must never be open to others, not even between bind and chmod; bind happens inside listen()
-      const umask = process.umask(0o177);
-      try {
-        this.#server.listen(path, resolve);
-      } finally {
-        process.umask(umask);
-      }
+      this.#server.listen(ownPath, resolve);
     });
-    chmodSync(path, 0o600);
+    chmodSync(ownPath, 0o600);
+    renameSync(ownPath, path);
     this.#server.on("error", (error) => log.error({ err: error }, "the plugin socket failed"));
   }
 

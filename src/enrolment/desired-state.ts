@@ -20,6 +20,8 @@ export interface EnrolmentPolicy {
   readonly selectors: readonly EnablementSelector[];
   readonly excludeNamespaces: ReadonlySet<string>;
   readonly systemNamespace: string;
+  /** Namespace of the agent's own pod; empty when it runs as a plain process. */
+  readonly agentNamespace: string;
   readonly dnsCapture: boolean;
   readonly probeSnatV4: string;
   readonly probeSnatV6: string;
@@ -59,12 +61,17 @@ export function decideEnrolment(pod: PodFacts, namespace: NamespaceFacts, policy
   };
 }
 
+function isAgent({ namespace, ownerDaemonSet }: PodFacts, policy: EnrolmentPolicy): boolean {
+  const isOurs = namespace === policy.agentNamespace || namespace === policy.systemNamespace;
+  return isOurs && ownerDaemonSet !== undefined && agentDaemonSets.includes(ownerDaemonSet);
+}
+
 /** The reason that keeps a pod out whatever its labels say. */
 export function hardExclusion(pod: PodFacts, policy: EnrolmentPolicy): OutsideReason | undefined {
   if (pod.hostNetwork) return "host-network";
   if (pod.annotations[podAnnotations.sidecarStatus] !== undefined) return "sidecar";
   if (pod.namespace === policy.systemNamespace && pod.labels.app === "ztunnel") return "ztunnel";
-  if (pod.ownerDaemonSet !== undefined && agentDaemonSets.includes(pod.ownerDaemonSet)) return "agent";
+  if (isAgent(pod, policy)) return "agent";
   if (policy.excludeNamespaces.has(pod.namespace)) return "excluded-namespace";
   if (pod.phase === "Succeeded" || pod.phase === "Failed") return "terminated";
   return undefined;

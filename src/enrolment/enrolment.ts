@@ -3,7 +3,7 @@
 import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import type { Sandbox } from "../netns/sandbox-finder.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
-import { decideEnrolment } from "./desired-state.ts";
+import { type Desired, decideEnrolment } from "./desired-state.ts";
 import { EnrolmentError, remedyFor } from "./enrolment-error.ts";
 import { KeyedQueue } from "./keyed-queue.ts";
 import {
@@ -13,7 +13,7 @@ import {
   soughtPod,
   waitsForZtunnel,
 } from "./pod-reconciler.ts";
-import { adoptSandbox, createPodRecord, newestFacts, type PodRecord } from "./pod-record.ts";
+import { adoptSandbox, createPodRecord, newestFacts, offerSandbox, type PodRecord } from "./pod-record.ts";
 import { ZtunnelGate } from "./ztunnel-gate.ts";
 
 export interface EnrolmentOptions extends ReconcilerParts {
@@ -45,12 +45,14 @@ export interface EndedSandbox {
 const unfinished: Readonly<Record<Exclude<ReconcileOutcome, "enrolled" | "outside" | "no-ztunnel">, string>> =
   {
     forgotten: "the pod was deleted meanwhile",
-    "no-sandbox": "its sandbox was deleted meanwhile",
+    "no-sandbox": "its sandbox was deleted or replaced meanwhile",
+    "no-way-out": "its labels changed meanwhile",
     "namespace-unknown": "the labels of its namespace are not known yet",
   };
 
 /** Retries before people are told: about eight seconds, longer than a ztunnel takes to restart. */
 const patientFailures = 5;
+const notStarted = "the agent has not got the lists of pods and namespaces from the API server yet";
 const maxRetryMs = 30_000;
 const firstRetryMs = 500;
 
@@ -71,7 +73,9 @@ export class Enrolment {
     options.ztunnel.onchange = (event) => {
       if (event.type !== "disconnected") this.#gate.open();
       // what the snapshot carried is acknowledged by now; what it did not is handed over by the runs
-      if (event.type === "snapshot") this.#requestAll();
+      // and what only a ztunnel that has left was told is handed to the one that stays
+      const isOther = event.type === "disconnected" && event.connections > 0;
+      if (event.type === "snapshot" || isOther) this.#requestAll();
     };
     options.node.onPodChange((change) => {
       this.#podChanged((change.current ?? change.previous).uid, change.current);
@@ -86,26 +90,43 @@ export class Enrolment {
    * fills ztunnel's roster. Only then may ztunnel connect: a pod missing from a snapshot is dropped by ztunnel.
    */
   async start(): Promise<void> {
-    const { node, finder, ztunnel, log } = this.#options;
-    const pods = [...node.pods.values()];
-    await Promise.all(
-      pods.map(async (pod) => {
-        const record = this.#record(pod.uid);
-        record.facts = pod;
-        if (!this.#isWanted(pod)) return;
-        const annotated = pod.annotations[podAnnotations.redirection] !== undefined;
-        const found = await finder.find(soughtPod(pod));
-        if (found !== undefined) adoptSandbox(record, found);
-        // ours before a restart: redirected already, so it must be served or repaired at once
-        record.touched ||= annotated && record.sandbox !== undefined;
-        if (!annotated) return;
-        const workload = { name: pod.name, namespace: pod.namespace, serviceAccount: pod.serviceAccount };
-        ztunnel.hold({ uid: pod.uid, workload, netns: record.sandbox?.netns });
-      }),
-    );
+    const { node, ztunnel, log } = this.#options;
+    await Promise.all([...node.pods.values()].map((pod) => this.#takeStock(pod)));
     this.#started = true;
-    log.info({ pods: pods.length, inMesh: ztunnel.podCount }, "took stock of the node's pods");
+    // what changed meanwhile has not been listened to
+    for (const pod of node.pods.values()) this.#noteFacts(pod);
+    for (const record of this.#records.values()) {
+      if (record.adding === 0 && node.pod(record.uid) === undefined) record.facts = undefined;
+    }
+    log.info({ pods: this.#records.size, inMesh: ztunnel.podCount }, "took stock of the node's pods");
     this.#requestAll();
+  }
+
+  /** Finds the sandbox of a pod that may have been ours before, and puts it into ztunnel's roster if it was. */
+  async #takeStock(pod: PodFacts): Promise<void> {
+    const { ztunnel, finder, log } = this.#options;
+    const record = this.#noteFacts(pod);
+    const desired = this.#desired(pod);
+    const isAnnotated = pod.annotations[podAnnotations.redirection] !== undefined;
+    if (desired?.wanted !== true && !isAnnotated) return;
+    try {
+      offerSandbox(record, await finder.find(soughtPod(pod)));
+      record.touched ||=
+        record.sandbox !== undefined && (isAnnotated || (await this.#isRedirected(record, desired)));
+    } catch (error) {
+      // one pod must not keep the agent from starting; its run says what is wrong with it
+      log.warn({ ns: pod.namespace, pod: pod.name, uid: pod.uid, err: error }, "cannot look at a pod yet");
+    }
+    // served by ztunnel until now, so it is named in the next snapshot: also one that is about to leave, rules first
+    if (!isAnnotated && !record.touched) return;
+    const workload = { name: pod.name, namespace: pod.namespace, serviceAccount: pod.serviceAccount };
+    ztunnel.hold({ uid: pod.uid, workload, netns: record.sandbox?.netns });
+  }
+
+  /** The annotation may be missing on a pod that is captured all the same: it is written behind ADD. */
+  async #isRedirected({ sandbox }: PodRecord, desired: Desired | undefined): Promise<boolean> {
+    if (sandbox === undefined || desired?.wanted !== true) return false;
+    return (await this.#options.redirection.verify(sandbox.netns, desired.redirect)).intact;
   }
 
   /**
@@ -113,18 +134,22 @@ export class Enrolment {
    * @throws EnrolmentError with cause and remedy; nothing of the attempt is left then
    */
   async add({ pod, namespace, sandbox }: NewSandbox): Promise<ReconcileOutcome> {
-    const record = this.#record(pod.uid);
-    record.facts = newestFacts(record.facts, pod);
+    const record = this.#noteFacts(pod);
+    record.endedNetnsKey = undefined;
     record.namespaceHint = newestFacts(record.namespaceHint, namespace);
     adoptSandbox(record, sandbox);
     record.adding++;
     try {
-      return await this.#addWithin(record, performance.now() + this.#options.ztunnelWaitMs);
+      const outcome = await this.#addWithin(record, performance.now() + this.#options.ztunnelWaitMs);
+      if (outcome === "enrolled" && record.sandbox?.netns.key !== sandbox.netns.key)
+        throw new Error(unfinished["no-sandbox"]);
+      return outcome;
     } catch (error) {
       if (record.sandbox?.netns.key === sandbox.netns.key) this.#depart(record);
       throw new EnrolmentError(pod, error);
     } finally {
       record.adding--;
+      if (record.departed.length > 0) this.#queue.request(pod.uid);
     }
   }
 
@@ -145,35 +170,32 @@ export class Enrolment {
     return this.#reconciler.repairs;
   }
 
-  /** Looks at a pod now and waits for the outcome. */
-  reconcile(uid: string): Promise<ReconcileOutcome> {
-    return this.#queue.run(uid);
-  }
-
   /**
    * What is wrong with a pod's capture, looked at in the kernel and at ztunnel's word; `undefined` when nothing is.
    * @param netnsKey `Netns.key` of the namespace the runtime has for the pod
    */
   async fault(pod: PodFacts, netnsKey: string | undefined): Promise<string | undefined> {
-    const { ztunnel, redirection, policy, node } = this.#options;
+    const { ztunnel, redirection } = this.#options;
     const sandbox = this.#records.get(pod.uid)?.sandbox;
     if (sandbox === undefined) return "its sandbox is not known to the agent";
     if (netnsKey !== sandbox.netns.key)
       return `the agent serves another namespace (${sandbox.netns.key}) for it`;
-    const namespace = node.namespace(pod.namespace);
-    const desired = namespace === undefined ? undefined : decideEnrolment(pod, namespace, policy);
-    if (desired?.wanted !== true) return undefined;
+    const desired = this.#desired(pod);
+    if (desired === undefined) return "the labels of its namespace are not known";
+    if (!desired.wanted) return undefined;
     const { drift } = await redirection.verify(sandbox.netns, desired.redirect);
     if (drift.length > 0) return `its redirection differs: ${drift.map((item) => item.detail).join(", ")}`;
     if (ztunnel.acknowledged(pod.uid) !== netnsKey) return "ztunnel has not acknowledged it";
     return undefined;
   }
 
-  /** Clears up after every sandbox whose container id is known and not among these (CNI's GC). */
+  /** Clears up after every sandbox that the runtime named in an ADD and that is not among these (CNI's GC). */
   keepOnly(containerIds: ReadonlySet<string>): void {
     for (const record of this.#records.values()) {
-      const id = record.sandbox?.containerId ?? "";
-      if (id !== "" && !containerIds.has(id)) this.#depart(record);
+      const { sandbox, adding } = record;
+      // the id of a sandbox found in /proc may be that of another container of the pod
+      if (sandbox?.isNew === true && adding === 0 && !containerIds.has(sandbox.containerId))
+        this.#depart(record);
     }
   }
 
@@ -190,7 +212,10 @@ export class Enrolment {
   }
 
   #depart(record: PodRecord): void {
-    if (record.sandbox !== undefined) record.departed.push(record.sandbox);
+    if (record.sandbox !== undefined) {
+      record.endedNetnsKey = record.sandbox.netns.key;
+      record.departed.push(record.sandbox);
+    }
     record.sandbox = undefined;
     this.#queue.request(record.uid);
   }
@@ -198,7 +223,8 @@ export class Enrolment {
   async #addWithin(record: PodRecord, deadlineMs: number): Promise<ReconcileOutcome> {
     const { ztunnel } = this.#options;
     for (;;) {
-      if (ztunnel.connectionCount === 0) await this.#gate.pass(deadlineMs);
+      if (ztunnel.connectionCount === 0)
+        await this.#gate.pass(deadlineMs, this.#started ? undefined : notStarted);
       try {
         const outcome = await this.#queue.run(record.uid);
         if (outcome === "enrolled" || outcome === "outside") return outcome;
@@ -214,10 +240,8 @@ export class Enrolment {
     if (record === undefined) return "forgotten";
     try {
       const outcome = await this.#reconciler.reconcile(record);
-      if (!outcome.startsWith("no-")) {
-        record.failures = 0;
-        record.lastError = undefined;
-      }
+      this.#options.log.debug({ uid, outcome }, "looked at a pod");
+      if (!outcome.startsWith("no-")) record.failures = 0;
       this.#planNext(record, outcome);
       return outcome;
     } catch (error) {
@@ -235,16 +259,21 @@ export class Enrolment {
     } else if (outcome === "no-sandbox" && record.facts?.phase === "Running") {
       // a running pod has processes; they show within moments of its start
       this.#retryLater(record, "no process of it is found on this node in a namespace that has its address");
+    } else if (outcome === "no-way-out") {
+      this.#retryLater(
+        record,
+        "it should leave, but no process of it is found whose redirection could be taken away",
+      );
     } else if (outcome === "no-ztunnel") {
       this.#retryLater(record, "no ztunnel connection");
     }
+    if (record.departed.length > 0 && record.adding === 0) this.#queue.request(record.uid);
   }
 
   /** Tries again with growing pauses; what lasts longer than a restart of ztunnel is told in an Event. */
   #retryLater(record: PodRecord, reason: string): void {
     const { events, log } = this.#options;
     record.failures++;
-    record.lastError = reason;
     this.#queue.requestAfter(record.uid, retryDelayMs(record.failures));
     const pod = record.facts;
     if (pod === undefined || record.adding > 0 || record.failures < patientFailures) return;
@@ -255,7 +284,7 @@ export class Enrolment {
     const eventReason = isZtunnel ? "AmbientWaitingForZtunnel" : "AmbientNotCaptured";
     events.record(pod, {
       reason: eventReason,
-      message: `Not captured by the ambient mesh yet: ${reason}${remedyFor(reason)}`,
+      message: `The ambient mesh has not come to terms with this pod yet: ${reason}${remedyFor(reason)}`,
     });
   }
 
@@ -271,7 +300,6 @@ export class Enrolment {
     }
     if (record.state !== "pending" && record.state !== "enrolled") record.state = "failed";
     this.#options.log.warn({ ...names, err: error }, "pod not captured; trying again");
-    record.lastError = error.message;
     this.#queue.requestAfter(record.uid, retryDelayMs(record.failures));
     // an ADD that fails is told by kubelet in an Event of its own
     if (pod === undefined || record.adding > 0) return;
@@ -282,9 +310,10 @@ export class Enrolment {
 
   #podChanged(uid: string, pod: PodFacts | undefined): void {
     if (!this.#started) return;
-    const record = pod === undefined ? this.#records.get(uid) : this.#record(uid);
+    if (pod !== undefined) this.#noteFacts(pod);
+    const record = this.#records.get(uid);
     if (record === undefined) return;
-    record.facts = pod === undefined ? undefined : newestFacts(record.facts, pod);
+    if (pod === undefined) record.facts = undefined;
     this.#queue.request(uid);
   }
 
@@ -295,21 +324,23 @@ export class Enrolment {
     }
   }
 
-  #isWanted(pod: PodFacts): boolean {
+  /** `undefined` while the labels of the pod's namespace are not known. */
+  #desired(pod: PodFacts): Desired | undefined {
     const namespace = this.#options.node.namespace(pod.namespace);
-    return namespace !== undefined && decideEnrolment(pod, namespace, this.#options.policy).wanted;
+    return namespace === undefined ? undefined : decideEnrolment(pod, namespace, this.#options.policy);
   }
 
   #requestAll(): void {
     for (const uid of this.#records.keys()) this.#queue.request(uid);
   }
 
-  #record(uid: string): PodRecord {
-    let record = this.#records.get(uid);
+  #noteFacts(pod: PodFacts): PodRecord {
+    let record = this.#records.get(pod.uid);
     if (record === undefined) {
-      record = createPodRecord(uid);
-      this.#records.set(uid, record);
+      record = createPodRecord(pod.uid);
+      this.#records.set(pod.uid, record);
     }
+    record.facts = newestFacts(record.facts, pod);
     return record;
   }
 

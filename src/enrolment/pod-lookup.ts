@@ -34,14 +34,17 @@ export class PodLookup {
   /** @throws Error with the cause and what will happen next */
   async find(named: NamedPod): Promise<{ pod: PodFacts; namespace: NamespaceFacts }> {
     const signal = AbortSignal.timeout(this.#timeoutMs);
-    const cached = this.#node.isFresh() ? this.#node.podByName(named.namespace, named.name) : undefined;
-    const pod = cached !== undefined && isSame(cached, named) ? cached : await this.#livePod(named, signal);
-    const known = this.#node.isFresh() ? this.#node.namespace(named.namespace) : undefined;
-    return { pod, namespace: known ?? (await this.#liveNamespace(named, signal)) };
+    const pod = await this.#pod(named, signal);
+    const namespace = await this.#ask(named, () => this.#node.findNamespace(named.namespace, { signal }));
+    if (namespace.facts === undefined) {
+      throw new Error(`namespace "${named.namespace}" is not known to the API server; kubelet tries again`);
+    }
+    return { pod, namespace: namespace.facts };
   }
 
-  async #livePod(named: NamedPod, signal: AbortSignal): Promise<PodFacts> {
-    const pod = await this.#ask(named, () => this.#node.livePod(named.namespace, named.name, { signal }));
+  async #pod(named: NamedPod, signal: AbortSignal): Promise<PodFacts> {
+    // without a UID a cached pod of this name may be the predecessor of the one that is being made
+    const { facts: pod } = await this.#ask(named, () => this.#node.findPod(named, { signal }));
     const name = `"${named.namespace}/${named.name}"`;
     if (pod === undefined) {
       throw new Error(
@@ -54,13 +57,6 @@ export class PodLookup {
       );
     }
     return pod;
-  }
-
-  async #liveNamespace(named: NamedPod, signal: AbortSignal): Promise<NamespaceFacts> {
-    const namespace = await this.#ask(named, () => this.#node.liveNamespace(named.namespace, { signal }));
-    if (namespace === undefined)
-      throw new Error(`namespace "${named.namespace}" is not known to the API server; kubelet tries again`);
-    return namespace;
   }
 
   async #ask<T>(named: NamedPod, request: () => Promise<T>): Promise<T> {

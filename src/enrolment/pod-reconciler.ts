@@ -12,7 +12,7 @@ import type { RedirectOptions } from "../redirect/rules.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
 import { decideEnrolment, type EnrolmentPolicy } from "./desired-state.ts";
-import { adoptSandbox, newestFacts, type PodRecord } from "./pod-record.ts";
+import { adoptSandbox, newestFacts, offerSandbox, type PodRecord } from "./pod-record.ts";
 
 /** How a run ended when nothing went wrong. */
 export type ReconcileOutcome =
@@ -20,6 +20,7 @@ export type ReconcileOutcome =
   | "outside"
   | "forgotten"
   | "no-sandbox"
+  | "no-way-out"
   | "no-ztunnel"
   | "namespace-unknown";
 
@@ -47,12 +48,9 @@ export class PodReconciler {
 
   /** Looks at one pod and does what is missing. @throws when a step failed; the pod then stays where it is */
   async reconcile(record: PodRecord): Promise<ReconcileOutcome> {
-    try {
-      return await this.#converge(record);
-    } finally {
-      // last: a sandbox that was replaced can wait, the new one's pod cannot
-      await this.#clearDeparted(record);
-    }
+    // a sandbox that an ADD has just replaced can wait for the next run, the new one's pod cannot
+    if (record.adding === 0 || record.sandbox === undefined) await this.#clearDeparted(record);
+    return this.#converge(record);
   }
 
   async #converge(record: PodRecord): Promise<ReconcileOutcome> {
@@ -102,8 +100,9 @@ export class PodReconciler {
       return "no-ztunnel";
     }
     const names = { ns: pod.namespace, pod: pod.name, uid: pod.uid, netns: sandbox.netns.key };
+    const isNew = sandbox.isNew && !record.touched;
     record.touched = true;
-    const report = await redirection.apply(sandbox.netns, want.redirect, { isNew: sandbox.isNew });
+    const report = await redirection.apply(sandbox.netns, want.redirect, { isNew });
     if (report.changed && record.state === "enrolled") this.#noteRepair(record, report.repaired);
     if (ztunnel.acknowledged(pod.uid) !== sandbox.netns.key) {
       await this.#handOver(record, { pod, sandbox });
@@ -123,8 +122,11 @@ export class PodReconciler {
     try {
       await ztunnel.add({ uid: pod.uid, workload, netns: sandbox.netns });
     } catch (error) {
-      // a pod that ztunnel once had stays "enabled" over ztunnel's restart, as istio-cni leaves it
-      if (record.state !== "enrolled") {
+      // a pod that ztunnel once had stays "enabled" over a restart of ztunnel or of the agent, as istio-cni leaves it
+      const wasServed =
+        record.state === "enrolled" ||
+        (waitsForZtunnel(error) && pod.annotations[podAnnotations.redirection] === "enabled");
+      if (!wasServed) {
         record.state = "pending";
         if (record.adding === 0) annotations.set(pod, "pending");
       }
@@ -143,6 +145,8 @@ export class PodReconciler {
       return "outside";
     }
     const sandbox = await this.#sandboxOf(record, pod);
+    // while the pod runs its rules are somewhere: without them gone first, ztunnel's leaving would cut it off
+    if (sandbox === undefined && pod.phase === "Running") return "no-way-out";
     if (sandbox !== undefined) await redirection.remove(sandbox.netns);
     await ztunnel.remove(pod.uid);
     this.#release(record, sandbox);
@@ -157,7 +161,7 @@ export class PodReconciler {
   /** The pod is deleted: its namespace ends with it, so only ztunnel has to hear of it. */
   async #forget(record: PodRecord): Promise<ReconcileOutcome> {
     const { sandbox } = record;
-    if (record.touched || sandbox !== undefined) {
+    if (record.touched || sandbox !== undefined || this.#parts.ztunnel.holds(record.uid)) {
       await this.#parts.ztunnel.remove(record.uid);
       this.#parts.log.info({ uid: record.uid, netns: sandbox?.netns.key }, "pod forgotten");
     }
@@ -166,7 +170,7 @@ export class PodReconciler {
     return "forgotten";
   }
 
-  /** Sandboxes that ended: ztunnel lets go of them, our rules go, the last handle is closed. */
+  /** Sandboxes that ended: ztunnel lets go of the pod unless it has a new one, our rules go, the handle is closed. */
   async #clearDeparted(record: PodRecord): Promise<void> {
     const { ztunnel, redirection, log } = this.#parts;
     if (record.departed.length === 0) return;
@@ -180,10 +184,9 @@ export class PodReconciler {
         // a namespace that came back as the pod's current one is not cleared
         if (sandbox.netns.key !== record.sandbox?.netns.key) await redirection.remove(sandbox.netns);
       } catch (error) {
-        // the runtime takes the namespace away at the same moment; nothing of it is left to clean then
-        log.debug(
+        log.warn(
           { uid: record.uid, netns: sandbox.netns.key, err: error },
-          "could not clear an ended sandbox",
+          "could not take our rules out of an ended sandbox; they end with its namespace",
         );
       } finally {
         sandbox.netns.close();
@@ -193,12 +196,7 @@ export class PodReconciler {
   }
 
   async #sandboxOf(record: PodRecord, pod: PodFacts): Promise<Sandbox | undefined> {
-    // right after a DEL what is left of the old sandbox must not be found again
-    if (record.sandbox !== undefined || record.departed.length > 0) return record.sandbox;
-    const found = await this.#parts.finder.find(soughtPod(pod));
-    // an ADD may have brought one meanwhile: then the runtime's word counts
-    if (found !== undefined && record.sandbox === undefined) adoptSandbox(record, found);
-    else found?.netns.close();
+    if (record.sandbox === undefined) offerSandbox(record, await this.#parts.finder.find(soughtPod(pod)));
     return record.sandbox;
   }
 
@@ -210,7 +208,8 @@ export class PodReconciler {
     const found = await this.#parts.finder.find(soughtPod(pod));
     // nothing found: the status may be older than the sandbox, which then stays
     if (found === undefined) return record.sandbox;
-    if (record.sandbox === known) adoptSandbox(record, found);
+    const isSuccessor = record.sandbox === known && found.netns.key !== record.endedNetnsKey;
+    if (isSuccessor) adoptSandbox(record, found);
     else found.netns.close();
     return record.sandbox;
   }
@@ -269,5 +268,5 @@ export function runtimeUid(pod: PodFacts): string {
 
 /** True for failures that the next ztunnel connection mends by itself. */
 export function waitsForZtunnel(error: unknown): boolean {
-  return error instanceof ZdsError && (error.code === "NO_CONNECTION" || error.code === "DISCONNECTED");
+  return error instanceof ZdsError && ["NO_CONNECTION", "DISCONNECTED", "TIMEOUT"].includes(error.code);
 }

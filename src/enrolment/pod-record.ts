@@ -23,6 +23,8 @@ export interface PodRecord {
   namespaceHint: NamespaceFacts | undefined;
   /** Owned. */
   sandbox: Sandbox | undefined;
+  /** `Netns.key` of the sandbox that ended last: its remains in /proc are not the pod. */
+  endedNetnsKey: string | undefined;
   /** Owned: sandboxes that ended or were replaced; the next run clears them up and closes them. */
   readonly departed: Sandbox[];
   /** Calls of ADD that wait for this pod. */
@@ -32,9 +34,8 @@ export interface PodRecord {
   state: EnrolmentState;
   /** Warnings about the pod's annotations that have been logged already. */
   warned: string;
-  /** Runs that failed in a row. */
+  /** Runs in a row that did not get where they wanted. */
   failures: number;
-  lastError: string | undefined;
 }
 
 /** A pod that nothing has been done for yet. */
@@ -44,13 +45,13 @@ export function createPodRecord(uid: string): PodRecord {
     facts: undefined,
     namespaceHint: undefined,
     sandbox: undefined,
+    endedNetnsKey: undefined,
     departed: [],
     adding: 0,
     touched: false,
     state: "outside",
     warned: "",
     failures: 0,
-    lastError: undefined,
   };
 }
 
@@ -67,11 +68,20 @@ export function adoptSandbox(record: PodRecord, sandbox: Sandbox): void {
     return;
   }
   if (known !== undefined) {
+    record.endedNetnsKey = known.netns.key;
     record.departed.push(known);
     record.touched = false;
     record.state = "outside";
   }
   record.sandbox = sandbox;
+}
+
+/** Gives a pod a sandbox found in /proc, unless an ADD has brought one meanwhile or it is the one that has just ended. */
+export function offerSandbox(record: PodRecord, found: Sandbox | undefined): void {
+  if (found === undefined) return;
+  const isWelcome = record.sandbox === undefined && found.netns.key !== record.endedNetnsKey;
+  if (isWelcome) adoptSandbox(record, found);
+  else found.netns.close();
 }
 
 /** Takes over facts unless newer ones are known. */

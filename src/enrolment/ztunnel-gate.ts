@@ -25,11 +25,15 @@ export class ZtunnelGate {
     this.#closed.reject(reason);
   }
 
-  /** @param deadlineMs on the clock of performance.now() @throws Error at the deadline, or the reason of `close` */
-  async pass(deadlineMs: number): Promise<void> {
+  /**
+   * @param deadlineMs on the clock of performance.now()
+   * @param obstacle why no ztunnel could connect, when that is known
+   * @throws Error at the deadline, or the reason of `close`
+   */
+  async pass(deadlineMs: number, obstacle = "no ztunnel connection"): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<never>((_, reject) => {
-      const fail = (): void => reject(new Error(`no ztunnel connection for ${this.#waitMs / 1000} s`));
+      const fail = (): void => reject(new Error(`${obstacle} for ${this.#waitMs / 1000} s`));
       timer = setTimeout(fail, Math.max(0, deadlineMs - performance.now()));
     });
     try {

@@ -60,8 +60,9 @@ function readInterfaces(list: string, warnings: string[]): string[] {
 export function interfaceNameFault(name: string): string | undefined {
   if (Buffer.byteLength(name) > 15) return "longer than 15 bytes";
   if (name === "" || name === "." || name === "..") return "not a name an interface can have";
-  if (!/^[A-Za-z0-9_.@+-]+$/.test(name)) return 'only letters, digits and "_.@+-" can stand in a rule';
-  if (name.startsWith("-") || name.startsWith("+")) return `cannot begin with "${name[0]}"`;
+  if (!/^[A-Za-z0-9_.@-]+\+?$/.test(name))
+    return 'only letters, digits, "_.@-" and a "+" at the end can stand in a rule';
+  if (!/^[A-Za-z0-9_]/.test(name)) return `cannot begin with "${name[0]}"`;
   return undefined;
 }
 

@@ -5,7 +5,7 @@ import { interfaceAddresses } from "../netlink/rtnetlink.ts";
 import type { Logger } from "../observe/logger.ts";
 import { sameAddress } from "./address.ts";
 import { Netns } from "./netns.ts";
-import { scanProc, type WantedPod } from "./proc-scan.ts";
+import { type PodProcess, scanProc, type WantedPod } from "./proc-scan.ts";
 
 /** A running pod to find. */
 export interface SoughtPod extends WantedPod {
@@ -76,18 +76,24 @@ export class SandboxFinder {
       { procRoot: join(hostRoot, "proc"), ignoreNetns: hostNetns },
     );
     await Promise.all(
-      searches.map(async ({ pod, found }) => {
-        const process = processes.get(pod.uid);
-        if (process === undefined) return found.resolve(undefined);
-        const netns = this.#open(process.netnsPath, process.netnsKey);
-        if (netns === undefined) return found.resolve(undefined);
-        if (!(await this.#holdsAddress(netns, pod))) {
-          netns.close();
-          return found.resolve(undefined);
-        }
-        found.resolve({ netns, containerId: process.containerId, isNew: false });
-      }),
+      searches.map(({ pod, found }) =>
+        this.#inspect(pod, processes.get(pod.uid)).then(found.resolve, found.reject),
+      ),
     );
+  }
+
+  async #inspect(pod: SoughtPod, process: PodProcess | undefined): Promise<Sandbox | undefined> {
+    const netns = process && this.#open(process.netnsPath, process.netnsKey);
+    if (netns === undefined) return undefined;
+    try {
+      if (await this.#holdsAddress(netns, pod))
+        return { netns, containerId: process?.containerId ?? "", isNew: false };
+    } catch (error) {
+      netns.close();
+      throw error;
+    }
+    netns.close();
+    return undefined;
   }
 
   /** The process may have ended, and its number been given to another one, since it was looked at. */

@@ -146,7 +146,7 @@ export class ZdsConnection {
       if (entry === undefined) continue;
       const known = entry.netns !== undefined && !entry.netns.closed;
       const answer = known
-        ? await this.#exchange(encodeAdd(uid, entry.workload), entry.netns?.fd)
+        ? await this.#exchange(encodeAdd(uid, entry.workload), () => entry.netns?.fd)
         : await this.#exchange(encodeKeep(uid));
       if (answer.ok) {
         if (known) this.#noteAck(entry);
@@ -171,7 +171,7 @@ export class ZdsConnection {
       return;
     }
     try {
-      const answer = await this.#exchange(update.bytes(), update.fd());
+      const answer = await this.#exchange(update.bytes(), update.fd);
       if (answer.ok) {
         update.acked();
         update.settled.resolve();
@@ -183,7 +183,7 @@ export class ZdsConnection {
   }
 
   /** Sends one request and waits for its one answer. @throws ZdsError when the connection is over afterwards */
-  async #exchange(bytes: Uint8Array, fd?: number): Promise<ZdsAnswer> {
+  async #exchange(bytes: Uint8Array, fd: () => number | undefined = () => undefined): Promise<ZdsAnswer> {
     if (this.#closeReason !== undefined) throw this.#closeReason;
     const { ackTimeoutMs } = this.#options;
     const awaiting = Promise.withResolvers<Packet>();
@@ -191,7 +191,8 @@ export class ZdsConnection {
     // an end while the request still waits for buffer space rejects a promise that nobody has come to await
     awaiting.promise.catch(() => {});
     const answered = async (): Promise<Packet> => {
-      while (!this.#socket.send(bytes, fd)) {
+      // asked for each time: after a wait the namespace may be closed, and its number another file's
+      while (!this.#socket.send(bytes, fd())) {
         this.#drained = Promise.withResolvers();
         await this.#drained.promise;
       }

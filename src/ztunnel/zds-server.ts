@@ -85,6 +85,11 @@ export class ZdsServer {
     return this.#roster.size;
   }
 
+  /** Whether a pod is in the roster. */
+  holds(uid: string): boolean {
+    return this.#roster.get(uid) !== undefined;
+  }
+
   /** Puts a pod into the roster without telling anyone: the next snapshot has it. */
   hold(entry: RosterEntry): void {
     this.#enter(entry);

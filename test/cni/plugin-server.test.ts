@@ -136,9 +136,33 @@ describe("PluginServer", () => {
 
   test("replaces what an agent that died has left", async () => {
     await server.close();
+    rmSync(path);
     writeFileSync(path, "stale");
     await server.listen();
     expect((await call("/cni", { headers: addHeaders, body: config })).exit).toBe("0");
+  });
+
+  test("leaves the socket of its successor alone when it closes", async () => {
+    const successor = new PluginServer({
+      path,
+      handler: { handle: () => Promise.resolve("{}") },
+      log: silentLogger,
+    });
+    // another process has another pid, and so another name of its own
+    const { pid } = process;
+    Object.defineProperty(process, "pid", { value: pid + 1, configurable: true });
+    try {
+      await successor.listen();
+    } finally {
+      Object.defineProperty(process, "pid", { value: pid, configurable: true });
+    }
+    await server.close();
+    expect(await call("/cni", { headers: addHeaders, body: config })).toMatchObject({
+      exit: "0",
+      body: "{}",
+    });
+    await successor.close();
+    await server.listen();
   });
 
   test("survives garbage and connections that end in the middle", async () => {

@@ -9,6 +9,7 @@ const policy: EnrolmentPolicy = {
   selectors: defaultSelectors,
   excludeNamespaces: new Set(["kube-system"]),
   systemNamespace: "istio-system",
+  agentNamespace: "istio-cni",
   dnsCapture: true,
   probeSnatV4: "169.254.7.127",
   probeSnatV6: "fd16::1",
@@ -60,8 +61,8 @@ describe("decideEnrolment", () => {
     ["host-network", { hostNetwork: true }],
     ["sidecar", { annotations: { "sidecar.istio.io/status": "{}" } }],
     ["ztunnel", { namespace: "istio-system", labels: { ...ambient, app: "ztunnel" } }],
-    ["agent", { ownerDaemonSet: "istio-cni-node" }],
-    ["agent", { ownerDaemonSet: "ambient-cni-node" }],
+    ["agent", { namespace: "istio-system", ownerDaemonSet: "istio-cni-node" }],
+    ["agent", { namespace: "istio-cni", ownerDaemonSet: "ambient-cni-node" }],
     ["excluded-namespace", { namespace: "kube-system" }],
     ["terminated", { phase: "Succeeded" }],
     ["terminated", { phase: "Failed" }],
@@ -72,6 +73,12 @@ describe("decideEnrolment", () => {
       wanted: false,
       reason,
     });
+  });
+
+  test("a tenant's DaemonSet of the agent's name is an application", () => {
+    expect(
+      decideEnrolment(pod({ ownerDaemonSet: "istio-cni-node" }), namespace(ambient), policy).wanted,
+    ).toBe(true);
   });
 
   test("an application called ztunnel outside the system namespace is an application", () => {

@@ -19,10 +19,16 @@ const pluginSocket = "/var/run/istio-cni/pluginevent.sock";
 
 const mesh = await MeshNode.start({
   plugin: { agentWaitSeconds: 5 },
-  agentEnv: { RECONCILE_INTERVAL_SECONDS: "1", ZTUNNEL_WAIT_SECONDS: "2" },
+  agentEnv: {
+    RECONCILE_INTERVAL_SECONDS: "1",
+    ZTUNNEL_WAIT_SECONDS: "2",
+    EXCLUDE_NAMESPACES: "excluded",
+    LOG_LEVEL: "debug",
+  },
 });
 mesh.kubelet.createNamespace("mesh", { [modeLabel]: "ambient" });
 mesh.kubelet.createNamespace("plain");
+mesh.kubelet.createNamespace("excluded", { [modeLabel]: "ambient" });
 await mesh.startAgent();
 await mesh.startZtunnel({ maxBackoffMs: 100 });
 await mesh.ztunnel.waitForReady();
@@ -192,10 +198,8 @@ export async function labelWithoutZtunnel(): Promise<void> {
   await mesh.ztunnel.kill();
   const pod = await runPod("plain");
   mesh.kubelet.labelPod(pod, { [modeLabel]: "ambient" });
-  await waitFor(
-    "the agent to have seen the label",
-    () => mesh.agent.text.includes(`"pod":"${pod.spec.name}"`) || true,
-  );
+  const seen = `"uid":"${pod.uid}","outcome":"no-ztunnel"`;
+  await waitFor("the agent to have seen the label", () => mesh.agent.text.includes(seen));
   await claimUntouched(pod);
   await mesh.startZtunnel({ maxBackoffMs: 100 });
   await waitFor("ztunnel to have the pod", async () => (await held()).includes(pod.uid), {
@@ -387,6 +391,80 @@ export async function withoutApi(): Promise<string> {
   await pod.delete();
   mesh.api.delete("pods", named.name, named.namespace);
   return message;
+}
+
+/** An excluded namespace needs nobody's word. */
+export async function excludedWithoutApi(): Promise<void> {
+  const named = createObject("excluded");
+  await mesh.api.refuse();
+  const pod = await mesh.pods.runPodSandbox(named);
+  await mesh.api.listenAgain();
+  await claimUntouched(pod);
+  await pod.delete();
+}
+
+/** A runtime that sends DEL while a process of the pod still lives: the sandbox is not captured again. */
+export async function delBeforeTheProcessesEnd(): Promise<void> {
+  const pod = await runPod("mesh");
+  const network = { ...mesh.pods.network, plugins: mesh.pods.network.plugins.slice(1) };
+  const inode = await pod.netnsInode();
+  await mesh.pods.cni.del(network, pod.sandbox, { netns: pod.netns });
+  await waitFor("ztunnel to have dropped the pod", async () => !(await held()).includes(pod.uid));
+  const looks = (): number => mesh.agent.text.split(`"uid":"${pod.uid}","outcome":"no-sandbox"`).length - 1;
+  const before = looks();
+  await waitFor("two more looks at the pod", () => looks() >= before + 2, { timeoutMs: 10_000 });
+  await claimUntouched(pod);
+  assert.ok(!(await netnsUsers(inode)).includes(mesh.agent.pid), "the agent holds the ended sandbox");
+  await mesh.kubelet.deletePod(pod);
+}
+
+/** CHECK tells the truth about rules, ztunnel and the namespace. */
+export async function check(): Promise<Record<string, string>> {
+  const pod = await runPod("mesh");
+  const { cni, network } = mesh.pods;
+  const ask = (netns: string): Promise<string> =>
+    cni.check(network, pod.sandbox, { netns }).then(
+      () => "fine",
+      (error: unknown) => (error as Error).message,
+    );
+  const answers: Record<string, string> = { captured: await ask(pod.netns) };
+  await mesh.agent.stop();
+  await pod.exec(["ip", "rule", "del", "pref", "32764"]);
+  // long enough that only CHECK can have seen it; repairs are another test's
+  await mesh.startAgent({ RECONCILE_INTERVAL_SECONDS: "3600" });
+  await waitFor("the repair at the start", () => isCaptured(pod), { timeoutMs: 20_000 });
+  await pod.exec(["iptables", "-t", "nat", "-F", "ISTIO_OUTPUT"]);
+  answers.drifted = await ask(pod.netns);
+  await mesh.agent.stop();
+  await mesh.startAgent();
+  await waitFor("the repair", () => isCaptured(pod), { timeoutMs: 20_000 });
+  await mesh.kubelet.deletePod(pod);
+  return answers;
+}
+
+/** A restart writes no annotation, and a captured pod without one keeps its ztunnel. */
+export async function quietRestart(): Promise<{ patches: number; removed: boolean }> {
+  const annotated = await runPod("mesh");
+  await waitFor("the status", () => mesh.kubelet.annotation(annotated, statusAnnotation) === "enabled");
+  mesh.api.faults.failures.push({ status: 403, verb: "patch" });
+  const bare = await runPod("mesh");
+  await waitFor("the refused write", () => mesh.api.requestsOf("patch", "pods").length > 0);
+  const patches = (): number =>
+    mesh.api.requestsOf("patch", "pods").filter(({ path }) => path.includes(`/${annotated.spec.name}/`))
+      .length;
+  const before = patches();
+  const from = mesh.ztunnel.events.length;
+  await mesh.agent.kill();
+  await mesh.startAgent();
+  await mesh.ztunnel.waitForReady(20_000);
+  await waitFor("both pods to be looked at", () =>
+    [annotated, bare].every((pod) => mesh.agent.text.includes(`"uid":"${pod.uid}","outcome":"enrolled"`)),
+  );
+  const removed = mesh.ztunnel.events.slice(from).some(({ event }) => event === "pod-removed");
+  mesh.api.faults.failures.length = 0;
+  const written = patches() - before;
+  for (const pod of [annotated, bare]) await mesh.kubelet.deletePod(pod);
+  return { patches: written, removed };
 }
 
 /** istio-cni's own plugin may still be in the chain while the agent is ours. */

@@ -76,12 +76,36 @@ describe("ADD", () => {
     );
   });
 
+  test("of an excluded namespace needs no API server", async () => {
+    await node.call.excludedWithoutApi();
+  });
+
   test("by istio-cni's own plugin event captures too", async () => {
     expect(await node.call.istioEvent()).toBe(200);
   });
 });
 
+test("CHECK tells what is wrong", { timeout: 60_000 }, async () => {
+  const answers = await node.call.check();
+  expect(answers.captured).toBe("fine");
+  expect(answers.drifted).toMatch(
+    /not captured by the ambient mesh: its redirection differs: .*ISTIO_OUTPUT/,
+  );
+});
+
 describe("running pods", () => {
+  test("are not captured again after a DEL that comes before their processes end", {
+    timeout: 30_000,
+  }, async () => {
+    await node.call.delBeforeTheProcessesEnd();
+  });
+
+  test("keep annotation and ztunnel over a restart, with or without the annotation", {
+    timeout: 30_000,
+  }, async () => {
+    expect(await node.call.quietRestart()).toEqual({ patches: 0, removed: false });
+  });
+
   test("are not cut off by a label while ztunnel is away, and are captured when it comes", async () => {
     await node.call.labelWithoutZtunnel();
   });
