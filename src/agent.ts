@@ -17,6 +17,7 @@ import { SandboxFinder } from "./netns/sandbox-finder.ts";
 import { HealthServer } from "./observe/health-server.ts";
 import type { LoggerFactory } from "./observe/logger.ts";
 import { Readiness } from "./observe/readiness.ts";
+import { HostProbes } from "./probes/host-probes.ts";
 import { chooseBackend } from "./redirect/backend.ts";
 import { PodRedirection } from "./redirect/pod-redirection.ts";
 import { ZdsServer } from "./ztunnel/zds-server.ts";
@@ -35,6 +36,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     watches: "the lists of pods and namespaces have not come yet",
     enrolment: "the node's pods have not been looked at yet",
     plugin: "the plugin socket is not open yet",
+    probes: "the host's rules for kubelet probes have not been looked at yet",
   });
   const health = new HealthServer(readiness);
   await health.listen(config.healthPort);
@@ -57,6 +59,17 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   });
   const events = new EventRecorder({ client, nodeName: config.nodeName, log: loggers.scope("kube") });
   const ztunnel = new ZdsServer({ path: config.ztunnelSocketPath, log: loggers.scope("ztunnel") });
+  const probes = new HostProbes({
+    hostNetnsPath: config.hostNetnsPath,
+    backend,
+    probeSnatV4: config.probeSnatV4,
+    probeSnatV6: config.probeSnatV6,
+    ipv6: config.ipv6,
+    match: config.probeMatch,
+    procRoot: join(config.hostRoot, "proc"),
+    log: loggers.scope("probes"),
+    onstate: (fault) => (fault === undefined ? readiness.meet("probes") : readiness.miss("probes", fault)),
+  });
   const finder = new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") });
   const policy = enrolmentPolicy(config);
   const enrolment = new Enrolment({
@@ -66,6 +79,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     ztunnel,
     annotations,
     events,
+    probes,
     policy,
     log: loggers.scope("enrolment"),
     reconcileIntervalMs: config.reconcileIntervalMs,
@@ -102,6 +116,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
       readiness.miss("agent", "is stopping");
       // runs first: an ADD that waits inside is answered with "try again", so that the server can close
       await Promise.all([enrolment.stop(), plugin.close()]);
+      await probes.stop();
       await ztunnel.close();
       await node.stop();
       annotations.stop();

@@ -27,6 +27,10 @@ export interface AgentConfig {
   readonly ipv6: boolean;
   readonly probeSnatV4: string;
   readonly probeSnatV6: string;
+  /** Which connections of the host count as kubelet probes. */
+  readonly probeMatch: "any" | "kubelet";
+  /** Network namespace that kubelet probes come from. */
+  readonly hostNetnsPath: string;
   readonly iptablesVariant: IptablesVariant;
   readonly reconcileIntervalMs: number;
   /** How long ADD of a mesh pod waits for a ztunnel to connect. */
@@ -79,7 +83,7 @@ const ignoredNames: readonly (readonly [RegExp, string])[] = [
     /^AMBIENT_RECONCILE_POD_RULES_ON_STARTUP$/,
     "rules are always verified, and written only where they differ",
   ],
-  [/^(MONITORING_PORT|ALLOW_SWITCH_TO_HOST_NS|AGENT_AWAY_POLICY)$/, "this version has no use for it yet"],
+  [/^(MONITORING_PORT|AGENT_AWAY_POLICY)$/, "this version has no use for it yet"],
 ];
 
 /** The settings of this process; the only place that reads its environment. */
@@ -220,6 +224,10 @@ export function loadConfig(source: ConfigSource): AgentConfig {
     ipv6: reader.flag("AMBIENT_IPV6", true),
     probeSnatV4: reader.address("HOST_PROBE_SNAT_IP", "169.254.7.127", isIPv4),
     probeSnatV6: reader.address("HOST_PROBE_SNAT_IPV6", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff", isIPv6),
+    probeMatch: reader.choice("PROBE_MATCH", ["any", "kubelet"], "any"),
+    hostNetnsPath: reader.flag("ALLOW_SWITCH_TO_HOST_NS", false)
+      ? join(hostRoot, "proc/1/ns/net")
+      : "/proc/self/ns/net",
     iptablesVariant: reader.choice("FORCE_IPTABLES_BINARY", ["auto", "nft", "legacy"], "auto"),
     reconcileIntervalMs:
       1000 * reader.integer("RECONCILE_INTERVAL_SECONDS", { fallback: 30, min: 1, max: 3600 }),

@@ -23,7 +23,7 @@ const agentHelp = `usage: ambient-cni agent [--log_output_level=[SCOPE:]LEVEL,..
 
 Runs the node agent until SIGTERM or SIGINT. Settings come from the environment, with istio-cni's names:
 NODE_NAME, CNI_AGENT_RUN_DIR, ZTUNNEL_UDS_ADDRESS, AMBIENT_ENABLEMENT_SELECTOR, EXCLUDE_NAMESPACES, ...
-Levels: debug, info, warn, error, none. Scopes: agent, cni, enrolment, kube, netns, redirect, ztunnel.
+Levels: debug, info, warn, error, none. Scopes: agent, cni, enrolment, kube, netns, probes, redirect, ztunnel.
 `;
 
 /** A command line that cannot be used: one sentence on stderr, exit code 2. */

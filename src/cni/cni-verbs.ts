@@ -77,7 +77,7 @@ export class CniVerbs {
     try {
       await this.#options.enrolment.add({
         ...facts,
-        sandbox: { netns, containerId: request.containerId, isNew: true },
+        sandbox: { netns, containerId: request.containerId, ips: request.ips, isNew: true },
       });
     } catch (error) {
       if (error instanceof EnrolmentError) throw new CniError("notCaptured", error.message);

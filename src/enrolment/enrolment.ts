@@ -98,6 +98,7 @@ export class Enrolment {
     for (const record of this.#records.values()) {
       if (record.adding === 0 && node.pod(record.uid) === undefined) record.facts = undefined;
     }
+    await this.#restoreExemptions();
     log.info({ pods: this.#records.size, inMesh: ztunnel.podCount }, "took stock of the node's pods");
     this.#requestAll();
   }
@@ -121,6 +122,24 @@ export class Enrolment {
     if (!isAnnotated && !record.touched) return;
     const workload = { name: pod.name, namespace: pod.namespace, serviceAccount: pod.serviceAccount };
     ztunnel.hold({ uid: pod.uid, workload, netns: record.sandbox?.netns });
+  }
+
+  /** All members in one go; entries of others go only if nobody's sandbox is still to be found. */
+  async #restoreExemptions(): Promise<void> {
+    const { probes, log } = this.#options;
+    const members = new Map<string, readonly string[]>();
+    let isComplete = true;
+    for (const { facts, sandbox, touched } of this.#records.values()) {
+      if (facts === undefined || this.#desired(facts)?.wanted !== true) continue;
+      if (sandbox !== undefined && touched) members.set(facts.uid, facts.ips);
+      else if (facts.phase === "Running") isComplete = false;
+    }
+    try {
+      await probes.start();
+      await probes.replaceAll(members, { prune: isComplete });
+    } catch (error) {
+      log.debug({ err: error }, "the host's probes are not exempted yet");
+    }
   }
 
   /** The annotation may be missing on a pod that is captured all the same: it is written behind ADD. */

@@ -6,6 +6,7 @@ import type { NodeState } from "../kube/node-state.ts";
 import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import type { Sandbox, SandboxFinder, SoughtPod } from "../netns/sandbox-finder.ts";
 import type { Logger } from "../observe/logger.ts";
+import type { HostProbes } from "../probes/host-probes.ts";
 import type { Drift } from "../redirect/fingerprint.ts";
 import type { PodRedirection } from "../redirect/pod-redirection.ts";
 import type { RedirectOptions } from "../redirect/rules.ts";
@@ -32,11 +33,12 @@ export interface ReconcilerParts {
   readonly ztunnel: ZdsServer;
   readonly annotations: AnnotationWriter;
   readonly events: EventRecorder;
+  readonly probes: HostProbes;
   readonly policy: EnrolmentPolicy;
   readonly log: Logger;
 }
 
-/** The steps in and out of the mesh. Order in: rules and routes, ztunnel's ack, annotation; out: the reverse of the danger. */
+/** The steps in and out of the mesh. In: routes and rules, ztunnel's ack, probes, annotation. Out: probes, rules, ztunnel, annotation. */
 export class PodReconciler {
   readonly #parts: ReconcilerParts;
   /** Repairs of enrolled pods by kind of drift, since the start. */
@@ -86,7 +88,7 @@ export class PodReconciler {
     record: PodRecord,
     want: { pod: PodFacts; redirect: RedirectOptions },
   ): Promise<ReconcileOutcome> {
-    const { ztunnel, redirection, annotations, log } = this.#parts;
+    const { ztunnel, redirection, log } = this.#parts;
     const { pod } = want;
     const startedMs = performance.now();
     const sandbox = await this.#currentSandbox(record, pod);
@@ -112,8 +114,32 @@ export class PodReconciler {
       const ms = Math.round((performance.now() - startedMs) * 10) / 10;
       log.info({ ...names, ms, skippedFamilies: report.skippedFamilies }, "pod enrolled");
     }
-    annotations.set(pod, "enabled");
+    void this.#exempt(record, { pod, sandbox });
     return "enrolled";
+  }
+
+  /**
+   * Lets the host's probes reach the pod past ztunnel, then tells istiod. ADD does not wait for it: the first probe
+   * comes after the container's start, and what is wrong with the host's side is the readiness's to say.
+   */
+  async #exempt(record: PodRecord, { pod, sandbox }: { pod: PodFacts; sandbox: Sandbox }): Promise<void> {
+    const { probes, annotations, log } = this.#parts;
+    const ips = sandbox.ips.length > 0 ? sandbox.ips : pod.ips;
+    try {
+      await probes.set(pod.uid, ips);
+    } catch (error) {
+      log.debug({ uid: pod.uid, ips, err: error }, "the host's probes are not exempted yet");
+    }
+    if (record.state === "enrolled" && record.sandbox?.netns === sandbox.netns)
+      annotations.set(pod, "enabled");
+  }
+
+  async #endExemption(uid: string): Promise<void> {
+    try {
+      await this.#parts.probes.remove(uid);
+    } catch (error) {
+      this.#parts.log.debug({ uid, err: error }, "the exemption of the host's probes is not taken back yet");
+    }
   }
 
   async #handOver(record: PodRecord, { pod, sandbox }: { pod: PodFacts; sandbox: Sandbox }): Promise<void> {
@@ -147,6 +173,7 @@ export class PodReconciler {
     const sandbox = await this.#sandboxOf(record, pod);
     // while the pod runs its rules are somewhere: without them gone first, ztunnel's leaving would cut it off
     if (sandbox === undefined && pod.phase === "Running") return "no-way-out";
+    await this.#endExemption(pod.uid);
     if (sandbox !== undefined) await redirection.remove(sandbox.netns);
     await ztunnel.remove(pod.uid);
     this.#release(record, sandbox);
@@ -162,6 +189,7 @@ export class PodReconciler {
   async #forget(record: PodRecord): Promise<ReconcileOutcome> {
     const { sandbox } = record;
     if (record.touched || sandbox !== undefined || this.#parts.ztunnel.holds(record.uid)) {
+      await this.#endExemption(record.uid);
       await this.#parts.ztunnel.remove(record.uid);
       this.#parts.log.info({ uid: record.uid, netns: sandbox?.netns.key }, "pod forgotten");
     }
@@ -175,6 +203,7 @@ export class PodReconciler {
     const { ztunnel, redirection, log } = this.#parts;
     if (record.departed.length === 0) return;
     if (record.sandbox === undefined) {
+      await this.#endExemption(record.uid);
       await ztunnel.remove(record.uid);
       record.touched = false;
       record.state = "outside";
@@ -203,8 +232,9 @@ export class PodReconciler {
   /** The pod's sandbox; one that has lost all of the pod's addresses was rebuilt behind our back, and is looked for. */
   async #currentSandbox(record: PodRecord, pod: PodFacts): Promise<Sandbox | undefined> {
     const known = await this.#sandboxOf(record, pod);
-    if (known === undefined || record.adding > 0 || pod.ips.length === 0) return known;
-    if (await this.#parts.finder.owns(known.netns, pod.ips)) return known;
+    const ips = [...(known?.ips ?? []), ...pod.ips];
+    if (known === undefined || record.adding > 0 || ips.length === 0) return known;
+    if (await this.#parts.finder.owns(known.netns, ips)) return known;
     const found = await this.#parts.finder.find(soughtPod(pod));
     // nothing found: the status may be older than the sandbox, which then stays
     if (found === undefined) return record.sandbox;

@@ -18,6 +18,8 @@ export interface Sandbox {
   readonly netns: Netns;
   /** Id of the sandbox container, as in CNI_CONTAINERID; empty when not known. */
   readonly containerId: string;
+  /** Addresses the runtime named in ADD, none for a sandbox found in /proc: the pod's status may be older. */
+  readonly ips: readonly string[];
   /** The runtime made the namespace for this very call: nobody has written in it before. */
   readonly isNew: boolean;
 }
@@ -87,7 +89,7 @@ export class SandboxFinder {
     if (netns === undefined) return undefined;
     try {
       if (await this.#holdsAddress(netns, pod))
-        return { netns, containerId: process?.containerId ?? "", isNew: false };
+        return { netns, containerId: process?.containerId ?? "", ips: [], isNew: false };
     } catch (error) {
       netns.close();
       throw error;

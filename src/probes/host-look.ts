@@ -37,13 +37,14 @@ const NFT_MSG_GETRULE = 7;
 const RULE = { table: 1, chain: 2, expressions: 4 } as const;
 const EXPRESSION = { name: 1, data: 2 } as const;
 const STATEFUL = new Set(["counter", "last"]);
+const JUMP_TARGET = `${PROBE_CHAIN}\0`;
 
 /** What was seen. */
 export interface HostLook {
   /** By family; a set that is not there is undefined. */
   readonly sets: ReadonlyMap<Family, SeenSet | undefined>;
   /**
-   * Hash of the built-in chain's first rule and of our chain, by family; equal hashes mean equal rules as long as the
+   * Hash of the built-in chain's first rule, of further jumps and of our chain, by family; equal hashes mean equal rules as long as the
    * sets stay: a rule names its set by number. Undefined with iptables-legacy, which netlink does not show.
    */
   readonly hashes: ReadonlyMap<Family, string> | undefined;
@@ -156,8 +157,13 @@ function decodeAddress(ip: Uint8Array | undefined): string | undefined {
 
 function hashRules(hook: NetlinkAnswer, chain: NetlinkAnswer): string {
   const hash = createHash("sha256");
-  for (const { body } of hook.messages.slice(0, 1)) addExpressions(hash, body);
-  hash.update("|");
+  const [first, ...others] = hook.messages;
+  if (first !== undefined) addExpressions(hash, first.body);
+  // of the rules of others only how many mention our chain: they may come and go
+  const jumps = others.filter(({ body }) =>
+    Buffer.from(body.buffer, body.byteOffset, body.length).includes(JUMP_TARGET),
+  );
+  hash.update(`|${jumps.length}|`);
   for (const { body } of chain.messages) addExpressions(hash, body);
   return hash.digest("hex");
 }

@@ -25,11 +25,15 @@ export function canonicalAddress(text: string): string {
 }
 
 /**
- * A UID that can stand in the input of `ipset restore` as it is: a set's comments name pods, and a line break or quote in
- * one would be a command.
- * @throws RangeError
+ * Whether a text can stand in the input of `ipset restore` as it is: a set's comments name pods, and a line break or quote
+ * in one would be a command.
  */
+export function isUid(text: string): boolean {
+  return /^[A-Za-z0-9._:-]{1,253}$/.test(text);
+}
+
+/** @throws RangeError for what {@link isUid} refuses */
 export function checkedUid(uid: string): string {
-  if (/^[A-Za-z0-9._:-]{1,253}$/.test(uid)) return uid;
+  if (isUid(uid)) return uid;
   throw new RangeError(`Cannot exempt probes to the pod with UID ${JSON.stringify(uid)}: not a UID`);
 }

@@ -20,7 +20,7 @@ export interface ProbePathCheck {
 
 /**
  * - `bypassed`: it arrived, with the probes' source address.
- * - `captured`: something accepted it, but it did not arrive with that address: ztunnel has it.
+ * - `captured`: something accepted it (and may have reset it), but it did not arrive with that address: ztunnel has it.
  * - `unreachable`: nothing answered, or it was refused.
  */
 export type ProbePathOutcome = "bypassed" | "captured" | "unreachable";
@@ -83,7 +83,8 @@ export async function checkProbePath(check: ProbePathCheck): Promise<ProbePathRe
     await listen(server, listenFd);
     const { port } = server.address() as { port: number };
     const problem = await connect(client, { host: address, port, timeoutMs });
-    if (problem !== undefined) {
+    // a refusal says so; a reset comes from someone who had accepted
+    if (problem !== undefined && problem !== "ECONNRESET") {
       const message = `A probe from the host to ${address} got no connection: ${problem}`;
       return { outcome: "unreachable", seenSource: undefined, message };
     }

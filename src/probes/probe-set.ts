@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two address sets: what one should hold against what it holds, and the `ipset restore` text that leads there. Pure.
 import type { Family } from "../redirect/rules.ts";
+import { isUid } from "./probe-address.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 
 /** Names of the sets. Source: istio/istio cni/pkg/ipset, ProbeIPSet, and its suffixes for the families. */
@@ -90,7 +91,9 @@ function planExchange(seen: SeenSet, wanted: WantedSet, family: Family): SetPlan
       // a leftover of an exchange that was cut off
       `flush ${temporary}`,
       ...addLines(temporary, wanted.owners),
-      ...kept.map(([address]) => `add ${temporary} ${address}`),
+      ...kept.map(([address, comment]) =>
+        isUid(comment) ? addLine(temporary, address, comment) : `add ${temporary} ${address}`,
+      ),
       `swap ${temporary} ${name}`,
       `destroy ${temporary}`,
     ],

@@ -72,6 +72,18 @@ async function changesSeen(monitor: RuleMonitor): Promise<readonly string[]> {
   return monitor.changes;
 }
 
+/** Waits until the agent has nothing more to do by itself. */
+async function idle(): Promise<void> {
+  let last = -1;
+  const rests = (): boolean => {
+    const now = mesh.agent.cpuMs();
+    const isSame = now === last;
+    last = now;
+    return isSame;
+  };
+  await waitFor("the agent to be idle", rests, { intervalMs: 300, timeoutMs: 10_000 });
+}
+
 /** Creates the object of a pod without running it. */
 function createObject(namespace: string): { uid: string; namespace: string; name: string } {
   const named = { uid: randomUUID(), namespace, name: nextName() };
@@ -433,6 +445,8 @@ export async function check(): Promise<Record<string, string>> {
   // long enough that only CHECK can have seen it; repairs are another test's
   await mesh.startAgent({ RECONCILE_INTERVAL_SECONDS: "3600" });
   await waitFor("the repair at the start", () => isCaptured(pod), { timeoutMs: 20_000 });
+  await mesh.ztunnel.waitForReady(20_000);
+  await idle();
   await pod.exec(["iptables", "-t", "nat", "-F", "ISTIO_OUTPUT"]);
   answers.drifted = await ask(pod.netns);
   await mesh.agent.stop();
@@ -509,15 +523,39 @@ export async function strangers(): Promise<string> {
   return outcome.stdout.trim();
 }
 
-/** After everything the agent holds no namespace and no more descriptors than at its start. */
-export async function remains(): Promise<{ netnsFds: number; held: number }> {
-  const fds = await readdir(`/proc/${mesh.agent.pid}/fd`);
-  const targets = await Promise.all(
-    fds.map(async (fd) =>
-      (
-        await run(["stat", "-fLc", "%T", `/proc/${mesh.agent.pid}/fd/${fd}`], { mayFail: true })
-      ).stdout.trim(),
-    ),
-  );
-  return { netnsFds: targets.filter((type) => type === "nsfs").length, held: (await held()).length };
+/** A probe from the host reaches a captured pod although ztunnel refuses everything, and only while it is captured. */
+export async function probes(): Promise<{ captured: string; before: string; entries: string }> {
+  const pod = await runPod("plain");
+  const app = await pod.startApp();
+  await app.call.serveHttp(8080);
+  const probe = async (): Promise<string> => {
+    // each time a connection of its own, as the kubelet makes them
+    const answer = await fetch(`http://${pod.ip4}:8080/`, { headers: { connection: "close" } });
+    return ((await answer.json()) as { peer: { address: string } }).peer.address;
+  };
+  const before = await probe();
+  await mesh.ztunnel.command({ do: "refuse-inbound", on: true });
+  mesh.kubelet.labelPod(pod, { [modeLabel]: "ambient" });
+  await waitFor("the status", () => mesh.kubelet.annotation(pod, statusAnnotation) === "enabled");
+  const captured = await probe();
+  const list = async (): Promise<string> => (await run(["ipset", "list", "istio-inpod-probes-v4"])).stdout;
+  const entries = (await list()).split("\n").find((line) => line.startsWith(pod.ip4)) ?? "none";
+  await mesh.ztunnel.command({ do: "refuse-inbound", on: false });
+  await mesh.kubelet.deletePod(pod);
+  await waitFor("the exemption to end", async () => !(await list()).includes(pod.uid));
+  return { before, captured, entries: entries.replace(pod.uid, "UID").replace(pod.ip4, "IP") };
+}
+
+/** After everything the agent holds no pod's namespace. */
+export async function remains(): Promise<{ netnsInodes: string[]; held: number }> {
+  const inodeOf = async (path: string): Promise<string> =>
+    (await run(["stat", "-Lc", "%i", path], { mayFail: true })).stdout.trim();
+  const folder = `/proc/${mesh.agent.pid}/fd`;
+  const host = await inodeOf("/proc/self/ns/net");
+  const inodes: string[] = [];
+  for (const fd of await readdir(folder)) {
+    const { stdout } = await run(["stat", "-fLc", "%T", `${folder}/${fd}`], { mayFail: true });
+    if (stdout.trim() === "nsfs") inodes.push(await inodeOf(`${folder}/${fd}`));
+  }
+  return { netnsInodes: inodes.filter((inode) => inode !== host), held: (await held()).length };
 }

@@ -121,6 +121,14 @@ describe("running pods", () => {
     expect(seen.AmbientWaitingForZtunnel).toMatch(/no ztunnel connection.*-l app=ztunnel/);
   });
 
+  test("answer the host's probes although ztunnel refuses everything", async () => {
+    expect(await node.call.probes()).toEqual({
+      before: "10.210.0.1",
+      captured: "169.254.7.127",
+      entries: 'IP comment "UID"',
+    });
+  });
+
   test("follow their annotations", async () => {
     await node.call.overrides();
   });
@@ -131,5 +139,5 @@ describe("running pods", () => {
 });
 
 test("nothing is held when all pods are gone", async () => {
-  expect(await node.call.remains()).toEqual({ netnsFds: 0, held: 0 });
+  expect(await node.call.remains()).toEqual({ netnsInodes: [], held: 0 });
 });

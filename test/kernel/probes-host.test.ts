@@ -1,0 +1,485 @@
+// SPDX-License-Identifier: Apache-2.0
+// The host's sets and rules in a namespace of the test's own, entered as the agent enters the host's: brought about,
+// healed, owned, removed, and what that costs.
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { HostProbes, type HostProbesOptions } from "../../src/probes/host-probes.ts";
+import { chooseBackend, type RedirectBackend } from "../../src/redirect/backend.ts";
+import type { Variant } from "../../src/redirect/backend-tools.ts";
+import { ToolRunner } from "../../src/redirect/run-tool.ts";
+import { TestNetns, TOOL_PATH, withoutDates } from "../redirect/test-netns.ts";
+
+const variants = ["nft", "legacy"] as const;
+const jumpFirst = /^-A POSTROUTING -j ISTIO_POSTRT$/m;
+const ruleOf = {
+  4: "-A ISTIO_POSTRT -p tcp -m owner --socket-exists -m set --match-set istio-inpod-probes-v4 dst -j SNAT --to-source 169.254.7.127",
+  6: "-A ISTIO_POSTRT -p tcp -m owner --socket-exists -m set --match-set istio-inpod-probes-v6 dst -j SNAT --to-source fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
+};
+
+let folder: string;
+let host: TestNetns;
+let running: HostProbes[];
+let states: (string | undefined)[];
+let warnings: string[];
+
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), "ambient-probes-"));
+  host = await TestNetns.make();
+  running = [];
+  states = [];
+  warnings = [];
+});
+afterEach(async () => {
+  for (const probes of running) await probes.stop();
+  host[Symbol.dispose]();
+  rmSync(folder, { recursive: true });
+});
+
+async function backendOf(variant: Variant, runner = new ToolRunner()): Promise<RedirectBackend> {
+  return await chooseBackend({ variant, runDir: folder, hostProcess: "/proc/self", runner });
+}
+
+async function probesOn(variant: Variant, options: Partial<HostProbesOptions> = {}): Promise<HostProbes> {
+  const probes = new HostProbes({
+    hostNetnsPath: `/proc/${host.pid}/ns/net`,
+    backend: await backendOf(variant),
+    probeSnatV4: "169.254.7.127",
+    probeSnatV6: "FD16:9254:7127:1337:FFFF:FFFF:FFFF:FFFF",
+    ipv6: true,
+    log: {
+      debug() {},
+      info() {},
+      warn: (fields, message) => void warnings.push(`${message} ${JSON.stringify(fields)}`),
+      error() {},
+    },
+    onstate: (fault) => void states.push(fault),
+    intervalMs: 60_000,
+    ...options,
+  });
+  running.push(probes);
+  return probes;
+}
+
+/** Entries of a set as `address pod`, sorted. */
+async function entries(family: 4 | 6 = 4): Promise<string[]> {
+  const text = await host.run(`ipset save istio-inpod-probes-v${family}`);
+  return [...text.matchAll(/^add \S+ (\S+)(?: comment "(.*)")?$/gm)]
+    .map(([, address, comment]) => `${address} ${comment ?? "-"}`)
+    .sort();
+}
+
+function natOf(variant: Variant, family: 4 | 6 = 4): Promise<string> {
+  return host.save(`${family === 4 ? "iptables" : "ip6tables"}-${variant}-save -t nat`);
+}
+
+async function expectWhole(variant: Variant): Promise<void> {
+  for (const family of [4, 6] as const) {
+    const lines = (await natOf(variant, family)).split("\n");
+    expect(lines.filter((line) => line.startsWith("-A POSTROUTING"))[0]).toMatch(jumpFirst);
+    expect(lines.filter((line) => line.endsWith("ISTIO_POSTRT"))).toHaveLength(1);
+    expect(lines.filter((line) => line.startsWith("-A ISTIO_POSTRT"))).toEqual([ruleOf[family]]);
+  }
+}
+
+async function eventually(
+  what: string,
+  isSo: () => boolean | Promise<boolean>,
+  withinMs = 5_000,
+): Promise<void> {
+  const endMs = performance.now() + withinMs;
+  while (!(await isSo())) {
+    if (performance.now() > endMs) throw new Error(`Not within ${withinMs} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** What others keep on a host: kube-proxy's shape, firewall rules, sets of theirs. */
+async function addForeigners(variant: Variant): Promise<void> {
+  const rules = `*nat
+:KUBE-POSTROUTING - [0:0]
+:KUBE-SERVICES - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
+-A POSTROUTING -s 10.0.0.0/8 ! -d 10.0.0.0/8 -j MASQUERADE
+-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+-A KUBE-POSTROUTING -j MASQUERADE --random-fully
+-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 443 -j DNAT --to-destination 10.0.0.9:6443
+COMMIT
+*filter
+-A INPUT -m set --match-set others src -j DROP
+-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+COMMIT
+`;
+  await host.run("ipset restore", "create others hash:net family inet\nadd others 192.0.2.0/24\n");
+  await host.run(`iptables-${variant}-restore --noflush`, rules);
+}
+
+/** Everything on the host that is not ours, as printed. */
+async function foreignState(variant: Variant): Promise<string> {
+  const texts = [await host.save(`iptables-${variant}-save`), await host.run("ipset save others")];
+  return texts
+    .join("")
+    .split("\n")
+    .filter((line) => !line.includes("ISTIO_POSTRT"))
+    .map((line) => line.replace(/\[\d+:\d+\]/, ""))
+    .join("\n");
+}
+
+describe.each(variants)("with iptables-%s", (variant) => {
+  test("sets and rules come into being at start, one run of each program a family", async () => {
+    await addForeigners(variant);
+    const before = await foreignState(variant);
+    const probes = await probesOn(variant);
+    await probes.start();
+    await expectWhole(variant);
+    expect(await entries()).toEqual([]);
+    expect(states).toEqual([undefined]);
+    expect(probes.counts).toMatchObject({ setWrites: 1, ruleWrites: 2, failures: 0, restored: 0 });
+    expect(await foreignState(variant)).toBe(before);
+  });
+
+  test("a host that is right is not written by the next agent", async () => {
+    const first = await probesOn(variant);
+    await first.start();
+    await first.set("a", ["10.0.0.1"]);
+    await first.stop();
+    const handles = await host.handles();
+    const second = await probesOn(variant);
+    await second.start();
+    await second.replaceAll(new Map([["a", ["10.0.0.1"]]]), { prune: true });
+    expect(second.counts).toMatchObject({ setWrites: 0, ruleWrites: 0 });
+    expect(await host.handles()).toBe(handles);
+    expect((await second.verify()).intact).toBe(true);
+  });
+
+  test.each([
+    ["iptables -t nat -F", `iptables-${variant} -t nat -F`],
+    ["iptables -t nat -F of IPv6", `ip6tables-${variant} -t nat -F`],
+    ["a flush of our chain", `iptables-${variant} -t nat -F ISTIO_POSTRT`],
+    ["a lost jump", `iptables-${variant} -t nat -D POSTROUTING -j ISTIO_POSTRT`],
+    ["a rule that pushes in first", `iptables-${variant} -t nat -I POSTROUTING -s 10.9.0.0/16 -j RETURN`],
+    ["a second jump", `iptables-${variant} -t nat -A POSTROUTING -j ISTIO_POSTRT`],
+    ["a foreign rule in our chain", `iptables-${variant} -t nat -I ISTIO_POSTRT -j RETURN`],
+    ["ipset flush", "ipset flush"],
+    ["ipset flush of IPv6", "ipset flush istio-inpod-probes-v6"],
+    ["ipset del", "ipset del istio-inpod-probes-v4 10.0.0.1"],
+    ["an entry renamed", "ipset add istio-inpod-probes-v4 10.0.0.1 comment other -exist"],
+  ])("%s is healed by the timer, and counted", async (_name, command) => {
+    const probes = await probesOn(variant, { intervalMs: 200 });
+    await probes.start();
+    await probes.set("a", ["10.0.0.1", "fd00::1"]);
+    await host.run(command);
+    await eventually("healed", () => probes.counts.restored > 0);
+    await eventually("looked at again", async () => (await probes.verify()).intact);
+    await expectWhole(variant);
+    expect(await entries(4)).toEqual(["10.0.0.1 a"]);
+    expect(await entries(6)).toEqual(["fd00::1 a"]);
+    expect(probes.counts).toMatchObject({ restored: 1, failures: 0 });
+    expect(warnings).toEqual([expect.stringContaining("somebody changed the host's rules or sets")]);
+    expect(states).toEqual([undefined]);
+  });
+
+  test("nothing can destroy or rename a set that the rule names; after everything was torn down it is all back", async () => {
+    const probes = await probesOn(variant);
+    await probes.start();
+    await probes.set("a", ["10.0.0.1", "fd00::1"]);
+    await expect(host.run("ipset destroy istio-inpod-probes-v4")).rejects.toThrow(/in use/);
+    await expect(host.run("ipset rename istio-inpod-probes-v4 x")).rejects.toThrow(/in use/);
+    for (const tool of ["iptables", "ip6tables"]) {
+      await host.run(`${tool}-${variant} -t nat -F`);
+      await host.run(`${tool}-${variant} -t nat -X`);
+    }
+    await eventually("the sets are free", () =>
+      host.run("ipset destroy").then(
+        () => true,
+        () => false,
+      ),
+    );
+    // another set takes the number that ours had
+    await host.run("ipset create squatter hash:ip family inet");
+    await probes.start();
+    await expectWhole(variant);
+    expect(await entries(4)).toEqual(["10.0.0.1 a"]);
+    expect(await entries(6)).toEqual(["fd00::1 a"]);
+  });
+
+  test("a full restore of a foreign ruleset is healed, and the ruleset stays as it was restored", async () => {
+    await addForeigners(variant);
+    const ruleset = await host.save(`iptables-${variant}-save`);
+    const probes = await probesOn(variant, { intervalMs: 200 });
+    await probes.start();
+    await probes.set("a", ["10.0.0.1"]);
+    const before = await foreignState(variant);
+    await host.run(`iptables-${variant}-restore`, ruleset);
+    await eventually("healed", () => probes.counts.restored > 0);
+    await eventually("looked at again", async () => (await probes.verify()).intact);
+    await expectWhole(variant);
+    expect(await foreignState(variant)).toBe(before);
+  });
+
+  test("all of it goes at uninstall, and nothing else", async () => {
+    await addForeigners(variant);
+    const before = withoutCounters(await host.save(`iptables-${variant}-save`));
+    const setsBefore = await host.run("ipset save");
+    const probes = await probesOn(variant);
+    await probes.start();
+    await probes.set("a", ["10.0.0.1", "fd00::1"]);
+    await host.run(`iptables-${variant} -t nat -A OUTPUT -d 10.0.0.1 -j ISTIO_POSTRT`).catch(() => {});
+    await probes.uninstall();
+    expect(withoutCounters(await host.save(`iptables-${variant}-save`))).toBe(before);
+    expect(await natOf(variant, 6)).not.toContain("ISTIO");
+    expect(await host.run("ipset save")).toBe(setsBefore);
+    await expect(probes.set("b", ["10.0.0.2"])).rejects.toMatchObject({ code: "STOPPED" });
+    const again = await probesOn(variant);
+    await again.uninstall();
+  });
+
+  test("the chain that an agent left in the other variant goes when ours stands", async () => {
+    const other = variant === "nft" ? "legacy" : "nft";
+    const earlier = await probesOn(other);
+    await earlier.start();
+    await earlier.set("a", ["10.0.0.1"]);
+    await earlier.stop();
+    const probes = await probesOn(variant);
+    await probes.start();
+    await expectWhole(variant);
+    for (const family of [4, 6] as const) expect(await natOf(other, family)).not.toContain("ISTIO");
+    expect(await entries()).toEqual(["10.0.0.1 a"]);
+  });
+
+  test("looking again costs at most 10 ms of processor time, 110 pods and 300 foreign rules about", async () => {
+    await addForeigners(variant);
+    const many = Array.from(
+      { length: 300 },
+      (_, i) => `-A KUBE-SERVICES -d 10.97.${i >> 8}.${i & 255} -j RETURN`,
+    );
+    await host.run(`iptables-${variant}-restore --noflush`, `*nat\n${many.join("\n")}\nCOMMIT\n`);
+    const probes = await probesOn(variant);
+    await probes.start();
+    await probes.replaceAll(fleet(110));
+    for (let i = 0; i < 5; i++) await probes.start();
+    const rounds = 40;
+    const before = cpuTicks();
+    for (let i = 0; i < rounds; i++) await probes.start();
+    const after = cpuTicks();
+    const [ownMs, childrenMs] = [after.own - before.own, after.children - before.children].map(
+      (ticks) => (ticks * 10) / rounds,
+    ) as [number, number];
+    console.log(`${variant}: ${ownMs.toFixed(1)} ms own, ${childrenMs.toFixed(1)} ms of processes`);
+    expect(probes.counts).toMatchObject({ setWrites: 2, ruleWrites: 2 });
+    // iptables-legacy can only be asked by starting its programs
+    expect(ownMs + childrenMs).toBeLessThan(variant === "nft" ? 10 : 40);
+  });
+});
+
+/** Processor time of this process and of its children that have ended, in hundredths of a second. */
+function cpuTicks(): { own: number; children: number } {
+  const stat = readFileSync("/proc/self/stat", "latin1");
+  const fields = stat
+    .slice(stat.lastIndexOf(")") + 2)
+    .split(" ")
+    .map(Number);
+  return { own: fields[11]! + fields[12]!, children: fields[13]! + fields[14]! };
+}
+
+function withoutCounters(text: string): string {
+  return withoutDates(text).replaceAll(/\[\d+:\d+\]/g, "");
+}
+
+function fleet(count: number): Map<string, string[]> {
+  return new Map(
+    Array.from({ length: count }, (_, i) => [`pod-${i}`, [`10.1.0.${i + 1}`, `fd00:1::${i + 1}`]]),
+  );
+}
+
+describe("members", () => {
+  test("of 110 pods come with one run of ipset", async () => {
+    const probes = await probesOn("nft");
+    const list = fleet(110);
+    await probes.replaceAll(list);
+    expect(probes.counts).toMatchObject({ setWrites: 1, ruleWrites: 2 });
+    expect(await entries(4)).toHaveLength(110);
+    expect(await entries(6)).toHaveLength(110);
+  });
+
+  test("set at once share runs of ipset", async () => {
+    const probes = await probesOn("nft");
+    await probes.start();
+    await Promise.all([...fleet(60)].map(([uid, addresses]) => probes.set(uid, addresses)));
+    expect(await entries(4)).toHaveLength(60);
+    // the first has a run of its own, the others share the next
+    expect(probes.counts.setWrites).toBeLessThanOrEqual(3);
+    expect(states).toEqual([undefined]);
+  });
+
+  test("set again cost nothing", async () => {
+    const probes = await probesOn("nft");
+    await probes.set("a", ["10.0.0.1"]);
+    const { counts } = probes;
+    await probes.set("a", ["10.0.0.1"]);
+    expect(probes.counts).toEqual(counts);
+  });
+
+  test("of a reused address belong to the newer pod, and the older one's removal leaves them", async () => {
+    const probes = await probesOn("nft");
+    await probes.set("old", ["10.0.0.1", "fd00::1"]);
+    await probes.set("new", ["10.0.0.1"]);
+    expect([await entries(4), await entries(6)]).toEqual([["10.0.0.1 new"], ["fd00::1 old"]]);
+    await probes.set("old", ["10.0.0.1", "fd00::1"]);
+    expect(await entries(4)).toEqual(["10.0.0.1 new"]);
+    await probes.remove("old");
+    expect([await entries(4), await entries(6)]).toEqual([["10.0.0.1 new"], []]);
+    await probes.remove("old");
+    await probes.remove("never-there");
+    expect(await entries(4)).toEqual(["10.0.0.1 new"]);
+  });
+
+  test("follow addresses that change", async () => {
+    const probes = await probesOn("nft");
+    await probes.set("a", ["10.0.0.1", "fd00::1"]);
+    await probes.set("a", ["10.0.0.2", "fd00::1"]);
+    expect([await entries(4), await entries(6)]).toEqual([["10.0.0.2 a"], ["fd00::1 a"]]);
+    await probes.set("a", []);
+    expect([await entries(4), await entries(6)]).toEqual([[], []]);
+  });
+
+  test("of an earlier agent stay until their pod is removed or the picture is complete", async () => {
+    const first = await probesOn("nft");
+    await first.replaceAll(
+      new Map([
+        ["a", ["10.0.0.1"]],
+        ["b", ["10.0.0.2"]],
+        ["c", ["10.0.0.3"]],
+      ]),
+    );
+    await first.stop();
+    const probes = await probesOn("nft");
+    await probes.start();
+    await probes.replaceAll(new Map([["a", ["10.0.0.7"]]]));
+    expect(await entries()).toEqual(["10.0.0.2 b", "10.0.0.3 c", "10.0.0.7 a"]);
+    await probes.remove("b");
+    expect(await entries()).toEqual(["10.0.0.3 c", "10.0.0.7 a"]);
+    await probes.replaceAll(new Map([["a", ["10.0.0.7"]]]), { prune: true });
+    expect(await entries()).toEqual(["10.0.0.7 a"]);
+    await host.run("ipset add istio-inpod-probes-v4 10.0.0.9 comment stranger");
+    await probes.start();
+    expect(await entries()).toEqual(["10.0.0.7 a", "10.0.0.9 stranger"]);
+  });
+
+  test("of a pod that nobody named survive in a set that has to be exchanged under its rule", async () => {
+    await host.run(
+      "ipset restore",
+      "create istio-inpod-probes-v4 hash:ip family inet timeout 600 comment\n" +
+        "add istio-inpod-probes-v4 10.0.0.9 comment stranger\n",
+    );
+    const probes = await probesOn("nft");
+    await probes.set("a", ["10.0.0.1"]);
+    expect(await entries()).toEqual(["10.0.0.1 a", "10.0.0.9 stranger"]);
+    expect(await host.run("ipset list -t")).not.toMatch(/timeout|-new/);
+    expect((await probes.verify()).intact).toBe(true);
+  });
+});
+
+describe("IPv6", () => {
+  test("is left alone when it is switched off", async () => {
+    const probes = await probesOn("nft", { ipv6: false });
+    await probes.set("a", ["10.0.0.1", "fd00::1"]);
+    expect(await entries(4)).toEqual(["10.0.0.1 a"]);
+    expect(await natOf("nft", 6)).not.toContain("ISTIO");
+    await expect(entries(6)).rejects.toThrow(/does not exist/);
+    expect((await probes.verify()).skippedFamilies).toEqual([{ family: 6, reason: "AMBIENT_IPV6 is false" }]);
+  });
+
+  test("works on a host whose interfaces have it disabled", async () => {
+    await host.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.lo.disable_ipv6=1");
+    const probes = await probesOn("nft");
+    await probes.set("a", ["10.0.0.1", "fd00::1"]);
+    expect(states).toEqual([undefined]);
+    expect(await entries(4)).toEqual(["10.0.0.1 a"]);
+  });
+});
+
+describe("a fault", () => {
+  test("is reported with its reason, tried again, and gone when its cause is", async () => {
+    await host.run("ipset create istio-inpod-probes-v4 hash:net family inet");
+    const probes = await probesOn("nft", { intervalMs: 100 });
+    await probes.start();
+    expect(states).toEqual([expect.stringMatching(/"istio-inpod-probes-v4".*hash:net.*ipset destroy/)]);
+    await expect(probes.set("a", ["10.0.0.1"])).rejects.toMatchObject({ code: "FOREIGN_SET" });
+    await host.run("ipset destroy istio-inpod-probes-v4");
+    await eventually("no fault", () => probes.fault === undefined);
+    expect(states.at(-1)).toBeUndefined();
+    expect(await entries()).toEqual(["10.0.0.1 a"]);
+    await expectWhole("nft");
+  });
+
+  test("names ipset when it is not installed", async () => {
+    for (const tool of [
+      "nsenter",
+      ...["", "6"].flatMap((v) => [`ip${v}tables-nft-save`, `ip${v}tables-nft-restore`]),
+    ]) {
+      symlinkSync(
+        execFileSync("which", [tool], { env: { PATH: TOOL_PATH }, encoding: "utf8" }).trim(),
+        join(folder, tool),
+      );
+    }
+    const probes = await probesOn("nft", {
+      backend: await backendOf("nft", new ToolRunner({ path: folder })),
+    });
+    await probes.start();
+    expect(states).toEqual([expect.stringMatching(/without ipset.*the agent's image must hold ipset/)]);
+    expect(probes.counts.failures).toBe(1);
+  });
+
+  test("is one when the host's namespace cannot be opened", async () => {
+    const probes = await probesOn("nft", { hostNetnsPath: "/proc/0/ns/net" });
+    await probes.start();
+    expect(states).toEqual([expect.stringMatching(/"\/proc\/0\/ns\/net".*no such file/)]);
+    await expect(probes.verify()).rejects.toMatchObject({ code: "FAILED" });
+  });
+
+  test("is one when nft wrote into the nat table what iptables cannot show", async () => {
+    await host.run("iptables-nft -t nat -A PREROUTING -j ACCEPT");
+    await host.run("nft add rule ip nat PREROUTING meta hour 5-6 accept");
+    const probes = await probesOn("nft");
+    await probes.start();
+    expect(states).toEqual([expect.stringMatching(/table "nat".*only nft understands/)]);
+  });
+
+  test("of the probe address is refused before anything starts", async () => {
+    await expect(probesOn("nft", { probeSnatV4: "169.254.7" })).rejects.toThrow(RangeError);
+  });
+});
+
+describe("stop", () => {
+  test("leaves everything, ends the timer and answers who waits", async () => {
+    const probes = await probesOn("nft", { intervalMs: 50 });
+    await probes.start();
+    await probes.set("a", ["10.0.0.1"]);
+    const waiting = probes.set("b", ["10.0.0.2"]);
+    const late = probes.set("c", ["10.0.0.3"]);
+    const stopping = probes.stop();
+    await expect(late).rejects.toMatchObject({ code: "STOPPED" });
+    await waiting;
+    await stopping;
+    const { reasserted } = probes.counts;
+    await host.run("iptables-nft -t nat -F POSTROUTING");
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    expect(probes.counts.reasserted).toBe(reasserted);
+    expect(await natOf("nft")).not.toMatch(jumpFirst);
+    expect(await entries()).toEqual(["10.0.0.1 a", "10.0.0.2 b"]);
+  });
+});
+
+describe("PROBE_MATCH=kubelet", () => {
+  test("without a kubelet falls back to any socket, with a warning", async () => {
+    const probes = await probesOn("nft", { match: "kubelet" });
+    await probes.start();
+    await expectWhole("nft");
+    expect(warnings).toEqual([expect.stringContaining("no kubelet process was found")]);
+    expect((await probes.verify()).match).toBe("any");
+  });
+});

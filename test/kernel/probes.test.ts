@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kubelet probes with real packets, on a node of its own: what passes a ztunnel that refuses all inbound traffic, and what
+// does not.
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { NodeModule } from "../support/node/node-module.ts";
+
+type Inside = typeof import("./probes.inside.ts");
+
+const families = [4, 6] as const;
+const snat = { 4: "169.254.7.127", 6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff" } as const;
+const refused = expect.stringMatching(/^(ECONNRESET|socket hang up|EPIPE)$/);
+
+let node: NodeModule<Inside>;
+
+beforeAll(async () => {
+  node = await NodeModule.start<Inside>(join(import.meta.dirname, "probes.inside.ts"));
+});
+afterEach(async () => {
+  await node.call.reset();
+});
+afterAll(async () => {
+  await node?.stop();
+});
+
+describe.each(families)("over IPv%i", (family) => {
+  test("an HTTP probe passes a ztunnel that refuses everything, as long as the pod's addresses are in the set", async () => {
+    expect(await node.call.httpProbe(family)).toEqual({
+      before: expect.stringMatching(/\.1$|:1$/),
+      captured: refused,
+      refused: 1,
+      exempt: snat[family],
+      refusedLater: 1,
+      removed: refused,
+    });
+  });
+
+  test("a TCP probe finds the app's port open and others closed", async () => {
+    expect(await node.call.tcpProbe(family)).toEqual({
+      open: "connected",
+      closed: "ECONNREFUSED",
+      refused: 0,
+    });
+  });
+
+  test("forwarded connections do not bypass ztunnel, through a DNAT or straight, from this bridge or another", async () => {
+    const seen = await node.call.forwarded(family);
+    // the way works until the pod is captured
+    expect(seen.plainService).toHaveLength(2);
+    expect(seen.plainDirect).toEqual(seen.sources);
+    for (const source of seen.plainService ?? []) expect(source).toMatch(/^(10|fd10)[.:]/);
+    expect(seen.service).toEqual([refused, refused]);
+    expect(seen.direct).toEqual([refused, refused]);
+    expect(seen.refused).toEqual(["4"]);
+    expect(seen.host).toEqual([snat[family]]);
+  });
+
+  test("the synthetic check tells a probe that passes from one that ztunnel has and one that gets nowhere", async () => {
+    const { without, whole, dropped } = await node.call.syntheticCheck(family);
+    expect(without).toMatchObject({ outcome: "captured", seenSource: undefined });
+    expect(whole).toMatchObject({ outcome: "bypassed", seenSource: snat[family] });
+    expect(dropped).toMatchObject({
+      outcome: "unreachable",
+      message: expect.stringContaining("no answer within 500 ms"),
+    });
+  });
+});
+
+test("an exec probe inside the pod passes", async () => {
+  expect(await node.call.execProbe()).toEqual(["4 0", "6 0", "4 0", "6 0"]);
+});
+
+test("a host that masquerades what it forwards does not make it a probe", async () => {
+  expect(await node.call.masqueraded()).toEqual([refused, snat[4]]);
+});
+
+const reload =
+  "iptables-save | grep -v ISTIO | iptables-restore; ip6tables-save | grep -v ISTIO | ip6tables-restore";
+
+test.each([
+  ["iptables -t nat -F", ["iptables", "-t", "nat", "-F"]],
+  ["ipset flush", ["ipset", "flush"]],
+])("after %s a probe passes again within 5 s", async (_name, command) => {
+  const { broken, afterMs } = await node.call.healed(command);
+  expect(broken).toEqual(refused);
+  expect(afterMs).toBeLessThan(5_500);
+});
+
+test.each([
+  ["a reload of the host's own ruleset", ["sh", "-c", reload]],
+  [
+    "another program's rule that comes first",
+    ["iptables", "-t", "nat", "-I", "POSTROUTING", "-j", "MASQUERADE"],
+  ],
+])("after %s the next look lets probes pass again", async (_name, command) => {
+  const { broken, afterMs } = await node.call.healed(command, { intervalMs: 1_000 });
+  expect(broken).toEqual(refused);
+  expect(afterMs).toBeLessThan(2_500);
+});
+
+describe("PROBE_MATCH=kubelet", () => {
+  test("lets the kubelet pass and no other host process, also when the kubelet comes back in a new cgroup", async () => {
+    const seen = await node.call.kubeletOnly();
+    if (seen.match !== "cgroup")
+      throw new Error(`this machine has no cgroup v2 to test with: ${JSON.stringify(seen)}`);
+    expect(seen).toMatchObject({ kubelet: snat[4], other: refused, unprivileged: "ECONNRESET" });
+    expect(seen).toMatchObject({ stale: refused, restarted: "true", restored: "0" });
+  });
+
+  test("names the host's cgroup when the agent has a cgroup namespace of its own", async () => {
+    const { match, rule } = await node.call.kubeletFromOwnCgroupNs();
+    expect(match).toBe("cgroup");
+    expect(rule).toMatch(/ -m cgroup --path "?ambient-cni-[^/]+\/kubelet\.service"? /);
+  });
+
+  test("falls back to the kubelet's user where it is in no cgroup of its own", async () => {
+    const seen = await node.call.kubeletInRoot();
+    expect(seen).toMatchObject({ match: "uid", kubelet: snat[4], other: "ECONNRESET" });
+    expect(seen.warnings).toEqual([
+      expect.stringContaining("every host process of user 0 counts as kubelet"),
+    ]);
+  });
+});
