@@ -34,7 +34,12 @@ work=$dir/work
 # what is in the folder; a change here builds anew
 recipe="kubernetes-1.20.2 reflect2-1.0.2 etcd-debian 1"
 done_file=$dir/complete
-is_complete() { [ "$(cat "$done_file" 2>/dev/null)" = "$recipe" ]; }
+programs="kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl"
+is_complete() {
+  [ "$(cat "$done_file" 2>/dev/null)" = "$recipe" ] || return 1
+  # somebody may tidy up old files
+  for program in etcd $programs; do [ -x "$bin/$program" ] || return 1; done
+}
 if is_complete; then exit 0; fi
 
 [ "$(id -u)" = 0 ] || lack "this needs root, and you are not root"
@@ -125,7 +130,6 @@ KUBE_GIT_VERSION='v1.20.2'
 KUBE_GIT_MAJOR='1'
 KUBE_GIT_MINOR='20'
 VERSION
-programs="kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl"
 what=
 for program in $programs; do what="$what cmd/$program"; done
 say "compiling ($(elapsed) so far)"

@@ -13,7 +13,7 @@ for arg in "$@"; do
   case $arg in
     --quiet) quiet=1 ;;
     --test)
-      want="$want valgrind:valgrind containerd:containerd runc:runc busybox:busybox-static conntrack:conntrack sysctl:procps"
+      want="$want valgrind:valgrind containerd:containerd runc:runc busybox:busybox-static conntrack:conntrack sysctl:procps openssl:openssl"
       ;;
     *) echo "setup: unknown argument \"$arg\" (known: --quiet, --test)" >&2; exit 2 ;;
   esac

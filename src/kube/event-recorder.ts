@@ -119,7 +119,11 @@ export class EventRecorder {
     const body = {
       apiVersion: "v1",
       kind: "Event",
-      metadata: { generateName: `${pod.name.slice(0, 200)}.`, namespace: pod.namespace },
+      // a name of its own, so that a request that is sent again does not make a second Event
+      metadata: {
+        name: `${pod.name.slice(0, 200)}.${process.hrtime.bigint().toString(16)}`,
+        namespace: pod.namespace,
+      },
       involvedObject: {
         apiVersion: "v1",
         kind: "Pod",
