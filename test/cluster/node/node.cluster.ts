@@ -2,32 +2,21 @@
 // The agent and the launcher on a real Kubernetes node: kubelet, containerd, controllers and API server are what users have.
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { leftovers, type NodeTraces, tracesOf } from "../../support/node/leftovers.ts";
-import { NodeModule } from "../../support/node/node-module.ts";
+import type { NodeModule } from "../../support/node/node-module.ts";
 import { clusterMeans, saySkipped } from "../support/cluster-means.ts";
-import { type KubeletCgroups, makeKubeletCgroups } from "../support/node-cgroups.ts";
+import { nodeTools, RealNode, say, sayTimes } from "../support/real-node.ts";
 
 type Inside = typeof import("./node.inside.ts");
-const tools = ["containerd", "runc", "ctr", "tcpdump", "nft", "busybox"];
-const means = await clusterMeans({ apiServerOnly: false, tools });
+const means = await clusterMeans({ apiServerOnly: false, tools: [...nodeTools, "tcpdump"] });
 saySkipped("test/cluster/node", means);
 
-const say = (text: string) => process.stderr.write(`${text}\n`);
-const sayTimes = (what: string, times: Readonly<Record<string, number>>) =>
-  say(
-    `${what}: ${Object.entries(times)
-      .map(([name, ms]) => `${name} ${ms} ms`)
-      .join(", ")}`,
-  );
-
 describe.skipIf(means.lacks !== undefined)("a real node", () => {
+  let real: RealNode<Inside> | undefined;
   let node: NodeModule<Inside>;
-  let cgroups: KubeletCgroups;
-  let traces: NodeTraces;
 
   beforeAll(async () => {
-    node = await NodeModule.start<Inside>(join(import.meta.dirname, "node.inside.ts"));
-    cgroups = await makeKubeletCgroups(node.handle.cgroupFolder);
+    real = await RealNode.start<Inside>(join(import.meta.dirname, "node.inside.ts"));
+    node = real.module;
     try {
       sayTimes("cluster", await node.call.start(means.binDir ?? ""));
     } catch (error) {
@@ -41,11 +30,7 @@ describe.skipIf(means.lacks !== undefined)("a real node", () => {
     await node.call.restore();
   });
   afterAll(async () => {
-    if (node === undefined) return;
-    traces = await tracesOf(node.handle);
-    await node.stop();
-    await cgroups?.remove();
-    expect(await leftovers(traces)).toEqual([]);
+    expect((await real?.stop()) ?? []).toEqual([]);
   });
 
   test("captures the running pods of a Deployment when their namespace is labelled", async () => {

@@ -5,25 +5,34 @@ import assert from "node:assert/strict";
 import { readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { AgentProcess } from "../../support/node/agent-process.ts";
-import { claimCaptured, claimUntouched } from "../../support/node/capture-state.ts";
+import { type CaptureSubject, claimCaptured, claimUntouched } from "../../support/node/capture-state.ts";
 import { requireNode } from "../../support/node/inside.ts";
 import { inNetns, rulesWithHandles } from "../../support/node/kernel.ts";
 import { PacketCapture } from "../../support/node/packet-capture.ts";
-import type { Pod } from "../../support/node/pod.ts";
 import { run } from "../../support/node/run.ts";
 import { waitFor } from "../../support/node/wait-for.ts";
 import { StandIn } from "../../support/ztunnel/stand-in.ts";
 import type { StandInStats } from "../../support/ztunnel/ztunnel-process.ts";
-import { grantAgentRole, requestToken } from "../support/agent-role.ts";
-import { boxImage } from "../support/box-image.ts";
+import { agentKubeconfig } from "../support/agent-role.ts";
 import type { KubeJson } from "../support/kube-admin.ts";
 import { KubeNode, nodeName } from "../support/kube-node.ts";
+import {
+  appPort,
+  container,
+  createDeployment,
+  deploymentPath,
+  lastLines,
+  netnsOf,
+  patience,
+  podPath,
+  runningPods as podsOf,
+  serve,
+  workload,
+} from "../support/workloads.ts";
 
 const node = requireNode();
 const modeLabel = "istio.io/dataplane-mode";
 const redirection = "ambient.istio.io/redirection";
-const appPort = 8080;
-const patience = { timeoutMs: 40_000, intervalMs: 50 };
 const quick = { timeoutMs: 20_000, intervalMs: 20 };
 
 let kube: KubeNode;
@@ -36,9 +45,7 @@ export async function start(binDir: string): Promise<Record<string, number>> {
   const began = performance.now();
   kube = await KubeNode.start(node, binDir);
   const nodeMs = performance.now() - began;
-  await kube.admin.create("/api/v1/namespaces", { metadata: { name: "istio-system" } });
-  await grantAgentRole(kube.admin, "istio-system");
-  kubeconfig = await kube.tokenKubeconfig(await requestToken(kube.admin, "istio-system"));
+  kubeconfig = await agentKubeconfig(kube);
   await startAgent();
   await startZtunnel();
   await kube.admin.create("/api/v1/namespaces", { metadata: { name: "mesh" } });
@@ -47,18 +54,7 @@ export async function start(binDir: string): Promise<Record<string, number>> {
 
 /** The last lines of every part, for a failure that needs them. */
 export async function logs(): Promise<string> {
-  const parts = [agent, kube?.daemon("kubelet"), kube?.daemon("containerd")].filter(
-    (part) => part !== undefined,
-  );
-  return parts
-    .map(
-      ({ name, lines }) =>
-        `--- ${name}\n${lines
-          .slice(-8)
-          .map(({ text }) => text.slice(0, 600))
-          .join("\n")}`,
-    )
-    .join("\n");
+  return lastLines([agent, kube?.daemon("kubelet"), kube?.daemon("containerd")]);
 }
 
 /** Starts again what a failed test left lying; the next one shall fail for its own reasons only. */
@@ -91,56 +87,18 @@ async function startZtunnel(): Promise<void> {
   await ztunnel.waitForReady(20_000);
 }
 
-const podPath = (name: string) => `/api/v1/namespaces/mesh/pods/${name}`;
-
-function workload(name: string, command: string): object {
-  return {
-    metadata: { labels: { app: name } },
-    spec: { terminationGracePeriodSeconds: 0, containers: [container("app", command)] },
-  };
-}
-
-function container(name: string, command: string): object {
-  return { name, image: boxImage, imagePullPolicy: "Never", command: ["/bin/sh", "-c", command] };
-}
-
-const serve = `exec httpd -f -p ${appPort} -h /www`;
-
-/** Running pods of an application, by name. */
-async function runningPods(app: string, count: number): Promise<KubeJson[]> {
-  const path = `/api/v1/namespaces/mesh/pods?labelSelector=app%3D${app}`;
-  return waitFor(
-    `${count} running pods of "${app}"`,
-    async () => {
-      const pods = (await kube.admin.list(path)).filter(
-        ({ status, metadata }) =>
-          status.phase === "Running" && status.podIP && metadata.deletionTimestamp === undefined,
-      );
-      return pods.length === count ? pods : undefined;
-    },
-    patience,
-  );
-}
-
-/** The namespace that holds an address, by its path as the runtime made it. */
-async function netnsOf(ip: string): Promise<string> {
-  for (const name of await readdir("/run/netns")) {
-    const path = join("/run/netns", name);
-    const { stdout } = await inNetns(path, ["ip", "-o", "address", "show"], true);
-    if (stdout.includes(` ${ip}/`)) return path;
-  }
-  throw new Error(`no namespace holds ${ip}`);
-}
+const runningPods = (app: string, count: number) => podsOf(kube.admin, app, count);
 
 /** A pod of the cluster as the claims about a pod's namespace want it. */
-async function inspected(pod: KubeJson): Promise<Pod> {
-  const subject = { netns: await netnsOf(pod.status.podIP), spec: { name: pod.metadata.name } };
-  // the claims look at nothing else
-  return subject as unknown as Pod;
+async function inspected(pod: KubeJson): Promise<CaptureSubject> {
+  return { netns: await netnsOf(pod.status.podIP), spec: { name: pod.metadata.name } };
 }
 
 /** Waits until the claim holds for all pods; returns how long that took. */
-async function untilAll(pods: readonly KubeJson[], claim: (pod: Pod) => Promise<void>): Promise<number> {
+async function untilAll(
+  pods: readonly KubeJson[],
+  claim: (pod: CaptureSubject) => Promise<void>,
+): Promise<number> {
   const subjects = await Promise.all(pods.map(inspected));
   const began = performance.now();
   for (const subject of subjects) {
@@ -194,10 +152,7 @@ async function held(): Promise<string[]> {
 
 /** Pods of a Deployment run outside the mesh; a label on their namespace brings them in as they are. */
 export async function captureRunning(): Promise<{ capturedMs: number }> {
-  await kube.admin.create("/apis/apps/v1/namespaces/mesh/deployments", {
-    metadata: { name: "web" },
-    spec: { replicas: 3, selector: { matchLabels: { app: "web" } }, template: workload("web", serve) },
-  });
+  await createDeployment(kube.admin, "web", { replicas: 3, template: workload("web", serve) });
   const pods = await runningPods("web", 3);
   await untilAll(pods, claimUntouched);
   assert.deepEqual(await request(pods[0] as KubeJson, pods[1] as KubeJson), { outbound: 0, inbound: 0 });
@@ -307,7 +262,7 @@ export async function restartAgent(): Promise<void> {
 }
 
 async function scaleWeb(replicas: number): Promise<void> {
-  await kube.admin.patch("/apis/apps/v1/namespaces/mesh/deployments/web", { spec: { replicas } });
+  await kube.admin.patch(deploymentPath("web"), { spec: { replicas } });
 }
 
 async function runningWeb(): Promise<KubeJson[]> {
@@ -444,7 +399,7 @@ export async function job(): Promise<void> {
 
 /** What is there after everything was taken away. */
 export async function remains(): Promise<{ held: string[]; namespaces: string[]; openFds: number }> {
-  await kube.admin.delete("/apis/apps/v1/namespaces/mesh/deployments/web");
+  await kube.admin.delete(deploymentPath("web"));
   await waitFor(
     "all pods to be gone",
     async () =>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The agent's service account with exactly the permissions that it needs, and tokens for it.
 import type { KubeAdmin } from "./kube-admin.ts";
+import type { KubeNode } from "./kube-node.ts";
 
 const account = "istio-cni";
 
@@ -22,6 +23,14 @@ export async function grantAgentRole(admin: KubeAdmin, namespace: string): Promi
     roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name: account },
     subjects: [{ kind: "ServiceAccount", name: account, namespace }],
   });
+}
+
+/** Makes the agent's namespace and account; returns the path of a kubeconfig with a token for it. */
+export async function agentKubeconfig(kube: KubeNode): Promise<string> {
+  const namespace = "istio-system";
+  await kube.admin.create("/api/v1/namespaces", { metadata: { name: namespace } });
+  await grantAgentRole(kube.admin, namespace);
+  return kube.tokenKubeconfig(await requestToken(kube.admin, namespace));
 }
 
 /** A token as the kubelet gives it to the agent's pod; it ends with the object it is bound to. */

@@ -3,10 +3,16 @@
 
 import { claim } from "./claim.ts";
 import { type Family, ipRoutes, ipRules, iptablesSave, listeningSockets } from "./kernel.ts";
-import type { Pod } from "./pod.ts";
+import type { PodSpec } from "./pod.ts";
 
 const families: readonly Family[] = [4, 6];
 const ztunnelPorts = ["tcp 15001", "tcp 15006", "tcp 15008", "tcp 15053", "udp 15053"];
+
+/** What the claims look at: a pod of ours, or one that somebody else runs. */
+export interface CaptureSubject {
+  readonly netns: string;
+  readonly spec: Pick<PodSpec, "name">;
+}
 
 /** Rules that each do an own part of the work, as iptables-save prints them. Source: istio/istio cni/pkg/iptables. */
 const rulesOfCapture: readonly RegExp[] = [
@@ -24,7 +30,7 @@ const rulesOfCapture: readonly RegExp[] = [
 ];
 
 /** @throws ClaimError naming what is missing for the pod to be captured, in either family. */
-export async function claimCaptured(pod: Pod): Promise<void> {
+export async function claimCaptured(pod: CaptureSubject): Promise<void> {
   const who = pod.spec.name;
   for (const family of families) {
     const save = await iptablesSave(pod.netns, family, { variant: "nft" });
@@ -48,7 +54,7 @@ export async function claimCaptured(pod: Pod): Promise<void> {
 }
 
 /** @throws ClaimError naming what is left of a capture in the pod. */
-export async function claimUntouched(pod: Pod): Promise<void> {
+export async function claimUntouched(pod: CaptureSubject): Promise<void> {
   const who = pod.spec.name;
   for (const family of families) {
     const save = await iptablesSave(pod.netns, family, { variant: "nft" });
@@ -63,6 +69,6 @@ export async function claimUntouched(pod: Pod): Promise<void> {
   claim(ours.length === 0, `ztunnel still listens on ${ours.join(", ")} in "${who}"`);
 }
 
-async function openPorts(pod: Pod): Promise<string[]> {
+async function openPorts(pod: CaptureSubject): Promise<string[]> {
   return (await listeningSockets(pod.netns)).map((socket) => `${socket.protocol} ${socket.port}`);
 }
