@@ -18,7 +18,7 @@ export interface HostProbesOptions extends HostStateOptions {
   /** What is wrong, or that nothing is any more; called once after the first attempt and then on every change. */
   readonly onstate: (fault: string | undefined) => void;
   /**
-   * How often the host is looked at without a reason, default 4 s: what somebody flushed is back within 5 s. A look
+   * How often the host is looked at without a reason, default 3 s: what somebody flushed is back within 5 s, also on a slow machine. A look
    * without a difference costs no process with nf_tables.
    */
   readonly intervalMs?: number;
@@ -47,7 +47,7 @@ export interface ProbeVerification {
   readonly entryCount: number;
 }
 
-const DEFAULT_INTERVAL_MS = 4_000;
+const DEFAULT_INTERVAL_MS = 3_000;
 const FIRST_RETRY_MS = 500;
 /** The first round writes; the others exist for a refused match and for whoever wrote at the same moment. */
 const MAX_ROUNDS = 3;

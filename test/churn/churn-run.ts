@@ -223,13 +223,12 @@ export class ChurnRun {
 
 function editMetadata(
   metadata: ObjectMeta,
-  operation: PodOperation & { kind: "label" | "annotate" | "sidecar" },
+  operation: Extract<PodOperation, { kind: "label" | "annotate" | "sidecar" }>,
 ): void {
-  if (operation.kind === "label") {
-    metadata.labels = withValue(metadata.labels, modeLabel, operation.mode);
-  } else if (operation.kind === "annotate") {
+  if (operation.kind === "label") metadata.labels = withValue(metadata.labels, modeLabel, operation.mode);
+  else if (operation.kind === "annotate")
     metadata.annotations = withOverrides(metadata.annotations, operation.overrides);
-  } else {
+  else {
     const value = operation.on ? "{}" : null;
     metadata.annotations = withValue(metadata.annotations, "sidecar.istio.io/status", value);
   }

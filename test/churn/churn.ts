@@ -85,9 +85,7 @@ async function untilRight(run: ChurnRun): Promise<number> {
     const faults = await faultsOfNode(run);
     const tookMs = performance.now() - startMs;
     if (faults.length === 0) return tookMs;
-    const hopeless = faultsOfPeers(run);
-    if (hopeless.length > 0) throw new NotRight([...hopeless, ...faults]);
-    if (tookMs > settleMs) throw new NotRight(faults);
+    if (tookMs > settleMs || faultsOfPeers(run).length > 0) throw new NotRight(faults);
     await delay(50);
   }
 }

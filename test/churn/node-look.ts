@@ -21,7 +21,9 @@ const maxOtherFds = 60;
 
 /** Everything that is wrong now; the dear questions are asked only when the cheap ones have no complaint. */
 export async function faultsOfNode(run: ChurnRun): Promise<Fault[]> {
-  const cheap = [...faultsOfPeers(run), ...(await faultsOfZtunnel(run)), ...faultsOfAnnotations(run)];
+  const hopeless = faultsOfPeers(run);
+  if (hopeless.length > 0) return hopeless;
+  const cheap = [...(await faultsOfZtunnel(run)), ...faultsOfAnnotations(run)];
   if (cheap.length > 0) return cheap;
   const dearer = [...(await faultsOfDescriptors(run)), ...(await faultsOfProbeSets(run))];
   if (dearer.length > 0) return dearer;
@@ -129,12 +131,14 @@ async function faultsOfDescriptors(run: ChurnRun): Promise<Fault[]> {
 /** The host's sets of addresses that kubelet probes may reach past ztunnel. Source: istio/istio cni/pkg/ipset. */
 async function faultsOfProbeSets(run: ChurnRun): Promise<Fault[]> {
   const { stdout } = await command(["ipset", "save"]);
-  const members = [...stdout.matchAll(/^add istio-inpod-probes-v[46] (\S+)/gm)].map((match) =>
-    String(match[1]),
+  const members = [...stdout.matchAll(/^add istio-inpod-probes-v[46] (\S+)(?: comment "(.*)")?$/gm)];
+  const owners = members.map(([, ip = "", uid = ""]) => `${ip} of ${uid}`);
+  const wanted = wantedPods(run).flatMap(({ slot, uid }) =>
+    (run.pod(slot)?.sandbox?.ips ?? []).map((ip) => `${ip} of ${uid}`),
   );
-  const wanted = wantedPods(run).flatMap((pod) => run.pod(pod.slot)?.sandbox?.ips ?? []);
-  return symmetricDifference(members, wanted).map((ip) => ({
-    text: `${ip} is ${members.includes(ip) ? "" : "not "}in the host's set of probed addresses`,
+  return symmetricDifference(owners, wanted).map((owner) => ({
+    uid: owner.split(" of ")[1] ?? "",
+    text: `the host's sets of probed addresses ${owners.includes(owner) ? "have" : "lack"} ${owner}`,
   }));
 }
 

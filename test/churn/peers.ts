@@ -47,18 +47,11 @@ export class Peers {
     }
   }
 
-  /** Changes of that kind that are not over. */
-  waiting(kind: PeerOperation["kind"]): number {
-    return this.#chains[kind].length;
-  }
-
   async #startAgent(): Promise<void> {
-    const starting = this.#mesh.startAgent();
-    // there at once, ready later
-    await Promise.resolve();
     try {
-      await starting;
+      await this.#mesh.startAgent();
     } finally {
+      // also one that never became ready: its log says why
       const agent = this.#mesh.agent;
       this.agents.push(agent);
       void agent.exited.then((code) => {

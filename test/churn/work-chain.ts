@@ -4,18 +4,9 @@
 /** Tasks one after another; a failed one does not keep the next from running. */
 export class WorkChain {
   #last: Promise<unknown> = Promise.resolve();
-  #waiting = 0;
-
-  /** Tasks that have not ended. */
-  get length(): number {
-    return this.#waiting;
-  }
 
   run<T>(task: () => Promise<T>): Promise<T> {
-    this.#waiting++;
-    const done = this.#last.then(task).finally(() => {
-      this.#waiting--;
-    });
+    const done = this.#last.then(task);
     this.#last = done.catch(() => {});
     return done;
   }
