@@ -18,8 +18,8 @@ export interface ChurnOptions {
   readonly debug: boolean;
 }
 
-/** Longest time until everything must be right: the pauses after failures grow during an outage. */
-const settleMs = 45_000;
+/** Longest time until everything must be right: a watch that has fallen silent is noticed within 60 s, then pods are looked at. */
+const settleMs = 75_000;
 /** Two periodic checks of every pod. */
 const quietMs = 2600;
 const maxShownLines = 60;
