@@ -146,7 +146,8 @@ export async function otherHierarchies(): Promise<Record<string, boolean>> {
     // a folder of that name is swept away by the next node, should this one be killed
     const folder = join(mountPoint, basename(cgroupFolder));
     if (mountPoint === own) continue;
-    mkdirSync(folder);
+    // one hierarchy may be mounted in two places
+    mkdirSync(folder, { recursive: true });
     const pod = { uid: randomUUID(), address: nextAddress() };
     const cgroup = join(folder, `kubepods/burstable/pod${pod.uid}`, hexId());
     const child = await startProcess({ cgroup, address: `${pod.address}/32` });
