@@ -67,12 +67,13 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     ipv6: config.ipv6,
     match: config.probeMatch,
     procRoot: join(config.hostRoot, "proc"),
+    isOutside: (uid) => enrolment.isOutside(uid),
     log: loggers.scope("probes"),
     onstate: (fault) => (fault === undefined ? readiness.meet("probes") : readiness.miss("probes", fault)),
   });
   const finder = new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") });
   const policy = enrolmentPolicy(config);
-  const enrolment = new Enrolment({
+  const enrolment: Enrolment = new Enrolment({
     node,
     finder,
     redirection,

@@ -107,6 +107,7 @@ export class Enrolment {
   async #takeStock(pod: PodFacts): Promise<void> {
     const { ztunnel, finder, log } = this.#options;
     const record = this.#noteFacts(pod);
+    record.unseen = true;
     const desired = this.#desired(pod);
     const isAnnotated = pod.annotations[podAnnotations.redirection] !== undefined;
     if (desired?.wanted !== true && !isAnnotated) return;
@@ -124,19 +125,17 @@ export class Enrolment {
     ztunnel.hold({ uid: pod.uid, workload, netns: record.sandbox?.netns });
   }
 
-  /** All members in one go; entries of others go only if nobody's sandbox is still to be found. */
+  /** All members in one go. */
   async #restoreExemptions(): Promise<void> {
     const { probes, log } = this.#options;
     const members = new Map<string, readonly string[]>();
-    let isComplete = true;
     for (const { facts, sandbox, touched } of this.#records.values()) {
       if (facts === undefined || this.#desired(facts)?.wanted !== true) continue;
       if (sandbox !== undefined && touched) members.set(facts.uid, facts.ips);
-      else if (facts.phase === "Running") isComplete = false;
     }
     try {
       await probes.start();
-      await probes.replaceAll(members, { prune: isComplete });
+      await probes.replaceAll(members);
     } catch (error) {
       log.debug({ err: error }, "the host's probes are not exempted yet");
     }
@@ -182,6 +181,19 @@ export class Enrolment {
     // a late DEL of an earlier sandbox must not take the newer one away
     if (!sameContainer && !sameNetns) return;
     this.#depart(record);
+  }
+
+  /**
+   * Whether a pod is known to be out of the mesh: deleted, or its labels do not ask for it and nothing of ours is in it.
+   * False while that cannot be told.
+   */
+  isOutside(uid: string): boolean {
+    const { node } = this.#options;
+    if (!this.#started || !node.isFresh()) return false;
+    const record = this.#records.get(uid);
+    if (record === undefined) return node.pod(uid) === undefined;
+    if (record.touched || record.adding > 0) return false;
+    return record.facts === undefined || this.#desired(record.facts)?.wanted === false;
   }
 
   /** Repairs of enrolled pods by kind of drift, since the start. */

@@ -166,6 +166,7 @@ export class PodReconciler {
   ): Promise<ReconcileOutcome> {
     const { redirection, ztunnel, annotations, log } = this.#parts;
     const annotated = pod.annotations[podAnnotations.redirection] !== undefined;
+    if (record.unseen) await this.#lookForRemains(record, pod);
     if (!record.touched && !annotated) {
       this.#release(record, record.sandbox);
       return "outside";
@@ -183,6 +184,15 @@ export class PodReconciler {
     );
     annotations.set(pod, null);
     return "outside";
+  }
+
+  /** An agent that was killed half-way may have left its work in a pod that nothing else names. */
+  async #lookForRemains(record: PodRecord, pod: PodFacts): Promise<void> {
+    const sandbox = pod.hostNetwork ? undefined : await this.#sandboxOf(record, pod);
+    if (sandbox !== undefined && (await this.#parts.redirection.isTouched(sandbox.netns)))
+      record.touched = true;
+    // a running pod without a process or address to find it by is looked at again with its next event
+    record.unseen = sandbox === undefined && pod.phase === "Running" && !pod.hostNetwork;
   }
 
   /** The pod is deleted: its namespace ends with it, so only ztunnel has to hear of it. */

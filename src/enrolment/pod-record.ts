@@ -31,6 +31,11 @@ export interface PodRecord {
   adding: number;
   /** True from the first write into the sandbox on, until everything is taken away again. */
   touched: boolean;
+  /**
+   * The pod is older than this agent, and nobody has looked yet whether an earlier one left something in it: the
+   * annotation may be missing on a pod that was captured, and a pod that should not be in the mesh would be cut off.
+   */
+  unseen: boolean;
   state: EnrolmentState;
   /** Warnings about the pod's annotations that have been logged already. */
   warned: string;
@@ -49,6 +54,7 @@ export function createPodRecord(uid: string): PodRecord {
     departed: [],
     adding: 0,
     touched: false,
+    unseen: false,
     state: "outside",
     warned: "",
     failures: 0,

@@ -15,6 +15,11 @@ export interface HostProbesOptions extends HostStateOptions {
   /** /proc of the host, to find the kubelet in; default /proc. */
   readonly procRoot?: string;
   readonly log: Logger;
+  /**
+   * Whether a pod is known not to be in the mesh (deleted, or its labels do not ask for it): entries that an earlier agent
+   * left of it go. False while that cannot be told. Default: never.
+   */
+  readonly isOutside?: (uid: string) => boolean;
   /** What is wrong, or that nothing is any more; called once after the first attempt and then on every change. */
   readonly onstate: (fault: string | undefined) => void;
   /**
@@ -137,7 +142,7 @@ export class HostProbes {
         const netns = this.#host();
         const match = await this.#match(netns);
         const seen = await this.#state.observe(netns, {
-          members: this.#members.wanted(),
+          members: this.#members.wanted(this.#options.isOutside),
           match,
           rules: true,
         });
@@ -201,7 +206,7 @@ export class HostProbes {
   async #converge(): Promise<void> {
     const netns = this.#host();
     // what is asked for from now on has a run of its own coming
-    const members = this.#members.wanted();
+    const members = this.#members.wanted(this.#options.isOutside);
     const wasSettled = this.#settled;
     let wroteRules = true;
     for (let round = 0; ; round++) {

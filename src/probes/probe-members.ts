@@ -82,8 +82,11 @@ export class ProbeMembers {
     }
   }
 
-  /** What the sets should hold now; it does not change when the members do. */
-  wanted(): WantedMembers {
+  /**
+   * What the sets should hold now; it does not change when the members do.
+   * @param isOutside whether a pod that was never set is known not to be in the mesh; asked with any entry's comment
+   */
+  wanted(isOutside: (uid: string) => boolean = () => false): WantedMembers {
     const owners = { 4: new Map<string, string>(), 6: new Map<string, string>() };
     for (const [address, uids] of this.#claims) {
       const owner = uids.at(-1);
@@ -92,7 +95,8 @@ export class ProbeMembers {
     const removed = new Set(this.#removed);
     const known = new Set(this.#addresses.keys());
     const prunes = this.#pruneCount > this.#prunedCount;
-    const isStale = (comment: string) => prunes || removed.has(comment) || known.has(comment);
+    const isStale = (comment: string) =>
+      prunes || removed.has(comment) || known.has(comment) || isOutside(comment);
     return { owners, isStale, removed, pruneCount: this.#pruneCount };
   }
 

@@ -114,6 +114,15 @@ export class PodRedirection {
   }
 
   /**
+   * Whether something of ours may be in the namespace, at the price of one netlink exchange: the ip rule and the route
+   * are what an agent writes first and takes away last.
+   */
+  async isTouched(netns: Netns): Promise<boolean> {
+    const { v4, v6 } = await readRedirectRouting(netns.fd, { v6: true });
+    return v4.rule || v4.route || v6.rule || v6.route;
+  }
+
+  /**
    * Brings rules, ip rule and route about and verifies them; writes nothing where they are right already.
    * @throws {RedirectOptionsError} before anything is written
    * @throws {RedirectionError} HOST_NETNS, NETNS_CLOSED, UNREADABLE_TABLE, NOT_CONVERGED
@@ -180,8 +189,7 @@ export class PodRedirection {
       this.#other?.look(netnsCall, call) ?? Promise.resolve([]),
     ]);
     const leftovers = (await this.#other?.remove(netnsCall, suspects)) ?? NO_LEFTOVERS;
-    const { v4, v6 } = await readRedirectRouting(netns.fd, { v6: true });
-    const hadRouting = v4.rule || v4.route || v6.rule || v6.route;
+    const hadRouting = await this.isTouched(netns);
     assertPodNetns(netns, this.#options.hostNetns);
     await removeRedirectRouting(netns.fd);
     return { changed: hadRouting || removedCount > 0 || leftovers.writes > 0 };
