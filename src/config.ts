@@ -2,12 +2,37 @@
 // Environment and flags become one frozen AgentConfig, or one report of everything that is wrong with them.
 // Names and defaults are istio-cni's where it has them. Source: istio/istio cni/pkg/config, cni/pkg/constants.
 import { isIPv4, isIPv6 } from "node:net";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { defaultSelectors, type EnablementSelector, parseEnablementSelectors } from "./kube/selectors.ts";
 import { type LogLevel, type LogSettings, logLevels } from "./observe/logger.ts";
+import { ConfigError, type Settings, SettingsReader } from "./settings-reader.ts";
 
 /** Which of iptables' two kernel interfaces to use; `auto` asks the host. */
 export type IptablesVariant = "auto" | "nft" | "legacy";
+
+/** How the plugin gets into the chain of the node's runtime, and what it does there while the agent is away. */
+export interface InstallConfig {
+  /** False: somebody else puts launcher and configuration in place. */
+  readonly enabled: boolean;
+  /** The runtime's folder of network configurations. */
+  readonly netDir: string;
+  /** The runtime's folder of plugins. */
+  readonly binDir: string;
+  /** File to install into; `undefined` takes the one that the runtime takes. */
+  readonly confName: string | undefined;
+  /** False: a configuration of our plugin alone, for meta-plugins that call it by name. */
+  readonly chained: boolean;
+  /** Name of an own file that is kept equal to the primary one plus our entry; `undefined` edits the primary. */
+  readonly ownedFileName: string | undefined;
+  /** New files can be read by their group. */
+  readonly groupRead: boolean;
+  /** Take the place of an istio-cni that is in the chain. */
+  readonly replaceIstioCni: boolean;
+  /** `namespace`: namespaces that no selector matches start pods without the agent; `hold`: only what must. */
+  readonly awayPolicy: "hold" | "namespace";
+  /** How long the launcher waits for an agent that is away. */
+  readonly agentWaitSeconds: number;
+}
 
 /** Everything the agent can be told. Paths are absolute. */
 export interface AgentConfig {
@@ -36,33 +61,19 @@ export interface AgentConfig {
   /** How long ADD of a mesh pod waits for a ztunnel to connect. */
   readonly ztunnelWaitMs: number;
   readonly healthPort: number;
+  /** Port of the metrics and of the read-only state API. */
+  readonly monitoringPort: number;
+  /** Serve the dashboard, on the loopback address only. */
+  readonly dashboard: boolean;
+  readonly install: InstallConfig;
   readonly log: LogSettings;
   /** Settings that were given and have no effect, each with the reason; said once at start. */
   readonly ignored: readonly string[];
 }
 
-/** One setting that cannot be used. */
-export interface ConfigFault {
-  readonly name: string;
-  readonly value: string;
-  readonly reason: string;
-}
-
-/** All faults of a configuration in one report, a line each. */
-export class ConfigError extends Error {
-  override readonly name = "ConfigError";
-  readonly faults: readonly ConfigFault[];
-
-  constructor(faults: readonly ConfigFault[]) {
-    const lines = faults.map((fault) => `  ${fault.name}="${fault.value}": ${fault.reason}`);
-    super(`Cannot start with this configuration:\n${lines.join("\n")}`);
-    this.faults = faults;
-  }
-}
-
 /** Where the settings come from. */
 export interface ConfigSource {
-  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly env: Settings;
   /** Arguments after the command's name. */
   readonly args: readonly string[];
 }
@@ -74,16 +85,11 @@ const ignoredNames: readonly (readonly [RegExp, string])[] = [
     /^(CNI_NETWORK_CONFIG|KUBECFG_FILE_NAME|SKIP_TLS_VERIFY|KUBE_CA_FILE)$/,
     "the plugin has no API access to configure",
   ],
-  [
-    /^(MOUNTED_CNI_NET_DIR|CNI_CONF_NAME|CHAINED_CNI_PLUGIN|ISTIO_OWNED_CNI_CONFIG(_FILENAME)?|CNI_CONF_GROUP_READ)$/,
-    "this version does not install itself into the chain yet",
-  ],
   [/^AMBIENT_DISABLE_SAFE_UPGRADE$/, "pods always keep their redirection over a restart"],
   [
     /^AMBIENT_RECONCILE_POD_RULES_ON_STARTUP$/,
     "rules are always verified, and written only where they differ",
   ],
-  [/^(MONITORING_PORT|AGENT_AWAY_POLICY)$/, "this version has no use for it yet"],
 ];
 
 /** The settings of this process; the only place that reads its environment. */
@@ -99,92 +105,19 @@ export function widenThreadPool(): void {
   process.env.UV_THREADPOOL_SIZE ??= "16";
 }
 
-/** Go's strconv.ParseBool. Source: https://pkg.go.dev/strconv#ParseBool */
-const booleans: Readonly<Record<string, boolean>> = {
-  "1": true,
-  t: true,
-  T: true,
-  TRUE: true,
-  true: true,
-  True: true,
-  "0": false,
-  f: false,
-  F: false,
-  FALSE: false,
-  false: false,
-  False: false,
-};
-
-class Reader {
-  readonly faults: ConfigFault[] = [];
-  readonly #env: ConfigSource["env"];
-
-  constructor(env: ConfigSource["env"]) {
-    this.#env = env;
-  }
-
-  fault(name: string, reason: string): void {
-    this.faults.push({ name, value: this.#env[name] ?? "", reason });
-  }
-
-  /** An empty value counts as not given, as a Helm chart writes it. */
-  text(name: string, fallback: string): string {
-    const value = this.#env[name]?.trim();
-    return value === undefined || value === "" ? fallback : value;
-  }
-
-  path(name: string, fallback: string): string {
-    const value = this.text(name, fallback);
-    if (!value.startsWith("/")) this.fault(name, "must be an absolute path");
-    return resolve("/", value);
-  }
-
-  flag(name: string, fallback: boolean): boolean {
-    const value = this.text(name, String(fallback));
-    const parsed = booleans[value];
-    if (parsed === undefined) this.fault(name, "must be true or false");
-    return parsed ?? fallback;
-  }
-
-  integer(name: string, range: { fallback: number; min: number; max: number }): number {
-    const value = this.text(name, String(range.fallback));
-    const parsed = Number(value);
-    if (!/^\d+$/.test(value) || parsed < range.min || parsed > range.max) {
-      this.fault(name, `must be a whole number from ${range.min} to ${range.max}`);
-      return range.fallback;
-    }
-    return parsed;
-  }
-
-  choice<const T extends string>(name: string, allowed: readonly T[], fallback: T): T {
-    const value = this.text(name, fallback);
-    const found = allowed.find((candidate) => candidate === value);
-    if (found === undefined) this.fault(name, `must be one of ${allowed.join(", ")}`);
-    return found ?? fallback;
-  }
-
-  list(name: string): string[] {
-    return this.text(name, "")
-      .split(",")
-      .map((item) => item.trim())
-      .filter((item) => item !== "");
-  }
-
-  address(name: string, fallback: string, isAddress: (text: string) => boolean): string {
-    const value = this.text(name, fallback);
-    if (!isAddress(value)) this.fault(name, `must be an ${isAddress === isIPv4 ? "IPv4" : "IPv6"} address`);
-    return value;
-  }
-}
-
 /** Source: unix(7), sun_path without its closing zero. */
 const maxSocketPathBytes = 107;
 
-/** Reads the settings. @throws ConfigError with every fault at once */
-export function loadConfig(source: ConfigSource): AgentConfig {
-  const reader = new Reader(source.env);
+/**
+ * Reads the settings.
+ * @param options.needsNode NODE_NAME must be there; default true, commands for people do without
+ * @throws ConfigError with every fault at once
+ */
+export function loadConfig(source: ConfigSource, options: { needsNode?: boolean } = {}): AgentConfig {
+  const reader = new SettingsReader(source.env);
   const nodeName = reader.text("NODE_NAME", reader.text("KUBERNETES_NODE_NAME", ""));
-  if (nodeName === "") reader.fault("NODE_NAME", "is missing: set it from spec.nodeName (downward API)");
+  if (nodeName === "" && options.needsNode !== false)
+    reader.fault("NODE_NAME", "is missing: set it from spec.nodeName (downward API)");
   if (!reader.flag("AMBIENT_ENABLED", true)) {
     reader.fault(
       "AMBIENT_ENABLED",
@@ -233,6 +166,9 @@ export function loadConfig(source: ConfigSource): AgentConfig {
       1000 * reader.integer("RECONCILE_INTERVAL_SECONDS", { fallback: 30, min: 1, max: 3600 }),
     ztunnelWaitMs: 1000 * reader.integer("ZTUNNEL_WAIT_SECONDS", { fallback: 20, min: 0, max: 50 }),
     healthPort: reader.integer("HEALTH_PORT", { fallback: 8000, min: 0, max: 65535 }),
+    monitoringPort: reader.integer("MONITORING_PORT", { fallback: 15014, min: 0, max: 65535 }),
+    dashboard: reader.flag("DASHBOARD", false),
+    install: readInstall(reader, hostRoot),
     log: readLogSettings(reader, source.args),
     ignored: ignoredSettings(source.env),
   };
@@ -240,7 +176,24 @@ export function loadConfig(source: ConfigSource): AgentConfig {
   return Object.freeze(config);
 }
 
-function readSelectors(reader: Reader): readonly EnablementSelector[] {
+function readInstall(reader: SettingsReader, hostRoot: string): InstallConfig {
+  const ownedFileName = reader.fileName("ISTIO_OWNED_CNI_CONFIG_FILENAME", "02-istio-cni.conflist");
+  const confName = reader.fileName("CNI_CONF_NAME", "");
+  return {
+    enabled: reader.flag("INSTALL_CNI_PLUGIN", true),
+    netDir: reader.path("MOUNTED_CNI_NET_DIR", join(hostRoot, "etc/cni/net.d")),
+    binDir: reader.path("MOUNTED_CNI_BIN_DIR", join(hostRoot, "opt/cni/bin")),
+    confName: confName === "" ? undefined : confName,
+    chained: reader.flag("CHAINED_CNI_PLUGIN", true),
+    ownedFileName: reader.flag("ISTIO_OWNED_CNI_CONFIG", false) ? ownedFileName : undefined,
+    groupRead: reader.flag("CNI_CONF_GROUP_READ", false),
+    replaceIstioCni: reader.flag("REPLACE_ISTIO_CNI", false),
+    awayPolicy: reader.choice("AGENT_AWAY_POLICY", ["hold", "namespace"], "hold"),
+    agentWaitSeconds: reader.integer("AGENT_WAIT_SECONDS", { fallback: 10, min: 0, max: 60 }),
+  };
+}
+
+function readSelectors(reader: SettingsReader): readonly EnablementSelector[] {
   const text = reader.text("AMBIENT_ENABLEMENT_SELECTOR", "");
   if (text === "") return defaultSelectors;
   try {
@@ -251,7 +204,7 @@ function readSelectors(reader: Reader): readonly EnablementSelector[] {
   }
 }
 
-function ignoredSettings(env: ConfigSource["env"]): string[] {
+function ignoredSettings(env: Settings): string[] {
   const found: string[] = [];
   for (const name of Object.keys(env).sort()) {
     const reason = ignoredNames.find(([pattern]) => pattern.test(name))?.[1];
@@ -261,7 +214,7 @@ function ignoredSettings(env: ConfigSource["env"]): string[] {
 }
 
 /** Reads LOG_LEVEL, `--log_output_level=[SCOPE:]LEVEL,…` and accepts `--log_as_json` (the output always is). */
-function readLogSettings(reader: Reader, args: readonly string[]): LogSettings {
+function readLogSettings(reader: SettingsReader, args: readonly string[]): LogSettings {
   const given = reader.choice("LOG_LEVEL", [...logLevels, "fatal"], "info");
   let level: LogLevel = given === "fatal" ? "error" : given;
   const scopes: Record<string, LogLevel> = {};

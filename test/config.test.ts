@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, test } from "vitest";
-import { ConfigError, type ConfigFault, loadConfig } from "../src/config.ts";
+import { loadConfig } from "../src/config.ts";
 import { defaultSelectors } from "../src/kube/selectors.ts";
+import { ConfigError, type ConfigFault } from "../src/settings-reader.ts";
 
 const env = { NODE_NAME: "node1" };
 
@@ -34,6 +35,20 @@ describe("loadConfig", () => {
       probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
       iptablesVariant: "auto",
       healthPort: 8000,
+      monitoringPort: 15014,
+      dashboard: false,
+      install: {
+        enabled: true,
+        netDir: "/host/etc/cni/net.d",
+        binDir: "/host/opt/cni/bin",
+        confName: undefined,
+        chained: true,
+        ownedFileName: undefined,
+        groupRead: false,
+        replaceIstioCni: false,
+        awayPolicy: "hold",
+        agentWaitSeconds: 10,
+      },
       log: { level: "info", scopes: {} },
     });
   });
@@ -83,6 +98,9 @@ describe("loadConfig", () => {
     ["HOST_PROBE_SNAT_IPV6", { HOST_PROBE_SNAT_IPV6: "10.0.0.1" }, /IPv6/],
     ["FORCE_IPTABLES_BINARY", { FORCE_IPTABLES_BINARY: "ebpf" }, /nft, legacy/],
     ["HEALTH_PORT", { HEALTH_PORT: "70000" }, /65535/],
+    ["CNI_CONF_NAME", { CNI_CONF_NAME: "../10-x.conflist" }, /without a folder/],
+    ["AGENT_AWAY_POLICY", { AGENT_AWAY_POLICY: "open" }, /hold, namespace/],
+    ["AGENT_WAIT_SECONDS", { AGENT_WAIT_SECONDS: "3600" }, /0 to 60/],
     ["CNI_AGENT_RUN_DIR", { CNI_AGENT_RUN_DIR: `/${"x".repeat(100)}` }, /too long.*107/],
     ["ZTUNNEL_UDS_ADDRESS", { ZTUNNEL_UDS_ADDRESS: `/${"x".repeat(107)}` }, /too long.*107/],
     ["LOG_LEVEL", { LOG_LEVEL: "loud" }, /debug, info/],

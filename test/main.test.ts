@@ -97,6 +97,8 @@ describe.skipIf(process.getuid?.() !== 0)("agent, as root", () => {
       CNI_AGENT_RUN_DIR: folder,
       HEALTH_PORT: "0",
       HOST_ROOT: "/",
+      INSTALL_CNI_PLUGIN: "false",
+      MONITORING_PORT: "0",
     };
   });
   afterEach(() => rmSync(folder, { recursive: true }));

@@ -53,6 +53,8 @@ export class AgentProcess extends ManagedProcess {
         ZTUNNEL_UDS_ADDRESS: ztunnelSocket,
         HOST_ROOT: "/",
         MOUNTED_CNI_NET_DIR: "/run/node/net.d",
+        // tests that are not about the installer put the plugin into the chain themselves
+        INSTALL_CNI_PLUGIN: "false",
         ...options.env,
       }),
     );
