@@ -285,7 +285,7 @@ export class Enrolment {
     const { reconcileIntervalMs } = this.#options;
     if (outcome === "enrolled") {
       this.#queue.requestAfter(record.uid, reconcileIntervalMs * (0.75 + Math.random() / 2));
-    } else if (outcome === "forgotten" && record.adding === 0 && record.facts === undefined) {
+    } else if (outcome === "forgotten" && isEmpty(record)) {
       this.#records.delete(record.uid);
     } else if (outcome === "no-sandbox" && record.facts?.phase === "Running") {
       // a running pod has processes; they show within moments of its start
@@ -379,6 +379,11 @@ export class Enrolment {
     if (containerId === "") return undefined;
     return [...this.#records.values()].find((record) => record.sandbox?.containerId === containerId);
   }
+}
+
+/** Nobody waits for it and it owns nothing: a DEL may have come while its run was under way. */
+function isEmpty({ adding, facts, sandbox, departed }: PodRecord): boolean {
+  return adding === 0 && facts === undefined && sandbox === undefined && departed.length === 0;
 }
 
 function retryDelayMs(failures: number): number {
