@@ -95,6 +95,11 @@ export class ApiClient {
     return this.#json({ ...options, method: "GET", path: `/api/v1/namespaces/${encodeURIComponent(name)}` });
   }
 
+  /** Any other raw object. @throws ApiError */
+  get(path: string, options: CallOptions = {}): Promise<unknown> {
+    return this.#json({ ...options, method: "GET", path });
+  }
+
   /** All objects of a collection, fetched in pages. @throws ApiError */
   async list<T>(path: string, query: Query, options: ListOptions<T>): Promise<ListResult<T>> {
     // Version "0" is answered from the server's memory in one piece, so pages would only ask for more requests.

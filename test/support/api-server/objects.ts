@@ -36,6 +36,7 @@ export const resourceKinds = {
   namespaces: { kind: "Namespace", apiVersion: "v1", namespaced: false },
   events: { kind: "Event", apiVersion: "v1", namespaced: true },
   nodes: { kind: "Node", apiVersion: "v1", namespaced: false },
+  daemonsets: { kind: "DaemonSet", apiVersion: "apps/v1", namespaced: true },
 } as const satisfies Record<string, ResourceKind>;
 
 export type ResourceName = keyof typeof resourceKinds;

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// The DaemonSet that the agent's own pod belongs to: its end is the one sign that the agent is to leave the node for good.
+import type { ApiClient } from "./api-client.ts";
+import { ApiError } from "./api-error.ts";
+import { Backoff } from "./backoff.ts";
+import { listOf, recordOf, textOf } from "./json-fields.ts";
+
+/** Which DaemonSet made the pod. */
+export interface DaemonSetOwner {
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid: string;
+}
+
+/** `deleted` is only said when the API server said so. */
+export type DaemonSetState = "present" | "deleted" | "unknown";
+
+export interface OwnDaemonSetOptions {
+  readonly client: Pick<ApiClient, "getPod" | "get">;
+  readonly podNamespace: string;
+  readonly podName: string;
+}
+
+const requestTimeoutMs = 1_000;
+
+/** Asks the API server about the agent's own DaemonSet. */
+export class OwnDaemonSet {
+  readonly #options: OwnDaemonSetOptions;
+  #owner: DaemonSetOwner | undefined;
+
+  constructor(options: OwnDaemonSetOptions) {
+    this.#options = options;
+  }
+
+  /** The owner as the pod names it; `undefined` outside a DaemonSet. @throws ApiError when it cannot be known */
+  async owner(): Promise<DaemonSetOwner | undefined> {
+    const { client, podNamespace, podName } = this.#options;
+    if (this.#owner !== undefined || podNamespace === "" || podName === "") return this.#owner;
+    const pod = await client.getPod(podNamespace, podName, { signal: AbortSignal.timeout(requestTimeoutMs) });
+    const references = listOf(recordOf(recordOf(pod).metadata).ownerReferences).map(recordOf);
+    const owner = references.find(({ kind, controller }) => kind === "DaemonSet" && controller === true);
+    if (owner !== undefined) {
+      this.#owner = { namespace: podNamespace, name: textOf(owner.name), uid: textOf(owner.uid) };
+    }
+    return this.#owner;
+  }
+
+  /**
+   * Whether the DaemonSet is still there, asked again until the deadline while the API server does not answer. One of the
+   * same name with another UID takes this agent's place: the chain is its to keep.
+   */
+  async state(options: { deadlineMs: number }): Promise<DaemonSetState> {
+    const until = performance.now() + options.deadlineMs;
+    const backoff = new Backoff({ baseMs: 100, capMs: 500 });
+    for (;;) {
+      try {
+        return await this.#ask();
+      } catch (error) {
+        const isFinal = error instanceof ApiError && (error.status === 403 || error.status === 401);
+        const pauseMs = backoff.nextMs();
+        if (isFinal || performance.now() + pauseMs >= until) return "unknown";
+        await new Promise((resolve) => setTimeout(resolve, pauseMs));
+      }
+    }
+  }
+
+  async #ask(): Promise<DaemonSetState> {
+    const owner = await this.owner();
+    if (owner === undefined) return "present";
+    const path = `/apis/apps/v1/namespaces/${encodeURIComponent(owner.namespace)}/daemonsets/${encodeURIComponent(owner.name)}`;
+    try {
+      const found = recordOf(
+        recordOf(await this.#options.client.get(path, { signal: AbortSignal.timeout(requestTimeoutMs) }))
+          .metadata,
+      );
+      const isOurs = textOf(found.uid) === owner.uid;
+      return isOurs && found.deletionTimestamp !== undefined ? "deleted" : "present";
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 404) return "deleted";
+      throw error;
+    }
+  }
+}

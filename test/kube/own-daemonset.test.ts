@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// When the agent's own DaemonSet counts as deleted, and when nothing may be concluded.
+import { afterEach, expect, test } from "vitest";
+import { OwnDaemonSet } from "../../src/kube/own-daemonset.ts";
+import type { KubeObject } from "../support/api-server/objects.ts";
+import { type KubeFixture, startKube } from "./kube-fixture.ts";
+
+const cleanups: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+});
+
+function agentPod(owner: object | null): KubeObject {
+  return {
+    metadata: {
+      name: "ambient-cni-node-x7k2p",
+      namespace: "istio-system",
+      uid: "uid-agent",
+      ...(owner === null ? {} : { ownerReferences: [owner] }),
+    },
+    spec: { nodeName: "n1" },
+  } as KubeObject;
+}
+
+const reference = {
+  apiVersion: "apps/v1",
+  kind: "DaemonSet",
+  name: "ambient-cni-node",
+  uid: "uid-ds",
+  controller: true,
+};
+
+function daemonSet(uid = "uid-ds"): KubeObject {
+  return { metadata: { name: "ambient-cni-node", namespace: "istio-system", uid } };
+}
+
+async function start(owner: object | null = reference): Promise<KubeFixture & { own: OwnDaemonSet }> {
+  const kube = await startKube();
+  cleanups.push(() => kube[Symbol.asyncDispose]());
+  kube.server.put("pods", agentPod(owner));
+  const own = new OwnDaemonSet({
+    client: kube.client,
+    podNamespace: "istio-system",
+    podName: "ambient-cni-node-x7k2p",
+  });
+  return { ...kube, own };
+}
+
+test("a DaemonSet that is there is present, one that is gone is deleted", async () => {
+  const { server, own } = await start();
+  server.put("daemonsets", daemonSet());
+  expect(await own.state({ deadlineMs: 1000 })).toBe("present");
+  server.delete("daemonsets", "ambient-cni-node", "istio-system");
+  expect(await own.state({ deadlineMs: 1000 })).toBe("deleted");
+});
+
+test("a DaemonSet that is being deleted in the foreground is deleted", async () => {
+  const { server, own } = await start();
+  const marked = daemonSet();
+  server.put("daemonsets", {
+    ...marked,
+    metadata: { ...marked.metadata, deletionTimestamp: "2026-01-01T00:00:00Z" },
+  });
+  expect(await own.state({ deadlineMs: 1000 })).toBe("deleted");
+});
+
+test("a successor of the same name keeps the node", async () => {
+  const { server, own } = await start();
+  server.put("daemonsets", daemonSet("uid-of-another"));
+  expect(await own.state({ deadlineMs: 1000 })).toBe("present");
+});
+
+test("the owner is remembered when the pod's object is gone", async () => {
+  const { server, own } = await start();
+  expect(await own.owner()).toEqual({ namespace: "istio-system", name: "ambient-cni-node", uid: "uid-ds" });
+  server.delete("pods", "ambient-cni-node-x7k2p", "istio-system");
+  expect(await own.state({ deadlineMs: 1000 })).toBe("deleted");
+});
+
+test.each([
+  ["a bare pod", null],
+  ["a pod of a ReplicaSet", { ...reference, kind: "ReplicaSet" }],
+])("%s has no DaemonSet that could be deleted", async (_, owner) => {
+  const { own } = await start(owner);
+  expect(await own.owner()).toBeUndefined();
+  expect(await own.state({ deadlineMs: 1000 })).toBe("present");
+});
+
+test.each([
+  ["failing", (kube: KubeFixture) => kube.server.faults.failures.push({ status: 503 })],
+  [
+    "forbidden",
+    (kube: KubeFixture) => kube.server.faults.failures.push({ status: 403, resource: "daemonsets" }),
+  ],
+  ["silent", (kube: KubeFixture) => Object.assign(kube.server.faults, { hang: true })],
+])("nothing is known from an API server that is %s", async (_, spoil) => {
+  const fixture = await start();
+  await fixture.own.owner();
+  spoil(fixture);
+  const startMs = performance.now();
+  expect(await fixture.own.state({ deadlineMs: 1500 })).toBe("unknown");
+  expect(performance.now() - startMs).toBeLessThan(3500);
+});
+
+test("a passing failure is asked past", async () => {
+  const { server, own } = await start();
+  server.faults.failures.push({ status: 500, resource: "daemonsets", times: 2 });
+  expect(await own.state({ deadlineMs: 5000 })).toBe("deleted");
+});
