@@ -130,9 +130,12 @@ export class KubeletPod {
 
   #report(pod: Pod): void {
     const object = this.#mesh.api.store.find("pods", this.name, this.namespace);
-    if (object?.metadata.uid !== this.uid || object.status?.phase === "Succeeded") return;
+    const isOver = object?.status?.phase === "Succeeded";
+    // whose sandbox is about to go has no address any more; whose stays is reported with the addresses it has now
+    if (object?.metadata.uid !== this.uid || (isOver && object.status?.podIP === undefined)) return;
     this.#mesh.api.edit("pods", { name: this.name, namespace: this.namespace }, (copy) => {
-      copy.status = { phase: "Running", podIP: pod.ips[0], podIPs: pod.ips.map((ip) => ({ ip })) };
+      const phase = isOver ? "Succeeded" : "Running";
+      copy.status = { phase, podIP: pod.ips[0], podIPs: pod.ips.map((ip) => ({ ip })) };
     });
   }
 
