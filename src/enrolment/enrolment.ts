@@ -13,7 +13,14 @@ import {
   soughtPod,
   waitsForZtunnel,
 } from "./pod-reconciler.ts";
-import { adoptSandbox, createPodRecord, newestFacts, offerSandbox, type PodRecord } from "./pod-record.ts";
+import {
+  adoptSandbox,
+  createPodRecord,
+  newestFacts,
+  noteEnd,
+  offerSandbox,
+  type PodRecord,
+} from "./pod-record.ts";
 import { ZtunnelGate } from "./ztunnel-gate.ts";
 
 export interface EnrolmentOptions extends ReconcilerParts {
@@ -153,7 +160,7 @@ export class Enrolment {
    */
   async add({ pod, namespace, sandbox }: NewSandbox): Promise<ReconcileOutcome> {
     const record = this.#noteFacts(pod);
-    record.endedNetnsKey = undefined;
+    record.ended = undefined;
     record.namespaceHint = newestFacts(record.namespaceHint, namespace);
     adoptSandbox(record, sandbox);
     record.adding++;
@@ -243,10 +250,7 @@ export class Enrolment {
   }
 
   #depart(record: PodRecord): void {
-    if (record.sandbox !== undefined) {
-      record.endedNetnsKey = record.sandbox.netns.key;
-      record.departed.push(record.sandbox);
-    }
+    if (record.sandbox !== undefined) noteEnd(record, record.sandbox);
     record.sandbox = undefined;
     this.#queue.request(record.uid);
   }

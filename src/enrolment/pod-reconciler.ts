@@ -13,7 +13,7 @@ import type { RedirectOptions } from "../redirect/rules.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
 import { decideEnrolment, type EnrolmentPolicy } from "./desired-state.ts";
-import { adoptSandbox, newestFacts, offerSandbox, type PodRecord } from "./pod-record.ts";
+import { adoptSandbox, isRemains, newestFacts, offerSandbox, type PodRecord } from "./pod-record.ts";
 
 /** How a run ended when nothing went wrong. */
 export type ReconcileOutcome =
@@ -248,7 +248,7 @@ export class PodReconciler {
     const found = await this.#parts.finder.find(soughtPod(pod));
     // nothing found: the status may be older than the sandbox, which then stays
     if (found === undefined) return record.sandbox;
-    const isSuccessor = record.sandbox === known && found.netns.key !== record.endedNetnsKey;
+    const isSuccessor = record.sandbox === known && !isRemains(record, found);
     if (isSuccessor) adoptSandbox(record, found);
     else found.netns.close();
     return record.sandbox;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the agent knows of one pod between two looks at it.
+import { uptime } from "node:os";
 import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
 import { compareVersions } from "../kube/resource-version.ts";
 import type { Sandbox } from "../netns/sandbox-finder.ts";
@@ -14,6 +15,14 @@ import type { Sandbox } from "../netns/sandbox-finder.ts";
  */
 export type EnrolmentState = "outside" | "waiting" | "pending" | "enrolled" | "failed";
 
+/** A namespace that is no longer a pod's. */
+export interface EndedNetns {
+  /** `Netns.key`; the number in it may come back. */
+  readonly key: string;
+  /** When it ended, in ms since boot. */
+  readonly uptimeMs: number;
+}
+
 /** One pod of the node. Only runs of its own key in the queue change the observed part. */
 export interface PodRecord {
   readonly uid: string;
@@ -23,8 +32,8 @@ export interface PodRecord {
   namespaceHint: NamespaceFacts | undefined;
   /** Owned. */
   sandbox: Sandbox | undefined;
-  /** `Netns.key` of the sandbox that ended last: its remains in /proc are not the pod. */
-  endedNetnsKey: string | undefined;
+  /** The sandbox that ended last: its remains in /proc are not the pod. */
+  ended: EndedNetns | undefined;
   /** Owned: sandboxes that ended or were replaced; the next run clears them up and closes them. */
   readonly departed: Sandbox[];
   /** Calls of ADD that wait for this pod. */
@@ -50,7 +59,7 @@ export function createPodRecord(uid: string): PodRecord {
     facts: undefined,
     namespaceHint: undefined,
     sandbox: undefined,
-    endedNetnsKey: undefined,
+    ended: undefined,
     departed: [],
     adding: 0,
     touched: false,
@@ -74,18 +83,31 @@ export function adoptSandbox(record: PodRecord, sandbox: Sandbox): void {
     return;
   }
   if (known !== undefined) {
-    record.endedNetnsKey = known.netns.key;
-    record.departed.push(known);
+    noteEnd(record, known);
     record.touched = false;
     record.state = "outside";
   }
   record.sandbox = sandbox;
 }
 
+/** The sandbox ended: the pod's next run clears it up. */
+export function noteEnd(record: PodRecord, sandbox: Sandbox): void {
+  record.ended = { key: sandbox.netns.key, uptimeMs: uptime() * 1000 };
+  record.departed.push(sandbox);
+}
+
+/**
+ * Whether a sandbox found in /proc is what is left of the one that ended. The kernel gives the number of a namespace that
+ * is gone to the next one that is made, so the same number alone says nothing: processes that started later do.
+ */
+export function isRemains({ ended }: PodRecord, found: Sandbox): boolean {
+  return ended !== undefined && found.netns.key === ended.key && (found.startedMs ?? 0) < ended.uptimeMs;
+}
+
 /** Gives a pod a sandbox found in /proc, unless an ADD has brought one meanwhile or it is the one that has just ended. */
 export function offerSandbox(record: PodRecord, found: Sandbox | undefined): void {
   if (found === undefined) return;
-  const isWelcome = record.sandbox === undefined && found.netns.key !== record.endedNetnsKey;
+  const isWelcome = record.sandbox === undefined && !isRemains(record, found);
   if (isWelcome) adoptSandbox(record, found);
   else found.netns.close();
 }

@@ -22,6 +22,8 @@ export interface Sandbox {
   readonly ips: readonly string[];
   /** The runtime made the namespace for this very call: nobody has written in it before. */
   readonly isNew: boolean;
+  /** When its oldest process started, in ms since boot; unknown for a sandbox that the runtime named. */
+  readonly startedMs?: number;
 }
 
 export interface SandboxFinderOptions {
@@ -29,6 +31,9 @@ export interface SandboxFinderOptions {
   readonly hostNetns: ReadonlySet<string>;
   readonly log: Logger;
 }
+
+/** Source: USER_HZ is 100 on every architecture Node runs on; proc_pid_stat(5), starttime. */
+const msPerTick = 10;
 
 interface Search {
   readonly pod: SoughtPod;
@@ -86,10 +91,12 @@ export class SandboxFinder {
 
   async #inspect(pod: SoughtPod, process: PodProcess | undefined): Promise<Sandbox | undefined> {
     const netns = process && this.#open(process.netnsPath, process.netnsKey);
-    if (netns === undefined) return undefined;
+    if (process === undefined || netns === undefined) return undefined;
     try {
-      if (await this.#holdsAddress(netns, pod))
-        return { netns, containerId: process?.containerId ?? "", ips: [], isNew: false };
+      if (await this.#holdsAddress(netns, pod)) {
+        const { containerId, startTime } = process;
+        return { netns, containerId, ips: [], isNew: false, startedMs: startTime * msPerTick };
+      }
     } catch (error) {
       netns.close();
       throw error;

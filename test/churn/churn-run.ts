@@ -162,7 +162,7 @@ export class ChurnRun {
           ? this.#delete(pod, operation.seen)
           : this.#forceDelete(pod, operation);
       case "finish":
-        this.#finishPod(pod, operation.sandboxStays);
+        this.#track(pod.finish(operation), JSON.stringify(operation));
         return;
       case "rebuild":
         this.#track(pod.rebuild(operation), JSON.stringify(operation));
@@ -187,13 +187,6 @@ export class ChurnRun {
     this.mesh.api.delete("pods", pod.name, pod.namespace);
     if (lingers) this.#lingering.push(pod);
     else this.#track(pod.end(true), `end of ${pod.name} (${pod.uid})`);
-  }
-
-  #finishPod(pod: KubeletPod, sandboxStays: boolean): void {
-    this.#edit(pod, (object) => {
-      object.status = sandboxStays ? { ...object.status, phase: "Succeeded" } : { phase: "Succeeded" };
-    });
-    if (!sandboxStays) this.#track(pod.stop(true), `stop of ${pod.name} (${pod.uid})`);
   }
 
   #create(slot: Slot, operation: PodOperation & { kind: "create" }): void {

@@ -73,6 +73,8 @@ export class KubeletPod {
       if (old === undefined) return;
       if (!options.newFirst) await this.#stop(options.delSeen);
       await this.#start(options.addSeen);
+      // a pod that was deleted meanwhile got no new one
+      if (this.#sandbox === old) this.#sandbox = undefined;
       if (options.newFirst) await this.#takeDown(old, options.delSeen);
     });
   }
@@ -88,6 +90,17 @@ export class KubeletPod {
         if (clears !== undefined) await untilDone(sandbox, command);
         else await sandbox.exec(command, { mayFail: true });
       }
+    });
+  }
+
+  /** All its containers have ended; the sandbox goes with them, or is left for a while. */
+  finish({ sandboxStays }: { sandboxStays: boolean }): Promise<void> {
+    return this.#do(async () => {
+      if (!this.#isAlive()) return;
+      this.#mesh.api.edit("pods", { name: this.name, namespace: this.namespace }, (object) => {
+        object.status = sandboxStays ? { ...object.status, phase: "Succeeded" } : { phase: "Succeeded" };
+      });
+      if (!sandboxStays) await this.#stop(true);
     });
   }
 

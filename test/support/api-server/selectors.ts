@@ -16,6 +16,7 @@ const fieldsOf: Record<ResourceName, readonly string[]> = {
   namespaces: ["metadata.name", "status.phase"],
   events: ["metadata.name", "metadata.namespace"],
   nodes: ["metadata.name"],
+  daemonsets: ["metadata.name", "metadata.namespace"],
 };
 
 /** Builds the matcher of a `fieldSelector`. @throws StatusError 400 for a field the resource cannot select by. */

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+// What has become of each pod lately: changes of state with their times, the last look, the last failure. Bounded.
+import type { SkippedFamily } from "../redirect/pod-redirection.ts";
+import type { EnrolmentState } from "./pod-record.ts";
+
+/** Parts of a run, in its order. */
+export type PodStep = "sandbox" | "rules" | "ztunnel" | "remove-probes" | "remove-rules" | "remove-ztunnel";
+
+/** How long a part of a run took. */
+export interface StepTime {
+  readonly step: PodStep;
+  readonly ms: number;
+}
+
+/** One change of a pod's state. */
+export interface PodTransition {
+  /** ISO time. */
+  readonly at: string;
+  readonly from: EnrolmentState;
+  readonly to: EnrolmentState;
+  /** From the start of the run to the change. */
+  readonly ms: number;
+  readonly steps: readonly StepTime[];
+  /** One sentence. */
+  readonly reason: string;
+}
+
+/** What a run saw after it had made rules, ip rule and route right. */
+export interface PodLook {
+  readonly at: string;
+  /** On the clock of performance.now(). */
+  readonly atMs: number;
+  readonly netnsKey: string;
+  readonly skippedFamilies: readonly SkippedFamily[];
+}
+
+/** Why pods are not captured, in few words: label values of a metric. */
+export type FailureKind =
+  | "sandbox"
+  | "namespace"
+  | "ztunnel"
+  | "ztunnel-refused"
+  | "rules"
+  | "kernel"
+  | "api"
+  | "other";
+
+/** The failure that a pod's runs end in at present. */
+export interface PodFailure {
+  readonly at: string;
+  readonly kind: FailureKind;
+  readonly message: string;
+  readonly remedy: string;
+  /** In a row. */
+  readonly attempts: number;
+}
+
+/** All that is remembered of a pod. */
+export interface PodPast {
+  /** Oldest first. */
+  readonly transitions: readonly PodTransition[];
+  readonly look: PodLook | undefined;
+  readonly failure: PodFailure | undefined;
+}
+
+/** Who wants to hear of what happens. */
+export interface PodHistoryListener {
+  /** A pod was captured, this long after its labels, its namespace's or an ADD first asked for it. */
+  captured?(seconds: number): void;
+  /** A run ended in a failure. */
+  failed?(kind: FailureKind): void;
+}
+
+export interface PodHistoryOptions {
+  readonly listener?: PodHistoryListener;
+  /** Pods remembered; the one that has been quiet longest goes first. Default 512. */
+  readonly maxPods?: number;
+  /** Changes of state remembered for each pod, default 16. */
+  readonly maxTransitions?: number;
+  /** Milliseconds of a clock that never goes back. */
+  readonly now?: () => number;
+  readonly date?: () => Date;
+}
+
+interface Entry {
+  state: EnrolmentState;
+  transitions: PodTransition[];
+  look: PodLook | undefined;
+  failure: PodFailure | undefined;
+  askedMs: number | undefined;
+  run: { startMs: number; stepMs: number; steps: StepTime[] } | undefined;
+}
+
+const nothing: PodPast = { transitions: [], look: undefined, failure: undefined };
+const maxTextLength = 500;
+
+/** Remembers; every method is cheap and none throws. Runs of one pod never overlap, as the queue has it. */
+export class PodHistory {
+  readonly #options: PodHistoryOptions;
+  readonly #entries = new Map<string, Entry>();
+  readonly #now: () => number;
+  readonly #date: () => Date;
+
+  constructor(options: PodHistoryOptions = {}) {
+    this.#options = options;
+    this.#now = options.now ?? (() => performance.now());
+    this.#date = options.date ?? (() => new Date());
+  }
+
+  /** Something may ask for the pod to be captured: from here on the time until then is counted. */
+  asked(uid: string): void {
+    const entry = this.#entry(uid);
+    if (entry.state !== "enrolled") entry.askedMs ??= this.#now();
+  }
+
+  /** A run begins. */
+  begin(uid: string): void {
+    const startMs = this.#now();
+    this.#entry(uid).run = { startMs, stepMs: startMs, steps: [] };
+  }
+
+  /** A part of the run under way is done. */
+  step(uid: string, step: PodStep): void {
+    const run = this.#entries.get(uid)?.run;
+    if (run === undefined) return;
+    const nowMs = this.#now();
+    run.steps.push({ step, ms: rounded(nowMs - run.stepMs) });
+    run.stepMs = nowMs;
+  }
+
+  /** Rules, ip rule and route of a pod were seen to be right. */
+  looked(uid: string, seen: { netnsKey: string; skippedFamilies: readonly SkippedFamily[] }): void {
+    const { netnsKey, skippedFamilies } = seen;
+    this.#entry(uid).look = { at: this.#isoTime(), atMs: this.#now(), netnsKey, skippedFamilies };
+  }
+
+  /** What keeps the pod from where it should be; it stands until a run gets there. */
+  failed(uid: string, failure: { kind: FailureKind; message: string; remedy: string }): void {
+    const entry = this.#entry(uid);
+    const attempts = (entry.failure?.attempts ?? 0) + 1;
+    const { kind, message, remedy } = failure;
+    entry.failure = {
+      at: this.#isoTime(),
+      kind,
+      message: cut(message),
+      remedy: asSentence(remedy),
+      attempts,
+    };
+    this.#options.listener?.failed?.(kind);
+  }
+
+  /** A run ended, well or not, and the pod stands in this state now. @param reason one sentence */
+  end(uid: string, state: EnrolmentState, reason: string): void {
+    const entry = this.#entry(uid);
+    const { run } = entry;
+    const nowMs = this.#now();
+    entry.run = undefined;
+    if (state === "enrolled" || state === "outside") entry.failure = undefined;
+    if (state === "outside") entry.look = undefined;
+    if (state === entry.state) return;
+    entry.transitions.push({
+      at: this.#isoTime(),
+      from: entry.state,
+      to: state,
+      ms: rounded(nowMs - (run?.startMs ?? nowMs)),
+      steps: run?.steps ?? [],
+      reason: cut(reason),
+    });
+    entry.state = state;
+    const surplus = entry.transitions.length - (this.#options.maxTransitions ?? 16);
+    if (surplus > 0) entry.transitions.splice(0, surplus);
+    if (state === "enrolled" && entry.askedMs !== undefined)
+      this.#options.listener?.captured?.((nowMs - entry.askedMs) / 1000);
+    if (state === "enrolled" || state === "outside") entry.askedMs = undefined;
+  }
+
+  /** The pod is gone. */
+  forget(uid: string): void {
+    this.#entries.delete(uid);
+  }
+
+  /** What is remembered of a pod, nothing for one that was never heard of. */
+  of(uid: string): PodPast {
+    return this.#entries.get(uid) ?? nothing;
+  }
+
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  #entry(uid: string): Entry {
+    let entry = this.#entries.get(uid);
+    // the map's order is that of the last word about each pod
+    if (entry === undefined) {
+      entry = {
+        state: "outside",
+        transitions: [],
+        look: undefined,
+        failure: undefined,
+        askedMs: undefined,
+        run: undefined,
+      };
+    } else this.#entries.delete(uid);
+    this.#entries.set(uid, entry);
+    if (this.#entries.size > (this.#options.maxPods ?? 512)) {
+      const [quietest] = this.#entries.keys();
+      if (quietest !== undefined) this.#entries.delete(quietest);
+    }
+    return entry;
+  }
+
+  #isoTime(): string {
+    return this.#date().toISOString();
+  }
+}
+
+const kindsByErrorName: Readonly<Record<string, FailureKind>> = {
+  RedirectionError: "rules",
+  RedirectOptionsError: "rules",
+  ToolError: "rules",
+  SaveParseError: "rules",
+  BackendError: "rules",
+  NetlinkError: "kernel",
+  NativeError: "kernel",
+  NetnsError: "sandbox",
+  ApiError: "api",
+};
+
+/** Sorts an error by who has to act. */
+export function failureKind(error: unknown): FailureKind {
+  const { name, code } = error as { name?: string; code?: string };
+  if (name === "ZdsError") return code === "NACK" ? "ztunnel-refused" : "ztunnel";
+  return kindsByErrorName[name ?? ""] ?? "other";
+}
+
+function rounded(ms: number): number {
+  return Math.round(ms * 10) / 10;
+}
+
+function cut(text: string): string {
+  return text.length > maxTextLength ? `${text.slice(0, maxTextLength)}…` : text;
+}
+
+/** Remedies are written as the end of a sentence that names the failure. */
+function asSentence(remedy: string): string {
+  return cut(remedy.replace(/^[;,.\s]+/, ""));
+}
