@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+// Keeps our entry in the node's CNI chain, exactly once, for as long as the agent runs; leaves it there afterwards.
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import type { Logger } from "../observe/logger.ts";
+import { type ChainOptions, type ChainPlan, planChain } from "./chain-plan.ts";
+import { type ChainRemovalReport, defaultOwnedFileName, removeFromChain } from "./chain-removal.ts";
+import {
+  applyActions,
+  FolderChangedError,
+  type FolderSnapshot,
+  readFolder,
+  removeTemporaries,
+} from "./conf-dir.ts";
+import { folderFault } from "./conf-fault.ts";
+import type { PluginEntry } from "./conflist-edit.ts";
+import { FightWatch, fightRemedy } from "./fight.ts";
+import { FolderWatch } from "./folder-watch.ts";
+import { HalfWritten } from "./half-written.ts";
+
+/** Another program keeps removing our entry. */
+export interface ChainFight {
+  /** How often so far. */
+  readonly rewrites: number;
+  readonly path: string;
+  readonly remedy: string;
+}
+
+/** What the keeper is told. */
+export interface ChainKeeperOptions {
+  /** The CNI folder as this process sees it. */
+  readonly netDir: string;
+  readonly confName?: string | undefined;
+  /** An own file instead of the primary; undefined: our entry goes into the primary. */
+  readonly owned?: { readonly fileName: string } | undefined;
+  /** Name an own file has or had in another mode, default 02-istio-cni.conflist. */
+  readonly ownedFileName?: string;
+  /** Default true. */
+  readonly chained?: boolean;
+  readonly groupRead?: boolean;
+  readonly entry: PluginEntry;
+  readonly replaceIstioCni?: boolean;
+  readonly log: Logger;
+  /** Why we are not in the chain, with the remedy; undefined: we are. Called on every change. */
+  onstate(fault: string | undefined): void;
+  /** Our entry was missing and is back: sandboxes may have been born without us. Also after the first install. */
+  onrepaired(): void;
+  /** Once per fight. */
+  onfight(fight: ChainFight): void;
+  /** The net under the file events, default 5000. */
+  readonly pollMs?: number;
+  /** How long a file that cannot be parsed may be half written, default 2000. */
+  readonly halfWrittenMs?: number;
+  /** How long another agent's settings are left alone, default 60 000: a rolling upgrade runs two of us. */
+  readonly settingsGraceMs?: number;
+  /** How long the own file outlives the primary it is a copy of, default 60 000. */
+  readonly ownedGraceMs?: number;
+}
+
+const debounceMs = 30;
+const retryMs = 500;
+
+/** Installs, watches and repairs. All faults are told through `onstate` and retried; no method rejects but `remove`. */
+export class ChainKeeper {
+  readonly #options: Required<Omit<ChainKeeperOptions, "confName" | "owned">> & {
+    confName: string | undefined;
+  };
+  readonly #isOwned: boolean;
+  readonly #watch: FolderWatch;
+  readonly #fight = new FightWatch();
+  readonly #halfWritten: HalfWritten;
+  #entry: PluginEntry;
+  #timer: NodeJS.Timeout | undefined;
+  #timerAt = Number.POSITIVE_INFINITY;
+  #running: Promise<void> | undefined;
+  #isStopped = true;
+  #isAskedAgain = false;
+  /** Our entry was in place at the last look. */
+  #isPresent = false;
+  #mendSettings = true;
+  #repairDue = 0;
+  #differsSince: number | undefined;
+  #orphanSince: number | undefined;
+  #fault: string | undefined = "Waiting for the first look at the CNI configuration";
+  #configPath: string | undefined;
+  #hasIstioCni = false;
+
+  constructor(options: ChainKeeperOptions) {
+    this.#options = {
+      chained: true,
+      groupRead: false,
+      replaceIstioCni: false,
+      pollMs: 5000,
+      halfWrittenMs: 2000,
+      settingsGraceMs: 60_000,
+      ownedGraceMs: 60_000,
+      ...options,
+      confName: options.confName,
+      ownedFileName: options.owned?.fileName ?? options.ownedFileName ?? defaultOwnedFileName,
+    };
+    this.#isOwned = options.owned !== undefined;
+    this.#entry = options.entry;
+    this.#halfWritten = new HalfWritten(this.#options.halfWrittenMs);
+    this.#watch = new FolderWatch(options.netDir, () => this.#lookIn(debounceMs));
+  }
+
+  /** File that holds our entry, as this process sees it; undefined while there is none. */
+  get configPath(): string | undefined {
+    return this.#configPath;
+  }
+
+  /** Why we are not in the chain; undefined: we are. */
+  get fault(): string | undefined {
+    return this.#fault;
+  }
+
+  /** How often another program took our entry away. */
+  get rewrites(): number {
+    return this.#fight.rewrites;
+  }
+
+  get fights(): number {
+    return this.#fight.fights;
+  }
+
+  /** A fight goes on. */
+  get isFighting(): boolean {
+    return this.#fight.isOn;
+  }
+
+  /** The chain still calls istio-cni's plugin. */
+  get hasIstioCni(): boolean {
+    return this.#hasIstioCni;
+  }
+
+  /** Installs, as far as possible now, and goes on keeping; resolves after the first look. */
+  async start(): Promise<void> {
+    this.#isStopped = false;
+    await removeTemporaries(this.#options.netDir).catch(() => {});
+    await this.#look();
+  }
+
+  /** Ends the keeping; everything stays installed. */
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    clearTimeout(this.#timer);
+    this.#timerAt = Number.POSITIVE_INFINITY;
+    this.#watch[Symbol.dispose]();
+    await this.#running;
+  }
+
+  /** Writes other settings, for example another exempt list. */
+  async setEntry(entry: PluginEntry): Promise<void> {
+    this.#entry = entry;
+    this.#mendSettings = true;
+    await this.#look();
+  }
+
+  /** Ends the keeping and leaves the chain. @throws Error with the remedy, see {@link removeFromChain} */
+  async remove(): Promise<ChainRemovalReport> {
+    await this.stop();
+    const { netDir, ownedFileName } = this.#options;
+    return removeFromChain({ netDir, ownedFileName });
+  }
+
+  #lookIn(ms: number): void {
+    const at = performance.now() + ms;
+    // a look that is due earlier stays: events that keep coming must not put it off
+    if (this.#isStopped || at >= this.#timerAt) return;
+    clearTimeout(this.#timer);
+    this.#timerAt = at;
+    this.#timer = setTimeout(() => {
+      this.#timerAt = Number.POSITIVE_INFINITY;
+      void this.#look();
+    }, ms);
+  }
+
+  /** One look at a time; asked for while one is under way, another follows. */
+  #look(): Promise<void> {
+    this.#isAskedAgain = true;
+    this.#running ??= this.#lookWhileAsked().finally(() => {
+      this.#running = undefined;
+    });
+    return this.#running;
+  }
+
+  async #lookWhileAsked(): Promise<void> {
+    while (this.#isAskedAgain && !this.#isStopped) {
+      this.#isAskedAgain = false;
+      try {
+        await this.#lookOnce();
+        this.#lookIn(this.#watch.fault === undefined ? this.#options.pollMs : retryMs);
+      } catch (error) {
+        if (error instanceof FolderChangedError) {
+          this.#options.log.debug({ err: error }, "the CNI folder changed under our hands, looking again");
+          this.#isAskedAgain = true;
+          await delay(1);
+          continue;
+        }
+        this.#configPath = undefined;
+        this.#setFault(folderFault(this.#options.netDir, error));
+        this.#lookIn(Math.min(retryMs, this.#options.pollMs));
+      }
+    }
+  }
+
+  async #lookOnce(): Promise<void> {
+    const { netDir } = this.#options;
+    // before reading: what changes from now on comes as an event
+    await this.#watch.renew();
+    const snapshot = await readFolder(netDir);
+    const plan = this.#plan(snapshot);
+    this.#hasIstioCni = this.#noteIstioCni(plan);
+    if (this.#halfWritten.isAnyYoung(plan.invalid.keys())) {
+      this.#lookIn(debounceMs);
+      return;
+    }
+    if (plan.orphaned) await this.#dropOrphan(snapshot);
+    else this.#orphanSince = undefined;
+    if (plan.missing && plan.actions.length > 0 && this.#mustPause(plan)) return;
+    if (plan.actions.length > 0) {
+      await applyActions(netDir, plan.actions, { snapshot, groupRead: this.#options.groupRead });
+      const path = join(netDir, plan.fileName ?? "");
+      this.#options.log.info({ path, missing: plan.missing, types: plan.types }, "wrote the CNI chain");
+    }
+    this.#configPath = plan.fileName === undefined ? undefined : join(netDir, plan.fileName);
+    this.#setFault(plan.fault);
+    if (plan.fileName === undefined) return;
+    this.#mendSettings = false;
+    this.#isPresent = true;
+    if (plan.missing) this.#options.onrepaired();
+  }
+
+  #plan(snapshot: FolderSnapshot): ChainPlan {
+    const { confName, ownedFileName, chained, replaceIstioCni, settingsGraceMs } = this.#options;
+    const base: ChainOptions = {
+      confName,
+      owned: this.#isOwned,
+      ownedFileName,
+      chained,
+      entry: this.#entry,
+      replaceIstioCni,
+    };
+    const strict = planChain(snapshot.files, base);
+    if (this.#mendSettings || strict.actions.length === 0) {
+      this.#differsSince = undefined;
+      return strict;
+    }
+    const lenient = planChain(snapshot.files, { ...base, keepSettings: true });
+    if (lenient.actions.length > 0) return lenient;
+    // nothing but other settings: a newer agent of this node, which is about to replace this one
+    this.#differsSince ??= performance.now();
+    const leftMs = this.#differsSince + settingsGraceMs - performance.now();
+    if (leftMs <= 0) return strict;
+    this.#lookIn(leftMs);
+    return lenient;
+  }
+
+  /** Our copy must not outlive its original for long: the network plugin took the node out of service. */
+  async #dropOrphan(snapshot: FolderSnapshot): Promise<void> {
+    this.#orphanSince ??= performance.now();
+    const leftMs = this.#orphanSince + this.#options.ownedGraceMs - performance.now();
+    if (leftMs > 0) {
+      this.#lookIn(leftMs);
+      return;
+    }
+    const { netDir, ownedFileName, groupRead, log } = this.#options;
+    await applyActions(netDir, [{ kind: "remove", name: ownedFileName }], { snapshot, groupRead });
+    log.warn({ path: join(netDir, ownedFileName) }, "removed our CNI configuration: its original is gone");
+    this.#orphanSince = undefined;
+  }
+
+  /** Counts a rewrite that took our entry away; in a fight the repair waits. */
+  #mustPause(plan: ChainPlan): boolean {
+    if (this.#isPresent) {
+      this.#isPresent = false;
+      const { pauseMs, begins } = this.#fight.record();
+      this.#repairDue = performance.now() + pauseMs;
+      const path = join(this.#options.netDir, plan.fileName ?? "");
+      const { rewrites } = this.#fight;
+      this.#options.log.warn(
+        { path, rewrites, pauseMs },
+        "another program removed our entry from the CNI chain",
+      );
+      if (begins) this.#options.onfight({ rewrites, path, remedy: fightRemedy(plan.types) });
+    }
+    const leftMs = this.#repairDue - performance.now();
+    if (leftMs > 0) this.#lookIn(leftMs);
+    return leftMs > 0;
+  }
+
+  #noteIstioCni(plan: ChainPlan): boolean {
+    if (plan.istioCni && !this.#hasIstioCni) {
+      this.#options.log.warn(
+        { file: plan.fileName },
+        "the CNI chain still calls istio-cni: set REPLACE_ISTIO_CNI=true to replace it, or uninstall istio-cni",
+      );
+    }
+    return plan.istioCni;
+  }
+
+  #setFault(fault: string | undefined): void {
+    if (fault === this.#fault) return;
+    this.#fault = fault;
+    if (fault !== undefined) this.#options.log.warn({ fault }, "not in the CNI chain");
+    this.#options.onstate(fault);
+  }
+}
