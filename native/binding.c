@@ -524,37 +524,108 @@ static napi_value js_socket_in_netns(napi_env env, napi_callback_info info)
 	return fd < 0 ? fail(env, fd, step) : number(env, fd);
 }
 
-struct netlink_work {
+// A job that runs beside the event loop and settles a promise. The first member of what belongs to one function.
+struct job {
 	napi_async_work work;
 	napi_deferred deferred;
-	struct netlink_exchange exchange;
-	uint8_t *request;
 	int netns_fd;
 	int result;
 	const char *step;
+	int (*run)(struct job *job);
+	napi_value (*value)(napi_env env, const struct job *job); // NULL: no memory
+	void (*free)(struct job *job);
 };
 
-static void free_work(struct netlink_work *work)
+static void free_job(struct job *job)
 {
-	if (work->netns_fd >= 0)
-		close(work->netns_fd);
-	free(work->request);
-	free(work->exchange.replies);
-	free(work->exchange.reply_bytes);
-	free(work);
+	if (job->netns_fd >= 0)
+		close(job->netns_fd);
+	job->free(job);
 }
 
-static void run_netlink(napi_env env, void *data)
+static void run_job(napi_env env, void *data)
 {
-	struct netlink_work *work = data;
+	struct job *job = data;
 
 	(void)env;
-	work->result = netns_netlink(work->netns_fd, &work->exchange, &work->step);
+	job->result = job->run(job);
+}
+
+static void finish_job(napi_env env, napi_status status, void *data)
+{
+	struct job *job = data;
+	napi_handle_scope scope;
+
+	// Without a scope the environment is on its way out and nobody waits for the promise.
+	if (napi_open_handle_scope(env, &scope) == napi_ok) {
+		napi_value value = NULL;
+		int error = status == napi_ok ? job->result : -ECANCELED;
+
+		if (error == 0 && !(value = job->value(env, job)))
+			error = -ENOMEM;
+		if (error == 0)
+			napi_resolve_deferred(env, job->deferred, value);
+		else
+			napi_reject_deferred(env, job->deferred, failure_value(env, error, job->step));
+		napi_close_handle_scope(env, scope);
+	}
+	napi_delete_async_work(env, job->work);
+	free_job(job);
+}
+
+// Takes the job, also when it fails.
+static napi_value start_job(napi_env env, struct job *job, int netns_fd, const char *name)
+{
+	napi_value label, promise;
+
+	job->step = "napi_queue_async_work";
+	// The caller may close its descriptor, and the number be used again, before the work begins.
+	job->netns_fd = fcntl(netns_fd, F_DUPFD_CLOEXEC, 0);
+	if (job->netns_fd < 0) {
+		int error = -errno;
+
+		free_job(job);
+		return fail(env, error, "fcntl");
+	}
+	if (napi_create_string_utf8(env, name, NAPI_AUTO_LENGTH, &label) != napi_ok ||
+	    napi_create_promise(env, &job->deferred, &promise) != napi_ok ||
+	    napi_create_async_work(env, NULL, label, run_job, finish_job, job, &job->work) != napi_ok) {
+		free_job(job);
+		return fail(env, -ENOMEM, "napi_create_async_work");
+	}
+	if (napi_queue_async_work(env, job->work) != napi_ok) {
+		napi_delete_async_work(env, job->work);
+		free_job(job);
+		return fail(env, -ENOMEM, "napi_queue_async_work");
+	}
+	return promise;
+}
+
+struct netlink_job {
+	struct job job; // first
+	struct netlink_exchange exchange;
+	uint8_t *request;
+};
+
+static void free_netlink(struct job *job)
+{
+	struct netlink_job *netlink = (struct netlink_job *)job;
+
+	free(netlink->request);
+	free(netlink->exchange.replies);
+	free(netlink->exchange.reply_bytes);
+	free(netlink);
+}
+
+static int run_netlink(struct job *job)
+{
+	return netns_netlink(job->netns_fd, &((struct netlink_job *)job)->exchange, &job->step);
 }
 
 // One copy for all datagrams: each is a view of the same buffer.
-static napi_value replies_value(napi_env env, const struct netlink_exchange *exchange)
+static napi_value replies_value(napi_env env, const struct job *job)
 {
+	const struct netlink_exchange *exchange = &((const struct netlink_job *)job)->exchange;
 	napi_value buffer, result, view;
 	void *copy = NULL;
 	size_t offset = 0;
@@ -573,32 +644,10 @@ static napi_value replies_value(napi_env env, const struct netlink_exchange *exc
 	return result;
 }
 
-static void finish_netlink(napi_env env, napi_status status, void *data)
-{
-	struct netlink_work *work = data;
-	napi_handle_scope scope;
-
-	// Without a scope the environment is on its way out and nobody waits for the promise.
-	if (napi_open_handle_scope(env, &scope) == napi_ok) {
-		napi_value replies = NULL;
-		int error = status == napi_ok ? work->result : -ECANCELED;
-
-		if (error == 0 && !(replies = replies_value(env, &work->exchange)))
-			error = -ENOMEM;
-		if (error == 0)
-			napi_resolve_deferred(env, work->deferred, replies);
-		else
-			napi_reject_deferred(env, work->deferred, failure_value(env, error, work->step));
-		napi_close_handle_scope(env, scope);
-	}
-	napi_delete_async_work(env, work->work);
-	free_work(work);
-}
-
 // netlinkInNetns(netnsFd, protocol, request, deadlineMs) -> Promise<Uint8Array[]>
 static napi_value js_netlink_in_netns(napi_env env, napi_callback_info info)
 {
-	napi_value arguments[4], name, promise;
+	napi_value arguments[4];
 	int32_t netns_fd, protocol, deadline_ms;
 	uint8_t *request;
 	size_t bytes;
@@ -608,36 +657,85 @@ static napi_value js_netlink_in_netns(napi_env env, napi_callback_info info)
 	    !read_bytes(env, arguments[2], &request, &bytes) ||
 	    napi_get_value_int32(env, arguments[3], &deadline_ms) != napi_ok)
 		return wrong_arguments(env);
-	struct netlink_work *work = calloc(1, sizeof(*work));
-	if (!work)
+	struct netlink_job *netlink = calloc(1, sizeof(*netlink));
+	uint8_t *copy = malloc(bytes + 1);
+	if (!netlink || !copy) {
+		free(netlink);
+		free(copy);
 		return fail(env, -ENOMEM, "malloc");
-	work->step = "napi_queue_async_work";
-	work->request = malloc(bytes + 1);
-	// The caller may close its descriptor, and the number be used again, before the work begins.
-	work->netns_fd = fcntl(netns_fd, F_DUPFD_CLOEXEC, 0);
-	if (!work->request || work->netns_fd < 0) {
-		int error = work->request ? -errno : -ENOMEM;
+	}
+	memcpy(copy, request, bytes);
+	netlink->job.run = run_netlink;
+	netlink->job.value = replies_value;
+	netlink->job.free = free_netlink;
+	netlink->request = copy;
+	netlink->exchange.protocol = protocol;
+	netlink->exchange.deadline_ms = deadline_ms;
+	netlink->exchange.request = copy;
+	netlink->exchange.request_bytes = bytes;
+	return start_job(env, &netlink->job, netns_fd, "netlinkInNetns");
+}
 
-		free_work(work);
-		return fail(env, error, "fcntl");
+struct xtables_job {
+	struct job job; // first
+	struct xtables_read table;
+};
+
+static void free_xtables(struct job *job)
+{
+	struct xtables_job *xtables = (struct xtables_job *)job;
+
+	free(xtables->table.entries);
+	free(xtables);
+}
+
+static int run_xtables(struct job *job)
+{
+	return netns_xtables(job->netns_fd, &((struct xtables_job *)job)->table, &job->step);
+}
+
+static napi_value table_value(napi_env env, const struct job *job)
+{
+	const struct xtables_read *table = &((const struct xtables_job *)job)->table;
+	size_t bytes = sizeof(table->info) + table->entries_bytes;
+	napi_value buffer, result;
+	void *copy = NULL;
+
+	if (napi_create_arraybuffer(env, bytes, &copy, &buffer) != napi_ok ||
+	    napi_create_typedarray(env, napi_uint8_array, bytes, buffer, 0, &result) != napi_ok)
+		return NULL;
+	memcpy(copy, table->info, sizeof(table->info));
+	if (table->entries_bytes > 0)
+		memcpy((uint8_t *)copy + sizeof(table->info), table->entries, table->entries_bytes);
+	return result;
+}
+
+// xtablesInNetns(netnsFd, family 4 or 6, table) -> Promise<Uint8Array>: struct ipt_getinfo, then the entries
+static napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
+{
+	napi_value arguments[3];
+	int32_t netns_fd, family;
+	char *name;
+
+	if (!read_arguments(env, info, 3, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
+	    napi_get_value_int32(env, arguments[1], &family) != napi_ok || !(name = read_string(env, arguments[2])))
+		return wrong_arguments(env);
+	size_t bytes = strlen(name) + 1;
+	struct xtables_job *xtables = calloc(1, sizeof(*xtables));
+	if (!xtables || bytes > sizeof(xtables->table.table)) {
+		bool fits = bytes <= sizeof(xtables->table.table);
+
+		free(name);
+		free(xtables);
+		return fits ? fail(env, -ENOMEM, "malloc") : fail(env, -ENAMETOOLONG, "getsockopt");
 	}
-	memcpy(work->request, request, bytes);
-	work->exchange.protocol = protocol;
-	work->exchange.deadline_ms = deadline_ms;
-	work->exchange.request = work->request;
-	work->exchange.request_bytes = bytes;
-	if (napi_create_string_utf8(env, "netlinkInNetns", NAPI_AUTO_LENGTH, &name) != napi_ok ||
-	    napi_create_promise(env, &work->deferred, &promise) != napi_ok ||
-	    napi_create_async_work(env, NULL, name, run_netlink, finish_netlink, work, &work->work) != napi_ok) {
-		free_work(work);
-		return fail(env, -ENOMEM, "napi_create_async_work");
-	}
-	if (napi_queue_async_work(env, work->work) != napi_ok) {
-		napi_delete_async_work(env, work->work);
-		free_work(work);
-		return fail(env, -ENOMEM, "napi_queue_async_work");
-	}
-	return promise;
+	memcpy(xtables->table.table, name, bytes);
+	free(name);
+	xtables->job.run = run_xtables;
+	xtables->job.value = table_value;
+	xtables->job.free = free_xtables;
+	xtables->table.family = family == 6 ? AF_INET6 : AF_INET;
+	return start_job(env, &xtables->job, netns_fd, "xtablesInNetns");
 }
 
 static napi_value init(napi_env env, napi_value exports)
@@ -654,6 +752,7 @@ static napi_value init(napi_env env, napi_value exports)
 		FUNCTION("close", js_close),
 		FUNCTION("socketInNetns", js_socket_in_netns),
 		FUNCTION("netlinkInNetns", js_netlink_in_netns),
+		FUNCTION("xtablesInNetns", js_xtables_in_netns),
 #undef FUNCTION
 	};
 

@@ -105,4 +105,18 @@ struct netlink_exchange {
 
 int netns_netlink(int netns_fd, struct netlink_exchange *exchange, const char **step);
 
+#define XTABLES_NAME_BYTES 32 // with the NUL
+#define XTABLES_INFO_BYTES 84
+
+// One x_tables table as the kernel gives it. The caller frees `entries`.
+struct xtables_read {
+	int family; // AF_INET or AF_INET6
+	char table[XTABLES_NAME_BYTES];
+	uint8_t info[XTABLES_INFO_BYTES]; // struct ipt_getinfo, which is also struct ip6t_getinfo
+	uint8_t *entries;                 // struct ipt_entry or struct ip6t_entry, one after the other
+	size_t entries_bytes;
+};
+
+int netns_xtables(int netns_fd, struct xtables_read *table, const char **step);
+
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Work inside a network namespace, each job on a thread of its own that enters the namespace and ends there:
-// nothing has to be restored, so nothing can fail to be restored.
+// Work inside a network namespace: the thread that each job has of its own, sockets, and conversations over netlink.
 #include "common.h"
+#include "netns.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -22,14 +22,6 @@
 #define MAX_REPLY_BYTES (64 * 1024 * 1024)
 #define RECEIVE_QUEUE_BYTES (4 * 1024 * 1024) // the default loses acks of a batch of some hundred messages
 
-struct netns_job {
-	int netns_fd;
-	int (*run)(void *argument, const char **step);
-	void *argument;
-	const char *step;
-	int result;
-};
-
 static void *enter_and_run(void *argument)
 {
 	struct netns_job *job = argument;
@@ -42,7 +34,7 @@ static void *enter_and_run(void *argument)
 	return NULL;
 }
 
-static int run_in_netns(struct netns_job *job, const char **step)
+int run_in_netns(struct netns_job *job, const char **step)
 {
 	pthread_attr_t attributes;
 	pthread_t thread;

@@ -8,6 +8,8 @@ import type { AgentConfig } from "./config.ts";
 import type { EnrolmentPolicy } from "./enrolment/desired-state.ts";
 import { Enrolment } from "./enrolment/enrolment.ts";
 import { PodLookup } from "./enrolment/pod-lookup.ts";
+import { readConfs } from "./install/chain-plan.ts";
+import { readFolder } from "./install/conf-dir.ts";
 import { AnnotationWriter } from "./kube/annotation-writer.ts";
 import { ApiClient } from "./kube/api-client.ts";
 import { EventRecorder } from "./kube/event-recorder.ts";
@@ -18,6 +20,7 @@ import { HealthServer } from "./observe/health-server.ts";
 import type { LoggerFactory } from "./observe/logger.ts";
 import { Readiness } from "./observe/readiness.ts";
 import { HostProbes } from "./probes/host-probes.ts";
+import { ProbePathWatch } from "./probes/probe-path-watch.ts";
 import { chooseBackend } from "./redirect/backend.ts";
 import { PodRedirection } from "./redirect/pod-redirection.ts";
 import { ZdsServer } from "./ztunnel/zds-server.ts";
@@ -69,7 +72,25 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     procRoot: join(config.hostRoot, "proc"),
     isOutside: (uid) => enrolment.isOutside(uid),
     log: loggers.scope("probes"),
-    onstate: (fault) => (fault === undefined ? readiness.meet("probes") : readiness.miss("probes", fault)),
+    onstate: (fault) => {
+      if (fault !== undefined) return readiness.miss("probes", fault);
+      readiness.meet("probes");
+      probePath.suspect();
+    },
+  });
+  const probePath: ProbePathWatch = new ProbePathWatch({
+    hostNetnsPath: config.hostNetnsPath,
+    probeSnatV4: config.probeSnatV4,
+    probeSnatV6: config.probeSnatV6,
+    ipv6: config.ipv6,
+    countsOwnConnections: () => probes.countsOwnConnections,
+    pluginTypes: async () => readConfs((await readFolder(config.install.netDir)).files).confs[0]?.types ?? [],
+    onoutcome: ({ uid, message, remedy }) => {
+      const pod = node.pod(uid);
+      if (pod === undefined) return;
+      events.record(pod, { reason: "AmbientProbesMayFail", message: `${message}. ${remedy}` });
+    },
+    log: loggers.scope("probes"),
   });
   const finder = new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") });
   const policy = enrolmentPolicy(config);
@@ -81,6 +102,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     annotations,
     events,
     probes,
+    probePath,
     policy,
     log: loggers.scope("enrolment"),
     reconcileIntervalMs: config.reconcileIntervalMs,
@@ -117,6 +139,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
       readiness.miss("agent", "is stopping");
       // runs first: an ADD that waits inside is answered with "try again", so that the server can close
       await Promise.all([enrolment.stop(), plugin.close()]);
+      await probePath.stop();
       await probes.stop();
       await ztunnel.close();
       await node.stop();

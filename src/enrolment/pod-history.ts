@@ -35,15 +35,17 @@ export interface PodLook {
 }
 
 /** Why pods are not captured, in few words: label values of a metric. */
-export type FailureKind =
-  | "sandbox"
-  | "namespace"
-  | "ztunnel"
-  | "ztunnel-refused"
-  | "rules"
-  | "kernel"
-  | "api"
-  | "other";
+export const failureKinds = [
+  "sandbox",
+  "namespace",
+  "ztunnel",
+  "ztunnel-refused",
+  "rules",
+  "kernel",
+  "api",
+  "other",
+] as const;
+export type FailureKind = (typeof failureKinds)[number];
 
 /** The failure that a pod's runs end in at present. */
 export interface PodFailure {

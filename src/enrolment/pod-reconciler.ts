@@ -7,6 +7,7 @@ import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-
 import type { Sandbox, SandboxFinder, SoughtPod } from "../netns/sandbox-finder.ts";
 import type { Logger } from "../observe/logger.ts";
 import type { HostProbes } from "../probes/host-probes.ts";
+import type { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import type { Drift } from "../redirect/fingerprint.ts";
 import type { PodRedirection } from "../redirect/pod-redirection.ts";
 import type { RedirectOptions } from "../redirect/rules.ts";
@@ -34,6 +35,7 @@ export interface ReconcilerParts {
   readonly annotations: AnnotationWriter;
   readonly events: EventRecorder;
   readonly probes: HostProbes;
+  readonly probePath: Pick<ProbePathWatch, "enrolled">;
   readonly policy: EnrolmentPolicy;
   readonly log: Logger;
 }
@@ -114,7 +116,7 @@ export class PodReconciler {
       const ms = Math.round((performance.now() - startedMs) * 10) / 10;
       log.info({ ...names, ms, skippedFamilies: report.skippedFamilies }, "pod enrolled");
     }
-    void this.#exempt(record, { pod, sandbox });
+    void this.#exempt(record, { pod, sandbox, redirect: want.redirect });
     return "enrolled";
   }
 
@@ -122,16 +124,22 @@ export class PodReconciler {
    * Lets the host's probes reach the pod past ztunnel, then tells istiod. ADD does not wait for it: the first probe
    * comes after the container's start, and what is wrong with the host's side is the readiness's to say.
    */
-  async #exempt(record: PodRecord, { pod, sandbox }: { pod: PodFacts; sandbox: Sandbox }): Promise<void> {
-    const { probes, annotations, log } = this.#parts;
+  async #exempt(
+    record: PodRecord,
+    { pod, sandbox, redirect }: { pod: PodFacts; sandbox: Sandbox; redirect: RedirectOptions },
+  ): Promise<void> {
+    const { probes, probePath, annotations, log } = this.#parts;
     const ips = sandbox.ips.length > 0 ? sandbox.ips : pod.ips;
+    const isCurrent = () => record.state === "enrolled" && record.sandbox?.netns === sandbox.netns;
     try {
       await probes.set(pod.uid, ips);
+      // in ingress mode inbound connections never meet ztunnel: such a pod would prove nothing
+      if (isCurrent() && !redirect.ingressMode)
+        probePath.enrolled({ uid: pod.uid, netns: sandbox.netns, addresses: ips });
     } catch (error) {
       log.debug({ uid: pod.uid, ips, err: error }, "the host's probes are not exempted yet");
     }
-    if (record.state === "enrolled" && record.sandbox?.netns === sandbox.netns)
-      annotations.set(pod, "enabled");
+    if (isCurrent()) annotations.set(pod, "enabled");
   }
 
   async #endExemption(uid: string): Promise<void> {

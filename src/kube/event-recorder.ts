@@ -10,7 +10,9 @@ export type EventReason =
   | "AmbientNotCaptured"
   | "AmbientRepaired"
   | "AmbientZtunnelRefused"
-  | "AmbientWaitingForZtunnel";
+  | "AmbientWaitingForZtunnel"
+  | "AmbientProbesMayFail"
+  | "AmbientChainFight";
 
 /** What happened to a pod. The message has cause and remedy. */
 export interface PodEvent {

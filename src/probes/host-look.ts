@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// One look at the host's sets and at our share of its nat table, through netlink: no process, whatever else the host has.
+// One look at the host's sets and at our share of its nat table, in the kernel: no process, whatever else the host has.
 import { createHash, type Hash } from "node:crypto";
 import { SocketAddress } from "node:net";
+import { NativeError, xtablesInNetns } from "../native.ts";
 import { errorCode, NetlinkError, read } from "../netlink/exchange.ts";
 import {
   concatBytes,
@@ -14,9 +15,11 @@ import {
   NLM,
   viewOf,
 } from "../netlink/message.ts";
+import type { Variant } from "../redirect/backend-tools.ts";
 import type { Family } from "../redirect/rules.ts";
 import { PROBE_CHAIN, PROBE_HOOK, PROBE_TABLE } from "./probe-rules.ts";
 import { PROBE_SETS, type SeenSet } from "./probe-set.ts";
+import { hashXtablesShare } from "./xtables-share.ts";
 
 const NETLINK_NETFILTER = 12;
 const NFPROTO: Readonly<Record<Family, number>> = { 4: 2, 6: 10 };
@@ -45,25 +48,29 @@ export interface HostLook {
   readonly sets: ReadonlyMap<Family, SeenSet | undefined>;
   /**
    * Hash of the built-in chain's first rule, of further jumps and of our chain, by family; equal hashes mean equal rules as long as the
-   * sets stay: a rule names its set by number. Undefined with iptables-legacy, which netlink does not show.
+   * sets stay: a rule names its set by number. None for a family whose rules were not looked at, or could not be.
    */
-  readonly hashes: ReadonlyMap<Family, string> | undefined;
+  readonly hashes: ReadonlyMap<Family, string>;
 }
+
+/** What iptables-legacy-save has to find out: what does not exist yet, or cannot be read at one go. */
+const UNREADABLE = new Set(["ENOENT", "ENOPROTOOPT", "EAGAIN", "EMSGSIZE"]);
 
 /**
  * Looks at the given families.
- * @param options.rules whether nf_tables rules are looked at too
+ * @param options.rules which variant's rules are looked at too; looking at iptables-legacy's creates its table
  * @throws NetlinkError EPERM, EAGAIN; NativeError if the conversation with the kernel failed
  */
 export async function lookAtHost(
   netnsFd: number,
-  options: { families: readonly Family[]; rules: boolean },
+  options: { families: readonly Family[]; rules: Variant | undefined },
 ): Promise<HostLook> {
   const { families, rules } = options;
-  const perFamily = rules ? 3 : 1;
+  const isNft = rules === "nft";
+  const perFamily = isNft ? 3 : 1;
   const requests = families.flatMap((family) => [
     listSet(family),
-    ...(rules ? [listRules(family, PROBE_HOOK), listRules(family, PROBE_CHAIN)] : []),
+    ...(isNft ? [listRules(family, PROBE_HOOK), listRules(family, PROBE_CHAIN)] : []),
   ]);
   const answers = await read(netnsFd, NETLINK_NETFILTER, requests);
   const sets = new Map<Family, SeenSet | undefined>();
@@ -71,9 +78,21 @@ export async function lookAtHost(
   for (const [index, family] of families.entries()) {
     const [set, hook, chain] = answers.slice(index * perFamily);
     if (set !== undefined) sets.set(family, decodeSet(set));
-    if (rules && hook !== undefined && chain !== undefined) hashes.set(family, hashRules(hook, chain));
+    if (isNft && hook !== undefined && chain !== undefined) hashes.set(family, hashRules(hook, chain));
+    const hash = rules === "legacy" ? await hashLegacyRules(netnsFd, family) : undefined;
+    if (hash !== undefined) hashes.set(family, hash);
   }
-  return { sets, hashes: rules ? hashes : undefined };
+  return { sets, hashes };
+}
+
+async function hashLegacyRules(netnsFd: number, family: Family): Promise<string | undefined> {
+  try {
+    const table = await xtablesInNetns(netnsFd, family, PROBE_TABLE);
+    return hashXtablesShare(table, { family, hook: PROBE_HOOK, chain: PROBE_CHAIN });
+  } catch (error) {
+    if (error instanceof NativeError && UNREADABLE.has(error.code)) return undefined;
+    throw error;
+  }
 }
 
 function listSet(family: Family): NetlinkRequest {

@@ -99,6 +99,11 @@ export class HostProbes {
     return this.#reported?.fault;
   }
 
+  /** Whether a connection of this process counts as a probe; with PROBE_MATCH=kubelet it usually does not. */
+  get countsOwnConnections(): boolean {
+    return this.#kubelet?.countsOwnConnections ?? true;
+  }
+
   /** Asserts the desired state once and then on a timer. A failure is reported through `onstate` and tried again. */
   async start(): Promise<void> {
     await this.#request().catch(() => {});
@@ -227,7 +232,8 @@ export class HostProbes {
         await this.#state.write(netns, seen, match);
       } catch (error) {
         const isRefused = isRuleRefused(error) && error.message.includes("tables");
-        if (!isRefused || (await this.#kubelet?.refuse(match, firstLine(error))) !== true) throw error;
+        if (!isRefused || (await this.#kubelet?.refuse(match, error.message.replace(/\n.*/s, ""))) !== true)
+          throw error;
       }
     }
   }
@@ -290,8 +296,4 @@ export class HostProbes {
     this.#timer = setTimeout(() => void this.#request().catch(() => {}), delayMs);
     this.#timer.unref();
   }
-}
-
-function firstLine(error: Error): string {
-  return error.message.split("\n")[0] ?? "";
 }

@@ -85,8 +85,8 @@ export class HostState {
    */
   async observe(netns: Netns, wanted: WantedHost): Promise<HostObservation> {
     const { families, skippedFamilies } = this.#families(netns);
-    const isNft = this.#options.backend.variant === "nft";
-    const look = await lookAtHost(netns.fd, { families, rules: isNft && wanted.rules });
+    const rules = wanted.rules ? this.#options.backend.variant : undefined;
+    const look = await lookAtHost(netns.fd, { families, rules });
     // a rule goes before the set it names, and with the set the number that stands for it in the rule's bytes
     if (families.some((family) => look.sets.get(family) === undefined)) this.#good.clear();
     const observed = await allDone(
@@ -123,7 +123,7 @@ export class HostState {
     const { tools } = this.#options.backend;
     await this.#removeRules(netns, tools);
     await this.removeLeftovers(netns);
-    const { sets } = await lookAtHost(netns.fd, { families: ALL_FAMILIES, rules: false });
+    const { sets } = await lookAtHost(netns.fd, { families: ALL_FAMILIES, rules: undefined });
     const names = ALL_FAMILIES.filter((family) => sets.get(family) !== undefined).map(
       (family) => PROBE_SETS[family],
     );
@@ -141,7 +141,7 @@ export class HostState {
     if (!isUsableSet(set)) throw foreignSet(family, set?.type ?? "");
     const sets = planSet(set, { owners: members.owners[family], isStale: members.isStale }, family);
     if (!wanted.rules) return { family, drift: [...sets.drift], setLines: sets.lines, text: undefined };
-    const rules = await this.#observeRules(netns, { family, hash: look.hashes?.get(family), match });
+    const rules = await this.#observeRules(netns, { family, hash: look.hashes.get(family), match });
     return { family, drift: [...sets.drift, ...rules.drift], setLines: sets.lines, text: rules.text };
   }
 
@@ -176,8 +176,11 @@ export class HostState {
     netns: Netns,
     { family, hash, ruleKey }: { family: Family; hash: string; ruleKey: string },
   ): Promise<void> {
-    const { hashes } = await lookAtHost(netns.fd, { families: [family], rules: true });
-    if (hashes?.get(family) !== hash) return;
+    const { hashes } = await lookAtHost(netns.fd, {
+      families: [family],
+      rules: this.#options.backend.variant,
+    });
+    if (hashes.get(family) !== hash) return;
     if (this.#good.size >= MAX_KNOWN_HASHES) this.#good.clear();
     this.#good.set(`${family} ${hash}`, ruleKey);
   }
@@ -199,7 +202,7 @@ export class HostState {
   async #familiesWithNat(netns: Netns, tools: VariantTools): Promise<Family[]> {
     const families = ALL_FAMILIES.filter((family) => tools[family] !== undefined);
     if (tools.variant === "nft") {
-      const { hashes } = await lookAtHost(netns.fd, { families, rules: true }).catch(() => ({
+      const { hashes } = await lookAtHost(netns.fd, { families, rules: "nft" }).catch(() => ({
         hashes: undefined,
       }));
       return families.filter((family) => hashes?.has(family));

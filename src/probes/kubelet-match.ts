@@ -55,6 +55,12 @@ export class KubeletMatch {
     this.#options = options;
   }
 
+  /** Whether connections of this process fit the last match. */
+  get countsOwnConnections(): boolean {
+    const { kind, args } = this.#match;
+    return kind === "any" || (kind === "uid" && args.at(-1) === String(process.getuid?.()));
+  }
+
   /** What to match now. While the kubelet is away the last match stands: there are no probes then. */
   async current(hostNetnsKey: string): Promise<ProbeMatch> {
     if (this.#process !== undefined && this.#isAlive(this.#process)) return this.#match;

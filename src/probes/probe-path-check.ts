@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A synthetic probe: does a connection from a host socket really reach an enrolled pod past ztunnel on this node's network?
 import { closeSync } from "node:fs";
-import { createServer, type Server, Socket } from "node:net";
+import { createServer, type Server, Socket, type SocketConstructorOpts } from "node:net";
 import { socketInNetns } from "../native.ts";
 import type { Netns } from "../netns/netns.ts";
 import { canonicalAddress, familyOf } from "./probe-address.ts";
@@ -16,6 +16,7 @@ export interface ProbePathCheck {
   readonly probeSnat: string;
   /** Default 2 s. */
   readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -68,8 +69,10 @@ const UNKNOWN_REMEDY =
   "that sends them through the host's network stack";
 
 /**
- * Connects from the host to a listener of our own in the pod and looks at the source address it comes with.
- * @throws NativeError when no socket can be opened in one of the namespaces; RangeError for what is no address
+ * Connects from the host to a listener of our own in the pod and looks at the source address it comes with. Both ends are
+ * reset, so that no port of the pod is kept in TIME_WAIT, where an application that starts could not bind to it.
+ * @throws NativeError when no socket can be opened in one of the namespaces (EADDRNOTAVAIL: the pod does not have the address,
+ *   or not yet); RangeError for what is no address; the signal's reason
  */
 export async function checkProbePath(check: ProbePathCheck): Promise<ProbePathResult> {
   const { host, pod, timeoutMs = DEFAULT_TIMEOUT_MS } = check;
@@ -82,7 +85,8 @@ export async function checkProbePath(check: ProbePathCheck): Promise<ProbePathRe
     const arrival = firstArrival(server);
     await listen(server, listenFd);
     const { port } = server.address() as { port: number };
-    const problem = await connect(client, { host: address, port, timeoutMs });
+    const problem = await connect(client, { host: address, port, timeoutMs, signal: check.signal });
+    check.signal?.throwIfAborted();
     // a refusal says so; a reset comes from someone who had accepted
     if (problem !== undefined && problem !== "ECONNRESET") {
       const message = `A probe from the host to ${address} got no connection: ${problem}`;
@@ -91,7 +95,7 @@ export async function checkProbePath(check: ProbePathCheck): Promise<ProbePathRe
     const seenSource = await within(ARRIVAL_MS, arrival);
     return judge(address, { seenSource, probeSnat: canonicalAddress(check.probeSnat) });
   } finally {
-    client.destroy();
+    reset(client);
     server.close();
   }
 }
@@ -117,7 +121,9 @@ function judge(
 
 function openClient(host: Netns, family: 4 | 6, onFailure: () => void): Socket {
   try {
-    return new Socket({ fd: socketInNetns(host.fd, { family, type: "stream" }) });
+    const fd = socketInNetns(host.fd, { family, type: "stream" });
+    // Source: node lib/net.js, Socket: without manualStart it reads before it is connected. Missing in @types/node.
+    return new Socket({ fd, manualStart: true } as SocketConstructorOpts);
   } catch (error) {
     onFailure();
     throw error;
@@ -129,9 +135,15 @@ function firstArrival(server: Server): Promise<string> {
     server.on("connection", (socket) => {
       socket.on("error", () => {});
       resolve(socket.remoteAddress ?? "");
-      socket.destroy();
+      reset(socket);
     });
   });
+}
+
+/** Ends a connection without a trace; one that does not stand has none. */
+function reset(socket: Socket): void {
+  if (socket.connecting || socket.destroyed) socket.destroy();
+  else socket.resetAndDestroy();
 }
 
 function listen(server: Server, fd: number): Promise<void> {
@@ -144,14 +156,22 @@ function listen(server: Server, fd: number): Promise<void> {
 /** @returns what went wrong */
 function connect(
   client: Socket,
-  { host, port, timeoutMs }: { host: string; port: number; timeoutMs: number },
+  {
+    host,
+    port,
+    timeoutMs,
+    signal,
+  }: { host: string; port: number; timeoutMs: number; signal: AbortSignal | undefined },
 ): Promise<string | undefined> {
   return new Promise((resolve) => {
     const timer = setTimeout(() => resolve(`no answer within ${timeoutMs} ms`), timeoutMs);
     const settle = (problem: string | undefined) => {
       clearTimeout(timer);
+      signal?.removeEventListener("abort", stop);
       resolve(problem);
     };
+    const stop = () => settle("stopped");
+    signal?.addEventListener("abort", stop);
     client.on("error", (error: NodeJS.ErrnoException) => settle(error.code ?? error.message));
     client.connect({ host, port }, () => settle(undefined));
   });

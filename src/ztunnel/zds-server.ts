@@ -3,7 +3,7 @@
 // Source: istio/istio cni/pkg/nodeagent/ztunnelserver.go for what ztunnel expects of it.
 import { mkdirSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
-import { listenSeqpacket, type SeqpacketConnection, type SeqpacketListener } from "../native.ts";
+import { listenSeqpacket, type SeqpacketConnection, type SeqpacketListener } from "../native/seqpacket.ts";
 import type { Logger } from "../observe/logger.ts";
 import { Roster, type RosterEntry } from "./workload.ts";
 import { ZdsConnection } from "./zds-connection.ts";

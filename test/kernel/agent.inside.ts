@@ -547,7 +547,16 @@ export async function probes(): Promise<{ captured: string; before: string; entr
 }
 
 /** After everything the agent holds no pod's namespace. */
+/** What is still held; the check of the probes' way keeps its pod's namespace for some seconds, whatever becomes of the pod. */
 export async function remains(): Promise<{ netnsInodes: string[]; held: number }> {
+  const isFree = async (): Promise<boolean> => (await heldNow()).netnsInodes.length === 0;
+  await waitFor("the agent to close all namespaces", isFree, { timeoutMs: 15_000, intervalMs: 100 }).catch(
+    () => {},
+  );
+  return heldNow();
+}
+
+async function heldNow(): Promise<{ netnsInodes: string[]; held: number }> {
   const inodeOf = async (path: string): Promise<string> =>
     (await run(["stat", "-Lc", "%i", path], { mayFail: true })).stdout.trim();
   const folder = `/proc/${mesh.agent.pid}/fd`;

@@ -6,10 +6,17 @@ import { once } from "node:events";
 import { readFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { Netns } from "../../src/netns/netns.ts";
+import { Netns, openNetnsCount } from "../../src/netns/netns.ts";
 import { silentLogger } from "../../src/observe/logger.ts";
 import { HostProbes, type HostProbesOptions } from "../../src/probes/host-probes.ts";
 import { checkProbePath, type ProbePathResult } from "../../src/probes/probe-path-check.ts";
+import {
+  type ProbedPod,
+  type ProbePathReport,
+  type ProbePathState,
+  ProbePathWatch,
+  type ProbePathWatchOptions,
+} from "../../src/probes/probe-path-watch.ts";
 import { chooseBackend } from "../../src/redirect/backend.ts";
 import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
 import { ZdsServer } from "../../src/ztunnel/zds-server.ts";
@@ -421,4 +428,209 @@ export async function syntheticCheck(family: Family): Promise<Record<string, Pro
   await run(["nsenter", `--net=${app.pod.netns}`, tool, "-I", "INPUT", "-p", "tcp", "-j", "DROP"]);
   const dropped = await checkProbePath(check);
   return { without, whole, dropped };
+}
+
+/** What a pod has: sockets of every state, rules, and what ztunnel acknowledged. */
+async function stateOf({ pod, netns }: Enrolled): Promise<Record<string, string | undefined>> {
+  const sockets = (await pod.exec(["ss", "-Hatn"])).stdout.split("\n").sort().join("\n");
+  const saves = await Promise.all(
+    ["iptables-save", "ip6tables-save"].map((tool) => run(["nsenter", `--net=${pod.netns}`, tool])),
+  );
+  const rules = saves.flatMap(({ stdout }) => stdout.split("\n").filter((line) => line.startsWith("-A")));
+  return {
+    sockets,
+    rules: rules.join("\n"),
+    acknowledged: server.acknowledged(pod.uid) === netns.key ? "yes" : "no",
+  };
+}
+
+export interface Watched {
+  readonly state: ProbePathState;
+  readonly reports: readonly ProbePathReport[];
+  readonly log: readonly string[];
+  /** Connections ztunnel saw during the check. */
+  readonly seenByZtunnel: number;
+  readonly before: Record<string, string | undefined>;
+  readonly after: Record<string, string | undefined>;
+}
+
+interface Watching extends Disposable {
+  readonly watch: ProbePathWatch;
+  readonly reports: ProbePathReport[];
+  readonly log: string[];
+}
+
+function newWatch(options: Partial<ProbePathWatchOptions> = {}): Watching {
+  const reports: ProbePathReport[] = [];
+  const log: string[] = [];
+  const note = (fields: object, message: string) =>
+    void log.push(`${message}: ${(fields as { err?: Error }).err?.message ?? JSON.stringify(fields)}`);
+  const watch = new ProbePathWatch({
+    hostNetnsPath,
+    probeSnatV4: probeSnat[4],
+    probeSnatV6: probeSnat[6],
+    ipv6: true,
+    countsOwnConnections: () => true,
+    pluginTypes: async () => ["cilium-cni", "ambient-cni"],
+    onoutcome: (report) => void reports.push(report),
+    log: { ...silentLogger, info: note, warn: note, error: note },
+    settleMs: 20,
+    confirmMs: 100,
+    timeoutMs: 500,
+    ...options,
+  });
+  return { watch, reports, log, [Symbol.dispose]: () => void watch.stop() };
+}
+
+async function enrolledApp(): Promise<Enrolled> {
+  await probes.stop();
+  // nothing is healed meanwhile
+  probes = newProbes({ intervalMs: 600_000 });
+  await probes.start();
+  const app = await runApp();
+  for (const family of [4, 6] as const) {
+    // over IPv6 a new bridge has no usable address for the first second or two
+    await waitFor("the pod's network", async () => !/^[A-Z]|no answer/.test(await fromHost(app, family)));
+  }
+  await capture(app);
+  await probes.set(app.pod.uid, app.pod.ips);
+  return app;
+}
+
+function probed({ pod, netns }: Enrolled): ProbedPod {
+  return { uid: pod.uid, netns, addresses: pod.ips };
+}
+
+async function outcome(watch: ProbePathWatch, sinceMs = 0): Promise<ProbePathState> {
+  await waitFor("an outcome", () => watch.state.atMs !== undefined && watch.state.atMs > sinceMs);
+  return watch.state;
+}
+
+/**
+ * The watch on a pod, after a disturbance of the host.
+ * @param disturb `V4` and `V6` in a command stand for the pod's addresses
+ */
+export async function watched(
+  disturb: readonly (readonly string[])[] = [],
+  pluginTypes: readonly string[] = ["cilium-cni"],
+): Promise<Watched> {
+  const app = await enrolledApp();
+  const undo: string[][] = [];
+  for (const command of disturb) {
+    const argv = command.map((word) => word.replace("V4", app.pod.ip4).replace("V6", app.pod.ip6));
+    await run(argv);
+    if (argv.includes("route")) undo.push(argv.map((word) => (word === "add" ? "del" : word)));
+  }
+  const before = await stateOf(app);
+  const refusedBefore = await refusedBy(app);
+  using watching = newWatch({ pluginTypes: async () => pluginTypes });
+  watching.watch.enrolled(probed(app));
+  const state = await outcome(watching.watch);
+  await watching.watch.stop();
+  const after = await stateOf(app);
+  for (const argv of undo) await run(argv);
+  const { reports, log } = watching;
+  return { state, reports, log, seenByZtunnel: (await refusedBy(app)) - refusedBefore, before, after };
+}
+
+/** How often it looks: outcomes and reports after a bad outcome, before and after its time, and after it was mended. */
+export async function watchedAgain(): Promise<Record<string, unknown>> {
+  const app = await enrolledApp();
+  await run(["ipset", "flush"]);
+  using watching = newWatch({ repeatMs: 400 });
+  const { watch, reports } = watching;
+  // however many pods come at a time, one is looked at
+  for (let i = 0; i < 20; i++) watch.enrolled(probed(app));
+  const first = await outcome(watch);
+  for (let i = 0; i < 20; i++) watch.enrolled(probed(app));
+  const [reportsAtFirst, refusedAtFirst] = [reports.length, await refusedBy(app)];
+  await probes.start();
+  await waitFor("the next check", () => {
+    watch.enrolled(probed(app));
+    return watch.state.atMs !== first.atMs;
+  });
+  const mended = watch.state;
+  const sinceFirstMs = (mended.atMs ?? 0) - (first.atMs ?? 0);
+  const reportsAtMended = reports.length;
+  // a good outcome stands until there is a reason to doubt it
+  await run(["ipset", "flush"]);
+  for (let i = 0; i < 20; i++) watch.enrolled(probed(app));
+  watch.suspect();
+  watch.enrolled(probed(app));
+  const stillMended = watch.state.outcome;
+  await waitFor("a check after a reason to doubt", () => {
+    watch.enrolled(probed(app));
+    return watch.state.atMs !== mended.atMs;
+  });
+  return {
+    first: first.outcome,
+    reportsAtFirst,
+    refusedAtFirst,
+    mended: mended.outcome,
+    sinceFirstMs,
+    reportsAtMended,
+    stillMended,
+    doubted: watch.state.outcome,
+    reports: reports.length,
+  };
+}
+
+/** A host that heals between the two looks. */
+export async function watchedHealing(): Promise<Record<string, unknown>> {
+  const app = await enrolledApp();
+  await run(["ipset", "flush"]);
+  using watching = newWatch({ confirmMs: 1_500 });
+  watching.watch.enrolled(probed(app));
+  await waitFor("the first look", async () => (await refusedBy(app)) > 0);
+  await probes.start();
+  const { outcome: found } = await outcome(watching.watch);
+  return { found, reports: watching.reports };
+}
+
+/** A pod that ends before it is looked at, and then one that does not. */
+export async function watchedDeparting(): Promise<Record<string, unknown>> {
+  const app = await enrolledApp();
+  using watching = newWatch({ settleMs: 300, retryMs: 100 });
+  const { watch, reports, log } = watching;
+  watch.enrolled(probed(app));
+  made.splice(made.indexOf(app), 1);
+  await release(app);
+  // a closed handle is one more thing that may be named
+  watch.enrolled(probed(app));
+  const gone = await outcome(watch);
+  const next = await enrolledApp();
+  await waitFor("the check of the next pod", () => {
+    watch.enrolled(probed(next));
+    return watch.state.outcome !== "unknown";
+  });
+  return { gone: gone.outcome, next: watch.state.outcome, reports, log };
+}
+
+/** Stops in the middle of a connection that nobody answers. */
+export async function watchedStopping(): Promise<Record<string, unknown>> {
+  const app = await enrolledApp();
+  const before = await stateOf(app);
+  await run(["nsenter", `--net=${app.pod.netns}`, "iptables", "-I", "INPUT", "-p", "tcp", "-j", "DROP"]);
+  using watching = newWatch({ timeoutMs: 20_000 });
+  const open = openNetnsCount();
+  watching.watch.enrolled(probed(app));
+  await waitFor("a listener in the pod", async () => (await stateOf(app)).sockets !== before.sockets);
+  const startMs = performance.now();
+  await watching.watch.stop();
+  const ms = performance.now() - startMs;
+  watching.watch.enrolled(probed(app));
+  return {
+    ms,
+    state: watching.watch.state,
+    leftSockets: (await stateOf(app)).sockets !== before.sockets,
+    leftHandles: openNetnsCount() - open,
+  };
+}
+
+/** With a rule that this process's connections do not fit. */
+export async function watchedKubelet(): Promise<Record<string, unknown>> {
+  const app = await enrolledApp();
+  using watching = newWatch({ countsOwnConnections: () => false });
+  for (let i = 0; i < 3; i++) watching.watch.enrolled(probed(app));
+  return { state: watching.watch.state, log: watching.log };
 }

@@ -98,6 +98,115 @@ test.each([
   expect(afterMs).toBeLessThan(2_500);
 });
 
+describe("the watch over the probes' way", () => {
+  const both = (...words: string[]) => [
+    ["iptables", ...words],
+    ["ip6tables", ...words],
+  ];
+
+  test("finds that probes pass, and leaves nothing in the pod and nothing with ztunnel", async () => {
+    const { state, reports, log, seenByZtunnel, before, after } = await node.call.watched();
+    expect(state).toEqual({ outcome: "bypassed", atMs: expect.closeTo(Date.now(), -4) });
+    expect(reports).toEqual([]);
+    expect(log).toEqual([expect.stringMatching(/^kubelet probes pass ztunnel: /)]);
+    expect(seenByZtunnel).toBe(0);
+    expect(before.acknowledged).toBe("yes");
+    expect(before.sockets).toContain(":15006");
+    expect(after).toEqual(before);
+  });
+
+  test.each([
+    [
+      "a rule of others hides the host's",
+      "captured",
+      both("-t", "nat", "-I", "ISTIO_POSTRT", "-j", "RETURN"),
+    ],
+    ["IPv6's rule alone is gone", "captured", [["ip6tables", "-t", "nat", "-F", "ISTIO_POSTRT"]]],
+    ["the sets are empty", "captured", [["ipset", "flush"]]],
+    [
+      "packets pass the host's chain by on another way",
+      "unreachable",
+      [
+        ["ip", "route", "add", "unreachable", "V4/32"],
+        ["ip", "-6", "route", "add", "unreachable", "V6/128"],
+      ],
+    ],
+    ["one family has no way", "unreachable", [["ip", "route", "add", "blackhole", "V4/32"]]],
+  ] as const)("says what to do when %s, and leaves the enrolment alone", async (_name, outcome, disturb) => {
+    const { state, reports, log, before, after } = await node.call.watched(disturb);
+    expect(state.outcome).toBe(outcome);
+    const remedy = expect.stringContaining("set bpf.hostLegacyRouting=true");
+    expect(reports).toEqual([
+      {
+        uid: expect.any(String),
+        outcome,
+        message: expect.stringMatching(/^A probe from the host to /),
+        remedy,
+      },
+    ]);
+    expect(log).toEqual([
+      expect.stringMatching(/^kubelet probes do not pass ztunnel on this node: .*hostLegacy/),
+    ]);
+    expect(before.acknowledged).toBe("yes");
+    expect(after).toEqual(before);
+  });
+
+  test.each([
+    [["ovn-k8s-cni-overlay"], "use local gateway mode (routingViaHost: true)"],
+    [["calico", "portmap"], "before 3.29; upgrade"],
+    [["aws-cni"], "POD_SECURITY_GROUP_ENFORCING_MODE=standard"],
+    [["bridge"], "look for a setting of the CNI plugin"],
+  ])("names the remedy for %s", async (types, remedy) => {
+    const { reports } = await node.call.watched([["ipset", "flush"]], types);
+    expect(reports.map((report) => report.remedy)).toEqual([expect.stringContaining(remedy)]);
+  });
+
+  test("looks at one pod, again after a while when probes do not pass, and again when there is a reason to", async () => {
+    const seen = await node.call.watchedAgain();
+    expect(seen).toMatchObject({
+      first: "captured",
+      reportsAtFirst: 1,
+      // two looks in each family
+      refusedAtFirst: 4,
+      mended: "bypassed",
+      reportsAtMended: 1,
+      stillMended: "bypassed",
+      doubted: "captured",
+      reports: 2,
+    });
+    expect(seen.sinceFirstMs).toBeGreaterThanOrEqual(400);
+  });
+
+  test("does not report what heals by itself", async () => {
+    expect(await node.call.watchedHealing()).toEqual({ found: "bypassed", reports: [] });
+  });
+
+  test("finds nothing out from a pod that has ended, and takes the next", async () => {
+    const { log, ...seen } = await node.call.watchedDeparting();
+    expect(seen).toEqual({ gone: "unknown", next: "bypassed", reports: [] });
+    expect(log).toContainEqual(
+      expect.stringMatching(/^could not find out whether kubelet probes pass.*EADDRNOTAVAIL/),
+    );
+  });
+
+  test("gives up at once when it is stopped, and leaves nothing", async () => {
+    const { ms, ...seen } = await node.call.watchedStopping();
+    expect(seen).toEqual({
+      state: { outcome: "unknown", atMs: undefined },
+      leftSockets: false,
+      leftHandles: 0,
+    });
+    expect(ms).toBeLessThan(1_000);
+  });
+
+  test("says once that it cannot look when only the kubelet's connections count", async () => {
+    expect(await node.call.watchedKubelet()).toEqual({
+      state: { outcome: "unknown", atMs: undefined },
+      log: [expect.stringContaining("PROBE_MATCH=kubelet")],
+    });
+  });
+});
+
 describe("PROBE_MATCH=kubelet", () => {
   test("lets the kubelet pass and no other host process, also when the kubelet comes back in a new cgroup", async () => {
     const seen = await node.call.kubeletOnly();

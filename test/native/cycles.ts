@@ -6,7 +6,8 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
-import { connectSeqpacket, listenSeqpacket, netlinkInNetns, socketInNetns } from "../../src/native.ts";
+import { connectSeqpacket, listenSeqpacket } from "../../src/native/seqpacket.ts";
+import { netlinkInNetns, socketInNetns, xtablesInNetns } from "../../src/native.ts";
 import { encodeRequests, NLM, sortAnswers } from "../../src/netlink/message.ts";
 
 const PIPELINE = 8;
@@ -73,6 +74,17 @@ async function cycleNetlink(times: number): Promise<void> {
   }
 }
 
+async function cycleTables(times: number): Promise<void> {
+  for (let i = 0; i < times; i += PIPELINE) {
+    const reads = Array.from({ length: PIPELINE }, (_, j) => xtablesInNetns(netnsFd, j % 2 ? 6 : 4, "nat"));
+    await Promise.all(reads);
+    if (i % 80 === 0) await xtablesInNetns(0, 4, "nat").catch(() => {});
+    if (i % 80 === 8) await xtablesInNetns(netnsFd, 4, "none").catch(() => {});
+    if (i % 80 === 16) await xtablesInNetns(-1, 4, "nat").catch(() => {});
+    if (i % 80 === 24) await xtablesInNetns(netnsFd, 6, "x".repeat(32)).catch(() => {});
+  }
+}
+
 /** Ways to go wrong: failing calls, arguments of wrong types, packets cut short, handles nobody wants. */
 async function cycleMistakes(times: number): Promise<void> {
   using listener = listenSeqpacket(socketPath, { backlog: 100, maxPacketBytes: 3, maxFds: 0 });
@@ -93,6 +105,8 @@ async function cycleMistakes(times: number): Promise<void> {
     refused(() => addon.start(addon.connect(socketPath, 16, 0), null));
     refused(() => addon.listen(`${socketPath}\0`, 1, 0, 1, 0));
     refused(() => addon.netlinkInNetns(netnsFd, 0, [1, 2], 1));
+    refused(() => addon.xtablesInNetns(netnsFd, 4));
+    refused(() => addon.xtablesInNetns(netnsFd, 4, "nat\0"));
     const client = connectSeqpacket(socketPath);
     client.send(Buffer.from("too long"), netnsFd);
     await new Promise<void>((resolve) => {
@@ -117,7 +131,10 @@ async function cycleWorkers(times: number): Promise<void> {
     addon.start(client, () => {});
     addon.connect(path, 100, 1);
     addon.send(client, new Uint8Array([1]), netnsFd);
-    for (let i = 0; i < 20; i++) addon.netlinkInNetns(netnsFd, 0, request, 1000);
+    for (let i = 0; i < 20; i++) {
+      addon.netlinkInNetns(netnsFd, 0, request, 1000);
+      addon.xtablesInNetns(netnsFd, 4, "nat");
+    }
   `;
   for (let i = 0; i < times; i++) {
     const path = join(folder, `worker-${i}.sock`);
@@ -154,6 +171,7 @@ async function runAll(times: number): Promise<void> {
   await cycleConnections(times);
   cycleSockets(times);
   await cycleNetlink(times);
+  await cycleTables(times);
 }
 
 await cycleWorkers(3);

@@ -21,13 +21,13 @@ afterEach(() => rmSync(folder, { recursive: true }));
 
 /** What a copy of native.ts in the folder does when the addon is first needed. */
 async function use(): Promise<string> {
-  const { connectSeqpacket } = await import(join(folder, "src/native.ts"));
+  const { socketInNetns } = await import(join(folder, "src/native.ts"));
   try {
-    connectSeqpacket(join(folder, "nobody.sock"));
+    socketInNetns(-1, { family: 4, type: "stream" });
   } catch (error) {
     return (error as Error).message;
   }
-  return "connected";
+  return "opened";
 }
 
 test.each([
@@ -35,13 +35,13 @@ test.each([
   { what: "in native/build, as in a checkout", to: "native/build/ambient.node" },
 ])("the addon is found $what", async ({ to }) => {
   copyFileSync(ADDON, join(folder, to));
-  expect(await use()).toContain("connect: ENOENT");
+  expect(await use()).toContain("setns: EBADF");
 });
 
 test("the one beside the module is taken when there are both", async () => {
   writeFileSync(join(folder, "native/build/ambient.node"), "broken");
   copyFileSync(ADDON, join(folder, "src/ambient.node"));
-  expect(await use()).toContain("connect: ENOENT");
+  expect(await use()).toContain("setns: EBADF");
 });
 
 test("the remedy is named when there is none", async () => {

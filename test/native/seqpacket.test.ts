@@ -22,11 +22,11 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest
 import {
   connectSeqpacket,
   listenSeqpacket,
-  NativeError,
   type Packet,
   type SeqpacketConnection,
   type SeqpacketListener,
-} from "../../src/native.ts";
+} from "../../src/native/seqpacket.ts";
+import { NativeError } from "../../src/native.ts";
 
 const CHILD = join(import.meta.dirname, "seqpacket-child.ts");
 const execFileAsync = promisify(execFile);

@@ -114,13 +114,18 @@ describe("the kubelet", () => {
   test("whose match the kernel refuses is matched by the next weaker one", async () => {
     addProcess(200, { comm: "kubelet", cgroup: "0::/kubelet.service" });
     const kubelet = kubeletMatch();
+    expect(kubelet.countsOwnConnections).toBe(true);
     const cgroup = await kubelet.current(hostKey);
+    expect(kubelet.countsOwnConnections).toBe(false);
     expect(await kubelet.refuse(cgroup, "no such match")).toBe(true);
     const uid = await kubelet.current(hostKey);
     expect(uid.kind).toBe("uid");
+    // the user is this process's own
+    expect(kubelet.countsOwnConnections).toBe(true);
     expect(await kubelet.refuse(uid, "nor that")).toBe(true);
     const any = await kubelet.current(hostKey);
     expect(any.kind).toBe("any");
+    expect(kubelet.countsOwnConnections).toBe(true);
     expect(await kubelet.refuse(any, "nothing")).toBe(false);
     expect(warnings).toHaveLength(2);
   });

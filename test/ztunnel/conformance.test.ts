@@ -7,7 +7,7 @@ import { connect, createServer } from "node:net";
 import { dirname } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { connectSeqpacket } from "../../src/native.ts";
+import { connectSeqpacket } from "../../src/native/seqpacket.ts";
 import type { Netns } from "../../src/netns/netns.ts";
 import type { StandInEvent } from "../support/ztunnel/event-log.ts";
 import { PodNamespaces } from "../support/ztunnel/pod-namespaces.ts";

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // An agent that says what a test tells it, right or wrong: to prove that the stand-in is as strict as it claims.
 import { rmSync } from "node:fs";
-import { listenSeqpacket, type SeqpacketConnection, type SeqpacketListener } from "../../../src/native.ts";
+import {
+  listenSeqpacket,
+  type SeqpacketConnection,
+  type SeqpacketListener,
+} from "../../../src/native/seqpacket.ts";
 
 /** Accepts stand-ins on a socket; the newest connection is the one talked to. */
 export class ScriptedAgent implements Disposable {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The stand-in's way to the agent: connects, says hello, and connects again when the connection ends.
 // Source: istio/ztunnel src/inpod/workloadmanager.rs.
-import { connectSeqpacket, NativeError, type SeqpacketConnection } from "../../../src/native.ts";
+
+import { connectSeqpacket, type SeqpacketConnection } from "../../../src/native/seqpacket.ts";
+import { NativeError } from "../../../src/native.ts";
 import { type DialogueOptions, ZdsDialogue } from "./zds-dialogue.ts";
 import { helloBytes } from "./zds-message.ts";
 

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads a table of iptables-legacy (x_tables) out of the kernel, inside a network namespace.
+#include "common.h"
+#include "netns.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <linux/netfilter_ipv4/ip_tables.h>
+#include <linux/netfilter_ipv6/ip6_tables.h>
+
+#define MAX_TABLE_BYTES (64 * 1024 * 1024)
+#define MAX_ATTEMPTS 10
+
+// Both families have the same numbers and the same structures around entries of their own.
+_Static_assert(IPT_SO_GET_INFO == IP6T_SO_GET_INFO && IPT_SO_GET_ENTRIES == IP6T_SO_GET_ENTRIES, "option numbers");
+_Static_assert(sizeof(struct ipt_getinfo) == XTABLES_INFO_BYTES && sizeof(struct ip6t_getinfo) == XTABLES_INFO_BYTES,
+	       "struct ipt_getinfo");
+_Static_assert(sizeof(struct ipt_get_entries) == sizeof(struct ip6t_get_entries), "struct ipt_get_entries");
+_Static_assert(sizeof(((struct ipt_getinfo *)0)->name) == XTABLES_NAME_BYTES, "table names");
+
+static int read_info(int fd, int level, const char *table, struct ipt_getinfo *info)
+{
+	socklen_t bytes = sizeof(*info);
+
+	memset(info, 0, sizeof(*info));
+	memcpy(info->name, table, XTABLES_NAME_BYTES);
+	if (getsockopt(fd, level, IPT_SO_GET_INFO, info, &bytes) < 0)
+		return -errno;
+	return bytes == sizeof(*info) ? 0 : -EPROTO;
+}
+
+// -EAGAIN when the table has another size by now.
+static int read_entries(int fd, int level, const struct ipt_getinfo *info, struct xtables_read *table)
+{
+	size_t bytes = sizeof(struct ipt_get_entries) + info->size;
+	socklen_t length = (socklen_t)bytes;
+	struct ipt_get_entries *entries;
+
+	if (info->size > MAX_TABLE_BYTES)
+		return -EMSGSIZE;
+	// The kernel leaves gaps (the rest of a name's field), which must not hold chance.
+	entries = calloc(1, bytes);
+	if (!entries)
+		return -ENOMEM;
+	memcpy(entries->name, table->table, XTABLES_NAME_BYTES);
+	entries->size = info->size;
+	if (getsockopt(fd, level, IPT_SO_GET_ENTRIES, entries, &length) < 0) {
+		int error = errno;
+
+		free(entries);
+		return -error;
+	}
+	memcpy(table->info, info, sizeof(*info));
+	memmove(entries, entries->entrytable, info->size);
+	table->entries = (uint8_t *)entries;
+	table->entries_bytes = info->size;
+	return 0;
+}
+
+static int read_table_here(void *argument, const char **step)
+{
+	struct xtables_read *table = argument;
+	int level = table->family == AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP;
+	struct ipt_getinfo info, again;
+	int result = -EAGAIN;
+
+	*step = "socket";
+	// Any socket of the family will do; a raw one would take another capability.
+	int fd = socket(table->family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	*step = "getsockopt";
+	// Somebody may write the table between the two questions.
+	for (int attempt = 0; attempt < MAX_ATTEMPTS && result == -EAGAIN; attempt++) {
+		free(table->entries);
+		table->entries = NULL;
+		result = read_info(fd, level, table->table, &info);
+		if (result == 0)
+			result = read_entries(fd, level, &info, table);
+		// The kernel compares no more than sizes: rules of the same length may have changed places.
+		if (result == 0)
+			result = read_info(fd, level, table->table, &again);
+		if (result == 0 && memcmp(&info, &again, sizeof(info)) != 0)
+			result = -EAGAIN;
+	}
+	close(fd);
+	return result;
+}
+
+int netns_xtables(int netns_fd, struct xtables_read *table, const char **step)
+{
+	struct netns_job job = { .netns_fd = netns_fd, .run = read_table_here, .argument = table };
+
+	return run_in_netns(&job, step);
+}
