@@ -252,6 +252,8 @@ export class Enrolment {
   #depart(record: PodRecord): void {
     if (record.sandbox !== undefined) noteEnd(record, record.sandbox);
     record.sandbox = undefined;
+    // its run may have to wait; a ztunnel that connects meanwhile must not be given a namespace that is torn down
+    this.#options.ztunnel.withdraw(record.uid);
     this.#queue.request(record.uid);
   }
 

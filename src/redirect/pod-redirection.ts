@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Redirection of one pod's namespace as a whole: rules, ip rule and route, checked, brought about and removed.
+import { setTimeout as delay } from "node:timers/promises";
+import { NetlinkError } from "../netlink/exchange.ts";
 import {
   ensureRedirectRouting,
   interfaceAddresses,
@@ -20,6 +22,13 @@ import { RedirectionError } from "./redirection-error.ts";
 import { routingDrift } from "./routing-drift.ts";
 import { RuleObserver, type RulesetLook, type WantedRules } from "./rule-observer.ts";
 import type { Family, RedirectOptions } from "./rules.ts";
+
+/**
+ * containerd runs the loopback plugin beside the chain, not before it: "lo" of a new sandbox may come up after our ADD has
+ * begun. Source: containerd/go-cni cni.go, Setup (one goroutine for each network).
+ */
+const LOOPBACK_WAIT_MS = 5_000;
+const LOOPBACK_POLL_MS = 10;
 
 export interface PodRedirectionOptions {
   readonly backend: RedirectBackend;
@@ -159,7 +168,7 @@ export class PodRedirection {
     const [before, look] = await this.#look(netnsCall);
     const { families, skippedFamilies } = await this.#familiesOf(netns, before);
     const isNew = call.isNew === true;
-    const routing = isRoutingComplete(before) ? Promise.resolve(before) : this.#ensureRouting(netns);
+    const routing = isRoutingComplete(before) ? Promise.resolve(before) : this.#ensureRouting(netns, { isNew });
     // Routes before rules: a reply that the rules mark must find its route. In a new namespace nobody replies yet.
     if (!isNew) await routing;
     const [rules, suspects] = await allDone([
@@ -261,10 +270,20 @@ export class PodRedirection {
     return await this.#other.look(netnsCall, call);
   }
 
-  async #ensureRouting(netns: Netns): Promise<RoutingState> {
-    assertPodNetns(netns, this.#options.hostNetns);
+  async #ensureRouting(netns: Netns, { isNew }: { isNew: boolean }): Promise<RoutingState> {
     const families = { v6: this.#options.ipv6 };
-    await ensureRedirectRouting(netns.fd, families);
+    const deadline = performance.now() + (isNew ? LOOPBACK_WAIT_MS : 0);
+    for (;;) {
+      assertPodNetns(netns, this.#options.hostNetns);
+      try {
+        await ensureRedirectRouting(netns.fd, families);
+        break;
+      } catch (error) {
+        const isLoDown = error instanceof NetlinkError && error.code === "ENETDOWN";
+        if (!isLoDown || performance.now() >= deadline) throw error;
+        await delay(LOOPBACK_POLL_MS);
+      }
+    }
     const routing = await readRedirectRouting(netns.fd, families);
     const [missing] = routingDrift(routing);
     if (missing === undefined) return routing;

@@ -113,6 +113,11 @@ export class ZdsServer {
     await newest.add(entry);
   }
 
+  /** Takes a pod out of the roster and tells nobody yet: a ztunnel that connects from now on does not hear of it. */
+  withdraw(uid: string): void {
+    this.#roster.delete(uid);
+  }
+
   /**
    * Takes a pod out of the roster, then tells every ztunnel. Never rejects: a ztunnel that did not hear it
    * has lost its connection, and its next snapshot does not name the pod.

@@ -2,7 +2,7 @@
 // Looks from outside for anything a test node may have left on the machine.
 import { readdir, readFile, readlink } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { cgroupMountPoints, cgroupProcesses } from "./cgroup.ts";
+import { CGROUP_PREFIX, cgroupMountPoints, cgroupProcesses } from "./cgroup.ts";
 
 /** What identifies a node from outside; take it while the node lives. */
 export interface NodeTraces {
@@ -67,6 +67,8 @@ async function traceOfProcess(pid: number, traces: NodeTraces): Promise<string |
     const commandLine = (await readFile(`/proc/${pid}/cmdline`, "utf8")).replaceAll("\0", " ");
     const cgroup = await readFile(`/proc/${pid}/cgroup`, "utf8");
     if (commandLine.includes(traces.cgroupName) || cgroup.includes(traces.cgroupName)) return commandLine;
+    // numbers of namespaces are given out again: what runs in another node is no trace of this one
+    if (cgroup.includes(CGROUP_PREFIX)) return undefined;
     const own = await namespacesOf(pid);
     return own.some((link) => traces.namespaces.includes(link)) ? commandLine : undefined;
   } catch {

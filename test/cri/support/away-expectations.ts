@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an absence of the agent may cost, whether it is short or long.
+import { expect } from "vitest";
+import { say } from "../../cluster/support/real-node.ts";
+import type { AwayTimes } from "../agent-away.inside.ts";
+
+/** Says the times and holds them against the limits. */
+export function expectAwayToHurtNobody(times: AwayTimes, limits: { agentWaitSeconds: number }): void {
+  const list = (values: readonly number[]): string => values.map((ms) => ms.toFixed(0)).join(", ");
+  const failed = times.attempts.filter(({ error }) => error !== undefined);
+  say(
+    `agent away: Stop and Remove ${list(times.dels)} ms, exempt pods ${list(times.exempt)} ms; after its start ready at ` +
+      `${list([times.ready])} ms, mesh pods at ${list(times.meshPods)} ms, others at ${list(times.plainPods)} ms; ` +
+      `${failed.length} of ${times.attempts.length} attempts failed`,
+  );
+  // the launcher's shortest patience
+  for (const ms of [...times.dels, ...times.exempt]) expect(ms).toBeLessThan(2000);
+  // it is back when it is ready: how long a process takes to start is the machine's affair
+  for (const ms of [...times.meshPods, ...times.plainPods]) expect(ms - times.ready).toBeLessThan(2000);
+  expect(failed.length).toBeGreaterThan(0);
+  for (const { error, code, ms } of failed) {
+    expect(code).toBe("UNKNOWN");
+    expect(error).toMatch(awayMessage(limits.agentWaitSeconds));
+    expect(ms).toBeLessThan(1000 * limits.agentWaitSeconds + 1500);
+  }
+}
+
+function awayMessage(seconds: number): RegExp {
+  return new RegExp(
+    [
+      'plugin type="ambient-cni"(?: name="podnet")? failed \\(add\\): Cannot get an answer from the ambient-cni agent of this node',
+      "ADD of pod (?:mesh|plain)/POD",
+      "nothing listens on the socket \\(connection refused\\), so the agent stopped or restarts",
+      `waited ${seconds}(?:\\.\\d+)? s`,
+      "look at the agent's DaemonSet, istio-cni-node or ambient-cni-node: kubectl -n istio-system get pods",
+    ].join(".*"),
+  );
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// The chains of the runtime: who puts our plugin into them is decided in this file alone.
+import { copyFile, mkdir, readdir, rename, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type AmbientPluginOptions, ambientPlugin, bridgeConflist } from "../../support/node/conflist.ts";
+import { PLUGIN_DIR } from "../../support/node/mesh-node.ts";
+
+/** Where the runtime looks, and what the chains keep. */
+export interface ChainPlaces {
+  /** Plugins; the runtime's `bin_dir`. */
+  readonly binDir: string;
+  /** Network configuration that the node's pods use. */
+  readonly confDir: string;
+  /** The same network without our plugin, for the runtime handler {@link bareHandler}. */
+  readonly bareConfDir: string;
+  /** Address leases of host-local, one file for each address. */
+  readonly leaseDir: string;
+  /** One line for each call of portmap, which comes after bridge in ADD and after our plugin in DEL. */
+  readonly callLog: string;
+  /** Seconds that the loopback plugin takes; the runtime runs it beside the chain, not before it. */
+  readonly loopbackDelay: string;
+}
+
+/** Runtime handler whose sandboxes go without our plugin. */
+export const bareHandler = "bare";
+const networkName = "podnet";
+
+/** Places below a test node's scratch folder. */
+export function chainPlaces(scratch: string): ChainPlaces {
+  return {
+    binDir: join(scratch, "cni-bin"),
+    confDir: join(scratch, "net.d"),
+    bareConfDir: join(scratch, "bare-net.d"),
+    leaseDir: join(scratch, "ipam", networkName),
+    callLog: join(scratch, "cni-calls"),
+    loopbackDelay: join(scratch, "loopback-delay"),
+  };
+}
+
+/** Debian's plugins with our launcher after them, and a chain without it. */
+export async function makeChains(places: ChainPlaces, plugin: AmbientPluginOptions): Promise<void> {
+  for (const folder of [places.binDir, places.confDir, places.bareConfDir]) await mkdir(folder);
+  for (const name of await readdir("/usr/lib/cni")) {
+    if (name !== "portmap" && name !== "loopback")
+      await symlink(join("/usr/lib/cni", name), join(places.binDir, name));
+  }
+  await writeFile(join(places.binDir, "portmap"), callLogger(places.callLog), { mode: 0o755 });
+  await writeFile(join(places.binDir, "loopback"), slowLoopback(places.loopbackDelay), { mode: 0o755 });
+  await writeFile(places.callLog, "");
+  await writeFile(places.loopbackDelay, "0");
+  await copyFile(join(PLUGIN_DIR, "ambient-cni"), join(places.binDir, "ambient-cni"));
+  const leaseDir = join(places.leaseDir, "..");
+  const portmap = { type: "portmap", capabilities: { portMappings: true } };
+  const bare = bridgeConflist({ name: networkName, leaseDir, chained: [portmap] });
+  const ours = bridgeConflist({ name: networkName, leaseDir, chained: [portmap, ambientPlugin(plugin)] });
+  await writeChain(places.bareConfDir, bare);
+  await writeChain(places.confDir, ours);
+}
+
+/** The one file of a chain's folder. */
+export function conflistPath(confDir: string): string {
+  return join(confDir, `10-${networkName}.conflist`);
+}
+
+/** Writes beside the place and renames: nobody reads half a file, and containerd 1.6 notices it. */
+export async function writeChain(confDir: string, conflist: object): Promise<void> {
+  const path = conflistPath(confDir);
+  await writeFile(`${path}.new`, JSON.stringify(conflist, undefined, 2));
+  await rename(`${path}.new`, path);
+}
+
+function callLogger(log: string): string {
+  return `#!/bin/sh
+echo "$CNI_COMMAND $CNI_CONTAINERID \${CNI_NETNS:-none}" >>${log}
+exec /usr/lib/cni/portmap
+`;
+}
+
+function slowLoopback(delay: string): string {
+  return `#!/bin/sh
+sleep "$(cat ${delay})"
+exec /usr/lib/cni/loopback
+`;
+}

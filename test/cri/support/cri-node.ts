@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+// A node of the mesh whose pods a real containerd runs: API server, kubelet's part, agent and stand-in ztunnel around it.
+import { mkdir } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { boxImage } from "../../cluster/support/box-image.ts";
+import { makeNodePlaces } from "../../cluster/support/node-places.ts";
+import { writeKubeconfig } from "../../support/api-server/kubeconfig.ts";
+import { ApiServer } from "../../support/api-server.ts";
+import { AgentProcess } from "../../support/node/agent-process.ts";
+import type { AmbientPluginOptions } from "../../support/node/conflist.ts";
+import { type InsideNode, requireNode } from "../../support/node/inside.ts";
+import { StandIn, type StandInStart } from "../../support/ztunnel/stand-in.ts";
+import { type ChainPlaces, chainPlaces, makeChains } from "./chain.ts";
+import { Containerd } from "./containerd.ts";
+import type { CriClient, SandboxConfig } from "./cri-client.ts";
+
+const nodeName = "node-1";
+const kubeconfig = "/run/node/kubeconfig";
+const ztunnelSocket = "/var/run/ztunnel/ztunnel.sock";
+const modeLabel = "istio.io/dataplane-mode";
+
+/** Namespace whose pods are in the mesh. */
+export const meshNamespace = "mesh";
+/** Namespace whose pods are not. */
+export const plainNamespace = "plain";
+/** Port of the applications. */
+export const appPort = 8080;
+
+/** How a {@link CriNode} differs from the default. */
+export interface CriNodeOptions {
+  readonly plugin?: AmbientPluginOptions;
+  /** Settings of every agent that is started. */
+  readonly agentEnv?: Readonly<Record<string, string>>;
+}
+
+/** A pod as its object says it. */
+export interface PodSpec {
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid: string;
+  readonly hostPort?: number;
+}
+
+/** How a sandbox is asked for. */
+export interface RunOptions {
+  /** See `bareHandler`. */
+  readonly handler?: string;
+  /** As the kubelet's own deadline. */
+  readonly timeoutMs?: number;
+}
+
+/** A pod whose sandbox runs. */
+export interface CriPod {
+  readonly spec: PodSpec;
+  readonly config: SandboxConfig;
+  readonly id: string;
+  readonly netns: string;
+  readonly ips: readonly string[];
+  /** How long RunPodSandbox took. */
+  readonly runMs: number;
+}
+
+/** The node. It needs no closing: everything of it ends with the test node. */
+export class CriNode {
+  readonly node: InsideNode;
+  readonly api: ApiServer;
+  readonly chains: ChainPlaces;
+  readonly #agentEnv: Readonly<Record<string, string>>;
+  #containerd: Containerd;
+  #agent: AgentProcess | undefined;
+  #ztunnel: StandIn | undefined;
+  #lastPod = 0;
+
+  private constructor(
+    parts: { node: InsideNode; api: ApiServer; chains: ChainPlaces; containerd: Containerd },
+    agentEnv: Readonly<Record<string, string>>,
+  ) {
+    this.node = parts.node;
+    this.api = parts.api;
+    this.chains = parts.chains;
+    this.#containerd = parts.containerd;
+    this.#agentEnv = agentEnv;
+  }
+
+  /** Starts API server and containerd; agent and ztunnel come with their own methods. */
+  static async start(options: CriNodeOptions = {}): Promise<CriNode> {
+    const node = requireNode();
+    await makeNodePlaces(node.scratch);
+    const chains = chainPlaces(node.scratch);
+    await makeChains(chains, options.plugin ?? {});
+    const [api, containerd] = await Promise.all([ApiServer.start(), Containerd.start(node.scratch, chains)]);
+    await containerd.importImage(node.scratch);
+    writeKubeconfig(kubeconfig, api.url);
+    await mkdir("/var/run/ztunnel", { recursive: true });
+    api.put("nodes", { metadata: { name: nodeName } });
+    for (const [name, labels] of [
+      [meshNamespace, { [modeLabel]: "ambient" }],
+      [plainNamespace, {}],
+      ["istio-system", {}],
+    ] as const) {
+      api.put("namespaces", { metadata: { name, labels }, status: { phase: "Active" } });
+    }
+    return new CriNode({ node, api, chains, containerd }, options.agentEnv ?? {});
+  }
+
+  get cri(): CriClient {
+    return this.#containerd.cri;
+  }
+
+  get containerd(): Containerd {
+    return this.#containerd;
+  }
+
+  /** The agent that was started last. */
+  get agent(): AgentProcess {
+    if (this.#agent === undefined) throw new Error("no agent was started on this node");
+    return this.#agent;
+  }
+
+  /** The stand-in that was started last. */
+  get ztunnel(): StandIn {
+    if (this.#ztunnel === undefined) throw new Error("no ztunnel was started on this node");
+    return this.#ztunnel;
+  }
+
+  /** Starts an agent; it may not be ready yet. */
+  async startAgent(): Promise<AgentProcess> {
+    this.#agent = await AgentProcess.start({ nodeName, kubeconfig, ztunnelSocket, env: this.#agentEnv });
+    return this.#agent;
+  }
+
+  /** Starts a stand-in ztunnel that opens real sockets in the pods and goes from pod to pod by port 15008. */
+  async startZtunnel(options: Omit<StandInStart, "socket"> = {}): Promise<StandIn> {
+    const defaults = { depth: "sockets", hbone: true, maxBackoffMs: 100 } as const;
+    this.#ztunnel = await StandIn.start({ ...defaults, ...options, socket: ztunnelSocket });
+    return this.#ztunnel;
+  }
+
+  /** Starts both and waits until they are there for each other. */
+  async startMesh(): Promise<void> {
+    await this.startAgent();
+    await this.agent.waitReady();
+    await this.startZtunnel();
+    await this.ztunnel.waitForReady();
+  }
+
+  /** Creates the object of a pod that is scheduled here. */
+  createPod(namespace: string, more: { readonly hostPort?: number } = {}): PodSpec {
+    this.#lastPod += 1;
+    const spec: PodSpec = { namespace, name: `pod-${this.#lastPod}`, uid: crypto.randomUUID(), ...more };
+    this.api.put("pods", {
+      metadata: { name: spec.name, namespace, uid: spec.uid, labels: {}, annotations: {} },
+      spec: { nodeName, serviceAccountName: "default", containers: [{ name: "app", image: boxImage }] },
+      status: { phase: "Pending" },
+    });
+    return spec;
+  }
+
+  /** The kubelet's part: RunPodSandbox, then the pod's status. @throws CriError; the object then stays, pending */
+  async runPod(spec: PodSpec, options: RunOptions = {}): Promise<CriPod> {
+    const config = this.#configOf(spec);
+    await mkdir(config.log_directory, { recursive: true });
+    const began = performance.now();
+    const id = await this.cri.runPodSandbox(config, options);
+    const runMs = performance.now() - began;
+    const { ips, netns } = await this.cri.podSandboxStatus(id);
+    this.api.edit("pods", spec, (object) => {
+      const podIPs = ips.map((ip) => ({ ip }));
+      object.status = { ...object.status, phase: "Running", podIP: ips[0], podIPs };
+    });
+    return { spec, config, id, netns, ips, runMs };
+  }
+
+  /** Starts a web server in a pod whose page is the pod's name; returns the container's id. */
+  async startApp(pod: CriPod): Promise<string> {
+    const serve = `echo ${pod.spec.name} >/www/index.html; exec httpd -f -v -p ${appPort} -h /www`;
+    const command = ["/bin/sh", "-c", serve];
+    return this.cri.startContainer(pod.id, pod.config, { name: "app", image: boxImage, command });
+  }
+
+  /** File with what a pod's application printed. Source: the CRI's log format is "TIME STREAM TAG TEXT". */
+  logOf(pod: CriPod): string {
+    return join(pod.config.log_directory, "app.log");
+  }
+
+  /** Marks the object, then StopPodSandbox, RemovePodSandbox, and the object goes. */
+  async deletePod(pod: CriPod): Promise<void> {
+    this.api.edit("pods", pod.spec, (object) => {
+      object.metadata.deletionTimestamp = new Date().toISOString();
+    });
+    await this.cri.stopPodSandbox(pod.id);
+    await this.cri.removePodSandbox(pod.id);
+    this.api.delete("pods", pod.spec.name, pod.spec.namespace);
+  }
+
+  /** The container runtime goes away and comes back. */
+  async restartContainerd(): Promise<void> {
+    await this.#containerd.stop();
+    this.#containerd = await Containerd.start(this.node.scratch, this.chains);
+  }
+
+  #configOf(spec: PodSpec): SandboxConfig {
+    const { name, namespace, uid, hostPort } = spec;
+    return {
+      metadata: { name, namespace, uid, attempt: 0 },
+      hostname: name,
+      log_directory: join(this.node.scratch, "logs", uid),
+      // none of the machine's
+      dns_config: { servers: ["10.96.0.10"] },
+      port_mappings: hostPort === undefined ? [] : [{ container_port: appPort, host_port: hostPort }],
+      labels: { "io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace },
+      annotations: {},
+      linux: { cgroup_parent: `/${basename(this.node.cgroupFolder)}/kubepods/burstable/pod${uid}` },
+    };
+  }
+}

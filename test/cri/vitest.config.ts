@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// How `npm run test:cri` runs: the whole suite with its long variants, one file after the other, so that times mean something.
+import { defineConfig } from "vitest/config";
+
+// biome-ignore lint/style/noDefaultExport: vitest reads its configuration from there.
+export default defineConfig({
+  test: {
+    // npm test does not find the slow ones
+    include: ["test/cri/**/*.test.ts", "test/cri/**/*.slow.ts"],
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    pool: "forks",
+    fileParallelism: false,
+    reporters: ["verbose"],
+  },
+});
