@@ -1,0 +1,43 @@
+{{/*
+The agent's settings as a JSON object of strings; the DaemonSet carries its checksum, so that a change reaches the pods.
+*/}}
+{{- define "ambient-cni.config" -}}
+{{- $values := include "ambient-cni.values" . | fromYaml -}}
+{{- $ambient := $values.ambient -}}
+{{- $config := dict
+  "AGENT_AWAY_POLICY" $values.agentAwayPolicy
+  "AGENT_WAIT_SECONDS" (toString $values.agentWaitSeconds)
+  "AMBIENT_DNS_CAPTURE" (toString $ambient.dnsCapture)
+  "AMBIENT_ENABLED" "true"
+  "AMBIENT_IPV6" (toString $ambient.ipv6)
+  "CHAINED_CNI_PLUGIN" (toString $values.chained)
+  "CNI_CONF_GROUP_READ" (toString $values.cniConfGroupRead)
+  "DASHBOARD" (toString $values.dashboard)
+  "EXCLUDE_NAMESPACES" (join "," $values.excludeNamespaces)
+  "HEALTH_PORT" (toString $values.healthPort)
+  "ISTIO_OWNED_CNI_CONFIG" (toString $values.istioOwnedCNIConfig)
+  "MONITORING_PORT" (toString $values.monitoringPort)
+  "PROBE_MATCH" $values.probeMatch
+  "REPLACE_ISTIO_CNI" (toString $values.replaceIstioCni)
+  "SYSTEM_NAMESPACE" $values.global.istioNamespace
+-}}
+{{- with $ambient.enablementSelectors -}}
+{{- $_ := set $config "AMBIENT_ENABLEMENT_SELECTOR" (toJson .) -}}
+{{- end -}}
+{{- with $values.cniConfFileName -}}
+{{- $_ := set $config "CNI_CONF_NAME" . -}}
+{{- end -}}
+{{- with $values.istioOwnedCNIConfigFileName -}}
+{{- $_ := set $config "ISTIO_OWNED_CNI_CONFIG_FILENAME" . -}}
+{{- end -}}
+{{- with $values.forceIptablesBinary -}}
+{{- $_ := set $config "FORCE_IPTABLES_BINARY" . -}}
+{{- end -}}
+{{- if $values.global.nativeNftables -}}
+{{- $_ := set $config "NATIVE_NFTABLES" "true" -}}
+{{- end -}}
+{{- range $name, $value := $values.env -}}
+{{- $_ := set $config $name (toString $value) -}}
+{{- end -}}
+{{- toJson $config -}}
+{{- end -}}

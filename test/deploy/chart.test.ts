@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: Apache-2.0
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { parseAllDocuments } from "yaml";
+import { Chart, type Values } from "../../scripts/manifest-chart.ts";
+import { plainManifest, plainManifests } from "../../scripts/manifests.ts";
+import { loadConfig } from "../../src/config.ts";
+import { istioCniObjects } from "./istio-cni-daemonset.ts";
+import { schemaFaults } from "./values-schema.ts";
+
+const root = join(import.meta.dirname, "../..");
+const chart = new Chart(join(root, "deploy/chart"));
+const schema = JSON.parse(readFileSync(join(root, "deploy/chart/values.schema.json"), "utf8"));
+const place = { releaseName: "mesh", namespace: "istio-system", kubeVersion: "1.30.0" } as const;
+
+// biome-ignore lint/suspicious/noExplicitAny: Kubernetes objects are read field by field.
+type Any = any;
+
+function render(values: Values = {}, kubeVersion = "1.30.0"): Any[] {
+  expect(schemaFaults(values, schema)).toEqual([]);
+  return chart.render({ ...place, kubeVersion, values }).map(({ object }) => object);
+}
+
+function find(objects: readonly Any[], kind: string): Any {
+  const found = objects.filter((object) => object.kind === kind);
+  expect(found.map(({ metadata }) => metadata.name)).toHaveLength(1);
+  return found[0];
+}
+
+function container(objects: readonly Any[]): Any {
+  return find(objects, "DaemonSet").spec.template.spec.containers[0];
+}
+
+function settings(objects: readonly Any[]): Record<string, string> {
+  return find(objects, "ConfigMap").data;
+}
+
+/** Every way of setting values that the documentation names; all are compared with Helm where there is one. */
+const cases: Readonly<Record<string, Values>> = {
+  defaults: {},
+  "istio-cni's names": { istioCniNames: true },
+  "values below cni": {
+    cni: { chained: false, cniConfFileName: "99-x.conflist", ambient: { dnsCapture: false } },
+  },
+  "image by its whole name": { cni: { image: "registry.example/mesh/ambient-cni:2" } },
+  "hub and tag": { hub: "registry.example/mesh", tag: "2", pullPolicy: "Always" },
+  "own folders": { cniBinDir: "/a", cniConfDir: "/b", cniNetnsDir: "/c", cniConfFileName: "d.conf" },
+  "own file": {
+    istioOwnedCNIConfig: true,
+    istioOwnedCNIConfigFileName: "01-own.conflist",
+    cniConfGroupRead: true,
+  },
+  selectors: {
+    ambient: {
+      enablementSelectors: [
+        { podSelector: { matchLabels: { mesh: "yes" } } },
+        { namespaceSelector: { matchExpressions: [{ key: "mesh", operator: "Exists" }] } },
+      ],
+    },
+  },
+  "host network": { ambient: { shareHostNetworkNamespace: true }, healthPort: 18000, monitoringPort: 15024 },
+  policies: {
+    agentAwayPolicy: "namespace",
+    agentWaitSeconds: 0,
+    probeMatch: "kubelet",
+    forceIptablesBinary: "nft",
+  },
+  switches: {
+    dashboard: true,
+    replaceIstioCni: true,
+    ambient: { ipv6: false },
+    excludeNamespaces: ["a", "b"],
+  },
+  env: {
+    env: { LOG_LEVEL: "debug", ZTUNNEL_WAIT_SECONDS: 30, EXCLUDE_NAMESPACES: "mine", NOTE: "yes & <no>" },
+  },
+  logging: { logging: { level: "default:info,cni:debug" }, global: { logAsJson: true } },
+  pod: {
+    podLabels: { team: "mesh" },
+    podAnnotations: { note: "on" },
+    daemonSetLabels: { tier: "node" },
+    affinity: { nodeAffinity: { x: 1 } },
+    tolerations: [],
+    priorityClassName: "high",
+    terminationGracePeriodSeconds: 9,
+    resources: { limits: { memory: "200Mi" } },
+  },
+  security: {
+    privileged: true,
+    readOnlyRootFilesystem: false,
+    seccompProfile: { type: "Unconfined" },
+    seLinuxOptions: { type: "x_t" },
+  },
+  "rolling update": { rollingMaxUnavailable: "10%" },
+  "update strategy": { updateStrategy: { type: "OnDelete", rollingUpdate: null } },
+  "everything optional": {
+    networkPolicy: { enabled: true },
+    resourceQuotas: { enabled: true },
+    podMonitor: { enabled: true, interval: "10s" },
+    global: { imagePullSecrets: ["one", "two"], nativeNftables: true, imagePullPolicy: "IfNotPresent" },
+  },
+  "values of istio-cni that mean nothing here": {
+    profile: "ambient",
+    variant: "distroless",
+    provider: "multus",
+    revision: "a",
+    ownerName: "b",
+    repair: { enabled: true },
+    logLevel: "debug",
+  },
+  ...Object.fromEntries(
+    ["aks", "eks", "gke", "k3d", "k3s", "kind", "microk8s", "minikube", "openshift", "talos"].map(
+      (platform) => [`platform ${platform}`, { global: { platform } }],
+    ),
+  ),
+};
+
+describe("the chart", () => {
+  test.each(Object.entries(cases))("renders a whole with %s", (_, values) => {
+    const objects = render(values);
+    const daemonSet = find(objects, "DaemonSet");
+    const { spec } = daemonSet.spec.template;
+    expect(daemonSet.spec.template.metadata.labels).toMatchObject(daemonSet.spec.selector.matchLabels);
+    // what is mounted is there, and what is there is mounted
+    const mounts = container(objects).volumeMounts.map(({ name }: Any) => name);
+    expect(mounts.toSorted()).toEqual(spec.volumes.map(({ name }: Any) => name).toSorted());
+    // names point at each other
+    const account = find(objects, "ServiceAccount").metadata;
+    expect(spec.serviceAccountName).toBe(account.name);
+    expect(container(objects).envFrom).toEqual([
+      { configMapRef: { name: find(objects, "ConfigMap").metadata.name } },
+    ]);
+    for (const kind of ["Role", "ClusterRole"]) {
+      const binding = find(objects, `${kind}Binding`);
+      expect(binding.roleRef).toEqual({
+        apiGroup: "rbac.authorization.k8s.io",
+        kind,
+        name: find(objects, kind).metadata.name,
+      });
+      expect(binding.subjects).toEqual([
+        { kind: "ServiceAccount", name: account.name, namespace: "istio-system" },
+      ]);
+    }
+    expect(find(objects, "Role").rules[0].resourceNames).toEqual([daemonSet.metadata.name]);
+    // ConfigMaps and annotations hold nothing but strings
+    for (const value of Object.values(settings(objects))) expect(value).toBeTypeOf("string");
+    for (const value of Object.values(daemonSet.spec.template.metadata.annotations)) {
+      expect(value).toBeTypeOf("string");
+    }
+    for (const { metadata, kind } of objects) {
+      expect(metadata.namespace).toBe(/^Cluster/.test(kind) ? undefined : "istio-system");
+    }
+  });
+
+  test.each(Object.entries(cases))("gives the agent settings that it takes with %s", (name, values) => {
+    const env = { ...settings(render(values)), NODE_NAME: "n", POD_NAME: "p", POD_NAMESPACE: "istio-system" };
+    const args = container(render(values)).args;
+    if (name === "everything optional") expect(() => loadConfig({ env, args })).toThrow("NATIVE_NFTABLES");
+    else expect(loadConfig({ env, args }).nodeName).toBe("n");
+  });
+
+  test("grants what the agent asks for and nothing else", () => {
+    const objects = render();
+    expect(find(objects, "ClusterRole").rules).toEqual([
+      { apiGroups: [""], resources: ["pods", "namespaces"], verbs: ["get", "list", "watch"] },
+      { apiGroups: [""], resources: ["pods/status"], verbs: ["patch"] },
+      { apiGroups: [""], resources: ["events"], verbs: ["create", "patch"] },
+    ]);
+    expect(find(objects, "Role").rules).toEqual([
+      { apiGroups: ["apps"], resources: ["daemonsets"], resourceNames: ["ambient-cni-node"], verbs: ["get"] },
+    ]);
+  });
+
+  test("lets the agent use the privileged constraint on OpenShift only", () => {
+    const rules = find(render(cases["platform openshift"]), "ClusterRole").rules;
+    expect(rules.at(-1)).toEqual({
+      apiGroups: ["security.openshift.io"],
+      resources: ["securitycontextconstraints"],
+      resourceNames: ["privileged"],
+      verbs: ["use"],
+    });
+    expect(JSON.stringify(find(render(cases["platform talos"]), "ClusterRole"))).not.toContain("openshift");
+  });
+
+  test("runs the agent unprivileged, with five capabilities and nothing to write on but its mounts", () => {
+    expect(container(render()).securityContext).toEqual({
+      runAsUser: 0,
+      runAsGroup: 0,
+      runAsNonRoot: false,
+      privileged: false,
+      readOnlyRootFilesystem: true,
+      allowPrivilegeEscalation: true,
+      capabilities: {
+        drop: ["ALL"],
+        add: ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "DAC_OVERRIDE"],
+      },
+      appArmorProfile: { type: "Unconfined" },
+      seccompProfile: { type: "RuntimeDefault" },
+    });
+  });
+
+  test("tells AppArmor by annotation before Kubernetes 1.30, which has no field for it", () => {
+    const [older, newer] = [render({}, "1.29.9"), render({}, "1.31.0")];
+    const annotation = "container.apparmor.security.beta.kubernetes.io/install-cni";
+    expect(find(older, "DaemonSet").spec.template.metadata.annotations[annotation]).toBe("unconfined");
+    expect(container(older).securityContext).not.toHaveProperty("appArmorProfile");
+    expect(find(newer, "DaemonSet").spec.template.metadata.annotations).not.toHaveProperty([annotation]);
+  });
+
+  test("changes the pods when a setting changes", () => {
+    const checksum = (values: Values) =>
+      find(render(values), "DaemonSet").spec.template.metadata.annotations["checksum/config"];
+    expect(checksum({ dashboard: true })).not.toBe(checksum({}));
+    expect(checksum({ podLabels: { a: "b" } })).toBe(checksum({}));
+  });
+
+  test("takes values below cni before those beside it, false ones too", () => {
+    const data = settings(
+      render({ chained: true, dashboard: true, cni: { chained: false, dashboard: false } }),
+    );
+    expect(data).toMatchObject({ CHAINED_CNI_PLUGIN: "false", DASHBOARD: "false" });
+  });
+
+  test("takes a value that is given before the platform's", () => {
+    const objects = render({ platform: "openshift", chained: true, cniBinDir: "/mine" });
+    expect(settings(objects).CHAINED_CNI_PLUGIN).toBe("true");
+    const paths = find(objects, "DaemonSet").spec.template.spec.volumes.map(
+      ({ hostPath }: Any) => hostPath.path,
+    );
+    expect(paths).toContain("/mine");
+    expect(paths).toContain("/etc/cni/multus/net.d");
+  });
+
+  test("mounts the runtime's namespaces where the agent looks for the path it is given", () => {
+    const mount = container(render(cases["platform minikube"])).volumeMounts.find(
+      ({ name }: Any) => name === "cni-netns-dir",
+    );
+    expect(mount).toEqual({
+      name: "cni-netns-dir",
+      mountPath: "/host/var/run/docker/netns",
+      mountPropagation: "HostToContainer",
+    });
+  });
+
+  test("mounts what istio-cni's DaemonSet mounts, with the same options, and iptables' lock", () => {
+    const theirs = find(istioCniObjects("x"), "DaemonSet").spec.template.spec.containers[0].volumeMounts;
+    const ours = container(render()).volumeMounts;
+    expect(ours).toEqual(expect.arrayContaining(theirs));
+    expect(ours).toHaveLength(theirs.length + 1);
+  });
+
+  test.each([
+    ["an unknown platform", { cni: { platform: "vms" } }, /not known: use one of aks, .* talos$/],
+    ["sidecars only", { ambient: { enabled: false } }, /ambient.enabled must be true/],
+  ])("refuses %s", (_, values, message) => {
+    expect(() => chart.render({ ...place, values })).toThrow(message);
+  });
+
+  test("has notes without anything missing in them", () => {
+    expect(chart.notes(place)).toContain("kubectl -n istio-system rollout status daemonset/ambient-cni-node");
+  });
+});
+
+describe("the schema", () => {
+  test("knows every value of the chart, and the chart every value of the schema", () => {
+    expect(schemaFaults(chart.values, schema)).toEqual([]);
+    const withoutDefault = ["logLevel", "psp_cluster_role"];
+    expect(
+      Object.keys(schema.properties)
+        .filter((name) => !withoutDefault.includes(name))
+        .sort(),
+    ).toEqual(Object.keys(chart.values).sort());
+  });
+
+  test.each([
+    ["a misspelt value", { cniBindir: "/a" }],
+    ["a misspelt value below cni", { cni: { cniBindir: "/a" } }],
+    ["a relative folder", { cniBinDir: "opt/cni/bin" }],
+    ["a file name with a folder", { cniConfFileName: "a/b" }],
+    ["a text for a switch", { ambient: { dnsCapture: "no" } }],
+    ["an unknown policy", { agentAwayPolicy: "maybe" }],
+    ["a wait nobody can want", { agentWaitSeconds: 61 }],
+    ["an unknown platform", { global: { platform: "vms" } }],
+    ["a selector that selects nothing known", { ambient: { enablementSelectors: [{ pods: {} }] } }],
+  ])("refuses %s", (_, values) => {
+    expect(schemaFaults(values, schema)).toHaveLength(1);
+  });
+});
+
+describe("plain manifests", () => {
+  test.each(plainManifests)(
+    "$fileName is what the chart renders now (node scripts/manifests.ts)",
+    (manifest) => {
+      const text = readFileSync(join(root, "deploy/manifests", manifest.fileName), "utf8");
+      expect(text).toBe(plainManifest(manifest));
+    },
+  );
+
+  test("are of the version that is built", () => {
+    const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+    expect(container(render()).image).toBe(`localhost/ambient-cni:${version}`);
+    expect(readFileSync(join(root, "deploy/Dockerfile"), "utf8")).toContain(`ARG VERSION=${version}\n`);
+  });
+});
+
+describe("istio-cni's DaemonSet", () => {
+  test("gives the agent settings that it takes", () => {
+    const objects = istioCniObjects("localhost/ambient-cni:1");
+    const { args, image, command } = container(objects);
+    expect([command, image]).toEqual([["install-cni"], "localhost/ambient-cni:1"]);
+    const config = loadConfig({ env: { ...settings(objects), NODE_NAME: "n" }, args });
+    expect([...config.excludeNamespaces]).toEqual(["kube-system"]);
+    expect(config.selectors).toHaveLength(2);
+    // the repair settings are said to be without effect
+    expect(config.ignored.filter((line) => line.startsWith("REPAIR_")).length).toBeGreaterThan(0);
+  });
+});
+
+describe("Helm (in PATH, or named by HELM)", () => {
+  const helm = process.env.HELM ?? "helm";
+  const isThere = (() => {
+    try {
+      return execFileSync(helm, ["version", "--short"], { encoding: "utf8" }) !== "";
+    } catch {
+      return false;
+    }
+  })();
+
+  test.skipIf(!isThere).each(Object.entries(cases))("renders the same with %s", (_, values) => {
+    for (const kubeVersion of ["1.29.0", "1.34.0"]) {
+      const args = ["template", "mesh", chart.folder, "-n", "istio-system", "--kube-version", kubeVersion];
+      const text = execFileSync(helm, [...args, "-f", "-"], {
+        input: JSON.stringify(values),
+        encoding: "utf8",
+      });
+      const theirs = parseAllDocuments(text, { version: "1.1" }).map((document) => document.toJS());
+      const byName = (a: Any, b: Any) =>
+        `${a.kind}/${a.metadata.name}` < `${b.kind}/${b.metadata.name}` ? -1 : 1;
+      expect(theirs.filter((object) => object !== null).sort(byName)).toEqual(
+        render(values, kubeVersion).sort(byName),
+      );
+    }
+  });
+
+  test.skipIf(!isThere)("finds nothing wrong with the chart", () => {
+    expect(execFileSync(helm, ["lint", "--strict", chart.folder], { encoding: "utf8" })).toContain(
+      "0 chart(s) failed",
+    );
+  });
+});
+
+describe("deploy/README.md", () => {
+  const readme = readFileSync(join(root, "deploy/README.md"), "utf8");
+
+  test("names values that exist", () => {
+    const named = [...readme.matchAll(/--set ([\w.]+)=|`([a-zA-Z]+(?:\.[a-zA-Z]+)*)(?:=[^`]*)?`/g)]
+      .map(([, set, quoted]) => set ?? quoted!)
+      .map((name) => name.replace(/^(values\.)?cni\./, ""));
+    const exists = (name: string) =>
+      name
+        .split(".")
+        .reduce<Any>((values, part) => (values === undefined ? undefined : values[part]), chart.values) !==
+      undefined;
+    // what the text quotes besides values: files, labels' values, states
+    const others =
+      /^(Dockerfile|ambient|pending|none|nsenter|istioctl|install-cni|privileged|baseline|enforce|aks|eks|gke|k3d|k3s|kind|microk8s|minikube|openshift|talos|values.schema.json|istio-cni.conf|nativeNftables|exclusive|[A-Z_]+|ztunnel|env\.[A-Z_]+)$/;
+    expect(
+      named.filter((name) => !exists(name) && !others.test(name) && chart.values[name] === undefined),
+    ).toEqual([]);
+    expect(named).toEqual(
+      expect.arrayContaining(["hub", "tag", "agentAwayPolicy", "resourceQuotas.enabled"]),
+    );
+  });
+
+  test("explains each platform that the chart knows", () => {
+    for (const name of Object.keys(cases).filter((name) => name.startsWith("platform "))) {
+      expect(readme).toContain(`\`${name.slice("platform ".length)}\``);
+    }
+  });
+});
