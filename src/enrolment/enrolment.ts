@@ -87,6 +87,7 @@ export class Enrolment {
     options.node.onPodChange((change) => {
       this.#podChanged((change.current ?? change.previous).uid, change.current);
     });
+    options.node.pods.onlist = () => this.#podsListed();
     options.node.onNamespaceChange((change) => {
       this.#namespaceChanged((change.current ?? change.previous).name);
     });
@@ -352,6 +353,17 @@ export class Enrolment {
     if (record === undefined) return;
     if (pod === undefined) record.facts = undefined;
     this.#queue.request(uid);
+  }
+
+  /** A pod known from its ADD alone, and deleted while the watch was broken, is in no list and no event. */
+  #podsListed(): void {
+    const { pods } = this.#options.node;
+    if (!this.#started) return;
+    for (const record of this.#records.values()) {
+      const version = record.facts?.resourceVersion;
+      if (version === undefined || record.adding > 0 || pods.get(record.uid) !== undefined) continue;
+      if (pods.hasListedSince(version)) this.#podChanged(record.uid, undefined);
+    }
   }
 
   #namespaceChanged(name: string): void {

@@ -47,6 +47,17 @@ export const failureKinds = [
 ] as const;
 export type FailureKind = (typeof failureKinds)[number];
 
+/** How a run ended: a `ReconcileOutcome`, or `failed`. */
+export type RunOutcome =
+  | "enrolled"
+  | "outside"
+  | "forgotten"
+  | "no-sandbox"
+  | "no-way-out"
+  | "no-ztunnel"
+  | "namespace-unknown"
+  | "failed";
+
 /** The failure that a pod's runs end in at present. */
 export interface PodFailure {
   readonly at: string;
@@ -95,6 +106,17 @@ interface Entry {
 
 const nothing: PodPast = { transitions: [], look: undefined, failure: undefined };
 const maxTextLength = 500;
+/** The pod is where it should be. */
+const settledOutcomes: ReadonlySet<RunOutcome> = new Set(["enrolled", "outside", "forgotten"]);
+const reasons: Readonly<Record<Exclude<RunOutcome, "failed">, string>> = {
+  enrolled: "rules, ip rule and route are verified, and ztunnel has acknowledged it",
+  outside: "it does not belong into the mesh, and nothing of ours is in it",
+  forgotten: "the pod was deleted",
+  "no-sandbox": "no process of it is found on this node in a namespace that has its address",
+  "no-way-out": "it should leave, but no process of it is found whose redirection could be taken away",
+  "no-ztunnel": "no ztunnel is connected, and its traffic would be cut off",
+  "namespace-unknown": "the labels of its namespace are not known yet",
+};
 
 /** Remembers; every method is cheap and none throws. Runs of one pod never overlap, as the queue has it. */
 export class PodHistory {
@@ -151,29 +173,28 @@ export class PodHistory {
     this.#options.listener?.failed?.(kind);
   }
 
-  /** A run ended, well or not, and the pod stands in this state now. @param reason one sentence */
-  end(uid: string, state: EnrolmentState, reason: string): void {
+  /** A run ended, well or not, and the pod stands in this state now; of a failure {@link failed} has been told. */
+  end(uid: string, state: EnrolmentState, outcome: RunOutcome): void {
     const entry = this.#entry(uid);
-    const { run } = entry;
+    const { run, askedMs } = entry;
     const nowMs = this.#now();
+    const isSettled = settledOutcomes.has(outcome);
+    const reason = outcome === "failed" ? (entry.failure?.message ?? "") : reasons[outcome];
     entry.run = undefined;
-    if (state === "enrolled" || state === "outside") entry.failure = undefined;
+    if (isSettled) {
+      entry.failure = undefined;
+      entry.askedMs = undefined;
+    }
     if (state === "outside") entry.look = undefined;
     if (state === entry.state) return;
-    entry.transitions.push({
-      at: this.#isoTime(),
-      from: entry.state,
-      to: state,
-      ms: rounded(nowMs - (run?.startMs ?? nowMs)),
-      steps: run?.steps ?? [],
-      reason: cut(reason),
-    });
+    const ms = rounded(nowMs - (run?.startMs ?? nowMs));
+    const steps = run?.steps ?? [];
+    entry.transitions.push({ at: this.#isoTime(), from: entry.state, to: state, ms, steps, reason });
     entry.state = state;
     const surplus = entry.transitions.length - (this.#options.maxTransitions ?? 16);
     if (surplus > 0) entry.transitions.splice(0, surplus);
-    if (state === "enrolled" && entry.askedMs !== undefined)
-      this.#options.listener?.captured?.((nowMs - entry.askedMs) / 1000);
-    if (state === "enrolled" || state === "outside") entry.askedMs = undefined;
+    if (outcome === "enrolled" && askedMs !== undefined)
+      this.#options.listener?.captured?.((nowMs - askedMs) / 1000);
   }
 
   /** The pod is gone. */

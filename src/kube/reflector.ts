@@ -6,7 +6,7 @@ import { ApiError } from "./api-error.ts";
 import { Backoff, type Clock, systemClock } from "./backoff.ts";
 import { recordOf, textOf } from "./json-fields.ts";
 import { type Keyed, ObjectCache, type ObjectChange } from "./object-cache.ts";
-import { laterVersion } from "./resource-version.ts";
+import { compareVersions, laterVersion } from "./resource-version.ts";
 import type { WatchEvent } from "./watch-event.ts";
 
 export interface ReflectorOptions<T extends Keyed> {
@@ -56,6 +56,7 @@ export class Reflector<T extends Keyed> {
   readonly #synced = Promise.withResolvers<void>();
   #loop: Promise<void> | undefined;
   #version: string | undefined;
+  #listedVersion: string | undefined;
   #connected = false;
   #isSynced = false;
   #lastContactMs: number | undefined;
@@ -88,6 +89,18 @@ export class Reflector<T extends Keyed> {
     if (!this.#isSynced || !this.#connected || this.#lastContactMs === undefined) return false;
     return this.#clock.nowMs() - this.#lastContactMs <= maxAgeMs;
   }
+
+  /**
+   * Whether an object seen elsewhere at this version, which is not in the copy, is known to be deleted: a later list did not
+   * have it. An object that came and went while the watch was broken is never announced.
+   */
+  hasListedSince(resourceVersion: string): boolean {
+    const listed = this.#listedVersion;
+    return listed !== undefined && (compareVersions(listed, resourceVersion) ?? -1) >= 0;
+  }
+
+  /** Called after each complete list, when its changes have been told. */
+  onlist: () => void = () => {};
 
   get(key: string): T | undefined {
     return this.#cache.get(key);
@@ -163,9 +176,11 @@ export class Reflector<T extends Keyed> {
     this.#version = result.resourceVersion;
     this.#noteContact();
     const changes = this.#cache.replace(result.items);
+    this.#listedVersion = result.resourceVersion;
     this.#isSynced = true;
     this.#synced.resolve();
     for (const change of changes) this.#tell(change);
+    this.onlist();
   }
 
   async #watch(signal: AbortSignal): Promise<void> {

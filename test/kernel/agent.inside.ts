@@ -430,6 +430,25 @@ export async function delBeforeTheProcessesEnd(): Promise<void> {
   await mesh.kubelet.deletePod(pod);
 }
 
+/** A pod that is made, and deleted by force, while the watch is broken: no event ever says that it is gone. */
+export async function neverAnnounced(): Promise<void> {
+  const failures = [
+    { status: 500, resource: "pods", verb: "list" } as const,
+    { status: 410, resource: "pods", verb: "watch" } as const,
+  ];
+  mesh.api.faults.failures.push(...failures);
+  mesh.api.dropWatches();
+  const named = createObject("mesh");
+  const pod = await mesh.pods.runPodSandbox(named);
+  assert.ok((await held()).includes(named.uid), "ztunnel was not given the pod");
+  mesh.api.delete("pods", named.name, named.namespace);
+  mesh.api.faults.failures.length = 0;
+  await waitFor("ztunnel to have dropped the pod", async () => !(await held()).includes(named.uid), {
+    timeoutMs: 20_000,
+  });
+  await pod.delete();
+}
+
 /** CHECK tells the truth about rules, ztunnel and the namespace. */
 export async function check(): Promise<Record<string, string>> {
   const pod = await runPod("mesh");

@@ -76,6 +76,12 @@ describe("ADD", () => {
     );
   });
 
+  test("that came and went while the watch was broken is forgotten with the next list", {
+    timeout: 40_000,
+  }, async () => {
+    await node.call.neverAnnounced();
+  });
+
   test("of an excluded namespace needs no API server", async () => {
     await node.call.excludedWithoutApi();
   });

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Puts the plugin into the node's chain and keeps it there: the launcher first, then the entry that calls it.
+import type { InstallConfig } from "../config.ts";
+import type { Logger } from "../observe/logger.ts";
+import { type ChainFight, ChainKeeper } from "./chain-keeper.ts";
+import { defaultOwnedFileName } from "./chain-removal.ts";
+import { pluginType } from "./conflist-edit.ts";
+import { fileMark, installLauncher, launcherPath, ownLauncher } from "./launcher-copy.ts";
+
+export interface InstallerOptions {
+  readonly config: InstallConfig;
+  /** The agent's run dir as the launcher sees it, which runs on the host. */
+  readonly hostRunDir: string;
+  /** Pods that may start while the agent is away. */
+  readonly exempt: readonly string[];
+  readonly replaceIstioCni: boolean;
+  readonly log: Logger;
+  /** Why the plugin is not in place, with the remedy; undefined: it is. */
+  onstate(fault: string | undefined): void;
+  /** Our entry was missing: sandboxes may have been made without us. */
+  onrepaired(): void;
+  onfight(fight: ChainFight): void;
+  /** Once for each attempt that ended. */
+  oninstall?(result: "SUCCESS" | "COPY_BINARIES_FAILURE"): void;
+}
+
+/** Longer than a repair of the chain may take to show: somebody who cleans the plugin folder is noticed by then. */
+const launcherLookMs = 5_000;
+
+/** The launcher and its entry as desired state. */
+export class Installer {
+  readonly chain: ChainKeeper;
+  readonly #options: InstallerOptions;
+  #launcherFault: string | undefined = "the launcher has not been copied yet";
+  #chainFault: string | undefined = "the CNI configuration has not been looked at yet";
+  #mark: string | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #isStopped = false;
+  #work: Promise<void> = Promise.resolve();
+
+  constructor(options: InstallerOptions) {
+    const { config, hostRunDir, exempt, log } = options;
+    this.#options = options;
+    this.chain = new ChainKeeper({
+      netDir: config.netDir,
+      confName: config.confName,
+      owned: config.ownedFileName === undefined ? undefined : { fileName: config.ownedFileName },
+      ownedFileName: config.ownedFileName ?? defaultOwnedFileName,
+      chained: config.chained,
+      groupRead: config.groupRead,
+      replaceIstioCni: options.replaceIstioCni,
+      entry: {
+        type: pluginType,
+        cni_agent_run_dir: hostRunDir,
+        agent_wait_seconds: config.agentWaitSeconds,
+        exempt,
+      },
+      log,
+      onstate: (fault) => {
+        this.#chainFault = fault;
+        this.#report();
+      },
+      onrepaired: () => options.onrepaired(),
+      onfight: (fight) => options.onfight(fight),
+    });
+  }
+
+  /** Resolves after the first attempt; what fails is told through `onstate` and tried again. */
+  async start(): Promise<void> {
+    await this.#keepLauncher();
+    // an entry whose launcher is missing fails every pod of the node
+    if (this.#launcherFault === undefined) await this.chain.start();
+  }
+
+  /** Ends the keeping; everything stays installed. */
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    clearTimeout(this.#timer);
+    await this.#work;
+    await this.chain.stop();
+  }
+
+  #keepLauncher(): Promise<void> {
+    this.#work = this.#look().finally(() => this.#planNext());
+    return this.#work;
+  }
+
+  #planNext(): void {
+    if (this.#isStopped) return;
+    this.#timer = setTimeout(() => {
+      const wasMissing = this.#launcherFault !== undefined;
+      void this.#keepLauncher().then(async () => {
+        const isFirst =
+          wasMissing && this.#launcherFault === undefined && this.chain.configPath === undefined;
+        if (isFirst && !this.#isStopped) await this.chain.start();
+      });
+    }, launcherLookMs).unref();
+  }
+
+  async #look(): Promise<void> {
+    const { config, log, oninstall } = this.#options;
+    const path = launcherPath(config.binDir);
+    const mark = await fileMark(path);
+    if (mark !== undefined && mark === this.#mark) return;
+    try {
+      const result = await installLauncher({ source: ownLauncher(), binDir: config.binDir });
+      if (result === "installed")
+        log.info({ path, again: this.#mark !== undefined }, "installed the launcher");
+      this.#mark = await fileMark(path);
+      this.#launcherFault = undefined;
+      oninstall?.("SUCCESS");
+    } catch (error) {
+      const { message } = error as Error;
+      if (message !== this.#launcherFault)
+        log.error({ err: error }, "the launcher is not in place; trying again");
+      this.#mark = undefined;
+      this.#launcherFault = message;
+      oninstall?.("COPY_BINARIES_FAILURE");
+    }
+    this.#report();
+  }
+
+  #report(): void {
+    this.#options.onstate(this.#launcherFault ?? this.#chainFault);
+  }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// The launcher in the folder where the runtime looks for plugins.
+import { execFile } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { existsSync } from "node:fs";
+import { open, readdir, readFile, rename, rm, stat, unlink } from "node:fs/promises";
+import { join } from "node:path";
+
+/** Name of the launcher's file, which is the `type` of our entry in the chain. */
+export const launcherName = "ambient-cni";
+
+export interface LauncherOptions {
+  /** The launcher that came with this agent. */
+  readonly source: string;
+  /** The runtime's plugin folder as this process sees it. */
+  readonly binDir: string;
+}
+
+/** A launcher that cannot be put in place; the message has the remedy. */
+export class LauncherError extends Error {
+  override readonly name = "LauncherError";
+}
+
+const remedies: Readonly<Record<string, string>> = {
+  ENOENT:
+    "there is no such folder: mount the node's CNI plugin folder there (cniBinDir of the chart), and check MOUNTED_CNI_BIN_DIR",
+  ENOTDIR: "it is no folder: check MOUNTED_CNI_BIN_DIR",
+  EROFS:
+    "it is on a read-only file system: on a node whose system is immutable the plugins are in another folder (cniBinDir of the chart, see the platforms in its README)",
+  ENOSPC: "the node's disk is full: free space there",
+  EDQUOT: "the disk quota is used up: free space there",
+  EACCES:
+    "permission denied: run as root with DAC_OVERRIDE, and let SELinux or AppArmor permit writes to the folder",
+  EPERM:
+    "not permitted: the folder or the file may be immutable (lsattr), or SELinux or AppArmor forbids the write",
+};
+
+/** The launcher beside the bundle (an image), or where the sources build it. */
+export function ownLauncher(): string {
+  const beside = join(import.meta.dirname, launcherName);
+  return existsSync(beside) ? beside : join(import.meta.dirname, "../plugin/build", launcherName);
+}
+
+/** Where the launcher of a node is. */
+export function launcherPath(binDir: string): string {
+  return join(binDir, launcherName);
+}
+
+/**
+ * Copies the launcher unless the same is there already. A temporary file in the same folder is renamed over it: a launcher
+ * that runs at this moment goes on, the next call finds the old or the new one, never half of it. What was written is started
+ * once, so that a folder from which nothing may run, or a launcher for another processor, shows now and not at the next pod.
+ * @throws {LauncherError}
+ */
+export async function installLauncher({
+  source,
+  binDir,
+}: LauncherOptions): Promise<"installed" | "unchanged"> {
+  const path = launcherPath(binDir);
+  const wanted = await readFile(source).catch((error: Error) => {
+    throw new LauncherError(`Cannot install the launcher: "${source}" cannot be read: ${error.message}`);
+  });
+  try {
+    await removeStale(binDir);
+    if (await isSame(path, wanted)) return "unchanged";
+    const temporary = join(binDir, `.${launcherName}.${randomBytes(6).toString("hex")}`);
+    try {
+      await writeWhole(temporary, wanted);
+      await assertStarts(temporary);
+      await rename(temporary, path);
+    } catch (error) {
+      await unlink(temporary).catch(() => {});
+      throw error;
+    }
+    await syncFolder(binDir);
+    return "installed";
+  } catch (error) {
+    if (error instanceof LauncherError) throw error;
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new LauncherError(`Cannot install the launcher "${path}": ${remedies[code ?? ""] ?? message}`, {
+      cause: error,
+    });
+  }
+}
+
+/** Removes the launcher and what a killed installer left; absence is success. @returns whether it was there @throws {LauncherError} */
+export async function removeLauncher(binDir: string): Promise<boolean> {
+  const path = launcherPath(binDir);
+  try {
+    await removeStale(binDir);
+    await unlink(path);
+    await syncFolder(binDir);
+    return true;
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT") return false;
+    throw new LauncherError(`Cannot remove the launcher "${path}": ${remedies[code ?? ""] ?? message}`, {
+      cause: error,
+    });
+  }
+}
+
+/** What tells cheaply whether a file is still the one that was looked at; undefined when there is none. */
+export async function fileMark(path: string): Promise<string | undefined> {
+  try {
+    const { dev, ino, size, mtimeNs, mode } = await stat(path, { bigint: true });
+    return `${dev}:${ino}:${size}:${mtimeNs}:${mode}`;
+  } catch {
+    return undefined;
+  }
+}
+
+async function isSame(path: string, wanted: Buffer): Promise<boolean> {
+  try {
+    const { mode } = await stat(path);
+    return (mode & 0o777) === 0o755 && wanted.equals(await readFile(path));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
+    throw error;
+  }
+}
+
+async function writeWhole(path: string, content: Buffer): Promise<void> {
+  const file = await open(path, "wx", 0o700);
+  try {
+    await file.writeFile(content);
+    // after open, so that no umask takes bits away
+    await file.chmod(0o755);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+const startTimeoutMs = 5_000;
+
+/** VERSION needs neither agent nor pod. */
+async function assertStarts(path: string): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const options = { env: { CNI_COMMAND: "VERSION" }, timeout: startTimeoutMs };
+  const child = execFile(path, [], options, (error, stdout) => {
+    if (error === null && stdout.includes("supportedVersions")) return resolve();
+    const why = error?.message.split("\n")[0] ?? "it gave no answer";
+    reject(
+      new LauncherError(
+        `Cannot install the launcher: the copy in this folder does not start (${why}); ` +
+          "the folder may be mounted noexec, or the image be made for another processor",
+      ),
+    );
+  });
+  // a copy that does not start reads nothing
+  child.stdin?.on("error", () => {});
+  child.stdin?.end('{"cniVersion":"1.0.0"}');
+  return promise;
+}
+
+const stalePattern = new RegExp(`^\\.${launcherName}\\.[0-9a-f]{12}$`);
+
+async function removeStale(binDir: string): Promise<void> {
+  for (const name of await readdir(binDir)) {
+    if (stalePattern.test(name)) await rm(join(binDir, name), { force: true });
+  }
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, "r");
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}
