@@ -10,14 +10,18 @@ import { Enrolment } from "./enrolment/enrolment.ts";
 import { PodLookup } from "./enrolment/pod-lookup.ts";
 import { readConfs } from "./install/chain-plan.ts";
 import { readFolder } from "./install/conf-dir.ts";
+import { chainExemptions, ExemptNamespaces } from "./install/exempt-namespaces.ts";
+import { Installer } from "./install/installer.ts";
+import { uninstallNode } from "./install/uninstall.ts";
 import { AnnotationWriter } from "./kube/annotation-writer.ts";
 import { ApiClient } from "./kube/api-client.ts";
 import { EventRecorder } from "./kube/event-recorder.ts";
 import { NodeState } from "./kube/node-state.ts";
+import { OwnDaemonSet } from "./kube/own-daemonset.ts";
 import { hostNetnsKeys } from "./netns/host-netns.ts";
 import { SandboxFinder } from "./netns/sandbox-finder.ts";
 import { HealthServer } from "./observe/health-server.ts";
-import type { LoggerFactory } from "./observe/logger.ts";
+import type { Logger, LoggerFactory } from "./observe/logger.ts";
 import { Readiness } from "./observe/readiness.ts";
 import { HostProbes } from "./probes/host-probes.ts";
 import { ProbePathWatch } from "./probes/probe-path-watch.ts";
@@ -27,9 +31,15 @@ import { ZdsServer } from "./ztunnel/zds-server.ts";
 
 /** A running agent. */
 export interface Agent {
-  /** Finishes what is under way and leaves every pod as it is. */
+  /** True from the moment on that the node is being left for good, which takes longer than a stop. */
+  readonly isLeaving: boolean;
+  /** Finishes what is under way and leaves every pod as it is; takes the node out of the mesh if the DaemonSet is deleted. */
   stop(): Promise<void>;
 }
+
+/** Well within the 5 s that istio-cni's DaemonSet grants between SIGTERM and SIGKILL. */
+const daemonSetAnswerMs = 1_500;
+const leavingQuietMs = 500;
 
 /** Starts the agent; resolves once it serves. @throws when a part cannot start */
 export async function startAgent(config: AgentConfig, loggers: LoggerFactory): Promise<Agent> {
@@ -38,6 +48,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   const readiness = new Readiness({
     watches: "the lists of pods and namespaces have not come yet",
     enrolment: "the node's pods have not been looked at yet",
+    ...(config.install.enabled ? { install: "the plugin is not in the CNI chain yet" } : {}),
     plugin: "the plugin socket is not open yet",
     probes: "the host's rules for kubelet probes have not been looked at yet",
   });
@@ -116,10 +127,37 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     policy,
     hostNetns,
     hostRoot: config.hostRoot,
-    notReady: () => readiness.reason,
+    notReady: () => statusFault(readiness),
     log: cniLog,
   });
   const plugin = new PluginServer({ path: config.pluginSocketPath, handler, log: cniLog });
+
+  const own = new OwnDaemonSet({ client, podNamespace: config.podNamespace, podName: config.podName });
+  const exempt = new ExemptNamespaces({
+    runDir: config.runDir,
+    policy: config.install.awayPolicy,
+    selectors: config.selectors,
+    node,
+    log: loggers.scope("install"),
+  });
+  const installer = new Installer({
+    config: config.install,
+    hostRunDir: config.hostRunDir,
+    exempt: chainExemptions(config),
+    // the DaemonSet of istio-cni's own chart with another image: its entry in the chain is ours to replace
+    replaceIstioCni: config.install.replaceIstioCni || isIstioCniPod(config.podName),
+    log: loggers.scope("install"),
+    onstate: (fault) => (fault === undefined ? readiness.meet("install") : readiness.miss("install", fault)),
+    // sandboxes that were made without us are found in /proc as soon as their pods have an address
+    onrepaired: () => enrolment.requestAll(),
+    onfight: ({ rewrites, path, remedy }) => {
+      const pod = node.podByName(config.podNamespace, config.podName);
+      const message = `Another program has taken ambient-cni out of the CNI chain "${path}" ${rewrites} times: ${remedy}`;
+      readiness.miss(fightCondition, message);
+      if (pod !== undefined) events.record(pod, { reason: "AmbientChainFight", message });
+    },
+    onpeace: () => readiness.meet(fightCondition),
+  });
 
   node.start();
   // open before the lists are there: pods of the runtime are looked up one by one until then
@@ -129,14 +167,27 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   readiness.meet("watches");
   await enrolment.start();
   readiness.meet("enrolment");
+  exempt.start();
+  // last in the chain of causes: from here on the runtime calls us
+  if (config.install.enabled) await installer.start();
+  void own
+    .owner()
+    .catch((error: unknown) => log.debug({ err: error }, "the agent's own pod is not known yet"));
   // a ztunnel that connected earlier would be sent a snapshot without the pods it serves, and drop them
   ztunnel.listen();
   log.info({ backend: backend.variant }, "ready");
 
+  let isLeaving = false;
   return {
+    get isLeaving() {
+      return isLeaving;
+    },
     async stop() {
-      log.info({}, "stopping: pods stay as they are");
+      log.info({}, "stopping");
       readiness.miss("agent", "is stopping");
+      const leaving = config.install.enabled ? own.state({ deadlineMs: daemonSetAnswerMs }) : undefined;
+      await installer.stop();
+      await exempt.stop();
       // runs first: an ADD that waits inside is answered with "try again", so that the server can close
       await Promise.all([enrolment.stop(), plugin.close()]);
       await probePath.stop();
@@ -145,10 +196,46 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
       await node.stop();
       annotations.stop();
       events.stop();
+      isLeaving = (await leaving) === "deleted";
+      if (isLeaving) await leaveNode(config, loggers.scope("install"));
+      else log.info({}, "pods, chain and launcher stay as they are");
       await health.close();
       log.info({}, "stopped");
     },
   };
+}
+
+/** The DaemonSet was deleted: the one sign, besides the command, that nobody comes after us. */
+async function leaveNode(config: AgentConfig, log: Logger): Promise<void> {
+  const { netDir, binDir, ownedFileName } = config.install;
+  log.info({}, "the DaemonSet was deleted: leaving this node");
+  const report = await uninstallNode({
+    ...config,
+    netDir,
+    binDir,
+    ownedFileName,
+    isAgent: true,
+    quietMs: leavingQuietMs,
+    log,
+  });
+  const level = report.left.length === 0 ? "info" : "error";
+  log[level]({ ...report }, "left this node");
+}
+
+const fightCondition = "chain";
+
+/** Why STATUS fails. A fight over the chain does not count: each round is repaired, and the node would lose its network for it. */
+function statusFault(readiness: Readiness): string | undefined {
+  const missing = readiness.conditions.filter(
+    ({ name, missing }) => missing !== undefined && name !== fightCondition,
+  );
+  return missing.length === 0
+    ? undefined
+    : missing.map(({ name, missing }) => `${name}: ${missing}`).join("; ");
+}
+
+function isIstioCniPod(podName: string): boolean {
+  return /^istio-cni-node-[^-]+$/.test(podName);
 }
 
 function enrolmentPolicy(config: AgentConfig): EnrolmentPolicy {

@@ -44,6 +44,8 @@ export interface AgentConfig {
   /** Prefix under which the host's files are seen; paths given by the runtime are opened below it. */
   readonly hostRoot: string;
   readonly runDir: string;
+  /** The same folder as programs on the host see it. */
+  readonly hostRunDir: string;
   readonly pluginSocketPath: string;
   readonly ztunnelSocketPath: string;
   readonly selectors: readonly EnablementSelector[];
@@ -149,6 +151,7 @@ export function loadConfig(source: ConfigSource, options: { needsNode?: boolean 
     kubeconfigPath: source.env.KUBECONFIG ? reader.path("KUBECONFIG", "") : undefined,
     hostRoot,
     runDir,
+    hostRunDir: runDir.startsWith(join(hostRoot, "/")) ? join("/", runDir.slice(hostRoot.length)) : runDir,
     pluginSocketPath,
     ztunnelSocketPath,
     selectors: readSelectors(reader),

@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command line: `ambient-cni agent | rules | version`. The only file that ends the process.
 import { setFlagsFromString } from "node:v8";
+import type { Agent } from "./agent.ts";
 import { RulesUsageError, renderRulesCommand, rulesHelp } from "./cli/rules-command.ts";
+import { runUninstall, uninstallHelp } from "./cli/uninstall-command.ts";
 import { loadConfig, processConfigSource, widenThreadPool } from "./config.ts";
 import { createLoggers } from "./observe/logger.ts";
 import { version } from "./version.ts";
@@ -13,6 +15,7 @@ usage: ambient-cni COMMAND [OPTION...]
 
 commands:
   agent     run the node agent; settings come from the environment (NODE_NAME is required)
+  uninstall take everything of the agent off this node
   rules     print the rules of a pod exactly as they are given to iptables-restore
   version   print the version
 
@@ -54,8 +57,14 @@ async function runAgent(args: readonly string[]): Promise<void> {
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.once(signal, () => {
       // a start that hangs (no API server yet) must not hold up the end
-      const stop = starting.then((agent) => agent.stop());
-      setTimeout(() => stopped.resolve(), stopLimitMs).unref();
+      let running: Agent | undefined;
+      const stop = starting.then((agent) => {
+        running = agent;
+        return agent.stop();
+      });
+      const limit = () =>
+        running?.isLeaving ? setTimeout(stopped.resolve, leaveLimitMs) : stopped.resolve();
+      setTimeout(limit, stopLimitMs).unref();
       stop.then(stopped.resolve, stopped.resolve);
     });
   }
@@ -65,6 +74,23 @@ async function runAgent(args: readonly string[]): Promise<void> {
 
 /** Shorter than the 5 s that istio-cni's DaemonSet grants between SIGTERM and SIGKILL. */
 const stopLimitMs = 4000;
+/** To leave the node for good; who deletes the DaemonSet of our own chart grants 30 s. */
+const leaveLimitMs = 25_000;
+
+async function runUninstallCommand(args: readonly string[]): Promise<number> {
+  if (args.includes("--help")) {
+    print(uninstallHelp);
+    return 0;
+  }
+  const config = loadConfig(processConfigSource([]), { needsNode: false });
+  try {
+    return await runUninstall(args, { config, print });
+  } catch (error) {
+    if (error instanceof TypeError)
+      throw new UsageError(`${error.message}; see ambient-cni uninstall --help`);
+    throw error;
+  }
+}
 
 function runRules(args: readonly string[]): void {
   print(args.includes("--help") ? rulesHelp : renderRulesCommand(args));
@@ -89,6 +115,8 @@ async function main([command, ...args]: readonly string[]): Promise<number> {
       case "rules":
         runRules(args);
         return 0;
+      case "uninstall":
+        return await runUninstallCommand(args);
       case "version":
       case "--version":
         print(`ambient-cni ${version}\n`);
@@ -100,8 +128,8 @@ async function main([command, ...args]: readonly string[]): Promise<number> {
       default:
         throw new UsageError(
           command === undefined
-            ? `a command is missing: agent, rules or version\n\n${help}`
-            : `unknown command "${command}": expected agent, rules or version; see ambient-cni --help`,
+            ? `a command is missing: agent, uninstall, rules or version\n\n${help}`
+            : `unknown command "${command}": expected agent, uninstall, rules or version; see ambient-cni --help`,
         );
     }
   } catch (error) {

@@ -82,7 +82,7 @@ export class Enrolment {
       // what the snapshot carried is acknowledged by now; what it did not is handed over by the runs
       // and what only a ztunnel that has left was told is handed to the one that stays
       const isOther = event.type === "disconnected" && event.connections > 0;
-      if (event.type === "snapshot" || isOther) this.#requestAll();
+      if (event.type === "snapshot" || isOther) this.requestAll();
     };
     options.node.onPodChange((change) => {
       this.#podChanged((change.current ?? change.previous).uid, change.current);
@@ -108,7 +108,7 @@ export class Enrolment {
     }
     await this.#restoreExemptions();
     log.info({ pods: this.#records.size, inMesh: ztunnel.podCount }, "took stock of the node's pods");
-    this.#requestAll();
+    this.requestAll();
   }
 
   /** Finds the sandbox of a pod that may have been ours before, and puts it into ztunnel's roster if it was. */
@@ -379,7 +379,8 @@ export class Enrolment {
     return namespace === undefined ? undefined : decideEnrolment(pod, namespace, this.#options.policy);
   }
 
-  #requestAll(): void {
+  /** Has every pod looked at. */
+  requestAll(): void {
     for (const uid of this.#records.keys()) this.#queue.request(uid);
   }
 

@@ -20,6 +20,8 @@ export interface InstallerOptions {
   /** Our entry was missing: sandboxes may have been made without us. */
   onrepaired(): void;
   onfight(fight: ChainFight): void;
+  /** The fight is over. */
+  onpeace(): void;
   /** Once for each attempt that ended. */
   oninstall?(result: "SUCCESS" | "COPY_BINARIES_FAILURE"): void;
 }
@@ -88,6 +90,7 @@ export class Installer {
   #planNext(): void {
     if (this.#isStopped) return;
     this.#timer = setTimeout(() => {
+      if (!this.chain.isFighting) this.#options.onpeace();
       const wasMissing = this.#launcherFault !== undefined;
       void this.#keepLauncher().then(async () => {
         const isFirst =

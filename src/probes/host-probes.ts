@@ -159,11 +159,23 @@ export class HostProbes {
     }
   }
 
-  /** Removes everything of ours from the host and stops. @throws {ProbesError} when something of it is left */
-  async uninstall(): Promise<void> {
+  /** Whether anything of ours is on the host. @throws {ProbesError} when the host cannot be read */
+  async isPresent(): Promise<boolean> {
+    try {
+      return await this.#runs.exclusively(async () => (await this.#state.setNames(this.#host())).length > 0);
+    } catch (error) {
+      throw asProbesError(error);
+    }
+  }
+
+  /**
+   * Removes everything of ours from the host and stops.
+   * @returns whether there was anything @throws {ProbesError} when something of it is left
+   */
+  async uninstall(): Promise<boolean> {
     this.#end();
     try {
-      await this.#runs.exclusively(() => this.#state.remove(this.#host()));
+      return await this.#runs.exclusively(() => this.#state.remove(this.#host()));
     } catch (error) {
       throw asProbesError(error);
     } finally {

@@ -118,18 +118,26 @@ export class HostState {
     return other === undefined ? [] : await this.#removeRules(netns, other);
   }
 
-  /** Removes everything of ours, in both families and both variants; absence is success. @throws as {@link observe} */
-  async remove(netns: Netns): Promise<void> {
+  /**
+   * Removes everything of ours, in both families and both variants; absence is success.
+   * @returns whether there was anything @throws as {@link observe}
+   */
+  async remove(netns: Netns): Promise<boolean> {
     const { tools } = this.#options.backend;
-    await this.#removeRules(netns, tools);
-    await this.removeLeftovers(netns);
-    const { sets } = await lookAtHost(netns.fd, { families: ALL_FAMILIES, rules: undefined });
-    const names = ALL_FAMILIES.filter((family) => sets.get(family) !== undefined).map(
-      (family) => PROBE_SETS[family],
-    );
+    const removed = [...(await this.#removeRules(netns, tools)), ...(await this.removeLeftovers(netns))];
+    const names = await this.setNames(netns);
     await this.tools.destroySets(netns, names);
     this.#good.clear();
     this.#writtenMatch.clear();
+    return removed.length > 0 || names.length > 0;
+  }
+
+  /** Our sets that exist. A rule that names a set keeps it from being destroyed: without sets there is no such rule. */
+  async setNames(netns: Netns): Promise<string[]> {
+    const { sets } = await lookAtHost(netns.fd, { families: ALL_FAMILIES, rules: undefined });
+    return ALL_FAMILIES.filter((family) => sets.get(family) !== undefined).map(
+      (family) => PROBE_SETS[family],
+    );
   }
 
   async #observeFamily(
