@@ -199,8 +199,10 @@ export class PodReconciler {
     const sandbox = pod.hostNetwork ? undefined : await this.#sandboxOf(record, pod);
     if (sandbox !== undefined && (await this.#parts.redirection.isTouched(sandbox.netns)))
       record.touched = true;
-    // a running pod without a process or address to find it by is looked at again with its next event
-    record.unseen = sandbox === undefined && pod.phase === "Running" && !pod.hostNetwork;
+    // a pod without a process or address to find it by yet is looked at again with its next event: an earlier agent may
+    // have died in its ADD, which the launcher then brought to us
+    const mayCome = pod.phase === "Pending" || pod.phase === "Running";
+    record.unseen = sandbox === undefined && mayCome && !pod.hostNetwork;
   }
 
   /** The pod is deleted: its namespace ends with it, so only ztunnel has to hear of it. */
