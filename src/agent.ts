@@ -40,6 +40,8 @@ export interface Agent {
 /** Well within the 5 s that istio-cni's DaemonSet grants between SIGTERM and SIGKILL. */
 const daemonSetAnswerMs = 1_500;
 const leavingQuietMs = 500;
+/** What is not done by then, uninstallNode does without ztunnel and API server. */
+const leaveMeshMs = 1_500;
 
 /** Starts the agent; resolves once it serves. @throws when a part cannot start */
 export async function startAgent(config: AgentConfig, loggers: LoggerFactory): Promise<Agent> {
@@ -185,9 +187,20 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     async stop() {
       log.info({}, "stopping");
       readiness.miss("agent", "is stopping");
-      const leaving = config.install.enabled ? own.state({ deadlineMs: daemonSetAnswerMs }) : undefined;
+      const daemonSet = config.install.enabled ? own.state({ deadlineMs: daemonSetAnswerMs }) : undefined;
       await installer.stop();
       await exempt.stop();
+      isLeaving = (await daemonSet) === "deleted";
+      if (isLeaving) {
+        log.info({}, "the DaemonSet was deleted: leaving this node");
+        // the plugin socket stays open meanwhile: a pod that is being made goes on without the mesh
+        await within(leaveMeshMs, () => enrolment.leaveAll().then(() => annotations.idle()));
+        await probePath.stop();
+        await probes.stop();
+        // closed now, so that an agent that answers there is a successor's, to which everything is left
+        await plugin.close();
+        await leaveNode(config, loggers.scope("install"));
+      }
       // runs first: an ADD that waits inside is answered with "try again", so that the server can close
       await Promise.all([enrolment.stop(), plugin.close()]);
       await probePath.stop();
@@ -196,11 +209,8 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
       await node.stop();
       annotations.stop();
       events.stop();
-      isLeaving = (await leaving) === "deleted";
-      if (isLeaving) await leaveNode(config, loggers.scope("install"));
-      else log.info({}, "pods, chain and launcher stay as they are");
       await health.close();
-      log.info({}, "stopped");
+      log.info({}, isLeaving ? "stopped" : "stopped; pods, chain and launcher stay as they are");
     },
   };
 }
@@ -208,7 +218,6 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
 /** The DaemonSet was deleted: the one sign, besides the command, that nobody comes after us. */
 async function leaveNode(config: AgentConfig, log: Logger): Promise<void> {
   const { netDir, binDir, ownedFileName } = config.install;
-  log.info({}, "the DaemonSet was deleted: leaving this node");
   const report = await uninstallNode({
     ...config,
     netDir,
@@ -232,6 +241,13 @@ function statusFault(readiness: Readiness): string | undefined {
   return missing.length === 0
     ? undefined
     : missing.map(({ name, missing }) => `${name}: ${missing}`).join("; ");
+}
+
+async function within(timeoutMs: number, work: () => Promise<void>): Promise<void> {
+  const late = Promise.withResolvers<void>();
+  const timer = setTimeout(late.resolve, timeoutMs);
+  await Promise.race([work(), late.promise]);
+  clearTimeout(timer);
 }
 
 function isIstioCniPod(podName: string): boolean {

@@ -65,7 +65,10 @@ async function runAgent(args: readonly string[]): Promise<void> {
       const limit = () =>
         running?.isLeaving ? setTimeout(stopped.resolve, leaveLimitMs) : stopped.resolve();
       setTimeout(limit, stopLimitMs).unref();
-      stop.then(stopped.resolve, stopped.resolve);
+      stop.then(stopped.resolve, (error: unknown) => {
+        log.error({ err: error }, "could not stop in order");
+        stopped.resolve();
+      });
     });
   }
   await Promise.race([starting, stopped.promise]);

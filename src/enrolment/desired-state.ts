@@ -13,6 +13,7 @@ export type OutsideReason =
   | "agent"
   | "excluded-namespace"
   | "terminated"
+  | "agent-leaves"
   | "not-selected";
 
 /** The node's settings that decide about pods. */

@@ -204,6 +204,12 @@ export class Enrolment {
     return record.facts === undefined || this.#desired(record.facts)?.wanted === false;
   }
 
+  /** Takes every pod out of the mesh, and keeps those out that come; resolves when each was tried. */
+  async leaveAll(): Promise<void> {
+    this.#reconciler.isLeaving = true;
+    await Promise.allSettled([...this.#records.keys()].map((uid) => this.#queue.run(uid)));
+  }
+
   /** Repairs of enrolled pods by kind of drift, since the start. */
   get repairs(): ReadonlyMap<string, number> {
     return this.#reconciler.repairs;

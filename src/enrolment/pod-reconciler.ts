@@ -46,6 +46,9 @@ export class PodReconciler {
   /** Repairs of enrolled pods by kind of drift, since the start. */
   readonly repairs = new Map<string, number>();
 
+  /** The agent leaves the node for good: no pod belongs into the mesh any more. */
+  isLeaving = false;
+
   constructor(parts: ReconcilerParts) {
     this.#parts = parts;
   }
@@ -60,6 +63,7 @@ export class PodReconciler {
   async #converge(record: PodRecord): Promise<ReconcileOutcome> {
     const pod = record.facts;
     if (pod === undefined) return this.#forget(record);
+    if (this.isLeaving) return this.#leave(record, { pod, reason: "agent-leaves" });
     const namespace = this.#namespaceOf(record, pod);
     // what cannot be known is not decided: the pod stays as it is
     if (namespace === undefined) return "namespace-unknown";
