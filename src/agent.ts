@@ -7,6 +7,7 @@ import { PluginServer } from "./cni/plugin-server.ts";
 import type { AgentConfig } from "./config.ts";
 import type { EnrolmentPolicy } from "./enrolment/desired-state.ts";
 import { Enrolment } from "./enrolment/enrolment.ts";
+import { PodHistory } from "./enrolment/pod-history.ts";
 import { PodLookup } from "./enrolment/pod-lookup.ts";
 import { readConfs } from "./install/chain-plan.ts";
 import { readFolder } from "./install/conf-dir.ts";
@@ -20,9 +21,16 @@ import { NodeState } from "./kube/node-state.ts";
 import { OwnDaemonSet } from "./kube/own-daemonset.ts";
 import { hostNetnsKeys } from "./netns/host-netns.ts";
 import { SandboxFinder } from "./netns/sandbox-finder.ts";
+import { AgentState } from "./observe/agent-state.ts";
 import { HealthServer } from "./observe/health-server.ts";
 import type { Logger, LoggerFactory } from "./observe/logger.ts";
+import { Metrics } from "./observe/metrics.ts";
+import { MetricsServer } from "./observe/metrics-server.ts";
+import { ProcessFacts } from "./observe/process-facts.ts";
 import { Readiness } from "./observe/readiness.ts";
+import { StateApi } from "./observe/state-api.ts";
+import { STATE_SOCKET_NAME } from "./observe/state-report.ts";
+import { StateServer } from "./observe/state-server.ts";
 import { HostProbes } from "./probes/host-probes.ts";
 import { ProbePathWatch } from "./probes/probe-path-watch.ts";
 import { chooseBackend } from "./redirect/backend.ts";
@@ -74,7 +82,11 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     log: loggers.scope("kube"),
   });
   const events = new EventRecorder({ client, nodeName: config.nodeName, log: loggers.scope("kube") });
-  const ztunnel = new ZdsServer({ path: config.ztunnelSocketPath, log: loggers.scope("ztunnel") });
+  const ztunnel = new ZdsServer({
+    path: config.ztunnelSocketPath,
+    log: loggers.scope("ztunnel"),
+    onanswer: (result, seconds) => metrics.ztunnelAnswered(result, seconds),
+  });
   const probes = new HostProbes({
     hostNetnsPath: config.hostNetnsPath,
     backend,
@@ -91,6 +103,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
       probePath.suspect();
     },
   });
+  let probeFinding: { message: string; remedy: string } | undefined;
   const probePath: ProbePathWatch = new ProbePathWatch({
     hostNetnsPath: config.hostNetnsPath,
     probeSnatV4: config.probeSnatV4,
@@ -99,6 +112,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     countsOwnConnections: () => probes.countsOwnConnections,
     pluginTypes: async () => readConfs((await readFolder(config.install.netDir)).files).confs[0]?.types ?? [],
     onoutcome: ({ uid, message, remedy }) => {
+      probeFinding = { message, remedy };
       const pod = node.pod(uid);
       if (pod === undefined) return;
       events.record(pod, { reason: "AmbientProbesMayFail", message: `${message}. ${remedy}` });
@@ -107,6 +121,12 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   });
   const finder = new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") });
   const policy = enrolmentPolicy(config);
+  const history = new PodHistory({
+    listener: {
+      captured: (seconds) => metrics.captured(seconds),
+      failed: (kind) => metrics.failed(kind),
+    },
+  });
   const enrolment: Enrolment = new Enrolment({
     node,
     finder,
@@ -116,6 +136,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     events,
     probes,
     probePath,
+    history,
     policy,
     log: loggers.scope("enrolment"),
     reconcileIntervalMs: config.reconcileIntervalMs,
@@ -131,6 +152,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     hostRoot: config.hostRoot,
     notReady: () => statusFault(readiness),
     log: cniLog,
+    onanswer: (verb, outcome, seconds) => metrics.callAnswered(verb, outcome, seconds),
   });
   const plugin = new PluginServer({ path: config.pluginSocketPath, handler, log: cniLog });
 
@@ -159,8 +181,36 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
       if (pod !== undefined) events.record(pod, { reason: "AmbientChainFight", message });
     },
     onpeace: () => readiness.meet(fightCondition),
+    oninstall: (result) => metrics.installed(result),
   });
 
+  const processFacts = new ProcessFacts();
+  const state = new AgentState({
+    config,
+    backend,
+    cluster: node,
+    enrolment,
+    history,
+    redirection,
+    ztunnel,
+    probes,
+    readiness,
+    ring: loggers.ring,
+    process: processFacts,
+    chain: config.install.enabled ? installer.chain : undefined,
+    probePath: () => ({ ...probePath.state, ...probeFinding }),
+  });
+  const metrics: Metrics = new Metrics(state);
+  node.onPodChange((change) => metrics.watched(change));
+  node.onNamespaceChange((change) => metrics.watched(change));
+  const stateApi = new StateApi({ source: state, loggers, log });
+  const stateServer = new StateServer({ path: join(config.runDir, STATE_SOCKET_NAME), api: stateApi, log });
+  const metricsServer = new MetricsServer({ metrics, api: stateApi, log });
+
+  processFacts.start();
+  // before everything that can wait: while the agent waits for the API server, people want to see why
+  await stateServer.listen();
+  await metricsServer.listen(config.monitoringPort);
   node.start();
   // open before the lists are there: pods of the runtime are looked up one by one until then
   await plugin.listen();
@@ -209,6 +259,8 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
       await node.stop();
       annotations.stop();
       events.stop();
+      processFacts.stop();
+      await Promise.all([stateServer.close(), metricsServer.close()]);
       await health.close();
       log.info({}, isLeaving ? "stopped" : "stopped; pods, chain and launcher stay as they are");
     },

@@ -216,7 +216,7 @@ function ignoredSettings(env: Settings): string[] {
   return found;
 }
 
-/** Reads LOG_LEVEL, `--log_output_level=[SCOPE:]LEVEL,…` and accepts `--log_as_json` (the output always is). */
+/** Reads LOG_LEVEL, `--log_output_level=[SCOPE:]LEVEL,…`, LOG_FORMAT, and `--log_as_json`, which wins over it. */
 function readLogSettings(reader: SettingsReader, args: readonly string[]): LogSettings {
   const given = reader.choice("LOG_LEVEL", [...logLevels, "fatal"], "info");
   let level: LogLevel = given === "fatal" ? "error" : given;
@@ -247,7 +247,9 @@ function readLogSettings(reader: SettingsReader, args: readonly string[]): LogSe
       else scopes[parts[0] ?? ""] = known;
     }
   }
-  return { level, scopes };
+  const format = reader.choice("LOG_FORMAT", ["json", "pretty"], "json");
+  const isPretty = format === "pretty" && !args.includes("--log_as_json");
+  return { level, scopes, ...(isPretty ? { format } : {}) };
 }
 
 function splitFlag(arg: string): [string, string | undefined] {

@@ -7,6 +7,7 @@ import { EnrolmentError } from "../enrolment/enrolment-error.ts";
 import type { PodLookup } from "../enrolment/pod-lookup.ts";
 import { netnsKeyAt } from "../netns/host-netns.ts";
 import { Netns } from "../netns/netns.ts";
+import { type CallOutcome, callOutcomeOf } from "../observe/call-outcome.ts";
 import type { Logger } from "../observe/logger.ts";
 import { CniError } from "./cni-error.ts";
 import { type CniPod, type CniRequest, supportedCniVersions } from "./cni-request.ts";
@@ -20,11 +21,15 @@ export interface CniVerbsOptions {
   /** Why the agent is not ready; `undefined` while it is. */
   readonly notReady: () => string | undefined;
   readonly log: Logger;
+  /** Told of every answer. */
+  readonly onanswer?: (verb: string, outcome: CallOutcome, seconds: number) => void;
 }
 
 /** Answers checked CNI calls. */
 export class CniVerbs {
   readonly #options: CniVerbsOptions;
+  /** Calls whose pod is in the mesh now. */
+  readonly #captured = new WeakSet<CniRequest>();
 
   constructor(options: CniVerbsOptions) {
     this.#options = options;
@@ -42,13 +47,19 @@ export class CniVerbs {
     };
     try {
       const answer = await this.#dispatch(request);
+      this.#tell(request, this.#captured.has(request) ? "captured" : "passed", startedMs);
       log.debug({ ...names, ms: Math.round(performance.now() - startedMs) }, "CNI call done");
       return answer;
     } catch (error) {
+      this.#tell(request, callOutcomeOf(error), startedMs);
       const ms = Math.round(performance.now() - startedMs);
       log.warn({ ...names, ms, reason: (error as Error).message }, "CNI call failed");
       throw error;
     }
+  }
+
+  #tell({ verb }: CniRequest, outcome: CallOutcome, startedMs: number): void {
+    this.#options.onanswer?.(verb, outcome, (performance.now() - startedMs) / 1000);
   }
 
   #dispatch(request: CniRequest): Promise<string> | string {
@@ -75,10 +86,11 @@ export class CniVerbs {
     if (!decideEnrolment(facts.pod, facts.namespace, this.#options.policy).wanted) return request.result;
     const netns = this.#openSandbox(request.netns);
     try {
-      await this.#options.enrolment.add({
+      const outcome = await this.#options.enrolment.add({
         ...facts,
         sandbox: { netns, containerId: request.containerId, ips: request.ips, isNew: true },
       });
+      if (outcome === "enrolled") this.#captured.add(request);
     } catch (error) {
       if (error instanceof EnrolmentError) throw new CniError("notCaptured", error.message);
       throw error;

@@ -6,6 +6,7 @@ import { ZdsError } from "../ztunnel/zds-error.ts";
 import { type Desired, decideEnrolment } from "./desired-state.ts";
 import { EnrolmentError, remedyFor } from "./enrolment-error.ts";
 import { KeyedQueue } from "./keyed-queue.ts";
+import { failureKind } from "./pod-history.ts";
 import {
   PodReconciler,
   type ReconcileOutcome,
@@ -165,6 +166,7 @@ export class Enrolment {
     record.namespaceHint = newestFacts(record.namespaceHint, namespace);
     adoptSandbox(record, sandbox);
     record.adding++;
+    this.#options.history.asked(pod.uid);
     try {
       const outcome = await this.#addWithin(record, performance.now() + this.#options.ztunnelWaitMs);
       if (outcome === "enrolled" && record.sandbox?.netns.key !== sandbox.netns.key)
@@ -208,6 +210,21 @@ export class Enrolment {
   async leaveAll(): Promise<void> {
     this.#reconciler.isLeaving = true;
     await Promise.allSettled([...this.#records.keys()].map((uid) => this.#queue.run(uid)));
+  }
+
+  /** Every pod known, for reports: only to be read. */
+  records(): IterableIterator<Readonly<PodRecord>> {
+    return this.#records.values();
+  }
+
+  /** One of {@link records}. */
+  record(uid: string): Readonly<PodRecord> | undefined {
+    return this.#records.get(uid);
+  }
+
+  /** What should be of a pod; `undefined` while the labels of its namespace are not known. */
+  desired(pod: PodFacts): Desired | undefined {
+    return this.#desired(pod);
   }
 
   /** Repairs of enrolled pods by kind of drift, since the start. */
@@ -282,14 +299,19 @@ export class Enrolment {
   async #run(uid: string): Promise<ReconcileOutcome> {
     const record = this.#records.get(uid);
     if (record === undefined) return "forgotten";
+    const { history } = this.#options;
+    history.begin(uid);
     try {
       const outcome = await this.#reconciler.reconcile(record);
       this.#options.log.debug({ uid, outcome }, "looked at a pod");
       if (!outcome.startsWith("no-")) record.failures = 0;
       this.#planNext(record, outcome);
+      history.end(uid, record.state, outcome);
+      if (!this.#records.has(uid)) history.forget(uid);
       return outcome;
     } catch (error) {
       this.#noteFailure(record, error as Error);
+      history.end(uid, record.state, "failed");
       throw error;
     }
   }
@@ -316,8 +338,13 @@ export class Enrolment {
 
   /** Tries again with growing pauses; what lasts longer than a restart of ztunnel is told in an Event. */
   #retryLater(record: PodRecord, reason: string): void {
-    const { events, log } = this.#options;
+    const { events, history, log } = this.#options;
     record.failures++;
+    history.failed(record.uid, {
+      kind: reason.includes("ztunnel") ? "ztunnel" : "sandbox",
+      message: reason,
+      remedy: remedyFor(reason),
+    });
     this.#queue.requestAfter(record.uid, retryDelayMs(record.failures));
     const pod = record.facts;
     if (pod === undefined || record.adding > 0 || record.failures < patientFailures) return;
@@ -343,6 +370,11 @@ export class Enrolment {
       return;
     }
     if (record.state !== "pending" && record.state !== "enrolled") record.state = "failed";
+    this.#options.history.failed(record.uid, {
+      kind: failureKind(error),
+      message: error.message,
+      remedy: remedyFor(error.message),
+    });
     this.#options.log.warn({ ...names, err: error }, "pod not captured; trying again");
     this.#queue.requestAfter(record.uid, retryDelayMs(record.failures));
     // an ADD that fails is told by kubelet in an Event of its own
@@ -354,7 +386,10 @@ export class Enrolment {
 
   #podChanged(uid: string, pod: PodFacts | undefined): void {
     if (!this.#started) return;
-    if (pod !== undefined) this.#noteFacts(pod);
+    if (pod !== undefined) {
+      this.#noteFacts(pod);
+      this.#options.history.asked(uid);
+    }
     const record = this.#records.get(uid);
     if (record === undefined) return;
     if (pod === undefined) record.facts = undefined;
@@ -375,7 +410,9 @@ export class Enrolment {
   #namespaceChanged(name: string): void {
     if (!this.#started) return;
     for (const record of this.#records.values()) {
-      if (record.facts?.namespace === name) this.#queue.request(record.uid);
+      if (record.facts?.namespace !== name) continue;
+      this.#options.history.asked(record.uid);
+      this.#queue.request(record.uid);
     }
   }
 

@@ -14,6 +14,7 @@ import type { RedirectOptions } from "../redirect/rules.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
 import { decideEnrolment, type EnrolmentPolicy } from "./desired-state.ts";
+import type { PodHistory } from "./pod-history.ts";
 import { adoptSandbox, isRemains, newestFacts, offerSandbox, type PodRecord } from "./pod-record.ts";
 
 /** How a run ended when nothing went wrong. */
@@ -36,6 +37,7 @@ export interface ReconcilerParts {
   readonly events: EventRecorder;
   readonly probes: HostProbes;
   readonly probePath: Pick<ProbePathWatch, "enrolled">;
+  readonly history: PodHistory;
   readonly policy: EnrolmentPolicy;
   readonly log: Logger;
 }
@@ -94,10 +96,11 @@ export class PodReconciler {
     record: PodRecord,
     want: { pod: PodFacts; redirect: RedirectOptions },
   ): Promise<ReconcileOutcome> {
-    const { ztunnel, redirection, log } = this.#parts;
+    const { ztunnel, redirection, history, log } = this.#parts;
     const { pod } = want;
     const startedMs = performance.now();
     const sandbox = await this.#currentSandbox(record, pod);
+    history.step(pod.uid, "sandbox");
     if (sandbox === undefined) {
       record.state = "waiting";
       return "no-sandbox";
@@ -111,14 +114,18 @@ export class PodReconciler {
     const isNew = sandbox.isNew && !record.touched;
     record.touched = true;
     const report = await redirection.apply(sandbox.netns, want.redirect, { isNew });
+    const { skippedFamilies } = report;
+    history.looked(pod.uid, { netnsKey: sandbox.netns.key, skippedFamilies });
+    history.step(pod.uid, "rules");
     if (report.changed && record.state === "enrolled") this.#noteRepair(record, report.repaired);
     if (ztunnel.acknowledged(pod.uid) !== sandbox.netns.key) {
       await this.#handOver(record, { pod, sandbox });
+      history.step(pod.uid, "ztunnel");
     }
     if (record.state !== "enrolled") {
       record.state = "enrolled";
       const ms = Math.round((performance.now() - startedMs) * 10) / 10;
-      log.info({ ...names, ms, skippedFamilies: report.skippedFamilies }, "pod enrolled");
+      log.info({ ...names, ms, skippedFamilies }, "pod enrolled");
     }
     void this.#exempt(record, { pod, sandbox, redirect: want.redirect });
     return "enrolled";
@@ -176,7 +183,7 @@ export class PodReconciler {
     record: PodRecord,
     { pod, reason }: { pod: PodFacts; reason: string },
   ): Promise<ReconcileOutcome> {
-    const { redirection, ztunnel, annotations, log } = this.#parts;
+    const { redirection, ztunnel, annotations, history, log } = this.#parts;
     const annotated = pod.annotations[podAnnotations.redirection] !== undefined;
     if (record.unseen) await this.#lookForRemains(record, pod);
     if (!record.touched && !annotated) {
@@ -187,8 +194,11 @@ export class PodReconciler {
     // while the pod runs its rules are somewhere: without them gone first, ztunnel's leaving would cut it off
     if (sandbox === undefined && pod.phase === "Running") return "no-way-out";
     await this.#endExemption(pod.uid);
+    history.step(pod.uid, "remove-probes");
     if (sandbox !== undefined) await redirection.remove(sandbox.netns);
+    history.step(pod.uid, "remove-rules");
     await ztunnel.remove(pod.uid);
+    history.step(pod.uid, "remove-ztunnel");
     this.#release(record, sandbox);
     log.info(
       { ns: pod.namespace, pod: pod.name, uid: pod.uid, netns: sandbox?.netns.key, reason },

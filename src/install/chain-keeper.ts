@@ -83,6 +83,7 @@ export class ChainKeeper {
   #orphanSince: number | undefined;
   #fault: string | undefined = "Waiting for the first look at the CNI configuration";
   #configPath: string | undefined;
+  #pluginTypes: readonly string[] = [];
   #hasIstioCni = false;
 
   constructor(options: ChainKeeperOptions) {
@@ -117,6 +118,11 @@ export class ChainKeeper {
   /** How often another program took our entry away. */
   get rewrites(): number {
     return this.#fight.rewrites;
+  }
+
+  /** Plugin types of the chain that holds our entry, in order. */
+  get pluginTypes(): readonly string[] {
+    return this.#pluginTypes;
   }
 
   get fights(): number {
@@ -223,6 +229,7 @@ export class ChainKeeper {
       const path = join(netDir, plan.fileName ?? "");
       this.#options.log.info({ path, missing: plan.missing, types: plan.types }, "wrote the CNI chain");
     }
+    this.#pluginTypes = plan.types;
     this.#configPath = plan.fileName === undefined ? undefined : join(netDir, plan.fileName);
     this.#setFault(plan.fault);
     if (plan.fileName === undefined) return;

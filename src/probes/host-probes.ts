@@ -104,6 +104,11 @@ export class HostProbes {
     return this.#kubelet?.countsOwnConnections ?? true;
   }
 
+  /** Addresses that the sets hold in the pod's name; undefined while they may differ from what was asked for. */
+  addressesOf(uid: string): readonly string[] | undefined {
+    return this.#settled && this.fault === undefined ? this.#members.ownedBy(uid) : undefined;
+  }
+
   /** Asserts the desired state once and then on a timer. A failure is reported through `onstate` and tried again. */
   async start(): Promise<void> {
     await this.#request().catch(() => {});

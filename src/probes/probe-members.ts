@@ -82,6 +82,11 @@ export class ProbeMembers {
     }
   }
 
+  /** Addresses that are the pod's and no newer one's. */
+  ownedBy(uid: string): readonly string[] {
+    return (this.#addresses.get(uid) ?? []).filter((address) => this.#claims.get(address)?.at(-1) === uid);
+  }
+
   /**
    * What the sets should hold now; it does not change when the members do.
    * @param isOutside whether a pod that was never set is known not to be in the mesh; asked with any entry's comment

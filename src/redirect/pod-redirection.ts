@@ -13,7 +13,7 @@ import {
 import type { Netns } from "../netns/netns.ts";
 import { allDone } from "./all-done.ts";
 import { BackendError, type RedirectBackend } from "./backend.ts";
-import { type Drift, desiredState } from "./fingerprint.ts";
+import { type Drift, desiredState, fingerprint } from "./fingerprint.ts";
 import { KeyedMutex } from "./keyed-mutex.ts";
 import { type Leftovers, OtherVariant } from "./leftovers.ts";
 import { assertPodNetns, type NetnsCall, NetnsRules } from "./netns-rules.ts";
@@ -65,6 +65,8 @@ export interface Verification {
   readonly drift: readonly Drift[];
   readonly skippedFamilies: readonly SkippedFamily[];
   readonly routing: RoutingState;
+  /** Hash of our chains as they are, by family. */
+  readonly fingerprints: ReadonlyMap<Family, string>;
 }
 
 /** What bringing a namespace's redirection about took. */
@@ -156,7 +158,10 @@ export class PodRedirection {
     const { families, skippedFamilies } = await this.#familiesOf(netns, routing);
     const observations = await this.#observer.observe(netnsCall, { options, families }, look);
     const drift = [...routingDrift(routing), ...observations.flatMap((observation) => observation.drift)];
-    return { intact: drift.length === 0, drift, skippedFamilies, routing };
+    const fingerprints = new Map(
+      observations.map(({ family, state }) => [family, fingerprint(state ?? desiredState(options, family))]),
+    );
+    return { intact: drift.length === 0, drift, skippedFamilies, routing, fingerprints };
   }
 
   async #apply(netns: Netns, options: RedirectOptions, call: RedirectionCall): Promise<ApplyReport> {
@@ -168,7 +173,9 @@ export class PodRedirection {
     const [before, look] = await this.#look(netnsCall);
     const { families, skippedFamilies } = await this.#familiesOf(netns, before);
     const isNew = call.isNew === true;
-    const routing = isRoutingComplete(before) ? Promise.resolve(before) : this.#ensureRouting(netns, { isNew });
+    const routing = isRoutingComplete(before)
+      ? Promise.resolve(before)
+      : this.#ensureRouting(netns, { isNew });
     // Routes before rules: a reply that the rules mark must find its route. In a new namespace nobody replies yet.
     if (!isNew) await routing;
     const [rules, suspects] = await allDone([

@@ -25,7 +25,11 @@ export interface ZdsConnectionOptions {
   readonly log: Logger;
   readonly helloTimeoutMs: number;
   readonly ackTimeoutMs: number;
+  /** Process of the client. */
+  readonly pid: number;
   readonly onphase: (connection: ZdsConnection) => void;
+  /** A request was answered, or never will be. */
+  readonly onanswer: (result: "ack" | "nack" | "timeout" | "disconnected", seconds: number) => void;
 }
 
 interface Update {
@@ -45,11 +49,14 @@ interface Update {
  */
 export class ZdsConnection {
   readonly id: number;
+  readonly pid: number;
+  readonly connectedAt = new Date();
   readonly #socket: SeqpacketConnection;
   readonly #options: ZdsConnectionOptions;
   readonly #queue: Update[] = [];
   readonly #acked = new Map<string, string>();
   #phase: ZdsPhase = "hello";
+  #refused = 0;
   #closeReason: ZdsError | undefined;
   #awaiting: PromiseWithResolvers<Packet> | undefined;
   #drained: PromiseWithResolvers<void> | undefined;
@@ -57,6 +64,7 @@ export class ZdsConnection {
 
   constructor(socket: SeqpacketConnection, options: ZdsConnectionOptions) {
     this.id = options.id;
+    this.pid = options.pid;
     this.#socket = socket;
     this.#options = options;
     socket.onpacket = (packet) => this.#receive(packet);
@@ -71,6 +79,21 @@ export class ZdsConnection {
 
   get phase(): ZdsPhase {
     return this.#phase;
+  }
+
+  /** Pods acknowledged. */
+  get acknowledgedCount(): number {
+    return this.#acked.size;
+  }
+
+  /** Requests that wait for their turn or their answer. */
+  get pendingCount(): number {
+    return this.#queue.length + (this.#awaiting === undefined ? 0 : 1);
+  }
+
+  /** Requests that ztunnel refused. */
+  get refusedCount(): number {
+    return this.#refused;
   }
 
   /** `Netns.key` of the namespace ztunnel acknowledged for this pod on this connection. */
@@ -198,10 +221,21 @@ export class ZdsConnection {
       }
       return awaiting.promise;
     };
-    const packet = await this.#within(answered(), ackTimeoutMs, "ztunnel did not answer");
-    if (packet.truncated)
-      return { ok: false, error: `(cut off) ${Buffer.from(packet.data).toString("latin1")}` };
-    return decodeAnswer(packet.data);
+    const startedMs = performance.now();
+    const seconds = (): number => (performance.now() - startedMs) / 1000;
+    try {
+      const packet = await this.#within(answered(), ackTimeoutMs, "ztunnel did not answer");
+      const answer: ZdsAnswer = packet.truncated
+        ? { ok: false, error: `(cut off) ${Buffer.from(packet.data).toString("latin1")}` }
+        : decodeAnswer(packet.data);
+      if (!answer.ok) this.#refused++;
+      this.#options.onanswer(answer.ok ? "ack" : "nack", seconds());
+      return answer;
+    } catch (error) {
+      const isLate = error instanceof ZdsError && error.code === "TIMEOUT";
+      this.#options.onanswer(isLate ? "timeout" : "disconnected", seconds());
+      throw error;
+    }
   }
 
   async #within<T>(promise: Promise<T>, limitMs: number, what: string): Promise<T> {

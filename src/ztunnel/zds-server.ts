@@ -6,7 +6,7 @@ import { dirname } from "node:path";
 import { listenSeqpacket, type SeqpacketConnection, type SeqpacketListener } from "../native/seqpacket.ts";
 import type { Logger } from "../observe/logger.ts";
 import { Roster, type RosterEntry } from "./workload.ts";
-import { ZdsConnection } from "./zds-connection.ts";
+import { ZdsConnection, type ZdsConnectionOptions } from "./zds-connection.ts";
 import { ZdsError } from "./zds-error.ts";
 
 /** A ztunnel came, has the whole picture, or left. */
@@ -26,6 +26,8 @@ export interface ZdsServerOptions {
   readonly acceptsPerSecond?: number;
   /** The only user whose processes may connect. */
   readonly allowedUid?: number;
+  /** A ztunnel answered a request, or never will. */
+  readonly onanswer?: ZdsConnectionOptions["onanswer"];
 }
 
 const acceptWindowMs = 1000;
@@ -51,6 +53,7 @@ export class ZdsServer {
       ackTimeoutMs: 5000,
       acceptsPerSecond: 5,
       allowedUid: 0,
+      onanswer: () => {},
       ...options,
     };
   }
@@ -73,6 +76,16 @@ export class ZdsServer {
   /** Connections past their hello. */
   get connectionCount(): number {
     return this.#connections.length;
+  }
+
+  /** Connections past their hello, the newest last. */
+  get connections(): readonly ZdsConnection[] {
+    return this.#connections;
+  }
+
+  /** Connections since the start. */
+  get acceptedCount(): number {
+    return this.#lastId;
   }
 
   /** True while some ztunnel has acknowledged its whole snapshot. */
@@ -166,7 +179,7 @@ export class ZdsServer {
 
   #accept(socket: SeqpacketConnection): void {
     this.#limitAccepts();
-    const { log, allowedUid, helloTimeoutMs, ackTimeoutMs } = this.#options;
+    const { log, allowedUid, helloTimeoutMs, ackTimeoutMs, onanswer } = this.#options;
     const peer = socket.peer();
     if (peer.uid !== allowedUid) {
       log.warn({ peer }, `refused a ZDS connection: only processes of user ${allowedUid} may connect`);
@@ -179,6 +192,8 @@ export class ZdsServer {
       log,
       helloTimeoutMs,
       ackTimeoutMs,
+      pid: peer.pid,
+      onanswer,
       onphase: (changed) => this.#phaseChanged(changed),
     });
     this.#strangers.add(connection);

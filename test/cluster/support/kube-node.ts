@@ -1,22 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-// A whole Kubernetes of one node inside a test node: control plane, containerd with our launcher in its chain, kubelet.
+// A whole Kubernetes of one node inside a test node: control plane, containerd with a chain of plugins, kubelet.
 import { mkdir, readdir, symlink, writeFile } from "node:fs/promises";
-import { basename, join } from "node:path";
-import { ambientPlugin, bridgeConflist } from "../../support/node/conflist.ts";
+import { join } from "node:path";
+import { ambientPlugin, bridgeConflist, type PluginConfig } from "../../support/node/conflist.ts";
 import type { InsideNode } from "../../support/node/inside.ts";
 import { ManagedProcess } from "../../support/node/managed-process.ts";
 import { PLUGIN_DIR } from "../../support/node/mesh-node.ts";
-import { run } from "../../support/node/run.ts";
-import { boxImage, makeBoxImage } from "./box-image.ts";
+import { cleanEnv, type RunResult, run } from "../../support/node/run.ts";
+import { makeBoxImage } from "./box-image.ts";
 import { clients, kubeconfigFor } from "./certificates.ts";
 import { apiPort, ControlPlane } from "./control-plane.ts";
 import type { KubeAdmin } from "./kube-admin.ts";
-import { makeNodePlaces, nodeAddress } from "./node-places.ts";
+import {
+  type Daemon,
+  daemonCommands,
+  type NetworkFolders,
+  runtimeSocket,
+  writeContainerdConfig,
+} from "./node-daemons.ts";
+import { makeCommonFolders, makeNodePlaces, nodeAddress } from "./node-places.ts";
 
 /** Name of the node. */
 export const nodeName = "node-1";
 
-type Daemon = "controller-manager" | "scheduler" | "containerd" | "kubelet";
+/** How a {@link KubeNode} is made. */
+export interface KubeNodeOptions {
+  /**
+   * `prepared`: our launcher is in the chain already, in folders of the test's own. `bare`: a node as its owner made it, whose
+   * folders are the ones that all the world uses. Default `prepared`.
+   */
+  readonly network?: "prepared" | "bare";
+}
 
 /** A cluster of one node. Ends with the test node. */
 export class KubeNode {
@@ -24,43 +38,61 @@ export class KubeNode {
   readonly admin: KubeAdmin;
   /** Manifests in it become static pods. */
   readonly manifestFolder: string;
-  readonly #daemons: ReadonlyMap<Daemon, ManagedProcess>;
+  /** The runtime's folder of network configurations. */
+  readonly netDir: string;
+  /** The runtime's folder of plugins. */
+  readonly pluginDir: string;
   readonly #scratch: string;
+  readonly #binDir: string;
+  readonly #commands: ReadonlyMap<Daemon, readonly string[]>;
+  readonly #daemons = new Map<Daemon, ManagedProcess>();
 
   private constructor(parts: {
     plane: ControlPlane;
-    daemons: ReadonlyMap<Daemon, ManagedProcess>;
     scratch: string;
+    binDir: string;
+    folders: NetworkFolders;
+    commands: ReadonlyMap<Daemon, readonly string[]>;
   }) {
     this.plane = parts.plane;
     this.admin = parts.plane.admin;
-    this.#daemons = parts.daemons;
+    this.netDir = parts.folders.netDir;
+    this.pluginDir = parts.folders.pluginDir;
     this.#scratch = parts.scratch;
+    this.#binDir = parts.binDir;
+    this.#commands = parts.commands;
     this.manifestFolder = join(parts.scratch, "manifests");
   }
 
   /** Starts everything; resolves when the node is ready and pods can be made. */
-  static async start(node: InsideNode, binDir: string): Promise<KubeNode> {
+  static async start(
+    node: InsideNode,
+    binDir: string,
+    { network = "prepared" }: KubeNodeOptions = {},
+  ): Promise<KubeNode> {
     const { scratch } = node;
     await makeNodePlaces(scratch);
-    await writeNetwork(scratch);
-    const [containerd, plane] = await Promise.all([
-      startContainerd(scratch),
-      ControlPlane.start({ binDir, scratch, nodeName, nodeAddress, serviceAccounts: true }),
-    ]);
-    const daemons = new Map<Daemon, ManagedProcess>([["containerd", containerd]]);
+    const folders = network === "bare" ? await makeBareNetwork(scratch) : await makePreparedNetwork(scratch);
+    const planeStart = ControlPlane.start({ binDir, scratch, nodeName, nodeAddress, serviceAccounts: true });
+    const image = makeBox(scratch);
+    await writeContainerdConfig(scratch, folders);
+    const plane = await planeStart;
     const kubeconfigs = await writeKubeconfigs(scratch, plane);
-    daemons.set("controller-manager", startControllerManager(binDir, plane, kubeconfigs));
-    daemons.set("scheduler", startScheduler(binDir, kubeconfigs));
-    const kubelet = await startKubelet(node, { binDir, plane, kubeconfigs });
-    daemons.set("kubelet", kubelet);
-    await kubelet.until("the node to be ready", () => isReady(plane.admin), {
-      timeoutMs: 90_000,
-      intervalMs: 100,
+    const commands = await daemonCommands({
+      node,
+      binDir,
+      nodeName,
+      certificates: plane.certificates,
+      kubeconfigs,
     });
+    const kube = new KubeNode({ plane, scratch, binDir, folders, commands });
+    await kube.startDaemon("containerd");
+    await kube.importImage(await image);
+    for (const name of ["controller-manager", "scheduler", "kubelet"] as const) await kube.startDaemon(name);
+    await kube.untilReady();
     const account = "/api/v1/namespaces/default/serviceaccounts/default";
     await plane.admin.until(account, (found) => (found.secrets ?? []).length > 0);
-    return new KubeNode({ plane, daemons, scratch });
+    return kube;
   }
 
   /** One of the node's daemons, for its log. */
@@ -68,6 +100,47 @@ export class KubeNode {
     const found = this.#daemons.get(name);
     if (found === undefined) throw new Error(`no ${name} was started`);
     return found;
+  }
+
+  /** Starts a daemon (again); containerd answers when this resolves. */
+  async startDaemon(name: Daemon): Promise<void> {
+    const argv = this.#commands.get(name) ?? [];
+    // names of host and queue are a daemon's own too
+    const daemon = new ManagedProcess(["unshare", "--uts", "--ipc", "--", ...argv], { name });
+    this.#daemons.set(name, daemon);
+    if (name !== "containerd") return;
+    const answers = async () => (await this.ctr(["version"], { mayFail: true })).code === 0;
+    await daemon.until("to answer", answers, { timeoutMs: 20_000, intervalMs: 50 });
+  }
+
+  /** Waits until the API server says that the node is ready. */
+  async untilReady(): Promise<void> {
+    await this.daemon("kubelet").until("the node to be ready", () => isReady(this.admin), {
+      timeoutMs: 90_000,
+      intervalMs: 100,
+    });
+  }
+
+  /** Runs containerd's own client in the namespace in which its CRI service looks. */
+  ctr(args: readonly string[], options: { mayFail?: boolean; timeoutMs?: number } = {}): Promise<RunResult> {
+    return run(["ctr", "--address", runtimeSocket, "--namespace", "k8s.io", ...args], options);
+  }
+
+  /** Gives the runtime the images of an archive. */
+  async importImage(archive: string): Promise<void> {
+    await this.ctr(["images", "import", archive], { timeoutMs: 60_000 });
+  }
+
+  /** Runs kubectl with the rights of an administrator. */
+  kubectl(args: readonly string[], options: { stdin?: string; mayFail?: boolean } = {}): Promise<RunResult> {
+    const kubeconfig = join(this.#scratch, "kubeconfig-admin");
+    // it keeps what it learns about the API below HOME
+    const env = cleanEnv({ HOME: this.#scratch });
+    return run([join(this.#binDir, "kubectl"), `--kubeconfig=${kubeconfig}`, ...args], {
+      ...options,
+      env,
+      timeoutMs: 60_000,
+    });
   }
 
   /** A kubeconfig for the holder of a token; returns its path. */
@@ -91,76 +164,44 @@ async function isReady(admin: KubeAdmin): Promise<boolean> {
   );
 }
 
-/** Names of host and queue are a daemon's own too. */
-function startDaemon(name: Daemon, argv: readonly string[]): ManagedProcess {
-  return new ManagedProcess(["unshare", "--uts", "--ipc", "--", ...argv], { name });
+/** Debian's plugins under one folder, and a chain of bridge, portmap and our launcher. */
+async function makePreparedNetwork(scratch: string): Promise<NetworkFolders> {
+  const folders = { netDir: join(scratch, "net.d"), pluginDir: join(scratch, "cni-bin") };
+  await mkdir(folders.netDir);
+  await mkdir(folders.pluginDir);
+  await symlink(join(PLUGIN_DIR, "ambient-cni"), join(folders.pluginDir, "ambient-cni"));
+  await writeNetwork(scratch, folders, [ambientPlugin({ agentWaitSeconds: 3 })]);
+  return folders;
 }
 
-/** The plugins under one folder, and a chain of bridge, portmap and our launcher. */
-async function writeNetwork(scratch: string): Promise<void> {
-  const plugins = join(scratch, "cni-bin");
-  await mkdir(plugins);
+/** A chain of bridge and portmap, and nothing of ours. */
+async function makeBareNetwork(scratch: string): Promise<NetworkFolders> {
+  const folders = { netDir: "/etc/cni/net.d", pluginDir: "/opt/cni/bin" };
+  await makeCommonFolders(scratch);
+  for (const folder of Object.values(folders)) await mkdir(folder, { recursive: true });
+  await writeNetwork(scratch, folders, []);
+  return folders;
+}
+
+async function writeNetwork(
+  scratch: string,
+  folders: NetworkFolders,
+  more: readonly PluginConfig[],
+): Promise<void> {
   for (const name of await readdir("/usr/lib/cni")) {
-    await symlink(join("/usr/lib/cni", name), join(plugins, name));
+    await symlink(join("/usr/lib/cni", name), join(folders.pluginDir, name));
   }
-  await symlink(join(PLUGIN_DIR, "ambient-cni"), join(plugins, "ambient-cni"));
   const network = bridgeConflist({
     leaseDir: join(scratch, "ipam"),
-    chained: [
-      { type: "portmap", capabilities: { portMappings: true } },
-      ambientPlugin({ agentWaitSeconds: 3 }),
-    ],
+    chained: [{ type: "portmap", capabilities: { portMappings: true } }, ...more],
   });
-  await mkdir(join(scratch, "net.d"));
-  await writeFile(join(scratch, "net.d/10-podnet.conflist"), JSON.stringify(network));
+  await writeFile(join(folders.netDir, "10-podnet.conflist"), JSON.stringify(network));
 }
 
-/** Source: containerd docs/cri/config.md. */
-function containerdConfig(scratch: string): string {
-  return `version = 2
-root = "${scratch}/containerd"
-state = "/run/containerd"
-disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
-[grpc]
-  address = "/run/containerd/containerd.sock"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "${scratch}/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "${boxImage}"
-  stream_server_address = "127.0.0.1"
-  disable_apparmor = true
-  # root in a container may lack CAP_SYS_RESOURCE
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-      SystemdCgroup = false
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "${scratch}/cni-bin"
-    conf_dir = "${scratch}/net.d"
-`;
-}
-
-async function startContainerd(scratch: string): Promise<ManagedProcess> {
-  const path = join(scratch, "containerd.toml");
-  await writeFile(path, containerdConfig(scratch));
-  const containerd = startDaemon("containerd", ["containerd", "--config", path]);
-  const ctr = ["ctr", "--address", "/run/containerd/containerd.sock"];
-  await containerd.until(
-    "to answer",
-    async () => (await run([...ctr, "version"], { mayFail: true })).code === 0,
-    {
-      timeoutMs: 20_000,
-      intervalMs: 50,
-    },
-  );
+async function makeBox(scratch: string): Promise<string> {
   const folder = join(scratch, "image");
   await mkdir(folder);
-  // the namespace in which containerd's CRI service looks
-  await run([...ctr, "--namespace", "k8s.io", "images", "import", await makeBoxImage(folder)], {
-    timeoutMs: 30_000,
-  });
-  return containerd;
+  return makeBoxImage(folder);
 }
 
 async function writeKubeconfigs(scratch: string, plane: ControlPlane): Promise<(client: string) => string> {
@@ -170,86 +211,4 @@ async function writeKubeconfigs(scratch: string, plane: ControlPlane): Promise<(
     await writeFile(path(client), await kubeconfigFor(plane.certificates, { url, user: { client } }));
   }
   return path;
-}
-
-function startControllerManager(
-  binDir: string,
-  plane: ControlPlane,
-  kubeconfig: (client: string) => string,
-): ManagedProcess {
-  const own = kubeconfig("controller-manager");
-  return startDaemon("controller-manager", [
-    join(binDir, "kube-controller-manager"),
-    `--kubeconfig=${own}`,
-    `--authentication-kubeconfig=${own}`,
-    `--authorization-kubeconfig=${own}`,
-    "--bind-address=127.0.0.1",
-    "--leader-elect=false",
-    "--use-service-account-credentials=true",
-    `--service-account-private-key-file=${plane.certificates}/sa.key`,
-    `--root-ca-file=${plane.certificates}/ca.crt`,
-    `--cert-dir=${plane.certificates}`,
-  ]);
-}
-
-function startScheduler(binDir: string, kubeconfig: (client: string) => string): ManagedProcess {
-  const own = kubeconfig("scheduler");
-  return startDaemon("scheduler", [
-    join(binDir, "kube-scheduler"),
-    `--kubeconfig=${own}`,
-    `--authentication-kubeconfig=${own}`,
-    `--authorization-kubeconfig=${own}`,
-    "--bind-address=127.0.0.1",
-    "--leader-elect=false",
-  ]);
-}
-
-/** Source: https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/ */
-async function startKubelet(
-  node: InsideNode,
-  parts: { binDir: string; plane: ControlPlane; kubeconfigs: (client: string) => string },
-): Promise<ManagedProcess> {
-  const { scratch } = node;
-  const { certificates } = parts.plane;
-  const manifests = join(scratch, "manifests");
-  await mkdir(manifests);
-  const config = {
-    apiVersion: "kubelet.config.k8s.io/v1beta1",
-    kind: "KubeletConfiguration",
-    cgroupDriver: "cgroupfs",
-    cgroupRoot: `/${basename(node.cgroupFolder)}`,
-    cgroupsPerQOS: true,
-    enforceNodeAllocatable: ["pods"],
-    failSwapOn: false,
-    resolvConf: "",
-    clusterDomain: "cluster.local",
-    tlsCertFile: join(certificates, "kubelet-server.crt"),
-    tlsPrivateKeyFile: join(certificates, "kubelet-server.key"),
-    authentication: {
-      anonymous: { enabled: false },
-      webhook: { enabled: true },
-      x509: { clientCAFile: join(certificates, "ca.crt") },
-    },
-    authorization: { mode: "Webhook" },
-    imageGCHighThresholdPercent: 100,
-    evictionHard: { "memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
-    staticPodPath: manifests,
-    fileCheckFrequency: "1s",
-    syncFrequency: "5s",
-    nodeStatusUpdateFrequency: "2s",
-  };
-  const path = join(scratch, "kubelet.json");
-  await writeFile(path, JSON.stringify(config));
-  return startDaemon("kubelet", [
-    join(parts.binDir, "kubelet"),
-    `--config=${path}`,
-    `--kubeconfig=${parts.kubeconfigs("kubelet")}`,
-    `--hostname-override=${nodeName}`,
-    `--node-ip=${nodeAddress}`,
-    `--root-dir=${scratch}/kubelet`,
-    `--cert-dir=${scratch}/kubelet-pki`,
-    `--volume-plugin-dir=${scratch}/volume-plugins`,
-    "--container-runtime=remote",
-    "--container-runtime-endpoint=unix:///run/containerd/containerd.sock",
-  ]);
 }

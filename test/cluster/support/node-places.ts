@@ -46,6 +46,11 @@ export async function makeNodePlaces(scratch: string): Promise<void> {
   await run(["ip", "route", "add", "default", "via", "10.89.0.254", "dev", "node0", "onlink"]);
 }
 
+/** Makes the folders private in which a node's owner keeps network configurations and plugins. */
+export async function makeCommonFolders(scratch: string): Promise<void> {
+  for (const folder of ["/etc", "/opt"]) await makeCopyOnWrite(folder, join(scratch, "private", folder));
+}
+
 /** Lets the node write to a folder of the machine without the machine seeing it. */
 async function makeCopyOnWrite(folder: string, layers: string): Promise<void> {
   const [upper, work] = [join(layers, "upper"), join(layers, "work")];

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the reports ask of the agent's parts: the few facts of each, so that a part can be any object that has them.
+import type { AgentConfig } from "../config.ts";
+import type { Desired } from "../enrolment/desired-state.ts";
+import type { PodHistory } from "../enrolment/pod-history.ts";
+import type { PodRecord } from "../enrolment/pod-record.ts";
+import type { PodFacts } from "../kube/pod-facts.ts";
+import type { ReflectorCounts } from "../kube/reflector.ts";
+import type { Netns } from "../netns/netns.ts";
+import type { Verification } from "../redirect/pod-redirection.ts";
+import type { Family, RedirectOptions } from "../redirect/rules.ts";
+import type { LogRing } from "./log-ring.ts";
+import type { ProcessFacts } from "./process-facts.ts";
+import type { Readiness } from "./readiness.ts";
+import type { ProbePathReport } from "./state-report.ts";
+
+/** Pods of the node as the enrolment knows them; what it hands out is only read. */
+export interface EnrolmentFacts {
+  records(): Iterable<Readonly<PodRecord>>;
+  record(uid: string): Readonly<PodRecord> | undefined;
+  /** `undefined` while the labels of the pod's namespace are not known. */
+  desired(pod: PodFacts): Desired | undefined;
+  readonly repairs: ReadonlyMap<string, number>;
+}
+
+/** One copy of a collection. */
+export interface WatchFacts {
+  readonly size: number;
+  readonly synced: boolean;
+  /** On the clock of performance.now(). */
+  readonly lastContactMs: number | undefined;
+  readonly counts: Readonly<ReflectorCounts>;
+  isFresh(maxAgeMs: number): boolean;
+}
+
+/** The copies of the API server's objects. */
+export interface ClusterFacts {
+  readonly pods: WatchFacts & { values(): Iterable<PodFacts> };
+  readonly namespaces: WatchFacts;
+  podByName(namespace: string, name: string): PodFacts | undefined;
+}
+
+/** One connected ztunnel. */
+export interface ZdsConnectionFacts {
+  readonly id: number;
+  readonly pid: number;
+  readonly connectedAt: Date;
+  readonly phase: "hello" | "snapshot" | "live" | "closed";
+  /** Pods acknowledged. */
+  readonly acknowledgedCount: number;
+  /** Requests that wait for their turn or their answer. */
+  readonly pendingCount: number;
+  readonly refusedCount: number;
+}
+
+/** The ZDS server. */
+export interface ZtunnelFacts {
+  readonly ready: boolean;
+  readonly podCount: number;
+  /** Connections past their hello, the newest last. */
+  readonly connections: readonly ZdsConnectionFacts[];
+  /** Connections since the start. */
+  readonly acceptedCount: number;
+  holds(uid: string): boolean;
+  acknowledged(uid: string): string | undefined;
+}
+
+/** The host's side of kubelet probes. */
+export interface ProbesFacts {
+  readonly fault: string | undefined;
+  readonly counts: { readonly restored: number; readonly failures: number };
+  /** Addresses that the sets hold in the pod's name; `undefined` while they may differ from what was asked for. */
+  addressesOf(uid: string): readonly string[] | undefined;
+  /** What differs now, read from the kernel. */
+  verify(): Promise<{ readonly drift: readonly { readonly kind: string; readonly detail: string }[] }>;
+}
+
+/** Reads a pod's redirection; writes nothing. */
+export interface RedirectionFacts {
+  verify(
+    netns: Netns,
+    options: RedirectOptions,
+    call?: { readonly signal?: AbortSignal },
+  ): Promise<Verification & { readonly fingerprints?: ReadonlyMap<Family, string> }>;
+}
+
+/** Our entry in the CNI chain. */
+export interface ChainFacts {
+  /** File that holds our entry. */
+  readonly configPath: string | undefined;
+  readonly fault: string | undefined;
+  readonly rewrites: number;
+  readonly fights: number;
+  readonly isFighting: boolean;
+  /** Plugin types of the chain, in order. */
+  readonly pluginTypes?: readonly string[];
+}
+
+/** The last finding of a synthetic kubelet probe. */
+export interface ProbePathFacts {
+  readonly outcome: ProbePathReport["outcome"] | "unknown";
+  /** Unix time; undefined before the first check. */
+  readonly atMs: number | undefined;
+  /** What was seen, and what to do about it, of an outcome other than `bypassed`. */
+  readonly message?: string;
+  readonly remedy?: string;
+}
+
+/** Settings that the reports show or follow. */
+export type ReportedConfig = Pick<
+  AgentConfig,
+  | "nodeName"
+  | "hostRoot"
+  | "runDir"
+  | "ztunnelSocketPath"
+  | "selectors"
+  | "excludeNamespaces"
+  | "systemNamespace"
+  | "dnsCapture"
+  | "ipv6"
+  | "probeSnatV4"
+  | "probeSnatV6"
+  | "probeMatch"
+  | "iptablesVariant"
+  | "reconcileIntervalMs"
+  | "ztunnelWaitMs"
+  | "install"
+  | "ignored"
+>;
+
+/** All parts that reports are made from. */
+export interface AgentFacts {
+  readonly config: ReportedConfig;
+  readonly backend: { readonly variant: string; readonly reason: string };
+  readonly cluster: ClusterFacts;
+  readonly enrolment: EnrolmentFacts;
+  readonly history: PodHistory;
+  readonly redirection: RedirectionFacts;
+  readonly ztunnel: ZtunnelFacts;
+  readonly probes: ProbesFacts;
+  readonly readiness: Readiness;
+  readonly ring: LogRing;
+  readonly process: ProcessFacts;
+  /** `undefined`: the agent does not install itself. */
+  readonly chain?: ChainFacts | undefined;
+  /** What the last synthetic probe found. */
+  readonly probePath?: () => ProbePathFacts;
+}

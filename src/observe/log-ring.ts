@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// The last lines of the log, kept to be shown: warnings and errors of the node, and what was said of each pod.
+import type { LogLineReport } from "./state-report.ts";
+
+/** A line as it is logged. */
+export interface LoggedLine {
+  readonly level: LogLineReport["level"];
+  readonly scope: string;
+  readonly fields: object;
+  readonly message: string;
+}
+
+export interface LogRingOptions {
+  /** Warnings and errors kept, default 50. */
+  readonly maxRecent?: number;
+  /** Lines kept of each pod, default 20. */
+  readonly maxLinesPerPod?: number;
+  /** Pods with lines; the one that has been quiet longest goes first. Default 256. */
+  readonly maxPods?: number;
+  readonly date?: () => Date;
+}
+
+interface Fields {
+  readonly ns?: unknown;
+  readonly pod?: unknown;
+  readonly uid?: unknown;
+  readonly reason?: unknown;
+  readonly err?: unknown;
+}
+
+const maxTextLength = 300;
+
+/** Lines in order of their coming; at most about 3 MB with the default limits. */
+export class LogRing {
+  readonly #limits: Required<Omit<LogRingOptions, "date">>;
+  readonly #date: () => Date;
+  readonly #recent: LogLineReport[] = [];
+  /** By UID where a line has one, else by `namespace/name`; the quietest pod first. */
+  readonly #byPod = new Map<string, LogLineReport[]>();
+
+  constructor({ date, ...limits }: LogRingOptions = {}) {
+    this.#limits = { maxRecent: 50, maxLinesPerPod: 20, maxPods: 256, ...limits };
+    this.#date = date ?? (() => new Date());
+  }
+
+  /** Keeps a line if it is of a kind that is kept. */
+  note({ level, scope, fields, message }: LoggedLine): void {
+    const { ns, pod, uid, reason, err } = fields as Fields;
+    const key = textOrNull(uid) ?? (pod === undefined || ns === undefined ? null : `${ns}/${pod}`);
+    const isBad = level === "warn" || level === "error";
+    if (key === null && !isBad) return;
+    const why = textOrNull(reason) ?? (err instanceof Error ? err.message : null);
+    const line: LogLineReport = {
+      at: this.#date().toISOString(),
+      level,
+      scope,
+      message: shown(message),
+      ns: textOrNull(ns),
+      pod: textOrNull(pod),
+      uid: textOrNull(uid),
+      reason: why === null ? null : shown(why),
+    };
+    if (isBad) push(this.#recent, line, this.#limits.maxRecent);
+    if (key !== null) this.#notePod(key, line);
+  }
+
+  /** Warnings and errors, oldest first. */
+  recent(): readonly LogLineReport[] {
+    return [...this.#recent];
+  }
+
+  /** What was said of a pod, oldest first. */
+  ofPod(pod: { readonly ns: string; readonly name: string; readonly uid: string }): LogLineReport[] {
+    const byUid = this.#byPod.get(pod.uid) ?? [];
+    const byName = this.#byPod.get(`${pod.ns}/${pod.name}`) ?? [];
+    const both = byName.length === 0 ? [...byUid] : [...byUid, ...byName].sort(byTime);
+    return both.slice(-this.#limits.maxLinesPerPod);
+  }
+
+  #notePod(key: string, line: LogLineReport): void {
+    const lines = this.#byPod.get(key) ?? [];
+    this.#byPod.delete(key);
+    this.#byPod.set(key, lines);
+    push(lines, line, this.#limits.maxLinesPerPod);
+    if (this.#byPod.size <= this.#limits.maxPods) return;
+    const [quietest] = this.#byPod.keys();
+    if (quietest !== undefined) this.#byPod.delete(quietest);
+  }
+}
+
+function push(lines: LogLineReport[], line: LogLineReport, max: number): void {
+  lines.push(line);
+  if (lines.length > max) lines.shift();
+}
+
+function byTime(a: LogLineReport, b: LogLineReport): number {
+  return a.at < b.at ? -1 : a.at > b.at ? 1 : 0;
+}
+
+function textOrNull(value: unknown): string | null {
+  return typeof value === "string" && value !== "" ? value : null;
+}
+
+/** Cut to length; what looks like a token is not repeated, wherever it came from. */
+function shown(text: string): string {
+  const safe = text
+    .replace(/\beyJ[\w-]{8,}(\.[\w-]*){1,2}/g, "[token]")
+    .replace(/\bBearer +\S+/gi, "Bearer [token]");
+  return safe.length > maxTextLength ? `${safe.slice(0, maxTextLength)}…` : safe;
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// The agent's metrics: events as they happen, and the rest from the node's report when they are asked for.
+// deploy/monitoring/README.md explains each of them.
+import { type FailureKind, failureKinds } from "../enrolment/pod-history.ts";
+import type { StateSource } from "./agent-state.ts";
+import { type CallOutcome, callOutcomes } from "./call-outcome.ts";
+import { MetricMaker } from "./metric-maker.ts";
+import { NodeMetrics } from "./node-metrics.ts";
+
+/** How ztunnel answered a request. */
+export type AnswerResult = "ack" | "nack" | "timeout" | "disconnected";
+
+/** Outcomes of an installation. Source: istio/istio cni/pkg/install/monitoring.go. */
+export type InstallResult = "SUCCESS" | "COPY_BINARIES_FAILURE" | "CREATE_CNI_CONFIG_FAILURE";
+
+const answerResults: readonly AnswerResult[] = ["ack", "nack", "timeout", "disconnected"];
+const installResults: readonly InstallResult[] = [
+  "SUCCESS",
+  "COPY_BINARIES_FAILURE",
+  "CREATE_CNI_CONFIG_FAILURE",
+];
+const verbs = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"] as const;
+
+/** ADD may wait for ztunnel; kubelet gives up after minutes. */
+const addBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60];
+const captureBuckets = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];
+const answerBuckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5];
+
+/** Collects; every method that notes an event is cheap and none throws. No label is ever a pod's name. */
+export class Metrics {
+  readonly #source: Pick<StateSource, "node">;
+  readonly #make = new MetricMaker();
+  readonly #node: NodeMetrics;
+  readonly #reconcileEvents;
+  readonly #pluginRequests;
+  readonly #installs;
+  readonly #addSeconds;
+  readonly #calls;
+  readonly #captureSeconds;
+  readonly #runFailures;
+  readonly #ztunnelSeconds;
+  #rendering: Promise<string> | undefined;
+
+  constructor(source: Pick<StateSource, "node">) {
+    this.#source = source;
+    const make = this.#make;
+    this.#reconcileEvents = make.counter("nodeagent_reconcile_events_total", {
+      help: "Changes of pods of this node and of namespaces that the API server told of",
+      labels: { type: ["add", "update", "delete"] },
+    });
+    this.#pluginRequests = make.counter("istio_cni_plugin_requests_total", {
+      help: "ADD calls of the plugin, by response code: 200, 400 for wrong input, 503 to be tried again, 500",
+      labels: { response_code: ["200", "400", "500", "503"] },
+    });
+    this.#installs = make.counter("istio_cni_installs_total", {
+      help: "Installations of the plugin into the CNI chain of the node, repairs included",
+      labels: { result: installResults },
+    });
+    this.#addSeconds = make.histogram("ambient_cni_add_duration_seconds", {
+      help: "Time that an ADD call took in the agent, by outcome",
+      labels: { outcome: callOutcomes },
+      buckets: addBuckets,
+    });
+    this.#calls = make.counter("ambient_cni_calls_total", {
+      help: "CNI calls answered, by verb and outcome",
+      labels: { verb: verbs, outcome: callOutcomes },
+    });
+    this.#captureSeconds = make.histogram("ambient_cni_capture_duration_seconds", {
+      help: "Time from the label, or the ADD, that asked for a pod's capture until ztunnel had it",
+      labels: {},
+      buckets: captureBuckets,
+    });
+    this.#runFailures = make.counter("ambient_cni_run_failures_total", {
+      help: "Looks at a pod that ended in a failure, by reason; each is tried again",
+      labels: { reason: failureKinds },
+    });
+    this.#ztunnelSeconds = make.histogram("ambient_cni_ztunnel_answer_duration_seconds", {
+      help: "Time that ztunnel took to answer a request, by result",
+      labels: { result: answerResults },
+      buckets: answerBuckets,
+    });
+    this.#node = new NodeMetrics(make);
+  }
+
+  /** The API server told of a change. @param current `undefined`: deleted */
+  watched(change: { readonly previous?: unknown; readonly current?: unknown }): void {
+    const type = change.current === undefined ? "delete" : change.previous === undefined ? "add" : "update";
+    this.#reconcileEvents.inc({ type });
+  }
+
+  /** A CNI call was answered. */
+  callAnswered(verb: string, outcome: CallOutcome, seconds: number): void {
+    this.#calls.inc({ verb, outcome });
+    if (verb !== "ADD") return;
+    this.#addSeconds.observe({ outcome }, seconds);
+    this.#pluginRequests.inc({ response_code: responseCodes[outcome] });
+  }
+
+  /** The plugin was put into the chain, or could not be. */
+  installed(result: InstallResult): void {
+    this.#installs.inc({ result });
+  }
+
+  /** As PodHistoryListener. */
+  captured(seconds: number): void {
+    this.#captureSeconds.observe(seconds);
+  }
+
+  /** As PodHistoryListener. */
+  failed(kind: FailureKind): void {
+    this.#runFailures.inc({ reason: kind });
+  }
+
+  /** ztunnel answered a request, or did not. */
+  ztunnelAnswered(result: AnswerResult, seconds: number): void {
+    this.#ztunnelSeconds.observe({ result }, seconds);
+  }
+
+  /** All metrics in Prometheus' text format; those who ask at the same time share one answer. */
+  render(): Promise<string> {
+    this.#rendering ??= this.#render().finally(() => {
+      this.#rendering = undefined;
+    });
+    return this.#rendering;
+  }
+
+  async #render(): Promise<string> {
+    this.#node.take(await this.#source.node());
+    return await this.#make.render();
+  }
+}
+
+const responseCodes: Readonly<Record<CallOutcome, string>> = {
+  captured: "200",
+  passed: "200",
+  invalid: "400",
+  retry: "503",
+  failed: "500",
+};

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// The node and its agent as a report.
+import { openNetnsCount } from "../netns/netns.ts";
+import { version } from "../version.ts";
+import type { AgentFacts, ChainFacts, ProbePathFacts, ReportedConfig, WatchFacts } from "./agent-facts.ts";
+import { renderSelector } from "./desired-report.ts";
+import { type KnownPod, knownPods } from "./pod-report.ts";
+import type {
+  ChainReport,
+  CountReport,
+  NodeReport,
+  NodeZtunnelReport,
+  PodCountsReport,
+  ProbePathReport,
+  WatchReport,
+} from "./state-report.ts";
+
+/** As NodeState counts copies stale. */
+const maxWatchAgeMs = 60_000;
+
+/** Everything about the node; reads nothing but the agent's memory and its own process. */
+export async function reportNode(facts: AgentFacts): Promise<NodeReport> {
+  const { config, readiness, probes } = facts;
+  return {
+    at: new Date().toISOString(),
+    version,
+    node: config.nodeName,
+    startedAt: facts.process.startedAt.toISOString(),
+    uptimeSeconds: Math.round(facts.process.uptimeSeconds * 10) / 10,
+    ready: readiness.reason === undefined,
+    conditions: readiness.conditions.map(({ name, missing }) => ({
+      name,
+      met: missing === undefined,
+      reason: missing ?? null,
+    })),
+    backend: { variant: facts.backend.variant, reason: facts.backend.reason },
+    watches: [reportWatch("pods", facts.cluster.pods), reportWatch("namespaces", facts.cluster.namespaces)],
+    ztunnel: reportZtunnel(facts),
+    chain: facts.chain === undefined ? null : reportChain(facts.chain),
+    probes: {
+      fault: probes.fault ?? null,
+      restored: probes.counts.restored,
+      failures: probes.counts.failures,
+      path: reportProbePath(facts.probePath?.()),
+    },
+    repairs: countsOf(facts.enrolment.repairs),
+    pods: countPods(facts),
+    openNetns: openNetnsCount(),
+    process: await facts.process.report(),
+    settings: settingsOf(config),
+    ignoredSettings: config.ignored,
+    recentErrors: facts.ring.recent(),
+  };
+}
+
+function reportWatch(name: WatchReport["name"], watch: WatchFacts): WatchReport {
+  const { lastContactMs, counts } = watch;
+  const ageMs = lastContactMs === undefined ? undefined : performance.now() - lastContactMs;
+  return {
+    name,
+    objects: watch.size,
+    synced: watch.synced,
+    fresh: watch.isFresh(maxWatchAgeMs),
+    ageSeconds: ageMs === undefined ? null : Math.max(0, Math.round(ageMs / 100) / 10),
+    lists: counts.lists,
+    watches: counts.watches,
+    failures: counts.failures,
+  };
+}
+
+function reportZtunnel({ config, ztunnel }: AgentFacts): NodeZtunnelReport {
+  return {
+    socket: config.ztunnelSocketPath,
+    ready: ztunnel.ready,
+    roster: ztunnel.podCount,
+    accepted: ztunnel.acceptedCount,
+    connections: ztunnel.connections.map((connection) => ({
+      id: connection.id,
+      pid: connection.pid,
+      since: connection.connectedAt.toISOString(),
+      phase: connection.phase,
+      acknowledged: connection.acknowledgedCount,
+      pending: connection.pendingCount,
+      refused: connection.refusedCount,
+    })),
+  };
+}
+
+function reportChain(chain: ChainFacts): ChainReport {
+  return {
+    file: chain.configPath ?? null,
+    installed: chain.fault === undefined && chain.configPath !== undefined,
+    plugins: chain.pluginTypes ?? [],
+    fault: chain.fault ?? null,
+    rewrites: chain.rewrites,
+    fights: chain.fights,
+    fighting: chain.isFighting,
+  };
+}
+
+function reportProbePath(found: ProbePathFacts | undefined): ProbePathReport | null {
+  if (found?.atMs === undefined || found.outcome === "unknown") return null;
+  const { outcome, message = "", remedy = null } = found;
+  const at = new Date(found.atMs).toISOString();
+  return outcome === "bypassed"
+    ? { at, outcome, message: "kubelet probes reach captured pods past ztunnel", remedy: null }
+    : { at, outcome, message, remedy };
+}
+
+function countPods(facts: AgentFacts): PodCountsReport {
+  const pods = knownPods(facts);
+  const states = { outside: 0, waiting: 0, pending: 0, enrolled: 0, failed: 0 };
+  const failing = new Map<string, number>();
+  let wanted = 0;
+  let verified = 0;
+  for (const known of pods) {
+    states[known.record?.state ?? "outside"]++;
+    if (known.desired?.wanted === true) wanted++;
+    if (isVerified(facts, known)) verified++;
+    const kind = failingKind(known);
+    if (kind !== undefined) failing.set(kind, (failing.get(kind) ?? 0) + 1);
+  }
+  return { known: pods.length, wanted, ...states, verified, failing: countsOf(failing) };
+}
+
+function isVerified({ config }: AgentFacts, { record, past }: KnownPod): boolean {
+  const { look, failure } = past;
+  if (record?.state !== "enrolled" || look === undefined || failure !== undefined) return false;
+  const isCurrent = look.netnsKey === record.sandbox?.netns.key;
+  return isCurrent && performance.now() - look.atMs <= 2 * config.reconcileIntervalMs;
+}
+
+function failingKind({ past, desired }: KnownPod): string | undefined {
+  if (past.failure !== undefined) return past.failure.kind;
+  return desired === undefined ? "namespace" : undefined;
+}
+
+function countsOf(counts: ReadonlyMap<string, number>): CountReport[] {
+  return [...counts].map(([kind, count]) => ({ kind, count })).sort((a, b) => (a.kind < b.kind ? -1 : 1));
+}
+
+function settingsOf(config: ReportedConfig): Record<string, string> {
+  const { install } = config;
+  return {
+    AMBIENT_ENABLEMENT_SELECTOR: config.selectors
+      .map((entry, index) => `${index + 1}: ${renderSelector(entry)}`)
+      .join("; "),
+    EXCLUDE_NAMESPACES: [...config.excludeNamespaces].join(","),
+    SYSTEM_NAMESPACE: config.systemNamespace,
+    AMBIENT_DNS_CAPTURE: String(config.dnsCapture),
+    AMBIENT_IPV6: String(config.ipv6),
+    HOST_PROBE_SNAT_IP: config.probeSnatV4,
+    HOST_PROBE_SNAT_IPV6: config.probeSnatV6,
+    PROBE_MATCH: config.probeMatch,
+    FORCE_IPTABLES_BINARY: config.iptablesVariant,
+    HOST_ROOT: config.hostRoot,
+    CNI_AGENT_RUN_DIR: config.runDir,
+    ZTUNNEL_UDS_ADDRESS: config.ztunnelSocketPath,
+    RECONCILE_INTERVAL_SECONDS: String(config.reconcileIntervalMs / 1000),
+    ZTUNNEL_WAIT_SECONDS: String(config.ztunnelWaitMs / 1000),
+    INSTALL_CNI_PLUGIN: String(install.enabled),
+    MOUNTED_CNI_NET_DIR: install.netDir,
+    CHAINED_CNI_PLUGIN: String(install.chained),
+    AGENT_AWAY_POLICY: install.awayPolicy,
+    AGENT_WAIT_SECONDS: String(install.agentWaitSeconds),
+  };
+}

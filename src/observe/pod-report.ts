@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// One pod as the agent knows it from its last run, as a report. No I/O.
+import type { Desired } from "../enrolment/desired-state.ts";
+import type { PodLook, PodPast } from "../enrolment/pod-history.ts";
+import type { PodRecord } from "../enrolment/pod-record.ts";
+import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
+import { desiredState, fingerprint } from "../redirect/fingerprint.ts";
+import type { SkippedFamily } from "../redirect/pod-redirection.ts";
+import { type Family, type RedirectOptions, redirectVariantKey } from "../redirect/rules.ts";
+import type { AgentFacts } from "./agent-facts.ts";
+import { describeDesired } from "./desired-report.ts";
+import type {
+  DesiredReport,
+  FamilyReport,
+  ObservedReport,
+  PodErrorReport,
+  PodProbesReport,
+  PodReport,
+  PodZtunnelReport,
+} from "./state-report.ts";
+
+/** A pod with what the parts know of it. */
+export interface KnownPod {
+  readonly pod: PodFacts;
+  readonly record: Readonly<PodRecord> | undefined;
+  readonly desired: Desired | undefined;
+  readonly past: PodPast;
+}
+
+/** Everything known of a pod; `undefined` for one that neither the API server's copy nor the enrolment has. */
+export function knownPod(facts: AgentFacts, pod: PodFacts): KnownPod {
+  const record = facts.enrolment.record(pod.uid);
+  // an ADD may have brought newer facts than the watch
+  const newest = record?.facts ?? pod;
+  return {
+    pod: newest,
+    record,
+    desired: facts.enrolment.desired(newest),
+    past: facts.history.of(pod.uid),
+  };
+}
+
+/** Every pod of the node once, by namespace and name. */
+export function knownPods(facts: AgentFacts): KnownPod[] {
+  const pods = new Map<string, PodFacts>();
+  for (const pod of facts.cluster.pods.values()) pods.set(pod.uid, pod);
+  for (const { uid, facts: pod } of facts.enrolment.records()) if (pod !== undefined) pods.set(uid, pod);
+  return [...pods.values()].map((pod) => knownPod(facts, pod)).sort(byName);
+}
+
+/** The report of a pod from memory. @param limits.transitions how many of the newest changes to show */
+export function reportPod(facts: AgentFacts, known: KnownPod, limits: { transitions: number }): PodReport {
+  const { pod, record, past } = known;
+  const desired = describeDesired(known.desired, facts.config.selectors);
+  return {
+    ns: pod.namespace,
+    name: pod.name,
+    uid: pod.uid,
+    phase: pod.phase,
+    ips: pod.ips,
+    desired,
+    state: record?.state ?? "outside",
+    summary: summarise(known, desired),
+    observed: observedLast(facts, known),
+    annotation: pod.annotations[podAnnotations.redirection] ?? null,
+    transitions: past.transitions.slice(-limits.transitions),
+    lastError: errorOf(past),
+  };
+}
+
+/** What ztunnel has confirmed of a pod. */
+export function ztunnelOf({ ztunnel }: AgentFacts, { pod, record }: KnownPod): PodZtunnelReport {
+  const netns = ztunnel.acknowledged(pod.uid) ?? null;
+  const connection = netns === null ? null : (ztunnel.connections.at(-1)?.id ?? null);
+  return {
+    inRoster: ztunnel.holds(pod.uid),
+    acknowledged: netns !== null && netns === record?.sandbox?.netns.key,
+    netns,
+    connection,
+  };
+}
+
+/** Whether the host's sets have a pod, as far as the agent knows. */
+export function probesOf({ probes }: AgentFacts, { pod, record }: KnownPod): PodProbesReport {
+  const { sandbox } = record ?? {};
+  const addresses = sandbox !== undefined && sandbox.ips.length > 0 ? sandbox.ips : pod.ips;
+  const held = probes.addressesOf(pod.uid);
+  const member = held === undefined ? null : held.length > 0 && held.length >= addresses.length;
+  return { member, addresses };
+}
+
+/** Families that the pod's redirection consists of. */
+export function wantedFamilies({ config }: AgentFacts): readonly Family[] {
+  return config.ipv6 ? [4, 6] : [4];
+}
+
+const fingerprints = new Map<string, string>();
+const maxFingerprints = 256;
+
+/** Hash of the rules that these options call for; `null` for options that no rule can hold. */
+export function wantedFingerprint(options: RedirectOptions, family: Family): string | null {
+  const key = redirectVariantKey(options, family);
+  const known = fingerprints.get(key);
+  if (known !== undefined) return known;
+  try {
+    const made = fingerprint(desiredState(options, family));
+    if (fingerprints.size < maxFingerprints) fingerprints.set(key, made);
+    return made;
+  } catch {
+    return null;
+  }
+}
+
+/** Why a family, or its routing, is left out. */
+export function skipOf(skipped: readonly SkippedFamily[], family: Family): SkippedFamily | undefined {
+  return skipped.find((each) => each.family === family);
+}
+
+function observedLast(facts: AgentFacts, known: KnownPod): ObservedReport | null {
+  const { record, desired, past } = known;
+  const sandbox = record?.sandbox;
+  const isBlank = sandbox === undefined && (record?.state ?? "outside") === "outside";
+  if (record === undefined || isBlank) return null;
+  const look = past.look !== undefined && past.look.netnsKey === sandbox?.netns.key ? past.look : undefined;
+  const isRead = desired?.wanted === true && look !== undefined;
+  return {
+    at: look?.at ?? past.transitions.at(-1)?.at ?? new Date().toISOString(),
+    source: "last-run",
+    netns: sandbox?.netns.key ?? null,
+    containerId: sandbox?.containerId || null,
+    families: isRead
+      ? wantedFamilies(facts).map((family) => familyLast(family, { options: desired.redirect, look }))
+      : [],
+    unread: isRead ? null : unreadReason(known),
+    sockets: null,
+    ztunnel: ztunnelOf(facts, known),
+    probes: probesOf(facts, known),
+  };
+}
+
+function familyLast(family: Family, seen: { options: RedirectOptions; look: PodLook }): FamilyReport {
+  const skip = skipOf(seen.look.skippedFamilies, family);
+  const wanted = wantedFingerprint(seen.options, family);
+  const hasRouting = skip === undefined ? true : null;
+  return {
+    family,
+    skipped: skip?.reason ?? null,
+    fingerprint: skip?.part === "all" ? null : wanted,
+    wantedFingerprint: wanted,
+    drift: [],
+    ipRule: hasRouting,
+    route: hasRouting,
+  };
+}
+
+/** Why nothing is said about a pod's namespace. */
+export function unreadReason({ record, desired }: KnownPod): string {
+  if (record?.sandbox === undefined) return "its sandbox is not known to the agent";
+  if (desired?.wanted !== true) return "it does not belong into the mesh";
+  return "no run has looked at it yet";
+}
+
+function errorOf({ failure }: PodPast): PodErrorReport | null {
+  if (failure === undefined) return null;
+  const { at, message, remedy, attempts } = failure;
+  return { at, message, remedy, attempts };
+}
+
+function summarise({ record, past }: KnownPod, desired: DesiredReport): string {
+  const state = record?.state ?? "outside";
+  const { failure, look } = past;
+  if (failure !== undefined) return `${statePhrases[state]}: ${failure.message}`;
+  if (desired.wanted === null) return `left as it is: ${desired.why}`;
+  if (state === "outside" && desired.wanted) return "not captured yet: no run has looked at it";
+  if (state === "outside") return `outside: ${desired.why}`;
+  if (!desired.wanted) return `leaves the mesh: ${desired.why}`;
+  if (state !== "enrolled") return statePhrases[state];
+  return look === undefined ? "captured" : `captured, verified at ${look.at}`;
+}
+
+const statePhrases: Readonly<Record<PodReport["state"], string>> = {
+  outside: "not captured",
+  waiting: "waits, untouched",
+  pending: "redirected, ztunnel has not acknowledged it: its traffic is held back",
+  enrolled: "captured",
+  failed: "not captured",
+};
+
+function byName({ pod: a }: KnownPod, { pod: b }: KnownPod): number {
+  if (a.namespace !== b.namespace) return a.namespace < b.namespace ? -1 : 1;
+  return a.name < b.name ? -1 : a.name > b.name ? 1 : 0;
+}

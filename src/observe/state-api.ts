@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// The state API's requests and answers: JSON over HTTP, read-only wherever it can be reached over the network.
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { StateSource } from "./agent-state.ts";
+import { type Logger, type LoggerFactory, type LogLevel, logLevels } from "./logger.ts";
+import { type LogLevelsReport, STATE_PATHS } from "./state-report.ts";
+
+export interface StateApiOptions {
+  readonly source: StateSource;
+  readonly loggers: Pick<LoggerFactory, "levels" | "setLevel">;
+  readonly log: Logger;
+}
+
+/** How a request came in. */
+export interface StateAccess {
+  /** Levels may be changed: on the Unix socket only, which takes root to open. */
+  readonly isWritable: boolean;
+}
+
+/** An answer that is no success. */
+class StateApiError extends Error {
+  override readonly name = "StateApiError";
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+
+  constructor(status: number, message: string, headers: Readonly<Record<string, string>> = {}) {
+    super(message);
+    this.status = status;
+    this.headers = headers;
+  }
+}
+
+const maxBodyBytes = 16 * 1024;
+/** Names of namespaces and pods. Source: Kubernetes documentation, "Object Names and IDs", DNS subdomain names. */
+const namePattern = /^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/;
+
+/** Answers requests below /api/v1/. */
+export class StateApi {
+  readonly #options: StateApiOptions;
+
+  constructor(options: StateApiOptions) {
+    this.#options = options;
+  }
+
+  /** Whether a path is one of ours to answer, also with an error. */
+  static serves(url: string | undefined): boolean {
+    return url !== undefined && /^\/api(\/|$)/.test(url);
+  }
+
+  /** Answers; never throws and never rejects. */
+  async handle(request: IncomingMessage, response: ServerResponse, access: StateAccess): Promise<void> {
+    // without a listener a client that leaves in the middle would end the process
+    response.on("error", () => {});
+    try {
+      const body = await this.#answer(request, access);
+      send(response, { status: 200, body, isHead: request.method === "HEAD" });
+    } catch (error) {
+      request.resume();
+      if (!(error instanceof StateApiError))
+        this.#options.log.error({ err: error }, "cannot answer a request of the state API");
+      const { status, message, headers } =
+        error instanceof StateApiError
+          ? error
+          : new StateApiError(500, `the agent failed: ${(error as Error).message}; its log has the details`);
+      send(response, { status, body: { error: message }, headers, isHead: request.method === "HEAD" });
+    }
+  }
+
+  async #answer(request: IncomingMessage, access: StateAccess): Promise<unknown> {
+    const { source } = this.#options;
+    const path = pathOf(request);
+    if (path === STATE_PATHS.logLevels) return await this.#logLevels(request, access);
+    const [, , , kind, namespace, name, ...rest] = path.split("/");
+    const isOnePod = path.startsWith(`${STATE_PATHS.pods}/`) && kind === "pods" && rest.length === 0;
+    if (path !== STATE_PATHS.pods && path !== STATE_PATHS.node && !(isOnePod && name !== undefined)) {
+      const known = `${STATE_PATHS.pods}, ${STATE_PATHS.pods}/NAMESPACE/NAME, ${STATE_PATHS.node}, ${STATE_PATHS.logLevels}`;
+      throw new StateApiError(404, `no such path; this API has ${known}`);
+    }
+    allow(request, ["GET", "HEAD"]);
+    if (path === STATE_PATHS.pods) return source.pods();
+    if (path === STATE_PATHS.node) return await source.node();
+    const pod = { namespace: nameOf(namespace, "namespace"), name: nameOf(name, "pod") };
+    const report = await source.pod(pod.namespace, pod.name);
+    if (report !== undefined) return report;
+    throw new StateApiError(404, `no pod "${pod.namespace}/${pod.name}" on this node`);
+  }
+
+  async #logLevels(request: IncomingMessage, { isWritable }: StateAccess): Promise<LogLevelsReport> {
+    const { loggers, log } = this.#options;
+    if (request.method === "PUT" && !isWritable)
+      throw new StateApiError(405, "log levels can be changed on the agent's Unix socket only", {
+        Allow: "GET, HEAD",
+      });
+    allow(request, isWritable ? ["GET", "HEAD", "PUT"] : ["GET", "HEAD"]);
+    if (request.method === "PUT") {
+      const wanted = parseLevels(await readBody(request));
+      const before = loggers.levels();
+      try {
+        for (const [scope, level] of wanted) loggers.setLevel(scope, level);
+      } catch (error) {
+        // all or nothing
+        restoreLevels(loggers, { wanted, before });
+        throw new StateApiError(400, (error as Error).message);
+      }
+      log.warn({ levels: Object.fromEntries(wanted) }, "log levels changed");
+    }
+    const { level, scopes } = loggers.levels();
+    return { default: level, scopes };
+  }
+}
+
+/** Scopes, `default` among them, and their new levels; `undefined`: that of the default. */
+type WantedLevels = readonly (readonly [scope: string, level: LogLevel | undefined])[];
+
+function restoreLevels(
+  loggers: StateApiOptions["loggers"],
+  { wanted, before }: { wanted: WantedLevels; before: ReturnType<LoggerFactory["levels"]> },
+): void {
+  for (const [scope] of wanted) {
+    try {
+      loggers.setLevel(scope, scope === "default" ? before.level : before.scopes[scope]);
+    } catch {
+      // the one that was refused
+    }
+  }
+}
+
+/** `{"default": LEVEL, "scopes": {SCOPE: LEVEL or null}}`, both optional; what is not named stays. */
+function parseLevels(text: string): WantedLevels {
+  let body: unknown;
+  try {
+    body = JSON.parse(text);
+  } catch (error) {
+    throw new StateApiError(400, `the body is not JSON: ${(error as Error).message}`);
+  }
+  const form = 'send {"default": "info", "scopes": {"cni": "debug", "kube": null}}';
+  if (!isObject(body)) throw new StateApiError(400, `the body is no object; ${form}`);
+  const unknown = Object.keys(body).find((key) => key !== "default" && key !== "scopes");
+  if (unknown !== undefined)
+    throw new StateApiError(400, `unknown field ${JSON.stringify(unknown.slice(0, 60))}; ${form}`);
+  const { default: level, scopes = {} } = body;
+  if (!isObject(scopes)) throw new StateApiError(400, `"scopes" is no object; ${form}`);
+  return [
+    ...(level === undefined ? [] : [["default", levelOf("default", level)] as const]),
+    ...Object.entries(scopes).map(
+      ([scope, value]) => [scope, value === null ? undefined : levelOf(scope, value)] as const,
+    ),
+  ];
+}
+
+function levelOf(scope: string, value: unknown): LogLevel {
+  const level = logLevels.find((known) => known === value);
+  if (level !== undefined) return level;
+  const given = JSON.stringify(value)?.slice(0, 60);
+  throw new StateApiError(
+    400,
+    `level ${given} of "${scope.slice(0, 60)}" is none of ${logLevels.join(", ")}`,
+  );
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function pathOf({ url = "" }: IncomingMessage): string {
+  const [path = ""] = url.split("?", 1);
+  return path.length > 1 && path.endsWith("/") ? path.slice(0, -1) : path;
+}
+
+function nameOf(text: string | undefined, what: string): string {
+  if (text !== undefined && namePattern.test(text)) return text;
+  throw new StateApiError(400, `${JSON.stringify((text ?? "").slice(0, 60))} is not the name of a ${what}`);
+}
+
+function allow({ method }: IncomingMessage, methods: readonly string[]): void {
+  if (methods.includes(method ?? "")) return;
+  const allowed = methods.join(", ");
+  throw new StateApiError(405, `method ${method} is not allowed here: ${allowed}`, { Allow: allowed });
+}
+
+async function readBody(request: IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > maxBodyBytes)
+      throw new StateApiError(413, `the body is larger than ${maxBodyBytes} bytes`, { Connection: "close" });
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+function send(
+  response: ServerResponse,
+  answer: {
+    readonly status: number;
+    readonly body: unknown;
+    readonly headers?: Readonly<Record<string, string>>;
+    readonly isHead: boolean;
+  },
+): void {
+  if (response.headersSent || response.destroyed) return;
+  const body = Buffer.from(`${JSON.stringify(answer.body)}\n`, "utf8");
+  response.writeHead(answer.status, {
+    "Content-Type": "application/json; charset=utf-8",
+    "Content-Length": body.length,
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    ...answer.headers,
+  });
+  response.end(answer.isHead ? undefined : body);
+}

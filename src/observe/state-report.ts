@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the state API answers, as types: the contract between the agent and whoever looks at it from outside.
+// The same in JSON Schema is state-schema.json beside this file. `null` says "not known" or "none", never "not told".
+
+/** Name of the state API's socket in the run dir; HTTP/1.1, mode 0600. */
+export const STATE_SOCKET_NAME = "state.sock";
+
+/** Where the reports are. One pod: `${STATE_PATHS.pods}/NAMESPACE/NAME`. */
+export const STATE_PATHS = {
+  pods: "/api/v1/pods",
+  node: "/api/v1/node",
+  logLevels: "/api/v1/log-levels",
+} as const;
+
+/** Where a pod stands; see `EnrolmentState`. */
+export type PodStateReport = "outside" | "waiting" | "pending" | "enrolled" | "failed";
+
+/** Answer of `GET /api/v1/pods`: every pod of the node, by namespace and name. */
+export interface PodListReport {
+  /** ISO time of the answer. What is `observed` has its own, older time. */
+  readonly at: string;
+  readonly node: string;
+  readonly pods: readonly PodReport[];
+}
+
+/** One pod. In a list `transitions` has only the newest. */
+export interface PodReport {
+  readonly ns: string;
+  readonly name: string;
+  readonly uid: string;
+  /** "Pending", "Running", "Succeeded", "Failed", "Unknown" or "". */
+  readonly phase: string;
+  readonly ips: readonly string[];
+  readonly desired: DesiredReport;
+  readonly state: PodStateReport;
+  /** One sentence for people: why it stands there. */
+  readonly summary: string;
+  /** `null`: nobody has looked into it, as for a pod outside the mesh. */
+  readonly observed: ObservedReport | null;
+  /** Value of `ambient.istio.io/redirection` on the pod. */
+  readonly annotation: string | null;
+  /** Oldest first. */
+  readonly transitions: readonly TransitionReport[];
+  /** The last failure, `null` once a later run went well. */
+  readonly lastError: PodErrorReport | null;
+}
+
+/** Answer of `GET /api/v1/pods/{ns}/{name}`: looked at in the kernel for this answer. */
+export interface PodDetailReport extends PodReport {
+  /** ISO time of the answer. */
+  readonly at: string;
+  readonly node: string;
+  /** The agent's last log lines about the pod, oldest first. */
+  readonly log: readonly LogLineReport[];
+}
+
+/** What should be, and why. `wanted` is `null` while the labels of the pod's namespace are not known. */
+export interface DesiredReport {
+  readonly wanted: boolean | null;
+  /** One sentence: the selector entry that matched, or the exclusion. */
+  readonly why: string;
+  /** The entry of the enablement selectors that matched. */
+  readonly selector: SelectorReport | null;
+  /** What keeps the pod outside: host-network, sidecar, ztunnel, agent, excluded-namespace, terminated, agent-leaves, not-selected. */
+  readonly exclusion: string | null;
+  readonly redirect: RedirectReport | null;
+  /** Annotations of the pod that cannot be followed. */
+  readonly warnings: readonly string[];
+}
+
+/** One entry of the enablement selectors. */
+export interface SelectorReport {
+  /** The first is 0. */
+  readonly index: number;
+  /** As for kubectl's --selector: `pods istio.io/dataplane-mode=ambient`. */
+  readonly text: string;
+}
+
+/** How the pod is redirected. */
+export interface RedirectReport {
+  readonly dnsCapture: boolean;
+  readonly ingressMode: boolean;
+  readonly virtualInterfaces: readonly string[];
+  readonly probeSnatV4: string;
+  readonly probeSnatV6: string;
+}
+
+/** What is there. */
+export interface ObservedReport {
+  /** ISO time of the look. */
+  readonly at: string;
+  /** `kernel`: looked at for this answer; `last-run`: what the agent saw when it verified the pod last. */
+  readonly source: "kernel" | "last-run";
+  /** `dev:ino` of the pod's network namespace; `null`: no sandbox is known. */
+  readonly netns: string | null;
+  /** Sandbox container; `null` for a namespace found in /proc. */
+  readonly containerId: string | null;
+  /** IPv4, then IPv6 where it is wanted; empty when the namespace could not be read (see `unread`). */
+  readonly families: readonly FamilyReport[];
+  /** Why the namespace could not be read. */
+  readonly unread: string | null;
+  /** Sockets that ztunnel should have opened in the pod; `null`: not looked at. */
+  readonly sockets: readonly SocketReport[] | null;
+  readonly ztunnel: PodZtunnelReport;
+  readonly probes: PodProbesReport;
+}
+
+/** Redirection of one address family. */
+export interface FamilyReport {
+  readonly family: 4 | 6;
+  /** Why the family, or its routing, is left out (IPv6 off in the namespace). */
+  readonly skipped: string | null;
+  /** Hash of our chains as they are (`kernel`) or as they were verified to be (`last-run`). */
+  readonly fingerprint: string | null;
+  /** Hash of our chains as they should be. */
+  readonly wantedFingerprint: string | null;
+  /** Ways in which rules, ip rule or route differ; empty: they are right. */
+  readonly drift: readonly DriftReport[];
+  /** `fwmark 0x111/0xfff lookup 100`; `null`: not known or not applicable. */
+  readonly ipRule: boolean | null;
+  /** `local default dev lo table 100`; `null`: not known or not applicable. */
+  readonly route: boolean | null;
+}
+
+/** One difference; `kind` is one of `Drift`'s. */
+export interface DriftReport {
+  readonly kind: string;
+  readonly table: string;
+  readonly chain: string;
+  readonly detail: string;
+}
+
+/** A port of ztunnel's in the pod. */
+export interface SocketReport {
+  readonly port: 15001 | 15006 | 15008 | 15053;
+  readonly protocol: "tcp" | "udp";
+  readonly listening: boolean;
+}
+
+/** What ztunnel has confirmed of this pod. */
+export interface PodZtunnelReport {
+  /** In the list that each new ztunnel connection is sent. */
+  readonly inRoster: boolean;
+  /** The newest connection has acknowledged the pod's present namespace. */
+  readonly acknowledged: boolean;
+  /** `dev:ino` that was acknowledged. */
+  readonly netns: string | null;
+  /** Id of the connection, as in the node's report. */
+  readonly connection: number | null;
+}
+
+/** The pod in the host's sets that let kubelet probes past ztunnel. */
+export interface PodProbesReport {
+  /** The sets hold all of the pod's addresses in its name; `null`: not known. */
+  readonly member: boolean | null;
+  /** Addresses that belong into the sets. */
+  readonly addresses: readonly string[];
+}
+
+/** One change of a pod's state. */
+export interface TransitionReport {
+  /** ISO time. */
+  readonly at: string;
+  readonly from: PodStateReport;
+  readonly to: PodStateReport;
+  /** From the start of the run to the change. */
+  readonly ms: number;
+  /** What the run did, in its order. */
+  readonly steps: readonly StepReport[];
+  /** One sentence. */
+  readonly reason: string;
+}
+
+/** One step of a run: sandbox, rules, ztunnel, probes, annotation. */
+export interface StepReport {
+  readonly step: string;
+  readonly ms: number;
+}
+
+/** A failure, and what to do about it. */
+export interface PodErrorReport {
+  /** ISO time of the last attempt that failed. */
+  readonly at: string;
+  readonly message: string;
+  readonly remedy: string;
+  /** Failures in a row. */
+  readonly attempts: number;
+}
+
+/** A line of the agent's log; fields that may be long are left out. */
+export interface LogLineReport {
+  readonly at: string;
+  readonly level: "debug" | "info" | "warn" | "error";
+  readonly scope: string;
+  readonly message: string;
+  readonly ns: string | null;
+  readonly pod: string | null;
+  readonly uid: string | null;
+  /** Reason or error of the line, in its words. */
+  readonly reason: string | null;
+}
+
+/** Answer of `GET /api/v1/node`. */
+export interface NodeReport {
+  readonly at: string;
+  readonly version: string;
+  readonly node: string;
+  readonly startedAt: string;
+  readonly uptimeSeconds: number;
+  readonly ready: boolean;
+  readonly conditions: readonly ConditionReport[];
+  readonly backend: BackendReport;
+  readonly watches: readonly WatchReport[];
+  readonly ztunnel: NodeZtunnelReport;
+  /** `null`: the agent does not install itself into the chain (INSTALL_CNI_PLUGIN=false). */
+  readonly chain: ChainReport | null;
+  readonly probes: NodeProbesReport;
+  /** Repairs of captured pods since the start, by kind of drift. */
+  readonly repairs: readonly CountReport[];
+  readonly pods: PodCountsReport;
+  /** Namespace handles open in the agent. */
+  readonly openNetns: number;
+  readonly process: ProcessReport;
+  /** Settings that matter, by their names in the environment. */
+  readonly settings: Readonly<Record<string, string>>;
+  /** Accepted settings without effect, each with its reason. */
+  readonly ignoredSettings: readonly string[];
+  /** Last warnings and errors, oldest first. */
+  readonly recentErrors: readonly LogLineReport[];
+}
+
+/** A condition of the agent's readiness. */
+export interface ConditionReport {
+  readonly name: string;
+  readonly met: boolean;
+  /** What is missing. */
+  readonly reason: string | null;
+}
+
+/** The iptables variant in use. */
+export interface BackendReport {
+  readonly variant: string;
+  readonly reason: string;
+}
+
+/** A watch on the API server. */
+export interface WatchReport {
+  readonly name: "pods" | "namespaces";
+  readonly objects: number;
+  /** A whole list has been taken in. */
+  readonly synced: boolean;
+  /** Its copy can be relied on now. */
+  readonly fresh: boolean;
+  /** Since the server was last heard. */
+  readonly ageSeconds: number | null;
+  readonly lists: number;
+  readonly watches: number;
+  readonly failures: number;
+}
+
+/** The ZDS server. */
+export interface NodeZtunnelReport {
+  readonly socket: string;
+  /** A ztunnel has acknowledged its whole snapshot. */
+  readonly ready: boolean;
+  /** Pods that each new connection is told of. */
+  readonly roster: number;
+  /** Connections since the start: many of them say that ztunnel restarts. */
+  readonly accepted: number;
+  /** Oldest first; the last one is told of new pods. */
+  readonly connections: readonly ConnectionReport[];
+}
+
+/** One connected ztunnel. */
+export interface ConnectionReport {
+  readonly id: number;
+  readonly pid: number;
+  readonly since: string;
+  readonly phase: "hello" | "snapshot" | "live" | "closed";
+  /** Pods it has acknowledged. */
+  readonly acknowledged: number;
+  /** Requests that wait for their turn or their answer. */
+  readonly pending: number;
+  /** Requests it refused. */
+  readonly refused: number;
+}
+
+/** Our entry in the runtime's chain. */
+export interface ChainReport {
+  /** File that holds our entry; `null`: nowhere yet. */
+  readonly file: string | null;
+  /** Our entry is there now. */
+  readonly installed: boolean;
+  /** Plugin types of the chain, in order. */
+  readonly plugins: readonly string[];
+  /** Why we are not in the chain that the runtime uses, with the remedy. */
+  readonly fault: string | null;
+  /** Times that somebody took our entry away. */
+  readonly rewrites: number;
+  /** Times that this happened so often that it counts as a fight. */
+  readonly fights: number;
+  /** A fight is going on now. */
+  readonly fighting: boolean;
+}
+
+/** The host's side of kubelet probes. */
+export interface NodeProbesReport {
+  readonly fault: string | null;
+  /** Times that sets or rules had been changed by somebody and were put right. */
+  readonly restored: number;
+  readonly failures: number;
+  /** Outcome of the last synthetic probe. */
+  readonly path: ProbePathReport | null;
+}
+
+/** A synthetic probe from the host to a captured pod. */
+export interface ProbePathReport {
+  readonly at: string;
+  readonly outcome: "bypassed" | "captured" | "unreachable";
+  readonly message: string;
+  readonly remedy: string | null;
+}
+
+/** A count by kind. */
+export interface CountReport {
+  readonly kind: string;
+  readonly count: number;
+}
+
+/** How many pods stand where. */
+export interface PodCountsReport {
+  readonly known: number;
+  readonly wanted: number;
+  readonly outside: number;
+  readonly waiting: number;
+  readonly pending: number;
+  readonly enrolled: number;
+  readonly failed: number;
+  /** Enrolled, and found right by a look that is not older than twice the interval. */
+  readonly verified: number;
+  /** Wanted and not captured, by reason: sandbox, ztunnel, ztunnel-refused, rules, kernel, api, other. */
+  readonly failing: readonly CountReport[];
+}
+
+/** The agent's process. */
+export interface ProcessReport {
+  readonly pid: number;
+  readonly rssBytes: number;
+  readonly heapUsedBytes: number;
+  readonly cpuSeconds: number;
+  readonly openFds: number;
+  /** Of the last half minute. */
+  readonly eventLoopDelayP50Ms: number;
+  readonly eventLoopDelayP99Ms: number;
+  readonly eventLoopDelayMaxMs: number;
+}
+
+/** Answer and body of `/api/v1/log-levels`; `PUT` is served on the socket only. */
+export interface LogLevelsReport {
+  readonly default: string;
+  /** Levels of scopes that differ from the default. */
+  readonly scopes: Readonly<Record<string, string>>;
+}
+
+/** Body of every answer that is no success. */
+export interface StateErrorReport {
+  /** One sentence with cause and remedy. */
+  readonly error: string;
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// The state API on its own Unix socket, apart from the launcher's: who looks at the agent cannot be in a pod's way.
+import { chmodSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import type { Server } from "node:http";
+import { dirname } from "node:path";
+import { type ClientLimits, closeServer, createLimitedServer, listenOn } from "./http-limits.ts";
+import type { Logger } from "./logger.ts";
+import type { StateApi } from "./state-api.ts";
+
+export interface StateServerOptions {
+  /** File of the socket; only root may connect. */
+  readonly path: string;
+  readonly api: StateApi;
+  readonly log: Logger;
+  readonly limits?: ClientLimits;
+}
+
+/** Serves the state API to processes of the node. */
+export class StateServer {
+  readonly #options: StateServerOptions;
+  readonly #server: Server;
+
+  constructor(options: StateServerOptions) {
+    this.#options = options;
+    this.#server = createLimitedServer(
+      (request, response) => void options.api.handle(request, response, { isWritable: true }),
+      options.limits,
+    );
+  }
+
+  /** Opens the socket; a stale one, or that of an agent that is just ending, is replaced. @throws Error (EACCES, …) */
+  async listen(): Promise<void> {
+    const { path, log } = this.#options;
+    mkdirSync(dirname(path), { recursive: true });
+    // libuv removes the name it was bound to when it closes: that must not be the name our successor took over
+    const ownPath = `${path}.${process.pid}`;
+    rmSync(ownPath, { force: true });
+    await listenOn(this.#server, ownPath);
+    chmodSync(ownPath, 0o600);
+    renameSync(ownPath, path);
+    this.#server.on("error", (error) => log.error({ err: error }, "the state socket failed"));
+  }
+
+  close(): Promise<void> {
+    return closeServer(this.#server);
+  }
+}

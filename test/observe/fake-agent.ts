@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// An agent's parts without an agent: what reports and metrics are made from, with as many pods as a test likes.
+import { decideEnrolment, type EnrolmentPolicy } from "../../src/enrolment/desired-state.ts";
+import { PodHistory } from "../../src/enrolment/pod-history.ts";
+import { createPodRecord, type PodRecord } from "../../src/enrolment/pod-record.ts";
+import type { NamespaceFacts, PodFacts } from "../../src/kube/pod-facts.ts";
+import { defaultSelectors } from "../../src/kube/selectors.ts";
+import type { Netns } from "../../src/netns/netns.ts";
+import type { AgentFacts, RedirectionFacts, ZdsConnectionFacts } from "../../src/observe/agent-facts.ts";
+import { LogRing } from "../../src/observe/log-ring.ts";
+import { ProcessFacts } from "../../src/observe/process-facts.ts";
+import { Readiness } from "../../src/observe/readiness.ts";
+
+/** A pod for {@link FakeAgent.add}. */
+export interface FakePod {
+  readonly ns?: string;
+  readonly labels?: Readonly<Record<string, string>>;
+  readonly annotations?: Readonly<Record<string, string>>;
+  readonly hostNetwork?: boolean;
+  readonly ips?: readonly string[];
+  /** Where the enrolment has it; default `enrolled` with a sandbox, `none`: it has no record. */
+  readonly state?: PodRecord["state"] | "none";
+  /** Default: a namespace that nothing can be read from. */
+  readonly netns?: Netns;
+}
+
+const policy: EnrolmentPolicy = {
+  selectors: defaultSelectors,
+  excludeNamespaces: new Set(["kube-system"]),
+  systemNamespace: "istio-system",
+  agentNamespace: "istio-system",
+  dnsCapture: true,
+  probeSnatV4: "169.254.7.127",
+  probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
+};
+
+/** Everything can be changed between two questions. */
+export class FakeAgent {
+  readonly pods = new Map<string, PodFacts>();
+  readonly records = new Map<string, PodRecord>();
+  /** Label `istio.io/dataplane-mode=ambient` on each but `plain`; a name that is not here is not known. */
+  readonly namespaces = new Map<string, NamespaceFacts>();
+  readonly acknowledged = new Map<string, string>();
+  readonly members = new Map<string, readonly string[]>();
+  readonly probeDrift: { kind: string; detail: string }[] = [];
+  readonly connections: ZdsConnectionFacts[] = [];
+  readonly repairs = new Map<string, number>();
+  readonly history: PodHistory;
+  readonly ring = new LogRing();
+  readonly readiness = new Readiness({ watches: "the lists have not come yet" });
+  verify: RedirectionFacts["verify"] = () =>
+    Promise.resolve({
+      intact: true,
+      drift: [],
+      skippedFamilies: [],
+      fingerprints: new Map(),
+      routing: {
+        v4: { rule: true, route: true, supported: true },
+        v6: { rule: true, route: true, supported: true },
+      },
+    });
+
+  constructor(history = new PodHistory()) {
+    this.history = history;
+    for (const name of ["shop", "plain"]) {
+      const labels: Record<string, string> = name === "plain" ? {} : { "istio.io/dataplane-mode": "ambient" };
+      this.namespaces.set(name, { key: name, name, labels, resourceVersion: "1" });
+    }
+    this.connections.push({
+      id: 1,
+      pid: 4711,
+      connectedAt: new Date(0),
+      phase: "live",
+      acknowledgedCount: 0,
+      pendingCount: 0,
+      refusedCount: 0,
+    });
+  }
+
+  /** Adds a pod; its UID is `uid-NAME`. */
+  add(name: string, pod: FakePod = {}): PodFacts {
+    const { ns = "shop", state = "enrolled", ips = ["10.1.0.9"] } = pod;
+    const uid = `uid-${name}`;
+    const facts: PodFacts = {
+      key: uid,
+      uid,
+      namespace: ns,
+      name,
+      serviceAccount: "default",
+      nodeName: "node-1",
+      hostNetwork: pod.hostNetwork === true,
+      phase: "Running",
+      ips,
+      labels: pod.labels ?? {},
+      annotations: pod.annotations ?? {},
+      containerIds: [],
+      resourceVersion: "1",
+    };
+    this.pods.set(uid, facts);
+    if (state === "none") return facts;
+    const record = createPodRecord(uid);
+    record.facts = facts;
+    record.state = state;
+    this.records.set(uid, record);
+    if (state === "outside") return facts;
+    const netns = pod.netns ?? ({ key: `4:${1000 + this.records.size}`, fd: -1, closed: true } as Netns);
+    if (state !== "waiting") record.sandbox = { netns, containerId: "c".repeat(64), ips, isNew: false };
+    this.history.begin(uid);
+    if (state === "enrolled") {
+      this.history.step(uid, "rules");
+      this.history.looked(uid, { netnsKey: netns.key, skippedFamilies: [] });
+      this.acknowledged.set(uid, netns.key);
+      this.members.set(uid, ips);
+    }
+    this.history.end(uid, state, state === "enrolled" ? "enrolled" : "failed");
+    return facts;
+  }
+
+  facts(): AgentFacts {
+    const counts = { lists: 1, watches: 2, failures: 0, events: 3, ignoredEvents: 0 };
+    const watch = {
+      size: this.pods.size,
+      synced: true,
+      lastContactMs: performance.now() - 1500,
+      counts,
+      isFresh: () => true,
+    };
+    return {
+      config: { ...policy, ...settings },
+      backend: { variant: "nft", reason: "the host has more rules there" },
+      cluster: {
+        pods: { ...watch, values: () => this.pods.values() },
+        namespaces: { ...watch, size: this.namespaces.size },
+        podByName: (namespace, name) =>
+          [...this.pods.values()].find((pod) => pod.namespace === namespace && pod.name === name),
+      },
+      enrolment: {
+        records: () => this.records.values(),
+        record: (uid) => this.records.get(uid),
+        desired: (pod) => {
+          const namespace = this.namespaces.get(pod.namespace);
+          return namespace === undefined ? undefined : decideEnrolment(pod, namespace, policy);
+        },
+        repairs: this.repairs,
+      },
+      history: this.history,
+      redirection: { verify: (...args) => this.verify(...args) },
+      ztunnel: {
+        ready: true,
+        podCount: this.acknowledged.size,
+        connections: this.connections,
+        acceptedCount: 7,
+        holds: (uid) => this.acknowledged.has(uid),
+        acknowledged: (uid) => this.acknowledged.get(uid),
+      },
+      probes: {
+        fault: undefined,
+        counts: { restored: 2, failures: 0 },
+        addressesOf: (uid) => this.members.get(uid) ?? [],
+        verify: () => Promise.resolve({ drift: this.probeDrift }),
+      },
+      readiness: this.readiness,
+      ring: this.ring,
+      process: new ProcessFacts(),
+      chain: {
+        configPath: "/host/etc/cni/net.d/10-test.conflist",
+        fault: undefined,
+        rewrites: 3,
+        fights: 1,
+        isFighting: false,
+        pluginTypes: ["bridge", "ambient-cni"],
+      },
+      probePath: () => ({ outcome: "bypassed", atMs: 0 }),
+    };
+  }
+}
+
+const settings = {
+  nodeName: "node-1",
+  hostRoot: "/host",
+  runDir: "/var/run/istio-cni",
+  ztunnelSocketPath: "/var/run/ztunnel/ztunnel.sock",
+  ipv6: true,
+  probeMatch: "any",
+  iptablesVariant: "auto",
+  reconcileIntervalMs: 30_000,
+  ztunnelWaitMs: 20_000,
+  install: {
+    enabled: true,
+    netDir: "/host/etc/cni/net.d",
+    binDir: "/host/opt/cni/bin",
+    confName: undefined,
+    chained: true,
+    ownedFileName: undefined,
+    groupRead: false,
+    replaceIstioCni: false,
+    awayPolicy: "hold",
+    agentWaitSeconds: 10,
+  },
+  ignored: ["REPAIR_ENABLED: only istio-cni's sidecar mode uses it"],
+} as const;

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describe, expect, test } from "vitest";
+import { LogRing } from "../../src/observe/log-ring.ts";
+import { createLoggers, type LogSettings } from "../../src/observe/logger.ts";
+
+function make(settings: LogSettings) {
+  const lines: string[] = [];
+  const loggers = createLoggers(settings, { destination: { write: (line) => lines.push(line) } });
+  return { loggers, lines };
+}
+
+const info: LogSettings = { level: "info", scopes: {} };
+
+describe("loggers", () => {
+  test("write one JSON object a line, fields first", () => {
+    const { loggers, lines } = make(info);
+    loggers.scope("cni").info({ ns: "shop", pod: "web-0", ms: 12 }, "CNI call done");
+    expect(lines).toHaveLength(1);
+    expect(JSON.parse(lines[0] ?? "")).toEqual({
+      level: "info",
+      time: expect.stringMatching(/^\d{4}-.*Z$/),
+      scope: "cni",
+      ns: "shop",
+      pod: "web-0",
+      ms: 12,
+      msg: "CNI call done",
+    });
+  });
+
+  test("write an error with its type, message and stack", () => {
+    const { loggers, lines } = make(info);
+    loggers.scope("kube").error({ err: new RangeError("too far") }, "cannot");
+    const { err } = JSON.parse(lines[0] ?? "") as { err: Record<string, string> };
+    expect(err).toMatchObject({ type: "RangeError", message: "too far" });
+    expect(err.stack).toContain("logger.test.ts");
+  });
+
+  test.each([
+    ["debug", ["d", "i", "w", "e"]],
+    ["info", ["i", "w", "e"]],
+    ["warn", ["w", "e"]],
+    ["error", ["e"]],
+    ["none", []],
+  ] as const)("at level %s write %j", (level, expected) => {
+    const { loggers, lines } = make({ level, scopes: {} });
+    const log = loggers.scope("x");
+    log.debug({}, "d");
+    log.info({}, "i");
+    log.warn({}, "w");
+    log.error({}, "e");
+    expect(lines.map((line) => (JSON.parse(line) as { msg: string }).msg)).toEqual(expected);
+  });
+
+  test("change levels of loggers that are in use, by scope and by default", () => {
+    const { loggers, lines } = make({ level: "warn", scopes: { cni: "error" } });
+    const [cni, kube] = [loggers.scope("cni"), loggers.scope("kube")];
+    const written = (): number => {
+      lines.length = 0;
+      for (const log of [cni, kube]) log.info({}, "x");
+      return lines.length;
+    };
+    expect(written()).toBe(0);
+    loggers.setLevel("default", "info");
+    expect(written()).toBe(1);
+    loggers.setLevel("cni", undefined);
+    expect(written()).toBe(2);
+    loggers.setLevel("kube", "none");
+    expect(written()).toBe(1);
+    expect(loggers.levels()).toEqual({ level: "info", scopes: { kube: "none" } });
+  });
+
+  test("refuse a scope nobody logs in, with the scopes there are", () => {
+    const { loggers } = make(info);
+    loggers.scope("cni");
+    expect(() => loggers.setLevel("nobody", "debug")).toThrow(/no such scope \(known: default, cni\)/);
+    expect(() => loggers.setLevel("default", undefined)).toThrow(RangeError);
+  });
+
+  test("pretty lines are for people and keep control characters from the terminal", () => {
+    const { loggers, lines } = make({ ...info, format: "pretty" });
+    loggers.scope("cni").warn({ ns: "shop", reason: "two words", ms: 1.5, gone: undefined }, "odd\u001b[31m");
+    expect(lines[0]).toMatch(
+      /^\d\d:\d\d:\d\d\.\d{3} WARN {2}cni {7}odd\\u001b\[31m {2}ns=shop {2}reason="two words" {2}ms=1.5\n$/,
+    );
+    loggers.scope("cni").error({ err: new Error("why") }, "bad");
+    expect(lines[1]).toMatch(/err="why"\n {4}Error: why\n {4} {4}at /);
+  });
+});
+
+describe("LogRing", () => {
+  const line = { level: "info", scope: "enrolment", message: "pod enrolled" } as const;
+
+  test("keeps a pod's lines by UID and by name, also of levels that are not written", () => {
+    const { loggers, lines } = make({ level: "none", scopes: {} });
+    const log = loggers.scope("enrolment");
+    log.info({ uid: "u1", ns: "shop", pod: "web-0" }, "one");
+    log.warn({ ns: "shop", pod: "web-0", reason: "because" }, "two");
+    log.debug({ uid: "u1" }, "not this one");
+    log.info({ uid: "u2", ns: "shop", pod: "web-1" }, "another pod");
+    log.info({}, "no pod");
+    expect(lines).toEqual([]);
+    const found = loggers.ring.ofPod({ ns: "shop", name: "web-0", uid: "u1" });
+    expect(found.map(({ message }) => message)).toEqual(["one", "two"]);
+    expect(found[1]).toMatchObject({ level: "warn", scope: "enrolment", reason: "because", uid: null });
+  });
+
+  test("keeps debug lines where debug is written", () => {
+    const { loggers } = make({ level: "info", scopes: { cni: "debug" } });
+    loggers.scope("cni").debug({ uid: "u1" }, "detail");
+    expect(loggers.ring.ofPod({ ns: "", name: "", uid: "u1" })).toHaveLength(1);
+  });
+
+  test("is bounded in pods, lines and words", () => {
+    const ring = new LogRing({ maxPods: 2, maxLinesPerPod: 3, maxRecent: 4 });
+    for (let i = 0; i < 10; i++)
+      ring.note({ ...line, level: "error", fields: { uid: "u1" }, message: `${i} ${"x".repeat(2000)}` });
+    expect(ring.recent()).toHaveLength(4);
+    const lines = ring.ofPod({ ns: "", name: "", uid: "u1" });
+    expect(lines.map(({ message }) => message[0])).toEqual(["7", "8", "9"]);
+    expect(lines[0]?.message.length).toBeLessThan(400);
+    for (const uid of ["u2", "u3"]) ring.note({ ...line, fields: { uid } });
+    expect(ring.ofPod({ ns: "", name: "", uid: "u1" })).toEqual([]);
+  });
+
+  test("keeps no token, whoever put it into a message", () => {
+    const ring = new LogRing();
+    const token = `eyJ${"a".repeat(20)}.${"b".repeat(20)}.${"c".repeat(20)}`;
+    ring.note({
+      ...line,
+      level: "error",
+      fields: { err: new Error(`refused ${token}`) },
+      message: `Bearer ${token}`,
+    });
+    ring.note({ ...line, level: "warn", fields: { reason: "Authorization: bearer abc.def" }, message: "x" });
+    expect(JSON.stringify(ring.recent())).not.toMatch(/eyJ|abc\.def/);
+  });
+});
