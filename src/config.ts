@@ -155,7 +155,8 @@ export function loadConfig(source: ConfigSource, options: { needsNode?: boolean 
     pluginSocketPath,
     ztunnelSocketPath,
     selectors: readSelectors(reader),
-    excludeNamespaces: new Set(reader.list("EXCLUDE_NAMESPACES")),
+    // the second is what istio-cni charts before 1.30 write
+    excludeNamespaces: new Set([...reader.list("EXCLUDE_NAMESPACES"), ...reader.list("EXCLUDED_NAMESPACES")]),
     dnsCapture: reader.flag("AMBIENT_DNS_CAPTURE", true),
     ipv6: reader.flag("AMBIENT_IPV6", true),
     probeSnatV4: reader.address("HOST_PROBE_SNAT_IP", "169.254.7.127", isIPv4),

@@ -64,10 +64,14 @@ describe("loadConfig", () => {
 
   test("splits lists", () => {
     const { excludeNamespaces } = loadConfig({
-      env: { ...env, EXCLUDE_NAMESPACES: "istio-system, kube-system," },
+      env: {
+        ...env,
+        EXCLUDE_NAMESPACES: "istio-system, kube-system,",
+        EXCLUDED_NAMESPACES: "old,kube-system",
+      },
       args: [],
     });
-    expect([...excludeNamespaces]).toEqual(["istio-system", "kube-system"]);
+    expect([...excludeNamespaces]).toEqual(["istio-system", "kube-system", "old"]);
   });
 
   test.each([
