@@ -22,8 +22,8 @@ export interface InstallerOptions {
   onfight(fight: ChainFight): void;
   /** The fight is over. */
   onpeace(): void;
-  /** Once for each attempt that ended. */
-  oninstall?(result: "SUCCESS" | "COPY_BINARIES_FAILURE"): void;
+  /** Once for each installation or repair that ended, well or not. */
+  oninstall?(result: "SUCCESS" | "COPY_BINARIES_FAILURE" | "CREATE_CNI_CONFIG_FAILURE"): void;
 }
 
 /** Longer than a repair of the chain may take to show: somebody who cleans the plugin folder is noticed by then. */
@@ -60,9 +60,13 @@ export class Installer {
       log,
       onstate: (fault) => {
         this.#chainFault = fault;
+        if (fault !== undefined) options.oninstall?.("CREATE_CNI_CONFIG_FAILURE");
         this.#report();
       },
-      onrepaired: () => options.onrepaired(),
+      onrepaired: () => {
+        options.oninstall?.("SUCCESS");
+        options.onrepaired();
+      },
       onfight: (fight) => options.onfight(fight),
     });
   }
@@ -111,7 +115,6 @@ export class Installer {
         log.info({ path, again: this.#mark !== undefined }, "installed the launcher");
       this.#mark = await fileMark(path);
       this.#launcherFault = undefined;
-      oninstall?.("SUCCESS");
     } catch (error) {
       const { message } = error as Error;
       if (message !== this.#launcherFault)
