@@ -167,6 +167,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   const installer = new Installer({
     config: config.install,
     hostRunDir: config.hostRunDir,
+    hostRoot: config.hostRoot,
     exempt: chainExemptions(config),
     // the DaemonSet of istio-cni's own chart with another image: its entry in the chain is ours to replace
     replaceIstioCni: config.install.replaceIstioCni || isIstioCniPod(config.podName),

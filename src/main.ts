@@ -4,7 +4,7 @@
 import { setFlagsFromString } from "node:v8";
 import type { Agent } from "./agent.ts";
 import { RulesUsageError, renderRulesCommand, rulesHelp } from "./cli/rules-command.ts";
-import { runUninstall, uninstallHelp } from "./cli/uninstall-command.ts";
+import { runUninstall, UninstallUsageError, uninstallHelp } from "./cli/uninstall-command.ts";
 import { loadConfig, processConfigSource, widenThreadPool } from "./config.ts";
 import { createLoggers } from "./observe/logger.ts";
 import { version } from "./version.ts";
@@ -86,13 +86,7 @@ async function runUninstallCommand(args: readonly string[]): Promise<number> {
     return 0;
   }
   const config = loadConfig(processConfigSource([]), { needsNode: false });
-  try {
-    return await runUninstall(args, { config, print });
-  } catch (error) {
-    if (error instanceof TypeError)
-      throw new UsageError(`${error.message}; see ambient-cni uninstall --help`);
-    throw error;
-  }
+  return await runUninstall(args, { config, print });
 }
 
 function runRules(args: readonly string[]): void {
@@ -107,6 +101,10 @@ function print(text: string): void {
 function describeFailure(error: unknown): string {
   const isOurs = !(error instanceof Error) || error instanceof TypeError || error instanceof ReferenceError;
   return isOurs ? ((error as Error)?.stack ?? String(error)) : error.message;
+}
+
+function isUsageError(error: unknown): error is Error {
+  return [UsageError, RulesUsageError, UninstallUsageError].some((type) => error instanceof type);
 }
 
 async function main([command, ...args]: readonly string[]): Promise<number> {
@@ -136,7 +134,7 @@ async function main([command, ...args]: readonly string[]): Promise<number> {
         );
     }
   } catch (error) {
-    if (error instanceof UsageError || error instanceof RulesUsageError) {
+    if (isUsageError(error)) {
       process.stderr.write(`ambient-cni: ${error.message}\n`);
       return 2;
     }

@@ -8,16 +8,21 @@ import { silentLogger } from "../observe/logger.ts";
 export const uninstallHelp = `usage: ambient-cni uninstall [OPTION...]
 
 Takes the agent off this node: the entry in the CNI chain (the original file comes back), the redirection of all running
-pods, the host's rule and sets for kubelet probes, the files in the run dir, and last the launcher. Needs no API server.
-Safe to repeat. Settings (HOST_ROOT, MOUNTED_CNI_NET_DIR, MOUNTED_CNI_BIN_DIR, ...) are the agent's. Pods keep running;
-their new connections go past the mesh.
+pods, the host's rule and sets for kubelet probes, the launcher, and last the files in the run dir. Needs no API server.
+May be stopped anywhere and repeated; at the end it looks at everything once more. Settings (HOST_ROOT,
+MOUNTED_CNI_NET_DIR, MOUNTED_CNI_BIN_DIR, ...) are the agent's. Pods keep running; their connections go past the mesh.
+
+The launcher goes when nobody has called it for a while, and stays where CRI-O or Multus will call it for pods of today:
+they keep each pod's chain until it is deleted. Where it stays it is harmless and answers DEL by itself.
 
 options:
   --dry-run          say what would be done
   --json             print one JSON object: done, notes, left
-  --remove-launcher  also where CRI-O may still call it for pods that were made with it
+  --force            also while an agent runs, which will put things back
+  --quiet-seconds N  how long nobody must have called the launcher (0 to 60, default 5)
+  --remove-launcher  also where a runtime may still call it for pods that were made with it
 
-exit code: 0 nothing is left, 1 something is, 2 wrong usage
+exit code: 0 nothing is left that should not be, 1 something is, 2 wrong usage
 
 examples:
   HOST_ROOT=/ ambient-cni uninstall --dry-run
@@ -29,19 +34,17 @@ export interface UninstallOutput {
   print(text: string): void;
 }
 
-/** Runs the command. @returns the exit code @throws TypeError for options that are not known */
+/** Arguments of `uninstall` that cannot be used. */
+export class UninstallUsageError extends Error {
+  override readonly name = "UninstallUsageError";
+}
+
+/** Runs the command. @returns the exit code @throws {UninstallUsageError} */
 export async function runUninstall(
   args: readonly string[],
   { config, print }: UninstallOutput & { config: AgentConfig },
 ): Promise<number> {
-  const { values } = parseArgs({
-    args: [...args],
-    options: {
-      "dry-run": { type: "boolean", default: false },
-      json: { type: "boolean", default: false },
-      "remove-launcher": { type: "boolean", default: false },
-    },
-  });
+  const values = readOptions(args);
   const { install } = config;
   try {
     const report = await uninstallNode({
@@ -51,6 +54,8 @@ export async function runUninstall(
       ownedFileName: install.ownedFileName,
       removeLauncherAlways: values["remove-launcher"],
       dryRun: values["dry-run"],
+      force: values.force,
+      quietMs: 1000 * quietSeconds(values["quiet-seconds"]),
       log: silentLogger,
       ondone: (line) => (values.json ? undefined : print(`${line}\n`)),
     });
@@ -68,11 +73,39 @@ export async function runUninstall(
   }
 }
 
+function readOptions(args: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...args],
+      options: {
+        "dry-run": { type: "boolean", default: false },
+        json: { type: "boolean", default: false },
+        force: { type: "boolean", default: false },
+        "quiet-seconds": { type: "string", default: "5" },
+        "remove-launcher": { type: "boolean", default: false },
+      },
+    }).values;
+  } catch (error) {
+    throw new UninstallUsageError(`${(error as Error).message}; see ambient-cni uninstall --help`);
+  }
+}
+
+function quietSeconds(text: string): number {
+  if (!/^\d+$/.test(text) || Number(text) > 60) {
+    throw new UninstallUsageError(
+      `cannot use --quiet-seconds "${text}": it must be a whole number from 0 to 60`,
+    );
+  }
+  return Number(text);
+}
+
 function summary({ done, notes, left }: UninstallReport, isDryRun: boolean): string {
   const lines = [...notes.map((note) => `note: ${note}`), ...left.map((line) => `left: ${line}`)];
-  if (done.length === 0 && left.length === 0) lines.push("nothing of ambient-cni is on this node");
+  if (done.length === 0 && left.length === 0 && notes.length === 0)
+    lines.push("nothing to do: nothing of ambient-cni is on this node");
   else if (isDryRun) lines.push("nothing was changed");
-  else if (left.length === 0) lines.push("nothing of ambient-cni is left on this node");
-  else lines.push("something is left: mend the reasons above and run this again");
+  else if (left.length > 0) lines.push("something is left: mend the reasons above and run this again");
+  else if (notes.length > 0) lines.push("nothing is left but what the notes say");
+  else lines.push("nothing of ambient-cni is left on this node");
   return `${lines.join("\n")}\n`;
 }

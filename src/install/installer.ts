@@ -6,6 +6,7 @@ import { type ChainFight, ChainKeeper } from "./chain-keeper.ts";
 import { defaultOwnedFileName } from "./chain-removal.ts";
 import { pluginType } from "./conflist-edit.ts";
 import { fileMark, installLauncher, launcherPath, ownLauncher } from "./launcher-copy.ts";
+import { findIstioCni, removeIstioCni } from "./launcher-leftover.ts";
 
 export interface InstallerOptions {
   readonly config: InstallConfig;
@@ -14,6 +15,7 @@ export interface InstallerOptions {
   /** Pods that may start while the agent is away. */
   readonly exempt: readonly string[];
   readonly replaceIstioCni: boolean;
+  readonly hostRoot: string;
   readonly log: Logger;
   /** Why the plugin is not in place, with the remedy; undefined: it is. */
   onstate(fault: string | undefined): void;
@@ -65,6 +67,7 @@ export class Installer {
       },
       onrepaired: () => {
         options.oninstall?.("SUCCESS");
+        void this.#lookForIstioCni();
         options.onrepaired();
       },
       onfight: (fight) => options.onfight(fight),
@@ -124,6 +127,23 @@ export class Installer {
       oninstall?.("COPY_BINARIES_FAILURE");
     }
     this.#report();
+  }
+
+  /** The plugin of the agent whose place this one takes: nothing calls it once the chain does not name it. */
+  async #lookForIstioCni(): Promise<void> {
+    const { config, hostRoot, replaceIstioCni, log } = this.#options;
+    const where = { hostRoot, binDir: config.binDir };
+    try {
+      const found = await findIstioCni(where);
+      if (found === undefined) return;
+      const isRemoved = replaceIstioCni && !this.chain.hasIstioCni && (await removeIstioCni(where));
+      if (isRemoved)
+        log.info({ path: found.path }, "removed the plugin of istio-cni, which the chain no longer calls");
+      else
+        log.warn({ path: found.path, reason: found.stays }, "the plugin of istio-cni is still on this node");
+    } catch (error) {
+      log.warn({ err: error }, "cannot look for the plugin of istio-cni");
+    }
   }
 
   #report(): void {

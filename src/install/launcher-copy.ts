@@ -4,7 +4,8 @@ import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { open, readdir, readFile, rename, rm, stat, unlink } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 
 /** Name of the launcher's file, which is the `type` of our entry in the chain. */
 export const launcherName = "ambient-cni";
@@ -61,19 +62,12 @@ export async function installLauncher({
     throw new LauncherError(`Cannot install the launcher: "${source}" cannot be read: ${error.message}`);
   });
   try {
-    await removeStale(binDir);
-    if (await isSame(path, wanted)) return "unchanged";
-    const temporary = join(binDir, `.${launcherName}.${randomBytes(6).toString("hex")}`);
-    try {
-      await writeWhole(temporary, wanted);
-      await assertStarts(temporary);
-      await rename(temporary, path);
-    } catch (error) {
-      await unlink(temporary).catch(() => {});
-      throw error;
+    for (let attempt = 1; ; attempt++) {
+      await removeStale(binDir);
+      if (await isSame(path, wanted)) return "unchanged";
+      const temporary = join(binDir, `.${launcherName}.${randomBytes(6).toString("hex")}`);
+      if (await replace(path, { temporary, wanted, isLast: attempt === maxAttempts })) return "installed";
     }
-    await syncFolder(binDir);
-    return "installed";
   } catch (error) {
     if (error instanceof LauncherError) throw error;
     const { code, message } = error as NodeJS.ErrnoException;
@@ -81,6 +75,32 @@ export async function installLauncher({
       cause: error,
     });
   }
+}
+
+interface Replacement {
+  readonly temporary: string;
+  readonly wanted: Buffer;
+  readonly isLast: boolean;
+}
+
+/** @returns false when the temporary file was taken for a leftover by another agent: a rolling upgrade runs two of us */
+async function replace(path: string, { temporary, wanted, isLast }: Replacement): Promise<boolean> {
+  try {
+    await writeWhole(temporary, wanted);
+    await assertStarts(temporary);
+    await rename(temporary, path);
+  } catch (error) {
+    const isTaken = !isLast && !existsSync(temporary) && existsSync(dirname(path));
+    await unlink(temporary).catch(() => {});
+    if (isTaken) return false;
+    throw error;
+  }
+  await syncFolder(dirname(path));
+  if (await isSame(path, wanted)) return true;
+  throw new LauncherError(
+    `Cannot install the launcher "${path}": what is there differs from what was written; look for another program ` +
+      "that writes it, and at the node's disk",
+  );
 }
 
 /** Removes the launcher and what a killed installer left; absence is success. @returns whether it was there @throws {LauncherError} */
@@ -132,25 +152,43 @@ async function writeWhole(path: string, content: Buffer): Promise<void> {
   }
 }
 
+const maxAttempts = 5;
 const startTimeoutMs = 5_000;
+const busyPauseMs = 20;
+const maxBusyTries = 50;
 
 /** VERSION needs neither agent nor pod. */
 async function assertStarts(path: string): Promise<void> {
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const options = { env: { CNI_COMMAND: "VERSION" }, timeout: startTimeoutMs };
-  const child = execFile(path, [], options, (error, stdout) => {
-    if (error === null && stdout.includes("supportedVersions")) return resolve();
-    const why = error?.message.split("\n")[0] ?? "it gave no answer";
-    reject(
-      new LauncherError(
-        `Cannot install the launcher: the copy in this folder does not start (${why}); ` +
-          "the folder may be mounted noexec, or the image be made for another processor",
-      ),
+  for (let attempt = 1; ; attempt++) {
+    const why = await whyNotStarting(path);
+    if (why === undefined) return;
+    // "text file busy": a program that we start at this moment has our descriptor until its own exec
+    if (why.includes("ETXTBSY") && attempt < maxBusyTries) {
+      await delay(busyPauseMs);
+      continue;
+    }
+    throw new LauncherError(
+      `Cannot install the launcher: the copy in this folder does not start (${why}); ` +
+        "the folder may be mounted noexec, or the image be made for another processor",
     );
-  });
-  // a copy that does not start reads nothing
-  child.stdin?.on("error", () => {});
-  child.stdin?.end('{"cniVersion":"1.0.0"}');
+  }
+}
+
+function whyNotStarting(path: string): Promise<string | undefined> {
+  const { promise, resolve } = Promise.withResolvers<string | undefined>();
+  const options = { env: { CNI_COMMAND: "VERSION" }, timeout: startTimeoutMs };
+  try {
+    const child = execFile(path, [], options, (error, stdout) => {
+      if (error === null && stdout.includes("supportedVersions")) return resolve(undefined);
+      resolve(error?.message.split("\n")[0] ?? "it gave no answer");
+    });
+    // a copy that does not start reads nothing
+    child.stdin?.on("error", () => {});
+    child.stdin?.end('{"cniVersion":"1.0.0"}');
+  } catch (error) {
+    // some reasons for not starting are thrown, others come as an event
+    resolve((error as Error).message);
+  }
   return promise;
 }
 

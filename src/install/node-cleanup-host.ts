@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Takes the chain and the sets for kubelet probes out of the host.
+import { dirname, join } from "node:path";
+import { Netns } from "../netns/netns.ts";
+import { HostState } from "../probes/host-state.ts";
+import { PROBE_CHAIN, PROBE_TABLE } from "../probes/probe-rules.ts";
+import { PROBE_SETS } from "../probes/probe-set.ts";
+import { hasChain } from "./node-cleanup-netns.ts";
+import type { CleanupTools } from "./node-cleanup-tools.ts";
+
+export interface HostCleanupOptions {
+  readonly hostRoot: string;
+  /** Namespace that probes come from, as the agent was told. */
+  readonly hostNetnsPath: string;
+  readonly probeSnatV4: string;
+  readonly probeSnatV6: string;
+  readonly tools: CleanupTools;
+}
+
+interface HostNetns {
+  readonly netns: Netns;
+  readonly path: string;
+}
+
+/** What of ours the host holds. @throws Error when the host's namespace cannot be opened or read */
+export async function lookAtHostRules(options: HostCleanupOptions): Promise<string[]> {
+  const found: string[] = [];
+  await inEach(options, async (host) => {
+    found.push(...(await lookIn(host, options.tools)));
+  });
+  return [...new Set(found)];
+}
+
+/** Removes it; absence is success. @returns what was there @throws Error when something cannot be removed */
+export async function cleanHost(options: HostCleanupOptions): Promise<string[]> {
+  const removed: string[] = [];
+  await inEach(options, async (host) => {
+    const found = await lookIn(host, options.tools);
+    if (found.length === 0) return;
+    const { probeSnatV4, probeSnatV6, tools } = options;
+    const backend = await tools.backend();
+    const state = new HostState({
+      hostNetnsPath: host.path,
+      backend,
+      probeSnatV4,
+      probeSnatV6,
+      ipv6: backend.tools[6] !== undefined,
+    });
+    await state.remove(host.netns);
+    await state.tools.destroySets(host.netns, await ourSets(host.netns, tools));
+    removed.push(...found);
+  });
+  return [...new Set(removed)];
+}
+
+async function lookIn({ netns, path }: HostNetns, tools: CleanupTools): Promise<string[]> {
+  const procNetDir = join(dirname(dirname(path)), "net");
+  const isThere = await hasChain(netns, { chain: PROBE_CHAIN, tables: [PROBE_TABLE], procNetDir });
+  const sets = await ourSets(netns, tools);
+  return [...(isThere ? [`chain ${PROBE_CHAIN}`] : []), ...sets.map((name) => `ipset ${name}`)];
+}
+
+/** With what an exchange of a set that was cut off left behind. */
+async function ourSets(netns: Netns, { runner }: CleanupTools): Promise<string[]> {
+  // without the program, or the kernel's module, there is no set of ours
+  const { stdout } = await runner
+    .run({ argv: ["ipset", "list", "-n"], netnsFd: netns.fd })
+    .catch(() => ({ stdout: "" }));
+  const ours = Object.values(PROBE_SETS).flatMap((name) => [name, `${name}-new`]);
+  return stdout.split("\n").filter((name) => ours.includes(name));
+}
+
+/** The namespace the agent was told to use, and the host's, in case its settings were others earlier. */
+async function inEach(
+  { hostRoot, hostNetnsPath }: HostCleanupOptions,
+  work: (host: HostNetns) => Promise<void>,
+): Promise<void> {
+  const done = new Set<string>();
+  for (const path of [hostNetnsPath, join(hostRoot, "proc/1/ns/net")]) {
+    using netns = Netns.open(path);
+    if (done.has(netns.key)) continue;
+    done.add(netns.key);
+    await work({ netns, path });
+  }
+}

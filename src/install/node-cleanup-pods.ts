@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// Takes our redirection out of every pod of the node; their traffic goes straight from then on.
+import { hostNetnsKeys, netnsKeyAt } from "../netns/host-netns.ts";
+import { PodRedirection } from "../redirect/pod-redirection.ts";
+import { type FoundNetns, findNetns, isEnrolled, openFound } from "./node-cleanup-netns.ts";
+import type { CleanupTools } from "./node-cleanup-tools.ts";
+
+export interface PodCleanupOptions {
+  readonly hostRoot: string;
+  /** Further namespaces in which no pod rules are ever written. */
+  readonly hostNetnsPath: string;
+  readonly tools: CleanupTools;
+}
+
+/** What became of the pods. */
+export interface PodCleanupResult {
+  /** Namespaces that were changed. */
+  readonly cleaned: readonly string[];
+  /** Namespaces that could not be cleaned, and why. */
+  readonly failed: readonly string[];
+}
+
+/** Each holds a descriptor; programs are bounded by themselves. */
+const maxParallel = 8;
+/** An ADD that was under way may finish behind our back. */
+const maxRounds = 3;
+
+/** Names of the namespaces that hold something of ours, and why some could not be looked at. @throws Error when the host's own cannot be told */
+export async function lookAtPods(
+  options: PodCleanupOptions,
+): Promise<{ enrolled: string[]; failed: string[] }> {
+  const { enrolled, failed } = await findEnrolled(options, await hostKeys(options));
+  return { enrolled: enrolled.map(({ name }) => name), failed };
+}
+
+/** Cleans all namespaces; one that fails stops no other. @throws Error when the host's own cannot be told, or tools are missing */
+export async function cleanPods(options: PodCleanupOptions): Promise<PodCleanupResult> {
+  const hostNetns = await hostKeys(options);
+  const cleaned = new Set<string>();
+  const failed = new Map<string, string>();
+  let unreadable: string[] = [];
+  for (let round = 0; round < maxRounds; round++) {
+    const found = await findEnrolled(options, hostNetns);
+    unreadable = found.failed;
+    const isNew = ({ key }: FoundNetns) => !failed.has(key);
+    const todo = found.enrolled.filter(isNew);
+    if (todo.length === 0) break;
+    const backend = await options.tools.backend();
+    const redirection = new PodRedirection({ backend, hostNetns, ipv6: backend.tools[6] !== undefined });
+    await forEachParallel(todo, async (each) => {
+      try {
+        if (await clean(each, redirection)) cleaned.add(each.name);
+      } catch (error) {
+        failed.set(each.key, `${each.name}: ${(error as Error).message}`);
+      }
+    });
+  }
+  return { cleaned: [...cleaned], failed: [...failed.values(), ...unreadable] };
+}
+
+async function clean(found: FoundNetns, redirection: PodRedirection): Promise<boolean> {
+  using netns = openFound(found);
+  if (netns === undefined) return false;
+  const { procNetDir } = found;
+  // the process may be gone by now; then the redirection asks with a process of its own
+  const isThere = procNetDir !== undefined && netnsKeyAt(`${procNetDir}/../ns/net`) === netns.key;
+  const { changed } = await redirection.remove(netns, isThere ? { procNetDir } : {});
+  return changed;
+}
+
+async function findEnrolled(
+  { hostRoot }: PodCleanupOptions,
+  ignore: ReadonlySet<string>,
+): Promise<{ enrolled: FoundNetns[]; failed: string[] }> {
+  const enrolled: FoundNetns[] = [];
+  const failed: string[] = [];
+  await forEachParallel(await findNetns({ hostRoot, ignore }), async (found) => {
+    try {
+      using netns = openFound(found);
+      // the process that led here may have been replaced by another one since
+      if (netns === undefined || ignore.has(netns.key)) return;
+      if (await isEnrolled(netns, found.procNetDir)) enrolled.push(found);
+    } catch (error) {
+      failed.push(`${found.name} cannot be looked at: ${(error as Error).message}`);
+    }
+  });
+  return { enrolled, failed };
+}
+
+async function hostKeys(options: PodCleanupOptions): Promise<ReadonlySet<string>> {
+  const keys = new Set(hostNetnsKeys(options));
+  const key = netnsKeyAt(options.hostNetnsPath);
+  if (key !== undefined) keys.add(key);
+  return keys;
+}
+
+async function forEachParallel<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
+  let next = 0;
+  const worker = async (): Promise<void> => {
+    for (let item = items[next++]; item !== undefined; item = items[next++]) await work(item);
+  };
+  await Promise.all(Array.from({ length: Math.min(maxParallel, items.length) }, worker));
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Both iptables variants of this machine, whichever of them the agent of this node had chosen.
+import { dumpNftRuleset } from "../netlink/nftables.ts";
+import { Netns } from "../netns/netns.ts";
+import { BackendError, type RedirectBackend } from "../redirect/backend.ts";
+import { findTools } from "../redirect/backend-tools.ts";
+import { ToolRunner } from "../redirect/run-tool.ts";
+
+/** The programs that cleaning up takes, looked for when they are first needed. */
+export class CleanupTools {
+  readonly runner: ToolRunner;
+  #backend: Promise<RedirectBackend> | undefined;
+
+  constructor(runner: ToolRunner = new ToolRunner()) {
+    this.runner = runner;
+  }
+
+  /** @throws {BackendError} when no iptables is installed */
+  backend(): Promise<RedirectBackend> {
+    this.#backend ??= this.#find();
+    return this.#backend;
+  }
+
+  async #find(): Promise<RedirectBackend> {
+    const { nft, legacy } = await findTools(this.runner);
+    // nf_tables first where the kernel has them: they are looked at without a process
+    const [tools, other] =
+      nft !== undefined && (await hasNftables()) ? [nft, legacy] : [legacy ?? nft, undefined];
+    if (tools === undefined) {
+      throw new BackendError(
+        "Cannot remove rules: neither iptables-nft nor iptables-legacy is in PATH; run this in the agent's image",
+      );
+    }
+    return { variant: tools.variant, tools, other, runner: this.runner, reason: "to clean up" };
+  }
+}
+
+async function hasNftables(): Promise<boolean> {
+  using netns = Netns.open("/proc/self/ns/net");
+  return await dumpNftRuleset(netns.fd).then(
+    () => true,
+    () => false,
+  );
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// Answers the launcher while the node is left, and tells when nobody calls it any more.
+import { chmodSync, lstatSync, renameSync, rmSync } from "node:fs";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { connect } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
+
+const connectTimeoutMs = 1_000;
+
+/** Whether some process accepts connections on a Unix stream socket. */
+export function isServed(path: string): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const socket = connect({ path });
+  // somebody who is too busy to accept is there, too
+  socket.setTimeout(connectTimeoutMs, () => resolve(true));
+  socket.once("connect", () => resolve(true));
+  socket.once("error", ({ code }: NodeJS.ErrnoException) => resolve(code === "EAGAIN"));
+  return promise.finally(() => socket.destroy());
+}
+
+const refusal =
+  "ambient-cni is leaving this node; the runtime tries again, with the chain as it is without ambient-cni";
+
+/**
+ * Stands in for the agent on its plugin socket: DEL and GC succeed, everything else fails at once instead of waiting for an
+ * agent that does not come back. Pods on the exempt list start nevertheless: for them any other answer is no answer.
+ */
+export class UninstallCalls implements AsyncDisposable {
+  readonly #path: string;
+  readonly #server: Server;
+  #inode: bigint | undefined;
+  #underWay = 0;
+  #lastCallMs = performance.now();
+  #count = 0;
+
+  constructor(path: string) {
+    this.#path = path;
+    this.#server = createServer((request, response) => void this.#answer(request, response));
+    this.#server.on("error", () => {});
+  }
+
+  /** Calls of the launcher so far. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Takes the socket's place. @throws Error of the file system, ENOENT without a folder */
+  async listen(): Promise<void> {
+    // the name that is bound is removed at the end: that must not be the one an agent may take over meanwhile
+    const ownPath = `${this.#path}.${process.pid}`;
+    rmSync(ownPath, { force: true });
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once("error", reject);
+      this.#server.listen(ownPath, resolve);
+    });
+    chmodSync(ownPath, 0o600);
+    this.#inode = lstatSync(ownPath, { bigint: true }).ino;
+    renameSync(ownPath, this.#path);
+  }
+
+  /** Waits until there was no call for so long. @returns false when calls still came at the deadline */
+  async quiet(quietMs: number, options: { deadlineMs: number }): Promise<boolean> {
+    const until = performance.now() + options.deadlineMs;
+    this.#lastCallMs = performance.now();
+    for (;;) {
+      const leftMs = this.#underWay > 0 ? 20 : this.#lastCallMs + quietMs - performance.now();
+      if (leftMs <= 0) return true;
+      const wakeMs = performance.now() + leftMs;
+      if (wakeMs > until) return false;
+      await delay(leftMs);
+      // this process did not get to run: calls may be waiting that it has not seen
+      if (performance.now() - wakeMs > quietMs / 2) this.#lastCallMs = performance.now();
+    }
+  }
+
+  /** Lets go of the socket, and removes its file unless an agent has put its own there. */
+  async close(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      this.#server.close(() => resolve());
+      this.#server.closeAllConnections();
+    });
+    const found = lstatSync(this.#path, { bigint: true, throwIfNoEntry: false });
+    if (this.#inode !== undefined && found?.ino === this.#inode) rmSync(this.#path, { force: true });
+    this.#inode = undefined;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    this.#underWay++;
+    this.#count++;
+    try {
+      for await (const _ of request) {
+        // read to its end: the launcher writes all of it before it reads
+      }
+      const verb = request.headers["cni-command"];
+      const isForgiving = verb === "DEL" || verb === "GC";
+      response.writeHead(isForgiving ? 200 : 503, {
+        ...(isForgiving ? { "CNI-Exit": "0" } : {}),
+        Connection: "close",
+      });
+      response.end(isForgiving ? "" : refusal);
+    } catch {
+      // the launcher was killed in the middle: the runtime calls again
+      response.destroy();
+    } finally {
+      this.#underWay--;
+      this.#lastCallMs = performance.now();
+    }
+  }
+}
