@@ -1,27 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // All pods of the node: who asks for a look at which pod, and when.
-import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
+import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
 import type { Sandbox } from "../netns/sandbox-finder.ts";
-import { ZdsError } from "../ztunnel/zds-error.ts";
 import { type Desired, decideEnrolment } from "./desired-state.ts";
-import { EnrolmentError, remedyFor } from "./enrolment-error.ts";
+import { EnrolmentError } from "./enrolment-error.ts";
 import { KeyedQueue } from "./keyed-queue.ts";
-import { failureKind } from "./pod-history.ts";
 import {
   PodReconciler,
   type ReconcileOutcome,
   type ReconcilerParts,
-  soughtPod,
   waitsForZtunnel,
 } from "./pod-reconciler.ts";
-import {
-  adoptSandbox,
-  createPodRecord,
-  newestFacts,
-  noteEnd,
-  offerSandbox,
-  type PodRecord,
-} from "./pod-record.ts";
+import { adoptSandbox, createPodRecord, newestFacts, noteEnd, type PodRecord } from "./pod-record.ts";
+import { Setbacks } from "./setbacks.ts";
+import { restoreExemptions, takeStock } from "./stock-taking.ts";
 import { ZtunnelGate } from "./ztunnel-gate.ts";
 
 export interface EnrolmentOptions extends ReconcilerParts {
@@ -58,17 +50,14 @@ const unfinished: Readonly<Record<Exclude<ReconcileOutcome, "enrolled" | "outsid
     "namespace-unknown": "the labels of its namespace are not known yet",
   };
 
-/** Retries before people are told: about eight seconds, longer than a ztunnel takes to restart. */
-const patientFailures = 5;
 const notStarted = "the agent has not got the lists of pods and namespaces from the API server yet";
-const maxRetryMs = 30_000;
-const firstRetryMs = 500;
 
 /** Keeps every pod of the node where its labels want it. */
 export class Enrolment {
   readonly #options: EnrolmentOptions;
   readonly #gate: ZtunnelGate;
   readonly #reconciler: PodReconciler;
+  readonly #setbacks: Setbacks;
   readonly #queue: KeyedQueue<ReconcileOutcome>;
   readonly #records = new Map<string, PodRecord>();
   #started = false;
@@ -77,6 +66,7 @@ export class Enrolment {
     this.#options = options;
     this.#gate = new ZtunnelGate(options.ztunnelWaitMs);
     this.#reconciler = new PodReconciler(options);
+    this.#setbacks = new Setbacks(options);
     this.#queue = new KeyedQueue({ concurrency: options.concurrency ?? 16, run: (uid) => this.#run(uid) });
     options.ztunnel.onchange = (event) => {
       if (event.type !== "disconnected") this.#gate.open();
@@ -100,60 +90,21 @@ export class Enrolment {
    */
   async start(): Promise<void> {
     const { node, ztunnel, log } = this.#options;
-    await Promise.all([...node.pods.values()].map((pod) => this.#takeStock(pod)));
+    const pods = [...node.pods.values()];
+    await Promise.all(
+      pods.map((pod) =>
+        takeStock(this.#noteFacts(pod), { pod, desired: this.desired(pod), parts: this.#options }),
+      ),
+    );
     this.#started = true;
     // what changed meanwhile has not been listened to
     for (const pod of node.pods.values()) this.#noteFacts(pod);
     for (const record of this.#records.values()) {
       if (record.adding === 0 && node.pod(record.uid) === undefined) record.facts = undefined;
     }
-    await this.#restoreExemptions();
+    await restoreExemptions(this.#wantedRecords(), this.#options);
     log.info({ pods: this.#records.size, inMesh: ztunnel.podCount }, "took stock of the node's pods");
     this.requestAll();
-  }
-
-  /** Finds the sandbox of a pod that may have been ours before, and puts it into ztunnel's roster if it was. */
-  async #takeStock(pod: PodFacts): Promise<void> {
-    const { ztunnel, finder, log } = this.#options;
-    const record = this.#noteFacts(pod);
-    record.unseen = true;
-    const desired = this.#desired(pod);
-    const isAnnotated = pod.annotations[podAnnotations.redirection] !== undefined;
-    if (desired?.wanted !== true && !isAnnotated) return;
-    try {
-      offerSandbox(record, await finder.find(soughtPod(pod)));
-      record.touched ||=
-        record.sandbox !== undefined && (isAnnotated || (await this.#isRedirected(record, desired)));
-    } catch (error) {
-      // one pod must not keep the agent from starting; its run says what is wrong with it
-      log.warn({ ns: pod.namespace, pod: pod.name, uid: pod.uid, err: error }, "cannot look at a pod yet");
-    }
-    // served by ztunnel until now, so it is named in the next snapshot: also one that is about to leave, rules first
-    if (!isAnnotated && !record.touched) return;
-    const workload = { name: pod.name, namespace: pod.namespace, serviceAccount: pod.serviceAccount };
-    ztunnel.hold({ uid: pod.uid, workload, netns: record.sandbox?.netns });
-  }
-
-  /** All members in one go. */
-  async #restoreExemptions(): Promise<void> {
-    const { probes, log } = this.#options;
-    const members = new Map<string, readonly string[]>();
-    for (const { facts, sandbox, touched } of this.#records.values()) {
-      if (facts === undefined || this.#desired(facts)?.wanted !== true) continue;
-      if (sandbox !== undefined && touched) members.set(facts.uid, facts.ips);
-    }
-    try {
-      await probes.start();
-      await probes.replaceAll(members);
-    } catch (error) {
-      log.debug({ err: error }, "the host's probes are not exempted yet");
-    }
-  }
-
-  /** The annotation may be missing on a pod that is captured all the same: it is written behind ADD. */
-  async #isRedirected({ sandbox }: PodRecord, desired: Desired | undefined): Promise<boolean> {
-    if (sandbox === undefined || desired?.wanted !== true) return false;
-    return (await this.#options.redirection.verify(sandbox.netns, desired.redirect)).intact;
   }
 
   /**
@@ -203,7 +154,7 @@ export class Enrolment {
     const record = this.#records.get(uid);
     if (record === undefined) return node.pod(uid) === undefined;
     if (record.touched || record.adding > 0) return false;
-    return record.facts === undefined || this.#desired(record.facts)?.wanted === false;
+    return record.facts === undefined || this.desired(record.facts)?.wanted === false;
   }
 
   /** Takes every pod out of the mesh, and keeps those out that come; resolves when each was tried. */
@@ -224,7 +175,8 @@ export class Enrolment {
 
   /** What should be of a pod; `undefined` while the labels of its namespace are not known. */
   desired(pod: PodFacts): Desired | undefined {
-    return this.#desired(pod);
+    const namespace = this.#options.node.namespace(pod.namespace);
+    return namespace === undefined ? undefined : decideEnrolment(pod, namespace, this.#options.policy);
   }
 
   /** Repairs of enrolled pods by kind of drift, since the start. */
@@ -242,7 +194,7 @@ export class Enrolment {
     if (sandbox === undefined) return "its sandbox is not known to the agent";
     if (netnsKey !== sandbox.netns.key)
       return `the agent serves another namespace (${sandbox.netns.key}) for it`;
-    const desired = this.#desired(pod);
+    const desired = this.desired(pod);
     if (desired === undefined) return "the labels of its namespace are not known";
     if (!desired.wanted) return undefined;
     const { drift } = await redirection.verify(sandbox.netns, desired.redirect);
@@ -310,7 +262,7 @@ export class Enrolment {
       if (!this.#records.has(uid)) history.forget(uid);
       return outcome;
     } catch (error) {
-      this.#noteFailure(record, error as Error);
+      this.#queue.requestAfter(record.uid, this.#setbacks.fail(record, error as Error));
       history.end(uid, record.state, "failed");
       throw error;
     }
@@ -324,64 +276,20 @@ export class Enrolment {
       this.#records.delete(record.uid);
     } else if (outcome === "no-sandbox" && record.facts?.phase === "Running") {
       // a running pod has processes; they show within moments of its start
-      this.#retryLater(record, "no process of it is found on this node in a namespace that has its address");
+      this.#retryAfter(record, "no process of it is found on this node in a namespace that has its address");
     } else if (outcome === "no-way-out") {
-      this.#retryLater(
+      this.#retryAfter(
         record,
         "it should leave, but no process of it is found whose redirection could be taken away",
       );
     } else if (outcome === "no-ztunnel") {
-      this.#retryLater(record, "no ztunnel connection");
+      this.#retryAfter(record, "no ztunnel connection");
     }
     if (record.departed.length > 0 && record.adding === 0) this.#queue.request(record.uid);
   }
 
-  /** Tries again with growing pauses; what lasts longer than a restart of ztunnel is told in an Event. */
-  #retryLater(record: PodRecord, reason: string): void {
-    const { events, history, log } = this.#options;
-    record.failures++;
-    history.failed(record.uid, {
-      kind: reason.includes("ztunnel") ? "ztunnel" : "sandbox",
-      message: reason,
-      remedy: remedyFor(reason),
-    });
-    this.#queue.requestAfter(record.uid, retryDelayMs(record.failures));
-    const pod = record.facts;
-    if (pod === undefined || record.adding > 0 || record.failures < patientFailures) return;
-    const isZtunnel = reason.includes("ztunnel");
-    if (record.failures === patientFailures) {
-      log.warn({ ns: pod.namespace, pod: pod.name, uid: pod.uid, reason }, "pod is not captured yet");
-    }
-    const eventReason = isZtunnel ? "AmbientWaitingForZtunnel" : "AmbientNotCaptured";
-    events.record(pod, {
-      reason: eventReason,
-      message: `The ambient mesh has not come to terms with this pod yet: ${reason}${remedyFor(reason)}`,
-    });
-  }
-
-  #noteFailure(record: PodRecord, error: Error): void {
-    record.failures++;
-    const pod = record.facts;
-    const names = { ns: pod?.namespace, pod: pod?.name, uid: record.uid, attempt: record.failures };
-    if (waitsForZtunnel(error)) {
-      record.failures--;
-      this.#options.log.info({ ...names, reason: error.message }, "waiting for ztunnel");
-      this.#retryLater(record, error.message);
-      return;
-    }
-    if (record.state !== "pending" && record.state !== "enrolled") record.state = "failed";
-    this.#options.history.failed(record.uid, {
-      kind: failureKind(error),
-      message: error.message,
-      remedy: remedyFor(error.message),
-    });
-    this.#options.log.warn({ ...names, err: error }, "pod not captured; trying again");
-    this.#queue.requestAfter(record.uid, retryDelayMs(record.failures));
-    // an ADD that fails is told by kubelet in an Event of its own
-    if (pod === undefined || record.adding > 0) return;
-    const reason = error instanceof ZdsError ? "AmbientZtunnelRefused" : "AmbientNotCaptured";
-    const message = `Not captured by the ambient mesh: ${error.message}${remedyFor(error.message)}`;
-    this.#options.events.record(pod, { reason, message });
+  #retryAfter(record: PodRecord, reason: string): void {
+    this.#queue.requestAfter(record.uid, this.#setbacks.wait(record, reason));
   }
 
   #podChanged(uid: string, pod: PodFacts | undefined): void {
@@ -416,10 +324,10 @@ export class Enrolment {
     }
   }
 
-  /** `undefined` while the labels of the pod's namespace are not known. */
-  #desired(pod: PodFacts): Desired | undefined {
-    const namespace = this.#options.node.namespace(pod.namespace);
-    return namespace === undefined ? undefined : decideEnrolment(pod, namespace, this.#options.policy);
+  #wantedRecords(): PodRecord[] {
+    return [...this.#records.values()].filter(
+      ({ facts }) => facts !== undefined && this.desired(facts)?.wanted === true,
+    );
   }
 
   /** Has every pod looked at. */
@@ -446,9 +354,4 @@ export class Enrolment {
 /** Nobody waits for it and it owns nothing: a DEL may have come while its run was under way. */
 function isEmpty({ adding, facts, sandbox, departed }: PodRecord): boolean {
   return adding === 0 && facts === undefined && sandbox === undefined && departed.length === 0;
-}
-
-function retryDelayMs(failures: number): number {
-  const full = Math.min(maxRetryMs, firstRetryMs * 2 ** (failures - 1));
-  return full * (0.5 + Math.random() / 2);
 }
