@@ -5,7 +5,6 @@ import { join } from "node:path";
 import { CniVerbs } from "./cni/cni-verbs.ts";
 import { PluginServer } from "./cni/plugin-server.ts";
 import type { AgentConfig } from "./config.ts";
-import type { EnrolmentPolicy } from "./enrolment/desired-state.ts";
 import { Enrolment } from "./enrolment/enrolment.ts";
 import { PodHistory } from "./enrolment/pod-history.ts";
 import { PodLookup } from "./enrolment/pod-lookup.ts";
@@ -13,7 +12,7 @@ import { readConfs } from "./install/chain-plan.ts";
 import { readFolder } from "./install/conf-dir.ts";
 import { chainExemptions, ExemptNamespaces } from "./install/exempt-namespaces.ts";
 import { Installer } from "./install/installer.ts";
-import { uninstallNode } from "./install/uninstall.ts";
+import { leaveNode } from "./install/leave-node.ts";
 import { AnnotationWriter } from "./kube/annotation-writer.ts";
 import { ApiClient } from "./kube/api-client.ts";
 import { EventRecorder } from "./kube/event-recorder.ts";
@@ -23,7 +22,7 @@ import { hostNetnsKeys } from "./netns/host-netns.ts";
 import { SandboxFinder } from "./netns/sandbox-finder.ts";
 import { AgentState } from "./observe/agent-state.ts";
 import { HealthServer } from "./observe/health-server.ts";
-import type { Logger, LoggerFactory } from "./observe/logger.ts";
+import type { LoggerFactory } from "./observe/logger.ts";
 import { Metrics } from "./observe/metrics.ts";
 import { MetricsServer } from "./observe/metrics-server.ts";
 import { ProcessFacts } from "./observe/process-facts.ts";
@@ -47,9 +46,6 @@ export interface Agent {
 
 /** Well within the 5 s that istio-cni's DaemonSet grants between SIGTERM and SIGKILL. */
 const daemonSetAnswerMs = 1_500;
-const leavingQuietMs = 500;
-/** What is not done by then, uninstallNode does without ztunnel and API server. */
-const leaveMeshMs = 1_500;
 
 /** Starts the agent; resolves once it serves. @throws when a part cannot start */
 export async function startAgent(config: AgentConfig, loggers: LoggerFactory): Promise<Agent> {
@@ -120,7 +116,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     log: loggers.scope("probes"),
   });
   const finder = new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") });
-  const policy = enrolmentPolicy(config);
+  const policy = { ...config, agentNamespace: config.podNamespace };
   const history = new PodHistory({
     listener: {
       captured: (seconds) => metrics.captured(seconds),
@@ -150,7 +146,8 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     policy,
     hostNetns,
     hostRoot: config.hostRoot,
-    notReady: () => statusFault(readiness),
+    // each round of a fight is repaired, and the node would lose its network for a STATUS that fails
+    notReady: () => readiness.reasonBut(fightCondition),
     log: cniLog,
     onanswer: (verb, outcome, seconds) => metrics.callAnswered(verb, outcome, seconds),
   });
@@ -244,13 +241,15 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
       isLeaving = (await daemonSet) === "deleted";
       if (isLeaving) {
         log.info({}, "the DaemonSet was deleted: leaving this node");
-        // the plugin socket stays open meanwhile: a pod that is being made goes on without the mesh
-        await within(leaveMeshMs, () => enrolment.leaveAll().then(() => annotations.idle()));
-        await probePath.stop();
-        await probes.stop();
-        // closed now, so that an agent that answers there is a successor's, to which everything is left
-        await plugin.close();
-        await leaveNode(config, loggers.scope("install"));
+        await leaveNode({
+          config,
+          enrolment,
+          annotations,
+          probePath,
+          probes,
+          plugin,
+          log: loggers.scope("install"),
+        });
       }
       // runs first: an ADD that waits inside is answered with "try again", so that the server can close
       await Promise.all([enrolment.stop(), plugin.close()]);
@@ -268,65 +267,10 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   };
 }
 
-/** The DaemonSet was deleted: the one sign, besides the command, that nobody comes after us. */
-async function leaveNode(config: AgentConfig, log: Logger): Promise<void> {
-  const { netDir, binDir, ownedFileName } = config.install;
-  const report = await uninstallNode({
-    ...config,
-    netDir,
-    binDir,
-    ownedFileName,
-    isAgent: true,
-    quietMs: leavingQuietMs,
-    log,
-  });
-  const level = report.left.length === 0 ? "info" : "error";
-  log[level]({ ...report }, "left this node");
-}
-
 const fightCondition = "chain";
-
-/** Why STATUS fails. A fight over the chain does not count: each round is repaired, and the node would lose its network for it. */
-function statusFault(readiness: Readiness): string | undefined {
-  const missing = readiness.conditions.filter(
-    ({ name, missing }) => missing !== undefined && name !== fightCondition,
-  );
-  return missing.length === 0
-    ? undefined
-    : missing.map(({ name, missing }) => `${name}: ${missing}`).join("; ");
-}
-
-async function within(timeoutMs: number, work: () => Promise<void>): Promise<void> {
-  const late = Promise.withResolvers<void>();
-  const timer = setTimeout(late.resolve, timeoutMs);
-  await Promise.race([work(), late.promise]);
-  clearTimeout(timer);
-}
 
 function isIstioCniPod(podName: string): boolean {
   return /^istio-cni-node-[^-]+$/.test(podName);
-}
-
-function enrolmentPolicy(config: AgentConfig): EnrolmentPolicy {
-  const {
-    selectors,
-    excludeNamespaces,
-    systemNamespace,
-    podNamespace,
-    dnsCapture,
-    probeSnatV4,
-    probeSnatV6,
-  } = config;
-  const agentNamespace = podNamespace;
-  return {
-    selectors,
-    excludeNamespaces,
-    systemNamespace,
-    agentNamespace,
-    dnsCapture,
-    probeSnatV4,
-    probeSnatV6,
-  };
 }
 
 function logStart(config: AgentConfig, log: ReturnType<LoggerFactory["scope"]>): void {

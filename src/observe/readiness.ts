@@ -33,8 +33,13 @@ export class Readiness {
 
   /** What is missing, in one line; `undefined` when ready. */
   get reason(): string | undefined {
-    const missing = this.conditions.filter((condition) => condition.missing !== undefined);
+    return this.reasonBut();
+  }
+
+  /** What is missing, leaving out one condition. */
+  reasonBut(ignored?: string): string | undefined {
+    const missing = this.conditions.filter((each) => each.missing !== undefined && each.name !== ignored);
     if (missing.length === 0) return undefined;
-    return missing.map((condition) => `${condition.name}: ${condition.missing}`).join("; ");
+    return missing.map((each) => `${each.name}: ${each.missing}`).join("; ");
   }
 }
