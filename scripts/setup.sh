@@ -7,6 +7,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 quiet=
+want_browser=
 want="iptables:iptables nft:nftables ipset:ipset ip:iproute2 nsenter:util-linux flock:util-linux gcc:gcc make:make musl-gcc:musl-tools tcpdump:tcpdump"
 files="/usr/lib/cni/bridge:containernetworking-plugins /usr/lib/cni/host-local:containernetworking-plugins"
 for arg in "$@"; do
@@ -14,6 +15,7 @@ for arg in "$@"; do
     --quiet) quiet=1 ;;
     --test)
       want="$want valgrind:valgrind containerd:containerd runc:runc busybox:busybox-static conntrack:conntrack sysctl:procps openssl:openssl"
+      want_browser=1
       ;;
     *) echo "setup: unknown argument \"$arg\" (known: --quiet, --test)" >&2; exit 2 ;;
   esac
@@ -48,6 +50,13 @@ if [ -n "$missing" ]; then
   { apt-get update -q && apt-get install -y -q --no-install-recommends $missing; } >"$log" 2>&1 </dev/null ||
     { tail -n 20 "$log" >&2; rm -f "$log"; fail "apt-get could not install: $missing(its last lines are above)"; }
   rm -f "$log"
+fi
+
+# Ubuntu has no such package, only a snap: there the tests of the page are skipped, and say so
+if [ -n "$want_browser" ] && [ "$(id -u)" = 0 ] && ! command -v chromium >/dev/null 2>&1 && apt-cache show chromium >/dev/null 2>&1; then
+  say "installing chromium, for the tests of the dashboard"
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends chromium >/dev/null 2>&1 </dev/null ||
+    say "chromium could not be installed: the tests of the dashboard will be skipped"
 fi
 
 npm_version=11.19.1
