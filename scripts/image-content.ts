@@ -19,6 +19,8 @@ const programs = [
   "/usr/sbin/nft",
   "/usr/sbin/ipset",
   "/usr/bin/nsenter",
+  // the self-test tries kernel features in a namespace made for it
+  "/usr/bin/unshare",
 ];
 
 /** The lower layer: what changes with Debian and Node only. @throws Error naming what is missing on this machine */

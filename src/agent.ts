@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { CniVerbs } from "./cni/cni-verbs.ts";
 import { PluginServer } from "./cni/plugin-server.ts";
 import type { AgentConfig } from "./config.ts";
+import { SelfTestWatch } from "./diagnose/self-test-watch.ts";
 import { Enrolment } from "./enrolment/enrolment.ts";
 import { PodHistory } from "./enrolment/pod-history.ts";
 import { PodLookup } from "./enrolment/pod-lookup.ts";
@@ -56,6 +57,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     enrolment: "the node's pods have not been looked at yet",
     ...(config.install.enabled ? { install: "the plugin is not in the CNI chain yet" } : {}),
     plugin: "the plugin socket is not open yet",
+    "self-test": "it has not ended yet",
     probes: "the host's rules for kubelet probes have not been looked at yet",
   });
   const health = new HealthServer(readiness);
@@ -71,6 +73,14 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   });
   const redirection = new PodRedirection({ backend, hostNetns, ipv6: config.ipv6 });
   const client = ApiClient.load({ kubeconfigPath: config.kubeconfigPath });
+  const selfTest = new SelfTestWatch({
+    config,
+    backend,
+    client,
+    log,
+    onstate: (fault) =>
+      fault === undefined ? readiness.meet("self-test") : readiness.miss("self-test", fault),
+  });
   const node = new NodeState({ client, nodeName: config.nodeName, log: loggers.scope("kube") });
   const annotations = new AnnotationWriter({
     client,
@@ -209,6 +219,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   // before everything that can wait: while the agent waits for the API server, people want to see why
   await stateServer.listen();
   await metricsServer.listen(config.monitoringPort);
+  void selfTest.start();
   node.start();
   // open before the lists are there: pods of the runtime are looked up one by one until then
   await plugin.listen();
@@ -235,6 +246,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     async stop() {
       log.info({}, "stopping");
       readiness.miss("agent", "is stopping");
+      selfTest.stop();
       const daemonSet = config.install.enabled ? own.state({ deadlineMs: daemonSetAnswerMs }) : undefined;
       await installer.stop();
       await exempt.stop();

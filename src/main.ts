@@ -1,26 +1,12 @@
 #!/usr/bin/env node
 // SPDX-License-Identifier: Apache-2.0
-// The command line: `ambient-cni agent | rules | version`. The only file that ends the process.
+// The command line: `agent`, `version`, and the commands of cli/commands.ts. The only file that ends the process.
 import { setFlagsFromString } from "node:v8";
 import type { Agent } from "./agent.ts";
-import { RulesUsageError, renderRulesCommand, rulesHelp } from "./cli/rules-command.ts";
-import { runUninstall, UninstallUsageError, uninstallHelp } from "./cli/uninstall-command.ts";
+import { UsageError } from "./cli/usage-error.ts";
 import { loadConfig, processConfigSource, widenThreadPool } from "./config.ts";
 import { createLoggers } from "./observe/logger.ts";
 import { version } from "./version.ts";
-
-const help = `ambient-cni ${version}: puts the pods of a node into Istio's ambient mesh
-
-usage: ambient-cni COMMAND [OPTION...]
-
-commands:
-  agent     run the node agent; settings come from the environment (NODE_NAME is required)
-  uninstall take everything of the agent off this node
-  rules     print the rules of a pod exactly as they are given to iptables-restore
-  version   print the version
-
-"ambient-cni COMMAND --help" shows the options of a command.
-`;
 
 const agentHelp = `usage: ambient-cni agent [--log_output_level=[SCOPE:]LEVEL,...] [--log_as_json]
 
@@ -28,11 +14,6 @@ Runs the node agent until SIGTERM or SIGINT. Settings come from the environment,
 NODE_NAME, CNI_AGENT_RUN_DIR, ZTUNNEL_UDS_ADDRESS, AMBIENT_ENABLEMENT_SELECTOR, EXCLUDE_NAMESPACES, ...
 Levels: debug, info, warn, error, none. Scopes: agent, cni, enrolment, kube, netns, probes, redirect, ztunnel.
 `;
-
-/** A command line that cannot be used: one sentence on stderr, exit code 2. */
-class UsageError extends Error {
-  override readonly name = "UsageError";
-}
 
 async function runAgent(args: readonly string[]): Promise<void> {
   if (args.includes("--help")) {
@@ -80,17 +61,36 @@ const stopLimitMs = 4000;
 /** To leave the node for good; who deletes the DaemonSet of our own chart grants 30 s. */
 const leaveLimitMs = 25_000;
 
-async function runUninstallCommand(args: readonly string[]): Promise<number> {
-  if (args.includes("--help")) {
-    print(uninstallHelp);
+/** Loaded only when asked for: the agent's memory is the node's. */
+async function runCommand(name: string | undefined, args: readonly string[]): Promise<number> {
+  const [{ commandNames, findCommand, listCommands }, { processIo }] = await Promise.all([
+    import("./cli/commands.ts"),
+    import("./cli/process-io.ts"),
+  ]);
+  const help = `ambient-cni ${version}: puts the pods of a node into Istio's ambient mesh
+
+usage: ambient-cni COMMAND [OPTION...]
+
+commands:
+${listCommands()}
+"ambient-cni COMMAND --help" shows the options of a command.
+`;
+  if (name === "help" || name === "--help") {
+    print(help);
     return 0;
   }
-  const config = loadConfig(processConfigSource([]), { needsNode: false });
-  return await runUninstall(args, { config, print });
-}
-
-function runRules(args: readonly string[]): void {
-  print(args.includes("--help") ? rulesHelp : renderRulesCommand(args));
+  if (name === undefined) throw new UsageError(`a command is missing: ${commandNames()}\n\n${help}`);
+  const command = findCommand(name);
+  if (command === undefined) {
+    throw new UsageError(
+      `unknown command "${name}": expected one of ${commandNames()}; see ambient-cni --help`,
+    );
+  }
+  if (args.includes("--help")) {
+    print(command.help);
+    return 0;
+  }
+  return await command.run(args, processIo());
 }
 
 function print(text: string): void {
@@ -103,38 +103,21 @@ function describeFailure(error: unknown): string {
   return isOurs ? ((error as Error)?.stack ?? String(error)) : error.message;
 }
 
-function isUsageError(error: unknown): error is Error {
-  return [UsageError, RulesUsageError, UninstallUsageError].some((type) => error instanceof type);
-}
-
 async function main([command, ...args]: readonly string[]): Promise<number> {
   try {
     switch (command) {
       case "agent":
         await runAgent(args);
         return 0;
-      case "rules":
-        runRules(args);
-        return 0;
-      case "uninstall":
-        return await runUninstallCommand(args);
       case "version":
       case "--version":
         print(`ambient-cni ${version}\n`);
         return 0;
-      case "help":
-      case "--help":
-        print(help);
-        return 0;
       default:
-        throw new UsageError(
-          command === undefined
-            ? `a command is missing: agent, uninstall, rules or version\n\n${help}`
-            : `unknown command "${command}": expected agent, uninstall, rules or version; see ambient-cni --help`,
-        );
+        return await runCommand(command, args);
     }
   } catch (error) {
-    if (isUsageError(error)) {
+    if (error instanceof UsageError) {
       process.stderr.write(`ambient-cni: ${error.message}\n`);
       return 2;
     }

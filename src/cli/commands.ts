@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of commands besides `agent`: what main.ts runs, lists and completes.
+import { loadConfig, processConfigSource } from "../config.ts";
+import type { Command } from "./command.ts";
+import { type Completable, completionCommand } from "./completion-command.ts";
+import { debugCommand } from "./debug-command.ts";
+import { doctorCommand } from "./doctor-command.ts";
+import { RulesUsageError, renderRulesCommand, rulesHelp } from "./rules-command.ts";
+import { statusCommand } from "./status-command.ts";
+import { runUninstall, UninstallUsageError, uninstallHelp } from "./uninstall-command.ts";
+import { UsageError } from "./usage-error.ts";
+import { verifyCommand } from "./verify-command.ts";
+
+const rulesCommand: Command = {
+  name: "rules",
+  summary: "print the rules of a pod exactly as they are given to iptables-restore",
+  options: ["family", "dns", "ingress", "virtual-interface", "probe-snat", "help"],
+  help: rulesHelp,
+  async run(args, io) {
+    try {
+      io.print(renderRulesCommand(args));
+      return 0;
+    } catch (error) {
+      if (error instanceof RulesUsageError) throw new UsageError(error.message);
+      throw error;
+    }
+  },
+};
+
+const uninstallCommand: Command = {
+  name: "uninstall",
+  summary: "take everything of the agent off this node",
+  options: ["dry-run", "json", "force", "quiet-seconds", "remove-launcher", "help"],
+  help: uninstallHelp,
+  async run(args, io) {
+    try {
+      // not io.config(): what is taken away is never guessed, HOST_ROOT included
+      const config = loadConfig(processConfigSource([]), { needsNode: false });
+      return await runUninstall(args, { config, print: io.print });
+    } catch (error) {
+      if (error instanceof UninstallUsageError) throw new UsageError(error.message);
+      throw error;
+    }
+  },
+};
+
+/** What main.ts runs itself. */
+const ownCommands: readonly Completable[] = [
+  {
+    name: "agent",
+    summary: "run the node agent; settings come from the environment (NODE_NAME is required)",
+    options: ["log_output_level", "log_as_json", "help"],
+  },
+  { name: "version", summary: "print the version", options: [] },
+];
+
+/** All commands but `agent` and `version`, in the order in which they are listed. */
+export const commands: readonly Command[] = [
+  statusCommand,
+  verifyCommand,
+  doctorCommand,
+  debugCommand,
+  rulesCommand,
+  uninstallCommand,
+  completionCommand(() => [...ownCommands, ...commands]),
+];
+
+/** The command of that name. */
+export function findCommand(name: string | undefined): Command | undefined {
+  return commands.find((command) => command.name === name);
+}
+
+/** One line for each command, `agent` and `version` among them, as `--help` shows them. */
+export function listCommands(): string {
+  const [agent, version] = ownCommands;
+  const all = [agent, ...commands, version].filter((command) => command !== undefined);
+  const width = Math.max(...all.map(({ name }) => name.length));
+  return all.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}\n`).join("");
+}
+
+/** Names of all commands, for the sentence about an unknown one. */
+export function commandNames(): string {
+  return [...ownCommands, ...commands].map(({ name }) => name).join(", ");
+}

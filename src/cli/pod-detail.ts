@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything that is known of one pod, as text for people.
+import type { FamilyReport, ObservedReport, PodDetailReport } from "../observe/state-report.ts";
+import { paint, printable } from "./table.ts";
+
+/** A pod's report as lines of `name: value`. */
+export function renderPodDetail(pod: PodDetailReport, colours: boolean): string {
+  const head = `${pod.ns}/${pod.name}  ${paint(pod.state, pod.state === "enrolled" ? "good" : "doubt", colours)}`;
+  const lines: [string, string][] = [
+    ["summary", pod.summary],
+    ["uid", pod.uid],
+    ["phase", pod.phase],
+    ["addresses", pod.ips.join(" ") || "none"],
+    ["wanted", `${wantedText(pod.desired.wanted)}: ${pod.desired.why}`],
+    ...pod.desired.warnings.map((text): [string, string] => ["warning", text]),
+    ["annotation", pod.annotation ?? "none"],
+    ...observedLines(pod.observed),
+  ];
+  if (pod.lastError !== null) {
+    lines.push([
+      "last error",
+      `${pod.lastError.message} (${pod.lastError.attempts} times, last at ${pod.lastError.at})`,
+    ]);
+    lines.push(["remedy", pod.lastError.remedy]);
+  }
+  for (const { at, from, to, ms, reason } of pod.transitions) {
+    lines.push(["transition", `${at} ${from} -> ${to} in ${Math.round(ms)} ms: ${reason}`]);
+  }
+  for (const { at, level, message, reason } of pod.log) {
+    lines.push(["log", `${at} ${level} ${message}${reason === null ? "" : `: ${reason}`}`]);
+  }
+  const width = Math.max(...lines.map(([name]) => name.length));
+  return `${[head, ...lines.map(([name, text]) => `  ${`${name}:`.padEnd(width + 1)} ${printable(text)}`)].join("\n")}\n`;
+}
+
+function wantedText(wanted: boolean | null): string {
+  return wanted === null ? "not known" : wanted ? "yes" : "no";
+}
+
+function observedLines(observed: ObservedReport | null): [string, string][] {
+  if (observed === null) return [];
+  const { ztunnel, probes, sockets } = observed;
+  const closed = (sockets ?? [])
+    .filter(({ listening }) => !listening)
+    .map(({ protocol, port }) => `${protocol}/${port}`);
+  return [
+    ["looked at", `${observed.at} (${observed.source})`],
+    ["namespace", observed.netns ?? "not known"],
+    ...(observed.unread === null ? [] : ([["not read", observed.unread]] as [string, string][])),
+    ...observed.families.map((family): [string, string] => [`IPv${family.family}`, familyText(family)]),
+    [
+      "sockets",
+      sockets === null ? "not looked at" : closed.length === 0 ? "all open" : `closed: ${closed.join(" ")}`,
+    ],
+    [
+      "ztunnel",
+      ztunnel.acknowledged
+        ? `acknowledged on connection ${ztunnel.connection}`
+        : ztunnel.inRoster
+          ? "told, not acknowledged"
+          : "not told",
+    ],
+    [
+      "probes",
+      probes.member === null
+        ? "not known"
+        : probes.member
+          ? `past ztunnel: ${probes.addresses.join(" ")}`
+          : "not in the host's sets",
+    ],
+  ];
+}
+
+function familyText({ skipped, drift, ipRule, route }: FamilyReport): string {
+  if (drift.length > 0) return drift.map(({ kind, detail }) => `${kind}: ${detail}`).join("; ");
+  if (skipped !== null) return `left out: ${skipped}`;
+  return `rules right, ip rule ${there(ipRule)}, route ${there(route)}`;
+}
+
+function there(value: boolean | null): string {
+  return value === null ? "not looked at" : value ? "there" : "missing";
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Asks the agent of this node through its Unix socket, with a deadline.
+import { request } from "node:http";
+import { join } from "node:path";
+import {
+  type NodeReport,
+  type PodDetailReport,
+  type PodListReport,
+  STATE_PATHS,
+  STATE_SOCKET_NAME,
+} from "../observe/state-report.ts";
+
+/** No agent answers; the message names the socket, the cause and the remedy. */
+export class AgentAwayError extends Error {
+  override readonly name = "AgentAwayError";
+}
+
+/** What can be asked. */
+export interface StateClient {
+  /** @throws AgentAwayError */
+  pods(): Promise<PodListReport>;
+  /** `undefined`: no such pod on this node. @throws AgentAwayError */
+  pod(ns: string, name: string): Promise<PodDetailReport | undefined>;
+  /** @throws AgentAwayError */
+  node(): Promise<NodeReport>;
+}
+
+const DEFAULT_TIMEOUT_MS = 5_000;
+
+const REMEDIES: Readonly<Record<string, string>> = {
+  ENOENT:
+    "there is no such socket: no agent runs with this run dir; look at its DaemonSet pod on this node " +
+    "(kubectl get pods -A -o wide -l k8s-app=ambient-cni-node or istio-cni-node), and check CNI_AGENT_RUN_DIR",
+  ECONNREFUSED:
+    "nobody listens on the socket: the agent has ended; look at its DaemonSet pod on this node, and its log",
+  EACCES: "permission denied: run this as root",
+  EPERM: "not permitted: run this as root",
+};
+
+/** A client of the agent whose run dir this is. Each call opens a connection of its own. */
+export function stateClient(runDir: string, options: { timeoutMs?: number } = {}): StateClient {
+  const socketPath = join(runDir, STATE_SOCKET_NAME);
+  const { timeoutMs = DEFAULT_TIMEOUT_MS } = options;
+  const ask = async <T>(path: string): Promise<T> => {
+    const { status, text } = await exchange(socketPath, { path, timeoutMs });
+    if (status === 200) return parse<T>(text, socketPath);
+    const { error } = parse<{ error?: string }>(text, socketPath);
+    throw new StateRefusal(status, error ?? `status ${status}`);
+  };
+  return {
+    pods: () => ask<PodListReport>(STATE_PATHS.pods),
+    node: () => ask<NodeReport>(STATE_PATHS.node),
+    pod: async (ns, name) => {
+      const path = `${STATE_PATHS.pods}/${encodeURIComponent(ns)}/${encodeURIComponent(name)}`;
+      try {
+        return await ask<PodDetailReport>(path);
+      } catch (error) {
+        if (error instanceof StateRefusal && error.status === 404) return undefined;
+        throw error;
+      }
+    },
+  };
+}
+
+/** The agent answered, and said no. */
+export class StateRefusal extends Error {
+  override readonly name = "StateRefusal";
+  readonly status: number;
+
+  constructor(status: number, message: string) {
+    super(`The agent refused: ${message}`);
+    this.status = status;
+  }
+}
+
+function exchange(
+  socketPath: string,
+  { path, timeoutMs }: { path: string; timeoutMs: number },
+): Promise<{ status: number; text: string }> {
+  const { promise, resolve, reject } = Promise.withResolvers<{ status: number; text: string }>();
+  const fail = (why: string): void => reject(away(socketPath, why));
+  const asked = request({ socketPath, path, agent: false }, (response) => {
+    const chunks: Buffer[] = [];
+    response.on("data", (chunk: Buffer) => chunks.push(chunk));
+    response.on("error", (error) => fail(error.message));
+    response.on("end", () =>
+      resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString("utf8") }),
+    );
+  });
+  const timer = setTimeout(() => {
+    fail(
+      `no answer within ${timeoutMs} ms: the agent hangs or is overloaded; look at its log and its CPU limit`,
+    );
+    asked.destroy();
+  }, timeoutMs);
+  asked.on("error", (error: NodeJS.ErrnoException) => fail(REMEDIES[error.code ?? ""] ?? error.message));
+  asked.end();
+  return promise.finally(() => clearTimeout(timer));
+}
+
+function parse<T>(text: string, socketPath: string): T {
+  try {
+    return JSON.parse(text) as T;
+  } catch {
+    throw away(
+      socketPath,
+      "the answer is not JSON: something else listens there, or an agent of another version",
+    );
+  }
+}
+
+function away(socketPath: string, why: string): AgentAwayError {
+  return new AgentAwayError(`Cannot ask the agent at "${socketPath}": ${why}`);
+}

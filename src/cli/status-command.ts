@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// `ambient-cni status`: the agent's own picture of the node, one line a pod.
+import { setTimeout as delay } from "node:timers/promises";
+import type { NodeReport, PodDetailReport, PodListReport, PodReport } from "../observe/state-report.ts";
+import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
+import { renderPodDetail } from "./pod-detail.ts";
+import { AgentAwayError, type StateClient, stateClient } from "./state-client.ts";
+import { type Cell, paint, printable, renderAge, renderTable } from "./table.ts";
+import { UsageError } from "./usage-error.ts";
+
+const REFRESH_MS = 1_000;
+const TIMEOUT_MS = 3_000;
+const CLEAR_SCREEN = "\u001b[H\u001b[2J";
+
+/** `ambient-cni status`. */
+export const statusCommand: Command = {
+  name: "status",
+  summary: "what the agent knows of this node's pods",
+  options: ["json", "watch", "help"],
+  help: `usage: ambient-cni status [--json] [--watch] [NAMESPACE/POD]
+
+Prints a line for the node and one for each of its pods, as the agent knows them; of one pod, everything that is known. To
+have the kernel looked at instead, use: ambient-cni verify
+
+columns:
+  WANTED    it belongs into the mesh by its labels; ? while those of its namespace are not known
+  STATE     outside, waiting, pending (redirected, not acknowledged by ztunnel), enrolled, failed
+  VERIFIED  since rules, ip rule and route were last seen to be right in the kernel
+  ZTUNNEL   ack: ztunnel has acknowledged the pod's present namespace; told: it has not yet
+  PROBES    kubelet probes reach it past ztunnel
+
+options:
+  --json    print the agent's answer: {"node": …, "pods": …}, or the pod's
+  --watch   print it again every second until interrupted
+
+exit code: 0, 1 when no agent answers or there is no such pod, 2 wrong usage
+
+examples:
+  ambient-cni status
+  ambient-cni status --watch
+  ambient-cni status shop/cart-7d9c6b5f4-x2x8k
+  ambient-cni status --json | jq '.pods.pods[] | select(.state == "failed") | .summary'
+`,
+  run: runStatus,
+};
+
+async function runStatus(args: readonly string[], io: CommandIo): Promise<number> {
+  const { values, positionals } = parseCommandLine("status", args, {
+    json: { type: "boolean", default: false },
+    watch: { type: "boolean", default: false },
+  });
+  if (positionals.length > 1) throw new UsageError("give one pod or none; see ambient-cni status --help");
+  const [podName] = positionals;
+  const only = podName === undefined ? undefined : parsePodName("status", podName);
+  const agent = stateClient(io.config().runDir, { timeoutMs: TIMEOUT_MS });
+  const show = (): Promise<number> =>
+    only === undefined ? showNode(agent, io, values.json) : showPod(agent, io, { only, json: values.json });
+  if (!values.watch) return await show();
+  for (;;) {
+    const startMs = performance.now();
+    if (io.isTerminal && !values.json) io.print(CLEAR_SCREEN);
+    const code = await show();
+    if (io.signal.aborted) return code;
+    await delay(Math.max(0, REFRESH_MS - (performance.now() - startMs)), undefined, {
+      signal: io.signal,
+    }).catch(() => {});
+    if (io.signal.aborted) return code;
+  }
+}
+
+async function showNode(agent: StateClient, io: CommandIo, json: boolean): Promise<number> {
+  try {
+    const [node, pods] = await Promise.all([agent.node(), agent.pods()]);
+    if (json) io.print(`${JSON.stringify({ node, pods })}\n`);
+    else io.print(renderNode(node, io.colours) + renderPods(pods, io));
+    return 0;
+  } catch (error) {
+    return away(error, io, json);
+  }
+}
+
+async function showPod(
+  agent: StateClient,
+  io: CommandIo,
+  { only, json }: { only: { ns: string; name: string }; json: boolean },
+): Promise<number> {
+  let pod: PodDetailReport | undefined;
+  try {
+    pod = await agent.pod(only.ns, only.name);
+  } catch (error) {
+    return away(error, io, json);
+  }
+  if (pod === undefined) {
+    io.warn(`ambient-cni: there is no pod "${only.ns}/${only.name}" on this node\n`);
+    return 1;
+  }
+  io.print(json ? `${JSON.stringify(pod)}\n` : renderPodDetail(pod, io.colours));
+  return 0;
+}
+
+function away(error: unknown, io: CommandIo, json: boolean): number {
+  if (!(error instanceof AgentAwayError)) throw error;
+  if (json) io.print(`${JSON.stringify({ error: error.message })}\n`);
+  io.warn(`ambient-cni: ${error.message}\n`);
+  return 1;
+}
+
+/** One line of the node, and one for each thing that is missing. */
+export function renderNode(node: NodeReport, colours: boolean): string {
+  const { pods, ztunnel, chain, backend } = node;
+  const newest = ztunnel.connections.at(-1);
+  const state = node.ready ? paint("ready", "good", colours) : paint("not ready", "bad", colours);
+  const parts = [
+    `node ${node.node}: ${state}`,
+    `agent ${node.version} up ${renderAge(node.uptimeSeconds * 1000)}`,
+    `iptables-${backend.variant}`,
+    newest === undefined
+      ? paint("no ztunnel", "bad", colours)
+      : `ztunnel ${ztunnel.ready ? "connected" : newest.phase}, ${newest.acknowledged} acknowledged`,
+    chain === null
+      ? "chain left to others"
+      : `chain ${chain.installed ? chain.file : paint("not installed", "bad", colours)}`,
+    `pods ${pods.known}: ${pods.wanted} wanted, ${pods.enrolled} enrolled, ${pods.verified} verified`,
+  ];
+  const lines = [parts.join(" · ")];
+  const say = (what: string): void => void lines.push(`  ${paint("!", "bad", colours)} ${printable(what)}`);
+  for (const { name, met, reason } of node.conditions) if (!met) say(`${name}: ${reason}`);
+  if (node.probes.fault !== null) say(`probes: ${node.probes.fault}`);
+  const path = node.probes.path;
+  if (path !== null && path.outcome !== "bypassed") say(`probe path: ${path.message}. ${path.remedy ?? ""}`);
+  for (const { kind, count } of pods.failing) say(`${count} pods not captured: ${kind}`);
+  return `${lines.join("\n")}\n\n`;
+}
+
+const HEAD: readonly Cell[] = [
+  "NAMESPACE",
+  "POD",
+  "WANTED",
+  "STATE",
+  "VERIFIED",
+  "ZTUNNEL",
+  "PROBES",
+  "LAST ERROR",
+].map((text) => ({ text, style: "strong" as const }));
+
+/** The table of pods. */
+export function renderPods(
+  list: PodListReport,
+  options: { colours: boolean; columns?: number | undefined },
+): string {
+  if (list.pods.length === 0) return "no pods on this node\n";
+  const nowMs = Date.parse(list.at);
+  return renderTable([HEAD, ...list.pods.map((pod) => rowOf(pod, nowMs))], options);
+}
+
+function rowOf(pod: PodReport, nowMs: number): Cell[] {
+  const { desired, observed, lastError } = pod;
+  const isIn = observed !== null;
+  const verified = observed?.unread === null ? renderAge(nowMs - Date.parse(observed.at)) : "-";
+  return [
+    pod.ns,
+    pod.name,
+    desired.wanted === null ? "?" : desired.wanted ? "yes" : "no",
+    { text: pod.state, style: styleOf(pod) },
+    verified,
+    !isIn ? "-" : observed.ztunnel.acknowledged ? "ack" : observed.ztunnel.inRoster ? "told" : "-",
+    !isIn || observed.probes.member === null ? "-" : observed.probes.member ? "yes" : "no",
+    lastError === null ? "" : `${lastError.message} (${lastError.attempts}x)`,
+  ];
+}
+
+function styleOf({ state, desired, lastError }: PodReport): "good" | "bad" | "doubt" | "faint" {
+  if (state === "failed" || lastError !== null) return "bad";
+  if (state === "enrolled") return "good";
+  return state === "outside" && desired.wanted === false ? "faint" : "doubt";
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// `ambient-cni verify`: what should be against what the kernel has.
+import type { Fault } from "../diagnose/fault.ts";
+import type { VerifyReport } from "../diagnose/verify-node.ts";
+import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
+import { Progress } from "./progress.ts";
+import { stateClient } from "./state-client.ts";
+import { paint, printable } from "./table.ts";
+
+/** Exit codes of `verify`. */
+export const VERIFY_EXIT = { right: 0, mismatch: 1, blind: 3 } as const;
+
+/** `ambient-cni verify`. */
+export const verifyCommand: Command = {
+  name: "verify",
+  summary: "compare every pod and the host with what they should be, in the kernel",
+  options: ["json", "help"],
+  help: `usage: ambient-cni verify [--json] [NAMESPACE/POD]
+
+Looks at the kernel itself: the network namespace that each pod really runs in, its rules in both iptables variants, ip rule,
+route, ztunnel's sockets, annotations; the host's chain and sets for kubelet probes. What should be is asked from the agent;
+without an agent each pod that has something of ours must have all of it. Writes nothing. A mismatch is reported when it is
+seen twice, 0.3 s apart: what a working agent repairs meanwhile is none.
+
+names of mismatches:
+  missing-jump missing-chain missing-rule extra-rule reordered-rules duplicate-jump unexpected-table
+  missing-ip-rule missing-route wrong-backend foreign-chain unreadable-rules
+  missing-set missing-set-entry wrong-set-entry stale-set-entry host-chain
+  netns-swapped shared-netns no-sandbox ztunnel-sockets
+  not-captured annotation-without-capture capture-without-annotation unwanted-capture
+
+options:
+  --json   print one JSON object: agentAway, pods, faults, unseen
+
+exit code: 0 all is right, 1 something differs, 2 wrong usage, 3 it could not be looked at
+
+examples:
+  ambient-cni verify
+  ambient-cni verify shop/cart-7d9c6b5f4-x2x8k
+  kubectl -n istio-system exec ds/ambient-cni-node -- ambient-cni verify --json
+`,
+  run: runVerify,
+};
+
+async function runVerify(args: readonly string[], io: CommandIo): Promise<number> {
+  const { values, positionals } = parseCommandLine("verify", args, {
+    json: { type: "boolean", default: false },
+  });
+  const [podName, ...rest] = positionals;
+  const only = podName === undefined ? undefined : parsePodName("verify", podName);
+  if (rest.length > 0) parsePodName("verify", positionals.join(" "));
+  const config = io.config();
+  const agent = stateClient(config.runDir);
+  const { verifyNode } = await import("../diagnose/verify-node.ts");
+  let report: VerifyReport;
+  using progress = new Progress(io);
+  try {
+    report = await verifyNode({
+      config,
+      ...(only === undefined ? {} : { only }),
+      expectation: async () => {
+        const [list, node] = await Promise.all([agent.pods(), agent.node()]);
+        return { list, node };
+      },
+      onprogress: (done, all) => progress.say(`looked at ${done} of ${all} pods`),
+    });
+  } catch (error) {
+    if (error instanceof TypeError) throw error;
+    io.warn(`ambient-cni: Cannot look at this node: ${(error as Error).message}\n`);
+    return VERIFY_EXIT.blind;
+  }
+  const isUnknown = only !== undefined && report.agentAway === null && report.pods.looked === 0;
+  if (values.json) io.print(`${JSON.stringify(report)}\n`);
+  else if (isUnknown)
+    io.warn(`ambient-cni: Cannot verify "${podName}": the agent of this node has no such pod\n`);
+  else io.print(renderReport(report, io.colours));
+  return isUnknown ? VERIFY_EXIT.blind : exitCode(report);
+}
+
+function exitCode({ faults, unseen, agentAway }: VerifyReport): number {
+  if (faults.length > 0) return VERIFY_EXIT.mismatch;
+  return unseen.length > 0 || agentAway !== null ? VERIFY_EXIT.blind : VERIFY_EXIT.right;
+}
+
+function renderReport(report: VerifyReport, colours: boolean): string {
+  const { faults, unseen, agentAway, pods } = report;
+  const lines = faults.flatMap((each) => renderFault(each, colours));
+  for (const what of unseen) lines.push(`${paint("not looked at", "doubt", colours)}  ${printable(what)}`);
+  if (agentAway !== null) {
+    lines.push(`${paint("no agent", "doubt", colours)}  ${printable(agentAway)}`);
+    lines.push("          what should be is not known: only pods that have something of ours were looked at");
+  }
+  const looked = `${pods.looked} pods looked at, ${pods.wanted} of the mesh`;
+  const verdict =
+    faults.length > 0
+      ? paint(`${faults.length} ${faults.length === 1 ? "mismatch" : "mismatches"}`, "bad", colours)
+      : agentAway === null && unseen.length === 0
+        ? paint("all is right", "good", colours)
+        : paint("nothing wrong was seen", "doubt", colours);
+  return `${[...lines, `${verdict}: ${looked}`].join("\n")}\n`;
+}
+
+function renderFault({ kind, pod, what, fix }: Fault, colours: boolean): string[] {
+  const place = pod ?? "host";
+  return [`${paint(kind, "bad", colours)}  ${place}: ${printable(what)}`, `    fix: ${printable(fix)}`];
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the agent's own report means: is it ready, is ztunnel there, do probes pass, which pods are not captured and why.
+import type { NodeReport, PodListReport } from "../observe/state-report.ts";
+import { type Finding, failing, fine, warning } from "./finding.ts";
+
+const MANY_REPAIRS = 20;
+const MANY_CONNECTIONS_AN_HOUR = 20;
+
+/** Findings of an agent that answers. Pure. */
+export function judgeAgent(node: NodeReport, list: PodListReport): Finding[] {
+  return [
+    readiness(node),
+    watches(node),
+    ztunnel(node),
+    probeRules(node),
+    probePath(node),
+    pods(node, list),
+    repairs(node),
+    ...node.ignoredSettings.map((setting) =>
+      warning("settings", `without effect: ${setting}`, "take it out of the agent's environment"),
+    ),
+  ];
+}
+
+/** The finding of an agent that does not answer. @param why one sentence with the remedy */
+export function agentAway(why: string): Finding {
+  return failing("agent", why, "pods that run stay as they are; new pods of the mesh wait until it is back");
+}
+
+function readiness({ ready, conditions, version, uptimeSeconds }: NodeReport): Finding {
+  if (ready) return fine("agent", `version ${version} is ready, up for ${Math.round(uptimeSeconds)} s`);
+  const missing = conditions.filter(({ met }) => !met).map(({ name, reason }) => `${name}: ${reason}`);
+  return failing(
+    "agent",
+    `not ready: ${missing.join("; ")}`,
+    "the sentence names it; `ambient-cni status` follows it",
+  );
+}
+
+function watches({ watches: all }: NodeReport): Finding {
+  const stale = all.filter(({ fresh }) => !fresh);
+  if (stale.length === 0)
+    return fine(
+      "watches",
+      `${all.map(({ name, objects }) => `${objects} ${name}`).join(", ")} known, up to date`,
+    );
+  const names = stale.map(
+    ({ name, ageSeconds, failures }) =>
+      `${name} (last heard ${ageSeconds ?? "never"} s ago, ${failures} failures)`,
+  );
+  return failing(
+    "watches",
+    `the agent's picture is old: ${names.join(", ")}`,
+    "look at the finding api, and at the way from this node to the API server",
+  );
+}
+
+function ztunnel({ ztunnel: { socket, connections, ready, accepted }, uptimeSeconds }: NodeReport): Finding {
+  const remedy =
+    "kubectl get pods -A -l app=ztunnel -o wide; compare ZTUNNEL_UDS_ADDRESS with ztunnel's mount";
+  const newest = connections.at(-1);
+  if (newest === undefined) return failing("ztunnel", `no ztunnel is connected to "${socket}"`, remedy);
+  if (!ready)
+    return failing(
+      "ztunnel",
+      `ztunnel (connection ${newest.id}) is connected but has not taken its snapshot: ${newest.phase}`,
+      "look at ztunnel's log on this node",
+    );
+  const restarts = `${accepted} connections since the agent started`;
+  if (accepted > 5 && accepted / (uptimeSeconds / 3600) > MANY_CONNECTIONS_AN_HOUR)
+    return warning(
+      "ztunnel",
+      `ztunnel keeps connecting anew: ${restarts}`,
+      "look at ztunnel's log and restarts on this node",
+    );
+  const refused = newest.refused > 0 ? `, ${newest.refused} pods refused` : "";
+  const what = `connected, ${newest.acknowledged} pods acknowledged${refused}, ${restarts}`;
+  return newest.refused > 0
+    ? warning(
+        "ztunnel",
+        what,
+        "something in those pods may hold a port from 15001 to 15053: `ambient-cni status` names them",
+      )
+    : fine("ztunnel", what);
+}
+
+function probeRules({ probes: { fault, restored } }: NodeReport): Finding {
+  if (fault !== null)
+    return failing(
+      "probe-rules",
+      `kubelet probes are not let past ztunnel: ${fault}`,
+      "the sentence names it",
+    );
+  if (restored > MANY_REPAIRS)
+    return warning(
+      "probe-rules",
+      `the host's rules for kubelet probes were put back ${restored} times`,
+      "look for what reloads the host's firewall (firewalld, a cron job)",
+    );
+  return fine("probe-rules", `in place, put back ${restored} times`);
+}
+
+function probePath({ probes: { path } }: NodeReport): Finding {
+  if (path === null) return fine("probe-path", "not tried yet: it is when the first pod is captured");
+  if (path.outcome === "bypassed") return fine("probe-path", path.message);
+  return failing("probe-path", path.message, path.remedy ?? "see the chain's plugin");
+}
+
+function pods({ pods: counts }: NodeReport, { pods: list }: PodListReport): Finding {
+  const bad = list.filter(({ lastError }) => lastError !== null);
+  const [first] = bad;
+  if (first === undefined) {
+    const waiting = counts.wanted - counts.enrolled;
+    const what = `${counts.enrolled} of ${counts.wanted} wanted pods are captured, ${counts.verified} verified`;
+    return waiting > 0
+      ? warning("pods", what, "`ambient-cni status` says what the others wait for")
+      : fine("pods", what);
+  }
+  const kinds = counts.failing.map(({ kind, count }) => `${count} ${kind}`).join(", ");
+  const what = `${bad.length} pods are not right (${kinds}), for example ${first.ns}/${first.name}: ${first.lastError?.message}`;
+  return failing("pods", what, first.lastError?.remedy ?? "see `ambient-cni status`");
+}
+
+function repairs({ repairs: all }: NodeReport): Finding {
+  const total = all.reduce((sum, { count }) => sum + count, 0);
+  const kinds = all.map(({ kind, count }) => `${count} ${kind}`).join(", ");
+  if (total === 0) return fine("repairs", "no captured pod had to be repaired");
+  const what = `captured pods were repaired ${total} times: ${kinds}`;
+  return total > MANY_REPAIRS
+    ? warning(
+        "repairs",
+        what,
+        "look for a program in pods that changes iptables (a sidecar's istio-init, a VPN)",
+      )
+    : fine("repairs", what);
+}

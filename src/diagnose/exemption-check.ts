@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// The list of namespaces that start without the agent: whether it says what it should.
+import { readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { PodListReport } from "../observe/state-report.ts";
+import { type Finding, fine, warning } from "./finding.ts";
+
+/** What is known of the agent. */
+export interface ExemptionCheckOptions {
+  readonly runDir: string;
+  readonly policy: "hold" | "namespace";
+  /** `undefined`: no agent answers. */
+  readonly pods: PodListReport | undefined;
+}
+
+/** One finding about `exempt-namespaces`. */
+export async function checkExemptions({ runDir, policy, pods }: ExemptionCheckOptions): Promise<Finding> {
+  const path = join(runDir, "exempt-namespaces");
+  const text = await readFile(path, "utf8").catch(() => undefined);
+  if (text === undefined) {
+    if (policy === "hold")
+      return fine("exemptions", "AGENT_AWAY_POLICY=hold: pods wait for an agent that is away");
+    const what = `AGENT_AWAY_POLICY=namespace, but there is no "${path}": every pod waits for an agent that is away`;
+    return warning(
+      "exemptions",
+      what,
+      "the agent writes it once it knows the namespaces: look at its watches",
+    );
+  }
+  const names = text.split("\n").filter((line) => line !== "");
+  if (policy === "hold") {
+    const what = `"${path}" exempts ${names.length} namespaces although AGENT_AWAY_POLICY=hold`;
+    return warning("exemptions", what, "it is left of an earlier setting: start the agent, which removes it");
+  }
+  const stuck = names.filter(
+    (ns) => pods?.pods.some((pod) => pod.ns === ns && pod.desired.wanted === true) === true,
+  );
+  if (stuck.length === 0)
+    return fine("exemptions", `${names.length} namespaces start pods while the agent is away`);
+  const { mtime } = await stat(path);
+  const what = `"${path}" (of ${mtime.toISOString()}) exempts ${stuck.join(", ")}, whose pods belong into the mesh`;
+  return warning(
+    "exemptions",
+    what,
+    "pods that opt in by their own label are meant to be captured late; else restart the agent",
+  );
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// The names of what `verify` finds, and what to do about each.
+
+/** What can be wrong, by name. */
+export const FAULT_FIXES = {
+  "missing-jump":
+    "a running agent puts it back within its interval; look for another program that writes these chains",
+  "duplicate-jump": "a running agent removes it; look for another program that writes these chains",
+  "missing-chain": "a running agent puts it back; look for a program in the pod that flushes iptables",
+  "missing-rule": "a running agent puts it back; look for a program in the pod that changes iptables",
+  "extra-rule": "a running agent removes it; look for a program in the pod that changes iptables",
+  "reordered-rules":
+    "a running agent puts them in order; look for a program in the pod that changes iptables",
+  "unexpected-table": "a running agent removes it; it is of an earlier set of options",
+  "missing-ip-rule": "a running agent puts it back; look for a program in the pod that changes `ip rule`",
+  "missing-route":
+    "a running agent puts it back; look for a program in the pod that changes routing table 100",
+  "wrong-backend":
+    "restart the agent, which moves them; FORCE_IPTABLES_BINARY must be what was used when the rules were made",
+  "foreign-chain":
+    "another program uses a chain name of ours in this pod: take that program (often istio-init) out of it",
+  "unreadable-rules":
+    "somebody put rules into iptables' own tables with nft: let that program use a table of its own",
+  "missing-set":
+    "a running agent makes it again within seconds; see the probes' part of `ambient-cni doctor`",
+  "missing-set-entry": "a running agent adds it within seconds; until then kubelet probes go through ztunnel",
+  "wrong-set-entry": "a running agent corrects it within seconds",
+  "stale-set-entry":
+    "a running agent removes it within seconds; host processes reach that address past ztunnel until then",
+  "host-chain": "a running agent puts it back within seconds; look for what reloads the host's firewall",
+  "netns-swapped": "restart the agent, which looks the pod's namespace up again; if it stays, delete the pod",
+  "shared-netns": "two pods claim one network namespace: delete both, and report it to the container runtime",
+  "no-sandbox": "the runtime has no process of this pod: look at the pod with crictl, and delete it",
+  "ztunnel-sockets": "look at this node's ztunnel: kubectl get pods -A -l app=ztunnel -o wide, and its log",
+  "not-captured": "the agent's log and `ambient-cni status NAMESPACE/POD` say why",
+  "annotation-without-capture":
+    "the pod says that it is in the mesh and is not: restart the agent, or delete the pod",
+  "capture-without-annotation":
+    "istiod does not know that the pod is in the mesh: check that the agent may patch pods/status (`ambient-cni doctor`)",
+  "unwanted-capture":
+    "the pod should be outside the mesh and is redirected: restart the agent, or delete the pod",
+} as const satisfies Readonly<Record<string, string>>;
+
+/** Name of a fault. */
+export type FaultKind = keyof typeof FAULT_FIXES;
+
+/** One mismatch between what should be and what the kernel has. */
+export interface Fault {
+  readonly kind: FaultKind;
+  /** `namespace/name`; `null` for the host. */
+  readonly pod: string | null;
+  /** One sentence. */
+  readonly what: string;
+  readonly fix: string;
+}
+
+/** A fault of a pod, or with `pod` null of the host. */
+export function fault(kind: FaultKind, pod: string | null, what: string): Fault {
+  return { kind, pod, what, fix: FAULT_FIXES[kind] };
+}

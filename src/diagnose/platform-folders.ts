@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where Kubernetes distributions keep the CNI folders: found on the node, so that nobody has to know them by heart.
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { isConfName } from "../install/conf-text.ts";
+
+/** A distribution's folders, as the host sees them. */
+export interface PlatformFolders {
+  readonly platform: string;
+  readonly netDir: string;
+  readonly binDir: string;
+}
+
+/**
+ * Source: istio.io ambient platform prerequisites; docs.k3s.io "Basic Network Options" (custom CNI); docs.rke2.io; microk8s.io
+ * "Services and ports"; talos.dev; docs.openshift.com Multus; cloud.google.com GKE node images.
+ */
+export const PLATFORM_FOLDERS: readonly PlatformFolders[] = [
+  { platform: "most", netDir: "/etc/cni/net.d", binDir: "/opt/cni/bin" },
+  {
+    platform: "k3s",
+    netDir: "/var/lib/rancher/k3s/agent/etc/cni/net.d",
+    binDir: "/var/lib/rancher/k3s/data/cni",
+  },
+  {
+    platform: "k3s before 1.31",
+    netDir: "/var/lib/rancher/k3s/agent/etc/cni/net.d",
+    binDir: "/var/lib/rancher/k3s/data/current/bin",
+  },
+  { platform: "rke2", netDir: "/etc/cni/net.d", binDir: "/opt/cni/bin" },
+  {
+    platform: "microk8s",
+    netDir: "/var/snap/microk8s/current/args/cni-network",
+    binDir: "/var/snap/microk8s/current/opt/cni/bin",
+  },
+  { platform: "openshift", netDir: "/etc/kubernetes/cni/net.d", binDir: "/var/lib/cni/bin" },
+  { platform: "openshift with Multus", netDir: "/run/multus/cni/net.d", binDir: "/var/lib/cni/bin" },
+  { platform: "gke", netDir: "/etc/cni/net.d", binDir: "/home/kubernetes/bin" },
+  { platform: "talos", netDir: "/etc/cni/net.d", binDir: "/opt/cni/bin" },
+];
+
+/** A folder pair whose configuration folder is not empty. */
+export interface FoundFolders extends PlatformFolders {
+  readonly confs: readonly string[];
+  /** Programs in the plugin folder. */
+  readonly plugins: number;
+}
+
+/** Folder pairs that are in use on the node. @param root where the host's files are seen */
+export async function findPlatformFolders(root: string): Promise<FoundFolders[]> {
+  const found = await Promise.all(
+    PLATFORM_FOLDERS.map(async (folders) => {
+      const confs = (await namesIn(join(root, folders.netDir))).filter(isConfName).sort();
+      const plugins = (await namesIn(join(root, folders.binDir))).length;
+      return { ...folders, confs, plugins };
+    }),
+  );
+  const used = found.filter(({ confs, plugins }) => confs.length > 0 && plugins > 0);
+  return used.filter(
+    ({ netDir, binDir }, index) =>
+      used.findIndex((other) => other.netDir === netDir && other.binDir === binDir) === index,
+  );
+}
+
+async function namesIn(folder: string): Promise<string[]> {
+  return await readdir(folder).catch(() => []);
+}

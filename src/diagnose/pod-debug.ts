@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+// The three classic checks of a pod: ztunnel, rules, log; each with what was seen and one verdict.
+import { join } from "node:path";
+import type { AgentConfig } from "../config.ts";
+import { ApiClient } from "../kube/api-client.ts";
+import { recordOf, textOf } from "../kube/json-fields.ts";
+import { bareUid } from "../netns/cgroup-path.ts";
+import { Netns } from "../netns/netns.ts";
+import { listeningSockets } from "../observe/listening-sockets.ts";
+import type { NodeReport, PodDetailReport, PodListReport } from "../observe/state-report.ts";
+import type { Fault, FaultKind } from "./fault.ts";
+import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
+import { checkPod, subjectOf } from "./pod-check.ts";
+import { findPodNamespaces, type RunningPod } from "./pod-namespaces.ts";
+
+/** Who is asked about pods. */
+export interface DebugAgent {
+  pods(): Promise<PodListReport>;
+  pod(ns: string, name: string): Promise<PodDetailReport | undefined>;
+  node(): Promise<NodeReport>;
+}
+
+/** One check. */
+export interface DebugCheck {
+  readonly title: string;
+  /** What was seen. */
+  readonly lines: readonly string[];
+  readonly passed: boolean;
+  readonly verdict: string;
+}
+
+/** One pod's checks. */
+export interface PodDebug {
+  readonly name: string;
+  readonly summary: string;
+  readonly checks: readonly DebugCheck[];
+}
+
+/** What to look for. */
+export interface DebugOptions {
+  readonly config: AgentConfig;
+  readonly agent: DebugAgent;
+  /** Value of the label `app`, or `NAME=VALUE`. */
+  readonly label: string;
+  readonly namespace: string;
+}
+
+/** Checks the pods of an app on this node. @returns them, and how they were searched for */
+export async function debugPods(options: DebugOptions): Promise<{ how: string; pods: PodDebug[] }> {
+  const { config, agent, namespace } = options;
+  const [list, node] = await Promise.all([agent.pods(), agent.node()]);
+  const { how, names } = await podNames(options, list);
+  const told = node.backend.variant;
+  const variant = told === "nft" || told === "legacy" ? told : config.iptablesVariant;
+  const eyes = await openEyes({ ...config, ipv6: node.settings.AMBIENT_IPV6 !== "false", variant });
+  const running = await findPodNamespaces({
+    procRoot: join(config.hostRoot, "proc"),
+    ignoreNetns: eyes.hostNetns,
+  });
+  const details = await Promise.all(names.map((name) => agent.pod(namespace, name)));
+  const pods = details.filter((pod) => pod !== undefined);
+  const debugged = await Promise.all(pods.map((pod) => debugPod(eyes, pod, running.get(bareUid(pod.uid)))));
+  return { how, pods: debugged };
+}
+
+async function podNames(
+  { config, label, namespace }: DebugOptions,
+  list: PodListReport,
+): Promise<{ how: string; names: string[] }> {
+  const here = list.pods.filter(({ ns }) => ns === namespace).map(({ name }) => name);
+  const labelSelector = label.includes("=") ? label : `app=${label}`;
+  try {
+    const client = ApiClient.load({ kubeconfigPath: config.kubeconfigPath, limits: { headersMs: 3_000 } });
+    try {
+      const path = `/api/v1/namespaces/${encodeURIComponent(namespace)}/pods`;
+      const convert = (raw: unknown): string => textOf(recordOf(recordOf(raw).metadata).name);
+      const { items } = await client.list(path, { labelSelector }, { convert, metadataOnly: true });
+      return { how: `labelled ${labelSelector}`, names: items.filter((name) => here.includes(name)) };
+    } finally {
+      client.close();
+    }
+  } catch (error) {
+    const value = label.slice(label.indexOf("=") + 1);
+    const names = here.filter((name) => name === value || name.startsWith(`${value}-`));
+    return { how: `by name, because labels cannot be asked for: ${(error as Error).message}`, names };
+  }
+}
+
+async function debugPod(
+  eyes: KernelEyes,
+  pod: PodDetailReport,
+  running: RunningPod | undefined,
+): Promise<PodDebug> {
+  const faults = await checkPod(eyes, subjectOf(pod, running));
+  const name = `${pod.ns}/${pod.name}`;
+  const isWanted = pod.desired.wanted === true;
+  const checks = [
+    await ztunnelCheck(pod, { running, faults, isWanted }),
+    await rulesCheck(eyes, { running, faults, isWanted }),
+    logCheck(pod),
+  ];
+  return { name, summary: `${pod.state}, ${isWanted ? "wanted" : "not wanted"}: ${pod.desired.why}`, checks };
+}
+
+interface Known {
+  readonly running: RunningPod | undefined;
+  readonly faults: readonly Fault[];
+  readonly isWanted: boolean;
+}
+
+const IDENTITY_FAULTS: readonly FaultKind[] = ["no-sandbox", "netns-swapped", "shared-netns"];
+
+async function ztunnelCheck(pod: PodDetailReport, { running, faults, isWanted }: Known): Promise<DebugCheck> {
+  const title = "ztunnel is told of the pod and listens in it";
+  const ztunnel = pod.observed?.ztunnel;
+  const told =
+    ztunnel?.acknowledged === true
+      ? `acknowledged namespace ${ztunnel.netns} on connection ${ztunnel.connection}`
+      : ztunnel?.inRoster === true
+        ? "told of the pod, has not acknowledged it"
+        : "not told of the pod";
+  const sockets = running === undefined ? [] : await socketsOf(running);
+  const open = sockets
+    .filter(({ listening }) => listening)
+    .map(({ protocol, port }) => `${protocol}/${port}`);
+  const lines = [`ztunnel: ${told}`, `listening: ${open.join(" ") || "nothing"}`];
+  if (!isWanted) {
+    const passed = ztunnel?.inRoster !== true && open.length === 0;
+    return {
+      title,
+      lines,
+      passed,
+      verdict: passed
+        ? "the pod is outside the mesh, and ztunnel has no part in it"
+        : "the pod should be outside the mesh, but ztunnel has it",
+    };
+  }
+  const wrong = faults.find(({ kind }) => kind === "ztunnel-sockets" || IDENTITY_FAULTS.includes(kind));
+  if (wrong !== undefined) return { title, lines, passed: false, verdict: `${wrong.what}; ${wrong.fix}` };
+  if (ztunnel?.acknowledged !== true) {
+    const verdict = `ztunnel has not acknowledged the pod; ${pod.lastError?.remedy ?? "look at its log on this node"}`;
+    return { title, lines, passed: false, verdict };
+  }
+  return { title, lines, passed: true, verdict: "ztunnel has the pod and listens on all its ports" };
+}
+
+async function socketsOf({ netnsPath }: RunningPod) {
+  try {
+    using netns = Netns.open(netnsPath);
+    return await listeningSockets(netns.fd);
+  } catch {
+    return [];
+  }
+}
+
+const RULE_KINDS: readonly FaultKind[] = ["ztunnel-sockets", "capture-without-annotation"];
+
+async function rulesCheck(eyes: KernelEyes, { running, faults, isWanted }: Known): Promise<DebugCheck> {
+  const title = `rules in mangle and nat (iptables-${eyes.backend.variant})`;
+  const lines = running === undefined ? ["no process of the pod was found"] : await ruleLines(eyes, running);
+  const wrong = faults.filter(({ kind }) => !RULE_KINDS.includes(kind));
+  if (wrong.length > 0) {
+    return {
+      title,
+      lines,
+      passed: false,
+      verdict: wrong.map(({ kind, what, fix }) => `${kind}: ${what}; ${fix}`).join(" | "),
+    };
+  }
+  const verdict = isWanted
+    ? "chains, jumps, ip rule and route are as they should be"
+    : "nothing of ours is there, as it should be";
+  return { title, lines, passed: true, verdict };
+}
+
+/** Our rules, as iptables-save prints them. */
+async function ruleLines({ backend, ipv6 }: KernelEyes, { netnsPath }: RunningPod): Promise<string[]> {
+  using netns = Netns.open(netnsPath);
+  const lines: string[] = [];
+  for (const family of ipv6 ? ([4, 6] as const) : ([4] as const)) {
+    const save = backend.tools[family]?.save;
+    if (save === undefined) continue;
+    for (const table of ["mangle", "nat"]) {
+      const { stdout } = await backend.runner.run({ argv: [save, "-t", table], netnsFd: netns.fd });
+      const rules = stdout.split("\n").filter((line) => line.startsWith("-A ") && line.includes("ISTIO_"));
+      lines.push(
+        `IPv${family} ${table}: ${rules.length === 0 ? "no rule of ours" : `${rules.length} rules`}`,
+      );
+      if (family === 4) lines.push(...rules.map((rule) => `  ${rule}`));
+    }
+  }
+  return lines;
+}
+
+function logCheck({ log, lastError }: PodDetailReport): DebugCheck {
+  const lines = log.map(
+    ({ at, level, scope, message, reason }) =>
+      `${at} ${level} ${scope}: ${message}${reason === null ? "" : `: ${reason}`}`,
+  );
+  const title = "what the agent said of the pod";
+  if (lastError !== null)
+    return { title, lines, passed: false, verdict: `${lastError.message}; ${lastError.remedy}` };
+  const last = log.findLast(({ level }) => level === "error" || level === "warn");
+  const verdict = last === undefined ? "no failure" : `no failure since; the last warning: ${last.message}`;
+  return { title, lines: lines.length === 0 ? ["nothing"] : lines, passed: true, verdict };
+}

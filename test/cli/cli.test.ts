@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// The commands' own work: tables, colours, completion, usage errors, an agent that is away or strange.
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { loadCliConfig } from "../../src/cli/cli-config.ts";
+import { commandNames, commands, findCommand, listCommands } from "../../src/cli/commands.ts";
+import { renderCompletion } from "../../src/cli/completion-command.ts";
+import { renderFindings } from "../../src/cli/doctor-command.ts";
+import { Progress } from "../../src/cli/progress.ts";
+import { AgentAwayError, stateClient } from "../../src/cli/state-client.ts";
+import { printable, renderAge, renderTable } from "../../src/cli/table.ts";
+import { UsageError } from "../../src/cli/usage-error.ts";
+import { capturedIo } from "./captured-io.ts";
+import { RecordedAgent } from "./recorded-agent.ts";
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "cli-"));
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+const env = () => ({ HOST_ROOT: "/", CNI_AGENT_RUN_DIR: folder });
+
+describe("text", () => {
+  test("columns line up, and only the last is cut to the terminal", () => {
+    const rows = [
+      ["NAME", "WHY"],
+      ["a-long-name", "a reason that is too long"],
+    ];
+    expect(renderTable(rows, { colours: false })).toBe(
+      "NAME         WHY\na-long-name  a reason that is too long\n",
+    );
+    expect(renderTable(rows, { colours: false, columns: 25 })).toBe(
+      "NAME         WHY\na-long-name  a reason th…\n",
+    );
+  });
+  test("colours only where they are wanted, and without a shift of columns", () => {
+    const row = [[{ text: "ok", style: "good" as const }, "x"]];
+    expect(renderTable(row, { colours: false })).toBe("ok  x\n");
+    expect(renderTable(row, { colours: true })).toBe("\u001b[32mok\u001b[39m  x\n");
+  });
+  test("control characters of others do not reach the terminal", () => {
+    expect(printable("a\u001b[2Jb\r\nc\u009bd")).toBe("a [2Jb c d");
+  });
+  test.each([
+    [0, "0s"],
+    [119_000, "119s"],
+    [120_000, "2m"],
+    [3 * 3600_000, "3h"],
+    [72 * 3600_000, "3d"],
+    [-5, "0s"],
+  ])("%i ms are %s", (ms, text) => expect(renderAge(ms)).toBe(text));
+  test("findings end with the worst", () => {
+    const text = renderFindings(
+      [
+        { id: "b", level: "fail", what: "bad", fix: "mend" },
+        { id: "a", level: "ok", what: "good", fix: null },
+      ],
+      false,
+    );
+    expect(text).toBe("ok    a  good\nfail  b  bad\n         fix: mend\n1 to mend, 0 to know, 1 right\n");
+  });
+  test("progress says nothing on what is no terminal, nor in the first second", () => {
+    for (const showsProgress of [false, true]) {
+      const io = capturedIo(env(), { showsProgress });
+      using progress = new Progress(io);
+      progress.say("working");
+      expect(io.err()).toBe("");
+    }
+  });
+});
+
+describe("settings", () => {
+  test("need no NODE_NAME, and take / on a node", () => {
+    expect(loadCliConfig({}, () => false).hostRoot).toBe("/");
+    expect(loadCliConfig({}, () => true).hostRoot).toBe("/host");
+    expect(loadCliConfig({ HOST_ROOT: "/mnt" }, () => false).hostRoot).toBe("/mnt");
+  });
+});
+
+describe("commands", () => {
+  test("each has help with usage and an example, and is listed", () => {
+    for (const { name, help, summary } of commands) {
+      expect(help).toContain(`usage: ambient-cni ${name}`);
+      expect(help).toMatch(/examples?:/);
+      expect(listCommands()).toContain(summary);
+      expect(commandNames().split(", ")).toContain(name);
+      expect(findCommand(name)?.name).toBe(name);
+    }
+    expect(findCommand("frob")).toBeUndefined();
+  });
+  test.each([
+    ["status", ["--frob"]],
+    ["status", ["nonamespace"]],
+    ["status", ["a/b", "c/d"]],
+    ["verify", ["a/b/c"]],
+    ["verify", ["--family", "4"]],
+    ["doctor", ["x"]],
+    ["debug", ["only-one"]],
+    ["completion", ["powershell"]],
+    ["rules", ["--family", "5"]],
+    ["uninstall", ["--frob"]],
+  ])("%s %j is a usage error that names the help", async (name, args) => {
+    const failure = await findCommand(name)
+      ?.run(args, capturedIo(env()))
+      .catch((error: unknown) => error);
+    expect(failure).toBeInstanceOf(UsageError);
+    if (name !== "rules") expect((failure as Error).message).toContain(`ambient-cni ${name} --help`);
+  });
+  test.each(["bash", "zsh", "fish"] as const)("completion for %s knows every command", async (shell) => {
+    const io = capturedIo(env());
+    expect(await findCommand("completion")?.run([shell], io)).toBe(0);
+    for (const name of commandNames().split(", ")) expect(io.out()).toContain(name);
+    expect(io.out()).toContain("json");
+  });
+  test("bash takes the completion", () => {
+    const script = `${renderCompletion("bash", commands)}\nCOMP_WORDS=(ambient-cni verify --j); COMP_CWORD=2; _ambient_cni; echo "\${COMPREPLY[@]}"`;
+    expect(execFileSync("bash", ["-c", script], { encoding: "utf8" })).toBe("--json\n");
+  });
+});
+
+describe("an agent", () => {
+  test("that is not there is said with the remedy, exit code 1, JSON too", async () => {
+    const io = capturedIo(env());
+    expect(await findCommand("status")?.run(["--json"], io)).toBe(1);
+    expect(JSON.parse(io.out())).toEqual({ error: expect.stringContaining("state.sock") });
+    expect(io.err()).toMatch(/no agent runs with this run dir.*CNI_AGENT_RUN_DIR/);
+  });
+  test("that hangs is said within the deadline", async () => {
+    const server = createServer(() => {});
+    await new Promise<void>((resolve) => server.listen(join(folder, "state.sock"), resolve));
+    const failure = await stateClient(folder, { timeoutMs: 50 })
+      .node()
+      .catch((error: unknown) => error);
+    expect(failure).toBeInstanceOf(AgentAwayError);
+    expect((failure as Error).message).toContain("no answer within 50 ms");
+    server.closeAllConnections();
+    server.close();
+  });
+  test("that talks nonsense is said", async () => {
+    const server = createServer((_request, response) => response.end("<html>"));
+    await new Promise<void>((resolve) => server.listen(join(folder, "state.sock"), resolve));
+    await expect(stateClient(folder).pods()).rejects.toThrow(/not JSON/);
+    server.close();
+  });
+  test("that does not know a pod is asked without an error", async () => {
+    const agent = await RecordedAgent.start(join(folder, "state.sock"), new Map());
+    expect(await stateClient(folder).pod("a", "b")).toBeUndefined();
+    await agent.stop();
+  });
+});

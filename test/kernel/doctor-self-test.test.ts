@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// The self-test against the real kernel: all right in both variants, quick, without a trace; what is missing has its name.
+import { execFile } from "node:child_process";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { loadCliConfig } from "../../src/cli/cli-config.ts";
+import { readBackend } from "../../src/diagnose/kernel-eyes.ts";
+import { runSelfTest } from "../../src/diagnose/self-test.ts";
+import { openNetnsCount } from "../../src/netns/netns.ts";
+import { chooseBackend, type RedirectBackend } from "../../src/redirect/backend.ts";
+import { ToolRunner } from "../../src/redirect/run-tool.ts";
+
+const isRoot = process.getuid?.() === 0;
+const TOOLS = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+let folder: string;
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "self-test-"));
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+function configOf() {
+  for (const name of ["run", "net.d", "bin"]) mkdirSync(join(folder, name), { recursive: true });
+  return loadCliConfig({
+    HOST_ROOT: "/",
+    CNI_AGENT_RUN_DIR: join(folder, "run"),
+    ZTUNNEL_UDS_ADDRESS: join(folder, "run/ztunnel.sock"),
+    MOUNTED_CNI_NET_DIR: join(folder, "net.d"),
+    MOUNTED_CNI_BIN_DIR: join(folder, "bin"),
+  });
+}
+
+/** A folder of programs in which one of them refuses rules that hold certain words, as a kernel without the module does. */
+async function crippled(options: { words?: string; without?: string }): Promise<RedirectBackend> {
+  const path = join(folder, "tools");
+  mkdirSync(path);
+  const names = ["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"].flatMap((tool) => [
+    `${tool}-save`,
+    `${tool}-restore`,
+  ]);
+  for (const name of [...names, "ipset", "nsenter", "unshare"]) {
+    const real = TOOLS.map((dir) => join(dir, name)).find((place) => existsSync(place));
+    if (name === options.without || real === undefined) continue;
+    if (options.words === undefined || name !== "iptables-nft-restore") symlinkSync(real, join(path, name));
+    else {
+      const script = `#!/bin/sh\ntext=$(/bin/cat)\ncase "$text" in *"${options.words}"*) echo "unknown option \\"${options.words}\\"" >&2; exit 2;; esac\nprintf '%s\\n' "$text" | ${real} "$@"\n`;
+      writeFileSync(join(path, name), script);
+      chmodSync(join(path, name), 0o755);
+    }
+  }
+  const runner = new ToolRunner({ path });
+  return await chooseBackend({ variant: "nft", runDir: folder, hostProcess: "/proc/self", runner });
+}
+
+describe.skipIf(!isRoot)("the self-test, as root", () => {
+  test.each(["nft", "legacy"] as const)(
+    "passes with iptables-%s, quickly, and leaves nothing",
+    async (variant) => {
+      const backend = await readBackend({ hostRoot: "/", runDir: folder, variant });
+      const before = { netns: openNetnsCount(), own: readlinkSync("/proc/self/ns/net") };
+      const startMs = performance.now();
+      const found = await runSelfTest({ config: configOf(), backend });
+      const ms = performance.now() - startMs;
+      expect(found.filter(({ level }) => level !== "ok")).toEqual([]);
+      expect(found.map(({ id }) => id)).toEqual([
+        "capabilities",
+        "kernel",
+        "run-dir",
+        "ztunnel-dir",
+        "cni-net-dir",
+        "cni-bin-dir",
+      ]);
+      // 40 ms on an idle machine
+      expect(ms).toBeLessThan(1500);
+      expect({ netns: openNetnsCount(), own: readlinkSync("/proc/self/ns/net") }).toEqual(before);
+    },
+  );
+
+  test.each([
+    ["-m mark", ["kernel-mark-match"]],
+    ["CONNMARK", ["kernel-connmark"]],
+    ["REDIRECT", ["kernel-redirect"]],
+    ["--zone", ["kernel-ct-zone"]],
+    ["*raw", ["kernel-table-raw", "kernel-ct-zone"]],
+    ["-m owner", ["kernel-owner-match"]],
+    ["-m set", ["kernel-set-match"]],
+    ["--to-source", ["kernel-rules"]],
+  ])("names a kernel without %s, with the module", async (words, ids) => {
+    const backend = await crippled({ words });
+    const found = (await runSelfTest({ config: configOf(), backend })).filter(({ level }) => level !== "ok");
+    expect(found.map(({ id }) => id)).toEqual(ids);
+    for (const { level, what, fix } of found) {
+      expect(level).toBe("fail");
+      expect(what).toContain("IPv4");
+      expect(fix).toMatch(/modprobe|dmesg/);
+    }
+  });
+
+  test.each([
+    ["ipset", "fail", "kernel-ipset"],
+    ["unshare", "warn", "kernel"],
+  ])("names a missing %s", async (without, level, id) => {
+    const found = await runSelfTest({ config: configOf(), backend: await crippled({ without }) });
+    expect(found.filter((each) => each.level !== "ok")).toMatchObject([{ id, level }]);
+  });
+
+  test("without capabilities says which, and does not fail itself", async () => {
+    const script = `
+      const { runSelfTest } = await import(${JSON.stringify(join(import.meta.dirname, "../../src/diagnose/self-test.ts"))});
+      const { readBackend } = await import(${JSON.stringify(join(import.meta.dirname, "../../src/diagnose/kernel-eyes.ts"))});
+      const config = JSON.parse(process.argv[1]);
+      const backend = await readBackend({ hostRoot: "/", runDir: config.runDir, variant: "nft" });
+      console.log(JSON.stringify(await runSelfTest({ config, backend })));`;
+    const argv = [
+      "--bounding-set=-sys_admin,-net_admin",
+      "--inh-caps=-all",
+      process.execPath,
+      "--input-type=module",
+      "-e",
+      script,
+    ];
+    const { excludeNamespaces: _, ...config } = configOf();
+    const { stdout } = await promisify(execFile)("setpriv", [...argv, JSON.stringify(config)]);
+    const found = JSON.parse(stdout) as { id: string; level: string; what: string }[];
+    expect(found.filter(({ level }) => level !== "ok")).toMatchObject([
+      { id: "capabilities", level: "fail", what: expect.stringMatching(/NET_ADMIN.*SYS_ADMIN/) },
+      { id: "kernel", level: "warn" },
+    ]);
+  });
+});
