@@ -163,7 +163,12 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   });
   const plugin = new PluginServer({ path: config.pluginSocketPath, handler, log: cniLog });
 
-  const own = new OwnDaemonSet({ client, podNamespace: config.podNamespace, podName: config.podName });
+  const own = new OwnDaemonSet({
+    client,
+    podNamespace: config.podNamespace,
+    podName: config.podName,
+    hasOwnPod: () => node.podByName(config.podNamespace, config.podName) !== undefined,
+  });
   const exempt = new ExemptNamespaces({
     runDir: config.runDir,
     policy: config.install.awayPolicy,
@@ -232,8 +237,8 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   // last in the chain of causes: from here on the runtime calls us
   if (config.install.enabled) await installer.start();
   void own
-    .owner()
-    .catch((error: unknown) => log.debug({ err: error }, "the agent's own pod is not known yet"));
+    .remember()
+    .catch((error: unknown) => log.debug({ err: error }, "the own DaemonSet is not known yet"));
   // a ztunnel that connected earlier would be sent a snapshot without the pods it serves, and drop them
   ztunnel.listen();
   log.info({ backend: backend.variant }, "ready");

@@ -15,6 +15,9 @@ export interface AgentIdentity {
   readonly podName: string;
 }
 
+/** Names under which the agent is installed: one in place of the other has to start in a chain that the other left. */
+const daemonSetNames = ["ambient-cni-node", "istio-cni-node"];
+
 /**
  * The list in our entry of the chain: `namespace` or `namespace/pod-name-prefix`. The agent's own pods are on it, because
  * after a reboot their sandbox would wait for the agent that it is to hold.
@@ -24,7 +27,8 @@ export function chainExemptions(identity: AgentIdentity): string[] {
   const exempt = [...excludeNamespaces].sort();
   // a DaemonSet's pods are named after it, with five characters of their own
   const owner = podName.replace(/-[^-]+$/, "");
-  if (podNamespace !== "" && owner !== "" && owner !== podName) exempt.push(`${podNamespace}/${owner}-`);
+  if (podNamespace === "" || owner === "" || owner === podName) return exempt;
+  for (const name of new Set([owner, ...daemonSetNames])) exempt.push(`${podNamespace}/${name}-`);
   return exempt;
 }
 

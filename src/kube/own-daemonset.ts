@@ -19,6 +19,11 @@ export interface OwnDaemonSetOptions {
   readonly client: Pick<ApiClient, "getPod" | "get">;
   readonly podNamespace: string;
   readonly podName: string;
+  /**
+   * Whether the API server still told us of the agent's own pod when it was last heard: a token ends with its pod, so that
+   * a refusal says nothing about the DaemonSet once the pod is gone.
+   */
+  readonly hasOwnPod: () => boolean;
 }
 
 const requestTimeoutMs = 1_000;
@@ -27,6 +32,7 @@ const requestTimeoutMs = 1_000;
 export class OwnDaemonSet {
   readonly #options: OwnDaemonSetOptions;
   #owner: DaemonSetOwner | undefined;
+  #wasSeen = false;
 
   constructor(options: OwnDaemonSetOptions) {
     this.#options = options;
@@ -45,9 +51,18 @@ export class OwnDaemonSet {
     return this.#owner;
   }
 
+  /** Sees the DaemonSet while all is well, so that a refusal later on has a meaning. @throws ApiError */
+  async remember(): Promise<void> {
+    await this.#ask();
+  }
+
   /**
    * Whether the DaemonSet is still there, asked again until the deadline while the API server does not answer. One of the
    * same name with another UID takes this agent's place: the chain is its to keep.
+   *
+   * An agent that was allowed to ask and is refused now was deprived of its rights before it was stopped, which is what
+   * deleting everything at once does (kubectl delete -f, helm uninstall): that counts as deleted.
+   * Source: istio/istio issue 57601.
    */
   async state(options: { deadlineMs: number }): Promise<DaemonSetState> {
     const until = performance.now() + options.deadlineMs;
@@ -56,9 +71,10 @@ export class OwnDaemonSet {
       try {
         return await this.#ask();
       } catch (error) {
-        const isFinal = error instanceof ApiError && (error.status === 403 || error.status === 401);
+        const isRefused = error instanceof ApiError && (error.status === 403 || error.status === 401);
+        if (isRefused) return this.#wasSeen && this.#options.hasOwnPod() ? "deleted" : "unknown";
         const pauseMs = backoff.nextMs();
-        if (isFinal || performance.now() + pauseMs >= until) return "unknown";
+        if (performance.now() + pauseMs >= until) return "unknown";
         await new Promise((resolve) => setTimeout(resolve, pauseMs));
       }
     }
@@ -74,6 +90,7 @@ export class OwnDaemonSet {
           .metadata,
       );
       const isOurs = textOf(found.uid) === owner.uid;
+      this.#wasSeen ||= isOurs;
       return isOurs && found.deletionTimestamp !== undefined ? "deleted" : "present";
     } catch (error) {
       if (error instanceof ApiError && error.status === 404) return "deleted";

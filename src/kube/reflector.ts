@@ -60,6 +60,8 @@ export class Reflector<T extends Keyed> {
   #connected = false;
   #isSynced = false;
   #lastContactMs: number | undefined;
+  /** Whether the last failure asked for a list. */
+  #neededList = false;
   #failingSinceMs: number | undefined;
 
   constructor(options: ReflectorOptions<T>) {
@@ -265,7 +267,12 @@ export class Reflector<T extends Keyed> {
     this.counts.failures += 1;
     this.#connected = false;
     this.#failingSinceMs ??= this.#clock.nowMs();
-    if (needsList(error)) this.#version = undefined;
+    if (needsList(error)) {
+      this.#version = undefined;
+      // the server is back and says what to do: no reason to wait as long as for one that is away, unless it goes on so
+      if (!this.#neededList) this.#backoff.reset();
+    }
+    this.#neededList = needsList(error);
     const { log, what } = this.#options;
     const fields = {
       what,

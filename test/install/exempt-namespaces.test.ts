@@ -18,7 +18,7 @@ afterEach(async () => {
 test.each([
   [
     { podNamespace: "istio-system", podName: "istio-cni-node-x7k2p" },
-    ["a", "kube-system", "istio-system/istio-cni-node-"],
+    ["a", "kube-system", "istio-system/istio-cni-node-", "istio-system/ambient-cni-node-"],
   ],
   [{ podNamespace: "istio-system", podName: "" }, ["a", "kube-system"]],
   [{ podNamespace: "", podName: "istio-cni-node-x7k2p" }, ["a", "kube-system"]],

@@ -27,7 +27,7 @@ test("an agent says what is missing on a bare node, and installs itself when it 
     type: "ambient-cni",
     cni_agent_run_dir: "/var/run/istio-cni",
     agent_wait_seconds: 10,
-    exempt: ["kube-system", "istio-system/ambient-cni-node-"],
+    exempt: ["kube-system", "istio-system/ambient-cni-node-", "istio-system/istio-cni-node-"],
   });
   expect(sameLauncher).toBe(true);
 });

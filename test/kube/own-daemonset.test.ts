@@ -34,16 +34,24 @@ function daemonSet(uid = "uid-ds"): KubeObject {
   return { metadata: { name: "ambient-cni-node", namespace: "istio-system", uid } };
 }
 
-async function start(owner: object | null = reference): Promise<KubeFixture & { own: OwnDaemonSet }> {
+interface Fixture extends KubeFixture {
+  readonly own: OwnDaemonSet;
+  /** What the agent's own watch of pods says. */
+  readonly watched: { hasOwnPod: boolean };
+}
+
+async function start(owner: object | null = reference): Promise<Fixture> {
   const kube = await startKube();
   cleanups.push(() => kube[Symbol.asyncDispose]());
   kube.server.put("pods", agentPod(owner));
+  const watched = { hasOwnPod: true };
   const own = new OwnDaemonSet({
     client: kube.client,
     podNamespace: "istio-system",
     podName: "ambient-cni-node-x7k2p",
+    hasOwnPod: () => watched.hasOwnPod,
   });
-  return { ...kube, own };
+  return { ...kube, own, watched };
 }
 
 test("a DaemonSet that is there is present, one that is gone is deleted", async () => {
@@ -106,4 +114,24 @@ test("a passing failure is asked past", async () => {
   const { server, own } = await start();
   server.faults.failures.push({ status: 500, resource: "daemonsets", times: 2 });
   expect(await own.state({ deadlineMs: 5000 })).toBe("deleted");
+});
+
+test.each([401, 403])(
+  "rights that were taken away before the agent was stopped mean an uninstall (%s)",
+  async (status) => {
+    const { server, own } = await start();
+    server.put("daemonsets", daemonSet());
+    await own.remember();
+    server.faults.failures.push({ status });
+    expect(await own.state({ deadlineMs: 1000 })).toBe("deleted");
+  },
+);
+
+test("a refusal says nothing once the own pod is gone, for the token goes with it", async () => {
+  const { server, own, watched } = await start();
+  server.put("daemonsets", daemonSet());
+  await own.remember();
+  watched.hasOwnPod = false;
+  server.faults.failures.push({ status: 401 });
+  expect(await own.state({ deadlineMs: 1000 })).toBe("unknown");
 });
