@@ -8,6 +8,7 @@ export default defineConfig({
     testTimeout: 20_000,
     hookTimeout: 60_000,
     pool: "forks",
-    maxWorkers: 2,
+    // more than two cores: most tests wait for the kernel, a runtime or a deadline
+    maxWorkers: 3,
   },
 });
