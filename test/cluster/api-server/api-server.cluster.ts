@@ -65,7 +65,8 @@ describe.skipIf(means.lacks !== undefined)("a real API server", () => {
         if (current?.name === "restart") told.push(`namespace ${current.labels.team}`);
       });
       await server.kill();
-      await waitFor("the break is noticed", () => !state.isFresh(), patience);
+      const isNoticed = () => !state.pods.isFresh(60_000) && !state.namespaces.isFresh(60_000);
+      await waitFor("the break of both watches is noticed", isNoticed, patience);
       await expect(state.findPod({ namespace: "restart", name: "staying" })).rejects.toMatchObject({
         name: "ApiError",
       });

@@ -113,6 +113,11 @@ export class KubeNode {
     await daemon.until("to answer", answers, { timeoutMs: 20_000, intervalMs: 50 });
   }
 
+  /** Ends a daemon the hard way; what it started lives on. */
+  async killDaemon(name: Daemon): Promise<void> {
+    await this.daemon(name).kill();
+  }
+
   /** Waits until the API server says that the node is ready. */
   async untilReady(): Promise<void> {
     await this.daemon("kubelet").until("the node to be ready", () => isReady(this.admin), {
