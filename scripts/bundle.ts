@@ -3,6 +3,7 @@
 import { chmodSync, copyFileSync, mkdirSync, renameSync } from "node:fs";
 import { join, sep } from "node:path";
 import { build, type Plugin } from "esbuild";
+import { buildDashboardPage } from "./dashboard-page.ts";
 
 const root = join(import.meta.dirname, "..");
 const dist = join(root, "dist");
@@ -71,6 +72,7 @@ await build({
   target: "node24",
   legalComments: "eof",
   plugins: [leanKubeConfig, lazyHttp],
+  define: { EMBEDDED_PAGE: JSON.stringify(await buildDashboardPage()) },
   // CommonJS dependencies inside an ES module still call require
   banner: {
     js: 'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);',

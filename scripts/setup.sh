@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Prepares a bare Debian or Ubuntu machine for every npm script: packages, node modules, launcher, addon, bundle.
 # Safe to repeat and to run twice at once; when nothing is missing it only looks (well under a second).
-# usage: setup.sh [--quiet] [--test]   (--test also brings what only the test suite needs)
+# usage: setup.sh [--quiet] [--test] [--browser]   (--test also brings what only the test suite needs, --browser a Chromium)
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -15,9 +15,9 @@ for arg in "$@"; do
     --quiet) quiet=1 ;;
     --test)
       want="$want valgrind:valgrind containerd:containerd runc:runc busybox:busybox-static conntrack:conntrack sysctl:procps openssl:openssl"
-      want_browser=1
       ;;
-    *) echo "setup: unknown argument \"$arg\" (known: --quiet, --test)" >&2; exit 2 ;;
+    --browser) want_browser=1 ;;
+    *) echo "setup: unknown argument \"$arg\" (known: --quiet, --test, --browser)" >&2; exit 2 ;;
   esac
 done
 say() { [ -n "$quiet" ] || echo "setup: $*" >&2; }
@@ -99,7 +99,7 @@ export PATH
 # make prints only what it has to build
 make --no-print-directory -s -C plugin NODE_INCLUDE= 9>&- >&2 || fail "the plugin launcher did not build (messages above)"
 make --no-print-directory -s -C native NODE_INCLUDE="$PWD/node_modules/$node_package/include/node" 9>&- >&2 || fail "the native addon did not build (messages above)"
-if [ -f src/main.ts ] && { [ ! -e dist/ambient-cni.js ] || [ -n "$(find src scripts/bundle.ts package-lock.json -newer dist/ambient-cni.js -print -quit)" ]; }; then
+if [ -f src/main.ts ] && { [ ! -e dist/ambient-cni.js ] || [ -n "$(find src scripts/bundle.ts scripts/dashboard-page.ts package-lock.json -newer dist/ambient-cni.js -print -quit)" ]; }; then
   say "bundling the agent"
   node scripts/bundle.ts 9>&- >&2 || fail "the bundle did not build (messages above)"
 fi

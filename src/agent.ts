@@ -5,6 +5,8 @@ import { join } from "node:path";
 import { CniVerbs } from "./cni/cni-verbs.ts";
 import { PluginServer } from "./cni/plugin-server.ts";
 import type { AgentConfig } from "./config.ts";
+import { DashboardServer } from "./dashboard/dashboard-server.ts";
+import { PodRules } from "./dashboard/pod-rules.ts";
 import { SelfTestWatch } from "./diagnose/self-test-watch.ts";
 import { Enrolment } from "./enrolment/enrolment.ts";
 import { PodHistory } from "./enrolment/pod-history.ts";
@@ -219,11 +221,28 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   const stateApi = new StateApi({ source: state, loggers, log });
   const stateServer = new StateServer({ path: join(config.runDir, STATE_SOCKET_NAME), api: stateApi, log });
   const metricsServer = new MetricsServer({ metrics, api: stateApi, log });
+  const rules = new PodRules({
+    nodeName: config.nodeName,
+    cluster: node,
+    enrolment,
+    backend,
+    hostNetns,
+    ipv6: config.ipv6,
+  });
+  const dashboard = new DashboardServer({ source: state, rules, api: stateApi, log });
 
   processFacts.start();
   // before everything that can wait: while the agent waits for the API server, people want to see why
   await stateServer.listen();
   await metricsServer.listen(config.monitoringPort);
+  if (config.dashboard) {
+    // for people: the agent does not stay away because somebody else has the port
+    await dashboard.listen(config.dashboardPort).then(
+      (port) => log.info({ port }, "the dashboard is served on 127.0.0.1"),
+      (error: unknown) =>
+        log.warn({ err: error }, "cannot serve the dashboard; set DASHBOARD_PORT to a free port"),
+    );
+  }
   void selfTest.start();
   node.start();
   // open before the lists are there: pods of the runtime are looked up one by one until then
@@ -277,7 +296,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
       annotations.stop();
       events.stop();
       processFacts.stop();
-      await Promise.all([stateServer.close(), metricsServer.close()]);
+      await Promise.all([stateServer.close(), metricsServer.close(), dashboard.close()]);
       await health.close();
       log.info({}, isLeaving ? "stopped" : "stopped; pods, chain and launcher stay as they are");
     },

@@ -67,6 +67,7 @@ export interface AgentConfig {
   readonly monitoringPort: number;
   /** Serve the dashboard, on the loopback address only. */
   readonly dashboard: boolean;
+  readonly dashboardPort: number;
   readonly install: InstallConfig;
   readonly log: LogSettings;
   /** Settings that were given and have no effect, each with the reason; said once at start. */
@@ -172,6 +173,7 @@ export function loadConfig(source: ConfigSource, options: { needsNode?: boolean 
     healthPort: reader.integer("HEALTH_PORT", { fallback: 8000, min: 0, max: 65535 }),
     monitoringPort: reader.integer("MONITORING_PORT", { fallback: 15014, min: 0, max: 65535 }),
     dashboard: reader.flag("DASHBOARD", false),
+    dashboardPort: reader.integer("DASHBOARD_PORT", { fallback: 15015, min: 0, max: 65535 }),
     install: readInstall(reader, hostRoot),
     log: readLogSettings(reader, source.args),
     ignored: ignoredSettings(source.env),

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// Serves the dashboard on the loopback address: the page, its live feed, the state API to read, and the rules of a pod.
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { StateSource } from "../observe/agent-state.ts";
+import { closeServer, createLimitedServer } from "../observe/http-limits.ts";
+import type { Logger } from "../observe/logger.ts";
+import { StateApi } from "../observe/state-api.ts";
+import { embeddedPage, type PageText } from "./embedded-page.ts";
+import { LiveFeed } from "./live-feed.ts";
+import { refusalOf } from "./loopback-guard.ts";
+import type { RulesSource } from "./pod-rules.ts";
+
+export interface DashboardServerOptions {
+  readonly source: StateSource;
+  readonly rules: RulesSource;
+  readonly api: StateApi;
+  readonly log: Logger;
+  /** Default: the one in the bundle. */
+  readonly page?: PageText;
+  /** See `LiveFeedOptions`. */
+  readonly maxClients?: number;
+}
+
+/** Where the page is served, on 127.0.0.1. */
+export const DASHBOARD_PORT = 15015;
+
+/** Paths of the server besides the state API's. */
+export const DASHBOARD_PATHS = {
+  page: "/",
+  css: "/dashboard.css",
+  js: "/dashboard.js",
+  events: "/events",
+} as const;
+
+/** Source: W3C Content Security Policy Level 3, Trusted Types. */
+const securityHeaders = {
+  "Content-Security-Policy":
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; " +
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+  "X-Content-Type-Options": "nosniff",
+  "X-Frame-Options": "DENY",
+  "Referrer-Policy": "no-referrer",
+  "Cross-Origin-Resource-Policy": "same-origin",
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cache-Control": "no-store",
+} as const;
+
+/** A stream ends after this long at the latest; the page comes back by itself. */
+const answerMs = 3_600_000;
+const rulesPath = /^\/api\/v1\/pods\/([a-z0-9][a-z0-9.-]{0,252})\/([a-z0-9][a-z0-9.-]{0,252})\/rules$/;
+
+/** Read-only, for browsers on this machine or behind a forwarded port. */
+export class DashboardServer {
+  readonly #options: DashboardServerOptions;
+  readonly #server: Server;
+  readonly #feed: LiveFeed;
+  readonly #files: ReadonlyMap<string, { readonly type: string; readonly body: string }>;
+
+  constructor(options: DashboardServerOptions) {
+    const { source, log, maxClients, page = embeddedPage() } = options;
+    this.#options = options;
+    this.#feed = new LiveFeed({ source, log, ...(maxClients === undefined ? {} : { maxClients }) });
+    this.#files = new Map([
+      [DASHBOARD_PATHS.page, { type: "text/html", body: page.html }],
+      [DASHBOARD_PATHS.css, { type: "text/css", body: page.css }],
+      [DASHBOARD_PATHS.js, { type: "text/javascript", body: page.js }],
+    ]);
+    this.#server = createLimitedServer((request, response) => this.#serve(request, response), {
+      maxConnections: 32,
+      answerMs,
+    });
+  }
+
+  /** @param port 0 takes any free one @returns the port in use @throws Error (EADDRINUSE, …) */
+  async listen(port: number = DASHBOARD_PORT): Promise<number> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#server.once("error", reject);
+    this.#server.listen({ host: "127.0.0.1", port }, resolve);
+    await promise;
+    this.#server.off("error", reject);
+    this.#server.on("error", (error) =>
+      this.#options.log.error({ err: error }, "the dashboard's port failed"),
+    );
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  async close(): Promise<void> {
+    this.#feed.close();
+    await closeServer(this.#server);
+  }
+
+  #serve(request: IncomingMessage, response: ServerResponse): void {
+    // without a listener a client that leaves in the middle would end the process
+    response.on("error", () => {});
+    for (const [name, value] of Object.entries(securityHeaders)) response.setHeader(name, value);
+    const { api, rules } = this.#options;
+    const [path = ""] = (request.url ?? "").split("?", 1);
+    const isHead = request.method === "HEAD";
+    const refusal = refusalOf(request);
+    const [, ns, name] = rulesPath.exec(path) ?? [];
+    const file = this.#files.get(path);
+    if (refusal === undefined && name === undefined && StateApi.serves(path)) {
+      void api.handle(request, response, { isWritable: false });
+      return;
+    }
+    request.resume();
+    if (refusal !== undefined) {
+      if (refusal.status === 405) response.setHeader("Allow", "GET, HEAD");
+      reply(response, { status: refusal.status, type: "text/plain", body: `${refusal.reason}\n`, isHead });
+    } else if (ns !== undefined && name !== undefined) {
+      void this.#sendRules(response, { isHead, look: () => rules.rules(ns, name), what: `${ns}/${name}` });
+    } else if (path === DASHBOARD_PATHS.events) this.#stream(response, isHead);
+    else if (file !== undefined) reply(response, { status: 200, ...file, isHead });
+    else reply(response, { status: 404, type: "text/plain", body: "no such page\n", isHead });
+  }
+
+  #stream(response: ServerResponse, isHead: boolean): void {
+    if (!this.#feed.hasRoom) {
+      response.setHeader("Retry-After", "5");
+      const body = "too many pages listen already: close one of them\n";
+      reply(response, { status: 503, type: "text/plain", body, isHead });
+      return;
+    }
+    response.writeHead(200, { "Content-Type": "text/event-stream; charset=utf-8" });
+    if (isHead) {
+      response.end();
+      return;
+    }
+    response.write("retry: 1000\n\n");
+    this.#feed.add(response);
+  }
+
+  async #sendRules(
+    response: ServerResponse,
+    question: { isHead: boolean; look: () => ReturnType<RulesSource["rules"]>; what: string },
+  ): Promise<void> {
+    const { isHead, look, what } = question;
+    const send = (status: number, body: unknown): void =>
+      reply(response, { status, type: "application/json", body: `${JSON.stringify(body)}\n`, isHead });
+    try {
+      const report = await look();
+      if (report === undefined) send(404, { error: `no pod "${what}" on this node` });
+      else send(200, report);
+    } catch (error) {
+      this.#options.log.error({ err: error }, "cannot read the rules of a pod");
+      send(500, { error: `the agent failed: ${(error as Error).message}; its log has the details` });
+    }
+  }
+}
+
+function reply(
+  response: ServerResponse,
+  answer: { readonly status: number; readonly type: string; readonly body: string; readonly isHead: boolean },
+): void {
+  if (response.destroyed) return;
+  response.writeHead(answer.status, {
+    "Content-Type": `${answer.type}; charset=utf-8`,
+    "Content-Length": Buffer.byteLength(answer.body),
+  });
+  response.end(answer.isHead ? undefined : answer.body);
+}

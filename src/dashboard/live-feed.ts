@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tells the pages that are open what has changed, as server-sent events; while none is open it does nothing at all.
+import type { ServerResponse } from "node:http";
+import type { StateSource } from "../observe/agent-state.ts";
+import type { Logger } from "../observe/logger.ts";
+import type { NodeReport, PodReport } from "../observe/state-report.ts";
+import type { ChangeEvent, WholeEvent } from "./feed-events.ts";
+
+export interface LiveFeedOptions {
+  readonly source: Pick<StateSource, "pods" | "node">;
+  readonly log: Logger;
+  /** Between two looks at the agent's memory, default 300. */
+  readonly intervalMs?: number;
+  /** The node's report is sent at least this often, default 2000; a page that hears nothing knows it is cut off. */
+  readonly nodeIntervalMs?: number;
+  /** Pages at a time, default 8. */
+  readonly maxClients?: number;
+}
+
+interface Client {
+  readonly response: ServerResponse;
+  /** It has missed events: the next one is whole. */
+  isBehind: boolean;
+}
+
+/** One loop for all pages: each look is made, compared and written out once. */
+export class LiveFeed {
+  readonly #options: LiveFeedOptions;
+  readonly #clients = new Set<Client>();
+  #known = new Map<string, string>();
+  #nodeText = "";
+  #nodeSentMs = Number.NEGATIVE_INFINITY;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: LiveFeedOptions) {
+    this.#options = options;
+  }
+
+  /** Whether one more page can be served. */
+  get hasRoom(): boolean {
+    return this.#clients.size < (this.#options.maxClients ?? 8);
+  }
+
+  /** Pages that listen. */
+  get size(): number {
+    return this.#clients.size;
+  }
+
+  /** Takes over a response whose head has been written; it is fed until the client goes. */
+  add(response: ServerResponse): void {
+    const client: Client = { response, isBehind: true };
+    this.#clients.add(client);
+    response.once("close", () => {
+      this.#clients.delete(client);
+      if (this.#clients.size > 0) return;
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+      this.#known.clear();
+      this.#nodeText = "";
+    });
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => void this.#tick(), 0);
+  }
+
+  /** Ends all streams. */
+  close(): void {
+    clearTimeout(this.#timer);
+    for (const { response } of this.#clients) response.destroy();
+  }
+
+  async #tick(): Promise<void> {
+    const { log, intervalMs = 300 } = this.#options;
+    this.#timer = undefined;
+    try {
+      await this.#tell();
+    } catch (error) {
+      log.error({ err: error }, "cannot tell the dashboard what has changed");
+    }
+    if (this.#clients.size > 0 && this.#timer === undefined)
+      this.#timer = setTimeout(() => void this.#tick(), intervalMs);
+  }
+
+  async #tell(): Promise<void> {
+    const { source } = this.#options;
+    const node = await source.node();
+    const { pods } = source.pods();
+    const change = this.#compare(node, pods);
+    const isQuiet = change.node === undefined && change.pods.length === 0 && change.gone.length === 0;
+    let whole: string | undefined;
+    let part: string | undefined;
+    for (const client of this.#clients) {
+      const { response } = client;
+      if (response.writableNeedDrain) client.isBehind = true;
+      else if (client.isBehind) {
+        whole ??= frame("whole", { node, pods } satisfies WholeEvent);
+        client.isBehind = false;
+        response.write(whole);
+      } else if (!isQuiet) {
+        part ??= frame("change", change);
+        response.write(part);
+      }
+    }
+  }
+
+  #compare(node: NodeReport, pods: readonly PodReport[]): ChangeEvent {
+    const known = new Map<string, string>();
+    const changed = pods.filter((pod) => {
+      const text = JSON.stringify(steadyPod(pod));
+      known.set(pod.uid, text);
+      return this.#known.get(pod.uid) !== text;
+    });
+    const gone = [...this.#known.keys()].filter((uid) => !known.has(uid));
+    this.#known = known;
+    const nodeText = JSON.stringify(steadyNode(node));
+    const isDue = performance.now() - this.#nodeSentMs >= (this.#options.nodeIntervalMs ?? 2000);
+    if (nodeText === this.#nodeText && !isDue) return { pods: changed, gone };
+    this.#nodeText = nodeText;
+    this.#nodeSentMs = performance.now();
+    return { node, pods: changed, gone };
+  }
+}
+
+/** Without the time of the look, which is that of the question for a pod that no run has looked at. */
+function steadyPod(pod: PodReport): unknown {
+  return pod.observed === null ? pod : { ...pod, observed: { ...pod.observed, at: "" } };
+}
+
+/** Without what is different each time. */
+function steadyNode({
+  at: _at,
+  uptimeSeconds: _uptime,
+  process: _process,
+  watches,
+  ...node
+}: NodeReport): unknown {
+  return {
+    ...node,
+    watches: watches.map(({ name, synced, fresh, objects }) => [name, synced, fresh, objects]),
+  };
+}
+
+function frame(event: string, data: unknown): string {
+  return `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads one pod's rules with their counters from the kernel, for people who look at it: bounded, shared, and writing nothing.
+import { performance } from "node:perf_hooks";
+import type { Netns } from "../netns/netns.ts";
+import type { ClusterFacts, EnrolmentFacts } from "../observe/agent-facts.ts";
+import type { RedirectBackend } from "../redirect/backend.ts";
+import { assertPodNetns } from "../redirect/netns-rules.ts";
+import { type Family, type RedirectOptions, TABLE_NAMES } from "../redirect/rules.ts";
+import { parseSave } from "../redirect/save-parser.ts";
+import { explainRules, readCounts } from "./packet-paths.ts";
+import type { PodRulesReport, RuleFamilyReport } from "./rules-report.ts";
+
+export interface PodRulesOptions {
+  readonly nodeName: string;
+  readonly cluster: Pick<ClusterFacts, "podByName">;
+  readonly enrolment: Pick<EnrolmentFacts, "record" | "records" | "desired">;
+  readonly backend: Pick<RedirectBackend, "tools" | "runner">;
+  /** `Netns.key` of every namespace that is not a pod's. */
+  readonly hostNetns: ReadonlySet<string>;
+  /** AMBIENT_IPV6 */
+  readonly ipv6: boolean;
+}
+
+/** Who can tell the rules of a pod. */
+export interface RulesSource {
+  /** @returns undefined when the node has no such pod */
+  rules(namespace: string, name: string): Promise<PodRulesReport | undefined>;
+}
+
+interface Subject {
+  readonly uid: string;
+  readonly netns: Netns | undefined;
+  readonly wanted: boolean | null;
+  readonly redirect: RedirectOptions | undefined;
+}
+
+/** Looks under way at a time: each is two short processes. */
+const maxLooks = 2;
+/** Several pages that look at one pod cost as much as one. */
+const maxAgeMs = 500;
+const toolTimeoutMs = 3000;
+
+/** Rules with counters, read when somebody asks. */
+export class PodRules implements RulesSource {
+  readonly #options: PodRulesOptions;
+  readonly #looks = new Map<
+    string,
+    { readonly startedMs: number; readonly report: Promise<PodRulesReport> }
+  >();
+  readonly #waiting: (() => void)[] = [];
+  #looking = 0;
+
+  constructor(options: PodRulesOptions) {
+    this.#options = options;
+  }
+
+  async rules(ns: string, name: string): Promise<PodRulesReport | undefined> {
+    const subject = this.#find(ns, name);
+    if (subject === undefined) return undefined;
+    const nowMs = performance.now();
+    for (const [uid, { startedMs }] of this.#looks)
+      if (nowMs - startedMs > toolTimeoutMs) this.#looks.delete(uid);
+    const known = this.#looks.get(subject.uid);
+    if (known !== undefined && nowMs - known.startedMs < maxAgeMs) return await known.report;
+    const report = this.#look(subject, { ns, name });
+    this.#looks.set(subject.uid, { startedMs: nowMs, report });
+    return await report;
+  }
+
+  #find(ns: string, name: string): Subject | undefined {
+    const { cluster, enrolment } = this.#options;
+    const pod =
+      cluster.podByName(ns, name) ??
+      [...enrolment.records()].find(({ facts }) => facts?.namespace === ns && facts.name === name)?.facts;
+    if (pod === undefined) return undefined;
+    const record = enrolment.record(pod.uid);
+    const desired = enrolment.desired(record?.facts ?? pod);
+    const netns = record?.sandbox?.netns;
+    return {
+      uid: pod.uid,
+      netns: netns?.closed === true ? undefined : netns,
+      wanted: desired?.wanted ?? null,
+      redirect: desired?.wanted === true ? desired.redirect : undefined,
+    };
+  }
+
+  async #look(subject: Subject, pod: { ns: string; name: string }): Promise<PodRulesReport> {
+    const { backend, nodeName } = this.#options;
+    await this.#takeTurn();
+    const startMs = performance.now();
+    let families: RuleFamilyReport[] = [];
+    let unread: string | null = null;
+    try {
+      if (subject.netns === undefined) unread = "its network namespace is not known to the agent";
+      else families = await this.#read(subject.netns, subject.redirect);
+    } catch (error) {
+      unread = (error as Error).message;
+    } finally {
+      this.#looking--;
+      this.#waiting.shift()?.();
+    }
+    const { uid, wanted } = subject;
+    return {
+      at: new Date().toISOString(),
+      node: nodeName,
+      ...pod,
+      uid,
+      netns: subject.netns?.key ?? null,
+      wanted,
+      variant: backend.tools.variant,
+      ms: Math.round(10 * (performance.now() - startMs)) / 10,
+      unread,
+      families,
+    };
+  }
+
+  async #read(netns: Netns, redirect: RedirectOptions | undefined): Promise<RuleFamilyReport[]> {
+    const { ipv6 } = this.#options;
+    const families: readonly Family[] = ipv6 ? [4, 6] : [4];
+    return await Promise.all(
+      families.map(async (family) => {
+        const text = await this.#save(netns, family);
+        const found = { ruleset: parseSave(text), counts: readCounts(text) };
+        const table = TABLE_NAMES.find((name) => found.ruleset.unreadable.includes(name));
+        if (table !== undefined)
+          throw new Error(`table ${table} of IPv${family} holds rules that only nft understands`);
+        return { family, ...explainRules(found, redirect, family) };
+      }),
+    );
+  }
+
+  async #save(netns: Netns, family: Family): Promise<string> {
+    const { backend, hostNetns } = this.#options;
+    const tools = backend.tools[family];
+    if (tools === undefined) return "";
+    const { stdout } = await backend.runner.run({
+      argv: [tools.save, "-c"],
+      netnsFd: netns.fd,
+      timeoutMs: toolTimeoutMs,
+      lockNetns: backend.tools.variant === "legacy",
+      // the handle may have been closed while this waited for its turn
+      beforeStart: () => assertPodNetns(netns, hostNetns),
+    });
+    return stdout;
+  }
+
+  async #takeTurn(): Promise<void> {
+    while (this.#looking >= maxLooks) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#waiting.push(resolve);
+      await promise;
+    }
+    this.#looking++;
+  }
+}

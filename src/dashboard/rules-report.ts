@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the dashboard is told of a pod's rules, as types: `GET /api/v1/pods/{ns}/{name}/rules` of the dashboard's port.
+
+/** The ways of a packet; `other`: rules in our chains that are not ours. */
+export type PacketPath = "in" | "out" | "dns" | "probe" | "other";
+
+/** Where on its way a packet meets a rule; the order is `PATH_STAGES`'. */
+export type PathStage =
+  | "capture"
+  | "mark"
+  | "reply"
+  | "let-go"
+  | "virtual-interface"
+  | "self"
+  | "apart"
+  | "apart-back"
+  | "arrive"
+  | "answer"
+  | "unknown";
+
+/** A pod's rules, read from the kernel for this answer. */
+export interface PodRulesReport {
+  /** ISO time of the look. */
+  readonly at: string;
+  readonly node: string;
+  readonly ns: string;
+  readonly name: string;
+  readonly uid: string;
+  /** `dev:ino` of the pod's network namespace; `null`: no sandbox is known. */
+  readonly netns: string | null;
+  /** `null` while the labels of the pod's namespace are not known. */
+  readonly wanted: boolean | null;
+  /** The iptables variant that was asked. */
+  readonly variant: string;
+  /** How long the look took. */
+  readonly ms: number;
+  /** Why there are no rules to show. */
+  readonly unread: string | null;
+  /** IPv4, then IPv6. */
+  readonly families: readonly RuleFamilyReport[];
+}
+
+/** Rules of one address family. */
+export interface RuleFamilyReport {
+  readonly family: 4 | 6;
+  /** In the order in which a packet of each path meets them. */
+  readonly rules: readonly RuleReport[];
+  readonly hooks: readonly HookReport[];
+}
+
+/** One rule with what the kernel has counted on it. In table nat that is the first packet of each connection. */
+export interface RuleReport {
+  readonly table: string;
+  readonly chain: string;
+  readonly path: PacketPath;
+  readonly stage: PathStage;
+  /** `foreign`: in our chain and not ours. */
+  readonly state: "present" | "missing" | "foreign";
+  /** What follows `-A CHAIN`. */
+  readonly text: string;
+  /** What it is for. */
+  readonly comment: string | null;
+  readonly packets: number;
+  readonly bytes: number;
+}
+
+/** The jump from a built-in chain into one of ours. */
+export interface HookReport {
+  readonly table: string;
+  readonly chain: string;
+  /** The built-in chain. */
+  readonly from: string;
+  readonly present: boolean;
+  readonly packets: number;
+  readonly bytes: number;
+}

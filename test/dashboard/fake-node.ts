@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// A dashboard without an agent behind it: as many pods in as many states as a test likes, and rules that count on command.
+import { buildDashboardPage } from "../../scripts/dashboard-page.ts";
+import { DashboardServer } from "../../src/dashboard/dashboard-server.ts";
+import type { PageText } from "../../src/dashboard/embedded-page.ts";
+import { explainRules } from "../../src/dashboard/packet-paths.ts";
+import type { RulesSource } from "../../src/dashboard/pod-rules.ts";
+import type { PodRulesReport, RuleFamilyReport } from "../../src/dashboard/rules-report.ts";
+import type { EnrolmentState } from "../../src/enrolment/pod-record.ts";
+import { AgentState } from "../../src/observe/agent-state.ts";
+import type { Logger } from "../../src/observe/logger.ts";
+import { StateApi } from "../../src/observe/state-api.ts";
+import type { Family, RedirectOptions } from "../../src/redirect/rules.ts";
+import { FakeAgent, type FakePod } from "../observe/fake-agent.ts";
+
+const apps = ["cart", "catalogue", "checkout", "frontend", "payments", "reviews", "search", "shipping"];
+const options: RedirectOptions = {
+  dnsCapture: true,
+  ingressMode: false,
+  virtualInterfaces: [],
+  probeSnatV4: "169.254.7.127",
+  probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
+};
+
+const page = buildDashboardPage();
+
+/** A logger that keeps quiet. */
+export const quietLog: Logger = { debug() {}, info() {}, warn() {}, error() {} } as unknown as Logger;
+
+/** A served dashboard whose pods a test changes. */
+export class FakeNode {
+  readonly agent = new FakeAgent();
+  readonly server: DashboardServer;
+  /** Packets that each rule has seen. */
+  packets = 0;
+  /** Looks at rules so far. */
+  looks = 0;
+  #port = 0;
+
+  private constructor(text: PageText, maxClients: number) {
+    const source = new AgentState(this.agent.facts());
+    const loggers = { levels: () => ({ level: "info" as const, scopes: {} }), setLevel() {} };
+    const api = new StateApi({ source, loggers, log: quietLog });
+    const rules: RulesSource = { rules: (ns, name) => Promise.resolve(this.#rules(ns, name)) };
+    this.server = new DashboardServer({ source, rules, api, log: quietLog, page: text, maxClients });
+    this.agent.readiness.meet("watches");
+  }
+
+  static async start(limits: { maxClients?: number } = {}): Promise<FakeNode> {
+    const node = new FakeNode(await page, limits.maxClients ?? 8);
+    node.#port = await node.server.listen(0);
+    return node;
+  }
+
+  get port(): number {
+    return this.#port;
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${this.#port}/`;
+  }
+
+  /** Adds pods of a shop, all in one state. @returns their names */
+  addPods(count: number, pod: FakePod = {}): string[] {
+    const first = this.agent.pods.size;
+    return Array.from({ length: count }, (_, index) => {
+      const number = first + index;
+      const name = `${apps[number % apps.length]}-${(0x5a17 + 7919 * number).toString(36)}-${number}`;
+      this.agent.add(name, {
+        ips: [`10.1.${number >> 8}.${number & 255}`, `fd00:1::${number.toString(16)}`],
+        ...pod,
+      });
+      return name;
+    });
+  }
+
+  /** A run of a pod ends in a state. */
+  setState(name: string, state: EnrolmentState): void {
+    const uid = `uid-${name}`;
+    const record = this.agent.records.get(uid);
+    if (record === undefined) throw new Error(`no pod "${name}"`);
+    const { history } = this.agent;
+    history.begin(uid);
+    history.step(uid, "sandbox");
+    history.step(uid, "rules");
+    if (state === "failed") {
+      history.failed(uid, {
+        kind: "rules",
+        message: 'Cannot finish "iptables-nft-restore --noflush": exit status 4: table is incompatible',
+        remedy: "whoever adds rules with nft should use a table of its own",
+      });
+    } else if (state === "enrolled") history.step(uid, "ztunnel");
+    record.state = state;
+    history.end(uid, state, state === "enrolled" || state === "outside" ? state : "failed");
+  }
+
+  async close(): Promise<void> {
+    await this.server.close();
+  }
+
+  #rules(ns: string, name: string): PodRulesReport | undefined {
+    this.looks++;
+    const pod = this.agent.pods.get(`uid-${name}`);
+    if (pod === undefined) return undefined;
+    const isWanted = ns !== "plain";
+    return {
+      at: new Date().toISOString(),
+      node: "node-1",
+      ns,
+      name,
+      uid: pod.uid,
+      netns: "4:4026532208",
+      wanted: isWanted,
+      variant: "nft",
+      ms: 12.4,
+      unread: null,
+      families: isWanted ? [this.#family(4), this.#family(6)] : [],
+    };
+  }
+
+  #family(family: Family): RuleFamilyReport {
+    const { rules, hooks } = explainRules(
+      { ruleset: { tables: new Map(), unreadable: [] }, counts: new Map() },
+      options,
+      family,
+    );
+    const counted = rules.map((rule, index) => {
+      const packets = index % 3 === family % 3 ? 0 : this.packets * (index + 1);
+      return { ...rule, state: "present" as const, packets, bytes: 60 * packets };
+    });
+    return { family, rules: counted, hooks: hooks.map((hook) => ({ ...hook, present: true })) };
+  }
+}

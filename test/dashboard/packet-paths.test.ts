@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describe, expect, test } from "vitest";
+import { explainRules, PATH_STAGES, purposeOf, readCounts } from "../../src/dashboard/packet-paths.ts";
+import { missingHooks, packetLanes, verdictOf } from "../../src/dashboard/page/packet-lanes.ts";
+import type { PodRulesReport } from "../../src/dashboard/rules-report.ts";
+import { renderRestoreText } from "../../src/redirect/restore-text.ts";
+import { type Family, type RedirectOptions, redirectRules } from "../../src/redirect/rules.ts";
+import { parseSave } from "../../src/redirect/save-parser.ts";
+
+const plain: RedirectOptions = {
+  dnsCapture: true,
+  ingressMode: false,
+  virtualInterfaces: [],
+  probeSnatV4: "169.254.7.127",
+  probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
+};
+const variants: readonly RedirectOptions[] = [
+  plain,
+  { ...plain, dnsCapture: false },
+  { ...plain, ingressMode: true },
+  { ...plain, virtualInterfaces: ["net1", "tap0"] },
+];
+
+/** What `iptables-save -c` would print of these rules: the number of the line on each. */
+function saved(options: RedirectOptions, family: Family): string {
+  return renderRestoreText(options, family)
+    .split("\n")
+    .map((line, index) => (line.startsWith("-A") ? `[${index}:${60 * index}] ${line}` : line))
+    .join("\n");
+}
+
+function explain(text: string, options: RedirectOptions | undefined = plain, family: Family = 4) {
+  return explainRules({ ruleset: parseSave(text), counts: readCounts(text) }, options, family);
+}
+
+function report(rules: ReturnType<typeof explain>): PodRulesReport {
+  const families = [{ family: 4 as const, ...rules }];
+  const pod = { ns: "a", name: "b", uid: "c", netns: "4:1", wanted: true };
+  return { at: "", node: "n", ...pod, variant: "nft", ms: 1, unread: null, families };
+}
+
+describe("explained rules", () => {
+  test.each(variants.flatMap((options) => ([4, 6] as const).map((family) => ({ family, options }))))(
+    "each rule is on one path when all are there: $family $options",
+    ({ family, options }) => {
+      const { rules, hooks } = explain(saved(options, family), options, family);
+      expect(rules.length).toBe(redirectRules(options, family).length);
+      expect(
+        rules.every(
+          ({ state, packets, bytes }) => state === "present" && packets > 0 && bytes === 60 * packets,
+        ),
+      ).toBe(true);
+      expect(rules.filter(({ path }) => path === "other")).toEqual([]);
+      for (const { path, stage } of rules) expect(PATH_STAGES[path]).toContain(stage);
+      expect(hooks.every(({ present }) => present)).toBe(true);
+    },
+  );
+
+  test("each counter stands at its own rule", () => {
+    const text = saved(plain, 4);
+    for (const { text: rule, table, chain, packets } of explain(text).rules) {
+      const line = text.split("\n")[packets] ?? "";
+      expect(line, `${table} ${chain}`).toContain(`-A ${chain} `);
+      expect(line).toContain(rule.split(" -j ")[1] ?? "?");
+    }
+  });
+
+  test("ways have their rules in the packet's order", () => {
+    const { rules } = explain(saved(plain, 4));
+    const ways = Map.groupBy(rules, ({ path }) => path);
+    expect(
+      Object.fromEntries(
+        [...ways].map(([path, list]) => [path, list.map(({ table, stage }) => `${table} ${stage}`)]),
+      ),
+    ).toEqual({
+      in: ["nat capture", "mangle mark", "mangle reply", "nat let-go"],
+      out: ["nat self", "nat capture"],
+      dns: ["nat capture", "nat capture", "raw apart", "raw apart-back"],
+      probe: ["nat arrive", "nat answer"],
+    });
+  });
+
+  test("a rule that is gone is missing, one of somebody else's is not ours", () => {
+    const text = saved(plain, 4).replace(
+      /^.*-A ISTIO_OUTPUT .*--dport 53.*15053\n/m,
+      "[5:9] -A ISTIO_OUTPUT -p tcp -j RETURN\n",
+    );
+    const odd = explain(text).rules.filter(({ state }) => state !== "present");
+    expect(odd).toMatchObject([
+      { path: "dns", state: "missing", packets: 0, comment: "DNS queries over UDP are answered by ztunnel" },
+      { path: "other", state: "foreign", packets: 5, bytes: 9, comment: null, text: "-p tcp -j RETURN" },
+    ]);
+  });
+
+  test("a chain that nothing enters is named", () => {
+    const text = saved(plain, 4).replace(/^.*-A OUTPUT -j ISTIO_OUTPUT\n/m, "");
+    expect(missingHooks(report(explain(text)))).toEqual([
+      "IPv4: nothing leads from OUTPUT to ISTIO_OUTPUT in table mangle",
+    ]);
+  });
+
+  test("of a pod outside the mesh everything is left over, or nothing is there", () => {
+    const nothing = { ruleset: parseSave(""), counts: readCounts("") };
+    expect(explainRules(nothing, undefined, 4)).toEqual({ rules: [], hooks: [] });
+    const { rules } = explainRules(
+      { ruleset: parseSave(saved(plain, 4)), counts: readCounts(saved(plain, 4)) },
+      undefined,
+      4,
+    );
+    expect(rules.every(({ state }) => state === "foreign")).toBe(true);
+    expect(rules.length).toBe(redirectRules(plain, 4).length);
+  });
+
+  test("a dump without counters counts nothing", () => {
+    const { rules } = explain(renderRestoreText(plain, 4));
+    expect(rules.every(({ packets, state }) => packets === 0 && state === "present")).toBe(true);
+  });
+});
+
+describe("purpose of a rule", () => {
+  test("an interface's name or a port beside 53 does not make it another rule's", () => {
+    const [first] = redirectRules({ ...plain, virtualInterfaces: ["eth53"] }, 4);
+    expect(first && purposeOf(first, [plain.probeSnatV4])).toEqual({
+      path: "out",
+      stage: "virtual-interface",
+    });
+  });
+});
+
+describe("lanes", () => {
+  test("families share a stop, and a stop says the worse of the two", () => {
+    const v4 = explain(saved(plain, 4));
+    const v6 = explain(saved(plain, 6).replace(/^.*15001\n/m, ""), plain, 6);
+    const both: PodRulesReport = {
+      ...report(v4),
+      families: [
+        { family: 4, ...v4 },
+        { family: 6, ...v6 },
+      ],
+    };
+    const out = packetLanes(both, null).find(({ path }) => path === "out");
+    const last = out?.stops.findLast(({ kind }) => kind === "rule");
+    expect(last).toMatchObject({ state: "missing", verdict: "REDIRECT 15001" });
+    expect(last?.kind === "rule" && last.counts.map(({ family, state }) => [family, state])).toEqual([
+      [4, "present"],
+      [6, "missing"],
+    ]);
+    const rules = packetLanes(both, null).flatMap(({ stops }) => stops.filter(({ kind }) => kind === "rule"));
+    expect(rules.length).toBe(redirectRules(plain, 4).length);
+  });
+
+  test("a way without a rule is not drawn", () => {
+    const paths = (options: RedirectOptions) =>
+      packetLanes(report(explain(saved(options, 4), options)), null).map(({ path }) => path);
+    expect(paths(plain)).toEqual(["in", "out", "dns", "probe"]);
+    expect(paths({ ...plain, dnsCapture: false })).toEqual(["in", "out", "probe"]);
+  });
+
+  test.each([
+    ["-p tcp -j REDIRECT --to-ports 15001", "REDIRECT 15001"],
+    ["-j CONNMARK --set-xmark 0x111/0xfff", "CONNMARK 0x111"],
+    ["-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff", "MARK restored"],
+    ["-p udp -j CT --zone 1", "CT zone 1"],
+    ["-s 1.2.3.4/32 -j ACCEPT", "ACCEPT"],
+    ["-p tcp", ""],
+  ])("the verdict of %s is %s", (text, verdict) => {
+    expect(verdictOf(text)).toBe(verdict);
+  });
+});
