@@ -3,7 +3,14 @@
 import assert from "node:assert/strict";
 import { setTimeout as delay } from "node:timers/promises";
 import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts";
-import { CriNode, type CriPod, meshNamespace, plainNamespace } from "./support/cri-node.ts";
+import {
+  agentNamespace,
+  agentPodName,
+  CriNode,
+  type CriPod,
+  meshNamespace,
+  plainNamespace,
+} from "./support/cri-node.ts";
 import { holdingsOf, waitForNothing } from "./support/holdings.ts";
 import { type Attempt, runUntilItRuns } from "./support/impatient-kubelet.ts";
 
@@ -26,8 +33,8 @@ const named = (pod: CriPod) => ({ netns: pod.netns, spec: pod.spec });
 
 /** @param agentWaitSeconds how long the launcher waits for the agent */
 export async function start(agentWaitSeconds: number): Promise<void> {
-  const exempt = ["kube-system", "istio-system/istio-cni-node-"];
-  node = await CriNode.start({ plugin: { agentWaitSeconds, exempt } });
+  const agentEnv = { AGENT_WAIT_SECONDS: String(agentWaitSeconds), EXCLUDE_NAMESPACES: "kube-system" };
+  node = await CriNode.start({ agentEnv });
   node.api.put("namespaces", { metadata: { name: "kube-system" }, status: { phase: "Active" } });
   await node.startMesh();
 }
@@ -87,7 +94,7 @@ export async function away(options: {
 
 /** The object of a pod of the agent's own DaemonSet. */
 function agentPod(): ReturnType<CriNode["createPod"]> {
-  const spec = { ...node.createPod("istio-system"), name: "istio-cni-node-x7k2p" };
+  const spec = { ...node.createPod(agentNamespace), name: agentPodName.replace(/[^-]+$/, "x7k2p") };
   node.api.put("pods", {
     metadata: { name: spec.name, namespace: spec.namespace, uid: spec.uid },
     spec: { nodeName: "node-1" },

@@ -25,9 +25,11 @@ export interface BootReport {
 
 let node: CriNode;
 
-/** Runtime and API server only: nothing of the agent was ever on this machine. */
+/** What a boot leaves of an agent: launcher and chain, and nothing in /run. */
 export async function start(agentWaitSeconds: number): Promise<void> {
-  node = await CriNode.start({ plugin: { agentWaitSeconds } });
+  node = await CriNode.start({ agentEnv: { AGENT_WAIT_SECONDS: String(agentWaitSeconds) } });
+  await node.install();
+  await node.agent.kill();
   await rm("/var/run/istio-cni", { recursive: true, force: true });
 }
 

@@ -1,34 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// What chain.test.ts does inside a node: a runtime whose network configuration two programs fight over, or whose installer dies.
+// What chain.test.ts does inside a node: a runtime whose network configuration the agent and another program fight over.
 import assert from "node:assert/strict";
-import { randomInt } from "node:crypto";
-import { readdir, readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { readFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
 import { claimCaptured } from "../support/node/capture-state.ts";
 import { ManagedProcess } from "../support/node/managed-process.ts";
 import { waitFor } from "../support/node/wait-for.ts";
-import { conflistPath } from "./support/chain.ts";
-import { CriNode, meshNamespace, plainNamespace } from "./support/cri-node.ts";
+import { conflistPath, ourChain } from "./support/chain.ts";
+import { agentPodName, CriNode, meshNamespace } from "./support/cri-node.ts";
 import { waitForNothing } from "./support/holdings.ts";
 
-const ourChain = ["bridge", "portmap", "ambient-cni"];
-const primaryChain = ["bridge", "portmap"];
-const installer = join(import.meta.dirname, "support/chain-installer.ts");
-
 let node: CriNode;
-let primary = "";
 
 export async function start(): Promise<void> {
   node = await CriNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "1" } });
   await node.startMesh();
-  primary = await readFile(conflistPath(node.chains.bareConfDir), "utf8");
-}
-
-function startInstaller(action: "keep" | "loop"): ManagedProcess {
-  return new ManagedProcess([process.execPath, installer, action, node.chains.confDir], {
-    name: "installer",
-  });
 }
 
 /** What a fight did to the pods that were born in it. */
@@ -37,15 +23,15 @@ export interface FightReport {
   /** Pods that ran before they were captured, and for how long, in milliseconds. */
   readonly uncapturedMs: number[];
   readonly repairs: number;
-  readonly fights: string[];
+  /** Messages of the Events of the agent's own pod. */
+  readonly events: string[];
+  /** What /readyz answered in the end. */
+  readonly readiness: string;
 }
 
 /** Another program rewrites the configuration again and again, while pods come and go. */
 export async function fight(rewrites: number): Promise<FightReport> {
-  await writeFile(conflistPath(node.chains.confDir), primary);
-  await node.containerd.waitForChain(primaryChain);
-  const keeper = startInstaller("keep");
-  await node.containerd.waitForChain(ourChain);
+  const before = node.agent.lines.length;
   const rewriter = new ManagedProcess(["/bin/sh", "-c", rewriterScript(rewrites)], { name: "rewriter" });
   const uncapturedMs: number[] = [];
   let pods = 0;
@@ -68,12 +54,16 @@ export async function fight(rewrites: number): Promise<FightReport> {
   );
   assert.equal(await uncapturedTime(), 0, "a pod of the repaired chain was not captured by its ADD");
   await waitForNothing(node);
-  await keeper.stop();
-  const said = (key: string): string[] =>
-    keeper.lines
-      .map(({ json }) => json?.[key])
-      .flatMap((value) => (value === undefined ? [] : [String(value)]));
-  return { pods, uncapturedMs, repairs: said("repaired").length, fights: said("fight") };
+  const written = node.agent.lines.slice(before).filter(({ json }) => json?.msg === "wrote the CNI chain");
+  const readiness = await (await fetch("http://127.0.0.1:8000/readyz")).text();
+  return { pods, uncapturedMs, repairs: written.length, events: eventsOfAgent(), readiness };
+}
+
+function eventsOfAgent(): string[] {
+  return node.api.store.list("events").flatMap(({ involvedObject, regarding, message, note }) => {
+    const { name } = (involvedObject ?? regarding) as { name: string };
+    return name === agentPodName ? [String(message ?? note)] : [];
+  });
 }
 
 /** By rename and in place, as programs do. */
@@ -114,40 +104,6 @@ async function uncapturedTime(): Promise<number> {
   await claimCaptured({ netns: pod.netns, spec: pod.spec });
   await despiteHalfFiles(() => node.deletePod(pod));
   return atOnce ? 0 : ms;
-}
-
-/** Which chain the runtime had after each death of an installer, and what was left in the folder at the end. */
-export interface DeathReport {
-  readonly chains: string[];
-  readonly files: string[];
-}
-
-/** Installers die at random points of installing and leaving; a pod is run and deleted after each death. */
-export async function deaths(count: number): Promise<DeathReport> {
-  await writeFile(conflistPath(node.chains.confDir), primary);
-  await node.containerd.waitForChain(primaryChain);
-  const chains: string[] = [];
-  for (let death = 0; death < count; death += 1) {
-    const victim = startInstaller("loop");
-    await victim.untilLine("to begin", ({ json }) => json?.begun === true, { timeoutMs: 20_000 });
-    // a few of its turns, then anywhere in one
-    await delay(randomInt(3, 60));
-    await victim.kill();
-    const text = await readFile(conflistPath(node.chains.confDir), "utf8");
-    const { plugins } = JSON.parse(text) as { plugins: { type: string }[] };
-    const types = plugins.map(({ type }) => type);
-    await node.containerd.waitForChain(types);
-    chains.push(types.join(" "));
-    if (!types.includes("ambient-cni"))
-      assert.equal(text, primary, "the original was not put back byte for byte");
-    await node.deletePod(await node.runPod(node.createPod(plainNamespace)));
-  }
-  const last = startInstaller("keep");
-  await last.untilLine("to begin", ({ json }) => json?.begun === true, { timeoutMs: 20_000 });
-  await node.containerd.waitForChain(ourChain);
-  await last.stop();
-  await waitForNothing(node);
-  return { chains, files: await readdir(node.chains.confDir) };
 }
 
 /** The last lines of the node's processes, for a failure that needs them. */

@@ -10,7 +10,7 @@ import { waitFor } from "../support/node/wait-for.ts";
 import { bareHandler } from "./support/chain.ts";
 import { appPort, CriNode, type CriPod, meshNamespace, plainNamespace } from "./support/cri-node.ts";
 import { type Holdings, holdingsOf, waitForNothing } from "./support/holdings.ts";
-import { type LoadSample, loadBetween, loadNow } from "./support/machine-load.ts";
+import { foreignLoad, loadNow } from "./support/machine-load.ts";
 
 const concurrency = 4;
 const hostPort = 18_080;
@@ -58,7 +58,7 @@ export async function claimFleet(): Promise<void> {
 /** What a pod fetched from others, in order. */
 async function fetchAll(from: FleetPod, targets: readonly FleetPod[], family: 4 | 6): Promise<void> {
   const urls = targets.map((pod) => `http://${addressOf(pod, family)}:${appPort}/`);
-  const script = `for url in "$@"; do wget -q -O - "$url" || echo "FAILED $url"; done`;
+  const script = `for url in "$@"; do wget -q -O - "$url" 2>&1 || echo "FAILED $url"; done`;
   const pages = await node.cri.execSync(from.container, ["/bin/sh", "-c", script, "sh", ...urls]);
   const wanted = targets.map(({ spec }) => `${spec.name}\n`).join("");
   assert.equal(pages, wanted, `pages that ${from.spec.name} fetched`);
@@ -162,52 +162,82 @@ export async function deleteFleet(): Promise<{ dels: number[]; before: Record<ke
   };
 }
 
-/** What our plugin costs a RunPodSandbox. */
-export interface Overhead {
-  readonly rounds: number;
-  /** p50 of RunPodSandbox in milliseconds: without us, outside the mesh, in the mesh. */
+/** p50 of RunPodSandbox in milliseconds: without us, outside the mesh, in the mesh. */
+export interface RunTimes {
   readonly bare: number;
   readonly plain: number;
   readonly mesh: number;
-  /** p50 of the differences within a round. */
-  readonly plainMore: number;
-  readonly meshMore: number;
-  /** Share of the machine's processors that others used while the node had nothing to do. */
+}
+
+/** What our plugin costs a RunPodSandbox. */
+export interface Overhead {
+  readonly rounds: number;
+  readonly times: RunTimes;
+  /** The same of the rounds in which others left the machine alone. */
+  readonly quietRounds: number;
+  readonly quietTimes: RunTimes | undefined;
+  /** p50 of the share of the machine's processors that others used. */
   readonly foreignLoad: number;
 }
 
+interface Round {
+  readonly times: RunTimes;
+  readonly foreign: number;
+}
+
+const kinds = ["bare", "plain", "mesh"] as const;
+/** Less than a third of one of two processors. */
+const quietLoad = 0.15;
+/** As many rounds show whether the machine is going to be quiet. */
+const hopelessRounds = 8;
+
 /**
  * Runs one sandbox of each kind in each round, in another order each time, so that what others do on the machine meets
- * all kinds alike; the load that others make is measured between rounds.
+ * all kinds alike; the load that others make is measured along. Ends early when enough rounds were quiet.
  */
-export async function overhead(rounds: number): Promise<Overhead> {
-  const kinds = ["bare", "plain", "mesh"] as const;
-  const times = { bare: [] as number[], plain: [] as number[], mesh: [] as number[] };
-  const loads: LoadSample[] = [];
-  for (let round = -1; round < rounds; round += 1) {
-    const pods: CriPod[] = [];
-    for (const kind of [0, 1, 2].map((turn) => kinds[(turn + round + 3) % 3] ?? "bare")) {
-      const spec = node.createPod(kind === "mesh" ? meshNamespace : plainNamespace);
-      const pod = await node.runPod(spec, kind === "bare" ? { handler: bareHandler } : {});
-      pods.push(pod);
-      // the first round fills caches
-      if (round >= 0) times[kind].push(pod.runMs);
-    }
-    for (const pod of pods) await node.deletePod(pod);
-    await waitForNothing(node);
-    loads.push(loadBetween(await loadNow(), await loadNow({ afterMs: 100 })));
-  }
-  await waitForNothing(node);
-  const more = (kind: "plain" | "mesh") => p50(times[kind].map((ms, index) => ms - (times.bare[index] ?? 0)));
-  return {
-    rounds,
-    bare: p50(times.bare),
-    plain: p50(times.plain),
-    mesh: p50(times.mesh),
-    plainMore: more("plain"),
-    meshMore: more("mesh"),
-    foreignLoad: p50(loads.map(({ busy }) => busy)),
+export async function overhead(limits: { enoughQuiet: number; maxRounds: number }): Promise<Overhead> {
+  const rounds: Round[] = [];
+  const isQuiet = ({ foreign }: Round): boolean => foreign < quietLoad;
+  // the first round fills caches
+  await overheadRound(0);
+  const goesOn = (): boolean => {
+    const quiet = rounds.filter(isQuiet).length;
+    const isHopeless = rounds.length >= hopelessRounds && quiet * 3 < rounds.length;
+    return !isHopeless && rounds.length < limits.maxRounds && quiet < limits.enoughQuiet;
   };
+  while (goesOn()) {
+    const before = await loadNow();
+    const times = await overheadRound(rounds.length);
+    rounds.push({ times, foreign: foreignLoad(before, await loadNow()) });
+  }
+  const quiet = rounds.filter(isQuiet);
+  return {
+    rounds: rounds.length,
+    times: timesOf(rounds),
+    quietRounds: quiet.length,
+    quietTimes: quiet.length === 0 ? undefined : timesOf(quiet),
+    foreignLoad: p50(rounds.map(({ foreign }) => foreign)),
+  };
+}
+
+async function overheadRound(number: number): Promise<RunTimes> {
+  const pods: CriPod[] = [];
+  const times = { bare: 0, plain: 0, mesh: 0 };
+  for (const turn of [0, 1, 2]) {
+    const kind = kinds[(turn + number) % 3] ?? "bare";
+    const spec = node.createPod(kind === "mesh" ? meshNamespace : plainNamespace);
+    const pod = await node.runPod(spec, kind === "bare" ? { handler: bareHandler } : {});
+    pods.push(pod);
+    times[kind] = pod.runMs;
+  }
+  for (const pod of pods) await node.deletePod(pod);
+  await waitForNothing(node);
+  return times;
+}
+
+function timesOf(rounds: readonly Round[]): RunTimes {
+  const p50Of = (kind: (typeof kinds)[number]): number => p50(rounds.map(({ times }) => times[kind]));
+  return { bare: p50Of("bare"), plain: p50Of("plain"), mesh: p50Of("mesh") };
 }
 
 /** The last lines of the node's processes, for a failure that needs them. */

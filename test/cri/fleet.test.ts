@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { RealNode, say } from "../cluster/support/real-node.ts";
+import type { RunTimes } from "./fleet.inside.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
 import { expectNothingLeft } from "./support/nothing-left.ts";
 
@@ -53,16 +54,26 @@ describe.skipIf(lacks !== undefined)("a fleet of pods", { timeout: 60_000 }, () 
   });
 
   test("starts at most 10 ms later outside the mesh and 30 ms later inside it", async () => {
-    const { bare, plain, mesh, plainMore, meshMore, foreignLoad, rounds } = await inside().overhead(15);
-    const ms = (value: number): string => `${value.toFixed(1)} ms`;
-    const quiet = foreignLoad < 0.15;
-    say(
-      `RunPodSandbox, p50 of ${rounds} rounds: ${ms(bare)} without us, ${ms(plain)} outside the mesh (${ms(plainMore)} more), ` +
-        `${ms(mesh)} in the mesh (${ms(meshMore)} more); others used ${(foreignLoad * 100).toFixed(0)} % of the machine` +
-        `${quiet ? "" : ", which is too much to hold the agent to its limits"}`,
-    );
-    if (!quiet) return;
-    expect(plain - bare).toBeLessThanOrEqual(10);
-    expect(mesh - bare).toBeLessThanOrEqual(30);
+    const enoughQuiet = 20;
+    const found = await inside().overhead({ enoughQuiet, maxRounds: 40 });
+    const { rounds, times, quietRounds, quietTimes, foreignLoad } = found;
+    const load = `others used ${(foreignLoad * 100).toFixed(0)} % of the machine`;
+    say(`RunPodSandbox, p50 of ${rounds} rounds: ${costs(times)}; ${load}`);
+    if (quietTimes !== undefined)
+      say(`p50 of the ${quietRounds} rounds that were quiet: ${costs(quietTimes)}`);
+    if (quietTimes === undefined || quietRounds < enoughQuiet) {
+      say(`${quietRounds} quiet rounds are too few to hold the agent to its limits`);
+      return;
+    }
+    expect(quietTimes.plain - quietTimes.bare).toBeLessThanOrEqual(10);
+    expect(quietTimes.mesh - quietTimes.bare).toBeLessThanOrEqual(30);
   });
 });
+
+function costs({ bare, plain, mesh }: RunTimes): string {
+  const ms = (value: number): string => `${value.toFixed(1)} ms`;
+  return (
+    `${ms(bare)} without us, ${ms(plain)} outside the mesh (${ms(plain - bare)} more), ` +
+    `${ms(mesh)} in the mesh (${ms(mesh - bare)} more)`
+  );
+}

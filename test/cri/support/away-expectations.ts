@@ -9,19 +9,21 @@ export function expectAwayToHurtNobody(times: AwayTimes, limits: { agentWaitSeco
   const list = (values: readonly number[]): string => values.map((ms) => ms.toFixed(0)).join(", ");
   const failed = times.attempts.filter(({ error }) => error !== undefined);
   say(
-    `agent away: Stop and Remove ${list(times.dels)} ms, exempt pods ${list(times.exempt)} ms; after its start ready at ` +
-      `${list([times.ready])} ms, mesh pods at ${list(times.meshPods)} ms, others at ${list(times.plainPods)} ms; ` +
-      `${failed.length} of ${times.attempts.length} attempts failed`,
+    `agent away: Stop and Remove ${list(times.dels)} ms, exempt pods ${list(times.exempt)} ms; its process was ready after ` +
+      `${list([times.ready])} ms; mesh pods ran ${list(times.meshPods)} ms after its start, which is ` +
+      `${list(times.meshPods.map((ms) => ms - times.ready))} ms after it was ready, others ${list(times.plainPods)} ms after its ` +
+      `start; ${failed.length} of ${times.attempts.length} attempts failed`,
   );
   // the launcher's shortest patience
   for (const ms of [...times.dels, ...times.exempt]) expect(ms).toBeLessThan(2000);
-  // it is back when it is ready: how long a process takes to start is the machine's affair
+  // it is back when /readyz says so: how long a process takes to get there is the machine's affair
   for (const ms of [...times.meshPods, ...times.plainPods]) expect(ms - times.ready).toBeLessThan(2000);
   expect(failed.length).toBeGreaterThan(0);
   for (const { error, code, ms } of failed) {
     expect(code).toBe("UNKNOWN");
     expect(error).toMatch(awayMessage(limits.agentWaitSeconds));
-    expect(ms).toBeLessThan(1000 * limits.agentWaitSeconds + 1500);
+    // the sandbox is made and taken down again besides; how long the launcher waited, it says itself
+    expect(ms).toBeLessThan(1000 * limits.agentWaitSeconds + 3000);
   }
 }
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The chains of the runtime: who puts our plugin into them is decided in this file alone.
-import { copyFile, mkdir, readdir, rename, symlink, writeFile } from "node:fs/promises";
+// The chains of the runtime as they are before an agent installs itself into one of them.
+import { mkdir, readdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type AmbientPluginOptions, ambientPlugin, bridgeConflist } from "../../support/node/conflist.ts";
-import { PLUGIN_DIR } from "../../support/node/mesh-node.ts";
+import { bridgeConflist } from "../../support/node/conflist.ts";
 
 /** Where the runtime looks, and what the chains keep. */
 export interface ChainPlaces {
@@ -37,8 +36,12 @@ export function chainPlaces(scratch: string): ChainPlaces {
   };
 }
 
-/** Debian's plugins with our launcher after them, and a chain without it. */
-export async function makeChains(places: ChainPlaces, plugin: AmbientPluginOptions): Promise<void> {
+/** Plugin types of the chain that an agent finds, and of the one it makes of it. */
+export const primaryChain: readonly string[] = ["bridge", "portmap"];
+export const ourChain: readonly string[] = [...primaryChain, "ambient-cni"];
+
+/** Debian's plugins, and the same network for both kinds of sandbox: the agent adds its launcher and its entry. */
+export async function makeChains(places: ChainPlaces): Promise<void> {
   for (const folder of [places.binDir, places.confDir, places.bareConfDir]) await mkdir(folder);
   for (const name of await readdir("/usr/lib/cni")) {
     if (name !== "portmap" && name !== "loopback")
@@ -48,25 +51,16 @@ export async function makeChains(places: ChainPlaces, plugin: AmbientPluginOptio
   await writeFile(join(places.binDir, "loopback"), slowLoopback(places.loopbackDelay), { mode: 0o755 });
   await writeFile(places.callLog, "");
   await writeFile(places.loopbackDelay, "0");
-  await copyFile(join(PLUGIN_DIR, "ambient-cni"), join(places.binDir, "ambient-cni"));
   const leaseDir = join(places.leaseDir, "..");
   const portmap = { type: "portmap", capabilities: { portMappings: true } };
-  const bare = bridgeConflist({ name: networkName, leaseDir, chained: [portmap] });
-  const ours = bridgeConflist({ name: networkName, leaseDir, chained: [portmap, ambientPlugin(plugin)] });
-  await writeChain(places.bareConfDir, bare);
-  await writeChain(places.confDir, ours);
+  const conflist = bridgeConflist({ name: networkName, leaseDir, chained: [portmap] });
+  const text = `${JSON.stringify(conflist, undefined, 2)}\n`;
+  for (const folder of [places.bareConfDir, places.confDir]) await writeFile(conflistPath(folder), text);
 }
 
 /** The one file of a chain's folder. */
 export function conflistPath(confDir: string): string {
   return join(confDir, `10-${networkName}.conflist`);
-}
-
-/** Writes beside the place and renames: nobody reads half a file, and containerd 1.6 notices it. */
-export async function writeChain(confDir: string, conflist: object): Promise<void> {
-  const path = conflistPath(confDir);
-  await writeFile(`${path}.new`, JSON.stringify(conflist, undefined, 2));
-  await rename(`${path}.new`, path);
 }
 
 function callLogger(log: string): string {

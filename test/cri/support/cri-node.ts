@@ -6,11 +6,12 @@ import { boxImage } from "../../cluster/support/box-image.ts";
 import { makeNodePlaces } from "../../cluster/support/node-places.ts";
 import { writeKubeconfig } from "../../support/api-server/kubeconfig.ts";
 import { ApiServer } from "../../support/api-server.ts";
-import { AgentProcess } from "../../support/node/agent-process.ts";
-import type { AmbientPluginOptions } from "../../support/node/conflist.ts";
+import { AGENT_BUNDLE, AgentProcess } from "../../support/node/agent-process.ts";
 import { type InsideNode, requireNode } from "../../support/node/inside.ts";
+import { ManagedProcess } from "../../support/node/managed-process.ts";
+import { cleanEnv } from "../../support/node/run.ts";
 import { StandIn, type StandInStart } from "../../support/ztunnel/stand-in.ts";
-import { type ChainPlaces, chainPlaces, makeChains } from "./chain.ts";
+import { type ChainPlaces, chainPlaces, makeChains, ourChain } from "./chain.ts";
 import { Containerd } from "./containerd.ts";
 import type { CriClient, SandboxConfig } from "./cri-client.ts";
 
@@ -26,9 +27,14 @@ export const plainNamespace = "plain";
 /** Port of the applications. */
 export const appPort = 8080;
 
+/** Where the agents run. */
+export const agentNamespace = "istio-system";
+const daemonSet = "ambient-cni-node";
+/** Pod of every agent: its settings stay the same from one to the next. */
+export const agentPodName = `${daemonSet}-k4m2x`;
+
 /** How a {@link CriNode} differs from the default. */
 export interface CriNodeOptions {
-  readonly plugin?: AmbientPluginOptions;
   /** Settings of every agent that is started. */
   readonly agentEnv?: Readonly<Record<string, string>>;
 }
@@ -87,7 +93,7 @@ export class CriNode {
     const node = requireNode();
     await makeNodePlaces(node.scratch);
     const chains = chainPlaces(node.scratch);
-    await makeChains(chains, options.plugin ?? {});
+    await makeChains(chains);
     const [api, containerd] = await Promise.all([ApiServer.start(), Containerd.start(node.scratch, chains)]);
     await containerd.importImage(node.scratch);
     writeKubeconfig(kubeconfig, api.url);
@@ -96,11 +102,20 @@ export class CriNode {
     for (const [name, labels] of [
       [meshNamespace, { [modeLabel]: "ambient" }],
       [plainNamespace, {}],
-      ["istio-system", {}],
+      [agentNamespace, {}],
     ] as const) {
       api.put("namespaces", { metadata: { name, labels }, status: { phase: "Active" } });
     }
-    return new CriNode({ node, api, chains, containerd }, options.agentEnv ?? {});
+    putDaemonSet(api);
+    const agentEnv = {
+      INSTALL_CNI_PLUGIN: "true",
+      MOUNTED_CNI_NET_DIR: chains.confDir,
+      MOUNTED_CNI_BIN_DIR: chains.binDir,
+      POD_NAMESPACE: agentNamespace,
+      POD_NAME: agentPodName,
+      ...options.agentEnv,
+    };
+    return new CriNode({ node, api, chains, containerd }, agentEnv);
   }
 
   get cri(): CriClient {
@@ -123,10 +138,20 @@ export class CriNode {
     return this.#ztunnel;
   }
 
-  /** Starts an agent; it may not be ready yet. */
-  async startAgent(): Promise<AgentProcess> {
-    this.#agent = await AgentProcess.start({ nodeName, kubeconfig, ztunnelSocket, env: this.#agentEnv });
+  /** Starts an agent, which installs itself into the runtime's folders; it may not be ready yet. */
+  async startAgent(env: Readonly<Record<string, string>> = {}): Promise<AgentProcess> {
+    const settings = { ...this.#agentEnv, ...env };
+    this.#agent = await AgentProcess.start({ nodeName, kubeconfig, ztunnelSocket, env: settings });
     return this.#agent;
+  }
+
+  /** Starts `ambient-cni uninstall` with the agent's settings. */
+  startUninstall(args: readonly string[] = []): ManagedProcess {
+    const env = cleanEnv({ HOST_ROOT: "/", ZTUNNEL_UDS_ADDRESS: ztunnelSocket, ...this.#agentEnv });
+    return new ManagedProcess([process.execPath, AGENT_BUNDLE, "uninstall", ...args], {
+      name: "uninstall",
+      env,
+    });
   }
 
   /** Starts a stand-in ztunnel that opens real sockets in the pods and goes from pod to pod by port 15008. */
@@ -136,11 +161,17 @@ export class CriNode {
     return this.#ztunnel;
   }
 
-  /** Starts both and waits until they are there for each other. */
-  async startMesh(): Promise<void> {
+  /** Starts an agent and waits until it is ready and the runtime has loaded its chain. */
+  async install(): Promise<void> {
     await this.startAgent();
     await this.agent.waitReady();
-    await this.startZtunnel();
+    await this.containerd.waitForChain(ourChain);
+  }
+
+  /** Starts agent and ztunnel and waits until they are there for each other. */
+  async startMesh(options: Omit<StandInStart, "socket"> = {}): Promise<void> {
+    await this.install();
+    await this.startZtunnel(options);
     await this.ztunnel.waitForReady();
   }
 
@@ -213,4 +244,16 @@ export class CriNode {
       linux: { cgroup_parent: `/${basename(this.node.cgroupFolder)}/kubepods/burstable/pod${uid}` },
     };
   }
+}
+
+/** The agent's own object and its owner: without them a SIGTERM would be an agent's last. */
+function putDaemonSet(api: ApiServer): void {
+  const owner = { apiVersion: "apps/v1", kind: "DaemonSet", name: daemonSet, uid: crypto.randomUUID() };
+  const metadata = { name: agentPodName, namespace: agentNamespace, uid: crypto.randomUUID() };
+  api.put("daemonsets", { metadata: { name: daemonSet, namespace: agentNamespace, uid: owner.uid } });
+  api.put("pods", {
+    metadata: { ...metadata, ownerReferences: [{ ...owner, controller: true }] },
+    spec: { nodeName },
+    status: { phase: "Running" },
+  });
 }
