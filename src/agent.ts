@@ -252,7 +252,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   readiness.meet("watches");
   await enrolment.start();
   readiness.meet("enrolment");
-  exempt.start();
+  await exempt.start();
   // last in the chain of causes: from here on the runtime calls us
   if (config.install.enabled) await installer.start();
   void own

@@ -62,11 +62,15 @@ export class ExemptNamespaces {
     this.#path = join(options.runDir, "exempt-namespaces");
   }
 
-  /** Call once the namespaces are known: a list made before would exempt nobody. */
-  start(): void {
+  /**
+   * Call once the namespaces are known: a list made before would exempt nobody. Resolves after the first try, so that
+   * the chain does not name a launcher without a list.
+   */
+  async start(): Promise<void> {
     if (this.#options.policy === "namespace")
       this.#unsubscribe = this.#options.node.onNamespaceChange(() => this.#plan(settleMs));
-    this.#plan(0);
+    this.#work = this.#work.then(() => this.#write());
+    await this.#work;
   }
 
   /** The list stays: it is for the time without an agent. */
