@@ -426,7 +426,12 @@ export async function delBeforeTheProcessesEnd(): Promise<void> {
   const before = looks();
   await waitFor("two more looks at the pod", () => looks() >= before + 2, { timeoutMs: 10_000 });
   await claimUntouched(pod);
-  assert.ok(!(await netnsUsers(inode)).includes(mesh.agent.pid), "the agent holds the ended sandbox");
+  // a look under way has it open for a moment
+  await waitFor(
+    "the agent to let go of the ended sandbox",
+    async () => !(await netnsUsers(inode)).includes(mesh.agent.pid),
+    { timeoutMs: 500, intervalMs: 10 },
+  );
   await mesh.kubelet.deletePod(pod);
 }
 
