@@ -63,23 +63,23 @@ describe.skipIf(means.lacks !== undefined)("an installed agent", () => {
   });
   test("leaves the node as it was when its DaemonSet is deleted", async () => {
     sayTimes("DaemonSet deleted", await node.call.uninstall());
-  });
+  }, 150_000);
   test("can be installed again, and finds its pods", async () => {
     sayTimes("second installation", await node.call.installAgain());
   });
   test("leaves the node as it was when all manifests are deleted in one go", async () => {
     sayTimes("manifests deleted", await node.call.uninstallAll());
-  });
+  }, 150_000);
   test("does all of that in the DaemonSet of istio-cni", async () => {
     sayTimes("drop-in", await node.call.dropIn());
-  });
+  }, 200_000);
   test("is updated under traffic while pods come and go, and nobody notices", async () => {
     sayTimes("installed again", await node.call.installAgain());
     sayTimes("agent updated", await node.call.updateAgent());
   }, 300_000);
   test("lets a ztunnel take over from another without a failed connection", async () => {
     sayTimes("ztunnel updated", await node.call.updateZtunnel());
-  }, 120_000);
+  }, 240_000);
   test("keeps everything captured over a minute without API server", async () => {
     sayTimes("API server back", await node.call.withoutApiServer());
   }, 180_000);

@@ -66,9 +66,18 @@ export async function updateZtunnel(): Promise<Record<string, number>> {
   const times: Record<string, number> = {};
   const replace = async (old: string, next: string) => {
     const began = performance.now();
-    await scene.startZtunnel(next);
-    await scene.kube.kubectl(["-n", "istio-system", "delete", "daemonset", old]);
-    await scene.untilGone(`set=${old}`);
+    const [oldPod] = (await scene.systemPods(`set=${old}`)) as [KubeJson];
+    const log = await scene.ContainerLog.open(oldPod, "istio-proxy");
+    try {
+      await scene.startZtunnel(next);
+      await scene.kube.kubectl(["-n", "istio-system", "delete", "daemonset", old]);
+      await scene.untilGone(`set=${old}`);
+    } catch (error) {
+      const last = (await log.lines()).slice(-5).map(({ text }) => text);
+      throw new Error(`${(error as Error).message}; its last words:\n${last.join("\n")}`);
+    } finally {
+      await log.close();
+    }
     times[`${old} to ${next}`] = Math.round(performance.now() - began);
     await scene.untilHeld(pods);
   };

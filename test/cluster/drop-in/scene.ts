@@ -15,7 +15,7 @@ import type { KubeJson } from "../support/kube-admin.ts";
 import { KubeNode } from "../support/kube-node.ts";
 import { agentImage, buildNodeImages } from "../support/node-images.ts";
 import { nodeAddress } from "../support/node-places.ts";
-import { appPort, lastLines, meshNamespace, netnsOf, patience } from "../support/workloads.ts";
+import { appPort, lastLines, meshNamespace, netnsOf } from "../support/workloads.ts";
 import { ztunnelDaemonSet, ztunnelHealthPort } from "../support/ztunnel-daemonset.ts";
 
 const node = requireNode();
@@ -141,9 +141,14 @@ export function systemPods(selector: string): Promise<KubeJson[]> {
   return kube.admin.list(`/api/v1/namespaces/${system}/pods?${query}`);
 }
 
-/** Waits until no pod of the system namespace has the label. */
+/**
+ * Waits until no pod of the system namespace has the label. A pod whose processes have ended long ago goes when its sandbox
+ * was collected, which the kubelet does once a minute where its first try fails.
+ * Source: Kubernetes 1.20 pkg/kubelet/kubelet_pods.go, PodResourcesAreReclaimed; pkg/kubelet/kubelet.go, ContainerGCPeriod.
+ */
 export async function untilGone(selector: string): Promise<void> {
-  await waitFor(`no pod with ${selector}`, async () => (await systemPods(selector)).length === 0, patience);
+  const isGone = async (): Promise<boolean> => (await systemPods(selector)).length === 0;
+  await waitFor(`no pod with ${selector}`, isGone, { timeoutMs: 80_000 });
 }
 
 /** Deletes a DaemonSet as kubectl does, and waits for its pods to go. */
