@@ -2,6 +2,7 @@
 // All pods of the node: who asks for a look at which pod, and when.
 import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
 import type { Sandbox } from "../netns/sandbox-finder.ts";
+import { captureFault } from "./capture-fault.ts";
 import { type Desired, decideEnrolment } from "./desired-state.ts";
 import { EnrolmentError } from "./enrolment-error.ts";
 import { KeyedQueue } from "./keyed-queue.ts";
@@ -11,7 +12,8 @@ import {
   type ReconcilerParts,
   waitsForZtunnel,
 } from "./pod-reconciler.ts";
-import { adoptSandbox, createPodRecord, newestFacts, noteEnd, type PodRecord } from "./pod-record.ts";
+import { adoptSandbox, isEmpty, newestFacts, noteEnd, type PodRecord } from "./pod-record.ts";
+import { PodRecords } from "./pod-records.ts";
 import { Setbacks } from "./setbacks.ts";
 import { restoreExemptions, takeStock } from "./stock-taking.ts";
 import { ZtunnelGate } from "./ztunnel-gate.ts";
@@ -59,7 +61,7 @@ export class Enrolment {
   readonly #reconciler: PodReconciler;
   readonly #setbacks: Setbacks;
   readonly #queue: KeyedQueue<ReconcileOutcome>;
-  readonly #records = new Map<string, PodRecord>();
+  readonly #records = new PodRecords();
   #started = false;
 
   constructor(options: EnrolmentOptions) {
@@ -93,12 +95,12 @@ export class Enrolment {
     const pods = [...node.pods.values()];
     await Promise.all(
       pods.map((pod) =>
-        takeStock(this.#noteFacts(pod), { pod, desired: this.desired(pod), parts: this.#options }),
+        takeStock(this.#records.note(pod), { pod, desired: this.desired(pod), parts: this.#options }),
       ),
     );
     this.#started = true;
     // what changed meanwhile has not been listened to
-    for (const pod of node.pods.values()) this.#noteFacts(pod);
+    for (const pod of node.pods.values()) this.#records.note(pod);
     for (const record of this.#records.values()) {
       if (record.adding === 0 && node.pod(record.uid) === undefined) record.facts = undefined;
     }
@@ -112,7 +114,7 @@ export class Enrolment {
    * @throws EnrolmentError with cause and remedy; nothing of the attempt is left then
    */
   async add({ pod, namespace, sandbox }: NewSandbox): Promise<ReconcileOutcome> {
-    const record = this.#noteFacts(pod);
+    const record = this.#records.note(pod);
     record.ended = undefined;
     record.namespaceHint = newestFacts(record.namespaceHint, namespace);
     adoptSandbox(record, sandbox);
@@ -134,7 +136,7 @@ export class Enrolment {
 
   /** Clears up after a sandbox that ended; returns at once, the work goes on behind. */
   remove(ended: EndedSandbox): void {
-    const record = this.#records.get(ended.uid) ?? this.#recordOfContainer(ended.containerId);
+    const record = this.#records.get(ended.uid) ?? this.#records.ofContainer(ended.containerId);
     const sandbox = record?.sandbox;
     if (record === undefined || sandbox === undefined) return;
     const sameContainer = sandbox.containerId !== "" && sandbox.containerId === ended.containerId;
@@ -181,26 +183,16 @@ export class Enrolment {
 
   /** Repairs of enrolled pods by kind of drift, since the start. */
   get repairs(): ReadonlyMap<string, number> {
-    return this.#reconciler.repairs;
+    return this.#reconciler.repairs.counts;
   }
 
   /**
    * What is wrong with a pod's capture, looked at in the kernel and at ztunnel's word; `undefined` when nothing is.
    * @param netnsKey `Netns.key` of the namespace the runtime has for the pod
    */
-  async fault(pod: PodFacts, netnsKey: string | undefined): Promise<string | undefined> {
-    const { ztunnel, redirection } = this.#options;
-    const sandbox = this.#records.get(pod.uid)?.sandbox;
-    if (sandbox === undefined) return "its sandbox is not known to the agent";
-    if (netnsKey !== sandbox.netns.key)
-      return `the agent serves another namespace (${sandbox.netns.key}) for it`;
-    const desired = this.desired(pod);
-    if (desired === undefined) return "the labels of its namespace are not known";
-    if (!desired.wanted) return undefined;
-    const { drift } = await redirection.verify(sandbox.netns, desired.redirect);
-    if (drift.length > 0) return `its redirection differs: ${drift.map((item) => item.detail).join(", ")}`;
-    if (ztunnel.acknowledged(pod.uid) !== netnsKey) return "ztunnel has not acknowledged it";
-    return undefined;
+  fault(pod: PodFacts, netnsKey: string | undefined): Promise<string | undefined> {
+    const { sandbox } = this.#records.get(pod.uid) ?? {};
+    return captureFault({ pod, netnsKey, sandbox, desired: this.desired(pod) }, this.#options);
   }
 
   /** Clears up after every sandbox that the runtime named in an ADD and that is not among these (CNI's GC). */
@@ -295,7 +287,7 @@ export class Enrolment {
   #podChanged(uid: string, pod: PodFacts | undefined): void {
     if (!this.#started) return;
     if (pod !== undefined) {
-      this.#noteFacts(pod);
+      this.#records.note(pod);
       this.#options.history.asked(uid);
     }
     const record = this.#records.get(uid);
@@ -334,24 +326,4 @@ export class Enrolment {
   requestAll(): void {
     for (const uid of this.#records.keys()) this.#queue.request(uid);
   }
-
-  #noteFacts(pod: PodFacts): PodRecord {
-    let record = this.#records.get(pod.uid);
-    if (record === undefined) {
-      record = createPodRecord(pod.uid);
-      this.#records.set(pod.uid, record);
-    }
-    record.facts = newestFacts(record.facts, pod);
-    return record;
-  }
-
-  #recordOfContainer(containerId: string): PodRecord | undefined {
-    if (containerId === "") return undefined;
-    return [...this.#records.values()].find((record) => record.sandbox?.containerId === containerId);
-  }
-}
-
-/** Nobody waits for it and it owns nothing: a DEL may have come while its run was under way. */
-function isEmpty({ adding, facts, sandbox, departed }: PodRecord): boolean {
-  return adding === 0 && facts === undefined && sandbox === undefined && departed.length === 0;
 }

@@ -3,7 +3,7 @@
 import type { NodeState } from "../kube/node-state.ts";
 import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
 import type { Logger } from "../observe/logger.ts";
-import { runtimeUid } from "./pod-reconciler.ts";
+import { runtimeUid } from "./runtime-pod.ts";
 
 /** The pod as the runtime names it; `uid` is empty when it does not say. */
 export interface NamedPod {

@@ -4,11 +4,10 @@ import type { AnnotationWriter } from "../kube/annotation-writer.ts";
 import type { EventRecorder } from "../kube/event-recorder.ts";
 import type { NodeState } from "../kube/node-state.ts";
 import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
-import type { Sandbox, SandboxFinder, SoughtPod } from "../netns/sandbox-finder.ts";
+import type { Sandbox, SandboxFinder } from "../netns/sandbox-finder.ts";
 import type { Logger } from "../observe/logger.ts";
 import type { HostProbes } from "../probes/host-probes.ts";
 import type { ProbePathWatch } from "../probes/probe-path-watch.ts";
-import type { Drift } from "../redirect/fingerprint.ts";
 import type { PodRedirection } from "../redirect/pod-redirection.ts";
 import type { RedirectOptions } from "../redirect/rules.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
@@ -16,6 +15,8 @@ import type { ZdsServer } from "../ztunnel/zds-server.ts";
 import { decideEnrolment, type EnrolmentPolicy } from "./desired-state.ts";
 import type { PodHistory } from "./pod-history.ts";
 import { adoptSandbox, isRemains, newestFacts, offerSandbox, type PodRecord } from "./pod-record.ts";
+import { Repairs } from "./repairs.ts";
+import { soughtPod } from "./runtime-pod.ts";
 
 /** How a run ended when nothing went wrong. */
 export type ReconcileOutcome =
@@ -36,7 +37,7 @@ export interface ReconcilerParts {
   readonly annotations: AnnotationWriter;
   readonly events: EventRecorder;
   readonly probes: HostProbes;
-  readonly probePath: Pick<ProbePathWatch, "enrolled">;
+  readonly probePath: Pick<ProbePathWatch, "enrolled" | "left">;
   readonly history: PodHistory;
   readonly policy: EnrolmentPolicy;
   readonly log: Logger;
@@ -45,14 +46,14 @@ export interface ReconcilerParts {
 /** The steps in and out of the mesh. In: routes and rules, ztunnel's ack, probes, annotation. Out: probes, rules, ztunnel, annotation. */
 export class PodReconciler {
   readonly #parts: ReconcilerParts;
-  /** Repairs of enrolled pods by kind of drift, since the start. */
-  readonly repairs = new Map<string, number>();
+  readonly repairs: Repairs;
 
   /** The agent leaves the node for good: no pod belongs into the mesh any more. */
   isLeaving = false;
 
   constructor(parts: ReconcilerParts) {
     this.#parts = parts;
+    this.repairs = new Repairs(parts);
   }
 
   /** Looks at one pod and does what is missing. @throws when a step failed; the pod then stays where it is */
@@ -117,7 +118,7 @@ export class PodReconciler {
     const { skippedFamilies } = report;
     history.looked(pod.uid, { netnsKey: sandbox.netns.key, skippedFamilies });
     history.step(pod.uid, "rules");
-    if (report.changed && record.state === "enrolled") this.#noteRepair(record, report.repaired);
+    if (report.changed && record.state === "enrolled") this.repairs.note(record, report.repaired);
     if (ztunnel.acknowledged(pod.uid) !== sandbox.netns.key) {
       await this.#handOver(record, { pod, sandbox });
       history.step(pod.uid, "ztunnel");
@@ -154,6 +155,7 @@ export class PodReconciler {
   }
 
   async #endExemption(uid: string): Promise<void> {
+    await this.#parts.probePath.left(uid);
     try {
       await this.#parts.probes.remove(uid);
     } catch (error) {
@@ -234,8 +236,9 @@ export class PodReconciler {
 
   /** Sandboxes that ended: ztunnel lets go of the pod unless it has a new one, our rules go, the handle is closed. */
   async #clearDeparted(record: PodRecord): Promise<void> {
-    const { ztunnel, redirection, log } = this.#parts;
+    const { ztunnel, redirection, probePath, log } = this.#parts;
     if (record.departed.length === 0) return;
+    await probePath.left(record.uid);
     if (record.sandbox === undefined) {
       await this.#endExemption(record.uid);
       await ztunnel.remove(record.uid);
@@ -278,25 +281,6 @@ export class PodReconciler {
     return record.sandbox;
   }
 
-  #noteRepair(record: PodRecord, repaired: readonly Drift[]): void {
-    const { log, events } = this.#parts;
-    const pod = record.facts;
-    for (const { kind } of repaired) this.repairs.set(kind, (this.repairs.get(kind) ?? 0) + 1);
-    log.warn(
-      {
-        ns: pod?.namespace,
-        pod: pod?.name,
-        uid: record.uid,
-        netns: record.sandbox?.netns.key,
-        drift: repaired,
-      },
-      "repaired the redirection of a pod",
-    );
-    const details = repaired.map(({ family, detail }) => `IPv${family}: ${detail}`).join("; ");
-    const message = `The redirection of this pod had been changed and was put back: ${details}. Look for what writes network rules in it.`;
-    if (pod !== undefined) events.record(pod, { reason: "AmbientRepaired", message });
-  }
-
   #warnOnce(record: PodRecord, warnings: readonly string[]): void {
     const text = warnings.join("\n");
     if (text === record.warned) return;
@@ -317,17 +301,6 @@ export class PodReconciler {
     record.touched = false;
     record.state = "outside";
   }
-}
-
-/** How the runtime knows a pod: a static pod has the hash of its file as UID there, not its API object's UID. */
-export function soughtPod(pod: PodFacts): SoughtPod {
-  return { uid: runtimeUid(pod), containerIds: pod.containerIds, ips: pod.ips };
-}
-
-/** The UID in cgroup paths and CNI_ARGS. Source: kubernetes pkg/kubelet/config/common.go, static pods. */
-export function runtimeUid(pod: PodFacts): string {
-  const hash = pod.annotations[podAnnotations.configHash];
-  return pod.annotations[podAnnotations.configMirror] !== undefined && hash !== undefined ? hash : pod.uid;
 }
 
 /** True for failures that the next ztunnel connection mends by itself. */

@@ -112,6 +112,11 @@ export function offerSandbox(record: PodRecord, found: Sandbox | undefined): voi
   else found.netns.close();
 }
 
+/** Nobody waits for it and it owns nothing: a DEL may have come while its run was under way. */
+export function isEmpty({ adding, facts, sandbox, departed }: PodRecord): boolean {
+  return adding === 0 && facts === undefined && sandbox === undefined && departed.length === 0;
+}
+
 /** Takes over facts unless newer ones are known. */
 export function newestFacts<T extends { readonly resourceVersion: string }>(
   known: T | undefined,

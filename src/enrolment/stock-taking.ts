@@ -2,8 +2,9 @@
 // What an agent that starts finds on its node: pods that an earlier agent left in the mesh, or half-way into it.
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import type { Desired } from "./desired-state.ts";
-import { type ReconcilerParts, soughtPod } from "./pod-reconciler.ts";
+import type { ReconcilerParts } from "./pod-reconciler.ts";
 import { offerSandbox, type PodRecord } from "./pod-record.ts";
+import { soughtPod } from "./runtime-pod.ts";
 
 type Parts = Pick<ReconcilerParts, "finder" | "redirection" | "ztunnel" | "probes" | "log">;
 

@@ -63,6 +63,20 @@ export interface ProbePathWatchOptions {
 
 const DEFAULTS = { settleMs: 2_000, confirmMs: 5_000, repeatMs: 600_000, retryMs: 10_000, timeoutMs: 2_000 };
 const PLUGIN_TYPES_MS = 2_000;
+/** What a check saw that is not as it should be. */
+interface FoundPath {
+  readonly uid: string;
+  readonly outcome: ProbePathReport["outcome"];
+  readonly results: readonly ProbePathResult[];
+}
+
+/** A check under way. */
+interface RunningCheck {
+  readonly uid: string;
+  readonly abort: AbortController;
+  readonly ended: Promise<void>;
+}
+
 const SEVERITY: readonly ProbePathOutcome[] = ["bypassed", "captured", "unreachable"];
 
 /**
@@ -71,8 +85,8 @@ const SEVERITY: readonly ProbePathOutcome[] = ["bypassed", "captured", "unreacha
  */
 export class ProbePathWatch {
   readonly #options: ProbePathWatchOptions & Required<Pick<ProbePathWatchOptions, keyof typeof DEFAULTS>>;
-  readonly #abort = new AbortController();
-  #running: Promise<void> | undefined;
+  #isStopped = false;
+  #running: RunningCheck | undefined;
   #state: ProbePathState = { outcome: "unknown", atMs: undefined };
   /** On the clock of `performance.now()`. */
   #checkedMs = 0;
@@ -91,7 +105,7 @@ export class ProbePathWatch {
   /** A pod for a check, if one is due. Returns at once and never throws; may be called for any pod at any time. */
   enrolled(pod: ProbedPod): void {
     const isDue = this.#running === undefined && performance.now() >= this.#dueMs;
-    if (!isDue || this.#abort.signal.aborted) return;
+    if (!isDue || this.#isStopped) return;
     let netns: Netns;
     let addresses: string[];
     try {
@@ -105,10 +119,18 @@ export class ProbePathWatch {
       );
       return;
     }
-    this.#running = this.#run({ uid: pod.uid, netns, addresses }).finally(() => {
+    const { uid } = pod;
+    const abort = new AbortController();
+    const ended = this.#run({ uid, netns, addresses }, abort.signal).finally(() => {
       netns.close();
       this.#running = undefined;
     });
+    this.#running = { uid, abort, ended };
+  }
+
+  /** A pod is on its way out: a check under way lets go of its namespace, and the next pod is taken instead. */
+  async left(uid: string): Promise<void> {
+    if (this.#running?.uid === uid) await this.#giveUp(this.#running);
   }
 
   /** Something on the host had failed and was mended: a good outcome is looked at again when it is old enough. */
@@ -118,24 +140,29 @@ export class ProbePathWatch {
 
   /** Gives up a check under way and waits for its end. */
   async stop(): Promise<void> {
-    this.#abort.abort();
-    await this.#running;
+    this.#isStopped = true;
+    if (this.#running !== undefined) await this.#giveUp(this.#running);
   }
 
-  async #run(pod: ProbedPod): Promise<void> {
+  async #giveUp({ abort, ended }: RunningCheck): Promise<void> {
+    abort.abort();
+    await ended;
+  }
+
+  async #run(pod: ProbedPod, signal: AbortSignal): Promise<void> {
     const { settleMs, repeatMs, retryMs, log } = this.#options;
     try {
-      await this.#pause(settleMs);
-      const results = await this.#find(pod);
+      await pause(settleMs, signal);
+      const results = await this.#find(pod, signal);
       const outcome = worstOf(results);
       this.#note(outcome);
       this.#unknownInARow = 0;
       this.#dueMs = outcome === "bypassed" ? Number.POSITIVE_INFINITY : this.#checkedMs + repeatMs;
       if (outcome === "bypassed")
         log.info({ uid: pod.uid, ips: pod.addresses }, "kubelet probes pass ztunnel");
-      else await this.#report({ uid: pod.uid, outcome, results });
+      else await this.#report({ uid: pod.uid, outcome, results }, signal);
     } catch (error) {
-      if (this.#abort.signal.aborted) return;
+      if (signal.aborted) return;
       this.#note("unknown");
       this.#dueMs = this.#checkedMs + Math.min(repeatMs, retryMs * 2 ** this.#unknownInARow++);
       log.info({ uid: pod.uid, err: error }, "could not find out whether kubelet probes pass ztunnel");
@@ -143,21 +170,20 @@ export class ProbePathWatch {
   }
 
   /** A bad outcome only if it is so twice. @throws when the pod cannot be looked at, because it has ended for example */
-  async #find(pod: ProbedPod): Promise<ProbePathResult[]> {
-    const first = await this.#check(pod);
+  async #find(pod: ProbedPod, signal: AbortSignal): Promise<ProbePathResult[]> {
+    const first = await this.#check(pod, signal);
     if (worstOf(first) === "bypassed") return first;
     const reason = describe(first);
     this.#options.log.debug(
       { uid: pod.uid, reason },
       "kubelet probes seem not to pass ztunnel; looking again",
     );
-    await this.#pause(this.#options.confirmMs);
-    return await this.#check(pod);
+    await pause(this.#options.confirmMs, signal);
+    return await this.#check(pod, signal);
   }
 
-  async #check({ netns, addresses }: ProbedPod): Promise<ProbePathResult[]> {
+  async #check({ netns, addresses }: ProbedPod, signal: AbortSignal): Promise<ProbePathResult[]> {
     const { hostNetnsPath, probeSnatV4, probeSnatV6, timeoutMs } = this.#options;
-    const { signal } = this.#abort;
     using host = Netns.open(hostNetnsPath);
     const results: ProbePathResult[] = [];
     for (const address of addresses) {
@@ -167,26 +193,18 @@ export class ProbePathWatch {
     return results;
   }
 
-  async #report({
-    uid,
-    outcome,
-    results,
-  }: {
-    uid: string;
-    outcome: ProbePathReport["outcome"];
-    results: readonly ProbePathResult[];
-  }): Promise<void> {
+  async #report({ uid, outcome, results }: FoundPath, signal: AbortSignal): Promise<void> {
     const { onoutcome, log } = this.#options;
-    const remedy = probePathRemedy(await this.#pluginTypes());
+    const remedy = probePathRemedy(await this.#pluginTypes(signal));
     const message = describe(results);
     log.warn({ uid, outcome, reason: message, remedy }, "kubelet probes do not pass ztunnel on this node");
     onoutcome({ uid, outcome, message, remedy });
   }
 
   /** None when they cannot be had: then the remedy is a general one. */
-  async #pluginTypes(): Promise<readonly string[]> {
+  async #pluginTypes(signal: AbortSignal): Promise<readonly string[]> {
     try {
-      return await Promise.race([this.#options.pluginTypes(), this.#pause(PLUGIN_TYPES_MS).then(() => [])]);
+      return await Promise.race([this.#options.pluginTypes(), pause(PLUGIN_TYPES_MS, signal).then(() => [])]);
     } catch (error) {
       this.#options.log.debug({ err: error }, "cannot tell the node's CNI plugins");
       return [];
@@ -218,10 +236,10 @@ export class ProbePathWatch {
     this.#checkedMs = performance.now();
     this.#state = { outcome, atMs: Date.now() };
   }
+}
 
-  async #pause(ms: number): Promise<void> {
-    await delay(ms, undefined, { signal: this.#abort.signal, ref: false });
-  }
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  await delay(ms, undefined, { signal, ref: false });
 }
 
 function worstOf(results: readonly ProbePathResult[]): ProbePathOutcome {
