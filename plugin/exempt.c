@@ -42,7 +42,9 @@ bool exempt_entry_matches(struct bytes entry, const struct pod *pod)
 	return prefix_len == 0 || (prefix_len <= pod->name.len && memcmp(slash + 1, pod->name.at, prefix_len) == 0);
 }
 
-bool exempt_in_array(const struct json_value *array, const struct pod *pod)
+typedef bool entry_test(struct bytes entry, const struct pod *pod);
+
+static bool any_entry(const struct json_value *array, entry_test *test, const struct pod *pod)
 {
 	struct json_cursor cursor = { array->raw.at, array->raw.at + array->raw.len, NULL };
 	struct json_value element;
@@ -54,10 +56,26 @@ bool exempt_in_array(const struct json_value *array, const struct pod *pod)
 		unsigned char entry[512];
 		size_t len = json_decode(element.raw, entry, sizeof(entry));
 
-		if (len <= sizeof(entry) && exempt_entry_matches((struct bytes){ entry, len }, pod))
+		if (len <= sizeof(entry) && test((struct bytes){ entry, len }, pod))
 			return true;
 	}
 	return false;
+}
+
+bool exempt_in_array(const struct json_value *array, const struct pod *pod)
+{
+	return any_entry(array, exempt_entry_matches, pod);
+}
+
+static bool names_pods(struct bytes entry, const struct pod *pod)
+{
+	(void)pod;
+	return entry.len > 0 && memchr(entry.at, '/', entry.len) != NULL;
+}
+
+bool exempt_array_names_pods(const struct json_value *array)
+{
+	return any_entry(array, names_pods, NULL);
 }
 
 static bool is_space(unsigned char byte)

@@ -18,6 +18,8 @@ struct pod pod_of_args(const char *cni_args);
 bool exempt_entry_matches(struct bytes entry, const struct pod *pod);
 /* `array`: a checked JSON array of strings, or absent. */
 bool exempt_in_array(const struct json_value *array, const struct pod *pod);
+/* Whether it names single pods, `namespace/pod-name-prefix`: the agent's own. */
+bool exempt_array_names_pods(const struct json_value *array);
 
 /* A list of one entry per line that arrives in parts. Space around entries, empty lines and lines with # are skipped. */
 struct exempt_lines {

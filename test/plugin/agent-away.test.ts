@@ -383,6 +383,15 @@ describe.each(builds)("launcher ($build)", ({ binary }) => {
       expect(errorOf(run).code).toBe(command === "CHECK" ? 11 : 50);
     });
 
+    it("STATUS succeeds where the agent's own pods are exempt: the kubelet would not start them on a node without a network", async () => {
+      using scratch = scratchDir();
+      const own = ["kube-system", "istio-system/ambient-cni-node-"];
+      const run = await call("STATUS", scratch.path, { exempt: own });
+      expect([run.code, run.stdout.toString()]).toEqual([0, ""]);
+      await using _agent = await StandInAgent.listen(scratch.path, sends(answer('{"code":50,"msg":"no"}', 1)));
+      expect(errorOf(await call("STATUS", scratch.path, { exempt: own })).code).toBe(50);
+    });
+
     it("a list that is no file is no list", async () => {
       using scratch = scratchDir();
       const server = createServer().listen(`${scratch.path}/exempt-namespaces`);
