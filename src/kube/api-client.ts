@@ -178,6 +178,11 @@ export class ApiClient {
         options.metadataOnly === true ? "PartialObjectMetadataList" : undefined,
       );
       const page = recordOf(await this.#parse(ask, exchange));
+      // what is no list would be taken for an empty one, and every pod for deleted
+      if (!isList(page)) {
+        const what = badJson(new Error("it is no list with a resourceVersion"));
+        throw this.#failure(this.#asked(ask.method, ask.path), what, ask.signal);
+      }
       for (const raw of listOf(page.items)) {
         const item = options.convert(raw);
         if (item !== undefined) items.push(item);
@@ -292,6 +297,12 @@ export class ApiClient {
     const cancelled = signal?.aborted === true && failure.reason !== "Timeout";
     return cancelled ? signal.reason : failure;
   }
+}
+
+function isList({ kind, items, metadata }: Readonly<Record<string, unknown>>): boolean {
+  // an empty list of Go's may be null
+  const hasItems = Array.isArray(items) || items === null || items === undefined;
+  return textOf(kind).endsWith("List") && hasItems && textOf(recordOf(metadata).resourceVersion) !== "";
 }
 
 /** The URL path of a pod, or of one of its subresources. */
