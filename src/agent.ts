@@ -169,7 +169,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     client,
     podNamespace: config.podNamespace,
     podName: config.podName,
-    hasOwnPod: () => node.podByName(config.podNamespace, config.podName) !== undefined,
+    hasOwnPod: () => node.wasToldOf(config.podNamespace, config.podName),
   });
   const exempt = new ExemptNamespaces({
     runDir: config.runDir,
@@ -213,7 +213,8 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
     ring: loggers.ring,
     process: processFacts,
     chain: config.install.enabled ? installer.chain : undefined,
-    probePath: () => ({ ...probePath.state, ...probeFinding }),
+    probePath: () =>
+      probePath.state.outcome === "bypassed" ? probePath.state : { ...probePath.state, ...probeFinding },
   });
   const metrics: Metrics = new Metrics(state);
   node.onPodChange((change) => metrics.watched(change));
@@ -284,6 +285,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
           probePath,
           probes,
           plugin,
+          ztunnel,
           log: loggers.scope("install"),
         });
       }

@@ -58,7 +58,7 @@ async function runAgent(args: readonly string[]): Promise<void> {
 
 /** Shorter than the 5 s that istio-cni's DaemonSet grants between SIGTERM and SIGKILL. */
 const stopLimitMs = 4000;
-/** To leave the node for good; who deletes the DaemonSet of our own chart grants 30 s. */
+/** To leave the node for good, where the DaemonSet grants that much; what is cut off by SIGKILL `uninstall` finishes. */
 const leaveLimitMs = 25_000;
 
 /** Loaded only when asked for: the agent's memory is the node's. */

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The HTTP server behind the plugin socket: the launcher's calls, and istio-cni's own plugin event.
-import { chmodSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { chmodSync, linkSync, lstatSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { createServer as createSocketServer, type Server as SocketServer } from "node:net";
 import { dirname } from "node:path";
 import type { Logger } from "../observe/logger.ts";
 import { CniError, renderCniError } from "./cni-error.ts";
@@ -20,6 +21,7 @@ export interface PluginServerOptions {
   readonly log: Logger;
 }
 
+const socketLookMs = 1_000;
 const maxHeaderBytes = 64 * 1024;
 /** The launcher relays at most 1 MiB of stdin. */
 const maxBodyBytes = 1024 * 1024;
@@ -28,6 +30,9 @@ const maxBodyBytes = 1024 * 1024;
 export class PluginServer {
   readonly #options: PluginServerOptions;
   readonly #server: Server;
+  /** Made when somebody has removed the socket's file: a bound socket cannot get its name back. */
+  readonly #extra: SocketServer[] = [];
+  #watch: NodeJS.Timeout | undefined;
 
   constructor(options: PluginServerOptions) {
     this.#options = options;
@@ -55,10 +60,43 @@ export class PluginServer {
     chmodSync(ownPath, 0o600);
     renameSync(ownPath, path);
     this.#server.on("error", (error) => log.error({ err: error }, "the plugin socket failed"));
+    this.#watch = setInterval(() => this.#republish(), socketLookMs).unref();
+  }
+
+  /**
+   * istio-cni removes this name when it ends, whoever has taken it over: no pod of the node would start. A file that is
+   * there is left alone, it may be a successor's. Source: go net/unixsock_posix.go, UnixListener.close.
+   */
+  #republish(): void {
+    const { path, log } = this.#options;
+    if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) return;
+    const ownPath = `${path}.${process.pid}`;
+    const extra = createSocketServer((socket) => this.#server.emit("connection", socket));
+    const giveUp = (error: unknown): void => {
+      log.error({ err: error }, "cannot open the plugin socket again");
+      extra.close();
+    };
+    extra.on("error", giveUp);
+    mkdirSync(dirname(path), { recursive: true });
+    rmSync(ownPath, { force: true });
+    extra.listen(ownPath, () => {
+      try {
+        chmodSync(ownPath, 0o600);
+        // never in the place of one that has come meanwhile
+        linkSync(ownPath, path);
+        rmSync(ownPath);
+        this.#extra.push(extra);
+        log.warn({ path }, "somebody removed the plugin socket; it is back");
+      } catch (error) {
+        giveUp(error);
+      }
+    });
   }
 
   /** Stops accepting; resolves when the calls under way are answered. */
   async close(): Promise<void> {
+    clearInterval(this.#watch);
+    for (const extra of this.#extra.splice(0)) extra.close();
     await new Promise<void>((resolve) => {
       this.#server.close(() => resolve());
       this.#server.closeIdleConnections();

@@ -7,6 +7,7 @@ import type { AnnotationWriter } from "../kube/annotation-writer.ts";
 import type { Logger } from "../observe/logger.ts";
 import type { HostProbes } from "../probes/host-probes.ts";
 import type { ProbePathWatch } from "../probes/probe-path-watch.ts";
+import type { ZdsServer } from "../ztunnel/zds-server.ts";
 import { uninstallNode } from "./uninstall.ts";
 
 export interface LeavingParts {
@@ -16,6 +17,7 @@ export interface LeavingParts {
   readonly probePath: ProbePathWatch;
   readonly probes: HostProbes;
   readonly plugin: PluginServer;
+  readonly ztunnel: ZdsServer;
   readonly log: Logger;
 }
 
@@ -26,13 +28,15 @@ const quietMs = 500;
 
 /** Takes the pods out of the mesh in order, then everything of ours off the node. */
 export async function leaveNode(parts: LeavingParts): Promise<void> {
-  const { config, enrolment, annotations, probePath, probes, plugin, log } = parts;
+  const { config, enrolment, annotations, probePath, probes, plugin, ztunnel, log } = parts;
   // the plugin socket stays open meanwhile: a pod that is being made goes on without the mesh
   await within(leaveMeshMs, () => enrolment.leaveAll().then(() => annotations.idle()));
   await probePath.stop();
   await probes.stop();
   // closed now, so that an agent that answers there is a successor's, to which everything is left
   await plugin.close();
+  // it would put its socket back
+  await ztunnel.close();
   const { netDir, binDir, ownedFileName } = config.install;
   const report = await uninstallNode({
     ...config,

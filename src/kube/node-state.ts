@@ -108,6 +108,11 @@ export class NodeState {
     return uid === undefined ? undefined : this.pods.get(uid);
   }
 
+  /** Whether the API server told of a pod of that name when it was heard last, and that was not long ago. */
+  wasToldOf(namespace: string, name: string): boolean {
+    return this.pods.heardWithin(this.#maxAgeMs) && this.podByName(namespace, name) !== undefined;
+  }
+
   namespace(name: string): NamespaceFacts | undefined {
     return this.namespaces.get(name);
   }

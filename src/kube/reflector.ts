@@ -92,6 +92,11 @@ export class Reflector<T extends Keyed> {
     return this.#clock.nowMs() - this.#lastContactMs <= maxAgeMs;
   }
 
+  /** Whether the server was heard within `maxAgeMs`, whatever has become of the watch since. */
+  heardWithin(maxAgeMs: number): boolean {
+    return this.#lastContactMs !== undefined && this.#clock.nowMs() - this.#lastContactMs <= maxAgeMs;
+  }
+
   /**
    * Whether an object seen elsewhere at this version, which is not in the copy, is known to be deleted: a later list did not
    * have it. An object that came and went while the watch was broken is never announced.

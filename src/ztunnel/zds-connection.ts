@@ -106,7 +106,7 @@ export class ZdsConnection {
     const queuedInSnapshot = this.#phase === "snapshot";
     return this.#enqueue({
       bytes: () => encodeAdd(entry.uid, entry.workload),
-      fd: () => entry.netns?.fd,
+      fd: () => openFd(entry),
       stale: () => {
         if (this.#options.roster.get(entry.uid) !== entry) return "the pod was removed or changed meanwhile";
         return entry.netns === undefined || entry.netns.closed ? "the pod's namespace is gone" : undefined;
@@ -169,7 +169,7 @@ export class ZdsConnection {
       if (entry === undefined) continue;
       const known = entry.netns !== undefined && !entry.netns.closed;
       const answer = known
-        ? await this.#exchange(encodeAdd(uid, entry.workload), () => entry.netns?.fd)
+        ? await this.#exchange(encodeAdd(uid, entry.workload), () => openFd(entry))
         : await this.#exchange(encodeKeep(uid));
       if (answer.ok) {
         if (known) this.#noteAck(entry);
@@ -294,4 +294,10 @@ export class ZdsConnection {
     for (const update of this.#queue.splice(0)) update.settled.reject(reason);
     this.#options.onphase(this);
   }
+}
+
+/** @throws ZdsError for a namespace that was closed while the request waited: its number may be another file's */
+function openFd({ netns }: RosterEntry): number {
+  if (netns !== undefined && !netns.closed) return netns.fd;
+  throw new ZdsError("DISCONNECTED", "the pod's namespace was closed while its turn came");
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ZDS server: the socket ztunnel connects to, and which connection is told what.
 // Source: istio/istio cni/pkg/nodeagent/ztunnelserver.go for what ztunnel expects of it.
-import { mkdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { listenSeqpacket, type SeqpacketConnection, type SeqpacketListener } from "../native/seqpacket.ts";
 import type { Logger } from "../observe/logger.ts";
@@ -31,6 +31,7 @@ export interface ZdsServerOptions {
 }
 
 const acceptWindowMs = 1000;
+const socketLookMs = 1000;
 const backlog = 16;
 
 /** Tells every ztunnel of the node which pods it has to serve. */
@@ -42,6 +43,7 @@ export class ZdsServer {
   #connections: ZdsConnection[] = [];
   readonly #strangers = new Set<ZdsConnection>();
   #listener: SeqpacketListener | undefined;
+  #watch: NodeJS.Timeout | undefined;
   #resumeTimer: NodeJS.Timeout | undefined;
   #acceptTimes: number[] = [];
   #lastId = 0;
@@ -60,6 +62,24 @@ export class ZdsServer {
 
   /** Opens the socket. @throws NativeError (EADDRINUSE, EACCES, ENAMETOOLONG, …) */
   listen(): void {
+    this.#open();
+    // istio-cni removes this name when it ends, whoever has taken it over. Source: go net/unixsock_posix.go, UnixListener.close
+    this.#watch = setInterval(() => this.#reopen(), socketLookMs).unref();
+  }
+
+  #reopen(): void {
+    const { path, log } = this.#options;
+    if (existsSync(path)) return;
+    try {
+      this.#listener?.close();
+      this.#open();
+      log.warn({ path }, "somebody removed ztunnel's socket; it is back");
+    } catch (error) {
+      log.error({ err: error }, "cannot open ztunnel's socket again");
+    }
+  }
+
+  #open(): void {
     const { path } = this.#options;
     mkdirSync(dirname(path), { recursive: true });
     // bind never replaces a file, and nobody can be listening behind this one: the node has one agent
@@ -148,6 +168,7 @@ export class ZdsServer {
   /** Ends all connections and frees the socket. */
   async close(): Promise<void> {
     this.#closed = true;
+    clearInterval(this.#watch);
     clearTimeout(this.#resumeTimer);
     this.#listener?.close();
     this.#listener = undefined;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { request as httpRequest, type IncomingMessage } from "node:http";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { CniError } from "../../src/cni/cni-error.ts";
 import type { CniRequest } from "../../src/cni/cni-request.ts";
 import { PluginServer } from "../../src/cni/plugin-server.ts";
 import { silentLogger } from "../../src/observe/logger.ts";
+import { waitFor } from "../support/node/wait-for.ts";
 
 const config = '{"cniVersion":"0.4.0","name":"n","type":"ambient-cni","prevResult":{"cniVersion":"0.4.0"}}';
 const addHeaders = {
@@ -163,6 +165,22 @@ describe("PluginServer", () => {
     });
     await successor.close();
     await server.listen();
+  });
+
+  test("is back when another agent's end has removed its name, each time", async () => {
+    for (let time = 0; time < 2; time += 1) {
+      rmSync(path);
+      const isThere = (): boolean => statSync(path, { throwIfNoEntry: false }) !== undefined;
+      await waitFor("the socket", isThere, { timeoutMs: 5000 });
+      expect(statSync(path).mode & 0o777).toBe(0o600);
+      expect((await call("/cni", { headers: addHeaders, body: config })).exit).toBe("0");
+    }
+    // a stranger's file is a successor's
+    rmSync(path);
+    writeFileSync(path, "successor");
+    await delay(1500);
+    expect(readFileSync(path, "utf8")).toBe("successor");
+    expect(readdirSync(join(path, ".."))).toEqual(["pluginevent.sock"]);
   });
 
   test("survives garbage and connections that end in the middle", async () => {

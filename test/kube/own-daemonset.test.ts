@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // When the agent's own DaemonSet counts as deleted, and when nothing may be concluded.
+import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, expect, test } from "vitest";
+import { NodeState } from "../../src/kube/node-state.ts";
 import { OwnDaemonSet } from "../../src/kube/own-daemonset.ts";
+import { silentLogger } from "../../src/observe/logger.ts";
 import type { KubeObject } from "../support/api-server/objects.ts";
+import { waitFor } from "../support/node/wait-for.ts";
 import { type KubeFixture, startKube } from "./kube-fixture.ts";
 
 const cleanups: (() => unknown)[] = [];
@@ -133,5 +137,35 @@ test("a refusal says nothing once the own pod is gone, for the token goes with i
   await own.remember();
   watched.hasOwnPod = false;
   server.faults.failures.push({ status: 401 });
+  expect(await own.state({ deadlineMs: 1000 })).toBe("unknown");
+});
+
+test("an agent that was refused for minutes, its signing key being replaced, knows nothing when it is stopped", async () => {
+  const kube = await startKube({ token: "old", tokens: ["old"] });
+  cleanups.push(() => kube[Symbol.asyncDispose]());
+  const { server, client } = kube;
+  server.put("pods", agentPod(reference));
+  server.put("daemonsets", daemonSet());
+  let lateMs = 0;
+  const clock = {
+    nowMs: () => performance.now() + lateMs,
+    sleep: (ms: number) => delay(Math.min(ms, 20)),
+  };
+  const node = new NodeState({ client, nodeName: "n1", log: silentLogger, clock, watchSeconds: 1 });
+  cleanups.push(() => node.stop());
+  node.start();
+  await node.waitForSync(AbortSignal.timeout(5000));
+  const own = new OwnDaemonSet({
+    client,
+    podNamespace: "istio-system",
+    podName: "ambient-cni-node-x7k2p",
+    hasOwnPod: () => node.wasToldOf("istio-system", "ambient-cni-node-x7k2p"),
+  });
+  await own.remember();
+  server.tokens = ["new"];
+  await waitFor("the watch to be refused", () => !node.isFresh());
+  // right after it, the rights were taken away before the agent was stopped
+  expect(await own.state({ deadlineMs: 1000 })).toBe("deleted");
+  lateMs = 10 * 60_000;
   expect(await own.state({ deadlineMs: 1000 })).toBe("unknown");
 });

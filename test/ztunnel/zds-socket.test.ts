@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// The file of ztunnel's socket, which other agents of the node may take away.
+import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, expect, test } from "vitest";
+import { connectSeqpacket } from "../../src/native/seqpacket.ts";
+import { silentLogger } from "../../src/observe/logger.ts";
+import { ZdsServer } from "../../src/ztunnel/zds-server.ts";
+import { waitFor } from "../support/node/wait-for.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "zds-socket-"));
+const path = join(folder, "ztunnel.sock");
+const server = new ZdsServer({ path, log: silentLogger });
+
+afterEach(async () => {
+  await server.close();
+  rmSync(folder, { recursive: true });
+});
+
+test("is back when another agent's end has removed its name, until the server is closed", async () => {
+  server.listen();
+  rmSync(path);
+  await waitFor("the socket", () => existsSync(path), { timeoutMs: 5000 });
+  expect(statSync(path).mode & 0o777).toBe(0o600);
+  connectSeqpacket(path).close();
+  await server.close();
+  rmSync(path, { force: true });
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  expect(existsSync(path)).toBe(false);
+});
