@@ -129,6 +129,8 @@ function parseVersion(config: Record<string, unknown>): string {
   const version = config.cniVersion ?? "";
   if (typeof version !== "string")
     throw new CniError("decoding", "cniVersion in the network configuration is not a string");
+  // a chain without one works without us, so it does with us. Source: containernetworking/cni pkg/version/conf.go, Decode
+  if (version === "") return "0.1.0";
   if (!supportedCniVersions.some((supported) => supported === version)) {
     throw new CniError(
       "incompatibleVersion",
@@ -154,10 +156,13 @@ function minimalResult(cniVersion: string): string {
 }
 
 function resultIps(prevResult: unknown): string[] {
-  const ips = isRecord(prevResult) && Array.isArray(prevResult.ips) ? (prevResult.ips as unknown[]) : [];
+  const { ips: list, ip4, ip6 } = isRecord(prevResult) ? prevResult : {};
+  // before 0.3.0 a result has one address of each family, in a field called "ip"
+  const ips = Array.isArray(list) ? (list as unknown[]) : [ip4, ip6];
   const addresses: string[] = [];
   for (const ip of ips) {
-    const address = isRecord(ip) && typeof ip.address === "string" ? ip.address.split("/")[0] : "";
+    const text = isRecord(ip) ? (ip.address ?? ip.ip) : undefined;
+    const address = typeof text === "string" ? text.split("/")[0] : "";
     if (address) addresses.push(address);
   }
   return addresses;

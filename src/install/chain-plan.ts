@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which files of the CNI folder must change so that the runtime's chain calls our plugin exactly once; pure, no I/O.
 
+import { supportedCniVersions } from "../cni/cni-request.ts";
 import { type ConfText, confValue, isConfName, type ParsedConf, parseConf } from "./conf-text.ts";
 import { chooseListName, savedNameOf } from "./conf-wrap.ts";
 import {
@@ -80,6 +81,9 @@ export function planChain(files: FolderFiles, options: ChainOptions): ChainPlan 
   const primary = choosePrimary(candidates, options.confName);
   const relevant = new Map([...invalid].filter(([name]) => isBefore(name, primary, options)));
   const base = { invalid: relevant, types: primary?.types ?? [], orphaned: false };
+  const fault = primary === undefined ? undefined : versionFault(primary);
+  if (fault !== undefined)
+    return { ...base, fileName: undefined, actions: [], missing: true, fault, istioCni: false };
   if (primary === undefined) {
     const orphaned = options.owned && entriesOf(files, options.ownedFileName).ours > 0;
     const fault = waitingFault(options, relevant);
@@ -121,6 +125,17 @@ interface Choice {
   readonly confs: readonly Conf[];
   readonly primary: Conf;
   readonly options: ChainOptions;
+}
+
+/** Why our entry in this chain would fail every pod of the node; undefined: it would not. */
+function versionFault({ name, text }: Conf): string | undefined {
+  const { cniVersion } = confValue(text) as { cniVersion?: string };
+  const isServed = supportedCniVersions.some((supported) => supported === cniVersion);
+  if (isServed || cniVersion === undefined || cniVersion === "") return undefined;
+  return (
+    `Cannot add ${pluginType} to the CNI chain "${name}": its cniVersion is "${cniVersion}", supported are ` +
+    `${supportedCniVersions.join(", ")}. Set one of them in that file if its plugins have it`
+  );
 }
 
 type PartPlan = Pick<ChainPlan, "fileName" | "actions" | "missing" | "fault" | "istioCni">;

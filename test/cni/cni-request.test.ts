@@ -91,7 +91,7 @@ describe("parseCniRequest", () => {
     ["stdin that is no JSON", {}, "{", "decoding", /stdin/],
     ["stdin that is no object", {}, "[]", "decoding", /not a JSON object/],
     ["a version from the future", {}, '{"cniVersion":"2.0.0"}', "incompatibleVersion", /2\.0\.0.*1\.1\.0/],
-    ["a missing version", {}, "{}", "incompatibleVersion", /""/],
+    ["a version before results had lists", {}, '{"cniVersion":"0.2.0"}', "incompatibleVersion", /0\.2\.0/],
     ["a version that is no string", {}, '{"cniVersion":1}', "decoding", /not a string/],
     [
       "a broken attachment list",
@@ -138,4 +138,10 @@ describe("parseIstioAddEvent", () => {
   test.each(["", "null", "[]", "{}", '{"Netns":1}'])("refuses the body %j", (body) => {
     expect(() => parseIstioAddEvent(body)).toThrow(CniError);
   });
+});
+
+test("a chain without a version has results of the first one, one address of each family", () => {
+  const prevResult = { ip4: { ip: "10.0.0.5/24" }, ip6: { ip: "fd00::5/64" } };
+  const { cniVersion, ips } = parseCniRequest({ env, stdin: JSON.stringify({ name: "n", prevResult }) });
+  expect({ cniVersion, ips }).toEqual({ cniVersion: "0.1.0", ips: ["10.0.0.5", "fd00::5"] });
 });

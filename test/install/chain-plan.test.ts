@@ -429,3 +429,14 @@ describe("planRemoval", () => {
     expect(uninstall(files)).toEqual(expected);
   });
 });
+
+describe("a chain in a version whose calls the agent would refuse", () => {
+  it.each(["0.1.0", "0.2.0", "1.2.0"])("%s is left alone, and that is said", (cniVersion) => {
+    const files = {
+      "10-net.conflist": JSON.stringify({ cniVersion, name: "net", plugins: [{ type: "bridge" }] }),
+    };
+    const { actions, missing, fault } = planChain(new Map(Object.entries(files)), chained);
+    expect({ actions, missing }).toEqual({ actions: [], missing: true });
+    expect(fault).toMatch(new RegExp(`10-net.conflist": its cniVersion is "${cniVersion}".*Set one of them`));
+  });
+});
