@@ -194,7 +194,7 @@ export class PodReconciler {
     }
     const sandbox = await this.#sandboxOf(record, pod);
     // while the pod runs its rules are somewhere: without them gone first, ztunnel's leaving would cut it off
-    if (sandbox === undefined && pod.phase === "Running") return "no-way-out";
+    if (sandbox === undefined && pod.phase === "Running" && !pod.hostNetwork) return "no-way-out";
     await this.#endExemption(pod.uid);
     history.step(pod.uid, "remove-probes");
     if (sandbox !== undefined) await redirection.remove(sandbox.netns);

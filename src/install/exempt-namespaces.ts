@@ -99,6 +99,12 @@ export class ExemptNamespaces {
   }
 
   #text(): string {
+    // pods that say nothing belong into the mesh in every namespace: none can be exempt
+    const isEverywhere = this.#options.selectors.some(
+      ({ namespaceSelector, podSelector }) =>
+        namespaceSelector.length === 0 && matchLabelSelector(podSelector, {}),
+    );
+    if (isEverywhere) return "";
     const selectors = this.#options.selectors.map(({ namespaceSelector }) => namespaceSelector);
     const named = selectors.filter((selector) => selector.length > 0);
     // a selector of all namespaces and no other: every namespace is the mesh's

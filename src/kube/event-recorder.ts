@@ -48,6 +48,7 @@ interface Written {
 
 const component = "ambient-cni";
 const maxRemembered = 1000;
+const maxWaiting = 100;
 /** Limit of the API. Source: kubernetes pkg/apis/core/validation/events.go, NoteLengthLimit. */
 const maxMessageLength = 1024;
 const writeTimeoutMs = 5000;
@@ -61,6 +62,7 @@ export class EventRecorder {
   readonly #burst: number;
   readonly #written = new Map<string, Written>();
   readonly #abort = new AbortController();
+  #waiting = 0;
   #tokens: number;
   #refilledMs: number;
   #last: Promise<void> = Promise.resolve();
@@ -86,19 +88,27 @@ export class EventRecorder {
       earlier.count++;
       if (nowMs - earlier.atMs < this.#repeatMs) return;
     }
-    if (!this.#takeToken()) {
+    // those that wait for an API server that does not answer are old by the time it does
+    if (this.#waiting >= maxWaiting || !this.#takeToken()) {
       this.counts.dropped++;
       return;
     }
     // one after the other: the API server has more urgent work than ours
     if (isRepeat) {
       earlier.atMs = nowMs;
-      this.#last = this.#last.then(() => this.#repeat(earlier));
+      this.#write(() => this.#repeat(earlier));
     } else {
       const written: Written = { message, path: undefined, count: 1, atMs: nowMs };
       this.#remember(key, written);
-      this.#last = this.#last.then(() => this.#create(pod, { key, reason: event.reason, written }));
+      this.#write(() => this.#create(pod, { key, reason: event.reason, written }));
     }
+  }
+
+  #write(work: () => Promise<void>): void {
+    this.#waiting++;
+    this.#last = this.#last.then(work).finally(() => {
+      this.#waiting--;
+    });
   }
 
   /** Resolves when everything noted so far is written or given up. */

@@ -37,6 +37,9 @@ export function readPodOverrides(annotations: Readonly<Record<string, string>>):
   return { ingressMode, ...(dnsCapture === undefined ? {} : { dnsCapture }), virtualInterfaces, warnings };
 }
 
+/** Whoever may write a pod could otherwise keep the whole node's agent busy with it: each is four rules. */
+const maxInterfaces = 64;
+
 function readInterfaces(list: string, warnings: string[]): string[] {
   const names = list.split(",").map((name) => name.trim());
   const usable = names.filter((name) => {
@@ -48,7 +51,13 @@ function readInterfaces(list: string, warnings: string[]): string[] {
     }
     return fault === undefined;
   });
-  return [...new Set(usable)];
+  const distinct = [...new Set(usable)];
+  if (distinct.length > maxInterfaces) {
+    warnings.push(
+      `Cannot use all ${distinct.length} interfaces of annotation ${podAnnotations.rerouteVirtualInterfaces}: only the first ${maxInterfaces} count`,
+    );
+  }
+  return distinct.slice(0, maxInterfaces);
 }
 
 /**

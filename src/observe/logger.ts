@@ -58,11 +58,18 @@ type Write = (line: LoggedLine) => void;
  * Output is synchronous, so that the last lines before a crash are there to read.
  */
 export function createLoggers(settings: LogSettings, options: LoggerOptions = {}): LoggerFactory {
-  const destination = options.destination ?? pino.destination({ dest: 1, sync: true });
+  const destination = options.destination ?? standardOutput();
   return new Loggers(settings, {
     write: settings.format === "pretty" ? prettyWriter(destination) : jsonWriter(destination),
     ring: options.ring ?? new LogRing(),
   });
+}
+
+/** A line that cannot be written (the disk behind a redirected output is full) must not end the agent. */
+function standardOutput(): DestinationStream {
+  const destination = pino.destination({ dest: 1, sync: true });
+  destination.on("error", () => {});
+  return destination;
 }
 
 class Loggers implements LoggerFactory {

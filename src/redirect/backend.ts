@@ -63,7 +63,12 @@ export async function chooseBackend(options: BackendOptions): Promise<RedirectBa
   const choice = await choose(installed, { ...options, runner });
   const tools = installed[choice.variant];
   if (tools === undefined) throw notInstalled(choice);
-  if (choice.decisionToKeep !== undefined) await keepDecision(choice.decisionToKeep);
+  if (choice.decisionToKeep !== undefined) {
+    await keepDecision(choice.decisionToKeep).catch((error: unknown) =>
+      // the next agent looks at the host again; without this one no pod of the mesh starts
+      log.warn({ err: error }, "cannot keep the choice of the iptables variant in the run dir"),
+    );
+  }
   log.info({ variant: choice.variant, reason: choice.reason }, "iptables variant chosen");
   return { ...choice, tools, other: installed[choice.variant === "nft" ? "legacy" : "nft"], runner };
 }

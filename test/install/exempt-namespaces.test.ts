@@ -96,3 +96,13 @@ test("the list stays when the agent ends", async () => {
   await setup.exempt.stop();
   expect(setup.lines()).toEqual(["batch", "plain"]);
 });
+
+test("nobody is exempt when pods without a label belong into the mesh everywhere", async () => {
+  const optOut = { key: "istio.io/dataplane-mode", operator: "NotIn", values: ["none"] } as const;
+  const setup = await start("namespace", [
+    { podSelector: [optOut], namespaceSelector: [] },
+    ...defaultSelectors,
+  ]);
+  await setup.exempt.start();
+  expect(setup.lines()).toEqual([]);
+});

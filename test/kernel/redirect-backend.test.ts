@@ -2,7 +2,6 @@
 // Choosing the iptables variant: programs in made-up folders, and a namespace that plays the host.
 import { execFileSync } from "node:child_process";
 import {
-  chmodSync,
   existsSync,
   mkdtempSync,
   readdirSync,
@@ -227,11 +226,10 @@ describe("the choice", () => {
     });
   });
 
-  test("a decision that cannot be kept is an error, and leaves no half of it", async () => {
+  test("a decision that cannot be kept, in a run dir that is full or read-only, keeps no agent from starting", async () => {
     using host = await TestNetns.make();
     const runDir = join(folder, "absent");
-    await expect(choose(host, { runDir })).rejects.toMatchObject({ code: "ENOENT" });
-    chmodSync(folder, 0o700);
+    expect((await choose(host, { runDir })).variant).toBe("nft");
     expect(existsSync(runDir)).toBe(false);
   });
 });

@@ -93,6 +93,20 @@ describe("EventRecorder", () => {
     expect(recorded.counts.written).toBe(1);
   });
 
+  test("keeps no more than 100 waiting for an API server that does not answer", async () => {
+    const hang = (_path: string, _body: object, options?: { signal?: AbortSignal }): Promise<never> =>
+      new Promise((_resolve, reject) => {
+        options?.signal?.addEventListener("abort", () => reject(new Error("stopped")));
+      });
+    const recorded = recorder({ client: { create: hang, mergePatch: hang } });
+    for (let i = 0; i < 5000; i++) {
+      nowMs += 1000;
+      recorded.record(web, { reason: "AmbientNotCaptured", message: `attempt ${i}` });
+    }
+    expect(recorded.counts.dropped).toBe(4900);
+    recorded.stop();
+  });
+
   test("cuts a message the API would refuse", async () => {
     const recorded = recorder();
     recorded.record(web, { reason: "AmbientNotCaptured", message: "x".repeat(5000) });

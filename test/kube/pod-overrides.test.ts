@@ -68,3 +68,10 @@ test("an interface name of 15 bytes is usable, of 16 is not", () => {
   expect(interfaceNameFault("a".repeat(15))).toBeUndefined();
   expect(interfaceNameFault("a".repeat(16))).toBe("longer than 15 bytes");
 });
+
+test("one annotation cannot ask for rules without bound", () => {
+  const names = Array.from({ length: 20_000 }, (_, index) => `tap${index}`);
+  const { virtualInterfaces, warnings } = readPodOverrides({ [reroute]: names.join(",") });
+  expect(virtualInterfaces).toEqual(names.slice(0, 64));
+  expect(warnings).toEqual([expect.stringMatching(/all 20000 interfaces .* only the first 64/)]);
+});

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+import { spawnSync } from "node:child_process";
+import { closeSync, openSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { LogRing } from "../../src/observe/log-ring.ts";
 import { createLoggers, type LogSettings } from "../../src/observe/logger.ts";
@@ -134,4 +137,20 @@ describe("LogRing", () => {
     ring.note({ ...line, level: "warn", fields: { reason: "Authorization: bearer abc.def" }, message: "x" });
     expect(JSON.stringify(ring.recent())).not.toMatch(/eyJ|abc\.def/);
   });
+});
+
+test("a line that cannot be written, on a full disk, ends nobody", () => {
+  const script = `
+    import { createLoggers } from "./src/observe/logger.ts";
+    const log = createLoggers({ level: "info", scopes: {}, format: "json" }).scope("agent");
+    log.info({}, "lost");
+    setTimeout(() => process.stderr.write("alive"), 100);`;
+  const full = openSync("/dev/full", "w");
+  const { stderr, status } = spawnSync(process.execPath, ["--input-type=module-typescript", "-e", script], {
+    cwd: join(import.meta.dirname, "../.."),
+    stdio: ["ignore", full, "pipe"],
+    encoding: "utf8",
+  });
+  closeSync(full);
+  expect({ stderr, status }).toEqual({ stderr: "alive", status: 0 });
 });
