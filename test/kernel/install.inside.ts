@@ -133,6 +133,9 @@ export async function stopAndStay(): Promise<{ types: string[]; files: string[];
     if (isAway) await mesh.api.listenAgain();
     await mesh.startAgent();
   }
+  // the loopback plugin is the first to undo its work: a snapshot sent just then names a pod whose "lo" is down, which the
+  // stand-in does not survive
+  await mesh.ztunnel.waitForReady();
   await mesh.kubelet.deletePod(pod);
   return looks;
 }
