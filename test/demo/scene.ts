@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who plays in the demo: a node in the mesh, a client pod and a server pod, and the questions that several steps ask.
-
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { claim } from "../support/node/claim.ts";
+import type { Conflist } from "../support/node/conflist.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import type { Pod } from "../support/node/pod.ts";
 import { waitFor } from "../support/node/wait-for.ts";
@@ -16,6 +18,9 @@ export const knownName = { name: "reviews.shop.demo", address: "203.0.113.7" } a
 /** How ztunnel is started, the first time and after a restart. */
 export const ztunnelOptions = { dns: [`${knownName.name}=${knownName.address}`], maxBackoffMs: 200 } as const;
 
+const netDir = "/run/node/cni/net.d";
+const binDir = "/run/node/cni/bin";
+const conflist = join(netDir, "10-podnet.conflist");
 const statusAnnotation = "ambient.istio.io/redirection";
 
 /** The stage of the demo. */
@@ -32,10 +37,20 @@ export class Scene {
 
   /** Starts a node with agent, ztunnel and two pods of a namespace that is not in the mesh. */
   static async begin(): Promise<Scene> {
-    const mesh = await MeshNode.start();
+    const mesh = await MeshNode.start({
+      agentEnv: {
+        DASHBOARD: "true",
+        INSTALL_CNI_PLUGIN: "true",
+        MOUNTED_CNI_NET_DIR: netDir,
+        MOUNTED_CNI_BIN_DIR: binDir,
+      },
+    });
+    await Promise.all([netDir, binDir].map((folder) => mkdir(folder, { recursive: true })));
+    await writeFile(conflist, JSON.stringify(mesh.plainPods.network, undefined, 2));
     mesh.kubelet.createNamespace("shop");
     await Promise.all([mesh.startAgent(), mesh.startZtunnel(ztunnelOptions)]);
     await mesh.ztunnel.waitForReady();
+    await takeChain(mesh);
     const [client, server] = await Promise.all([runPod(mesh, "client"), runPod(mesh, "server")]);
     return new Scene(mesh, { client, server });
   }
@@ -43,7 +58,8 @@ export class Scene {
   /** The two pods in words. */
   describe(): string {
     const [client, server] = [this.client.pod, this.server.pod];
-    return `pods client ${client.ips.join(" ")} and server ${server.ips.join(" ")}`;
+    const pods = `pods client ${client.ips.join(" ")} and server ${server.ips.join(" ")}`;
+    return `${pods}; the agent's entry is the last of their CNI chain`;
   }
 
   /** Requests between the pods reach the server unproxied, over both families. */
@@ -91,13 +107,23 @@ export class Scene {
   }
 }
 
+/** From here on the runtime makes pods with the chain that the agent has written. */
+async function takeChain(mesh: MeshNode): Promise<void> {
+  const chain = JSON.parse(await readFile(conflist, "utf8")) as Conflist;
+  claim(
+    chain.plugins.at(-1)?.type === "ambient-cni",
+    `the agent is not the last in ${JSON.stringify(chain)}`,
+  );
+  Object.assign(mesh.pods.network, chain);
+}
+
 /** Runs a pod with its servers in the namespace of the demo. */
 export async function runPod(
   mesh: MeshNode,
   name: string,
   labels: Readonly<Record<string, string>> = {},
 ): Promise<RunningPod> {
-  const pod = await mesh.kubelet.runPod({ namespace: "shop", name, labels });
+  const pod = await mesh.kubelet.runPod({ namespace: "shop", name, labels: { app: name, ...labels } });
   const app = await pod.startApp();
   await app.call.serveHttp(appPort);
   await app.call.serveEcho(echoPort);

@@ -5,6 +5,7 @@ import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts"
 import { claim } from "../support/node/claim.ts";
 import { linkNames, netnsUsers } from "../support/node/kernel.ts";
 import { waitFor } from "../support/node/wait-for.ts";
+import { claimStates, dashboardShows } from "./dashboard-claims.ts";
 import { appPort, proxiedRequest } from "./proxied-request.ts";
 import { agentRestart, ztunnelRestart } from "./restarts.ts";
 import { knownName, modeLabel, runPod, type Scene } from "./scene.ts";
@@ -25,6 +26,7 @@ export const steps: readonly Step[] = [
   { name: "a request takes the way through ztunnel", take: pathOfARequest },
   { name: "DNS is captured", take: dnsCapture },
   { name: "a new pod is born captured", take: bornCaptured },
+  { name: "the dashboard shows what the kernel has", take: dashboardShows },
   { name: "a pod that opts out stays outside", take: optedOut },
   { name: "ztunnel is restarted under traffic", take: ztunnelRestart },
   { name: "the agent is restarted under traffic", take: agentRestart },
@@ -124,6 +126,7 @@ async function optedOut(scene: Scene): Promise<string> {
     () => false,
   );
   claim(!answered, "its DNS question was captured");
+  await claimStates(scene);
   await mesh.kubelet.deletePod(pod);
   return "a pod labelled none in the same namespace has no rule, no ztunnel socket and nobody answers its DNS question";
 }
@@ -181,13 +184,6 @@ export async function endTheScene(scene: Scene): Promise<string> {
   const names = await readdir("/run/netns");
   claim(names.length === 0, `namespaces are left: ${names.join(", ")}`);
   return "no pod, link or namespace is left in the node; agent and ztunnel ended in order";
-}
-
-/** For `--keep`: something to look at. */
-export async function captureAgain(scene: Scene): Promise<void> {
-  const { mesh, client, server } = scene;
-  mesh.kubelet.labelNamespace("shop", { [modeLabel]: "ambient" });
-  await scene.untilHeld([client.pod, server.pod]);
 }
 
 async function vethNames(): Promise<string[]> {
