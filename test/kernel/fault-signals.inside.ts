@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+// What fault-signals.test.ts does inside a node: hurts it in each way and looks at what an operator would see.
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { AGENT_BUNDLE } from "../support/node/agent-process.ts";
+import { MeshNode } from "../support/node/mesh-node.ts";
+import { Pod } from "../support/node/pod.ts";
+import { cleanEnv, run } from "../support/node/run.ts";
+import { waitFor } from "../support/node/wait-for.ts";
+import { type FaultName, faultSignals, type Signal, type SignalPlace } from "./fault-signals.ts";
+
+const namespace = "istio-system";
+const podName = "ambient-cni-node-x7k2p";
+const daemonSet = "ambient-cni-node";
+const modeLabel = "istio.io/dataplane-mode";
+const netDir = "/run/node/cni/net.d";
+const binDir = "/run/node/cni/bin";
+const conflist = join(netDir, "10-podnet.conflist");
+const settings = {
+  INSTALL_CNI_PLUGIN: "true",
+  MOUNTED_CNI_NET_DIR: netDir,
+  MOUNTED_CNI_BIN_DIR: binDir,
+  POD_NAMESPACE: namespace,
+  POD_NAME: podName,
+  RECONCILE_INTERVAL_SECONDS: "1",
+  ZTUNNEL_WAIT_SECONDS: "1",
+};
+
+const mesh = await MeshNode.start({ plugin: { agentWaitSeconds: 1 }, agentEnv: settings });
+const primary = JSON.stringify(mesh.plainPods.network, undefined, 2);
+for (const folder of [binDir, netDir]) await mkdir(folder, { recursive: true });
+await writeFile(conflist, primary);
+const owner = { apiVersion: "apps/v1", kind: "DaemonSet", name: daemonSet, uid: "uid-ds", controller: true };
+mesh.api.put("daemonsets", { metadata: { name: daemonSet, namespace, uid: owner.uid } });
+mesh.api.put("pods", {
+  metadata: { name: podName, namespace, uid: "uid-agent", ownerReferences: [owner] },
+  spec: { nodeName: "node-1" },
+} as Parameters<typeof mesh.api.put>[1]);
+mesh.kubelet.createNamespace("mesh", { [modeLabel]: "ambient" });
+mesh.kubelet.createNamespace("plain");
+mesh.kubelet.createNamespace(namespace);
+await Promise.all([mesh.startAgent(), startZtunnel()]);
+const web = await mesh.kubelet.runPod({ namespace: "mesh", name: "web" });
+
+async function startZtunnel(): Promise<void> {
+  await mesh.startZtunnel({ maxBackoffMs: 100, allow: ["lo-down"] });
+  await mesh.ztunnel.waitForReady();
+}
+
+let count = 0;
+/** The runtime's words when a pod of the mesh cannot be made: kubelet repeats them in an Event. */
+let lastAdd = "";
+
+async function runInMesh(): Promise<void> {
+  count += 1;
+  const pod = await mesh.kubelet
+    .runPod({ namespace: "mesh", name: `held-${count}` })
+    .catch((error: Error) => {
+      lastAdd = error.message;
+      return undefined;
+    });
+  if (pod !== undefined) await mesh.kubelet.deletePod(pod);
+  else mesh.api.delete("pods", `held-${count}`, "mesh");
+}
+
+/** A running pod that the label is to bring in. */
+async function labelPlain(prepare: (pod: Pod) => Promise<unknown> = async () => {}): Promise<Pod> {
+  count += 1;
+  const pod = await mesh.kubelet.runPod({ namespace: "plain", name: `joining-${count}` });
+  await prepare(pod);
+  mesh.kubelet.labelPod(pod, { [modeLabel]: "ambient" });
+  return pod;
+}
+
+/** How a fault is made, and how it is taken back. */
+interface Injection {
+  /** @returns the pod that is hurt, to be deleted at the end */
+  readonly hurt: () => Promise<unknown>;
+  readonly heal?: () => Promise<unknown>;
+}
+
+const injections: Readonly<Record<FaultName, Injection>> = {
+  "API server away": { hurt: () => mesh.api.refuse(), heal: () => mesh.api.listenAgain() },
+  "pod made without API server": {
+    hurt: async () => {
+      await mesh.api.refuse();
+      await runInMesh();
+    },
+    heal: () => mesh.api.listenAgain(),
+  },
+  "ztunnel gone": { hurt: () => mesh.ztunnel.kill(), heal: startZtunnel },
+  "pod made without ztunnel": {
+    hurt: async () => {
+      await mesh.ztunnel.kill();
+      await runInMesh();
+    },
+    heal: startZtunnel,
+  },
+  "pod labelled without ztunnel": {
+    hurt: async () => {
+      await mesh.ztunnel.kill();
+      return labelPlain();
+    },
+    heal: startZtunnel,
+  },
+  "ztunnel refuses a pod": {
+    hurt: async () => {
+      await mesh.ztunnel.setFaults("nack=failure to start proxy : port taken");
+      return labelPlain();
+    },
+    heal: () => mesh.ztunnel.setFaults(),
+  },
+  "ztunnel does not answer": {
+    hurt: async () => {
+      await mesh.ztunnel.setFaults("never-ack");
+      return labelPlain();
+    },
+    heal: () => mesh.ztunnel.setFaults(),
+  },
+  "a call that takes too long": {
+    hurt: async () => {
+      await mesh.ztunnel.setFaults("never-ack");
+      await runInMesh();
+    },
+    heal: () => mesh.ztunnel.setFaults(),
+  },
+  "kernel refuses the redirection": {
+    hurt: () => labelPlain((pod) => pod.exec(["ip", "link", "set", "lo", "down"])),
+  },
+  "rules of a pod flushed": { hurt: () => web.exec(["iptables", "-t", "nat", "-F"]) },
+  "host's rules flushed": { hurt: () => run(["iptables", "-t", "nat", "-F"]) },
+  "host's sets flushed": { hurt: () => run(["ipset", "flush"]) },
+  "chain rewritten": { hurt: () => writeFile(conflist, primary) },
+  "fight over the chain": {
+    hurt: async () => {
+      for (let round = 0; round < 12; round += 1) {
+        await writeFile(conflist, primary);
+        await delay(150);
+      }
+    },
+  },
+  "agent restarted": {
+    hurt: async () => {
+      await mesh.agent.stop();
+      await mesh.startAgent();
+    },
+  },
+  "agent away": {
+    hurt: async () => {
+      await mesh.agent.kill();
+      await runInMesh();
+    },
+    heal: () => mesh.startAgent(),
+  },
+  "DaemonSet deleted": {
+    hurt: async () => {
+      mesh.api.delete("daemonsets", daemonSet, namespace);
+      await mesh.agent.stop(30_000);
+    },
+  },
+};
+
+/** What an operator sees in one place, without a log. */
+async function look(place: SignalPlace): Promise<string> {
+  switch (place) {
+    case "metrics":
+      return await (await fetch("http://127.0.0.1:15014/metrics")).text();
+    case "readyz":
+      return await (await fetch("http://127.0.0.1:8000/readyz")).text();
+    case "status":
+    case "doctor": {
+      const env = cleanEnv({
+        ...settings,
+        HOST_ROOT: "/",
+        KUBECONFIG: "/run/node/kubeconfig",
+        NODE_NAME: "node-1",
+      });
+      const { stdout, stderr } = await run([process.execPath, AGENT_BUNDLE, place], { env, mayFail: true });
+      return stdout + stderr;
+    }
+    case "Events":
+      return mesh.api.store
+        .list("events")
+        .map((event) => {
+          const { reason, message } = event as unknown as { reason: string; message: string };
+          return `${reason}: ${message}`;
+        })
+        .join("\n");
+    case "kubelet's Event":
+      return lastAdd;
+  }
+}
+
+/** The value of a counter; 0 while it has none. */
+function counterValue(metrics: string, counter: string): number {
+  const line = metrics.split("\n").find((each) => each.startsWith(`${counter} `));
+  return Number(line?.slice(counter.length) ?? 0);
+}
+
+function isSeen({ says, grows }: Signal, before: string, now: string): boolean {
+  if (grows === true) return counterValue(now, says) > counterValue(before, says);
+  return new RegExp(says, "m").test(now);
+}
+
+/** Makes a fault, waits for its signals and takes it back. @returns what is wrong with the signals */
+export async function missingSignals(fault: FaultName): Promise<string[]> {
+  const signals: readonly Signal[] = faultSignals[fault].signals;
+  const { hurt, heal } = injections[fault];
+  lastAdd = "";
+  for (const { metadata } of mesh.api.store.list("events"))
+    mesh.api.delete("events", metadata.name, metadata.namespace);
+  const wrong: string[] = [];
+  const before = new Map<SignalPlace, string>();
+  for (const place of new Set(signals.map((signal) => signal.place))) before.set(place, await look(place));
+  const hurtPod = await hurt();
+  for (const signal of signals) {
+    const { place, says } = signal;
+    const earlier = before.get(place) ?? "";
+    if (signal.grows !== true && isSeen(signal, "", earlier))
+      wrong.push(`${place} says ${says} before the fault`);
+    let now = "";
+    const isThere = async (): Promise<boolean> => {
+      now = await look(place).catch((error: Error) => error.message);
+      return isSeen(signal, earlier, now);
+    };
+    await waitFor("the signal", isThere, { timeoutMs: 15_000, intervalMs: 50 }).catch(() => {
+      wrong.push(`${place} never says ${says}, but:\n${now.slice(0, 4000)}`);
+    });
+  }
+  await heal?.();
+  if (hurtPod instanceof Pod) await mesh.kubelet.deletePod(hurtPod);
+  return wrong;
+}

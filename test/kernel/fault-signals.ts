@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+// What names each fault of the suites with a real cluster and a real containerd before anyone opens a log. fault-signals.test.ts
+// makes every fault and waits for every signal.
+
+/** Where an operator looks. `kubelet's Event` is what a runtime was told, which the kubelet repeats in an Event of the pod. */
+export type SignalPlace = "metrics" | "readyz" | "status" | "doctor" | "Events" | "kubelet's Event";
+
+/** A line in that place that was not there before the fault, or a counter that grows with it. */
+export interface Signal {
+  readonly place: SignalPlace;
+  /** Regular expression for one line, or a counter with its labels. */
+  readonly says: string;
+  readonly grows?: boolean;
+}
+
+/** A row of the table. */
+export interface FaultSignals {
+  /** Tests of the suites that make this fault: the file, and words of the test's name. */
+  readonly madeIn: readonly (readonly [file: string, name: string])[];
+  readonly signals: readonly Signal[];
+}
+
+const metric = (says: string): Signal => ({ place: "metrics", says: `^${says}$` });
+const counter = (says: string): Signal => ({ place: "metrics", says, grows: true });
+const event = (says: string): Signal => ({ place: "Events", says: `^${says}` });
+const status = (says: string): Signal => ({ place: "status", says });
+const doctor = (says: string): Signal => ({ place: "doctor", says: `^(?:warn|fail)  ${says}` });
+const kubelet = (says: string): Signal => ({ place: "kubelet's Event", says });
+
+const node = "test/cluster/node/node.cluster.ts";
+const probes = "test/cluster/node/probes.cluster.ts";
+const dropIn = "test/cluster/drop-in/drop-in.cluster.ts";
+const apiServer = "test/cluster/api-server/api-server.cluster.ts";
+const failedAdd = "test/cri/failed-add.test.ts";
+
+/** The table. */
+export const faultSignals = {
+  "API server away": {
+    madeIn: [
+      [node, "keeps pods captured while the API server is away"],
+      [dropIn, "a minute without API server"],
+      [apiServer, "costs the copies nothing"],
+    ],
+    signals: [
+      metric('ambient_cni_watch_fresh\\{watch="pods"\\} 0'),
+      doctor("watches +the agent's picture is old"),
+      doctor("api +the API server cannot be asked"),
+    ],
+  },
+  "pod made without API server": {
+    madeIn: [[failedAdd, "when the API server is away"]],
+    signals: [
+      kubelet('cannot know whether pod "mesh/[^"]+" belongs to the ambient mesh: .*ECONNREFUSED'),
+      counter('ambient_cni_calls_total{verb="ADD",outcome="retry"}'),
+    ],
+  },
+  "ztunnel gone": {
+    madeIn: [
+      [node, "serves every pod through a ztunnel that was restarted"],
+      [dropIn, "lets a ztunnel take over from another"],
+    ],
+    signals: [
+      metric("ztunnel_connected 0"),
+      status("no ztunnel ·"),
+      doctor("ztunnel +no ztunnel is connected"),
+    ],
+  },
+  "pod made without ztunnel": {
+    madeIn: [
+      [failedAdd, "when there is no ztunnel"],
+      [dropIn, "comes up by itself after a reboot"],
+    ],
+    signals: [
+      kubelet("no ztunnel connection for 1 s; check the ztunnel pod of this node: kubectl"),
+      counter('ambient_cni_calls_total{verb="ADD",outcome="failed"}'),
+    ],
+  },
+  "pod labelled without ztunnel": {
+    madeIn: [["test/kernel/agent.test.ts", "are not cut off by a label while ztunnel is away"]],
+    signals: [
+      metric('ambient_cni_pods_failing\\{reason="ztunnel"\\} [1-9]'),
+      status("^plain .* waiting .* no ztunnel connection"),
+      event("AmbientWaitingForZtunnel: "),
+    ],
+  },
+  "ztunnel refuses a pod": {
+    madeIn: [[failedAdd, "when ztunnel refuses the pod"]],
+    signals: [
+      metric('ambient_cni_pods_failing\\{reason="ztunnel-refused"\\} 1'),
+      status("^plain .* pending .* ztunnel refused: .*port taken"),
+      event("AmbientZtunnelRefused: .*port taken"),
+    ],
+  },
+  "ztunnel does not answer": {
+    madeIn: [[failedAdd, "when ztunnel does not answer"]],
+    signals: [
+      metric("ambient_cni_ztunnel_pending_requests [1-9]"),
+      counter('ambient_cni_ztunnel_answer_duration_seconds_count{result="timeout"}'),
+    ],
+  },
+  "kernel refuses the redirection": {
+    madeIn: [[failedAdd, "when the kernel refuses a rule"]],
+    signals: [
+      metric('ambient_cni_pods_failing\\{reason="kernel"\\} 1'),
+      status("^plain .* failed .*ENETDOWN"),
+      event("AmbientNotCaptured: .*ENETDOWN"),
+    ],
+  },
+  "a call that takes too long": {
+    madeIn: [[failedAdd, "when the kubelet gives up and containerd kills the plugin"]],
+    signals: [counter('ambient_cni_add_duration_seconds_bucket{le="5",outcome="failed"}')],
+  },
+  "rules of a pod flushed": {
+    madeIn: [["test/kernel/agent.test.ts", "get back what somebody took out of them"]],
+    signals: [
+      counter('ambient_cni_repairs_total{kind="missing-jump"}'),
+      event("AmbientRepaired: .*jump to ISTIO_OUTPUT"),
+    ],
+  },
+  "host's rules flushed": {
+    madeIn: [
+      [probes, "through flushes of the host's rules and of its sets"],
+      [probes, "do not arrive without the host's rule"],
+    ],
+    signals: [counter("ambient_cni_probe_rules_restored_total")],
+  },
+  "host's sets flushed": {
+    madeIn: [[probes, "through flushes of the host's rules and of its sets"]],
+    signals: [counter("ambient_cni_probe_rules_restored_total")],
+  },
+  "chain rewritten": {
+    madeIn: [["test/cri/chain.test.ts", "comes back after 100 rewrites"]],
+    signals: [counter("ambient_cni_conflist_rewrites_total")],
+  },
+  "fight over the chain": {
+    madeIn: [["test/cri/chain.test.ts", "comes back after 100 rewrites"]],
+    signals: [
+      metric("ambient_cni_conflist_fighting 1"),
+      { place: "readyz", says: "^not ready: chain: Another program has taken ambient-cni out" },
+      status("! chain: Another program"),
+      doctor("cni-fight "),
+      event("AmbientChainFight: "),
+    ],
+  },
+  "agent restarted": {
+    madeIn: [
+      ["test/cri/upgrade.test.ts", "loses none of them"],
+      [dropIn, "is updated under traffic"],
+      [dropIn, "can be installed again"],
+    ],
+    signals: [status("^node node-1: ready · agent \\S+ up [0-2]s")],
+  },
+  "agent away": {
+    madeIn: [
+      ["test/cri/agent-away.test.ts", "lets no other one start"],
+      ["test/cri/boot.test.ts", "although the agent comes late"],
+      ["test/cri/deaths.test.ts", "deaths of agents and uninstalls"],
+      ["test/cri/failed-add.test.ts", "and stays away"],
+      [node, "over a restart of the agent, and holds new ones meanwhile"],
+    ],
+    signals: [
+      kubelet("Cannot get an answer from the ambient-cni agent of this node"),
+      status("Cannot ask the agent .*: the agent has ended"),
+      doctor("agent +Cannot ask the agent"),
+    ],
+  },
+  "DaemonSet deleted": {
+    madeIn: [
+      [dropIn, "leaves the node as it was when its DaemonSet is deleted"],
+      [dropIn, "when all manifests are deleted in one go"],
+      [dropIn, "does all of that in the DaemonSet of istio-cni"],
+    ],
+    signals: [doctor("cni-chain "), doctor("launcher "), doctor("agent +Cannot ask the agent")],
+  },
+} as const satisfies Readonly<Record<string, FaultSignals>>;
+
+/** A row's name. */
+export type FaultName = keyof typeof faultSignals;
+
+/** Tests that make a fault which hurts nothing of ours: what they claim is that there is nothing to tell. */
+export const faultsWithoutHarm: readonly (readonly [file: string, name: string])[] = [
+  [dropIn, "keeps everything captured over a restart of %s"],
+  [apiServer, "goes on with its new token when the old one ends"],
+  [failedAdd, "not when the loopback plugin"],
+  [failedAdd, "is not handed to a ztunnel that connects after its DEL"],
+  [failedAdd, "and comes back"],
+  ["test/cri/end.test.ts", "leaves nothing when the owner gets SIGKILL"],
+  [probes, "pass again when an agent has put the rule back"],
+];
+
+/** Tests of the suites that make no fault. */
+export const withoutFault: readonly (readonly [file: string, name: string])[] = [
+  ["test/cri/fleet.test.ts", ""],
+  ...["lists, watches, writes", "refuses a patch", "gives a list"].map((name) => [apiServer, name] as const),
+  [probes, "let Deployments become ready"],
+  [probes, "of pods that are gone leave no entry"],
+  ...[
+    "captures the running pods of a Deployment",
+    "carries traffic between pods",
+    "captures a new pod before its first init container",
+    "leaves nothing of a pod that is deleted",
+    "frees pods when the label is taken away",
+    "captures a static pod",
+    "finds a static pod",
+    "lets a pod go that has done its work",
+    "holds nothing when all pods are gone",
+  ].map((name) => [node, name] as const),
+  ...[
+    "has a chart whose objects",
+    "is ready within 10 s",
+    "makes a ztunnel ready",
+    "captures running pods within a second",
+    "carries their traffic",
+    "captures new pods before their init containers",
+    "frees pods within a second",
+  ].map((name) => [dropIn, name] as const),
+];
