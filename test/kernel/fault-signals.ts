@@ -68,6 +68,7 @@ export const faultSignals = {
   "pod made without ztunnel": {
     madeIn: [
       [failedAdd, "when there is no ztunnel"],
+      [dropIn, "says in kubectl describe why a pod of the mesh waits"],
       [dropIn, "comes up by itself after a reboot"],
     ],
     signals: [
@@ -210,6 +211,7 @@ export const withoutFault: readonly (readonly [file: string, name: string])[] = 
     "is ready within 10 s",
     "makes a ztunnel ready",
     "captures running pods within a second",
+    "answers the commands of deploy/README.md",
     "carries their traffic",
     "captures new pods before their init containers",
     "frees pods within a second",

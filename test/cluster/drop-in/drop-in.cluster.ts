@@ -42,13 +42,29 @@ describe.skipIf(means.lacks !== undefined)("an installed agent", () => {
     sayTimes("manifests applied to DaemonSet ready", times);
     expect(times.readyMs).toBeLessThan(10_000);
   });
+  test("says in kubectl describe why a pod of the mesh waits, while there is no ztunnel", async () => {
+    const { events, phase } = await node.call.podWithoutZtunnel();
+    expect(events).toMatch(
+      /FailedCreatePodSandBox.*Cannot capture pod "mesh\/early" for the ambient mesh: no ztunnel connection for 20 s; check the ztunnel pod of this node: kubectl get pods -A -l app=ztunnel -o wide/,
+    );
+    expect(phase).toBe("Pending");
+  });
   test("makes a ztunnel ready", async () => {
     sayTimes("ztunnel", await node.call.startZtunnel());
-  });
+    sayTimes("the pod that waited for it", await node.call.earlyPodRuns());
+  }, 120_000);
   test("captures running pods within a second when their namespace is labelled", async () => {
     const times = await node.call.captureRunning();
     sayTimes("label to captured, 3 pods", times);
     expect(times.capturedMs).toBeLessThan(1_000);
+  });
+  test("answers the commands of deploy/README.md as it says", async () => {
+    const { rollout, annotations, ztunnel, agents, readiness } = await node.call.readmeCommands();
+    expect(rollout).toMatch(/successfully rolled out/);
+    expect(annotations).toMatch(/^POD +MESH\n(?:web-\S+ +enabled\n){3}$/);
+    expect(ztunnel).toMatch(/^istio-system +ztunnel-\S+ +1\/1 +Running/m);
+    expect(agents).toMatch(/^ambient-cni-node-\S+ +1\/1 +Running/m);
+    expect(readiness?.trim()).toBe("ready");
   });
   test("carries their traffic through ztunnel", async () => {
     await node.call.traffic();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What drop-in.cluster.ts does inside a node: installs the agent from its image and manifests, and watches what pods get.
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { istioCniObjects } from "../../deploy/istio-cni-daemonset.ts";
 import { claimCaptured } from "../../support/node/capture-state.ts";
 import { inNetns } from "../../support/node/kernel.ts";
@@ -45,6 +47,40 @@ export async function install(): Promise<{ readyMs: number }> {
   return { readyMs };
 }
 
+/** A pod that asks for the mesh while there is no ztunnel. @returns what `kubectl describe` shows of its Events */
+export async function podWithoutZtunnel(): Promise<{ events: string; phase: string }> {
+  const metadata = { name: "early", labels: { app: "early", "istio.io/dataplane-mode": "ambient" } };
+  const pod = { ...workload("early", serve), metadata };
+  await scene.kube.admin.create("/api/v1/namespaces/mesh/pods", pod);
+  let events = "";
+  const isTold = async (): Promise<boolean> => {
+    const { stdout } = await scene.kube.kubectl(["-n", "mesh", "describe", "pod", "early"]);
+    events = stdout.slice(stdout.indexOf("Events:"));
+    return events.includes("FailedCreatePodSandBox");
+  };
+  await waitFor("the kubelet to tell of it", isTold, { timeoutMs: 45_000, intervalMs: 500 });
+  const { stdout } = await scene.kube.kubectl([
+    "-n",
+    "mesh",
+    "get",
+    "pod",
+    "early",
+    "-o",
+    "jsonpath={.status.phase}",
+  ]);
+  return { events, phase: stdout };
+}
+
+/** The same pod runs, captured, once there is a ztunnel. */
+export async function earlyPodRuns(): Promise<{ runningMs: number }> {
+  const began = performance.now();
+  const [pod] = await runningPods(scene.kube.admin, "early", 1);
+  const runningMs = Math.round(performance.now() - began);
+  await claimCaptured(await inspected(pod as KubeJson));
+  await deletePod("early");
+  return { runningMs };
+}
+
 /** ztunnel comes as a DaemonSet; what a ztunnel needs from the agent is there before it. */
 export async function startZtunnel(): Promise<{ readyMs: number }> {
   const began = performance.now();
@@ -69,6 +105,29 @@ export async function captureRunning(): Promise<{ capturedMs: number }> {
   await untilAnnotated(admin, pods, "enabled");
   assert.deepEqual(identities(await web()), identities(pods), "a pod was made anew");
   return { capturedMs };
+}
+
+/** The commands of deploy/README.md, word for word but for the names that stand for one's own. @returns what each printed */
+export async function readmeCommands(): Promise<Record<string, string>> {
+  const readme = await readFile(join(import.meta.dirname, "../../../deploy/README.md"), "utf8");
+  const [agent] = (await scene.systemPods(ownLabel)) as [KubeJson];
+  const typed = async (beginning: string): Promise<string> => {
+    const from = readme.indexOf(beginning);
+    assert.ok(from >= 0, `deploy/README.md has no command ${beginning}`);
+    // a comment or the end of a code block, or of a code span in a table
+    const line = /^[^\n`]*?(?=\s+#|\n|`)/.exec(readme.slice(from))?.[0] ?? "";
+    const { stdout } = await scene.kube.shell(
+      line.replace("-n demo", "-n mesh").replace("/POD:", `/${agent.metadata.name}:`),
+    );
+    return stdout;
+  };
+  return {
+    rollout: await typed("kubectl -n istio-system rollout status"),
+    annotations: await typed("kubectl -n demo get pods -o custom-columns"),
+    ztunnel: await typed("kubectl get pods -A -l app=ztunnel"),
+    agents: await typed("kubectl -n istio-system get pods -o wide -l k8s-app"),
+    readiness: await typed("kubectl -n istio-system get --raw"),
+  };
 }
 
 /** Requests between mesh pods pass ztunnel at both ends, and nothing is in clear on the way. */

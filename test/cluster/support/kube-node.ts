@@ -148,6 +148,13 @@ export class KubeNode {
     });
   }
 
+  /** Runs a line of a shell as an operator types it: kubectl is found and asks this cluster. */
+  shell(line: string): Promise<RunResult> {
+    const env = cleanEnv({ HOME: this.#scratch, KUBECONFIG: join(this.#scratch, "kubeconfig-admin") });
+    const PATH = `${this.#binDir}:${env.PATH ?? ""}`;
+    return run(["/bin/sh", "-c", line], { env: { ...env, PATH }, timeoutMs: 60_000 });
+  }
+
   /** A kubeconfig for the holder of a token; returns its path. */
   async tokenKubeconfig(token: string): Promise<string> {
     const tokenFile = join(this.#scratch, "agent-token");
