@@ -388,7 +388,10 @@ describe.each(builds)("launcher ($build)", ({ binary }) => {
       const own = ["kube-system", "istio-system/ambient-cni-node-"];
       const run = await call("STATUS", scratch.path, { exempt: own });
       expect([run.code, run.stdout.toString()]).toEqual([0, ""]);
-      await using _agent = await StandInAgent.listen(scratch.path, sends(answer('{"code":50,"msg":"no"}', 1)));
+      await using _agent = await StandInAgent.listen(
+        scratch.path,
+        sends(answer('{"code":50,"msg":"no"}', 1)),
+      );
       expect(errorOf(await call("STATUS", scratch.path, { exempt: own })).code).toBe(50);
     });
 
