@@ -4,8 +4,10 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { AGENT_BUNDLE } from "../support/node/agent-process.ts";
-import { MeshNode } from "../support/node/mesh-node.ts";
-import { Pod } from "../support/node/pod.ts";
+import { CniRuntime } from "../support/node/cni-runtime.ts";
+import { Kubelet } from "../support/node/kubelet.ts";
+import { MeshNode, PLUGIN_DIR } from "../support/node/mesh-node.ts";
+import { Pod, PodRuntime } from "../support/node/pod.ts";
 import { cleanEnv, run } from "../support/node/run.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { type FaultName, faultSignals, type Signal, type SignalPlace } from "./fault-signals.ts";
@@ -52,14 +54,23 @@ let count = 0;
 /** The runtime's words when a pod of the mesh cannot be made: kubelet repeats them in an Event. */
 let lastAdd = "";
 
-async function runInMesh(): Promise<void> {
+/** A runtime that kills a plugin as containerd does for a kubelet that has given up. */
+const impatient = new Kubelet({
+  api: mesh.api,
+  runtime: new PodRuntime({
+    cni: new CniRuntime({ binDirs: ["/usr/lib/cni", PLUGIN_DIR], pluginTimeoutMs: 1_500 }),
+    network: mesh.pods.network,
+    cgroupFolder: mesh.node.cgroupFolder,
+  }),
+  nodeName: "node-1",
+});
+
+async function runInMesh(kubelet = mesh.kubelet): Promise<void> {
   count += 1;
-  const pod = await mesh.kubelet
-    .runPod({ namespace: "mesh", name: `held-${count}` })
-    .catch((error: Error) => {
-      lastAdd = error.message;
-      return undefined;
-    });
+  const pod = await kubelet.runPod({ namespace: "mesh", name: `held-${count}` }).catch((error: Error) => {
+    lastAdd = error.message;
+    return undefined;
+  });
   if (pod !== undefined) await mesh.kubelet.deletePod(pod);
   else mesh.api.delete("pods", `held-${count}`, "mesh");
 }
@@ -73,6 +84,9 @@ async function labelPlain(prepare: (pod: Pod) => Promise<unknown> = async () => 
   return pod;
 }
 
+/** A rule under which connections to the API server stay open, and nothing gets through. */
+const apiPackets = ["INPUT", "-p", "tcp", "--dport", new URL(mesh.api.url).port, "-j", "DROP"];
+
 /** How a fault is made, and how it is taken back. */
 interface Injection {
   /** @returns the pod that is hurt, to be deleted at the end */
@@ -82,6 +96,30 @@ interface Injection {
 
 const injections: Readonly<Record<FaultName, Injection>> = {
   "API server away": { hurt: () => mesh.api.refuse(), heal: () => mesh.api.listenAgain() },
+  "API server silent": {
+    hurt: () => run(["iptables", "-I", ...apiPackets]),
+    heal: async () => {
+      await run(["iptables", "-D", ...apiPackets]);
+      mesh.api.dropWatches();
+    },
+  },
+  "watch cut": { hurt: async () => mesh.api.dropWatches() },
+  "history forgotten": {
+    hurt: async () => {
+      // the pods' watch and the namespaces'
+      mesh.api.faults.goneOnWatch = 2;
+      mesh.api.endWatches();
+    },
+  },
+  "token refused": {
+    hurt: async () => {
+      mesh.api.tokens = ["the next one"];
+      mesh.api.dropWatches();
+    },
+    heal: async () => {
+      mesh.api.tokens = undefined;
+    },
+  },
   "pod made without API server": {
     hurt: async () => {
       await mesh.api.refuse();
@@ -90,6 +128,13 @@ const injections: Readonly<Record<FaultName, Injection>> = {
     heal: () => mesh.api.listenAgain(),
   },
   "ztunnel gone": { hurt: () => mesh.ztunnel.kill(), heal: startZtunnel },
+  "ztunnel replaced": {
+    hurt: async () => {
+      const old = mesh.ztunnel;
+      await startZtunnel();
+      await old.stop();
+    },
+  },
   "pod made without ztunnel": {
     hurt: async () => {
       await mesh.ztunnel.kill();
@@ -116,12 +161,16 @@ const injections: Readonly<Record<FaultName, Injection>> = {
       await mesh.ztunnel.setFaults("never-ack");
       return labelPlain();
     },
-    heal: () => mesh.ztunnel.setFaults(),
+    // what it was silent on may still be waited for
+    heal: async () => {
+      await mesh.ztunnel.setFaults();
+      await mesh.ztunnel.command({ do: "reconnect" });
+    },
   },
-  "a call that takes too long": {
+  "kubelet gives up": {
     hurt: async () => {
-      await mesh.ztunnel.setFaults("never-ack");
-      await runInMesh();
+      await mesh.ztunnel.setFaults("ack-delay=2500");
+      await runInMesh(impatient);
     },
     heal: () => mesh.ztunnel.setFaults(),
   },
@@ -130,6 +179,13 @@ const injections: Readonly<Record<FaultName, Injection>> = {
   },
   "rules of a pod flushed": { hurt: () => web.exec(["iptables", "-t", "nat", "-F"]) },
   "host's rules flushed": { hurt: () => run(["iptables", "-t", "nat", "-F"]) },
+  "host's rules flushed without an agent": {
+    hurt: async () => {
+      await mesh.agent.stop();
+      await run(["iptables", "-t", "nat", "-F", "ISTIO_POSTRT"]);
+    },
+    heal: () => mesh.startAgent(),
+  },
   "host's sets flushed": { hurt: () => run(["ipset", "flush"]) },
   "chain rewritten": { hurt: () => writeFile(conflist, primary) },
   "fight over the chain": {
@@ -169,7 +225,8 @@ async function look(place: SignalPlace): Promise<string> {
     case "readyz":
       return await (await fetch("http://127.0.0.1:8000/readyz")).text();
     case "status":
-    case "doctor": {
+    case "doctor":
+    case "verify": {
       const env = cleanEnv({
         ...settings,
         HOST_ROOT: "/",
@@ -203,10 +260,28 @@ function isSeen({ says, grows }: Signal, before: string, now: string): boolean {
   return new RegExp(says, "m").test(now);
 }
 
+/** What the last fault left to be done is done: the next one's signals are not those of this one. */
+async function isWell(): Promise<boolean> {
+  const metrics = await look("metrics");
+  const lines = ["ztunnel_connected 1", "ambient_cni_ztunnel_pending_requests 0"].concat(
+    ["pods", "namespaces"].map((watch) => `ambient_cni_watch_fresh{watch="${watch}"} 1`),
+  );
+  return (
+    lines.every((line) => metrics.includes(`${line}\n`)) &&
+    !/^ambient_cni_pods_failing.* [1-9]/m.test(metrics)
+  );
+}
+
+const watched = [
+  ["namespaces", { name: "plain" }],
+  ["pods", { name: podName, namespace }],
+] as const;
+
 /** Makes a fault, waits for its signals and takes it back. @returns what is wrong with the signals */
 export async function missingSignals(fault: FaultName): Promise<string[]> {
   const signals: readonly Signal[] = faultSignals[fault].signals;
   const { hurt, heal } = injections[fault];
+  await waitFor("the node to be well", isWell, { timeoutMs: 15_000, intervalMs: 50 });
   lastAdd = "";
   for (const { metadata } of mesh.api.store.list("events"))
     mesh.api.delete("events", metadata.name, metadata.namespace);
@@ -229,6 +304,11 @@ export async function missingSignals(fault: FaultName): Promise<string[]> {
     });
   }
   await heal?.();
+  // a watch counts its failures until it has heard something, and waits longer with each
+  for (const [resource, ref] of watched)
+    mesh.api.edit(resource, ref, (object) => {
+      object.metadata.annotations = { "after-fault": fault };
+    });
   if (hurtPod instanceof Pod) await mesh.kubelet.deletePod(hurtPod);
   return wrong;
 }
