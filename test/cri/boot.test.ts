@@ -9,7 +9,7 @@ import { expectNothingLeft } from "./support/nothing-left.ts";
 
 type Inside = typeof import("./boot.inside.ts");
 const lacks = await whatCriLacks();
-const count = 60;
+const count = 40;
 
 describe.skipIf(lacks !== undefined)("a boot", { timeout: 90_000 }, () => {
   let real: RealNode<Inside> | undefined;

@@ -9,7 +9,7 @@ import { expectNothingLeft } from "./support/nothing-left.ts";
 
 type Inside = typeof import("./deaths.inside.ts");
 const lacks = await whatCriLacks();
-const count = 10;
+const count = 6;
 
 describe.skipIf(lacks !== undefined)("a runtime", { timeout: 90_000 }, () => {
   let real: RealNode<Inside> | undefined;
