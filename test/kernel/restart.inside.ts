@@ -3,6 +3,7 @@
 import { MeshNode } from "../support/node/mesh-node.ts";
 import { ruleGeneration } from "../support/node/rule-generation.ts";
 import { waitFor } from "../support/node/wait-for.ts";
+import type { StandInEvent } from "../support/ztunnel/event-log.ts";
 import { type FleetPod, startFleet } from "./verified-fleet.ts";
 
 const podCount = 110;
@@ -38,6 +39,7 @@ export interface RestartEffects {
   readonly messages: Readonly<Record<string, number>>;
   /** Pods that were named in an Add, each once. */
   readonly podsAdded: number;
+  /** On which ztunnel was told something. One that reaches the old agent's backlog while the kernel takes it down is none. */
   readonly connections: number;
   /** Of the messages, those that came when the snapshot was complete; and pods ztunnel has let go of. */
   readonly afterSnapshot: number;
@@ -91,9 +93,15 @@ export async function restart(signal: "SIGTERM" | "SIGKILL"): Promise<RestartEff
     podsAdded: new Set(messages.filter(({ kind }) => kind === "add").map(({ uid }) => uid)).size,
     afterSnapshot: messages.length - 1 - messages.findIndex(({ kind }) => kind === "snapshot-sent"),
     podsDropped: events.filter((event) => event.event === "pod-removed").length,
-    connections: after.connections - before.connections,
+    connections: events.filter(isFirstMessage).length,
     moved: pods.filter(({ uid }) => after.workloads[uid]?.ino !== before.workloads[uid]?.ino).length,
   };
+}
+
+/** Whether it is the first message of a connection. */
+function isFirstMessage({ event }: StandInEvent, index: number, all: readonly StandInEvent[]): boolean {
+  const before = all.slice(0, index).findLast((other) => ["connect", "message"].includes(other.event));
+  return event === "message" && before?.event !== "message";
 }
 
 function allGenerations(): Promise<number[]> {
