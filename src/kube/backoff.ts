@@ -33,14 +33,44 @@ export class Backoff {
     return this.#failures;
   }
 
-  /** Counts a failure and returns the pause before the next try. */
-  nextMs(): number {
-    const fullMs = Math.min(this.#capMs, this.#baseMs * 2 ** Math.min(this.#failures, 30));
+  /** Counts a failure and returns the pause before the next try. @param capMs a lower cap for this pause */
+  nextMs(capMs = this.#capMs): number {
+    const fullMs = Math.min(capMs, this.#capMs, this.#baseMs * 2 ** Math.min(this.#failures, 30));
     this.#failures += 1;
     return fullMs * (0.5 + this.#random() / 2);
   }
 
   reset(): void {
     this.#failures = 0;
+  }
+}
+
+/** What is left of a pause that is cut short, at most: up to this, at random, for all nodes hear of a server at once. */
+const remainderMs = 1000;
+
+/** A pause between two tries that ends soon when there is reason to hope. */
+export class CuttablePause {
+  readonly #clock: Clock;
+  readonly #random: () => number;
+  #end: AbortController | undefined;
+
+  constructor(clock: Clock, random: () => number) {
+    this.#clock = clock;
+    this.#random = random;
+  }
+
+  /** Resolves after the pause, soon after `cut`, or at once when the signal says so. */
+  async sleep(ms: number, signal: AbortSignal): Promise<void> {
+    const end = new AbortController();
+    this.#end = end;
+    await this.#clock.sleep(ms, AbortSignal.any([signal, end.signal])).catch(() => {});
+    this.#end = undefined;
+    if (!end.signal.aborted || signal.aborted) return;
+    await this.#clock.sleep(Math.min(ms, this.#random() * remainderMs), signal).catch(() => {});
+  }
+
+  /** Cuts the pause that is under way, if there is one. */
+  cut(): void {
+    this.#end?.abort();
   }
 }

@@ -72,6 +72,9 @@ export class NodeState {
       convert: toNamespaceFacts,
     });
     this.pods.subscribe((change) => this.#index(change));
+    // after an outage, whoever is answered first wakes the others
+    this.pods.onopen = () => this.namespaces.retrySoon();
+    this.namespaces.onopen = () => this.pods.retrySoon();
   }
 
   start(): void {
@@ -129,13 +132,13 @@ export class NodeState {
 
   /** Asks the API server for a pod; undefined when there is none. @throws ApiError when it cannot be known */
   async livePod(namespace: string, name: string, options: CallOptions = {}): Promise<PodFacts | undefined> {
-    const raw = await unlessNotFound(this.#client.getPod(namespace, name, options));
+    const raw = await this.#answered(this.#client.getPod(namespace, name, options));
     return raw === undefined ? undefined : toPodFacts(raw);
   }
 
   /** Asks the API server for a namespace; undefined when there is none. @throws ApiError when it cannot be known */
   async liveNamespace(name: string, options: CallOptions = {}): Promise<NamespaceFacts | undefined> {
-    const raw = await unlessNotFound(this.#client.getNamespace(name, options));
+    const raw = await this.#answered(this.#client.getNamespace(name, options));
     return raw === undefined ? undefined : toNamespaceFacts(raw);
   }
 
@@ -160,6 +163,14 @@ export class NodeState {
     const reliable = cached !== undefined && this.namespaces.isFresh(this.#maxAgeMs);
     if (reliable) return { facts: cached, source: "cache" };
     return { facts: await this.liveNamespace(name, options), source: "live" };
+  }
+
+  /** What was asked for, undefined when there is none of it. An answer of either kind tells the watches that the server is back. */
+  async #answered<T>(answer: Promise<T>): Promise<T | undefined> {
+    const found = await unlessNotFound(answer);
+    this.pods.retrySoon();
+    this.namespaces.retrySoon();
+    return found;
   }
 
   #index(change: ObjectChange<PodFacts>): void {

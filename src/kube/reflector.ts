@@ -2,12 +2,12 @@
 // Keeps a copy of a collection true: list, watch from there, and come back from every kind of failure.
 import type { Logger } from "../observe/logger.ts";
 import type { ApiClient, Query } from "./api-client.ts";
-import { ApiError } from "./api-error.ts";
-import { Backoff, type Clock, systemClock } from "./backoff.ts";
+import { type Backoff, type Clock, systemClock } from "./backoff.ts";
 import { recordOf, textOf } from "./json-fields.ts";
 import { type Keyed, ObjectCache, type ObjectChange } from "./object-cache.ts";
 import { compareVersions, laterVersion } from "./resource-version.ts";
 import type { WatchEvent } from "./watch-event.ts";
+import { needsList, WatchFailures } from "./watch-failures.ts";
 
 export interface ReflectorOptions<T extends Keyed> {
   readonly client: Pick<ApiClient, "list" | "watch">;
@@ -49,7 +49,7 @@ export class Reflector<T extends Keyed> {
   readonly #options: ReflectorOptions<T>;
   readonly #clock: Clock;
   readonly #random: () => number;
-  readonly #backoff: Backoff;
+  readonly #failures: WatchFailures;
   readonly #cache: ObjectCache<T>;
   readonly #listeners = new Set<(change: ObjectChange<T>) => void>();
   readonly #abort = new AbortController();
@@ -60,15 +60,18 @@ export class Reflector<T extends Keyed> {
   #connected = false;
   #isSynced = false;
   #lastContactMs: number | undefined;
-  /** Whether the last failure asked for a list. */
-  #neededList = false;
-  #failingSinceMs: number | undefined;
 
   constructor(options: ReflectorOptions<T>) {
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
     this.#random = options.random ?? Math.random;
-    this.#backoff = options.backoff ?? new Backoff({ random: this.#random });
+    this.#failures = new WatchFailures({
+      what: options.what,
+      log: options.log,
+      clock: this.#clock,
+      random: this.#random,
+      backoff: options.backoff,
+    });
     this.#cache = new ObjectCache(options.same);
   }
 
@@ -108,6 +111,14 @@ export class Reflector<T extends Keyed> {
 
   /** Called after each complete list, when its changes have been told. */
   onlist: () => void = () => {};
+
+  /** Called when the server has accepted a watch. */
+  onopen: () => void = () => {};
+
+  /** Cuts a pause after a failure short, because somebody else was answered: the server is back. */
+  retrySoon(): void {
+    this.#failures.retrySoon();
+  }
 
   get(key: string): T | undefined {
     return this.#cache.get(key);
@@ -157,10 +168,10 @@ export class Reflector<T extends Keyed> {
         await this.#watch(signal);
       } catch (error) {
         if (signal.aborted) return;
-        this.#noteFailure(error);
-        const retryAfterMs = error instanceof ApiError ? (error.retryAfterMs ?? 0) : 0;
-        const pauseMs = Math.max(this.#backoff.nextMs(), Math.min(retryAfterMs, 30_000));
-        await this.#clock.sleep(pauseMs, signal).catch(() => {});
+        this.counts.failures += 1;
+        this.#connected = false;
+        if (needsList(error)) this.#version = undefined;
+        await this.#failures.pauseAfter(error, signal);
       }
     }
   }
@@ -208,13 +219,14 @@ export class Reflector<T extends Keyed> {
       onopen: () => {
         this.#connected = true;
         this.#noteContact();
+        this.onopen();
       },
       ...(metadataOnly === undefined ? {} : { metadataOnly }),
     });
     for await (const event of events) {
       this.counts.events += 1;
       this.#noteContact();
-      this.#noteSuccess();
+      this.#failures.noteSuccess();
       this.#take(event);
     }
     this.#noteContact();
@@ -222,7 +234,7 @@ export class Reflector<T extends Keyed> {
     if (livedMs < shortestWatchMs && this.counts.events === eventsBefore) {
       throw new Error(`the watch ended after ${Math.round(livedMs)} ms without an event`);
     }
-    this.#noteSuccess();
+    this.#failures.noteSuccess();
   }
 
   #take({ type, object: raw }: WatchEvent): void {
@@ -257,43 +269,4 @@ export class Reflector<T extends Keyed> {
   #noteContact(): void {
     this.#lastContactMs = this.#clock.nowMs();
   }
-
-  #noteSuccess(): void {
-    if (this.#failingSinceMs !== undefined) {
-      const failedMs = Math.round(this.#clock.nowMs() - this.#failingSinceMs);
-      const { what } = this.#options;
-      this.#options.log.info({ what, failedMs, failures: this.#backoff.failures }, "watching again");
-      this.#failingSinceMs = undefined;
-    }
-    this.#backoff.reset();
-  }
-
-  #noteFailure(error: unknown): void {
-    this.counts.failures += 1;
-    this.#connected = false;
-    this.#failingSinceMs ??= this.#clock.nowMs();
-    if (needsList(error)) {
-      this.#version = undefined;
-      // the server is back and says what to do: no reason to wait as long as for one that is away, unless it goes on so
-      if (!this.#neededList) this.#backoff.reset();
-    }
-    this.#neededList = needsList(error);
-    const { log, what } = this.#options;
-    const fields = {
-      what,
-      err: error,
-      failures: this.#backoff.failures + 1,
-      relist: this.#version === undefined,
-    };
-    // Operators need the first failure and a reminder, not one line for each try.
-    const notable = this.#backoff.failures === 0 || this.#backoff.failures % 10 === 9;
-    if (notable) log.warn(fields, "cannot watch; trying again");
-    else log.debug(fields, "cannot watch; trying again");
-  }
-}
-
-/** The version is of no use any more: too old, too new, refused as a parameter, or followed by something unreadable. */
-function needsList(error: unknown): boolean {
-  if (!(error instanceof ApiError)) return false;
-  return error.isGone || error.status === 400 || error.status === 422 || error.reason === "BadResponse";
 }

@@ -9,6 +9,13 @@ test("pauses double up to the cap when nothing is random", () => {
   expect(pauses).toEqual([250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]);
 });
 
+test("a pause can be given a lower cap, never a higher one", () => {
+  const backoff = new Backoff({ baseMs: 1000, capMs: 3000, random: () => 1 });
+  expect([1500, 1500, 9000, undefined].map((capMs) => backoff.nextMs(capMs))).toEqual([
+    1000, 1500, 3000, 3000,
+  ]);
+});
+
 test("a pause is between half and all of its length", () => {
   const shortest = new Backoff({ random: () => 0 });
   expect([shortest.nextMs(), shortest.nextMs()]).toEqual([125, 250]);

@@ -2,7 +2,7 @@
 // Pods of one node and all namespaces: the two watches together, and live requests where they cannot tell.
 import { afterEach, expect, test } from "vitest";
 import { ApiError } from "../../src/kube/api-error.ts";
-import { NodeState } from "../../src/kube/node-state.ts";
+import { NodeState, type NodeStateOptions } from "../../src/kube/node-state.ts";
 import { waitFor } from "../support/api-server.ts";
 import { type KubeFixture, pod, recordingLogger, startKube } from "./kube-fixture.ts";
 
@@ -13,6 +13,7 @@ afterEach(async () => {
 
 async function start(
   prepare: (kube: KubeFixture) => void = () => {},
+  options: Partial<NodeStateOptions> = {},
 ): Promise<KubeFixture & { state: NodeState }> {
   const kube = await startKube();
   cleanups.push(() => kube[Symbol.asyncDispose]());
@@ -26,6 +27,7 @@ async function start(
     nodeName: "n1",
     log: recordingLogger(),
     backoff: { baseMs: 10, capMs: 50 },
+    ...options,
   });
   cleanups.push(() => state.stop());
   state.start();
@@ -165,4 +167,39 @@ test("a stale copy is not believed: live, and an error when nobody can know", as
   server.faults.hang = true;
   const looked = state.findPod({ namespace: "shop", name: "a" }, { signal: AbortSignal.timeout(100) });
   await expect(looked).rejects.toBeInstanceOf(ApiError);
+});
+
+/** Pauses far longer than any test: what comes back earlier was woken. */
+const patient = { baseMs: 100_000, capMs: 100_000 };
+
+test("an answer to a live question wakes the watches after an outage", async () => {
+  const { server, state } = await start((kube) => kube.server.put("pods", pod("a")), { backoff: patient });
+  await server.refuse();
+  await waitFor(
+    "both breaks are noticed",
+    () => !state.pods.isFresh(60_000) && !state.namespaces.isFresh(60_000),
+  );
+  await expect(state.livePod("shop", "a")).rejects.toMatchObject({ reason: "Unreachable" });
+  await server.listenAgain();
+  expect(await state.livePod("shop", "nobody")).toBeUndefined();
+  await waitFor("both watch again", () => state.isFresh());
+});
+
+test.each(["pods", "namespaces"] as const)("a watch that is accepted wakes that of %s", async (broken) => {
+  const { server, state } = await start(undefined, { backoff: patient, watchSeconds: 1 });
+  server.faults.failures = [{ status: 500, verb: "watch", resource: broken, times: 1 }];
+  await waitFor("the break is noticed", () => !state[broken].isFresh(60_000));
+  await waitFor("it watches again", () => state.isFresh());
+  expect(state[broken].counts.failures).toBe(1);
+});
+
+test("a watch that was told when to come again is not woken", async () => {
+  const { server, state } = await start(undefined, { watchSeconds: 1 });
+  const failing = { status: 429, verb: "watch", resource: "pods", retryAfterSeconds: 3 } as const;
+  server.faults.failures = [{ ...failing, times: 1 }];
+  await waitFor("the break is noticed", () => !state.pods.isFresh(60_000));
+  const brokenAt = performance.now();
+  await state.liveNamespace("shop");
+  await waitFor("it watches again", () => state.isFresh());
+  expect(performance.now() - brokenAt).toBeGreaterThan(2_500);
 });
