@@ -219,7 +219,10 @@ export async function heldPods(): Promise<string[]> {
 export async function untilHeld(pods: readonly KubeJson[]): Promise<number> {
   const began = performance.now();
   const wanted = pods.map(({ metadata }) => metadata.uid).sort();
-  const isHeld = async () => JSON.stringify(await heldPods()) === JSON.stringify(wanted);
+  const isHeld = async () => {
+    assert.deepEqual(await heldPods(), wanted);
+    return true;
+  };
   await waitFor("ztunnel to serve the pods", isHeld, { timeoutMs: 20_000, intervalMs: 10 });
   return Math.round(performance.now() - began);
 }

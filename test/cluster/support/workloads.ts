@@ -49,6 +49,12 @@ export async function createDeployment(
   });
 }
 
+/** Creates one such pod that belongs to nobody. */
+export async function createPod(admin: KubeAdmin, name: string, template: object): Promise<void> {
+  const { metadata, spec } = template as { metadata: object; spec: object };
+  await admin.create(`/api/v1/namespaces/${meshNamespace}/pods`, { metadata: { ...metadata, name }, spec });
+}
+
 /** Running pods of an application, by name; waits until there are exactly so many. */
 export async function runningPods(admin: KubeAdmin, app: string, count: number): Promise<KubeJson[]> {
   const path = `/api/v1/namespaces/${meshNamespace}/pods?labelSelector=app%3D${app}`;
