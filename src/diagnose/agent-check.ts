@@ -46,7 +46,7 @@ function watches({ watches: all }: NodeReport): Finding {
     );
   const names = stale.map(
     ({ name, ageSeconds, failures }) =>
-      `${name} (last heard ${ageSeconds ?? "never"} s ago, ${failures} failures)`,
+      `${name} (${ageSeconds === null ? "never heard" : `last heard ${ageSeconds} s ago`}, ${failures} failures)`,
   );
   return failing(
     "watches",
@@ -66,7 +66,7 @@ function ztunnel({ ztunnel: { socket, connections, ready, accepted }, uptimeSeco
       `ztunnel (connection ${newest.id}) is connected but has not taken its snapshot: ${newest.phase}`,
       "look at ztunnel's log on this node",
     );
-  const restarts = `${accepted} connections since the agent started`;
+  const restarts = `${accepted} connection${accepted === 1 ? "" : "s"} since the agent started`;
   if (accepted > 5 && accepted / (uptimeSeconds / 3600) > MANY_CONNECTIONS_AN_HOUR)
     return warning(
       "ztunnel",

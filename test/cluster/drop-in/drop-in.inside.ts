@@ -117,7 +117,7 @@ export async function readmeCommands(): Promise<Record<string, string>> {
     // a comment or the end of a code block, or of a code span in a table
     const line = /^[^\n`]*?(?=\s+#|\n|`)/.exec(readme.slice(from))?.[0] ?? "";
     const { stdout } = await scene.kube.shell(
-      line.replace("-n demo", "-n mesh").replace("/POD:", `/${agent.metadata.name}:`),
+      line.replace("-n demo", "-n mesh").replace(" POD ", ` ${agent.metadata.name} `),
     );
     return stdout;
   };
@@ -126,7 +126,8 @@ export async function readmeCommands(): Promise<Record<string, string>> {
     annotations: await typed("kubectl -n demo get pods -o custom-columns"),
     ztunnel: await typed("kubectl get pods -A -l app=ztunnel"),
     agents: await typed("kubectl -n istio-system get pods -o wide -l k8s-app"),
-    readiness: await typed("kubectl -n istio-system get --raw"),
+    doctor: await typed("kubectl -n istio-system exec ds/ambient-cni-node"),
+    agentsDoctor: await typed("kubectl -n istio-system exec POD -- ambient-cni doctor"),
   };
 }
 
