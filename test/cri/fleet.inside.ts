@@ -32,12 +32,23 @@ export async function start(): Promise<string[]> {
   return node.cri.loadedChain();
 }
 
-/** Runs the pods, every second one in the mesh, each with a web server; the first two are reachable by a port of the host. */
+/**
+ * Pods that are reachable by a port of the host, one in the mesh and one outside. Not made at the same time: portmap looks
+ * whether its top chain is there and then makes it, and the second of two that do so fails ("File exists").
+ * Source: containernetworking/plugins pkg/utils/iptables.go, EnsureChain.
+ */
+const withHostPort: ReadonlyMap<number, number> = new Map([
+  [0, hostPort],
+  [25, hostPort + 1],
+]);
+
+/** Runs the pods, every second one in the mesh, each with a web server. */
 export async function runFleet(count: number): Promise<void> {
   const numbers = Array.from({ length: count }, (_, index) => index);
   await forEachLimited(numbers, concurrency, async (index) => {
     const namespace = index % 2 === 0 ? meshNamespace : plainNamespace;
-    const spec = node.createPod(namespace, index < 2 ? { hostPort: hostPort + index } : {});
+    const port = withHostPort.get(index);
+    const spec = node.createPod(namespace, port === undefined ? {} : { hostPort: port });
     const pod = await node.runPod(spec);
     fleet.push({ ...pod, container: await node.startApp(pod) });
   });
