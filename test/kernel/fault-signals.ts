@@ -78,9 +78,8 @@ export const faultSignals = {
     madeIn: [[apiServer, "goes on with its new token when the old one ends"]],
     signals: [
       metric('ambient_cni_watch_fresh\\{watch="pods"\\} 0'),
-      // that it is the token says the finding "api", which the stub answers without a look at who asks:
-      // test/diagnose/findings.test.ts has its words
       doctor("watches +the agent's picture is old"),
+      doctor("api +the API server cannot be asked: .*401 .*the token or certificate was refused"),
     ],
   },
   "pod made without API server": {

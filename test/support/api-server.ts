@@ -190,7 +190,7 @@ export class ApiServer {
       sendJson(response, 200, { major: "1", minor: "34", gitVersion: "v1.34.0-stub" });
       return;
     }
-    const target = parseRequestTarget(request.method ?? "GET", url);
+    const target = this.#targetOf(request, url);
     this.#log(request, response, { target, url, body });
     if (this.faults.hang) return;
     this.#authorize(request);
@@ -227,6 +227,16 @@ export class ApiServer {
         const written = applyWrite(this.store, target, { contentType, body });
         sendJson(response, target.verb === "create" ? 201 : 200, written);
       }
+    }
+  }
+
+  /** A stranger does not learn which paths there are. */
+  #targetOf(request: IncomingMessage, url: URL): RequestTarget {
+    try {
+      return parseRequestTarget(request.method ?? "GET", url);
+    } catch (error) {
+      this.#authorize(request);
+      throw error;
     }
   }
 
