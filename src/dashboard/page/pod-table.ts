@@ -35,7 +35,6 @@ export class PodTable {
   #pods: readonly PodReport[] = [];
   #shown: readonly PodReport[] = [];
   #sort: SortKey = "name";
-  #drawn = rowsPerFrame;
   #frame: number | undefined;
   #selected = "";
   #current = "";
@@ -84,8 +83,7 @@ export class PodTable {
     const isWanted = (pod: PodReport): boolean =>
       (this.#states.size === 0 || this.#states.has(pod.state)) && hasWords(pod, words);
     this.#shown = this.#pods.filter(isWanted).sort(comparers[this.#sort]);
-    this.#list.sync(this.#shown.slice(0, this.#drawn), isChanged);
-    this.#drawMore();
+    this.#draw(isChanged);
     this.select(this.#selected);
     this.#keepOneTabStop();
     const total = this.#pods.length;
@@ -96,12 +94,14 @@ export class PodTable {
     setText(empty, total === 0 ? "No pod runs on this node." : "No pod matches the filter.");
   }
 
-  /** Rows are made over several frames: a whole node at once would hold up the first of them. */
-  #drawMore(): void {
-    if (this.#drawn >= this.#shown.length || this.#frame !== undefined) return;
+  /** Rows are added over several frames: a whole node at once, laid out in one task, is felt while typing. */
+  #draw(isChanged: (pod: PodReport) => boolean): void {
+    let free = rowsPerFrame;
+    const drawn = this.#shown.filter(({ uid }) => this.#list.get(uid) !== undefined || free-- > 0);
+    this.#list.sync(drawn, isChanged);
+    if (drawn.length === this.#shown.length || this.#frame !== undefined) return;
     this.#frame = requestAnimationFrame(() => {
       this.#frame = undefined;
-      this.#drawn += rowsPerFrame;
       this.#show(() => false);
     });
   }
