@@ -53,6 +53,7 @@ export class CuttablePause {
   readonly #clock: Clock;
   readonly #random: () => number;
   #end: AbortController | undefined;
+  #isCutAhead = false;
 
   constructor(clock: Clock, random: () => number) {
     this.#clock = clock;
@@ -61,16 +62,26 @@ export class CuttablePause {
 
   /** Resolves after the pause, soon after `cut`, or at once when the signal says so. */
   async sleep(ms: number, signal: AbortSignal): Promise<void> {
-    const end = new AbortController();
-    this.#end = end;
-    await this.#clock.sleep(ms, AbortSignal.any([signal, end.signal])).catch(() => {});
-    this.#end = undefined;
-    if (!end.signal.aborted || signal.aborted) return;
+    if (!this.#isCutAhead) {
+      const end = new AbortController();
+      this.#end = end;
+      await this.#clock.sleep(ms, AbortSignal.any([signal, end.signal])).catch(() => {});
+      this.#end = undefined;
+      if (!end.signal.aborted) return;
+    }
+    this.#isCutAhead = false;
+    if (signal.aborted) return;
     await this.#clock.sleep(Math.min(ms, this.#random() * remainderMs), signal).catch(() => {});
   }
 
-  /** Cuts the pause that is under way, if there is one. */
+  /** Cuts the pause that is under way, or else the next one. */
   cut(): void {
-    this.#end?.abort();
+    if (this.#end === undefined) this.#isCutAhead = true;
+    else this.#end.abort();
+  }
+
+  /** The next pause is whole again. */
+  forgetCut(): void {
+    this.#isCutAhead = false;
   }
 }

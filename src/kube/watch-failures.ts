@@ -14,8 +14,14 @@ export interface WatchFailuresOptions {
   readonly backoff: Backoff | undefined;
 }
 
-/** Cap of the pauses after tries that reached nobody: they burden no server, and a short cap finds it soon when it is back. */
-const unreachableCapMs = 10_000;
+/** Cap of the pauses after tries that nobody took: they burden no server, and a short cap finds it soon when it is back. */
+const nobodyThereCapMs = 10_000;
+const nobodyThere: ReadonlySet<unknown> = new Set(["ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH"]);
+/**
+ * Least time between two pauses that are cut short. What wakes a watch says little about it: a server may take all watches
+ * and end them, or answer for one pod and not for the list, and thousands of nodes would ask it again and again.
+ */
+const cutIntervalMs = 10_000;
 /** Longest that a server's own wish to be left alone is heeded. */
 const longestWishMs = 30_000;
 
@@ -25,6 +31,7 @@ export class WatchFailures {
   readonly #backoff: Backoff;
   readonly #pause: CuttablePause;
   #sinceMs: number | undefined;
+  #lastCutMs = Number.NEGATIVE_INFINITY;
   /** Whether the last failure asked for a list. */
   #neededList = false;
 
@@ -38,16 +45,19 @@ export class WatchFailures {
   /** Resolves when it is time for the next try. */
   async pauseAfter(error: unknown, signal: AbortSignal): Promise<void> {
     this.#note(error);
-    const { reason, retryAfterMs } = error instanceof ApiError ? error : {};
-    const ownMs = this.#backoff.nextMs(reason === "Unreachable" ? unreachableCapMs : undefined);
-    if (retryAfterMs === undefined) return await this.#pause.sleep(ownMs, signal);
-    // a pause that the server asked for is not ours to cut
-    const pauseMs = Math.max(ownMs, Math.min(retryAfterMs, longestWishMs));
-    await this.#options.clock.sleep(pauseMs, signal).catch(() => {});
+    const ownMs = this.#backoff.nextMs(isNobodyThere(error) ? nobodyThereCapMs : undefined);
+    const wishMs = error instanceof ApiError ? Math.min(error.retryAfterMs ?? 0, longestWishMs) : 0;
+    // what the server asked for is not ours to cut, the rest is
+    if (wishMs > 0) await this.#options.clock.sleep(wishMs, signal).catch(() => {});
+    if (ownMs > wishMs) await this.#pause.sleep(ownMs - wishMs, signal);
   }
 
-  /** Cuts the pause short, because somebody else was answered: the server is back. */
+  /** Somebody else was answered, the server is back: cuts short the pause that is under way, or the one after this try. */
   retrySoon(): void {
+    if (this.#sinceMs === undefined) return;
+    const nowMs = this.#options.clock.nowMs();
+    if (nowMs - this.#lastCutMs < cutIntervalMs) return;
+    this.#lastCutMs = nowMs;
     this.#pause.cut();
   }
 
@@ -58,6 +68,7 @@ export class WatchFailures {
       const failedMs = Math.round(clock.nowMs() - this.#sinceMs);
       log.info({ what, failedMs, failures: this.#backoff.failures }, "watching again");
       this.#sinceMs = undefined;
+      this.#pause.forgetCut();
     }
     this.#backoff.reset();
   }
@@ -82,4 +93,9 @@ export class WatchFailures {
 export function needsList(error: unknown): boolean {
   if (!(error instanceof ApiError)) return false;
   return error.isGone || error.status === 400 || error.status === 422 || error.reason === "BadResponse";
+}
+
+/** No connection came about. A server behind a broken certificate is there: each try costs it a handshake. */
+function isNobodyThere(error: unknown): boolean {
+  return error instanceof ApiError && nobodyThere.has((error.cause as { code?: unknown } | undefined)?.code);
 }

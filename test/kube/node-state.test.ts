@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pods of one node and all namespaces: the two watches together, and live requests where they cannot tell.
-import { afterEach, expect, test } from "vitest";
+import { setTimeout as delay } from "node:timers/promises";
+import { afterEach, expect, test, vi } from "vitest";
 import { ApiError } from "../../src/kube/api-error.ts";
 import { NodeState, type NodeStateOptions } from "../../src/kube/node-state.ts";
 import { waitFor } from "../support/api-server.ts";
@@ -185,21 +186,47 @@ test("an answer to a live question wakes the watches after an outage", async () 
   await waitFor("both watch again", () => state.isFresh());
 });
 
-test.each(["pods", "namespaces"] as const)("a watch that is accepted wakes that of %s", async (broken) => {
-  const { server, state } = await start(undefined, { backoff: patient, watchSeconds: 1 });
-  server.faults.failures = [{ status: 500, verb: "watch", resource: broken, times: 1 }];
-  await waitFor("the break is noticed", () => !state[broken].isFresh(60_000));
-  await waitFor("it watches again", () => state.isFresh());
-  expect(state[broken].counts.failures).toBe(1);
+test("a watch that is accepted, and an answer about a pod or a namespace, wake the watches", async () => {
+  const { server, state } = await start(undefined, { watchSeconds: 1 });
+  const woken = (kind: "pods" | "namespaces") => vi.spyOn(state[kind], "retrySoon");
+  const [pods, namespaces] = [woken("pods"), woken("namespaces")];
+  await waitFor(
+    "both watches to be opened again",
+    () => pods.mock.calls.length > 0 && namespaces.mock.calls.length > 0,
+  );
+  // from now on nothing is accepted but questions
+  server.faults.failures = [{ status: 500, verb: "watch", times: 1000 }];
+  server.dropWatches();
+  await waitFor(
+    "both breaks are noticed",
+    () => !state.pods.isFresh(60_000) && !state.namespaces.isFresh(60_000),
+  );
+  for (const ask of [() => state.livePod("shop", "nobody"), () => state.liveNamespace("shop")]) {
+    pods.mockClear();
+    namespaces.mockClear();
+    await ask();
+    expect([pods.mock.calls.length, namespaces.mock.calls.length]).toEqual([1, 1]);
+  }
+  pods.mockClear();
+  server.faults.failures.push({ status: 503, verb: "get", resource: "pods", times: 1 });
+  await expect(state.livePod("shop", "nobody")).rejects.toMatchObject({ status: 503 });
+  expect(pods).not.toHaveBeenCalled();
 });
 
-test("a watch that was told when to come again is not woken", async () => {
-  const { server, state } = await start(undefined, { watchSeconds: 1 });
-  const failing = { status: 429, verb: "watch", resource: "pods", retryAfterSeconds: 3 } as const;
-  server.faults.failures = [{ ...failing, times: 1 }];
-  await waitFor("the break is noticed", () => !state.pods.isFresh(60_000));
-  const brokenAt = performance.now();
-  await state.liveNamespace("shop");
-  await waitFor("it watches again", () => state.isFresh());
-  expect(performance.now() - brokenAt).toBeGreaterThan(2_500);
+test("watches that are accepted and then fail do not drive each other", { timeout: 30_000 }, async () => {
+  const { server, state } = await start(undefined, {
+    backoff: { baseMs: 4_000, capMs: 4_000 },
+    watchSeconds: 1,
+  });
+  server.faults.goneAs = "event";
+  server.faults.goneOnWatch = 1000;
+  server.dropWatches();
+  await waitFor(
+    "both breaks are noticed",
+    () => state.pods.counts.failures + state.namespaces.counts.failures > 1,
+  );
+  const before = server.requestsOf("list", "pods").length;
+  await delay(8_000);
+  // own pauses are 2 to 4 s, and one of them was cut
+  expect(server.requestsOf("list", "pods").length - before).toBeLessThanOrEqual(6);
 });

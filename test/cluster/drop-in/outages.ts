@@ -7,7 +7,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { run } from "../../support/node/run.ts";
 import { waitFor } from "../../support/node/wait-for.ts";
 import type { KubeJson } from "../support/kube-admin.ts";
-import { untilAnnotated, untilCaptured } from "../support/mesh-pods.ts";
+import { untilAnnotated, untilCaptured, untilUntouched } from "../support/mesh-pods.ts";
 import { nodeAddress } from "../support/node-places.ts";
 import { losePower } from "../support/reboot.ts";
 import {
@@ -17,6 +17,7 @@ import {
   deploymentPath,
   netnsOf,
   patience,
+  podPath,
   runningPods,
   workload,
 } from "../support/workloads.ts";
@@ -54,6 +55,7 @@ export async function withoutApiServer(): Promise<Record<string, number>> {
     await delay(outageMs - (performance.now() - began));
   }).finally(() => plane.startApiServer());
   const back = performance.now();
+  const labelSeenMs = await leaveAndReturn(pods[2] as KubeJson);
   const anew = (pod: KubeJson) => pod.status.podIP !== victim.status.podIP;
   const isThere = async () => (await runningPods(admin, "victim", 1)).find(anew);
   const after = await waitFor("the pod to have a new sandbox", isThere, patience);
@@ -62,7 +64,20 @@ export async function withoutApiServer(): Promise<Record<string, number>> {
   const recoveredMs = Math.round(performance.now() - back);
   scene.claimNothingInClear(mark);
   await deletePod("victim");
-  return { recoveredMs, "slowest request": sums.longestMs, requests: sums.sent };
+  return { labelSeenMs, recoveredMs, "slowest request": sums.longestMs, requests: sums.sent };
+}
+
+/** Takes a pod out of the mesh by its own label, and back. @returns how long until the first was seen in the kernel, in ms */
+async function leaveAndReturn(pod: KubeJson): Promise<number> {
+  const label = (mode: "none" | null) =>
+    scene.kube.admin.patch(podPath(pod.metadata.name), {
+      metadata: { labels: { "istio.io/dataplane-mode": mode } },
+    });
+  await label("none");
+  const seenMs = await untilUntouched([pod]);
+  await label(null);
+  await untilCaptured([pod]);
+  return seenMs;
 }
 
 /** Ends all processes of a sandbox. */
