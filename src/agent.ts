@@ -315,4 +315,5 @@ function logStart(config: AgentConfig, log: ReturnType<LoggerFactory["scope"]>):
   const { excludeNamespaces, ...rest } = config;
   log.info({ config: { ...rest, excludeNamespaces: [...excludeNamespaces] } }, "starting");
   for (const setting of config.ignored) log.warn({}, `ignored setting ${setting}`);
+  for (const note of config.notes) log.info({}, note);
 }

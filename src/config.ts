@@ -72,6 +72,8 @@ export interface AgentConfig {
   readonly log: LogSettings;
   /** Settings that were given and have no effect, each with the reason; said once at start. */
   readonly ignored: readonly string[];
+  /** Settings that are followed in another way than one might think; said once at start. */
+  readonly notes: readonly string[];
 }
 
 /** Where the settings come from. */
@@ -94,6 +96,9 @@ const ignoredNames: readonly (readonly [RegExp, string])[] = [
     "rules are always verified, and written only where they differ",
   ],
 ];
+
+const nativeNote =
+  "NATIVE_NFTABLES: rules are written with iptables-nft, which keeps them in nf_tables too, whatever FORCE_IPTABLES_BINARY says; istio-cni's own tables are removed";
 
 /** The settings of this process; the only place that reads its environment. */
 export function processConfigSource(args: readonly string[]): ConfigSource {
@@ -127,12 +132,7 @@ export function loadConfig(source: ConfigSource, options: { needsNode?: boolean 
       "must not be false: this agent serves ambient mode only, use istio-cni for sidecars",
     );
   }
-  if (reader.flag("NATIVE_NFTABLES", false)) {
-    reader.fault(
-      "NATIVE_NFTABLES",
-      "is not supported by this version: unset it to use iptables (nft variant included)",
-    );
-  }
+  const isNative = reader.flag("NATIVE_NFTABLES", false);
   const hostRoot = reader.path("HOST_ROOT", "/host");
   const runDir = reader.path("CNI_AGENT_RUN_DIR", "/var/run/istio-cni");
   const pluginSocketPath = join(runDir, "pluginevent.sock");
@@ -166,7 +166,7 @@ export function loadConfig(source: ConfigSource, options: { needsNode?: boolean 
     hostNetnsPath: reader.flag("ALLOW_SWITCH_TO_HOST_NS", false)
       ? join(hostRoot, "proc/1/ns/net")
       : "/proc/self/ns/net",
-    iptablesVariant: reader.choice("FORCE_IPTABLES_BINARY", ["auto", "nft", "legacy"], "auto"),
+    iptablesVariant: readIptablesVariant(reader, isNative),
     reconcileIntervalMs:
       1000 * reader.integer("RECONCILE_INTERVAL_SECONDS", { fallback: 30, min: 1, max: 3600 }),
     ztunnelWaitMs: 1000 * reader.integer("ZTUNNEL_WAIT_SECONDS", { fallback: 20, min: 0, max: 50 }),
@@ -177,9 +177,16 @@ export function loadConfig(source: ConfigSource, options: { needsNode?: boolean 
     install: readInstall(reader, hostRoot),
     log: readLogSettings(reader, source.args),
     ignored: ignoredSettings(source.env),
+    notes: isNative ? [nativeNote] : [],
   };
   if (reader.faults.length > 0) throw new ConfigError(reader.faults);
   return Object.freeze(config);
+}
+
+/** Whoever wants nf_tables by their own tool gets them through iptables-nft. */
+function readIptablesVariant(reader: SettingsReader, isNative: boolean): IptablesVariant {
+  const forced = reader.choice("FORCE_IPTABLES_BINARY", ["auto", "nft", "legacy"], "auto");
+  return isNative ? "nft" : forced;
 }
 
 function readInstall(reader: SettingsReader, hostRoot: string): InstallConfig {

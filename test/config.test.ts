@@ -92,11 +92,21 @@ describe("loadConfig", () => {
     ]);
   });
 
+  test("gives nf_tables to whoever asks for native ones, and says how", () => {
+    const asked = { ...env, NATIVE_NFTABLES: "true", FORCE_IPTABLES_BINARY: "legacy" };
+    expect(loadConfig({ env: asked, args: [] })).toMatchObject({
+      iptablesVariant: "nft",
+      ignored: [],
+      notes: [expect.stringMatching(/^NATIVE_NFTABLES: .*iptables-nft.*whatever FORCE_IPTABLES_BINARY/)],
+    });
+    const not = loadConfig({ env: { ...env, NATIVE_NFTABLES: "false" }, args: [] });
+    expect(not).toMatchObject({ iptablesVariant: "auto", ignored: [], notes: [] });
+  });
+
   const bad: readonly [string, Record<string, string | undefined>, RegExp][] = [
     ["NODE_NAME", { NODE_NAME: undefined }, /spec\.nodeName/],
     ["AMBIENT_ENABLED", { AMBIENT_ENABLED: "false" }, /must not be false/],
     ["AMBIENT_IPV6", { AMBIENT_IPV6: "maybe" }, /true or false/],
-    ["NATIVE_NFTABLES", { NATIVE_NFTABLES: "true" }, /not supported/],
     ["CNI_AGENT_RUN_DIR", { CNI_AGENT_RUN_DIR: "run" }, /absolute path/],
     ["HOST_PROBE_SNAT_IP", { HOST_PROBE_SNAT_IP: "fd00::1" }, /IPv4/],
     ["HOST_PROBE_SNAT_IPV6", { HOST_PROBE_SNAT_IPV6: "10.0.0.1" }, /IPv6/],

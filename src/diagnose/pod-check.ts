@@ -6,6 +6,7 @@ import { sameAddress } from "../netns/address.ts";
 import { Netns } from "../netns/netns.ts";
 import { listeningSockets } from "../observe/listening-sockets.ts";
 import type { PodReport } from "../observe/state-report.ts";
+import { findNativeTables, nativeTableName } from "../redirect/native-tables.ts";
 import type { Verification } from "../redirect/pod-redirection.ts";
 import { RedirectionError } from "../redirect/redirection-error.ts";
 import { CHAIN_NAMES, type Family, type RedirectOptions, TABLE_NAMES } from "../redirect/rules.ts";
@@ -200,10 +201,10 @@ async function closedSockets(netns: Netns, { dnsCapture }: RedirectOptions): Pro
     .map(({ protocol, port }) => `${protocol}/${port}`);
 }
 
-/** Chains with our names where ours never are. */
+/** Chains with our names where ours never are, and istio-cni's own tables. */
 async function foreignTables({ backend }: KernelEyes, netns: Netns): Promise<string[]> {
-  if (backend.variant !== "nft") return [];
-  const found: string[] = [];
+  const found = (await findNativeTables(netns.fd)).map(describeNative);
+  if (backend.variant !== "nft") return found;
   for (const { family, table, chains } of await dumpNftRuleset(netns.fd)) {
     if (family !== "inet" && TABLE_NAMES.some((name) => name === table)) continue;
     for (const { name } of chains) {
@@ -212,6 +213,10 @@ async function foreignTables({ backend }: KernelEyes, netns: Netns): Promise<str
     }
   }
   return found;
+}
+
+function describeNative(table: string): string {
+  return `${nativeTableName(table)} is there, which an istio-cni with NATIVE_NFTABLES writes`;
 }
 
 /** Our chains in one table of nf_tables, of either family. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What has become of each pod lately: changes of state with their times, the last look, the last failure. Bounded.
-import type { SkippedFamily } from "../redirect/pod-redirection.ts";
+import type { SkippedFamily } from "../redirect/pod-routing.ts";
 import type { EnrolmentState } from "./pod-record.ts";
 
 /** Parts of a run, in its order. */

@@ -118,6 +118,12 @@ export class PodReconciler {
     const { skippedFamilies } = report;
     history.looked(pod.uid, { netnsKey: sandbox.netns.key, skippedFamilies });
     history.step(pod.uid, "rules");
+    const { leftoverFault } = report;
+    if (leftoverFault !== undefined)
+      log.warn(
+        { ...names, reason: leftoverFault },
+        "an earlier agent's rules are still in the pod beside ours",
+      );
     if (report.changed && record.state === "enrolled") this.repairs.note(record, report.repaired);
     if (ztunnel.acknowledged(pod.uid) !== sandbox.netns.key) {
       await this.#handOver(record, { pod, sandbox });

@@ -5,6 +5,7 @@ import { Netns } from "../netns/netns.ts";
 import { HostState } from "../probes/host-state.ts";
 import { PROBE_CHAIN, PROBE_TABLE } from "../probes/probe-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
+import { findNativeTables, nativeTableName } from "../redirect/native-tables.ts";
 import { hasChain } from "./node-cleanup-netns.ts";
 import type { CleanupTools } from "./node-cleanup-tools.ts";
 
@@ -57,7 +58,12 @@ async function lookIn({ netns, path }: HostNetns, tools: CleanupTools): Promise<
   const procNetDir = join(dirname(dirname(path)), "net");
   const isThere = await hasChain(netns, { chain: PROBE_CHAIN, tables: [PROBE_TABLE], procNetDir });
   const sets = await ourSets(netns, tools);
-  return [...(isThere ? [`chain ${PROBE_CHAIN}`] : []), ...sets.map((name) => `ipset ${name}`)];
+  const tables = await findNativeTables(netns.fd);
+  return [
+    ...(isThere ? [`chain ${PROBE_CHAIN}`] : []),
+    ...sets.map((name) => `ipset ${name}`),
+    ...tables.map(nativeTableName),
+  ];
 }
 
 /** With what an exchange of a set that was cut off left behind. */

@@ -10,6 +10,7 @@ import { readRedirectRouting } from "../netlink/rtnetlink.ts";
 import { netnsKeyAt } from "../netns/host-netns.ts";
 import { Netns, NetnsError } from "../netns/netns.ts";
 import { readLegacyTableNames } from "../redirect/backend.ts";
+import { findNativeTables } from "../redirect/native-tables.ts";
 
 /** A namespace and the ways to it. */
 export interface FoundNetns {
@@ -77,13 +78,14 @@ const tellingChain = "ISTIO_PRERT";
 const families = [4, 6] as const;
 
 /**
- * Whether an ambient agent wrote here: the ip rule or route, which are written first and removed last, or the chain that
+ * Whether an ambient agent wrote here: the ip rule or route, which are written first and removed last, or chain or tables that
  * only ambient mode has. Sidecars have a chain of a name that is ours, too: without one of these signs nothing is touched.
  * @throws NetlinkError, NativeError when the kernel cannot be asked
  */
 export async function isEnrolled(netns: Netns, procNetDir: string | undefined): Promise<boolean> {
   const { v4, v6 } = await readRedirectRouting(netns.fd, { v6: true });
   if (v4.rule || v4.route || v6.rule || v6.route) return true;
+  if ((await findNativeTables(netns.fd)).length > 0) return true;
   return await hasChain(netns, { chain: tellingChain, tables: ["mangle", "nat"], procNetDir });
 }
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads the nf_tables rules of a namespace (native ones and those of iptables-nft) in a form that compares byte by byte.
-import { check, read } from "./exchange.ts";
+// Reads the nf_tables rules of a namespace (native ones and those of iptables-nft) in a form that compares byte by byte;
+// lists and deletes tables.
+import { check, exchange, read } from "./exchange.ts";
 import {
+  concatBytes,
   decodeAttributes,
   decodeString,
+  encodeAttribute,
   forEachAttribute,
   type NetlinkAnswer,
   type NetlinkMessage,
@@ -16,6 +19,11 @@ const NFNL_SUBSYS_NFTABLES = 10;
 
 // Source: linux/netfilter/nf_tables.h. Numbers in attributes are in network order.
 const MESSAGE = { getTable: 1, getChain: 4, getRule: 7 } as const;
+const NEW_TABLE = 0;
+const DELETE_TABLE = 2;
+// Source: linux/netfilter/nfnetlink.h. A change is made by what stands between the two.
+const BATCH = { begin: 0x10, end: 0x11 } as const;
+const FAMILY_INET = 1;
 const TABLE_NAME = 1;
 const CHAIN = { table: 1, name: 3, hook: 4, policy: 5, type: 7 } as const;
 const HOOK = { number: 1, priority: 2 } as const;
@@ -94,6 +102,66 @@ export async function dumpNftRuleset(netnsFd: number): Promise<NftTable[]> {
   for (const answer of answers) check("list nf_tables rules", answer);
   const [tables, chains, rules] = answers as [NetlinkAnswer, NetlinkAnswer, NetlinkAnswer];
   return assemble(tables.messages, chains.messages, rules.messages);
+}
+
+/**
+ * The tables of family inet by name, without what is in them: cheap however many rules there are. None where the kernel has no
+ * nf_tables.
+ *
+ * @throws NetlinkError EPERM, EAGAIN
+ * @throws NativeError if the conversation with the kernel failed
+ */
+export async function listInetTables(netnsFd: number): Promise<string[]> {
+  const request = { type: messageType(MESSAGE.getTable), flags: NLM.dump, body: header(FAMILY_INET) };
+  try {
+    const [answer] = (await read(netnsFd, NETLINK_NETFILTER, [request])) as [NetlinkAnswer];
+    check("list nf_tables tables", answer);
+    return answer.messages.map(({ body }) => stringOf(decodeAttributes(body, HEADER_BYTES).get(TABLE_NAME)));
+  } catch (error) {
+    const { code } = error as { code?: string };
+    // no nfnetlink; nfnetlink without nf_tables. Source: linux net/netfilter/nfnetlink.c, nfnetlink_rcv_msg
+    if (code === "EPROTONOSUPPORT" || code === "EINVAL") return [];
+    throw error;
+  }
+}
+
+/**
+ * Deletes tables of family inet with all that is in them, in one step; one that is not there is no error.
+ *
+ * @throws NetlinkError EPERM; nothing was deleted then
+ * @throws NativeError if the conversation with the kernel failed
+ */
+export async function deleteInetTables(netnsFd: number, tables: readonly string[]): Promise<void> {
+  if (tables.length === 0) return;
+  const batch = (type: number) => ({ type, flags: 0, body: Uint8Array.of(0, 0, 0, NFNL_SUBSYS_NFTABLES) });
+  const requests = tables.flatMap((table) => {
+    const body = concatBytes(header(FAMILY_INET), encodeAttribute(TABLE_NAME, Buffer.from(`${table}\0`)));
+    // made first, so that there is one to delete
+    return [
+      { type: messageType(NEW_TABLE), flags: NLM.create | NLM.ack, body },
+      { type: messageType(DELETE_TABLE), flags: NLM.ack, body },
+    ];
+  });
+  const answers = await exchange(netnsFd, NETLINK_NETFILTER, [
+    batch(BATCH.begin),
+    ...requests,
+    batch(BATCH.end),
+  ]);
+  // the two ends are answered only when the batch is not taken at all
+  const said = answers.filter(
+    ({ error }, index) => error !== undefined || (index > 0 && index < answers.length - 1),
+  );
+  const refusal = said.find(({ error }) => error !== 0 && error !== undefined);
+  for (const answer of refusal === undefined ? said : [refusal]) check("delete nf_tables tables", answer);
+}
+
+function messageType(message: number): number {
+  return (NFNL_SUBSYS_NFTABLES << 8) | message;
+}
+
+/** struct nfgenmsg */
+function header(family: number): Uint8Array {
+  return Uint8Array.of(family, 0, 0, 0);
 }
 
 /** Whether all messages are of one generation of the ruleset: each dump alone is, but rules may change between two. */

@@ -5,7 +5,7 @@ import type { PodLook, PodPast } from "../enrolment/pod-history.ts";
 import type { PodRecord } from "../enrolment/pod-record.ts";
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import { desiredState, fingerprint } from "../redirect/fingerprint.ts";
-import type { SkippedFamily } from "../redirect/pod-redirection.ts";
+import type { SkippedFamily } from "../redirect/pod-routing.ts";
 import { type Family, type RedirectOptions, redirectVariantKey } from "../redirect/rules.ts";
 import type { AgentFacts } from "./agent-facts.ts";
 import { describeDesired } from "./desired-report.ts";

@@ -74,6 +74,7 @@ export class HostProbes {
   #settled = false;
   #wasIntact = false;
   #searchedLeftovers = false;
+  #saidLeftovers = false;
   #isClosed = false;
   #reported: { readonly fault: string | undefined } | undefined;
   #failuresInARow = 0;
@@ -255,18 +256,23 @@ export class HostProbes {
     }
   }
 
-  /** Once, as the variant is chosen for the boot, and last: until ours stands the other variant's rule does the work. */
+  /** Once, as the variant is chosen for the boot, and last: until ours stands the earlier agent's rule does the work. */
   async #removeLeftovers(netns: Netns): Promise<void> {
     if (this.#searchedLeftovers) return;
-    this.#searchedLeftovers = true;
     try {
       const removed = await this.#state.removeLeftovers(netns);
+      this.#searchedLeftovers = true;
       if (removed.length === 0) return;
       const fields = { drift: describeDrift(removed) };
-      this.#options.log.info(fields, "removed the probes' chain from the iptables variant not in use");
+      this.#options.log.info(fields, "removed what an earlier agent left for probes");
     } catch (error) {
       // what is left there is one rule too many; probes pass
-      this.#options.log.warn({ err: error }, "cannot look at the iptables variant not in use");
+      if (!this.#saidLeftovers)
+        this.#options.log.warn(
+          { err: error },
+          "cannot remove what an earlier agent left for probes; trying again",
+        );
+      this.#saidLeftovers = true;
     }
   }
 

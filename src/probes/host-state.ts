@@ -8,6 +8,7 @@ import type { Netns } from "../netns/netns.ts";
 import { allDone } from "../redirect/all-done.ts";
 import { type RedirectBackend, readLegacyTableNames } from "../redirect/backend.ts";
 import type { VariantTools } from "../redirect/backend-tools.ts";
+import { findNativeTables, nativeTableName, removeNativeTables } from "../redirect/native-tables.ts";
 import type { Family } from "../redirect/rules.ts";
 import { type HostLook, lookAtHost } from "./host-look.ts";
 import { HostTools } from "./host-tools.ts";
@@ -112,14 +113,22 @@ export class HostState {
     }
   }
 
-  /** Removes our chain from the variant that is not in use, left there by an earlier agent. @throws as {@link observe} */
+  /**
+   * Removes what an earlier agent left: our chain in the variant that is not in use, istio-cni's own nft tables.
+   * @throws as {@link observe}
+   */
   async removeLeftovers(netns: Netns): Promise<ProbeDrift[]> {
     const { other } = this.#options.backend;
-    return other === undefined ? [] : await this.#removeRules(netns, other);
+    const removed = other === undefined ? [] : await this.#removeRules(netns, other);
+    const tables = await findNativeTables(netns.fd);
+    if (tables.length === 0) return removed;
+    await removeNativeTables(netns.fd, tables);
+    const detail = `${tables.map(nativeTableName).join(", ")} of an istio-cni with NATIVE_NFTABLES was there`;
+    return [...removed, { kind: "leftover", family: 4, detail }];
   }
 
   /**
-   * Removes everything of ours, in both families and both variants; absence is success.
+   * Removes everything of ours, in both families and both variants, and istio-cni's tables; absence is success.
    * @returns whether there was anything @throws as {@link observe}
    */
   async remove(netns: Netns): Promise<boolean> {

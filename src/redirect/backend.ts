@@ -90,7 +90,8 @@ async function choose(
   options: BackendOptions & { runner: ToolRunner },
 ): Promise<Choice> {
   const { variant: forced } = options;
-  if (forced !== "auto") return { variant: forced, reason: `FORCE_IPTABLES_BINARY=${forced}` };
+  if (forced !== "auto")
+    return { variant: forced, reason: "set by FORCE_IPTABLES_BINARY or NATIVE_NFTABLES" };
   const bootId = await readBootId(options.bootIdPath ?? "/proc/sys/kernel/random/boot_id");
   const file = join(options.runDir, BACKEND_FILE);
   const kept = await readDecision(file, bootId);
@@ -157,7 +158,7 @@ function notInstalled({ variant, reason }: Choice): BackendError {
   return new BackendError(
     `Cannot use iptables variant "${variant}" (${reason}): neither iptables-${variant}-save and ` +
       `iptables-${variant}-restore nor plain programs of this variant are in PATH; use an agent image that holds ` +
-      "them, or set FORCE_IPTABLES_BINARY to the other variant",
+      "them, or change FORCE_IPTABLES_BINARY and NATIVE_NFTABLES",
   );
 }
 

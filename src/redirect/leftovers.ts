@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finds and removes our chains in the iptables variant that is not in use, left there by an earlier agent.
+// Finds and removes what an earlier agent left: our chains in the iptables variant not in use, and istio-cni's nft tables.
 import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { dumpNftRuleset } from "../netlink/nftables.ts";
 import { allDone } from "./all-done.ts";
 import { LEGACY_TABLE_LISTS, readLegacyTableNames } from "./backend.ts";
 import type { Drift } from "./fingerprint.ts";
-import type { NetnsCall, NetnsRules } from "./netns-rules.ts";
+import { findNativeTables, nativeTableName, removeNativeTables } from "./native-tables.ts";
+import { assertPodNetns, type NetnsCall, type NetnsRules } from "./netns-rules.ts";
 import { hashOwnRules } from "./nft-state.ts";
 import { planRemoval } from "./plan.ts";
 import type { Family } from "./rules.ts";
@@ -18,6 +19,54 @@ const FAMILIES: readonly Family[] = [4, 6];
 export interface Leftovers {
   readonly drift: readonly Drift[];
   readonly writes: number;
+}
+
+/** What may be there. */
+export interface Suspects {
+  /** Families with something in the other iptables variant. */
+  readonly families: readonly Family[];
+  /** istio-cni's own tables. */
+  readonly tables: readonly string[];
+}
+
+/** Nothing is suspected, or was looked for. */
+export const NO_SUSPECTS: Suspects = { families: [], tables: [] };
+
+/** Rules of agents that used something else than this one does. */
+export class EarlierRules {
+  readonly #other: OtherVariant | undefined;
+  readonly #hostNetns: ReadonlySet<string>;
+
+  /** @param other the iptables variant that is not in use, where it is installed */
+  constructor(
+    other: NetnsRules | undefined,
+    { runner, hostNetns }: { runner: ToolRunner; hostNetns: ReadonlySet<string> },
+  ) {
+    this.#other = other && new OtherVariant(other, { runner });
+    this.#hostNetns = hostNetns;
+  }
+
+  /** Looks; creates nothing. @throws as {@link OtherVariant.look} */
+  async look(call: NetnsCall, place: { procNetDir?: string | undefined }): Promise<Suspects> {
+    const [families, tables] = await allDone([
+      this.#other?.look(call, place) ?? Promise.resolve([]),
+      findNativeTables(call.netns.fd),
+    ]);
+    return { families, tables };
+  }
+
+  /** Removes what was found. @throws NetlinkError, {RedirectionError} and as {@link OtherVariant.remove} */
+  async remove(call: NetnsCall, { families, tables }: Suspects): Promise<Leftovers> {
+    const { drift, writes } = (await this.#other?.remove(call, families)) ?? { drift: [], writes: 0 };
+    if (tables.length === 0) return { drift, writes };
+    assertPodNetns(call.netns, this.#hostNetns);
+    await removeNativeTables(call.netns.fd, tables);
+    const removed = tables.map((table): Drift => {
+      const detail = `${nativeTableName(table)} held the rules of an istio-cni with NATIVE_NFTABLES`;
+      return { kind: "unexpected-table", family: 4, table, chain: "", detail };
+    });
+    return { drift: [...drift, ...removed], writes: writes + 1 };
+  }
 }
 
 /** The variant that is not in use. */

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Redirection of one pod's namespace as a whole: rules, ip rule and route, checked, brought about and removed.
-import { setTimeout as delay } from "node:timers/promises";
-import { NetlinkError } from "../netlink/exchange.ts";
 import {
-  ensureRedirectRouting,
-  interfaceAddresses,
   isRoutingComplete,
   type RoutingState,
   readRedirectRouting,
@@ -15,20 +11,15 @@ import { allDone } from "./all-done.ts";
 import { BackendError, type RedirectBackend } from "./backend.ts";
 import { type Drift, desiredState, fingerprint } from "./fingerprint.ts";
 import { KeyedMutex } from "./keyed-mutex.ts";
-import { type Leftovers, OtherVariant } from "./leftovers.ts";
+import { EarlierRules, type Leftovers, NO_SUSPECTS, type Suspects } from "./leftovers.ts";
+import { findNativeTables } from "./native-tables.ts";
 import { assertPodNetns, type NetnsCall, NetnsRules } from "./netns-rules.ts";
 import { planChange, planRemoval } from "./plan.ts";
+import { ensureRouting, familiesOf, type SkippedFamily } from "./pod-routing.ts";
 import { RedirectionError } from "./redirection-error.ts";
 import { routingDrift } from "./routing-drift.ts";
 import { RuleObserver, type RulesetLook, type WantedRules } from "./rule-observer.ts";
 import type { Family, RedirectOptions } from "./rules.ts";
-
-/**
- * containerd runs the loopback plugin beside the chain, not before it: "lo" of a new sandbox may come up after our ADD has
- * begun. Source: containerd/go-cni cni.go, Setup (one goroutine for each network).
- */
-const LOOPBACK_WAIT_MS = 5_000;
-const LOOPBACK_POLL_MS = 10;
 
 export interface PodRedirectionOptions {
   readonly backend: RedirectBackend;
@@ -44,19 +35,12 @@ export interface PodRedirectionOptions {
 export interface RedirectionCall {
   readonly signal?: AbortSignal;
   /**
-   * The runtime made the namespace just now (CNI ADD): no earlier agent can have left anything in it, so the other
-   * iptables variant is not looked at. Default false: it is, once for each handle. Wrongly true, it costs a round more.
+   * The runtime made the namespace just now (CNI ADD): no earlier agent can have left anything in it, so neither the other
+   * iptables variant nor istio-cni's tables are looked at. Default false: it is, once for each handle. Wrongly true, it costs a round more.
    */
   readonly isNew?: boolean;
   /** /proc/PID/net of a process in the namespace, if one is known: spares a process at the first apply. */
   readonly procNetDir?: string;
-}
-
-/** A family, or the ip rule and route of it, that the namespace cannot have. */
-export interface SkippedFamily {
-  readonly family: Family;
-  readonly part: "all" | "routing";
-  readonly reason: string;
 }
 
 /** What a namespace has of its redirection. */
@@ -77,6 +61,8 @@ export interface ApplyReport {
   /** What differed before. */
   readonly repaired: readonly Drift[];
   readonly skippedFamilies: readonly SkippedFamily[];
+  /** Why something that an earlier agent left is still there beside ours; it is tried again with the next call. */
+  readonly leftoverFault?: string;
   readonly durationMs: number;
 }
 
@@ -84,15 +70,14 @@ const DEFAULT_TIMEOUT_MS = 10_000;
 /** The first round writes; the second exists for whoever wrote at the same moment. */
 const MAX_ROUNDS = 2;
 const ALL_FAMILIES: readonly Family[] = [4, 6];
-const NO_LEFTOVERS: Leftovers = { drift: [], writes: 0 };
 
 /** Redirects pods. Calls for different namespaces run in parallel, calls for the same one after each other. */
 export class PodRedirection {
   readonly #options: PodRedirectionOptions;
   readonly #rules: NetnsRules;
   readonly #observer: RuleObserver;
-  readonly #other: OtherVariant | undefined;
-  /** Handles whose namespace was searched for leftovers of the other variant. */
+  readonly #earlier: EarlierRules;
+  /** Handles whose namespace was searched for rules of earlier agents. */
   readonly #searched = new WeakSet<Netns>();
   readonly #queue = new KeyedMutex();
 
@@ -112,8 +97,7 @@ export class PodRedirection {
     this.#options = options;
     this.#rules = new NetnsRules(tools, shared);
     this.#observer = new RuleObserver(this.#rules);
-    this.#other =
-      other === undefined ? undefined : new OtherVariant(new NetnsRules(other, shared), { runner });
+    this.#earlier = new EarlierRules(other && new NetnsRules(other, shared), { runner, hostNetns });
   }
 
   /**
@@ -125,12 +109,13 @@ export class PodRedirection {
   }
 
   /**
-   * Whether something of ours may be in the namespace, at the price of one netlink exchange: the ip rule and the route
-   * are what an agent writes first and takes away last.
+   * Whether something of an ambient agent may be in the namespace, at the price of two netlink exchanges: our ip rule and route
+   * are written first and taken away last; istio-cni writes its own tables before them.
    */
   async isTouched(netns: Netns): Promise<boolean> {
     const { v4, v6 } = await readRedirectRouting(netns.fd, { v6: true });
-    return v4.rule || v4.route || v6.rule || v6.route;
+    if (v4.rule || v4.route || v6.rule || v6.route) return true;
+    return (await findNativeTables(netns.fd)).length > 0;
   }
 
   /**
@@ -144,7 +129,8 @@ export class PodRedirection {
   }
 
   /**
-   * Removes everything of ours, in both families and both variants, whatever the settings are now; absence is success.
+   * Removes everything of ours, in both families and both variants, and istio-cni's tables, whatever the settings are now;
+   * absence is success.
    * @throws as {@link apply}
    */
   remove(netns: Netns, call: RedirectionCall = {}): Promise<{ changed: boolean }> {
@@ -155,7 +141,7 @@ export class PodRedirection {
     assertPodNetns(netns, this.#options.hostNetns);
     const netnsCall = { netns, signal: call.signal };
     const [routing, look] = await this.#look(netnsCall);
-    const { families, skippedFamilies } = await this.#familiesOf(netns, routing);
+    const { families, skippedFamilies } = await familiesOf(netns, { routing, ipv6: this.#options.ipv6 });
     const observations = await this.#observer.observe(netnsCall, { options, families }, look);
     const drift = [...routingDrift(routing), ...observations.flatMap((observation) => observation.drift)];
     const fingerprints = new Map(
@@ -171,11 +157,14 @@ export class PodRedirection {
     for (const family of this.#options.ipv6 ? ALL_FAMILIES : ([4] as const)) desiredState(options, family);
     const netnsCall = { netns, signal: call.signal };
     const [before, look] = await this.#look(netnsCall);
-    const { families, skippedFamilies } = await this.#familiesOf(netns, before);
+    const { families, skippedFamilies } = await familiesOf(netns, {
+      routing: before,
+      ipv6: this.#options.ipv6,
+    });
     const isNew = call.isNew === true;
     const routing = isRoutingComplete(before)
       ? Promise.resolve(before)
-      : this.#ensureRouting(netns, { isNew });
+      : ensureRouting(netns, { ipv6: this.#options.ipv6, isNew, hostNetns: this.#options.hostNetns });
     // Routes before rules: a reply that the rules mark must find its route. In a new namespace nobody replies yet.
     if (!isNew) await routing;
     const [rules, suspects] = await allDone([
@@ -183,9 +172,8 @@ export class PodRedirection {
       this.#lookForLeftovers(netnsCall, call),
       routing,
     ]);
-    // Only now: until our rules stand, those of the other variant keep the pod in the mesh.
-    const leftovers = (await this.#other?.remove(netnsCall, suspects)) ?? NO_LEFTOVERS;
-    this.#searched.add(netns);
+    // Only now: until our rules stand, the earlier ones keep the pod in the mesh.
+    const leftovers = await this.#removeEarlier(netnsCall, suspects);
     const repaired = [...routingDrift(before), ...rules.repaired, ...leftovers.drift];
     const writes = rules.writes + leftovers.writes;
     return {
@@ -193,8 +181,21 @@ export class PodRedirection {
       writes,
       repaired,
       skippedFamilies,
+      ...(leftovers.fault === undefined ? {} : { leftoverFault: leftovers.fault }),
       durationMs: performance.now() - startMs,
     };
+  }
+
+  /** A pod that both sets of rules lead to ztunnel is captured: what cannot be removed is no reason to keep it from ztunnel. */
+  async #removeEarlier(call: NetnsCall, suspects: Suspects): Promise<Leftovers & { fault?: string }> {
+    try {
+      const leftovers = await this.#earlier.remove(call, suspects);
+      this.#searched.add(call.netns);
+      return leftovers;
+    } catch (error) {
+      if (call.signal?.aborted === true || error instanceof RedirectionError) throw error;
+      return { drift: [], writes: 0, fault: (error as Error).message };
+    }
   }
 
   async #remove(netns: Netns, call: RedirectionCall): Promise<{ changed: boolean }> {
@@ -202,9 +203,9 @@ export class PodRedirection {
     const netnsCall = { netns, signal: call.signal };
     const [removedCount, suspects] = await allDone([
       this.#removeRules(netnsCall),
-      this.#other?.look(netnsCall, call) ?? Promise.resolve([]),
+      this.#earlier.look(netnsCall, call),
     ]);
-    const leftovers = (await this.#other?.remove(netnsCall, suspects)) ?? NO_LEFTOVERS;
+    const leftovers = await this.#earlier.remove(netnsCall, suspects);
     const hadRouting = await this.isTouched(netns);
     assertPodNetns(netns, this.#options.hostNetns);
     await removeRedirectRouting(netns.fd);
@@ -272,51 +273,8 @@ export class PodRedirection {
     }
   }
 
-  async #lookForLeftovers(netnsCall: NetnsCall, call: RedirectionCall): Promise<readonly Family[]> {
-    if (this.#other === undefined || call.isNew === true || this.#searched.has(netnsCall.netns)) return [];
-    return await this.#other.look(netnsCall, call);
-  }
-
-  async #ensureRouting(netns: Netns, { isNew }: { isNew: boolean }): Promise<RoutingState> {
-    const families = { v6: this.#options.ipv6 };
-    const deadline = performance.now() + (isNew ? LOOPBACK_WAIT_MS : 0);
-    for (;;) {
-      assertPodNetns(netns, this.#options.hostNetns);
-      try {
-        await ensureRedirectRouting(netns.fd, families);
-        break;
-      } catch (error) {
-        const isLoDown = error instanceof NetlinkError && error.code === "ENETDOWN";
-        if (!isLoDown || performance.now() >= deadline) throw error;
-        await delay(LOOPBACK_POLL_MS);
-      }
-    }
-    const routing = await readRedirectRouting(netns.fd, families);
-    const [missing] = routingDrift(routing);
-    if (missing === undefined) return routing;
-    throw new RedirectionError(
-      "NOT_CONVERGED",
-      `Cannot redirect network namespace ${netns.key}: ${missing.detail} (IPv${missing.family}) right after it was ` +
-        "added; look for another program that changes the routing rules of this pod",
-    );
-  }
-
-  /**
-   * IPv6 rules are left out only where nothing can use IPv6. With IPv6 off on the loopback device alone they stand
-   * without a route: the pod's IPv6 traffic then fails, which is better than passing the mesh by.
-   */
-  async #familiesOf(
-    netns: Netns,
-    routing: RoutingState,
-  ): Promise<{ families: Family[]; skippedFamilies: SkippedFamily[] }> {
-    if (!this.#options.ipv6) return { families: [4], skippedFamilies: [] };
-    if (routing.v6.supported) return { families: [4, 6], skippedFamilies: [] };
-    const addresses = await interfaceAddresses(netns.fd);
-    return addresses.some(({ family }) => family === 6)
-      ? { families: [4, 6], skippedFamilies: [{ family: 6, part: "routing", reason: "IPv6 is off on lo" }] }
-      : {
-          families: [4],
-          skippedFamilies: [{ family: 6, part: "all", reason: "IPv6 is off in the namespace" }],
-        };
+  async #lookForLeftovers(netnsCall: NetnsCall, call: RedirectionCall): Promise<Suspects> {
+    if (call.isNew === true || this.#searched.has(netnsCall.netns)) return NO_SUSPECTS;
+    return await this.#earlier.look(netnsCall, call);
   }
 }

@@ -11,6 +11,7 @@ import { chooseBackend, type RedirectBackend } from "../../src/redirect/backend.
 import type { Variant } from "../../src/redirect/backend-tools.ts";
 import { ToolRunner } from "../../src/redirect/run-tool.ts";
 import { TestNetns, TOOL_PATH, withoutDates } from "../redirect/test-netns.ts";
+import { foreignTable, nativeHostRules } from "../support/node/istio-native.ts";
 
 const variants = ["nft", "legacy"] as const;
 const jumpFirst = /^-A POSTROUTING -j ISTIO_POSTRT$/m;
@@ -248,6 +249,18 @@ describe.each(variants)("with iptables-%s", (variant) => {
     await expectWhole(variant);
     for (const family of [4, 6] as const) expect(await natOf(other, family)).not.toContain("ISTIO");
     expect(await entries()).toEqual(["10.0.0.1 a"]);
+  });
+
+  test("the table of an istio-cni with NATIVE_NFTABLES goes when ours stands, and on uninstall", async () => {
+    await host.run("nft -f -", nativeHostRules + foreignTable);
+    const probes = await probesOn(variant);
+    await probes.start();
+    await expectWhole(variant);
+    expect(await host.run("nft list tables inet")).toBe("table inet firewall\n");
+    await host.run("nft -f -", nativeHostRules);
+    expect(await probes.uninstall()).toBe(true);
+    expect(await host.run("nft list tables inet")).toBe("table inet firewall\n");
+    expect(await host.run("nft list table inet firewall")).toBe(foreignTable);
   });
 
   test("looking again costs at most 10 ms of processor time, 110 pods and 300 foreign rules about", async () => {

@@ -195,7 +195,7 @@ describe("the choice", () => {
     using host = await TestNetns.make();
     expect(await choose(host, { variant: "legacy" })).toMatchObject({
       variant: "legacy",
-      reason: "FORCE_IPTABLES_BINARY=legacy",
+      reason: "set by FORCE_IPTABLES_BINARY or NATIVE_NFTABLES",
     });
     expect(existsSync(join(folder, BACKEND_FILE))).toBe(false);
     expect((await choose(host)).variant).toBe("nft");
@@ -215,7 +215,7 @@ describe("the choice", () => {
 
   test.each([
     ["auto", [], /Cannot use iptables variant "legacy".*iptables-nft is not installed/],
-    ["nft", LEGACY, /Cannot use iptables variant "nft" \(FORCE_IPTABLES_BINARY=nft\).*agent image/],
+    ["nft", LEGACY, /Cannot use iptables variant "nft" \(set by FORCE_IPTABLES_BINARY .*agent image/],
     ["legacy", NFT, /Cannot use iptables variant "legacy"/],
   ] as const)("fails with the remedy when %s finds no programs", async (variant, programs, message) => {
     using host = await TestNetns.make();

@@ -8,6 +8,7 @@ import { isServed } from "../../src/install/uninstall-calls.ts";
 import { silentLogger } from "../../src/observe/logger.ts";
 import { AGENT_BUNDLE } from "../support/node/agent-process.ts";
 import { execPlugin } from "../support/node/cni-exec.ts";
+import { nativeHostRules, nativePodRules } from "../support/node/istio-native.ts";
 import { inNetns, iptablesSave } from "../support/node/kernel.ts";
 import { ManagedProcess } from "../support/node/managed-process.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
@@ -62,8 +63,8 @@ interface Scene {
   readonly pods: readonly Pod[];
   /** Everything of everybody else, before an agent captured anything. */
   readonly before: Readonly<Record<string, string>>;
-  /** A namespace without a process, as between ADD and the first process. */
-  readonly empty: string;
+  /** Namespaces without a process, as between ADD and the first process. */
+  readonly bare: readonly string[];
 }
 
 /** Pods and a host with rules of others, then captured, then without an agent. */
@@ -81,9 +82,9 @@ async function captureAndDie(variant: "nft" | "legacy"): Promise<Scene> {
   for (const pod of pods.slice(0, 2)) await addForeignRules(pod.netns);
   await addForeignRules(host);
   await addSidecarRules(pods[2]?.netns ?? "");
-  const empty = await mesh.pods.cni.createNetns();
-  await run(["nsenter", `--net=${empty}`, "ip", "link", "set", "lo", "up"]);
-  const now = await othersOf(pods, empty);
+  const bare = await Promise.all([mesh.pods.cni.createNetns(), mesh.pods.cni.createNetns()]);
+  for (const netns of bare) await inNetns(netns, ["ip", "link", "set", "lo", "up"]);
+  const now = await othersOf(pods, bare);
   // the agent is at work on the host already; what is found at the end is not filtered
   const others = (text: string) => text.split("\n").filter((line) => !/ISTIO_POSTRT|istio-inpod/.test(line));
   const before = { ...now, host: others(now.host ?? "").join("\n") };
@@ -99,16 +100,25 @@ async function captureAndDie(variant: "nft" | "legacy"): Promise<Scene> {
   await waitFor("our entry", () => readFileSync(conflist, "utf8").includes('"ambient-cni"'));
   await mesh.agent.kill();
   // as an agent that died at its first steps leaves it
-  await inNetns(empty, ["ip", "rule", "add", "fwmark", "0x111/0xfff", "pref", "32764", "lookup", "100"]);
+  await inNetns(bare[0], ["ip", "rule", "add", "fwmark", "0x111/0xfff", "pref", "32764", "lookup", "100"]);
   // as somebody leaves a pod who flushed the ip rules, but not ours
   await inNetns(pods[1]?.netns ?? "", ["ip", "rule", "del", "pref", "32764"]);
   await inNetns(pods[1]?.netns ?? "", ["ip", "-6", "rule", "del", "pref", "32764"]);
   await inNetns(pods[1]?.netns ?? "", ["ip", "route", "flush", "table", "100"]);
   await inNetns(pods[1]?.netns ?? "", ["ip", "-6", "route", "flush", "table", "100"]);
+  // as an istio-cni with NATIVE_NFTABLES leaves them, which our agent would have removed
+  await addNativeTables(bare[1], nativePodRules);
+  await addNativeTables(host, nativeHostRules);
   // a set that an agent was about to exchange
   await inNetns(host, ["ipset", "create", "-exist", "istio-inpod-probes-v4-new", "hash:ip", "comment"]);
-  assert.match(await everything(pods, empty), /ISTIO_PRERT/);
-  return { pods, before, empty };
+  assert.match(await everything(pods, bare), /ISTIO_PRERT/);
+  return { pods, before, bare };
+}
+
+async function addNativeTables(netns: string, text: string): Promise<void> {
+  const file = "/run/node/native.nft";
+  writeFileSync(file, text);
+  await inNetns(netns, ["nft", "-f", file]);
 }
 
 async function addForeignRules(netns: string): Promise<void> {
@@ -181,11 +191,11 @@ async function addSidecarRules(netns: string): Promise<void> {
 }
 
 /** What belongs to others: rules and chains (not empty tables), ip rules, routes, sets. */
-async function othersOf(pods: readonly Pod[], empty: string): Promise<Record<string, string>> {
+async function othersOf(pods: readonly Pod[], bare: readonly string[]): Promise<Record<string, string>> {
   const all: Record<string, string> = {};
   for (const [name, netns] of [
     ["host", host],
-    ["empty", empty],
+    ...bare.map((netns, index) => [`bare ${index}`, netns]),
     ...pods.map((pod) => [pod.spec.name, pod.netns]),
   ]) {
     all[String(name)] = await stateOf(String(netns));
@@ -215,16 +225,17 @@ async function stateOf(netns: string): Promise<string> {
   lines.push(
     (await inNetns(netns, ["ipset", "save"])).stdout.replaceAll(/ (hashsize|bucketsize|initval) \S+/g, ""),
   );
+  lines.push((await inNetns(netns, ["nft", "list", "tables", "inet"])).stdout);
   return lines.join("\n");
 }
 
-async function everything(pods: readonly Pod[], empty: string): Promise<string> {
-  return Object.values(await othersOf(pods, empty)).join("\n");
+async function everything(pods: readonly Pod[], bare: readonly string[]): Promise<string> {
+  return Object.values(await othersOf(pods, bare)).join("\n");
 }
 
 /** Nothing of ours, all of the others', and pods that reach each other without any proxy. */
-async function claimClean({ pods, before, empty }: Scene): Promise<void> {
-  assert.deepEqual(await othersOf(pods, empty), before);
+async function claimClean({ pods, before, bare }: Scene): Promise<void> {
+  assert.deepEqual(await othersOf(pods, bare), before);
   assert.equal(readFileSync(conflist, "utf8"), original);
   assert.deepEqual(readdirSync(netDir), ["10-podnet.conflist"]);
   assert.deepEqual(readdirSync(binDir), []);
@@ -241,22 +252,22 @@ async function claimClean({ pods, before, empty }: Scene): Promise<void> {
   }
 }
 
-async function endScene({ pods, empty }: Scene): Promise<void> {
+async function endScene({ pods, bare }: Scene): Promise<void> {
   mesh.kubelet.labelNamespace("mesh", { [modeLabel]: null });
   for (const pod of pods) {
     mesh.api.delete("pods", pod.spec.name, pod.spec.namespace);
     await pod.delete();
   }
-  await mesh.pods.cni.removeNetns(empty);
+  for (const netns of bare) await mesh.pods.cni.removeNetns(netns);
 }
 
 /** The whole way with one backend: nothing changes in a dry run, everything goes, a second run has nothing to do. */
 export async function wholeWay(variant: "nft" | "legacy"): Promise<{ dry: Run; first: Run; second: Run }> {
   const scene = await captureAndDie(variant);
-  const seen = await everything(scene.pods, scene.empty);
+  const seen = await everything(scene.pods, scene.bare);
   const files = [...readdirSync(runDir), ...readdirSync(binDir), readFileSync(conflist, "utf8")];
   const dry = await uninstall(["--dry-run"]);
-  assert.equal(await everything(scene.pods, scene.empty), seen, "the dry run changed something");
+  assert.equal(await everything(scene.pods, scene.bare), seen, "the dry run changed something");
   assert.deepEqual([...readdirSync(runDir), ...readdirSync(binDir), readFileSync(conflist, "utf8")], files);
   const first = await uninstall();
   assert.equal(first.code, 0, first.output);

@@ -26,8 +26,10 @@ describe("uninstall", () => {
       expect(dry.code).toBe(0);
       expect(first.output.split("\n")).toEqual([
         'chain: took our entry out of "10-podnet.conflist"',
-        "pods: removed the redirection of 3 network namespaces",
-        expect.stringMatching(/^host: removed chain ISTIO_POSTRT, ipset istio-inpod-probes-v4/),
+        "pods: removed the redirection of 4 network namespaces",
+        expect.stringMatching(
+          /^host: removed chain ISTIO_POSTRT, ipset istio-inpod-probes-v4.*, table inet istio-ambient-nat$/,
+        ),
         'launcher: removed "/run/node/bin/ambient-cni"',
         expect.stringMatching(/^run dir: removed .*"\/var\/run\/ztunnel\/ztunnel.sock"$/),
         "nothing of ambient-cni is left on this node",

@@ -244,6 +244,10 @@ const plants: Readonly<Record<string, { readonly hurt: readonly Step[]; readonly
     hurt: [["iptables", "-t", "filter", "-N", "ISTIO_OUTPUT"]],
     heal: [["iptables", "-t", "filter", "-X", "ISTIO_OUTPUT"], () => restore(web)],
   },
+  "table of an istio-cni with NATIVE_NFTABLES": {
+    hurt: [["nft", "add table inet istio-ambient-nat"]],
+    heal: [["nft", "delete table inet istio-ambient-nat"]],
+  },
   "a rule that only nft can read": {
     hurt: [["nft", "add rule ip nat ISTIO_OUTPUT meta hour 5-6 accept"]],
     heal: [() => restore(web)],

@@ -113,6 +113,7 @@ describe("a planted fault is named", () => {
     ["rules in both backends", ["wrong-backend mesh/web"]],
     ["foreign chain with our name", ["foreign-chain mesh/web"]],
     ["foreign chain in another table", ["foreign-chain mesh/web"]],
+    ["table of an istio-cni with NATIVE_NFTABLES", ["foreign-chain mesh/web"]],
     ["a rule that only nft can read", ["unreadable-rules mesh/web"]],
     ["missing set entry", ["missing-set-entry mesh/web"]],
     ["stale set entry", ["stale-set-entry null"]],

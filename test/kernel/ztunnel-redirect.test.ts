@@ -10,6 +10,7 @@ import { Netns } from "../../src/netns/netns.ts";
 import { chooseBackend } from "../../src/redirect/backend.ts";
 import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
 import type { RedirectOptions } from "../../src/redirect/rules.ts";
+import { nativePodRules } from "../support/node/istio-native.ts";
 import { addresses, type Place, PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
 import type { StandIn } from "../support/ztunnel/stand-in.ts";
 import { podEntry, ZdsHarness } from "../support/ztunnel/zds-harness.ts";
@@ -106,6 +107,34 @@ describe.each(["nft", "legacy"] as const)("rules of the %s variant", (variant) =
     }
     expect(await way()).toBe("a15001=2 b15006=2 b15008=2");
   });
+});
+
+test("pods of an istio-cni with NATIVE_NFTABLES are taken over without a way past ztunnel, and let go", async () => {
+  const pods = await redirectBoth();
+  for (const place of ["a", "b"] as const) {
+    await pods.remove(network.netns[place]);
+    // the ip rule and the routes are the same
+    await pods.apply(network.netns[place], redirected);
+    await network.exec(place, ["nft", "flush", "ruleset"]);
+    await network.exec(place, ["nft", "-f", "-"], nativePodRules);
+  }
+  for (const family of families) expect(await ask("a", family)).toBe(addresses.a[family]);
+  expect(await way()).toBe("a15001=2 b15008=2");
+  const open = await network.dial("a", { address: addresses.b[4], port: appPort });
+  const answer = readAll(open);
+  open.write("before ");
+  await expect.poll(way).toBe("a15001=3 b15008=3");
+  const fresh = await redirection();
+  await fresh.apply(network.netns.a, redirected);
+  for (const family of families) expect(await ask("a", family)).toBe(addresses.a[family]);
+  await fresh.apply(network.netns.b, redirected);
+  for (const family of families) expect(await ask("a", family)).toBe(addresses.a[family]);
+  expect(await way()).toBe("a15001=7 b15008=7");
+  open.end("after");
+  expect((await answer).toString()).toBe(`${addresses.a[4]}\nbefore after`);
+  for (const place of ["a", "b"] as const) await fresh.remove(network.netns[place]);
+  for (const family of families) expect(await ask("a", family)).toBe(addresses.a[family]);
+  expect(await way()).toBe("a15001=7 b15008=7");
 });
 
 describe("each piece is needed", () => {

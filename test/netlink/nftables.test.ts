@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The dump of nf_tables rules against what iptables-nft and nft have written: equal rules must give equal bytes.
+import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { createSocket } from "node:dgram";
+import { once } from "node:events";
 import { closeSync, openSync } from "node:fs";
 import { Socket } from "node:net";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { socketInNetns } from "../../src/native.ts";
-import { dumpNftRuleset, haveOneGeneration, type NftTable } from "../../src/netlink/nftables.ts";
+import {
+  deleteInetTables,
+  dumpNftRuleset,
+  haveOneGeneration,
+  listInetTables,
+  type NftTable,
+} from "../../src/netlink/nftables.ts";
 import { type HeldNetns, holdNetns } from "../netns/held-netns.ts";
 
 /** Rules in the manner of the redirection, plus matches and targets with state of their own in the kernel. */
@@ -259,6 +267,41 @@ test("native tables come with jump and goto targets, and other families not at a
   await makeTraffic(oneFd);
   expect(await dumpNftRuleset(twoFd)).toEqual(tables);
   expect(await dumpNftRuleset(oneFd)).toEqual(tables);
+});
+
+test("a table of family inet is deleted with its chains and sets, whether it is there or not, and no other is", async () => {
+  const table = (family: string) => `
+    table ${family} doomed {
+      set addresses { type ipv4_addr; elements = { 10.0.0.1 comment "a" } }
+      chain extra { ip daddr @addresses accept; }
+      chain output { type filter hook output priority 0; jump extra; }
+    }`;
+  await one.feed(table("inet") + table("ip") + table("inet").replace("doomed", "other"), "nft", "-f", "-");
+  await two.feed(table("inet"), "nft", "-f", "-");
+  expect((await listInetTables(oneFd)).sort()).toEqual(["doomed", "other"]);
+  await deleteInetTables(oneFd, ["absent", "doomed"]);
+  const left = (await dumpNftRuleset(oneFd)).map((each) => `${each.family} ${each.table}`);
+  expect(left.sort()).toEqual(["inet other", "ip doomed"]);
+  await deleteInetTables(oneFd, ["doomed"]);
+  expect(await dumpNftRuleset(oneFd)).toHaveLength(2);
+  expect(await listInetTables(twoFd)).toEqual(["doomed"]);
+});
+
+test("a table that somebody holds is not deleted, nor is another in the same step, and the kernel's refusal is told", async () => {
+  // the owner's socket keeps such a table from everybody else. Source: nft(8), flag owner
+  const owner = spawn("nsenter", [`--net=${two.path}`, "nft", "-i"], { stdio: ["pipe", "ignore", "ignore"] });
+  const ended = once(owner, "exit");
+  try {
+    owner.stdin.write("add table inet held { flags owner; }\n");
+    await two.run("nft", "add table inet free");
+    await expect.poll(async () => (await listInetTables(twoFd)).sort()).toEqual(["free", "held"]);
+    const deleting = deleteInetTables(twoFd, ["free", "held"]);
+    await expect(deleting).rejects.toMatchObject({ name: "NetlinkError", code: "EPERM" });
+    expect((await listInetTables(twoFd)).sort()).toEqual(["free", "held"]);
+  } finally {
+    owner.kill("SIGKILL");
+    await ended;
+  }
 });
 
 test("chains of the same name in different tables keep their own rules", async () => {
