@@ -7,7 +7,7 @@ import { claimCaptured } from "../support/node/capture-state.ts";
 import { ManagedProcess } from "../support/node/managed-process.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { conflistPath, ourChain } from "./support/chain.ts";
-import { agentPodName, CriNode, meshNamespace } from "./support/cri-node.ts";
+import { agentPodName, CriNode, type CriPod, meshNamespace, type PodSpec } from "./support/cri-node.ts";
 import { waitForNothing } from "./support/holdings.ts";
 
 let node: CriNode;
@@ -66,27 +66,53 @@ function eventsOfAgent(): string[] {
   });
 }
 
-/** By rename and in place, as programs do. */
+/** By rename and in place, as programs do, at times with a pause in the middle. */
 function rewriterScript(count: number): string {
   const path = conflistPath(node.chains.confDir);
   const own = conflistPath(node.chains.bareConfDir);
   return `n=0
 while [ $n -lt ${count} ]; do
-  if [ $((n % 2)) = 0 ]; then cp ${own} ${path}.theirs && mv ${path}.theirs ${path}; else cat ${own} >${path}; fi
+  case $((n % 5)) in
+    0 | 2) cp ${own} ${path}.theirs && mv ${path}.theirs ${path} ;;
+    4) head -c 40 ${own} >${path}; sleep 0.1; cat ${own} >${path} ;;
+    *) cat ${own} >${path} ;;
+  esac
   n=$((n + 1))
   sleep 0.0$((n % 9 + 1))
 done`;
 }
 
-/**
- * Does it again while the runtime has read half a file of the other program, as the kubelet would; nothing else may fail.
- */
+/** What the runtime says while it knows no chain, having read half a file of the other program; nothing else may fail. */
+function isHalfFile(error: unknown): boolean {
+  return (error as Error).message.includes("cni plugin not initialized");
+}
+
+/** Does it again until the runtime knows a chain, as the kubelet would. */
 async function despiteHalfFiles<T>(action: () => Promise<T>): Promise<T> {
   for (;;) {
     try {
       return await action();
     } catch (error) {
-      if (!(error as Error).message.includes("cni plugin not initialized")) throw error;
+      if (!isHalfFile(error)) throw error;
+      await delay(20);
+    }
+  }
+}
+
+/**
+ * The same for a new pod. A runtime that could not take the network of a failed attempt down again either keeps that
+ * sandbox and its name: the next attempt has another number, and the kubelet takes the old one away.
+ */
+async function runDespiteHalfFiles(spec: PodSpec): Promise<CriPod> {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      return await node.runPod(spec, { attempt });
+    } catch (error) {
+      if (!isHalfFile(error)) throw error;
+      for (const id of await node.cri.listPodSandbox(spec.uid)) {
+        await despiteHalfFiles(() => node.cri.stopPodSandbox(id));
+        await node.cri.removePodSandbox(id);
+      }
       await delay(20);
     }
   }
@@ -95,7 +121,7 @@ async function despiteHalfFiles<T>(action: () => Promise<T>): Promise<T> {
 /** Runs and deletes a pod of the mesh. Returns for how long it ran without being captured, 0 for never. */
 async function uncapturedTime(): Promise<number> {
   const spec = node.createPod(meshNamespace);
-  const pod = await despiteHalfFiles(() => node.runPod(spec));
+  const pod = await runDespiteHalfFiles(spec);
   const began = performance.now();
   const isHeld = async (): Promise<boolean> => pod.spec.uid in (await node.ztunnel.stats()).workloads;
   const atOnce = await isHeld();

@@ -193,7 +193,7 @@ export const faultSignals = {
       [dropIn, "is updated under traffic"],
       [dropIn, "can be installed again"],
     ],
-    signals: [status("^node node-1: ready · agent \\S+ up [0-2]s")],
+    signals: [counter("process_start_time_seconds")],
   },
   "agent away": {
     madeIn: [

@@ -116,10 +116,13 @@ export class CriClient implements Disposable {
     return { ips: [ip, ...more.map((each) => each.ip)], netns };
   }
 
-  /** Ids of all sandboxes, running or not. */
-  async listPodSandbox(): Promise<string[]> {
-    const { items } = await this.#call<{ items: { id: string }[] }>("ListPodSandbox", {});
-    return items.map(({ id }) => id);
+  /** Ids of all sandboxes, or of one pod's, running or not. */
+  async listPodSandbox(podUid?: string): Promise<string[]> {
+    const { items } = await this.#call<{ items: { id: string; metadata: { uid: string } }[] }>(
+      "ListPodSandbox",
+      {},
+    );
+    return items.flatMap(({ id, metadata: { uid } }) => (uid === (podUid ?? uid) ? [id] : []));
   }
 
   /** Starts a container of a sandbox and returns its id. @throws CriError */

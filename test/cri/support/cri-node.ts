@@ -53,6 +53,8 @@ export interface RunOptions {
   readonly handler?: string;
   /** As the kubelet's own deadline. */
   readonly timeoutMs?: number;
+  /** How many sandboxes of the pod were tried before; default 0. */
+  readonly attempt?: number;
 }
 
 /** A pod whose sandbox runs. */
@@ -189,7 +191,7 @@ export class CriNode {
 
   /** The kubelet's part: RunPodSandbox, then the pod's status. @throws CriError; the object then stays, pending */
   async runPod(spec: PodSpec, options: RunOptions = {}): Promise<CriPod> {
-    const config = this.#configOf(spec);
+    const config = this.#configOf(spec, options.attempt ?? 0);
     await mkdir(config.log_directory, { recursive: true });
     const began = performance.now();
     const id = await this.cri.runPodSandbox(config, options);
@@ -230,10 +232,10 @@ export class CriNode {
     this.#containerd = await Containerd.start(this.node.scratch, this.chains);
   }
 
-  #configOf(spec: PodSpec): SandboxConfig {
+  #configOf(spec: PodSpec, attempt: number): SandboxConfig {
     const { name, namespace, uid, hostPort } = spec;
     return {
-      metadata: { name, namespace, uid, attempt: 0 },
+      metadata: { name, namespace, uid, attempt },
       hostname: name,
       log_directory: join(this.node.scratch, "logs", uid),
       // none of the machine's
