@@ -21,7 +21,7 @@ let tools: RuleTools;
 
 export async function start(): Promise<void> {
   node = await CriNode.start({
-    agentEnv: { AGENT_WAIT_SECONDS: "2", ZTUNNEL_WAIT_SECONDS: "2", RECONCILE_INTERVAL_SECONDS: "1" },
+    agentEnv: { AGENT_WAIT_SECONDS: "4", ZTUNNEL_WAIT_SECONDS: "2", RECONCILE_INTERVAL_SECONDS: "1" },
   });
   tools = await RuleTools.install(node.node.scratch);
   await node.startMesh();

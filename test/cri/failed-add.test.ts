@@ -87,7 +87,7 @@ describe.skipIf(lacks !== undefined)(
         const { message } = await inside().killedAndAway(point);
         expect(message).toMatch(told("Cannot get an answer from the ambient-cni agent of this node at "));
         expect(message).toMatch(
-          /\(ADD of pod mesh\/POD\): nothing listens on the socket \(connection refused\), so the agent stopped or restarts; waited 2(\.\d+)? s/,
+          /\(ADD of pod mesh\/POD\): nothing listens on the socket \(connection refused\), so the agent stopped or restarts; waited 4(\.\d+)? s/,
         );
         expect(message).toMatch(daemonSetRemedy);
       },

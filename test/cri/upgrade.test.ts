@@ -11,7 +11,7 @@ import type { UpgradeReport } from "./upgrade.inside.ts";
 type Inside = typeof import("./upgrade.inside.ts");
 const lacks = await whatCriLacks();
 
-describe.skipIf(lacks !== undefined)("an agent that is replaced", { timeout: 90_000 }, () => {
+describe.skipIf(lacks !== undefined)("an agent that is replaced", { timeout: 180_000 }, () => {
   let real: RealNode<Inside> | undefined;
   const inside = () => (real as RealNode<Inside>).module.call;
 
