@@ -147,12 +147,10 @@ export async function deleteInetTables(netnsFd: number, tables: readonly string[
     ...requests,
     batch(BATCH.end),
   ]);
+  const refusal = answers.find(({ error }) => error !== undefined && error !== 0);
   // the two ends are answered only when the batch is not taken at all
-  const said = answers.filter(
-    ({ error }, index) => error !== undefined || (index > 0 && index < answers.length - 1),
-  );
-  const refusal = said.find(({ error }) => error !== 0 && error !== undefined);
-  for (const answer of refusal === undefined ? said : [refusal]) check("delete nf_tables tables", answer);
+  for (const answer of refusal === undefined ? answers.slice(1, -1) : [refusal])
+    check("delete nf_tables tables", answer);
 }
 
 function messageType(message: number): number {

@@ -1,88 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 // Redirection against the real kernel and the real iptables programs, in namespaces of its own.
-import { execFileSync, spawn } from "node:child_process";
-import { once } from "node:events";
-import {
-  chmodSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { execFileSync } from "node:child_process";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Netns } from "../../src/netns/netns.ts";
 import type { RedirectBackend } from "../../src/redirect/backend.ts";
-import { findTools, type Variant } from "../../src/redirect/backend-tools.ts";
+import type { Variant } from "../../src/redirect/backend-tools.ts";
 import { observedState } from "../../src/redirect/fingerprint.ts";
 import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
 import type { Family, RedirectOptions } from "../../src/redirect/rules.ts";
 import { ToolRunner } from "../../src/redirect/run-tool.ts";
 import { parseSave } from "../../src/redirect/save-parser.ts";
 import { damage } from "../redirect/damage.ts";
+import {
+  childCommands,
+  expectNothingLeftAfterwards,
+  installedBackends,
+  ourRules,
+  redirection,
+  saveTool,
+} from "../redirect/installed-backends.ts";
 import { TestNetns, TOOL_PATH, withoutDates } from "../redirect/test-netns.ts";
 import { DEFAULT_OPTIONS, FAMILIES, seededRandom, VARIANTS } from "../redirect/variants.ts";
-import { foreignTable, nativePodRules } from "../support/node/istio-native.ts";
 
-const OWN_KEY = "not-a-namespace";
-const HOST_NETNS = new Set([OWN_KEY]);
 const runner = new ToolRunner();
-let nft: RedirectBackend;
-let legacy: RedirectBackend;
-let fdsBefore: string[];
-
-function openFds(): string[] {
-  return readdirSync("/proc/self/fd").flatMap((fd) => {
-    try {
-      const target = readlinkSync(`/proc/self/fd/${fd}`);
-      return target.startsWith("net:") || target.startsWith("pipe:") ? [target.replace(/\d+/, "N")] : [];
-    } catch {
-      return [];
-    }
-  });
-}
-
-function childCommands(): string[] {
-  const children = readFileSync(`/proc/self/task/${process.pid}/children`, "utf8").trim().split(" ");
-  return children.flatMap((pid) => {
-    try {
-      return [readFileSync(`/proc/${pid}/comm`, "utf8").trim()];
-    } catch {
-      return [];
-    }
-  });
-}
-
-beforeAll(async () => {
-  const installed = await findTools(runner);
-  const of = (variant: Variant): RedirectBackend => {
-    const tools = installed[variant];
-    if (tools === undefined) throw new Error(`These tests need iptables-${variant}`);
-    return { variant, tools, other: installed[variant === "nft" ? "legacy" : "nft"], runner, reason: "test" };
-  };
-  nft = of("nft");
-  legacy = of("legacy");
-  // One namespace made and thrown away first, so that what stays open for good is not counted as a leak.
-  using _ = await TestNetns.make();
-  fdsBefore = openFds();
-});
-
-afterAll(async () => {
-  const strays = () => childCommands().filter((name) => /tables|nsenter|cat|sleep/.test(name));
-  await vi.waitFor(() => expect(strays()).toEqual([]), { timeout: 5000 });
-  await vi.waitFor(() => expect(openFds().length).toBeLessThanOrEqual(fdsBefore.length), { timeout: 5000 });
-});
-
-function redirection(
-  backend: RedirectBackend,
-  changes: { ipv6?: boolean; timeoutMs?: number } = {},
-): PodRedirection {
-  return new PodRedirection({ backend, hostNetns: HOST_NETNS, ipv6: true, ...changes });
-}
+const { nft, legacy } = await installedBackends(runner);
+await expectNothingLeftAfterwards();
 
 function fixture(name: string, tool: { family: Family; variant: Variant }): string {
   const url = new URL(`../redirect/fixtures/${name}.v${tool.family}.${tool.variant}.save`, import.meta.url);
@@ -95,17 +40,6 @@ function sortTables(text: string): string {
     .split(/^(?=\*)/m)
     .sort()
     .join("");
-}
-
-function saveTool(family: Family, variant: Variant): string {
-  return `${family === 4 ? "iptables" : "ip6tables"}-${variant}-save`;
-}
-
-async function ourRules(pod: TestNetns, variant: Variant): Promise<number> {
-  let count = 0;
-  for (const family of FAMILIES)
-    count += observedState(parseSave(await pod.run(saveTool(family, variant)))).size;
-  return count;
 }
 
 async function routes(pod: TestNetns): Promise<string> {
@@ -507,117 +441,6 @@ describe("cost", () => {
       redirect.apply(pod.netns, DEFAULT_OPTIONS),
     ]);
     expect((await redirection(nft).verify(pod.netns, DEFAULT_OPTIONS)).drift).toEqual([]);
-  });
-});
-
-describe("the other variant", () => {
-  test.each([
-    ["nft", "legacy"],
-    ["legacy", "nft"],
-  ] as const)("with %s our chains in %s are removed, and nothing else of it", async (variant, other) => {
-    using pod = await TestNetns.make();
-    const [backend, otherBackend] = variant === "nft" ? [nft, legacy] : [legacy, nft];
-    await pod.run(`iptables-${other} -t nat -A PREROUTING -s 192.0.2.1 -j ACCEPT`);
-    await redirection(otherBackend).apply(pod.netns, DEFAULT_OPTIONS);
-    const redirect = redirection(backend);
-    const report = await redirect.apply(pod.netns, DEFAULT_OPTIONS);
-    expect(report.changed).toBe(true);
-    expect(report.repaired.filter(({ kind }) => kind === "unexpected-table")).toHaveLength(6);
-    expect(await pod.save(saveTool(4, other))).toContain("-A PREROUTING -s 192.0.2.1/32 -j ACCEPT");
-    expect(await ourRules(pod, other)).toBe(0);
-    expect((await redirect.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(true);
-    expect(await redirect.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({ changed: false, writes: 0 });
-  });
-
-  test("removal takes them too", async () => {
-    using pod = await TestNetns.make();
-    await redirection(legacy).apply(pod.netns, DEFAULT_OPTIONS);
-    expect(await redirection(nft).remove(pod.netns)).toEqual({ changed: true });
-    expect(await ourRules(pod, "legacy")).toBe(0);
-  });
-
-  test.each([false, true])("looking for them creates no tables (a process is known: %s)", async (known) => {
-    using pod = await TestNetns.make();
-    const call = known ? { procNetDir: pod.procNetDir } : {};
-    const started = runner.startedCount;
-    await redirection(nft).apply(pod.netns, DEFAULT_OPTIONS, call);
-    expect(runner.startedCount - started).toBe(known ? 4 : 5);
-    for (const list of ["ip_tables_names", "ip6_tables_names"]) {
-      expect(readFileSync(join(pod.procNetDir, list), "utf8")).toBe("");
-    }
-  });
-});
-
-describe("tables of an istio-cni with NATIVE_NFTABLES", () => {
-  test.each(["nft", "legacy"] as const)(
-    "with %s are removed once our rules stand, and nothing else",
-    async (variant) => {
-      using pod = await TestNetns.make();
-      await pod.run("nft -f -", nativePodRules + foreignTable);
-      const redirect = redirection(variant === "nft" ? nft : legacy);
-      const report = await redirect.apply(pod.netns, DEFAULT_OPTIONS);
-      const unexpected = report.repaired.filter(({ kind }) => kind === "unexpected-table");
-      expect(unexpected.map(({ table }) => table).sort()).toEqual([
-        "istio-ambient-mangle",
-        "istio-ambient-nat",
-        "istio-ambient-raw",
-      ]);
-      expect(await pod.run("nft list tables inet")).toBe("table inet firewall\n");
-      expect(await pod.run("nft list table inet firewall")).toBe(foreignTable);
-      expect((await redirect.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(true);
-      expect(await redirect.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({ changed: false, writes: 0 });
-    },
-  );
-
-  test("that somebody holds do not keep a pod from ztunnel, are told of, and are removed once they are free", async () => {
-    using pod = await TestNetns.make();
-    await pod.run("nft -f -", nativePodRules);
-    // the owner's socket keeps such a table from everybody else. Source: nft(8), flag owner
-    await pod.run("nft delete table inet istio-ambient-raw");
-    const owner = spawn("nsenter", [`--net=/proc/${pod.pid}/ns/net`, "nft", "-i"], {
-      stdio: ["pipe", "ignore", "ignore"],
-    });
-    const ended = once(owner, "exit");
-    owner.stdin.write("add table inet istio-ambient-raw { flags owner; }\n");
-    await expect.poll(() => pod.run("nft list tables inet")).toContain("istio-ambient-raw");
-    const redirect = redirection(nft);
-    for (const writes of [4, 0]) {
-      const report = await redirect.apply(pod.netns, DEFAULT_OPTIONS);
-      expect(report.leftoverFault).toMatch(/EPERM|not permitted/i);
-      expect(report.writes).toBeLessThanOrEqual(writes);
-      expect((await redirect.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(true);
-    }
-    owner.kill("SIGKILL");
-    await ended;
-    const report = await redirect.apply(pod.netns, DEFAULT_OPTIONS);
-    expect(report.leftoverFault).toBeUndefined();
-    expect(report.repaired.map(({ table }) => table).sort()).toEqual([
-      "istio-ambient-mangle",
-      "istio-ambient-nat",
-    ]);
-    expect(await pod.run("nft list tables inet")).toBe("");
-  });
-
-  test("go with everything else when a pod leaves, whoever captured it", async () => {
-    using pod = await TestNetns.make();
-    await pod.run("nft -f -", nativePodRules + foreignTable);
-    expect(await redirection(nft).remove(pod.netns)).toEqual({ changed: true });
-    expect(await pod.run("nft list ruleset")).toBe(foreignTable);
-    expect(await redirection(nft).remove(pod.netns)).toEqual({ changed: false });
-  });
-
-  test("are removed where the program nft is not installed", async () => {
-    using pod = await TestNetns.make();
-    await pod.run("nft -f -", nativePodRules);
-    const path = mkdtempSync(join(tmpdir(), "ambient-no-nft-"));
-    for (const tool of ["nsenter", ...Object.values(nft.tools[4]), ...Object.values(nft.tools[6]!)]) {
-      const file = execFileSync("which", [tool], { env: { PATH: TOOL_PATH }, encoding: "utf8" }).trim();
-      symlinkSync(file, join(path, tool));
-    }
-    const without = { ...nft, other: undefined, runner: new ToolRunner({ path }) };
-    await redirection(without).apply(pod.netns, DEFAULT_OPTIONS);
-    expect(await pod.run("nft list tables inet")).toBe("");
-    rmSync(path, { recursive: true });
   });
 });
 
