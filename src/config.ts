@@ -4,7 +4,7 @@
 import { isIPv4, isIPv6 } from "node:net";
 import { join } from "node:path";
 import { defaultSelectors, type EnablementSelector, parseEnablementSelectors } from "./kube/selectors.ts";
-import { type LogLevel, type LogSettings, logLevels } from "./observe/logger.ts";
+import { type LogLevel, type LogSettings, logLevels } from "./log/logger.ts";
 import { ConfigError, type Settings, SettingsReader } from "./settings-reader.ts";
 
 /** Which of iptables' two kernel interfaces to use; `auto` asks the host. */

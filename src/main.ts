@@ -5,7 +5,7 @@ import { setFlagsFromString } from "node:v8";
 import type { Agent } from "./agent.ts";
 import { UsageError } from "./cli/usage-error.ts";
 import { loadConfig, processConfigSource, widenThreadPool } from "./config.ts";
-import { createLoggers } from "./observe/logger.ts";
+import { createLoggers } from "./log/logger.ts";
 import { version } from "./version.ts";
 
 const agentHelp = `usage: ambient-cni agent [--log_output_level=[SCOPE:]LEVEL,...] [--log_as_json]

@@ -3,7 +3,7 @@
 import { parseArgs } from "node:util";
 import type { AgentConfig } from "../config.ts";
 import { UninstallError, type UninstallReport, uninstallNode } from "../install/uninstall.ts";
-import { silentLogger } from "../observe/logger.ts";
+import { silentLogger } from "../log/logger.ts";
 
 export const uninstallHelp = `usage: ambient-cni uninstall [OPTION...]
 

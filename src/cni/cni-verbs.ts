@@ -5,10 +5,10 @@ import { decideEnrolment, type EnrolmentPolicy } from "../enrolment/desired-stat
 import type { Enrolment } from "../enrolment/enrolment.ts";
 import { EnrolmentError } from "../enrolment/enrolment-error.ts";
 import type { PodLookup } from "../enrolment/pod-lookup.ts";
+import type { Logger } from "../log/logger.ts";
 import { netnsKeyAt } from "../netns/host-netns.ts";
 import { Netns } from "../netns/netns.ts";
 import { type CallOutcome, callOutcomeOf } from "../observe/call-outcome.ts";
-import type { Logger } from "../observe/logger.ts";
 import { CniError } from "./cni-error.ts";
 import { type CniPod, type CniRequest, supportedCniVersions } from "./cni-request.ts";
 

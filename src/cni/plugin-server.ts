@@ -4,7 +4,7 @@ import { chmodSync, linkSync, lstatSync, mkdirSync, renameSync, rmSync } from "n
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { createServer as createSocketServer, type Server as SocketServer } from "node:net";
 import { dirname } from "node:path";
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import { CniError, renderCniError } from "./cni-error.ts";
 import { answerVersion, type CniRequest, parseCniRequest } from "./cni-request.ts";
 import { parseIstioAddEvent } from "./istio-add-event.ts";

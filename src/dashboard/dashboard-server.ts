@@ -2,9 +2,9 @@
 // Serves the dashboard on the loopback address: the page, its live feed, the state API to read, and the rules of a pod.
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import type { Logger } from "../log/logger.ts";
 import type { StateSource } from "../observe/agent-state.ts";
 import { closeServer, createLimitedServer } from "../observe/http-limits.ts";
-import type { Logger } from "../observe/logger.ts";
 import { StateApi } from "../observe/state-api.ts";
 import { embeddedPage, type PageText } from "./embedded-page.ts";
 import { LiveFeed } from "./live-feed.ts";

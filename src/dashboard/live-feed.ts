@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tells the pages that are open what has changed, as server-sent events; while none is open it does nothing at all.
 import type { ServerResponse } from "node:http";
+import type { Logger } from "../log/logger.ts";
 import type { StateSource } from "../observe/agent-state.ts";
-import type { Logger } from "../observe/logger.ts";
 import type { NodeReport, PodReport } from "../observe/state-report.ts";
 import type { ChangeEvent, WholeEvent } from "./feed-events.ts";
 

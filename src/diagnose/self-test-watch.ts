@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The self-test at the agent's start, repeated until nothing that pods need is missing.
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import type { Finding } from "./finding.ts";
 import { runSelfTest, type SelfTestOptions } from "./self-test.ts";
 

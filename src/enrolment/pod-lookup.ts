@@ -2,7 +2,7 @@
 // Finds what is needed to decide about a pod that the runtime is just making: from the watches, or from the API server.
 import type { NodeState } from "../kube/node-state.ts";
 import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import { runtimeUid } from "./runtime-pod.ts";
 
 /** The pod as the runtime names it; `uid` is empty when it does not say. */

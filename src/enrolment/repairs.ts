@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What was put back in enrolled pods: counted, logged, and told to whoever looks at the pod.
 import type { EventRecorder } from "../kube/event-recorder.ts";
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import type { Drift } from "../redirect/fingerprint.ts";
 import type { PodRecord } from "./pod-record.ts";
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What did not work out for a pod: when it is tried again, and who is told.
 import type { EventRecorder } from "../kube/event-recorder.ts";
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
 import { remedyFor } from "./enrolment-error.ts";
 import { failureKind, type PodHistory } from "./pod-history.ts";

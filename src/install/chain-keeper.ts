@@ -2,7 +2,7 @@
 // Keeps our entry in the node's CNI chain, exactly once, for as long as the agent runs; leaves it there afterwards.
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import { type ChainOptions, type ChainPlan, planChain } from "./chain-plan.ts";
 import { type ChainRemovalReport, defaultOwnedFileName, removeFromChain } from "./chain-removal.ts";
 import {

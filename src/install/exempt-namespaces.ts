@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { matchLabelSelector } from "../kube/label-selector.ts";
 import type { NodeState } from "../kube/node-state.ts";
 import type { EnablementSelector } from "../kube/selectors.ts";
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 
 /** What decides whose pods never wait for the agent. */
 export interface AgentIdentity {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Puts the plugin into the node's chain and keeps it there: the launcher first, then the entry that calls it.
 import type { InstallConfig } from "../config.ts";
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import { type ChainFight, ChainKeeper } from "./chain-keeper.ts";
 import { defaultOwnedFileName } from "./chain-removal.ts";
 import { pluginType } from "./conflist-edit.ts";

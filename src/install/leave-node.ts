@@ -4,7 +4,7 @@ import type { PluginServer } from "../cni/plugin-server.ts";
 import type { AgentConfig } from "../config.ts";
 import type { Enrolment } from "../enrolment/enrolment.ts";
 import type { AnnotationWriter } from "../kube/annotation-writer.ts";
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import type { HostProbes } from "../probes/host-probes.ts";
 import type { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";

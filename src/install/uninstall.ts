@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Leaves a node for good: chain, pods, host side, launcher, run dir. Needs neither the API server nor a running agent.
 import { existsSync } from "node:fs";
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import { defaultOwnedFileName, removeFromChain } from "./chain-removal.ts";
 import { readFolder } from "./conf-dir.ts";
 import { cleanFiles, lookAtFiles } from "./node-cleanup-files.ts";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes the redirection annotation for istiod and people: in the background, once per wish, until it holds.
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import { type ApiClient, podPath } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
 import { Backoff, type Clock, systemClock } from "./backoff.ts";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kubernetes Events on pods: what an operator sees in `kubectl describe pod` before anyone opens a log.
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import type { ApiClient } from "./api-client.ts";
 import { type Clock, systemClock } from "./backoff.ts";
 import { recordOf, textOf } from "./json-fields.ts";

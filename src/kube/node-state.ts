@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The cluster as far as one node is concerned: its own pods, and all namespaces.
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import type { ApiClient, CallOptions } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
 import { Backoff, type Clock } from "./backoff.ts";

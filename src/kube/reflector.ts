@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keeps a copy of a collection true: list, watch from there, and come back from every kind of failure.
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import type { ApiClient, Query } from "./api-client.ts";
 import { type Backoff, type Clock, systemClock } from "./backoff.ts";
 import { recordOf, textOf } from "./json-fields.ts";

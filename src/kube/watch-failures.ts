@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What follows from a failed watch: how long to wait, whether to list anew, and when to tell the operator.
-import type { Logger } from "../observe/logger.ts";
+import type { Logger } from "../log/logger.ts";
 import { ApiError } from "./api-error.ts";
 import { Backoff, type Clock, CuttablePause } from "./backoff.ts";
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds the network namespaces of running pods and accepts only those that prove to be theirs.
 import { join } from "node:path";
+import type { Logger } from "../log/logger.ts";
 import { interfaceAddresses } from "../netlink/rtnetlink.ts";
-import type { Logger } from "../observe/logger.ts";
 import { sameAddress } from "./address.ts";
 import { Netns } from "./netns.ts";
 import { type PodProcess, scanProc, type WantedPod } from "./proc-scan.ts";

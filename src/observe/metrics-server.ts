@@ -2,8 +2,8 @@
 // The metrics port: what Prometheus scrapes, and the state API to read.
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import type { Logger } from "../log/logger.ts";
 import { type ClientLimits, closeServer, createLimitedServer, listenOn } from "./http-limits.ts";
-import type { Logger } from "./logger.ts";
 import { METRICS_CONTENT_TYPE } from "./metric-maker.ts";
 import type { Metrics } from "./metrics.ts";
 import { StateApi } from "./state-api.ts";

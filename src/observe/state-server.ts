@@ -3,8 +3,8 @@
 import { chmodSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import type { Server } from "node:http";
 import { dirname } from "node:path";
+import type { Logger } from "../log/logger.ts";
 import { type ClientLimits, closeServer, createLimitedServer, listenOn } from "./http-limits.ts";
-import type { Logger } from "./logger.ts";
 import type { StateApi } from "./state-api.ts";
 
 export interface StateServerOptions {

@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { CniError } from "../../src/cni/cni-error.ts";
 import type { CniRequest } from "../../src/cni/cni-request.ts";
 import { PluginServer } from "../../src/cni/plugin-server.ts";
-import { silentLogger } from "../../src/observe/logger.ts";
+import { silentLogger } from "../../src/log/logger.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
 const config = '{"cniVersion":"0.4.0","name":"n","type":"ambient-cni","prevResult":{"cniVersion":"0.4.0"}}';

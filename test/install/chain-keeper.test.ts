@@ -23,7 +23,7 @@ import { type ChainFight, ChainKeeper, type ChainKeeperOptions } from "../../src
 import { removeFromChain } from "../../src/install/chain-removal.ts";
 import { parseConf } from "../../src/install/conf-text.ts";
 import { chainEntries, insertPlugin, type PluginEntry } from "../../src/install/conflist-edit.ts";
-import { silentLogger } from "../../src/observe/logger.ts";
+import { silentLogger } from "../../src/log/logger.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
 const entry: PluginEntry = {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A process that does nothing but keep the chain, to be killed: node keeper-process.ts DIR JSON-OPTIONS
 import { ChainKeeper } from "../../src/install/chain-keeper.ts";
-import { silentLogger } from "../../src/observe/logger.ts";
+import { silentLogger } from "../../src/log/logger.ts";
 
 const [netDir = "", options = "{}"] = process.argv.slice(2);
 const keeper = new ChainKeeper({

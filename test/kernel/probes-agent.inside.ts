@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's side of probes in a process of its own, for what depends on the process that writes the rules; forked by
 // probes.inside.ts.
-import { silentLogger } from "../../src/observe/logger.ts";
+import { silentLogger } from "../../src/log/logger.ts";
 import { HostProbes } from "../../src/probes/host-probes.ts";
 import { chooseBackend } from "../../src/redirect/backend.ts";
 

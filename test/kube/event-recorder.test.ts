@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { EventRecorder, type EventRecorderOptions } from "../../src/kube/event-recorder.ts";
-import { silentLogger } from "../../src/observe/logger.ts";
+import { silentLogger } from "../../src/log/logger.ts";
 import { type KubeFixture, startKube } from "./kube-fixture.ts";
 
 const web = { uid: "u1", namespace: "shop", name: "web-0" };

@@ -10,7 +10,7 @@ import { ApiClient } from "../../src/kube/api-client.ts";
 import { Backoff } from "../../src/kube/backoff.ts";
 import { sameFacts, toPodFacts } from "../../src/kube/pod-facts.ts";
 import { Reflector } from "../../src/kube/reflector.ts";
-import { silentLogger } from "../../src/observe/logger.ts";
+import { silentLogger } from "../../src/log/logger.ts";
 import { writeKubeconfig } from "../support/api-server/kubeconfig.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { pod } from "./kube-fixture.ts";

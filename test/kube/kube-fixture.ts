@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ApiClient, type ClientLimits } from "../../src/kube/api-client.ts";
-import type { Logger } from "../../src/observe/logger.ts";
+import type { Logger } from "../../src/log/logger.ts";
 import { writeKubeconfig } from "../support/api-server/kubeconfig.ts";
 import type { KubeObject } from "../support/api-server/objects.ts";
 import { ApiServer, type ApiServerOptions } from "../support/api-server.ts";

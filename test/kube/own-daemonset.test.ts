@@ -4,7 +4,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, expect, test } from "vitest";
 import { NodeState } from "../../src/kube/node-state.ts";
 import { OwnDaemonSet } from "../../src/kube/own-daemonset.ts";
-import { silentLogger } from "../../src/observe/logger.ts";
+import { silentLogger } from "../../src/log/logger.ts";
 import type { KubeObject } from "../support/api-server/objects.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { type KubeFixture, startKube } from "./kube-fixture.ts";

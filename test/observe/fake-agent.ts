@@ -5,9 +5,9 @@ import { PodHistory } from "../../src/enrolment/pod-history.ts";
 import { createPodRecord, type PodRecord } from "../../src/enrolment/pod-record.ts";
 import type { NamespaceFacts, PodFacts } from "../../src/kube/pod-facts.ts";
 import { defaultSelectors } from "../../src/kube/selectors.ts";
+import { LogRing } from "../../src/log/log-ring.ts";
 import type { Netns } from "../../src/netns/netns.ts";
 import type { AgentFacts, RedirectionFacts, ZdsConnectionFacts } from "../../src/observe/agent-facts.ts";
-import { LogRing } from "../../src/observe/log-ring.ts";
 import { ProcessFacts } from "../../src/observe/process-facts.ts";
 import { Readiness } from "../../src/observe/readiness.ts";
 

@@ -3,8 +3,8 @@ import { spawnSync } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { LogRing } from "../../src/observe/log-ring.ts";
-import { createLoggers, type LogSettings } from "../../src/observe/logger.ts";
+import { LogRing } from "../../src/log/log-ring.ts";
+import { createLoggers, type LogSettings } from "../../src/log/logger.ts";
 
 function make(settings: LogSettings) {
   const lines: string[] = [];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The last lines of the log, kept to be shown: warnings and errors of the node, and what was said of each pod.
-import type { LogLineReport } from "./state-report.ts";
+import type { LogLineReport } from "../observe/state-report.ts";
 
 /** A line as it is logged. */
 export interface LoggedLine {
