@@ -8,7 +8,7 @@ import type { PodLookup } from "../enrolment/pod-lookup.ts";
 import type { Logger } from "../log/logger.ts";
 import { netnsKeyAt } from "../netns/host-netns.ts";
 import { Netns } from "../netns/netns.ts";
-import { type CallOutcome, callOutcomeOf } from "../observe/call-outcome.ts";
+import { type CallOutcome, callOutcomeOf } from "./call-outcome.ts";
 import { CniError } from "./cni-error.ts";
 import { type CniPod, type CniRequest, supportedCniVersions } from "./cni-request.ts";
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // All pods of the node: who asks for a look at which pod, and when.
 import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
+import { KeyedQueue } from "../loop/keyed-queue.ts";
 import type { Sandbox } from "../netns/sandbox-finder.ts";
 import { captureFault } from "./capture-fault.ts";
 import { type Desired, decideEnrolment } from "./desired-state.ts";
 import { EnrolmentError } from "./enrolment-error.ts";
-import { KeyedQueue } from "./keyed-queue.ts";
 import {
   PodReconciler,
   type ReconcileOutcome,

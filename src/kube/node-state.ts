@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The cluster as far as one node is concerned: its own pods, and all namespaces.
 import type { Logger } from "../log/logger.ts";
+import { Backoff, type Clock } from "../loop/backoff.ts";
 import type { ApiClient, CallOptions } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
-import { Backoff, type Clock } from "./backoff.ts";
 import type { ObjectChange } from "./object-cache.ts";
 import { type NamespaceFacts, type PodFacts, sameFacts, toNamespaceFacts, toPodFacts } from "./pod-facts.ts";
 import { Reflector } from "./reflector.ts";

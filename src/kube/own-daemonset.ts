@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The DaemonSet that the agent's own pod belongs to: its end is the one sign that the agent is to leave the node for good.
+
+import { Backoff } from "../loop/backoff.ts";
 import type { ApiClient } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
-import { Backoff } from "./backoff.ts";
 import { listOf, recordOf, textOf } from "./json-fields.ts";
 
 /** Which DaemonSet made the pod. */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What follows from a failed watch: how long to wait, whether to list anew, and when to tell the operator.
 import type { Logger } from "../log/logger.ts";
+import { Backoff, type Clock, CuttablePause } from "../loop/backoff.ts";
 import { ApiError } from "./api-error.ts";
-import { Backoff, type Clock, CuttablePause } from "./backoff.ts";
 
 export interface WatchFailuresOptions {
   /** What is watched, for logs. */

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The agent's metrics: events as they happen, and the rest from the node's report when they are asked for.
 // deploy/monitoring/README.md explains each of them.
+
+import { type CallOutcome, callOutcomes } from "../cni/call-outcome.ts";
 import { type FailureKind, failureKinds } from "../enrolment/pod-history.ts";
 import type { StateSource } from "./agent-state.ts";
-import { type CallOutcome, callOutcomes } from "./call-outcome.ts";
 import { MetricMaker } from "./metric-maker.ts";
 import { NodeMetrics } from "./node-metrics.ts";
 

@@ -2,13 +2,13 @@
 // Lets kubelet probes reach enrolled pods past ztunnel: sets and rules on the host as desired state, asserted again and again.
 
 import type { Logger } from "../log/logger.ts";
+import { SharedRuns } from "../loop/shared-runs.ts";
 import { Netns } from "../netns/netns.ts";
 import { HostState, type HostStateOptions, type SkippedProbeFamily } from "./host-state.ts";
 import { isRuleRefused, KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
 import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
 import { ProbeMembers } from "./probe-members.ts";
 import { asProbesError, notConvergedError, stoppedError } from "./probes-error.ts";
-import { SharedRuns } from "./shared-runs.ts";
 
 export interface HostProbesOptions extends HostStateOptions {
   /** PROBE_MATCH: which host processes' connections count as probes; default "any". */

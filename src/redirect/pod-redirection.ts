@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Redirection of one pod's namespace as a whole: rules, ip rule and route, checked, brought about and removed.
+
+import { allDone } from "../loop/all-done.ts";
+import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import {
   isRoutingComplete,
   type RoutingState,
@@ -7,10 +10,8 @@ import {
   removeRedirectRouting,
 } from "../netlink/rtnetlink.ts";
 import type { Netns } from "../netns/netns.ts";
-import { allDone } from "./all-done.ts";
 import { BackendError, type RedirectBackend } from "./backend.ts";
 import { type Drift, desiredState, fingerprint } from "./fingerprint.ts";
-import { KeyedMutex } from "./keyed-mutex.ts";
 import { EarlierRules, type Leftovers, NO_SUSPECTS, type Suspects } from "./leftovers.ts";
 import { findNativeTables } from "./native-tables.ts";
 import { assertPodNetns, type NetnsCall, NetnsRules } from "./netns-rules.ts";

@@ -5,10 +5,10 @@ import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import { AnnotationWriter } from "../../src/kube/annotation-writer.ts";
 import { type ApiClient, podPath } from "../../src/kube/api-client.ts";
 import { ApiError } from "../../src/kube/api-error.ts";
-import { Backoff } from "../../src/kube/backoff.ts";
 import { NodeState } from "../../src/kube/node-state.ts";
 import { type PodFacts, podAnnotations, sameFacts, toPodFacts } from "../../src/kube/pod-facts.ts";
 import { Reflector, type ReflectorOptions } from "../../src/kube/reflector.ts";
+import { Backoff } from "../../src/loop/backoff.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { recordingLogger } from "./kube-fixture.ts";
 

@@ -4,10 +4,10 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
-import { Backoff } from "../../src/kube/backoff.ts";
 import type { ObjectChange } from "../../src/kube/object-cache.ts";
 import { type NamespaceFacts, type PodFacts, sameFacts, toPodFacts } from "../../src/kube/pod-facts.ts";
 import { Reflector, type ReflectorOptions } from "../../src/kube/reflector.ts";
+import { Backoff } from "../../src/loop/backoff.ts";
 import { waitFor } from "../support/api-server.ts";
 import { type KubeFixture, type LogLine, pod, recordingLogger, startKube } from "./kube-fixture.ts";
 

@@ -2,8 +2,8 @@
 // How long a failed watch waits: what it is woken by, what it is not, and how often.
 import { beforeEach, expect, test } from "vitest";
 import { ApiError } from "../../src/kube/api-error.ts";
-import { Backoff } from "../../src/kube/backoff.ts";
 import { WatchFailures } from "../../src/kube/watch-failures.ts";
+import { Backoff } from "../../src/loop/backoff.ts";
 import { recordingLogger } from "./kube-fixture.ts";
 
 /** A clock whose sleeps end when they are told to, and all that were asked for. */

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, test } from "vitest";
+import { callOutcomeOf } from "../../src/cni/call-outcome.ts";
 import { CniError } from "../../src/cni/cni-error.ts";
 import { PodHistory } from "../../src/enrolment/pod-history.ts";
 import { createLoggers, silentLogger } from "../../src/log/logger.ts";
 import { AgentState } from "../../src/observe/agent-state.ts";
-import { callOutcomeOf } from "../../src/observe/call-outcome.ts";
 import { METRICS_CONTENT_TYPE } from "../../src/observe/metric-maker.ts";
 import { Metrics } from "../../src/observe/metrics.ts";
 import { MetricsServer } from "../../src/observe/metrics-server.ts";

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Waiting for parallel work to the end, and queueing work on the same thing.
 import { expect, test } from "vitest";
-import { allDone } from "../../src/redirect/all-done.ts";
-import { KeyedMutex } from "../../src/redirect/keyed-mutex.ts";
+import { allDone } from "../../src/loop/all-done.ts";
+import { KeyedMutex } from "../../src/loop/keyed-mutex.ts";
 
 test("allDone gives all results in order", async () => {
   expect(await allDone([Promise.resolve(1), Promise.resolve("two")])).toEqual([1, "two"]);

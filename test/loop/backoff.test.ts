@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pauses between tries: they grow, stay below the cap, and start anew after a success.
 import { expect, test } from "vitest";
-import { Backoff } from "../../src/kube/backoff.ts";
+import { Backoff } from "../../src/loop/backoff.ts";
 
 test("pauses double up to the cap when nothing is random", () => {
   const backoff = new Backoff({ baseMs: 250, capMs: 30_000, random: () => 1 });

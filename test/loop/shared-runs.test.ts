@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs are shared and never overlap.
 import { expect, test } from "vitest";
-import { SharedRuns } from "../../src/probes/shared-runs.ts";
+import { SharedRuns } from "../../src/loop/shared-runs.ts";
 
 /** Work whose runs end when the test says so. */
 function controlled(): { runs: SharedRuns; begun: PromiseWithResolvers<void>[] } {

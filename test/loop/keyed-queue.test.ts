@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, test } from "vitest";
-import { KeyedQueue } from "../../src/enrolment/keyed-queue.ts";
+import { KeyedQueue } from "../../src/loop/keyed-queue.ts";
 
 /** A run that ends when the test says so. */
 class Runs {
