@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The addon as JavaScript sees it. Converts arguments and results and nothing else; src/native.ts is its only caller.
+// The addon as JavaScript sees it. Converts arguments and results and nothing else; src/linux/native.ts is its only caller.
 //
-// A failure is thrown (or rejected) as the array [-errno, name of the system call]; src/native.ts makes the Error.
+// A failure is thrown (or rejected) as the array [-errno, name of the system call]; src/linux/native.ts makes the Error.
 #define NAPI_VERSION 8
 #include <node_api.h>
 

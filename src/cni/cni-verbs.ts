@@ -5,9 +5,9 @@ import { decideEnrolment, type EnrolmentPolicy } from "../enrolment/desired-stat
 import type { Enrolment } from "../enrolment/enrolment.ts";
 import { EnrolmentError } from "../enrolment/enrolment-error.ts";
 import type { PodLookup } from "../enrolment/pod-lookup.ts";
+import { netnsKeyAt } from "../linux/host-netns.ts";
+import { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
-import { netnsKeyAt } from "../netns/host-netns.ts";
-import { Netns } from "../netns/netns.ts";
 import { type CallOutcome, callOutcomeOf } from "./call-outcome.ts";
 import { CniError } from "./cni-error.ts";
 import { type CniPod, type CniRequest, supportedCniVersions } from "./cni-request.ts";

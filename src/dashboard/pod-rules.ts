@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads one pod's rules with their counters from the kernel, for people who look at it: bounded, shared, and writing nothing.
 import { performance } from "node:perf_hooks";
-import type { Netns } from "../netns/netns.ts";
+import type { Netns } from "../linux/netns.ts";
 import type { ClusterFacts, EnrolmentFacts } from "../observe/agent-facts.ts";
 import type { RedirectBackend } from "../redirect/backend.ts";
 import { assertPodNetns } from "../redirect/netns-rules.ts";

@@ -2,8 +2,8 @@
 // Which iptables variants the host uses, and whether IPv6 can be redirected.
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { dumpNftRuleset } from "../netlink/nftables.ts";
-import { Netns } from "../netns/netns.ts";
+import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
+import { Netns } from "../linux/netns.ts";
 import { type RedirectBackend, readLegacyTableNames } from "../redirect/backend.ts";
 import { countForeignRules } from "../redirect/nft-state.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's side of kubelet probes as the kernel has it: chain, jump and the members of both sets.
 import { closeSync } from "node:fs";
+import { sameAddress } from "../linux/address.ts";
+import { NativeError, socketInNetns } from "../linux/native.ts";
+import { Netns } from "../linux/netns.ts";
 import { silentLogger } from "../log/logger.ts";
-import { NativeError, socketInNetns } from "../native.ts";
-import { sameAddress } from "../netns/address.ts";
-import { Netns } from "../netns/netns.ts";
 import { lookAtHost } from "../probes/host-look.ts";
 import { HostTools } from "../probes/host-tools.ts";
 import { KubeletMatch, MATCH_ANY } from "../probes/kubelet-match.ts";

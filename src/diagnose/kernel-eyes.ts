@@ -2,7 +2,7 @@
 // What a diagnosis looks at namespaces with: the agent's own readers, in this process, without its memory; nothing is written.
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { hostNetnsKeys } from "../netns/host-netns.ts";
+import { hostNetnsKeys } from "../linux/host-netns.ts";
 import { BACKEND_FILE, chooseBackend, type RedirectBackend } from "../redirect/backend.ts";
 import { OtherVariant } from "../redirect/leftovers.ts";
 import { NetnsRules } from "../redirect/netns-rules.ts";

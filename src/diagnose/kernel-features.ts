@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether the kernel can do what redirection takes: tried for real, in a network namespace made for it, never in the host's.
-import { ensureRedirectRouting } from "../netlink/rtnetlink.ts";
-import type { Netns } from "../netns/netns.ts";
+import { ensureRedirectRouting } from "../linux/netlink/rtnetlink.ts";
+import type { Netns } from "../linux/netns.ts";
+import { makeThrowawayNetns, ThrowawayError } from "../linux/temporary-netns.ts";
 import { MATCH_ANY } from "../probes/kubelet-match.ts";
 import { PROBE_CHAIN, PROBE_HOOK, probeRule } from "../probes/probe-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
@@ -10,7 +11,6 @@ import { renderRestoreText } from "../redirect/restore-text.ts";
 import type { Family } from "../redirect/rules.ts";
 import { ToolError } from "../redirect/run-tool.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
-import { makeThrowawayNetns, ThrowawayError } from "./throwaway-netns.ts";
 
 /** What is tried. */
 export interface KernelFeatureOptions {

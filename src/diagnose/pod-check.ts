@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // One pod as the kernel has it against what should be: every mismatch by its name.
-import { dumpNftRuleset } from "../netlink/nftables.ts";
-import { interfaceAddresses } from "../netlink/rtnetlink.ts";
-import { sameAddress } from "../netns/address.ts";
-import { Netns } from "../netns/netns.ts";
-import { listeningSockets } from "../observe/listening-sockets.ts";
+
+import { sameAddress } from "../linux/address.ts";
+import { listeningSockets } from "../linux/listening-sockets.ts";
+import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
+import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
+import { Netns } from "../linux/netns.ts";
 import type { PodReport } from "../observe/state-report.ts";
 import { findNativeTables, nativeTableName } from "../redirect/native-tables.ts";
 import type { Verification } from "../redirect/pod-redirection.ts";

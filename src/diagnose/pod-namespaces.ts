@@ -3,8 +3,8 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { bareUid, parseCgroupOwner } from "../netns/cgroup-path.ts";
-import { netnsKeyAt } from "../netns/host-netns.ts";
+import { bareUid, parseCgroupOwner } from "../linux/cgroup-path.ts";
+import { netnsKeyAt } from "../linux/host-netns.ts";
 
 /** A pod with processes. */
 export interface RunningPod {

@@ -3,8 +3,8 @@
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { AgentConfig } from "../config.ts";
-import { bareUid } from "../netns/cgroup-path.ts";
-import { Netns } from "../netns/netns.ts";
+import { bareUid } from "../linux/cgroup-path.ts";
+import { Netns } from "../linux/netns.ts";
 import type { NodeReport, PodListReport, PodReport } from "../observe/state-report.ts";
 import type { RedirectOptions } from "../redirect/rules.ts";
 import { type Fault, fault } from "./fault.ts";

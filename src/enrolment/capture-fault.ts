@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The answer to CNI's CHECK: is a pod captured as its labels ask for it?
 import type { PodFacts } from "../kube/pod-facts.ts";
-import type { Sandbox } from "../netns/sandbox-finder.ts";
 import type { Desired } from "./desired-state.ts";
 import type { ReconcilerParts } from "./pod-reconciler.ts";
+import type { Sandbox } from "./sandbox-finder.ts";
 
 /** What is known of the pod to look at. */
 export interface CheckedPod {

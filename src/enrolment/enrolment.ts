@@ -2,7 +2,6 @@
 // All pods of the node: who asks for a look at which pod, and when.
 import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
 import { KeyedQueue } from "../loop/keyed-queue.ts";
-import type { Sandbox } from "../netns/sandbox-finder.ts";
 import { captureFault } from "./capture-fault.ts";
 import { type Desired, decideEnrolment } from "./desired-state.ts";
 import { EnrolmentError } from "./enrolment-error.ts";
@@ -14,6 +13,7 @@ import {
 } from "./pod-reconciler.ts";
 import { adoptSandbox, isEmpty, newestFacts, noteEnd, type PodRecord } from "./pod-record.ts";
 import { PodRecords } from "./pod-records.ts";
+import type { Sandbox } from "./sandbox-finder.ts";
 import { Setbacks } from "./setbacks.ts";
 import { restoreExemptions, takeStock } from "./stock-taking.ts";
 import { ZtunnelGate } from "./ztunnel-gate.ts";

@@ -5,7 +5,6 @@ import type { EventRecorder } from "../kube/event-recorder.ts";
 import type { NodeState } from "../kube/node-state.ts";
 import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import type { Logger } from "../log/logger.ts";
-import type { Sandbox, SandboxFinder } from "../netns/sandbox-finder.ts";
 import type { HostProbes } from "../probes/host-probes.ts";
 import type { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import type { PodRedirection } from "../redirect/pod-redirection.ts";
@@ -17,6 +16,7 @@ import type { PodHistory } from "./pod-history.ts";
 import { adoptSandbox, isRemains, newestFacts, offerSandbox, type PodRecord } from "./pod-record.ts";
 import { Repairs } from "./repairs.ts";
 import { soughtPod } from "./runtime-pod.ts";
+import type { Sandbox, SandboxFinder } from "./sandbox-finder.ts";
 
 /** How a run ended when nothing went wrong. */
 export type ReconcileOutcome =

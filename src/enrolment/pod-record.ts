@@ -3,7 +3,7 @@
 import { uptime } from "node:os";
 import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
 import { compareVersions } from "../kube/resource-version.ts";
-import type { Sandbox } from "../netns/sandbox-finder.ts";
+import type { Sandbox } from "./sandbox-finder.ts";
 
 /**
  * Where a pod stands.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A pod as the runtime knows it, which for a static pod is not what the API server calls it.
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
-import type { SoughtPod } from "../netns/sandbox-finder.ts";
+import type { SoughtPod } from "./sandbox-finder.ts";
 
 /** How the runtime knows a pod: a static pod has the hash of its file as UID there, not its API object's UID. */
 export function soughtPod(pod: PodFacts): SoughtPod {

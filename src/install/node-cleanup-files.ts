@@ -2,8 +2,8 @@
 // Takes what the agent keeps in its run dir away: sockets, the backend decision, the exempt list.
 import { lstat, readdir, unlink } from "node:fs/promises";
 import { join } from "node:path";
-import { connectSeqpacket } from "../native/seqpacket.ts";
-import { NativeError } from "../native.ts";
+import { NativeError } from "../linux/native.ts";
+import { connectSeqpacket } from "../linux/seqpacket.ts";
 import { isServed } from "./uninstall-calls.ts";
 
 export interface FileCleanupOptions {

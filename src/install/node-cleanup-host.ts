@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Takes the chain and the sets for kubelet probes out of the host.
 import { dirname, join } from "node:path";
-import { Netns } from "../netns/netns.ts";
+import { Netns } from "../linux/netns.ts";
 import { HostState } from "../probes/host-state.ts";
 import { PROBE_CHAIN, PROBE_TABLE } from "../probes/probe-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";

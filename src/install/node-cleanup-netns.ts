@@ -4,11 +4,11 @@ import { readdirSync, readFileSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { NativeError, xtablesInNetns } from "../native.ts";
-import { dumpNftRuleset } from "../netlink/nftables.ts";
-import { readRedirectRouting } from "../netlink/rtnetlink.ts";
-import { netnsKeyAt } from "../netns/host-netns.ts";
-import { Netns, NetnsError } from "../netns/netns.ts";
+import { netnsKeyAt } from "../linux/host-netns.ts";
+import { NativeError, xtablesInNetns } from "../linux/native.ts";
+import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
+import { readRedirectRouting } from "../linux/netlink/rtnetlink.ts";
+import { Netns, NetnsError } from "../linux/netns.ts";
 import { readLegacyTableNames } from "../redirect/backend.ts";
 import { findNativeTables } from "../redirect/native-tables.ts";
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Takes our redirection out of every pod of the node; their traffic goes straight from then on.
-import { hostNetnsKeys, netnsKeyAt } from "../netns/host-netns.ts";
+import { hostNetnsKeys, netnsKeyAt } from "../linux/host-netns.ts";
 import { PodRedirection } from "../redirect/pod-redirection.ts";
 import { type FoundNetns, findNetns, isEnrolled, openFound } from "./node-cleanup-netns.ts";
 import type { CleanupTools } from "./node-cleanup-tools.ts";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Both iptables variants of this machine, whichever of them the agent of this node had chosen.
-import { dumpNftRuleset } from "../netlink/nftables.ts";
-import { Netns } from "../netns/netns.ts";
+import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
+import { Netns } from "../linux/netns.ts";
 import { BackendError, type RedirectBackend } from "../redirect/backend.ts";
 import { findTools } from "../redirect/backend-tools.ts";
 import { ToolRunner } from "../redirect/run-tool.ts";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node and its agent as a report.
-import { openNetnsCount } from "../netns/netns.ts";
+import { openNetnsCount } from "../linux/netns.ts";
 import { version } from "../version.ts";
 import type { AgentFacts, ChainFacts, ProbePathFacts, ReportedConfig, WatchFacts } from "./agent-facts.ts";
 import { renderSelector } from "./desired-report.ts";

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Looks at one pod in the kernel, bounded in time: a namespace that does not answer costs its own part of the report only.
+
+import { listeningSockets } from "../linux/listening-sockets.ts";
 import { routingDrift } from "../redirect/routing-drift.ts";
 import type { RedirectOptions } from "../redirect/rules.ts";
 import type { AgentFacts, RedirectionFacts } from "./agent-facts.ts";
-import { listeningSockets } from "./listening-sockets.ts";
 import {
   type KnownPod,
   probesOf,

@@ -2,8 +2,8 @@
 // One look at the host's sets and at our share of its nat table, in the kernel: no process, whatever else the host has.
 import { createHash, type Hash } from "node:crypto";
 import { SocketAddress } from "node:net";
-import { NativeError, xtablesInNetns } from "../native.ts";
-import { errorCode, NetlinkError, read } from "../netlink/exchange.ts";
+import { NativeError, xtablesInNetns } from "../linux/native.ts";
+import { errorCode, NetlinkError, read } from "../linux/netlink/exchange.ts";
 import {
   concatBytes,
   decodeAttributes,
@@ -14,7 +14,7 @@ import {
   type NetlinkRequest,
   NLM,
   viewOf,
-} from "../netlink/message.ts";
+} from "../linux/netlink/message.ts";
 import type { Variant } from "../redirect/backend-tools.ts";
 import type { Family } from "../redirect/rules.ts";
 import { PROBE_CHAIN, PROBE_HOOK, PROBE_TABLE } from "./probe-rules.ts";

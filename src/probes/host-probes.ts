@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lets kubelet probes reach enrolled pods past ztunnel: sets and rules on the host as desired state, asserted again and again.
 
+import { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
 import { SharedRuns } from "../loop/shared-runs.ts";
-import { Netns } from "../netns/netns.ts";
 import { HostState, type HostStateOptions, type SkippedProbeFamily } from "./host-state.ts";
 import { isRuleRefused, KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
 import { describeDrift, type ProbeDrift } from "./probe-drift.ts";

@@ -3,9 +3,9 @@
 // removed.
 import { closeSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { NativeError, socketInNetns } from "../linux/native.ts";
+import type { Netns } from "../linux/netns.ts";
 import { allDone } from "../loop/all-done.ts";
-import { NativeError, socketInNetns } from "../native.ts";
-import type { Netns } from "../netns/netns.ts";
 import { type RedirectBackend, readLegacyTableNames } from "../redirect/backend.ts";
 import type { VariantTools } from "../redirect/backend-tools.ts";
 import { findNativeTables, nativeTableName, removeNativeTables } from "../redirect/native-tables.ts";

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The programs that read and write the host's sets and nat table, entered into the host's namespace when we are not in it.
 import { setTimeout as delay } from "node:timers/promises";
-import { netnsKeyAt } from "../netns/host-netns.ts";
-import type { Netns } from "../netns/netns.ts";
+import { netnsKeyAt } from "../linux/host-netns.ts";
+import type { Netns } from "../linux/netns.ts";
 import type { VariantTools } from "../redirect/backend-tools.ts";
 import type { Family } from "../redirect/rules.ts";
 import { ToolError, type ToolRunner } from "../redirect/run-tool.ts";

@@ -3,8 +3,8 @@
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
+import { netnsKeyAt } from "../linux/host-netns.ts";
 import type { Logger } from "../log/logger.ts";
-import { netnsKeyAt } from "../netns/host-netns.ts";
 import { ToolError, type ToolRunner } from "../redirect/run-tool.ts";
 import { ANY_SOCKET, type ProbeMatchArgs } from "./probe-rules.ts";
 

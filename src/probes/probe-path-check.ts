@@ -2,8 +2,8 @@
 // A synthetic probe: does a connection from a host socket really reach an enrolled pod past ztunnel on this node's network?
 import { closeSync } from "node:fs";
 import { createServer, type Server, Socket, type SocketConstructorOpts } from "node:net";
-import { socketInNetns } from "../native.ts";
-import type { Netns } from "../netns/netns.ts";
+import { socketInNetns } from "../linux/native.ts";
+import type { Netns } from "../linux/netns.ts";
 import { canonicalAddress, familyOf } from "./probe-address.ts";
 
 export interface ProbePathCheck {

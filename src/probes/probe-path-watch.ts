@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds out, once a pod is enrolled, whether kubelet probes pass ztunnel on this node's network; says what to do if they do not.
 import { setTimeout as delay } from "node:timers/promises";
+import { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
-import { Netns } from "../netns/netns.ts";
 import type { Family } from "../redirect/rules.ts";
 import { canonicalAddress, familyOf } from "./probe-address.ts";
 import {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Our share of an iptables-legacy table, out of the kernel's own bytes: a hash by which it is known again. Pure.
 import { createHash, type Hash } from "node:crypto";
-import { viewOf } from "../netlink/message.ts";
+import { viewOf } from "../linux/netlink/message.ts";
 import type { Family } from "../redirect/rules.ts";
 
 /**

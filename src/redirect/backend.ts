@@ -2,9 +2,9 @@
 // Chooses the iptables variant in which pods get their rules, once for each boot of the node.
 import { readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
+import { Netns } from "../linux/netns.ts";
 import { type Logger, silentLogger } from "../log/logger.ts";
-import { dumpNftRuleset } from "../netlink/nftables.ts";
-import { Netns } from "../netns/netns.ts";
 import { findTools, type InstalledTools, type Variant, type VariantTools } from "./backend-tools.ts";
 import { countForeignRules } from "./nft-state.ts";
 import type { Family } from "./rules.ts";

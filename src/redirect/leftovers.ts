@@ -2,8 +2,8 @@
 // Finds and removes what an earlier agent left: our chains in the iptables variant not in use, and istio-cni's nft tables.
 import { access } from "node:fs/promises";
 import { join } from "node:path";
+import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
 import { allDone } from "../loop/all-done.ts";
-import { dumpNftRuleset } from "../netlink/nftables.ts";
 import { LEGACY_TABLE_LISTS, readLegacyTableNames } from "./backend.ts";
 import type { Drift } from "./fingerprint.ts";
 import { findNativeTables, nativeTableName, removeNativeTables } from "./native-tables.ts";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tables in which istio-cni keeps its rules when it uses nft itself (NATIVE_NFTABLES): found and removed, never written.
-import { deleteInetTables, listInetTables } from "../netlink/nftables.ts";
+import { deleteInetTables, listInetTables } from "../linux/netlink/nftables.ts";
 
 /** Names of the tables, all of family inet. Source: istio/istio cni/pkg/nftables/nftables.go. */
 const NATIVE_TABLES: readonly string[] = ["istio-ambient-nat", "istio-ambient-mangle", "istio-ambient-raw"];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads and writes our share of one namespace's rules with the programs of one iptables variant.
 import { fstatSync } from "node:fs";
-import type { Netns } from "../netns/netns.ts";
+import type { Netns } from "../linux/netns.ts";
 import type { VariantTools } from "./backend-tools.ts";
 import { observedState, type RedirectState } from "./fingerprint.ts";
 import { RedirectionError } from "./redirection-error.ts";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Our share of the kernel's nf_tables rules as one hash, so that known good rules are recognised without a process.
 import { createHash, type Hash } from "node:crypto";
-import type { NftChain, NftRule, NftTable } from "../netlink/nftables.ts";
+import type { NftChain, NftRule, NftTable } from "../linux/netlink/nftables.ts";
 import { CHAIN_NAMES, type Family, TABLE_NAMES } from "./rules.ts";
 
 /** Tables that iptables-nft keeps in nf_tables. Source: iptables/iptables iptables/nft.c xtables_ipv4. */

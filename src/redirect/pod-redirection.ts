@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Redirection of one pod's namespace as a whole: rules, ip rule and route, checked, brought about and removed.
 
-import { allDone } from "../loop/all-done.ts";
-import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import {
   isRoutingComplete,
   type RoutingState,
   readRedirectRouting,
   removeRedirectRouting,
-} from "../netlink/rtnetlink.ts";
-import type { Netns } from "../netns/netns.ts";
+} from "../linux/netlink/rtnetlink.ts";
+import type { Netns } from "../linux/netns.ts";
+import { allDone } from "../loop/all-done.ts";
+import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import { BackendError, type RedirectBackend } from "./backend.ts";
 import { type Drift, desiredState, fingerprint } from "./fingerprint.ts";
 import { EarlierRules, type Leftovers, NO_SUSPECTS, type Suspects } from "./leftovers.ts";

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ip rule and route of one pod's namespace, and which families it can have them in.
 import { setTimeout as delay } from "node:timers/promises";
-import { NetlinkError } from "../netlink/exchange.ts";
+import { NetlinkError } from "../linux/netlink/exchange.ts";
 import {
   ensureRedirectRouting,
   interfaceAddresses,
   type RoutingState,
   readRedirectRouting,
-} from "../netlink/rtnetlink.ts";
-import type { Netns } from "../netns/netns.ts";
+} from "../linux/netlink/rtnetlink.ts";
+import type { Netns } from "../linux/netns.ts";
 import { assertPodNetns } from "./netns-rules.ts";
 import { RedirectionError } from "./redirection-error.ts";
 import { routingDrift } from "./routing-drift.ts";

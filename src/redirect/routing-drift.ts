@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is missing of the ip rule and the route that bring marked replies back to ztunnel, in words.
-import type { RoutingState } from "../netlink/rtnetlink.ts";
+import type { RoutingState } from "../linux/netlink/rtnetlink.ts";
 import type { Drift } from "./fingerprint.ts";
 
 /** The missing parts, in each family that is in use. */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds out how a namespace's rules differ from what they should be, without a process where that is known already.
 
+import { dumpNftRuleset, type NftTable } from "../linux/netlink/nftables.ts";
 import { allDone } from "../loop/all-done.ts";
-import { dumpNftRuleset, type NftTable } from "../netlink/nftables.ts";
 import { compareStates, type Drift, desiredState, type RedirectState } from "./fingerprint.ts";
 import type { NetnsCall, NetnsRules } from "./netns-rules.ts";
 import { hashOwnRules } from "./nft-state.ts";

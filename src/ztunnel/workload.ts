@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What ztunnel is told about a pod, and the list of pods every new ztunnel connection is told about.
-import type { Netns } from "../netns/netns.ts";
+import type { Netns } from "../linux/netns.ts";
 
 /** The identity ztunnel gives a pod's traffic; empty strings are allowed, absence is not. */
 export interface WorkloadInfo {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One connected ztunnel: its hello, its snapshot, then one request at a time, each paired with its answer.
 
+import type { Packet, SeqpacketConnection } from "../linux/seqpacket.ts";
 import type { Logger } from "../log/logger.ts";
-import type { Packet, SeqpacketConnection } from "../native/seqpacket.ts";
 import { closeFds } from "./received-fds.ts";
 import type { Roster, RosterEntry } from "./workload.ts";
 import {

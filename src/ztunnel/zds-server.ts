@@ -3,8 +3,8 @@
 // Source: istio/istio cni/pkg/nodeagent/ztunnelserver.go for what ztunnel expects of it.
 import { existsSync, mkdirSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
+import { listenSeqpacket, type SeqpacketConnection, type SeqpacketListener } from "../linux/seqpacket.ts";
 import type { Logger } from "../log/logger.ts";
-import { listenSeqpacket, type SeqpacketConnection, type SeqpacketListener } from "../native/seqpacket.ts";
 import { Roster, type RosterEntry } from "./workload.ts";
 import { ZdsConnection, type ZdsConnectionOptions } from "./zds-connection.ts";
 import { ZdsError } from "./zds-error.ts";

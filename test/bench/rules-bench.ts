@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the rules of one fresh pod cost: ours, the floor, and the way not to go.
-import { Netns } from "../../src/netns/netns.ts";
+import { Netns } from "../../src/linux/netns.ts";
 import { chooseBackend } from "../../src/redirect/backend.ts";
 import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
 import { renderRestoreText } from "../../src/redirect/restore-text.ts";

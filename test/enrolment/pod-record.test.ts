@@ -3,8 +3,8 @@
 import { uptime } from "node:os";
 import { expect, test } from "vitest";
 import { createPodRecord, noteEnd, offerSandbox } from "../../src/enrolment/pod-record.ts";
-import { Netns } from "../../src/netns/netns.ts";
-import type { Sandbox } from "../../src/netns/sandbox-finder.ts";
+import type { Sandbox } from "../../src/enrolment/sandbox-finder.ts";
+import { Netns } from "../../src/linux/netns.ts";
 
 /** This process's own namespace serves as any: its number is what counts. */
 function sandbox(startedMs?: number): Sandbox {

@@ -18,7 +18,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { loadCliConfig } from "../../src/cli/cli-config.ts";
 import { readBackend } from "../../src/diagnose/kernel-eyes.ts";
 import { runSelfTest } from "../../src/diagnose/self-test.ts";
-import { openNetnsCount } from "../../src/netns/netns.ts";
+import { openNetnsCount } from "../../src/linux/netns.ts";
 import { chooseBackend, type RedirectBackend } from "../../src/redirect/backend.ts";
 import { ToolRunner } from "../../src/redirect/run-tool.ts";
 

@@ -6,8 +6,8 @@ import { once } from "node:events";
 import { readFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { join } from "node:path";
+import { Netns, openNetnsCount } from "../../src/linux/netns.ts";
 import { silentLogger } from "../../src/log/logger.ts";
-import { Netns, openNetnsCount } from "../../src/netns/netns.ts";
 import { HostProbes, type HostProbesOptions } from "../../src/probes/host-probes.ts";
 import { checkProbePath, type ProbePathResult } from "../../src/probes/probe-path-check.ts";
 import {

@@ -5,7 +5,7 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { Netns } from "../../src/netns/netns.ts";
+import { Netns } from "../../src/linux/netns.ts";
 import type { RedirectBackend } from "../../src/redirect/backend.ts";
 import type { Variant } from "../../src/redirect/backend-tools.ts";
 import { observedState } from "../../src/redirect/fingerprint.ts";

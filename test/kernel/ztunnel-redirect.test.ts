@@ -6,7 +6,7 @@ import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { Netns } from "../../src/netns/netns.ts";
+import { Netns } from "../../src/linux/netns.ts";
 import { chooseBackend } from "../../src/redirect/backend.ts";
 import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
 import type { RedirectOptions } from "../../src/redirect/rules.ts";

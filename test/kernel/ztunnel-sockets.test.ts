@@ -5,7 +5,7 @@ import { createSocket, type Socket as DgramSocket } from "node:dgram";
 import { once } from "node:events";
 import type { Socket } from "node:net";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { socketInNetns } from "../../src/native.ts";
+import { socketInNetns } from "../../src/linux/native.ts";
 import { PodNamespaces } from "../support/ztunnel/pod-namespaces.ts";
 import { addresses, type Place, PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
 import type { StandIn } from "../support/ztunnel/stand-in.ts";

@@ -6,9 +6,9 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
-import { connectSeqpacket, listenSeqpacket } from "../../src/native/seqpacket.ts";
-import { netlinkInNetns, socketInNetns, xtablesInNetns } from "../../src/native.ts";
-import { encodeRequests, NLM, sortAnswers } from "../../src/netlink/message.ts";
+import { netlinkInNetns, socketInNetns, xtablesInNetns } from "../../src/linux/native.ts";
+import { encodeRequests, NLM, sortAnswers } from "../../src/linux/netlink/message.ts";
+import { connectSeqpacket, listenSeqpacket } from "../../src/linux/seqpacket.ts";
 
 const PIPELINE = 8;
 const ROUNDS = 3;

@@ -4,7 +4,7 @@ import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type HeldNetns, holdNetns } from "../netns/held-netns.ts";
+import { type HeldNetns, holdNetns } from "../linux/held-netns.ts";
 
 const execFileAsync = promisify(execFile);
 const CYCLES = join(import.meta.dirname, "cycles.ts");

@@ -12,16 +12,16 @@ let folder: string;
 
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), "ambient-loading-"));
-  mkdirSync(join(folder, "src"));
+  mkdirSync(join(folder, "src/linux"), { recursive: true });
   mkdirSync(join(folder, "native/build"), { recursive: true });
-  copyFileSync(join(ROOT, "src/native.ts"), join(folder, "src/native.ts"));
+  copyFileSync(join(ROOT, "src/linux/native.ts"), join(folder, "src/linux/native.ts"));
 });
 
 afterEach(() => rmSync(folder, { recursive: true }));
 
 /** What a copy of native.ts in the folder does when the addon is first needed. */
 async function use(): Promise<string> {
-  const { socketInNetns } = await import(join(folder, "src/native.ts"));
+  const { socketInNetns } = await import(join(folder, "src/linux/native.ts"));
   try {
     socketInNetns(-1, { family: 4, type: "stream" });
   } catch (error) {
@@ -31,7 +31,7 @@ async function use(): Promise<string> {
 }
 
 test.each([
-  { what: "beside the module, as in dist/", to: "src/ambient.node" },
+  { what: "beside the module, as in dist/", to: "src/linux/ambient.node" },
   { what: "in native/build, as in a checkout", to: "native/build/ambient.node" },
 ])("the addon is found $what", async ({ to }) => {
   copyFileSync(ADDON, join(folder, to));
@@ -40,13 +40,13 @@ test.each([
 
 test("the one beside the module is taken when there are both", async () => {
   writeFileSync(join(folder, "native/build/ambient.node"), "broken");
-  copyFileSync(ADDON, join(folder, "src/ambient.node"));
+  copyFileSync(ADDON, join(folder, "src/linux/ambient.node"));
   expect(await use()).toContain("setns: EBADF");
 });
 
 test("the remedy is named when there is none", async () => {
   expect(await use()).toBe(
-    `Cannot load the native addon: none at "${folder}/src/ambient.node" or "${folder}/native/build/ambient.node"; build it with: npm run setup`,
+    `Cannot load the native addon: none at "${folder}/src/linux/ambient.node" or "${folder}/native/build/ambient.node"; build it with: npm run setup`,
   );
 });
 

@@ -6,15 +6,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { netlinkInNetns } from "../../src/native.ts";
+import { netlinkInNetns } from "../../src/linux/native.ts";
 import {
   decodeMessages,
   encodeRequests,
   type NetlinkRequest,
   NLM,
   sortAnswers,
-} from "../../src/netlink/message.ts";
-import { type HeldNetns, holdNetns } from "../netns/held-netns.ts";
+} from "../../src/linux/netlink/message.ts";
+import { type HeldNetns, holdNetns } from "../linux/held-netns.ts";
 
 const ROUTE = 0;
 const FIB_LOOKUP = 10; // answers, but never with an acknowledgement

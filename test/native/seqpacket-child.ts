@@ -4,7 +4,7 @@ import { closeSync, openSync, readdirSync, rmSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { connectSeqpacket, listenSeqpacket, type SeqpacketConnection } from "../../src/native/seqpacket.ts";
+import { connectSeqpacket, listenSeqpacket, type SeqpacketConnection } from "../../src/linux/seqpacket.ts";
 
 const [, , role = "", path = ""] = process.argv;
 

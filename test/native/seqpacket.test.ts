@@ -19,14 +19,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { NativeError } from "../../src/linux/native.ts";
 import {
   connectSeqpacket,
   listenSeqpacket,
   type Packet,
   type SeqpacketConnection,
   type SeqpacketListener,
-} from "../../src/native/seqpacket.ts";
-import { NativeError } from "../../src/native.ts";
+} from "../../src/linux/seqpacket.ts";
 
 const CHILD = join(import.meta.dirname, "seqpacket-child.ts");
 const execFileAsync = promisify(execFile);

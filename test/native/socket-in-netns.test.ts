@@ -6,8 +6,8 @@ import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readlinkSync
 import { createServer, Socket } from "node:net";
 import { text } from "node:stream/consumers";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { type NativeError, type NetnsSocketOptions, socketInNetns } from "../../src/native.ts";
-import { type HeldNetns, holdNetns } from "../netns/held-netns.ts";
+import { type NativeError, type NetnsSocketOptions, socketInNetns } from "../../src/linux/native.ts";
+import { type HeldNetns, holdNetns } from "../linux/held-netns.ts";
 
 let held: HeldNetns;
 let netnsFd: number;

@@ -2,8 +2,8 @@
 // iptables-legacy's tables as the kernel gives them, against what iptables-legacy-save prints.
 import { closeSync, openSync, readdirSync, readlinkSync } from "node:fs";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { type NativeError, xtablesInNetns } from "../../src/native.ts";
-import { type HeldNetns, holdNetns } from "../netns/held-netns.ts";
+import { type NativeError, xtablesInNetns } from "../../src/linux/native.ts";
+import { type HeldNetns, holdNetns } from "../linux/held-netns.ts";
 
 const INFO_BYTES = 84;
 
@@ -115,7 +115,7 @@ test("the descriptor may be closed while the call is under way", async () => {
 
 test("without NET_ADMIN the kernel refuses", async () => {
   const script = `
-    const { xtablesInNetns } = await import(${JSON.stringify(`${import.meta.dirname}/../../src/native.ts`)});
+    const { xtablesInNetns } = await import(${JSON.stringify(`${import.meta.dirname}/../../src/linux/native.ts`)});
     const { openSync } = await import("node:fs");
     await xtablesInNetns(openSync(${JSON.stringify(held.path)}, "r"), 4, "nat").catch((error) => console.log(error.code, error.syscall));
   `;

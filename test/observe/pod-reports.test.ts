@@ -3,14 +3,14 @@ import { closeSync } from "node:fs";
 import { createServer } from "node:net";
 import { describe, expect, test } from "vitest";
 import { parseEnablementSelectors } from "../../src/kube/selectors.ts";
-import { socketInNetns } from "../../src/native.ts";
-import { Netns } from "../../src/netns/netns.ts";
+import { listeningSockets } from "../../src/linux/listening-sockets.ts";
+import { socketInNetns } from "../../src/linux/native.ts";
+import { Netns } from "../../src/linux/netns.ts";
 import { AgentState } from "../../src/observe/agent-state.ts";
 import { describeDesired, renderSelector } from "../../src/observe/desired-report.ts";
-import { listeningSockets } from "../../src/observe/listening-sockets.ts";
 import type { PodDetailReport, PodReport } from "../../src/observe/state-report.ts";
 import type { Drift } from "../../src/redirect/fingerprint.ts";
-import { holdNetns } from "../netns/held-netns.ts";
+import { holdNetns } from "../linux/held-netns.ts";
 import { FakeAgent } from "./fake-agent.ts";
 
 function listed(agent: FakeAgent, name: string): PodReport {

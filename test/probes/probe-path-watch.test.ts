@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who holds a pod's namespace while the probes' way to it is checked. What a check finds is seen in test/kernel/probes.test.ts.
 import { afterEach, expect, test } from "vitest";
-import { Netns, openNetnsCount } from "../../src/netns/netns.ts";
+import { Netns, openNetnsCount } from "../../src/linux/netns.ts";
 import { ProbePathWatch } from "../../src/probes/probe-path-watch.ts";
 import { recordingLogger } from "../kube/kube-fixture.ts";
 

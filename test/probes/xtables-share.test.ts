@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What changes the hash of our share of an iptables-legacy table, and what does not: tables made by iptables, read from the kernel.
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { xtablesInNetns } from "../../src/native.ts";
+import { xtablesInNetns } from "../../src/linux/native.ts";
 import { hashXtablesShare } from "../../src/probes/xtables-share.ts";
 import { TestNetns } from "../redirect/test-netns.ts";
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The hash of our share of the kernel's rules: what it sees and what it does not.
 import { describe, expect, test } from "vitest";
-import type { NftChain, NftRule, NftTable } from "../../src/netlink/nftables.ts";
+import type { NftChain, NftRule, NftTable } from "../../src/linux/netlink/nftables.ts";
 import { countForeignRules, hashOwnRules } from "../../src/redirect/nft-state.ts";
 
 function rule(text: string, jumpTarget?: string): NftRule {

@@ -3,7 +3,7 @@
 import { type ChildProcessWithoutNullStreams, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { promisify } from "node:util";
-import { Netns } from "../../src/netns/netns.ts";
+import { Netns } from "../../src/linux/netns.ts";
 
 const execFileAsync = promisify(execFile);
 /** PATH of the tools that tests call themselves. */

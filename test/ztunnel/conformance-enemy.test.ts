@@ -5,7 +5,7 @@ import { chmodSync } from "node:fs";
 import { dirname } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import type { Netns } from "../../src/netns/netns.ts";
+import type { Netns } from "../../src/linux/netns.ts";
 import { PodNamespaces } from "../support/ztunnel/pod-namespaces.ts";
 import {
   eventually,

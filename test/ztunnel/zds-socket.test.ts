@@ -4,8 +4,8 @@ import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
+import { connectSeqpacket } from "../../src/linux/seqpacket.ts";
 import { silentLogger } from "../../src/log/logger.ts";
-import { connectSeqpacket } from "../../src/native/seqpacket.ts";
 import { ZdsServer } from "../../src/ztunnel/zds-server.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernel's own count of rule changes in a namespace: cheap enough to ask for a hundred pods before and after.
 
-import { netlinkInNetns } from "../../../src/native.ts";
-import { Netns } from "../../../src/netns/netns.ts";
+import { netlinkInNetns } from "../../../src/linux/native.ts";
+import { Netns } from "../../../src/linux/netns.ts";
 
 const netlinkNetfilter = 12;
 const nftNewGen = (10 << 8) | 15;

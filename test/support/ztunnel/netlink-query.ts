@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The three questions the stand-in asks the kernel of a pod: is lo up, which addresses has it, where was this
-// connection going before it was redirected. Written apart from src/netlink, which the same tests check.
+// connection going before it was redirected. Written apart from src/linux/netlink, which the same tests check.
 // Source: rtnetlink(7); linux/netfilter/nfnetlink_conntrack.h.
 import { isIPv6 } from "node:net";
 import { endianness } from "node:os";
-import { netlinkInNetns } from "../../../src/native.ts";
+import { netlinkInNetns } from "../../../src/linux/native.ts";
 
 const NETLINK_ROUTE = 0;
 const NETLINK_NETFILTER = 12;

@@ -2,7 +2,7 @@
 // Real network namespaces for tests, in a mount namespace of their own, so that nothing is left when the test dies.
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { Netns } from "../../../src/netns/netns.ts";
+import { Netns } from "../../../src/linux/netns.ts";
 
 // the files live on a tmpfs that only this shell sees; it ends, and everything with it, when its stdin ends
 const script = `

@@ -4,8 +4,8 @@ import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer, type Server, Socket, type SocketConstructorOpts } from "node:net";
 import { promisify } from "node:util";
-import { socketInNetns } from "../../../src/native.ts";
-import { Netns } from "../../../src/netns/netns.ts";
+import { socketInNetns } from "../../../src/linux/native.ts";
+import { Netns } from "../../../src/linux/netns.ts";
 
 const run = promisify(execFile);
 

@@ -3,7 +3,7 @@
 // client's address towards the app. Plain bytes where ztunnel has TLS; the way through the kernel is the same.
 // Source: istio/ztunnel src/proxy/inbound.rs, inbound_passthrough.rs, outbound.rs.
 import { createServer, isIPv6, type Server, Socket, type SocketConstructorOpts } from "node:net";
-import { socketInNetns } from "../../../src/native.ts";
+import { socketInNetns } from "../../../src/linux/native.ts";
 import { DnsService, type DnsTable } from "./dns-service.ts";
 import type { EventLog } from "./event-log.ts";
 import { type Endpoint, originalDestination } from "./netlink-query.ts";

@@ -3,7 +3,7 @@
 // Source: istio/ztunnel src/proxy.rs, src/inpod/config.rs, src/dns/server.rs.
 import { closeSync } from "node:fs";
 import { getSystemErrorMessage, getSystemErrorName } from "node:util";
-import { NativeError, type NetnsSocketOptions, socketInNetns } from "../../../src/native.ts";
+import { NativeError, type NetnsSocketOptions, socketInNetns } from "../../../src/linux/native.ts";
 import { StartError } from "./strictness.ts";
 
 /** SO_MARK of everything ztunnel sends in a pod. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A ZDS client without any manners, for tests that look at single packets.
 import { closeSync, fstatSync } from "node:fs";
-import { connectSeqpacket, type Packet, type SeqpacketConnection } from "../../../src/native/seqpacket.ts";
+import { connectSeqpacket, type Packet, type SeqpacketConnection } from "../../../src/linux/seqpacket.ts";
 
 /** What arrived in one packet; `netns` is the identity of each descriptor, "dev:ino". */
 export interface ReceivedPacket {

@@ -5,7 +5,7 @@ import {
   listenSeqpacket,
   type SeqpacketConnection,
   type SeqpacketListener,
-} from "../../../src/native/seqpacket.ts";
+} from "../../../src/linux/seqpacket.ts";
 
 /** Accepts stand-ins on a socket; the newest connection is the one talked to. */
 export class ScriptedAgent implements Disposable {

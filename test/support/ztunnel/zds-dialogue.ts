@@ -4,7 +4,7 @@
 // Source: istio/ztunnel src/inpod/workloadmanager.rs and protocol.rs.
 import { closeSync } from "node:fs";
 import { setTimeout as delay, setImmediate as nextTurn } from "node:timers/promises";
-import type { Packet } from "../../../src/native/seqpacket.ts";
+import type { Packet } from "../../../src/linux/seqpacket.ts";
 import type { EventLog } from "./event-log.ts";
 import type { Faults } from "./faults.ts";
 import { loopbackIsUp } from "./netlink-query.ts";

@@ -3,8 +3,8 @@
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Netns } from "../../../src/linux/netns.ts";
 import type { Logger } from "../../../src/log/logger.ts";
-import type { Netns } from "../../../src/netns/netns.ts";
 import type { RosterEntry } from "../../../src/ztunnel/workload.ts";
 import { ZdsError } from "../../../src/ztunnel/zds-error.ts";
 import { ZdsServer, type ZdsServerEvent, type ZdsServerOptions } from "../../../src/ztunnel/zds-server.ts";

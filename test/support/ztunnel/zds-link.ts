@@ -2,8 +2,8 @@
 // The stand-in's way to the agent: connects, says hello, and connects again when the connection ends.
 // Source: istio/ztunnel src/inpod/workloadmanager.rs.
 
-import { connectSeqpacket, type SeqpacketConnection } from "../../../src/native/seqpacket.ts";
-import { NativeError } from "../../../src/native.ts";
+import { NativeError } from "../../../src/linux/native.ts";
+import { connectSeqpacket, type SeqpacketConnection } from "../../../src/linux/seqpacket.ts";
 import { type DialogueOptions, ZdsDialogue } from "./zds-dialogue.ts";
 import { helloBytes } from "./zds-message.ts";
 

@@ -6,7 +6,7 @@ import { mkdtempSync, readdirSync, readlinkSync, rmSync, statSync, writeFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { Netns, NetnsError, openNetnsCount } from "../../src/netns/netns.ts";
+import { Netns, NetnsError, openNetnsCount } from "../../src/linux/netns.ts";
 import { type HeldNetns, holdNetns } from "./held-netns.ts";
 
 let held: HeldNetns;

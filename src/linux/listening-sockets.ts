@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which of ztunnel's ports are listened on inside a pod's network namespace, asked from the kernel.
-import { read } from "../netlink/exchange.ts";
-import { type NetlinkAnswer, type NetlinkRequest, NLM, viewOf } from "../netlink/message.ts";
-import type { SocketReport } from "./state-report.ts";
+
+import type { SocketReport } from "../observe/state-report.ts";
+import { read } from "./netlink/exchange.ts";
+import { type NetlinkAnswer, type NetlinkRequest, NLM, viewOf } from "./netlink/message.ts";
 
 /** What ztunnel opens in a captured pod; DNS only with DNS capture. Source: istio/ztunnel src/proxy, src/dns/server.rs. */
 export const ZTUNNEL_SOCKETS: readonly Omit<SocketReport, "listening">[] = [

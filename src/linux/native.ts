@@ -173,8 +173,8 @@ export function addon(): Addon {
 }
 
 function loadAddon(): Addon {
-  // The bundle has its addon beside it; in a checkout src/ has none there.
-  const places = ["./ambient.node", "../native/build/ambient.node"].map((place) =>
+  // The bundle has its addon beside it; in a checkout src/linux/ has none there.
+  const places = ["./ambient.node", "../../native/build/ambient.node"].map((place) =>
     fileURLToPath(new URL(place, import.meta.url)),
   );
   const found = places.find((place) => existsSync(place));

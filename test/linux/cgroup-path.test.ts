@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, test } from "vitest";
-import { bareUid, parseCgroupOwner } from "../../src/netns/cgroup-path.ts";
+import { bareUid, parseCgroupOwner } from "../../src/linux/cgroup-path.ts";
 
 const uid = "11111111-2222-3333-4444-555555555555";
 const underscored = uid.replaceAll("-", "_");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SEQPACKET sockets: packets that carry descriptors, between the agent and ztunnel.
 import { closeSync } from "node:fs";
-import { type Addon, addon, attempt, type Handle, NativeError } from "../native.ts";
+import { type Addon, addon, attempt, type Handle, NativeError } from "./native.ts";
 
 // The numbers are those of native/binding.c.
 const EVENT = { connection: 0, packet: 1, end: 2, error: 3, drain: 4 } as const;

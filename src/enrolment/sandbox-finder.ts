@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds the network namespaces of running pods and accepts only those that prove to be theirs.
 import { join } from "node:path";
+import { sameAddress } from "../linux/address.ts";
+import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
+import { Netns } from "../linux/netns.ts";
+import { type PodProcess, scanProc, type WantedPod } from "../linux/proc-scan.ts";
 import type { Logger } from "../log/logger.ts";
-import { interfaceAddresses } from "../netlink/rtnetlink.ts";
-import { sameAddress } from "./address.ts";
-import { Netns } from "./netns.ts";
-import { type PodProcess, scanProc, type WantedPod } from "./proc-scan.ts";
 
 /** A running pod to find. */
 export interface SoughtPod extends WantedPod {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // An open network namespace: one owner, one descriptor, and an identity that outlives paths and descriptor numbers.
 import { closeSync, constants, fstatSync, openSync, statfsSync } from "node:fs";
-import { NativeError, socketInNetns } from "../native.ts";
+import { NativeError, socketInNetns } from "./native.ts";
 
 // Source: linux/magic.h, NSFS_MAGIC.
 const NSFS_MAGIC = 0x6e736673;

@@ -5,8 +5,8 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { netnsKeyAt } from "../../src/netns/host-netns.ts";
-import { scanProc } from "../../src/netns/proc-scan.ts";
+import { netnsKeyAt } from "../../src/linux/host-netns.ts";
+import { scanProc } from "../../src/linux/proc-scan.ts";
 
 const uid = "11111111-2222-3333-4444-555555555555";
 const other = "99999999-2222-3333-4444-555555555555";

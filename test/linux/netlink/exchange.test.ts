@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // When a reading counts and when it is repeated, without a kernel.
 import { expect, test } from "vitest";
-import { NativeError } from "../../src/native.ts";
-import { check, errorCode, repeatUntilConsistent } from "../../src/netlink/exchange.ts";
-import type { NetlinkAnswer } from "../../src/netlink/message.ts";
+import { NativeError } from "../../../src/linux/native.ts";
+import { check, errorCode, repeatUntilConsistent } from "../../../src/linux/netlink/exchange.ts";
+import type { NetlinkAnswer } from "../../../src/linux/netlink/message.ts";
 
 const FINE: NetlinkAnswer = { error: 0, reason: undefined, interrupted: false, messages: [] };
 const INTERRUPTED = { ...FINE, interrupted: true };

@@ -2,10 +2,10 @@
 // A network namespace of our own to try things in: nothing but our descriptor keeps it, so it ends with us however we end.
 import { spawn } from "node:child_process";
 import { setTimeout as delay } from "node:timers/promises";
-import { check, exchange } from "../netlink/exchange.ts";
-import { NLM } from "../netlink/message.ts";
-import { netnsKeyAt } from "../netns/host-netns.ts";
-import { Netns } from "../netns/netns.ts";
+import { netnsKeyAt } from "./host-netns.ts";
+import { check, exchange } from "./netlink/exchange.ts";
+import { NLM } from "./netlink/message.ts";
+import { Netns } from "./netns.ts";
 
 /** No namespace could be made; the message has cause and remedy. */
 export class ThrowawayError extends Error {

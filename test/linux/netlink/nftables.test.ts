@@ -7,15 +7,15 @@ import { once } from "node:events";
 import { closeSync, openSync } from "node:fs";
 import { Socket } from "node:net";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { socketInNetns } from "../../src/native.ts";
+import { socketInNetns } from "../../../src/linux/native.ts";
 import {
   deleteInetTables,
   dumpNftRuleset,
   haveOneGeneration,
   listInetTables,
   type NftTable,
-} from "../../src/netlink/nftables.ts";
-import { type HeldNetns, holdNetns } from "../netns/held-netns.ts";
+} from "../../../src/linux/netlink/nftables.ts";
+import { type HeldNetns, holdNetns } from "../held-netns.ts";
 
 /** Rules in the manner of the redirection, plus matches and targets with state of their own in the kernel. */
 const RULES = `*mangle

@@ -11,7 +11,7 @@ import {
   encodeRequests,
   encodeUint32Attribute,
   sortAnswers,
-} from "../../src/netlink/message.ts";
+} from "../../../src/linux/netlink/message.ts";
 
 function bytes(hex: string): Uint8Array {
   return Uint8Array.from(Buffer.from(hex.replaceAll(" ", ""), "hex"));

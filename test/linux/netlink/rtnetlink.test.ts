@@ -2,7 +2,7 @@
 // Policy routing and addresses against the kernel, with iproute2 as the oracle.
 import { closeSync, openSync } from "node:fs";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { NetlinkError } from "../../src/netlink/exchange.ts";
+import { NetlinkError } from "../../../src/linux/netlink/exchange.ts";
 import {
   ensureRedirectRouting,
   formatAddress,
@@ -10,8 +10,8 @@ import {
   isRoutingComplete,
   readRedirectRouting,
   removeRedirectRouting,
-} from "../../src/netlink/rtnetlink.ts";
-import { type HeldNetns, holdNetns } from "../netns/held-netns.ts";
+} from "../../../src/linux/netlink/rtnetlink.ts";
+import { type HeldNetns, holdNetns } from "../held-netns.ts";
 
 const RULE = ["rule", "add", "fwmark", "0x111/0xfff", "pref", "32764", "lookup", "100"] as const;
 const ALL = { supported: true, rule: true, route: true };
