@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes the redirection annotation for istiod and people: in the background, once per wish, until it holds.
 import type { Logger } from "../log/logger.ts";
-import { Backoff, type Clock, systemClock } from "../loop/backoff.ts";
+import { Backoff } from "../loop/backoff.ts";
+import { type Clock, systemClock } from "../loop/clock.ts";
 import { type ApiClient, podPath } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
 import { recordOf, textOf } from "./json-fields.ts";

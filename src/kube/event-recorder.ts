@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kubernetes Events on pods: what an operator sees in `kubectl describe pod` before anyone opens a log.
 import type { Logger } from "../log/logger.ts";
-import { type Clock, systemClock } from "../loop/backoff.ts";
+import { type Clock, systemClock } from "../loop/clock.ts";
 import type { ApiClient } from "./api-client.ts";
 import { recordOf, textOf } from "./json-fields.ts";
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The cluster as far as one node is concerned: its own pods, and all namespaces.
 import type { Logger } from "../log/logger.ts";
-import { Backoff, type Clock } from "../loop/backoff.ts";
+import { Backoff } from "../loop/backoff.ts";
+import type { Clock } from "../loop/clock.ts";
 import type { ApiClient, CallOptions } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
 import type { ObjectChange } from "./object-cache.ts";

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keeps a copy of a collection true: list, watch from there, and come back from every kind of failure.
 import type { Logger } from "../log/logger.ts";
-import { type Backoff, type Clock, systemClock } from "../loop/backoff.ts";
+import type { Backoff } from "../loop/backoff.ts";
+import { type Clock, systemClock } from "../loop/clock.ts";
 import type { ApiClient, Query } from "./api-client.ts";
 import { recordOf, textOf } from "./json-fields.ts";
 import { type Keyed, ObjectCache, type ObjectChange } from "./object-cache.ts";

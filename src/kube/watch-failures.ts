@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What follows from a failed watch: how long to wait, whether to list anew, and when to tell the operator.
 import type { Logger } from "../log/logger.ts";
-import { Backoff, type Clock, CuttablePause } from "../loop/backoff.ts";
+import { Backoff, CuttablePause } from "../loop/backoff.ts";
+import type { Clock } from "../loop/clock.ts";
 import { ApiError } from "./api-error.ts";
 
 export interface WatchFailuresOptions {

@@ -1,19 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time and patience: the clock that tests replace, and growing pauses between tries.
-import { setTimeout as delay } from "node:timers/promises";
-
-/** Time as the loops of this folder see it; `nowMs` only ever grows. */
-export interface Clock {
-  nowMs(): number;
-  /** Resolves after the pause, rejects with the signal's reason when it is cut short. */
-  sleep(ms: number, signal: AbortSignal): Promise<void>;
-}
-
-/** The machine's own clock. */
-export const systemClock: Clock = {
-  nowMs: () => performance.now(),
-  sleep: (ms, signal) => delay(ms, undefined, { signal }),
-};
+// Patience: growing pauses between tries, and how one is cut short.
+import type { Clock } from "./clock.ts";
 
 /** Pauses that double from `baseMs` to `capMs`, each cut by up to a half at random so that nodes do not march in step. */
 export class Backoff {

@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs one function per key: never twice at once for a key, a bounded number of keys at once, requests coalesced.
+import { type Clock, systemClock, type Timer } from "./clock.ts";
 
 export interface KeyedQueueOptions<R> {
   readonly concurrency: number;
   /** Called with the key; its result goes to those who wait for this run. */
   readonly run: (key: string) => Promise<R>;
+  /** For `requestAfter`; it is asked for nothing else, and a run begins and ends without it. Default: the machine's. */
+  readonly clock?: Clock;
 }
 
 interface Slot<R> {
   running: boolean;
   /** Set while another run is asked for: those who wait for it share its outcome. */
   next: PromiseWithResolvers<R> | undefined;
-  timer: NodeJS.Timeout | undefined;
+  timer: Timer | undefined;
 }
 
 /** A level-triggered work queue: a request says that a key should be looked at, not what changed. */
 export class KeyedQueue<R> {
   readonly #options: KeyedQueueOptions<R>;
+  readonly #clock: Clock;
   readonly #slots = new Map<string, Slot<R>>();
   readonly #ready: string[] = [];
   #running = 0;
@@ -25,6 +29,7 @@ export class KeyedQueue<R> {
 
   constructor(options: KeyedQueueOptions<R>) {
     this.#options = options;
+    this.#clock = options.clock ?? systemClock;
   }
 
   /** Asks for a run that begins after this call; its failure is nobody's unless someone waits with `run`. */
@@ -36,7 +41,7 @@ export class KeyedQueue<R> {
   run(key: string): Promise<R> {
     if (this.#stopped) return Promise.reject(new Error("the agent is stopping"));
     const slot = this.#slot(key);
-    clearTimeout(slot.timer);
+    slot.timer?.cancel();
     slot.timer = undefined;
     if (slot.next === undefined) {
       slot.next = Promise.withResolvers();
@@ -52,8 +57,8 @@ export class KeyedQueue<R> {
     if (this.#stopped) return;
     const slot = this.#slot(key);
     if (slot.next !== undefined) return;
-    clearTimeout(slot.timer);
-    slot.timer = setTimeout(() => this.request(key), delayMs);
+    slot.timer?.cancel();
+    slot.timer = this.#clock.after(delayMs, () => this.request(key));
   }
 
   /** Drops what is only planned and refuses new requests; resolves when nothing runs any more. */
@@ -61,7 +66,7 @@ export class KeyedQueue<R> {
     this.#stopped = true;
     this.#ready.length = 0;
     for (const [key, slot] of this.#slots) {
-      clearTimeout(slot.timer);
+      slot.timer?.cancel();
       slot.next?.reject(new Error("the agent is stopping"));
       slot.next = undefined;
       if (!slot.running) this.#slots.delete(key);

@@ -3,6 +3,7 @@
 import { afterEach, expect, test } from "vitest";
 import { AnnotationWriter, type AnnotationWriterOptions } from "../../src/kube/annotation-writer.ts";
 import { type PodFacts, toPodFacts } from "../../src/kube/pod-facts.ts";
+import { systemClock } from "../../src/loop/clock.ts";
 import { type ApiServer, waitFor } from "../support/api-server.ts";
 import { pod, recordingLogger, startKube } from "./kube-fixture.ts";
 
@@ -177,7 +178,7 @@ test("a write is tried again when the server comes back, with the last wish", as
 test("a write that failed is not taken back by looking at an old state", async () => {
   const before = toPodFacts({ ...pod("a"), metadata: { ...pod("a").metadata, resourceVersion: "1" } });
   const pause = Promise.withResolvers<void>();
-  const clock = { nowMs: () => 0, sleep: () => pause.promise };
+  const clock = { ...systemClock, sleep: () => pause.promise };
   const { server, writer } = await start(["a"], { lookup: () => before, clock });
   server.faults.failures = [{ status: 500, verb: "patch", times: 1 }];
   writer.set(ref("a"), "enabled");

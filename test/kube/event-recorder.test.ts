@@ -2,17 +2,17 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { EventRecorder, type EventRecorderOptions } from "../../src/kube/event-recorder.ts";
 import { silentLogger } from "../../src/log/logger.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 import { type KubeFixture, startKube } from "./kube-fixture.ts";
 
 const web = { uid: "u1", namespace: "shop", name: "web-0" };
 let kube: KubeFixture;
-let nowMs = 0;
-const clock = { nowMs: () => nowMs, sleep: () => Promise.resolve() };
+let clock: FakeClock;
 
 beforeEach(async () => {
   kube = await startKube();
   kube.server.put("namespaces", { metadata: { name: "shop" } });
-  nowMs = 0;
+  clock = new FakeClock();
 });
 afterEach(async () => {
   await kube[Symbol.asyncDispose]();
@@ -48,7 +48,7 @@ describe("EventRecorder", () => {
     const event = { reason: "AmbientNotCaptured", message: "no" } as const;
     for (let i = 0; i < 5; i++) recorded.record(web, event);
     await recorded.idle();
-    nowMs = 2000;
+    clock.advance(2000);
     recorded.record(web, event);
     recorded.record(web, event);
     await recorded.idle();
@@ -76,7 +76,7 @@ describe("EventRecorder", () => {
       recorded.record({ ...web, uid: `u${i}` }, { reason: "AmbientNotCaptured", message: "x" });
     await recorded.idle();
     expect(recorded.counts).toMatchObject({ written: 3, dropped: 7 });
-    nowMs += 1000;
+    clock.advance(1000);
     recorded.record({ ...web, uid: "late" }, { reason: "AmbientNotCaptured", message: "x" });
     await recorded.idle();
     expect(recorded.counts.written).toBe(4);
@@ -100,7 +100,7 @@ describe("EventRecorder", () => {
       });
     const recorded = recorder({ client: { create: hang, mergePatch: hang } });
     for (let i = 0; i < 5000; i++) {
-      nowMs += 1000;
+      clock.advance(1000);
       recorded.record(web, { reason: "AmbientNotCaptured", message: `attempt ${i}` });
     }
     expect(recorded.counts.dropped).toBe(4900);

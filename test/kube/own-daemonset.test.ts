@@ -5,6 +5,7 @@ import { afterEach, expect, test } from "vitest";
 import { NodeState } from "../../src/kube/node-state.ts";
 import { OwnDaemonSet } from "../../src/kube/own-daemonset.ts";
 import { silentLogger } from "../../src/log/logger.ts";
+import { systemClock } from "../../src/loop/clock.ts";
 import type { KubeObject } from "../support/api-server/objects.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { type KubeFixture, startKube } from "./kube-fixture.ts";
@@ -148,6 +149,7 @@ test("an agent that was refused for minutes, its signing key being replaced, kno
   server.put("daemonsets", daemonSet());
   let lateMs = 0;
   const clock = {
+    ...systemClock,
     nowMs: () => performance.now() + lateMs,
     sleep: (ms: number) => delay(Math.min(ms, 20)),
   };

@@ -8,6 +8,7 @@ import type { ObjectChange } from "../../src/kube/object-cache.ts";
 import { type NamespaceFacts, type PodFacts, sameFacts, toPodFacts } from "../../src/kube/pod-facts.ts";
 import { Reflector, type ReflectorOptions } from "../../src/kube/reflector.ts";
 import { Backoff } from "../../src/loop/backoff.ts";
+import { systemClock } from "../../src/loop/clock.ts";
 import { waitFor } from "../support/api-server.ts";
 import { type KubeFixture, type LogLine, pod, recordingLogger, startKube } from "./kube-fixture.ts";
 
@@ -340,7 +341,7 @@ test("a listener that throws stops neither the others nor the watch", async () =
 
 test("freshness follows the connection and the clock", async () => {
   let nowMs = 1000;
-  const clock = { nowMs: () => nowMs, sleep: () => Promise.resolve() };
+  const clock = { ...systemClock, nowMs: () => nowMs, sleep: () => Promise.resolve() };
   const kube = await watching(["a"], { reflector: { clock } });
   const { server, reflector } = kube;
   await watchOpen(kube, reflector);

@@ -4,29 +4,21 @@ import { beforeEach, expect, test } from "vitest";
 import { ApiError } from "../../src/kube/api-error.ts";
 import { WatchFailures } from "../../src/kube/watch-failures.ts";
 import { Backoff } from "../../src/loop/backoff.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 import { recordingLogger } from "./kube-fixture.ts";
 
-/** A clock whose sleeps end when they are told to, and all that were asked for. */
-class ManualClock {
-  now = 0;
+/** Knows which sleeps were asked for. */
+class ManualClock extends FakeClock {
   readonly asked: number[] = [];
-  #resolve: (() => void) | undefined;
 
-  nowMs = (): number => this.now;
-  sleep = (ms: number, signal: AbortSignal): Promise<void> => {
+  override sleep(ms: number, signal: AbortSignal): Promise<void> {
     this.asked.push(Math.round(ms));
-    return new Promise((resolve, reject) => {
-      this.#resolve = () => {
-        this.now += ms;
-        resolve();
-      };
-      signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-    });
-  };
+    return super.sleep(ms, signal);
+  }
 
   /** Lets the sleep under way last its whole time. */
   async wake(): Promise<void> {
-    this.#resolve?.();
+    this.advance((this.nextDueMs() ?? this.nowMs()) - this.nowMs());
     await settle();
   }
 }
@@ -98,11 +90,11 @@ test("two pauses within 10 s are not both cut", async () => {
   await settle();
   await clock.wake();
   const second = pause(unavailable);
-  clock.now += 8_000;
+  clock.advance(8_000);
   failures.retrySoon();
   await settle();
   expect(clock.asked).toEqual([20_000, 1_000, 30_000]);
-  clock.now += 1_000;
+  clock.advance(1_000);
   failures.retrySoon();
   await settle();
   expect(clock.asked).toEqual([20_000, 1_000, 30_000, 1_000]);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+// Runs of a queue: never twice at once for a key, shared, bounded, and planned on a clock.
 import { expect, test } from "vitest";
 import { KeyedQueue } from "../../src/loop/keyed-queue.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 
 /** A run that ends when the test says so. */
 class Runs {
@@ -76,15 +78,46 @@ test("a failure reaches those who wait and nobody else", async () => {
   await Promise.all([expect(waited).rejects.toThrow("heard"), runs.end(new Error("heard"))]);
 });
 
+test("a planned run begins at its time, and the newest plan counts", async () => {
+  const runs = new Runs();
+  const clock = new FakeClock();
+  const queue = new KeyedQueue({ concurrency: 2, run: runs.run, clock });
+  queue.requestAfter("a", 5);
+  queue.requestAfter("a", 10);
+  clock.advance(9);
+  expect(runs.started).toEqual([]);
+  clock.advance(1);
+  expect(runs.started).toEqual(["a"]);
+  // planned by the run itself, as most are
+  queue.requestAfter("a", 7);
+  await runs.end("ok");
+  clock.advance(7);
+  expect(runs.started).toEqual(["a", "a"]);
+  await runs.end("ok");
+  expect(clock.pendingCount).toBe(0);
+});
+
 test("a planned run gives way to an earlier request", async () => {
   const runs = new Runs();
-  const queue = new KeyedQueue({ concurrency: 2, run: runs.run });
+  const clock = new FakeClock();
+  const queue = new KeyedQueue({ concurrency: 2, run: runs.run, clock });
   queue.requestAfter("a", 5);
   const now = queue.run("a");
+  expect(clock.pendingCount).toBe(0);
   await runs.end("ok");
   await now;
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  clock.advance(1_000);
   expect(runs.started).toEqual(["a"]);
+});
+
+test("a queue that is stopped plans nothing", async () => {
+  const runs = new Runs();
+  const clock = new FakeClock();
+  const queue = new KeyedQueue({ concurrency: 2, run: runs.run, clock });
+  queue.requestAfter("a", 5);
+  await queue.stop();
+  queue.requestAfter("b", 5);
+  expect(clock.pendingCount).toBe(0);
 });
 
 test("stop refuses what is planned and waits for what runs", async () => {
