@@ -3,7 +3,9 @@
 
 import { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
-import { SharedRuns } from "../loop/shared-runs.ts";
+import { Backoff } from "../loop/backoff.ts";
+import type { Clock } from "../loop/clock.ts";
+import { KeepTrue } from "../loop/keep-true.ts";
 import { HostState, type HostStateOptions, type SkippedProbeFamily } from "./host-state.ts";
 import { isRuleRefused, KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
 import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
@@ -28,6 +30,7 @@ export interface HostProbesOptions extends HostStateOptions {
    * without a difference costs no process with nf_tables.
    */
   readonly intervalMs?: number;
+  readonly clock?: Clock;
 }
 
 /** What has happened so far. */
@@ -67,10 +70,8 @@ export class HostProbes {
   readonly #state: HostState;
   readonly #kubelet: KubeletMatch | undefined;
   readonly #members = new ProbeMembers();
-  readonly #runs = new SharedRuns(() => this.#assert());
+  readonly #runs: KeepTrue;
   #netns: Netns | undefined;
-  #timer: NodeJS.Timeout | undefined;
-  #isStopped = false;
   /** Members asked for and in the sets. */
   #settled = false;
   #wasIntact = false;
@@ -78,13 +79,19 @@ export class HostProbes {
   #saidLeftovers = false;
   #isClosed = false;
   #reported: { readonly fault: string | undefined } | undefined;
-  #failuresInARow = 0;
   readonly #counts = { restored: 0, reasserted: 0, failures: 0 };
 
   /** @throws RangeError for a probe address that is none */
   constructor(options: HostProbesOptions) {
     this.#options = options;
     this.#state = new HostState(options);
+    const { intervalMs = DEFAULT_INTERVAL_MS, clock } = options;
+    this.#runs = new KeepTrue({
+      work: () => this.#assert(),
+      longestMs: intervalMs,
+      backoff: new Backoff({ baseMs: FIRST_RETRY_MS, capMs: intervalMs }),
+      ...(clock === undefined ? {} : { clock }),
+    });
     if (options.match === "kubelet") {
       const { procRoot = "/proc", backend, log } = options;
       this.#kubelet = new KubeletMatch({ procRoot, runner: backend.runner, log });
@@ -113,7 +120,7 @@ export class HostProbes {
 
   /** Asserts the desired state once and then on a timer. A failure is reported through `onstate` and tried again. */
   async start(): Promise<void> {
-    await this.#request().catch(() => {});
+    await this.#runs.request().catch(() => {});
   }
 
   /**
@@ -123,14 +130,14 @@ export class HostProbes {
    */
   async set(uid: string, addresses: readonly string[]): Promise<void> {
     if (this.#members.set(uid, addresses)) this.#settled = false;
-    if (!this.#settled || this.fault !== undefined) await this.#request();
+    if (!this.#settled || this.fault !== undefined) await this.#runs.request();
   }
 
   /** Takes the pod's entries out, and nobody else's. @throws as {@link set} */
   async remove(uid: string): Promise<void> {
     this.#members.remove(uid);
     this.#settled = false;
-    await this.#request();
+    await this.#runs.request();
   }
 
   /**
@@ -144,7 +151,7 @@ export class HostProbes {
   ): Promise<void> {
     this.#members.replaceAll(members, { prune: options.prune === true });
     this.#settled = false;
-    await this.#request();
+    await this.#runs.request();
   }
 
   /** What differs now; writes nothing. @throws {ProbesError} when the host cannot be read */
@@ -180,7 +187,7 @@ export class HostProbes {
    * @returns whether there was anything @throws {ProbesError} when something of it is left
    */
   async uninstall(): Promise<boolean> {
-    this.#end();
+    await this.#runs.stop(stoppedError());
     try {
       return await this.#runs.exclusively(() => this.#state.remove(this.#host()));
     } catch (error) {
@@ -192,38 +199,21 @@ export class HostProbes {
 
   /** Ends the timer and waits for what is under way; sets and rules stay, for the agent that comes next. */
   async stop(): Promise<void> {
-    this.#end();
-    await this.#runs.idle();
+    await this.#runs.stop(stoppedError());
     this.#isClosed = true;
     this.#netns?.close();
   }
 
-  #end(): void {
-    this.#isStopped = true;
-    clearTimeout(this.#timer);
-  }
-
-  async #request(): Promise<void> {
-    if (this.#isStopped) throw stoppedError();
-    await this.#runs.request();
-  }
-
   async #assert(): Promise<void> {
-    if (this.#isStopped) throw stoppedError();
-    clearTimeout(this.#timer);
     try {
       await this.#converge();
-      this.#failuresInARow = 0;
       this.#counts.reasserted++;
       this.#report(undefined);
     } catch (error) {
-      this.#failuresInARow++;
       this.#counts.failures++;
       this.#wasIntact = false;
       this.#report(asProbesError(error).message);
       throw asProbesError(error);
-    } finally {
-      this.#planNext();
     }
   }
 
@@ -309,15 +299,5 @@ export class HostProbes {
       this.#options.log.error({ reason: fault }, "kubelet probes may fail; trying again");
     else if (wasFaulty) this.#options.log.info({}, "kubelet probes pass again");
     this.#options.onstate(fault);
-  }
-
-  #planNext(): void {
-    if (this.#isStopped) return;
-    const { intervalMs = DEFAULT_INTERVAL_MS } = this.#options;
-    const retryMs = FIRST_RETRY_MS * 2 ** Math.min(this.#failuresInARow - 1, 6);
-    const delayMs = this.#failuresInARow === 0 ? intervalMs : Math.min(intervalMs, retryMs);
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#request().catch(() => {}), delayMs);
-    this.#timer.unref();
   }
 }
