@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The HTTP server behind the plugin socket: the launcher's calls, and istio-cni's own plugin event.
-import { chmodSync, linkSync, lstatSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { createServer as createSocketServer, type Server as SocketServer } from "node:net";
 import { dirname } from "node:path";
+import { publishMissingSocket, publishSocket, SocketName } from "../linux/unix-socket.ts";
 import type { Logger } from "../log/logger.ts";
+import type { Clock } from "../loop/clock.ts";
 import { CniError, renderCniError } from "./cni-error.ts";
 import { answerVersion, type CniRequest, parseCniRequest } from "./cni-request.ts";
 import { parseIstioAddEvent } from "./istio-add-event.ts";
@@ -19,9 +21,9 @@ export interface PluginServerOptions {
   readonly path: string;
   readonly handler: CniHandler;
   readonly log: Logger;
+  readonly clock?: Clock;
 }
 
-const socketLookMs = 1_000;
 const maxHeaderBytes = 64 * 1024;
 /** The launcher relays at most 1 MiB of stdin. */
 const maxBodyBytes = 1024 * 1024;
@@ -32,70 +34,48 @@ export class PluginServer {
   readonly #server: Server;
   /** Made when somebody has removed the socket's file: a bound socket cannot get its name back. */
   readonly #extra: SocketServer[] = [];
-  #watch: NodeJS.Timeout | undefined;
+  readonly #name: SocketName;
 
   constructor(options: PluginServerOptions) {
+    const { path, log, clock } = options;
     this.#options = options;
     this.#server = createServer({ maxHeaderSize: maxHeaderBytes }, (request, response) => {
       this.#serve(request, response).catch((error: unknown) => {
-        options.log.error({ err: error }, "cannot answer a CNI call");
+        log.error({ err: error }, "cannot answer a CNI call");
         response.destroy();
       });
     });
     // for the request to arrive; the answer may take longer, ADD has its own deadlines
     this.#server.requestTimeout = 10_000;
+    this.#server.on("error", (error) => log.error({ err: error }, "the plugin socket failed"));
+    const reopen = (): Promise<void> => this.#reopen();
+    this.#name = new SocketName({ path, what: "the plugin socket", reopen, log, clock });
   }
 
   /** Opens the socket; a stale one, or that of an agent that is just ending, is replaced. */
   async listen(): Promise<void> {
-    const { path, log } = this.#options;
+    const { path } = this.#options;
     mkdirSync(dirname(path), { recursive: true });
-    // libuv removes the name it was bound to when it closes: that must not be the name our successor took over
-    const ownPath = `${path}.${process.pid}`;
-    rmSync(ownPath, { force: true });
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once("error", reject);
-      this.#server.listen(ownPath, resolve);
-    });
-    chmodSync(ownPath, 0o600);
-    renameSync(ownPath, path);
-    this.#server.on("error", (error) => log.error({ err: error }, "the plugin socket failed"));
-    this.#watch = setInterval(() => this.#republish(), socketLookMs).unref();
+    await publishSocket(this.#server, path);
+    this.#name.keep();
   }
 
-  /**
-   * istio-cni removes this name when it ends, whoever has taken it over: no pod of the node would start. A file that is
-   * there is left alone, it may be a successor's. Source: go net/unixsock_posix.go, UnixListener.close.
-   */
-  #republish(): void {
+  async #reopen(): Promise<void> {
     const { path, log } = this.#options;
-    if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) return;
-    const ownPath = `${path}.${process.pid}`;
     const extra = createSocketServer((socket) => this.#server.emit("connection", socket));
-    const giveUp = (error: unknown): void => {
-      log.error({ err: error }, "cannot open the plugin socket again");
+    extra.on("error", (error) => log.error({ err: error }, "the plugin socket failed"));
+    try {
+      await publishMissingSocket(extra, path);
+    } catch (error) {
       extra.close();
-    };
-    extra.on("error", giveUp);
-    mkdirSync(dirname(path), { recursive: true });
-    rmSync(ownPath, { force: true });
-    extra.listen(ownPath, () => {
-      try {
-        chmodSync(ownPath, 0o600);
-        // never in the place of one that has come meanwhile
-        linkSync(ownPath, path);
-        rmSync(ownPath);
-        this.#extra.push(extra);
-        log.warn({ path }, "somebody removed the plugin socket; it is back");
-      } catch (error) {
-        giveUp(error);
-      }
-    });
+      throw error;
+    }
+    this.#extra.push(extra);
   }
 
   /** Stops accepting; resolves when the calls under way are answered. */
   async close(): Promise<void> {
-    clearInterval(this.#watch);
+    await this.#name.stop();
     for (const extra of this.#extra.splice(0)) extra.close();
     await new Promise<void>((resolve) => {
       this.#server.close(() => resolve());

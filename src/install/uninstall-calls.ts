@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Answers the launcher while the node is left, and tells when nobody calls it any more.
-import { chmodSync, lstatSync, renameSync, rmSync } from "node:fs";
+import { lstatSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { connect } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
+import { publishSocket } from "../linux/unix-socket.ts";
 
 const connectTimeoutMs = 1_000;
 
@@ -46,16 +47,7 @@ export class UninstallCalls implements AsyncDisposable {
 
   /** Takes the socket's place. @throws Error of the file system, ENOENT without a folder */
   async listen(): Promise<void> {
-    // the name that is bound is removed at the end: that must not be the one an agent may take over meanwhile
-    const ownPath = `${this.#path}.${process.pid}`;
-    rmSync(ownPath, { force: true });
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once("error", reject);
-      this.#server.listen(ownPath, resolve);
-    });
-    chmodSync(ownPath, 0o600);
-    this.#inode = lstatSync(ownPath, { bigint: true }).ino;
-    renameSync(ownPath, this.#path);
+    this.#inode = (await publishSocket(this.#server, this.#path)).inode;
   }
 
   /** Waits until there was no call for so long. @returns false when calls still came at the deadline */

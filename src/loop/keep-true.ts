@@ -17,7 +17,7 @@ export interface KeepTrueOptions {
   readonly jitter?: number;
   /** Pauses after failures, where they are shorter than `longestMs`. Default: a failure brings no run of its own. */
   readonly backoff?: Backoff;
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
   readonly random?: () => number;
 }
 

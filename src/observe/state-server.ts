@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The state API on its own Unix socket, apart from the launcher's: who looks at the agent cannot be in a pod's way.
-import { chmodSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import type { Server } from "node:http";
 import { dirname } from "node:path";
+import { publishSocket } from "../linux/unix-socket.ts";
 import type { Logger } from "../log/logger.ts";
-import { type ClientLimits, closeServer, createLimitedServer, listenOn } from "./http-limits.ts";
+import { type ClientLimits, closeServer, createLimitedServer } from "./http-limits.ts";
 import type { StateApi } from "./state-api.ts";
 
 export interface StateServerOptions {
@@ -32,12 +33,7 @@ export class StateServer {
   async listen(): Promise<void> {
     const { path, log } = this.#options;
     mkdirSync(dirname(path), { recursive: true });
-    // libuv removes the name it was bound to when it closes: that must not be the name our successor took over
-    const ownPath = `${path}.${process.pid}`;
-    rmSync(ownPath, { force: true });
-    await listenOn(this.#server, ownPath);
-    chmodSync(ownPath, 0o600);
-    renameSync(ownPath, path);
+    await publishSocket(this.#server, path);
     this.#server.on("error", (error) => log.error({ err: error }, "the state socket failed"));
   }
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ZDS server: the socket ztunnel connects to, and which connection is told what.
 // Source: istio/istio cni/pkg/nodeagent/ztunnelserver.go for what ztunnel expects of it.
-import { existsSync, mkdirSync, rmSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { listenSeqpacket, type SeqpacketConnection, type SeqpacketListener } from "../linux/seqpacket.ts";
+import { SocketName } from "../linux/unix-socket.ts";
 import type { Logger } from "../log/logger.ts";
+import { type Clock, systemClock } from "../loop/clock.ts";
 import { Roster, type RosterEntry } from "./workload.ts";
 import { ZdsConnection, type ZdsConnectionOptions } from "./zds-connection.ts";
 import { ZdsError } from "./zds-error.ts";
@@ -28,10 +30,11 @@ export interface ZdsServerOptions {
   readonly allowedUid?: number;
   /** A ztunnel answered a request, or never will. */
   readonly onanswer?: ZdsConnectionOptions["onanswer"];
+  /** For looks at the socket's file. */
+  readonly clock?: Clock;
 }
 
 const acceptWindowMs = 1000;
-const socketLookMs = 1000;
 const backlog = 16;
 
 /** Tells every ztunnel of the node which pods it has to serve. */
@@ -41,9 +44,9 @@ export class ZdsServer {
   readonly #roster = new Roster();
   /** In order of their hello: the last one is the newest. */
   #connections: ZdsConnection[] = [];
+  readonly #name: SocketName;
   readonly #strangers = new Set<ZdsConnection>();
   #listener: SeqpacketListener | undefined;
-  #watch: NodeJS.Timeout | undefined;
   #resumeTimer: NodeJS.Timeout | undefined;
   #acceptTimes: number[] = [];
   #lastId = 0;
@@ -56,27 +59,21 @@ export class ZdsServer {
       acceptsPerSecond: 5,
       allowedUid: 0,
       onanswer: () => {},
+      clock: systemClock,
       ...options,
     };
+    const { path, log, clock } = this.#options;
+    const reopen = async (): Promise<void> => {
+      this.#listener?.close();
+      this.#open();
+    };
+    this.#name = new SocketName({ path, what: "ztunnel's socket", reopen, log, clock });
   }
 
   /** Opens the socket. @throws NativeError (EADDRINUSE, EACCES, ENAMETOOLONG, …) */
   listen(): void {
     this.#open();
-    // istio-cni removes this name when it ends, whoever has taken it over. Source: go net/unixsock_posix.go, UnixListener.close
-    this.#watch = setInterval(() => this.#reopen(), socketLookMs).unref();
-  }
-
-  #reopen(): void {
-    const { path, log } = this.#options;
-    if (existsSync(path)) return;
-    try {
-      this.#listener?.close();
-      this.#open();
-      log.warn({ path }, "somebody removed ztunnel's socket; it is back");
-    } catch (error) {
-      log.error({ err: error }, "cannot open ztunnel's socket again");
-    }
+    this.#name.keep();
   }
 
   #open(): void {
@@ -168,12 +165,13 @@ export class ZdsServer {
   /** Ends all connections and frees the socket. */
   async close(): Promise<void> {
     this.#closed = true;
-    clearInterval(this.#watch);
+    const isLeft = this.#name.stop();
     clearTimeout(this.#resumeTimer);
     this.#listener?.close();
     this.#listener = undefined;
     const reason = new ZdsError("CLOSED", "the agent is stopping");
     for (const connection of [...this.#strangers, ...this.#connections]) connection.close(reason);
+    await isLeft;
   }
 
   #enter(entry: RosterEntry): void {

@@ -4,12 +4,12 @@ import { request as httpRequest, type IncomingMessage } from "node:http";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { CniError } from "../../src/cni/cni-error.ts";
 import type { CniRequest } from "../../src/cni/cni-request.ts";
 import { PluginServer } from "../../src/cni/plugin-server.ts";
 import { silentLogger } from "../../src/log/logger.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
 const config = '{"cniVersion":"0.4.0","name":"n","type":"ambient-cni","prevResult":{"cniVersion":"0.4.0"}}';
@@ -25,6 +25,7 @@ const addHeaders = {
 let folder: string;
 let path: string;
 let server: PluginServer;
+let clock: FakeClock;
 let seen: CniRequest[];
 let answer: (request: CniRequest) => Promise<string>;
 
@@ -39,7 +40,8 @@ beforeEach(async () => {
       return answer(request);
     },
   };
-  server = new PluginServer({ path, handler, log: silentLogger });
+  clock = new FakeClock();
+  server = new PluginServer({ path, handler, log: silentLogger, clock });
   await server.listen();
 });
 
@@ -170,15 +172,18 @@ describe("PluginServer", () => {
   test("is back when another agent's end has removed its name, each time", async () => {
     for (let time = 0; time < 2; time += 1) {
       rmSync(path);
+      clock.advance(1_000);
       const isThere = (): boolean => statSync(path, { throwIfNoEntry: false }) !== undefined;
-      await waitFor("the socket", isThere, { timeoutMs: 5000 });
+      await waitFor("the socket", isThere);
+      await waitFor("the next look to be planned", () => clock.pendingCount === 1);
       expect(statSync(path).mode & 0o777).toBe(0o600);
       expect((await call("/cni", { headers: addHeaders, body: config })).exit).toBe("0");
     }
     // a stranger's file is a successor's
     rmSync(path);
     writeFileSync(path, "successor");
-    await delay(1500);
+    clock.advance(10_000);
+    await server.close();
     expect(readFileSync(path, "utf8")).toBe("successor");
     expect(readdirSync(join(path, ".."))).toEqual(["pluginevent.sock"]);
   });

@@ -7,11 +7,12 @@ import { afterEach, expect, test } from "vitest";
 import { connectSeqpacket } from "../../src/linux/seqpacket.ts";
 import { silentLogger } from "../../src/log/logger.ts";
 import { ZdsServer } from "../../src/ztunnel/zds-server.ts";
-import { waitFor } from "../support/node/wait-for.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "zds-socket-"));
 const path = join(folder, "ztunnel.sock");
-const server = new ZdsServer({ path, log: silentLogger });
+const clock = new FakeClock();
+const server = new ZdsServer({ path, log: silentLogger, clock });
 
 afterEach(async () => {
   await server.close();
@@ -21,11 +22,11 @@ afterEach(async () => {
 test("is back when another agent's end has removed its name, until the server is closed", async () => {
   server.listen();
   rmSync(path);
-  await waitFor("the socket", () => existsSync(path), { timeoutMs: 5000 });
+  clock.advance(1_000);
   expect(statSync(path).mode & 0o777).toBe(0o600);
   connectSeqpacket(path).close();
   await server.close();
   rmSync(path, { force: true });
-  await new Promise((resolve) => setTimeout(resolve, 1500));
+  clock.advance(10_000);
   expect(existsSync(path)).toBe(false);
 });

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// The name of a Unix socket: taken over from a predecessor, left to a successor, and back when somebody removed it.
+import { chmodSync, linkSync, lstatSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import type { Server } from "node:net";
+import { dirname } from "node:path";
+import type { Logger } from "../log/logger.ts";
+import type { Clock } from "../loop/clock.ts";
+import { KeepTrue } from "../loop/keep-true.ts";
+
+/** Only root may connect, from the first moment that the name is there. */
+const socketMode = 0o600;
+
+/** A socket with a name. */
+export interface PublishedSocket {
+  readonly inode: bigint;
+}
+
+/**
+ * Listens, and takes the name over from whatever has it: a stale file, or an agent that is just ending. When the server is
+ * closed the name stays: it may be a successor's by then.
+ * @throws Error of the file system or the kernel (EACCES, ENAMETOOLONG, …), ENOENT without a folder
+ */
+export async function publishSocket(server: Server, path: string): Promise<PublishedSocket> {
+  const ownPath = await bindBeside(server, path);
+  const { ino: inode } = lstatSync(ownPath, { bigint: true });
+  renameSync(ownPath, path);
+  return { inode };
+}
+
+/** As {@link publishSocket}, but makes the folder, and leaves a name that is there alone. @throws also EEXIST */
+export async function publishMissingSocket(server: Server, path: string): Promise<void> {
+  mkdirSync(dirname(path), { recursive: true });
+  const ownPath = await bindBeside(server, path);
+  try {
+    // unlike a rename this never takes the place of one that has come meanwhile
+    linkSync(ownPath, path);
+  } finally {
+    rmSync(ownPath);
+  }
+}
+
+/** libuv removes the name it was bound to when it closes: that must not be the name that others know. */
+async function bindBeside(server: Server, path: string): Promise<string> {
+  const ownPath = `${path}.${process.pid}`;
+  rmSync(ownPath, { force: true });
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  server.once("error", reject);
+  server.listen(ownPath, resolve);
+  await promise;
+  server.off("error", reject);
+  chmodSync(ownPath, socketMode);
+  return ownPath;
+}
+
+export interface SocketNameOptions {
+  readonly path: string;
+  /** What the socket is, for the log. */
+  readonly what: string;
+  /** Opens a socket under that name: one that is bound cannot get its name back. */
+  readonly reopen: () => Promise<void>;
+  readonly log: Logger;
+  readonly clock?: Clock | undefined;
+}
+
+const lookMs = 1_000;
+
+/**
+ * Keeps the name of a socket there. istio-cni removes this name when it ends, whoever has taken it over: no pod of the node
+ * would start. A file that is there is left alone, it may be a successor's.
+ * Source: go net/unixsock_posix.go, UnixListener.close.
+ */
+export class SocketName {
+  readonly #options: SocketNameOptions;
+  readonly #looks: KeepTrue;
+
+  constructor(options: SocketNameOptions) {
+    this.#options = options;
+    this.#looks = new KeepTrue({ work: () => this.#look(), longestMs: lookMs, clock: options.clock });
+  }
+
+  /** Begins to look. */
+  keep(): void {
+    this.#looks.requestIn(lookMs);
+  }
+
+  /** Ends it, after a socket that is just being opened; the name stays. */
+  async stop(): Promise<void> {
+    await this.#looks.stop();
+  }
+
+  async #look(): Promise<void> {
+    const { path, what, reopen, log } = this.#options;
+    if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) return;
+    try {
+      await reopen();
+      log.warn({ path }, `somebody removed ${what}; it is back`);
+    } catch (error) {
+      log.error({ path, err: error }, `cannot open ${what} again`);
+    }
+  }
+}
