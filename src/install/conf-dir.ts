@@ -2,8 +2,9 @@
 // Reads and changes the CNI folder: every change is one rename, and only if nobody else has changed the file since.
 import { randomBytes } from "node:crypto";
 import { type BigIntStats, lstatSync, renameSync, unlinkSync } from "node:fs";
-import { type FileHandle, lstat, open, readdir, readFile, stat, unlink } from "node:fs/promises";
+import { type FileHandle, lstat, readdir, readFile, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
+import { syncFolder, writeNewFile } from "../linux/atomic-file.ts";
 import type { Action, FolderFiles } from "./chain-plan.ts";
 import { type ConfText, confBytes, confTextOf, isConfName } from "./conf-text.ts";
 import { originalNameOf } from "./conf-wrap.ts";
@@ -118,16 +119,10 @@ interface FileModel {
 }
 
 async function writeTemporary(path: string, text: ConfText, { model, mode }: FileModel): Promise<void> {
-  const file = await open(path, "wx", 0o600);
-  try {
-    await file.writeFile(confBytes(text));
-    if (model !== undefined && !model.isSymbolicLink()) await copyOwner(file, model);
-    // after chown, which clears bits
-    await file.chmod(model === undefined || model.isSymbolicLink() ? mode : Number(model.mode & 0o7777n));
-    await file.sync();
-  } finally {
-    await file.close();
-  }
+  const content = confBytes(text);
+  if (model === undefined || model.isSymbolicLink()) return await writeNewFile(path, { content, mode });
+  const prepare = (file: FileHandle): Promise<void> => copyOwner(file, model);
+  await writeNewFile(path, { content, mode: Number(model.mode & 0o7777n), prepare });
 }
 
 async function copyOwner(file: FileHandle, model: BigIntStats): Promise<void> {
@@ -159,14 +154,5 @@ function rename(from: string, to: string): void {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
     throw new FolderChangedError(`"${from}" was removed by another program`, { cause: error });
-  }
-}
-
-async function syncFolder(netDir: string): Promise<void> {
-  const folder = await open(netDir, "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
   }
 }

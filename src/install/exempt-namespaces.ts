@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which pods may start while the agent is away: the launcher's two lists.
-import { open, readFile, rename, rm } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { matchLabelSelector } from "../kube/label-selector.ts";
 import type { NodeState } from "../kube/node-state.ts";
 import type { EnablementSelector } from "../kube/selectors.ts";
+import { replaceFile } from "../linux/atomic-file.ts";
 import type { Logger } from "../log/logger.ts";
+import { Backoff } from "../loop/backoff.ts";
+import type { Clock } from "../loop/clock.ts";
+import { KeepTrue } from "../loop/keep-true.ts";
 
 /** What decides whose pods never wait for the agent. */
 export interface AgentIdentity {
@@ -39,11 +43,13 @@ export interface ExemptNamespacesOptions {
   readonly selectors: readonly EnablementSelector[];
   readonly node: NodeState;
   readonly log: Logger;
+  readonly clock?: Clock;
 }
 
 /** Many namespaces change together, at the first list for one. */
 const settleMs = 50;
-const retryMs = 5_000;
+const firstRetryMs = 1_000;
+const maxRetryMs = 5_000;
 
 /**
  * The list in the run dir, one namespace a line: with the policy `namespace`, every namespace that no namespace selector
@@ -53,13 +59,17 @@ const retryMs = 5_000;
 export class ExemptNamespaces {
   readonly #options: ExemptNamespacesOptions;
   readonly #path: string;
+  readonly #writes: KeepTrue;
   #unsubscribe: (() => void) | undefined;
-  #timer: NodeJS.Timeout | undefined;
-  #work: Promise<void> = Promise.resolve();
 
   constructor(options: ExemptNamespacesOptions) {
     this.#options = options;
     this.#path = join(options.runDir, "exempt-namespaces");
+    this.#writes = new KeepTrue({
+      work: () => this.#write(),
+      backoff: new Backoff({ baseMs: firstRetryMs, capMs: maxRetryMs }),
+      clock: options.clock,
+    });
   }
 
   /**
@@ -68,23 +78,14 @@ export class ExemptNamespaces {
    */
   async start(): Promise<void> {
     if (this.#options.policy === "namespace")
-      this.#unsubscribe = this.#options.node.onNamespaceChange(() => this.#plan(settleMs));
-    this.#work = this.#work.then(() => this.#write());
-    await this.#work;
+      this.#unsubscribe = this.#options.node.onNamespaceChange(() => this.#writes.requestIn(settleMs));
+    await this.#writes.request().catch(() => {});
   }
 
   /** The list stays: it is for the time without an agent. */
   async stop(): Promise<void> {
     this.#unsubscribe?.();
-    clearTimeout(this.#timer);
-    await this.#work;
-  }
-
-  #plan(delayMs: number): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      this.#work = this.#work.then(() => this.#write());
-    }, delayMs).unref();
+    await this.#writes.stop();
   }
 
   async #write(): Promise<void> {
@@ -94,7 +95,7 @@ export class ExemptNamespaces {
       else await this.#replace(this.#text());
     } catch (error) {
       log.warn({ path: this.#path, err: error }, "cannot write the list of exempt namespaces; trying again");
-      this.#plan(retryMs);
+      throw error;
     }
   }
 
@@ -120,15 +121,7 @@ export class ExemptNamespaces {
 
   async #replace(text: string): Promise<void> {
     if ((await readFile(this.#path, "utf8").catch(() => undefined)) === text) return;
-    const next = `${this.#path}.next`;
-    const file = await open(next, "w", 0o600);
-    try {
-      await file.writeFile(text);
-      // empty after a crash of the node, it would hold up what it is to let through
-      await file.datasync();
-    } finally {
-      await file.close();
-    }
-    await rename(next, this.#path);
+    // empty after a crash of the node, it would hold up what it is to let through
+    await replaceFile(this.#path, { content: text, mode: 0o600 });
   }
 }

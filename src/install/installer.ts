@@ -2,6 +2,8 @@
 // Puts the plugin into the node's chain and keeps it there: the launcher first, then the entry that calls it.
 import type { InstallConfig } from "../config.ts";
 import type { Logger } from "../log/logger.ts";
+import type { Clock } from "../loop/clock.ts";
+import { KeepTrue } from "../loop/keep-true.ts";
 import { type ChainFight, ChainKeeper } from "./chain-keeper.ts";
 import { defaultOwnedFileName } from "./chain-removal.ts";
 import { pluginType } from "./conflist-edit.ts";
@@ -26,6 +28,10 @@ export interface InstallerOptions {
   onpeace(): void;
   /** Once for each installation or repair that ended, well or not. */
   oninstall?(result: "SUCCESS" | "COPY_BINARIES_FAILURE" | "CREATE_CNI_CONFIG_FAILURE"): void;
+  /** The launcher's file; default: the one that came with this agent. */
+  readonly source?: string;
+  /** For looks at the launcher. */
+  readonly clock?: Clock;
 }
 
 /** Longer than a repair of the chain may take to show: somebody who cleans the plugin folder is noticed by then. */
@@ -38,13 +44,13 @@ export class Installer {
   #launcherFault: string | undefined = "the launcher has not been copied yet";
   #chainFault: string | undefined = "the CNI configuration has not been looked at yet";
   #mark: string | undefined;
-  #timer: NodeJS.Timeout | undefined;
-  #isStopped = false;
-  #work: Promise<void> = Promise.resolve();
+  #isChainStarted = false;
+  readonly #looks: KeepTrue;
 
   constructor(options: InstallerOptions) {
-    const { config, hostRunDir, exempt, log } = options;
+    const { config, hostRunDir, exempt, log, clock } = options;
     this.#options = options;
+    this.#looks = new KeepTrue({ work: (signal) => this.#keep(signal), longestMs: launcherLookMs, clock });
     this.chain = new ChainKeeper({
       netDir: config.netDir,
       confName: config.confName,
@@ -76,44 +82,31 @@ export class Installer {
 
   /** Resolves after the first attempt; what fails is told through `onstate` and tried again. */
   async start(): Promise<void> {
-    await this.#keepLauncher();
-    // an entry whose launcher is missing fails every pod of the node
-    if (this.#launcherFault === undefined) await this.chain.start();
+    await this.#looks.request();
   }
 
   /** Ends the keeping; everything stays installed. */
   async stop(): Promise<void> {
-    this.#isStopped = true;
-    clearTimeout(this.#timer);
-    await this.#work;
+    await this.#looks.stop();
     await this.chain.stop();
   }
 
-  #keepLauncher(): Promise<void> {
-    this.#work = this.#look().finally(() => this.#planNext());
-    return this.#work;
-  }
-
-  #planNext(): void {
-    if (this.#isStopped) return;
-    this.#timer = setTimeout(() => {
-      if (!this.chain.isFighting) this.#options.onpeace();
-      const wasMissing = this.#launcherFault !== undefined;
-      void this.#keepLauncher().then(async () => {
-        const isFirst =
-          wasMissing && this.#launcherFault === undefined && this.chain.configPath === undefined;
-        if (isFirst && !this.#isStopped) await this.chain.start();
-      });
-    }, launcherLookMs).unref();
+  async #keep(stopped: AbortSignal): Promise<void> {
+    if (!this.chain.isFighting) this.#options.onpeace();
+    await this.#look();
+    // an entry whose launcher is missing fails every pod of the node
+    if (this.#isChainStarted || this.#launcherFault !== undefined || stopped.aborted) return;
+    this.#isChainStarted = true;
+    await this.chain.start();
   }
 
   async #look(): Promise<void> {
-    const { config, log, oninstall } = this.#options;
+    const { config, log, oninstall, source = ownLauncher() } = this.#options;
     const path = launcherPath(config.binDir);
     const mark = await fileMark(path);
     if (mark !== undefined && mark === this.#mark) return;
     try {
-      const result = await installLauncher({ source: ownLauncher(), binDir: config.binDir });
+      const result = await installLauncher({ source, binDir: config.binDir });
       if (result === "installed")
         log.info({ path, again: this.#mark !== undefined }, "installed the launcher");
       this.#mark = await fileMark(path);

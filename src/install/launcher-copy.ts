@@ -3,9 +3,10 @@
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
-import { open, readdir, readFile, rename, rm, stat, unlink } from "node:fs/promises";
+import { readdir, readFile, rename, rm, stat, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { syncFolder, writeNewFile } from "../linux/atomic-file.ts";
 
 /** Name of the launcher's file, which is the `type` of our entry in the chain. */
 export const launcherName = "ambient-cni";
@@ -86,7 +87,7 @@ interface Replacement {
 /** @returns false when the temporary file was taken for a leftover by another agent: a rolling upgrade runs two of us */
 async function replace(path: string, { temporary, wanted, isLast }: Replacement): Promise<boolean> {
   try {
-    await writeWhole(temporary, wanted);
+    await writeNewFile(temporary, { content: wanted, mode: 0o755 });
     await assertStarts(temporary);
     await rename(temporary, path);
   } catch (error) {
@@ -140,18 +141,6 @@ async function isSame(path: string, wanted: Buffer): Promise<boolean> {
   }
 }
 
-async function writeWhole(path: string, content: Buffer): Promise<void> {
-  const file = await open(path, "wx", 0o700);
-  try {
-    await file.writeFile(content);
-    // after open, so that no umask takes bits away
-    await file.chmod(0o755);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-}
-
 const maxAttempts = 5;
 const startTimeoutMs = 5_000;
 const busyPauseMs = 20;
@@ -197,14 +186,5 @@ const stalePattern = new RegExp(`^\\.${launcherName}\\.[0-9a-f]{12}$`);
 async function removeStale(binDir: string): Promise<void> {
   for (const name of await readdir(binDir)) {
     if (stalePattern.test(name)) await rm(join(binDir, name), { force: true });
-  }
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
   }
 }

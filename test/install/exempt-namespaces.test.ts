@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The lists of pods that may start while the agent is away, as the launcher reads them.
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { chainExemptions, ExemptNamespaces } from "../../src/install/exempt-namespaces.ts";
 import { NodeState } from "../../src/kube/node-state.ts";
 import { defaultSelectors, type EnablementSelector } from "../../src/kube/selectors.ts";
+import { type Clock, systemClock } from "../../src/loop/clock.ts";
 import { type KubeFixture, recordingLogger, startKube } from "../kube/kube-fixture.ts";
 import { waitFor } from "../support/api-server.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 
 const cleanups: (() => unknown)[] = [];
 afterEach(async () => {
@@ -34,9 +36,14 @@ interface Setup extends KubeFixture {
   lines(): string[];
 }
 
+interface StartOptions {
+  readonly selectors?: readonly EnablementSelector[];
+  readonly clock?: Clock;
+}
+
 async function start(
   policy: "hold" | "namespace",
-  selectors: readonly EnablementSelector[] = defaultSelectors,
+  { selectors = defaultSelectors, clock = systemClock }: StartOptions = {},
 ): Promise<Setup> {
   const kube = await startKube();
   cleanups.push(() => kube[Symbol.asyncDispose]());
@@ -49,7 +56,7 @@ async function start(
   await node.waitForSync(AbortSignal.timeout(5000));
   const runDir = mkdtempSync(join(tmpdir(), "ambient-exempt-"));
   cleanups.push(() => rmSync(runDir, { recursive: true, force: true }));
-  const exempt = new ExemptNamespaces({ runDir, policy, selectors, node, log: recordingLogger() });
+  const exempt = new ExemptNamespaces({ runDir, policy, selectors, node, log: recordingLogger(), clock });
   cleanups.push(() => exempt.stop());
   const path = join(runDir, "exempt-namespaces");
   const lines = (): string[] => readFileSync(path, "utf8").split("\n").slice(0, -1);
@@ -77,8 +84,24 @@ test("the list names every namespace that no namespace selector matches, and fol
   expect(readdirSync(setup.runDir)).toEqual(["exempt-namespaces"]);
 });
 
+test("a list that cannot be written is tried again until it can", async () => {
+  const clock = new FakeClock();
+  const setup = await start("namespace", { clock });
+  rmSync(setup.runDir, { recursive: true });
+  await setup.exempt.start();
+  expect(clock.pendingCount).toBe(1);
+  clock.advance(1_000);
+  await waitFor("the second try to fail", () => clock.pendingCount === 1);
+  mkdirSync(setup.runDir);
+  clock.advance(5_000);
+  await waitFor("the list", () => exists(setup.path));
+  expect(setup.lines()).toEqual(["batch", "plain"]);
+  await setup.exempt.stop();
+  expect(clock.pendingCount).toBe(0);
+});
+
 test("nobody is exempt when any namespace may have pods in the mesh", async () => {
-  const setup = await start("namespace", [{ podSelector: [], namespaceSelector: [] }]);
+  const setup = await start("namespace", { selectors: [{ podSelector: [], namespaceSelector: [] }] });
   await setup.exempt.start();
   expect(setup.lines()).toEqual([]);
 });
@@ -99,10 +122,8 @@ test("the list stays when the agent ends", async () => {
 
 test("nobody is exempt when pods without a label belong into the mesh everywhere", async () => {
   const optOut = { key: "istio.io/dataplane-mode", operator: "NotIn", values: ["none"] } as const;
-  const setup = await start("namespace", [
-    { podSelector: [optOut], namespaceSelector: [] },
-    ...defaultSelectors,
-  ]);
+  const selectors = [{ podSelector: [optOut], namespaceSelector: [] }, ...defaultSelectors];
+  const setup = await start("namespace", { selectors });
   await setup.exempt.start();
   expect(setup.lines()).toEqual([]);
 });

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files that are there whole or not at all.
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { replaceFile, writeNewFile } from "../../src/linux/atomic-file.ts";
+
+let folder: string;
+let path: string;
+const umask = process.umask();
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "ambient-file-"));
+  path = join(folder, "kept");
+});
+afterEach(() => {
+  process.umask(umask);
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const mode = (): number => statSync(path).mode & 0o7777;
+
+test("a file is made and replaced with the mode that was asked for, and nothing is left beside it", async () => {
+  process.umask(0o077);
+  await replaceFile(path, { content: "first", mode: 0o644 });
+  expect([readFileSync(path, "utf8"), mode()]).toEqual(["first", 0o644]);
+  const { ino } = statSync(path);
+  await replaceFile(path, { content: Buffer.from("second"), mode: 0o600 });
+  expect([readFileSync(path, "utf8"), mode(), statSync(path).ino === ino]).toEqual(["second", 0o600, false]);
+  expect(readdirSync(folder)).toEqual(["kept"]);
+});
+
+test("what a killed process has left does not stand in the way", async () => {
+  writeFileSync(`${path}.${process.pid}.tmp`, "half");
+  await replaceFile(path, { content: "whole", mode: 0o600 });
+  expect(readFileSync(path, "utf8")).toBe("whole");
+  expect(readdirSync(folder)).toEqual(["kept"]);
+});
+
+test("a failure leaves what was there, and nothing beside it", async () => {
+  writeFileSync(path, "old");
+  const prepare = (): Promise<void> => Promise.reject(new Error("not mine to give"));
+  await expect(replaceFile(path, { content: "new", mode: 0o600, prepare })).rejects.toThrow("not mine");
+  expect([readFileSync(path, "utf8"), readdirSync(folder)]).toEqual(["old", ["kept"]]);
+  rmSync(path);
+  mkdirSync(join(path, "full"), { recursive: true });
+  await expect(replaceFile(path, { content: "new", mode: 0o600 })).rejects.toThrow(/EISDIR|ENOTEMPTY|EEXIST/);
+  expect(readdirSync(folder)).toEqual(["kept"]);
+  await expect(replaceFile(join(folder, "no/such"), { content: "", mode: 0o600 })).rejects.toThrow("ENOENT");
+});
+
+test("a new file takes nobody's place, and only its owner can open it before it is prepared", async () => {
+  const seen: number[] = [];
+  const prepare = async (): Promise<void> => void seen.push(mode());
+  await writeNewFile(path, { content: "x", mode: 0o755, prepare });
+  expect([seen, mode()]).toEqual([[0o600], 0o755]);
+  await expect(writeNewFile(path, { content: "y", mode: 0o600 })).rejects.toThrow("EEXIST");
+  expect(readFileSync(path, "utf8")).toBe("x");
+});
