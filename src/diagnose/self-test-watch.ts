@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The self-test at the agent's start, repeated until nothing that pods need is missing.
 import type { Logger } from "../log/logger.ts";
+import type { Clock } from "../loop/clock.ts";
+import { KeepTrue } from "../loop/keep-true.ts";
 import type { Finding } from "./finding.ts";
 import { runSelfTest, type SelfTestOptions } from "./self-test.ts";
 
@@ -10,6 +12,7 @@ export interface SelfTestWatchOptions extends SelfTestOptions {
   onstate(fault: string | undefined): void;
   /** Pause between tests while something is missing, default 5 s. */
   readonly retryMs?: number;
+  readonly clock?: Clock;
 }
 
 const defaultRetryMs = 5_000;
@@ -18,27 +21,30 @@ const defaultRetryMs = 5_000;
 export class SelfTestWatch {
   readonly #options: SelfTestWatchOptions;
   readonly #said = new Set<string>();
-  #timer: NodeJS.Timeout | undefined;
-  #isStopped = false;
+  readonly #tests: KeepTrue;
 
   constructor(options: SelfTestWatchOptions) {
     this.#options = options;
+    this.#tests = new KeepTrue({ work: (signal) => this.#test(signal), clock: options.clock });
   }
 
   /** Resolves after the first test. */
   async start(): Promise<void> {
+    await this.#tests.request();
+  }
+
+  /** No further test, and no word of one that is under way: it only looks, so nobody has to wait for it. */
+  stop(): void {
+    void this.#tests.stop();
+  }
+
+  async #test(stopped: AbortSignal): Promise<void> {
     const found = await runSelfTest(this.#options);
-    if (this.#isStopped) return;
+    if (stopped.aborted) return;
     for (const finding of found) this.#say(finding);
     const failed = found.filter(({ level }) => level === "fail");
     this.#options.onstate(failed.length === 0 ? undefined : failed.map(describe).join("; "));
-    if (failed.length === 0) return;
-    this.#timer = setTimeout(() => void this.start(), this.#options.retryMs ?? defaultRetryMs).unref();
-  }
-
-  stop(): void {
-    this.#isStopped = true;
-    clearTimeout(this.#timer);
+    if (failed.length > 0) this.#tests.requestIn(this.#options.retryMs ?? defaultRetryMs);
   }
 
   #say(finding: Finding): void {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Notices when another program keeps taking our entry out of the chain, and says what to do about it.
+import { Backoff } from "../loop/backoff.ts";
 
 /** What to do about one more rewrite. */
 export interface FightVerdict {
@@ -27,7 +28,7 @@ const firstPauseMs = 200;
 export class FightWatch {
   readonly #windowMs: number;
   readonly #maxRewrites: number;
-  readonly #maxPauseMs: number;
+  readonly #pauses: Backoff;
   readonly #now: () => number;
   #recent: number[] = [];
   #isOn = false;
@@ -37,7 +38,12 @@ export class FightWatch {
   constructor(limits: FightLimits = {}) {
     this.#windowMs = limits.windowMs ?? 60_000;
     this.#maxRewrites = limits.maxRewrites ?? 5;
-    this.#maxPauseMs = limits.maxPauseMs ?? 5000;
+    // one node fights alone: there is nobody to march in step with
+    this.#pauses = new Backoff({
+      baseMs: firstPauseMs,
+      capMs: limits.maxPauseMs ?? 5000,
+      random: () => 1,
+    });
     this.#now = limits.now ?? (() => performance.now());
   }
 
@@ -62,18 +68,19 @@ export class FightWatch {
     this.#forget();
     this.#rewrites++;
     this.#recent.push(this.#now());
-    const surplus = this.#recent.length - this.#maxRewrites;
-    if (surplus <= 0) return { pauseMs: 0, begins: false };
+    if (this.#recent.length <= this.#maxRewrites) return { pauseMs: 0, begins: false };
     const begins = !this.#isOn;
     if (begins) this.#fights++;
     this.#isOn = true;
-    return { pauseMs: Math.min(this.#maxPauseMs, firstPauseMs * 2 ** (surplus - 1)), begins };
+    return { pauseMs: this.#pauses.nextMs(), begins };
   }
 
   #forget(): void {
     const oldest = this.#now() - this.#windowMs;
     this.#recent = this.#recent.filter((time) => time > oldest);
-    if (this.#recent.length <= this.#maxRewrites) this.#isOn = false;
+    if (this.#recent.length > this.#maxRewrites) return;
+    this.#isOn = false;
+    this.#pauses.reset();
   }
 }
 

@@ -5,6 +5,7 @@ import type { AgentConfig } from "../config.ts";
 import type { Enrolment } from "../enrolment/enrolment.ts";
 import type { AnnotationWriter } from "../kube/annotation-writer.ts";
 import type { Logger } from "../log/logger.ts";
+import { unlessLate } from "../loop/deadline.ts";
 import type { HostProbes } from "../probes/host-probes.ts";
 import type { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
@@ -30,7 +31,10 @@ const quietMs = 500;
 export async function leaveNode(parts: LeavingParts): Promise<void> {
   const { config, enrolment, annotations, probePath, probes, plugin, ztunnel, log } = parts;
   // the plugin socket stays open meanwhile: a pod that is being made goes on without the mesh
-  await within(leaveMeshMs, () => enrolment.leaveAll().then(() => annotations.idle()));
+  await unlessLate(
+    enrolment.leaveAll().then(() => annotations.idle()),
+    { ms: leaveMeshMs },
+  );
   await probePath.stop();
   await probes.stop();
   // closed now, so that an agent that answers there is a successor's, to which everything is left
@@ -48,11 +52,4 @@ export async function leaveNode(parts: LeavingParts): Promise<void> {
     log,
   });
   log[report.left.length === 0 ? "info" : "error"]({ ...report }, "left this node");
-}
-
-async function within(timeoutMs: number, work: () => Promise<void>): Promise<void> {
-  const late = Promise.withResolvers<void>();
-  const timer = setTimeout(late.resolve, timeoutMs);
-  await Promise.race([work(), late.promise]);
-  clearTimeout(timer);
 }

@@ -4,6 +4,7 @@ import { closeSync } from "node:fs";
 import { createServer, type Server, Socket, type SocketConstructorOpts } from "node:net";
 import { socketInNetns } from "../linux/native.ts";
 import type { Netns } from "../linux/netns.ts";
+import { unlessLate } from "../loop/deadline.ts";
 import { canonicalAddress, familyOf } from "./probe-address.ts";
 
 export interface ProbePathCheck {
@@ -92,7 +93,7 @@ export async function checkProbePath(check: ProbePathCheck): Promise<ProbePathRe
       const message = `A probe from the host to ${address} got no connection: ${problem}`;
       return { outcome: "unreachable", seenSource: undefined, message };
     }
-    const seenSource = await within(ARRIVAL_MS, arrival);
+    const seenSource = await unlessLate(arrival, { ms: ARRIVAL_MS });
     return judge(address, { seenSource, probeSnat: canonicalAddress(check.probeSnat) });
   } finally {
     reset(client);
@@ -175,16 +176,4 @@ function connect(
     client.on("error", (error: NodeJS.ErrnoException) => settle(error.code ?? error.message));
     client.connect({ host, port }, () => settle(undefined));
   });
-}
-
-async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<undefined>((resolve) => {
-    timer = setTimeout(() => resolve(undefined), ms);
-  });
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

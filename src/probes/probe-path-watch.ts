@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds out, once a pod is enrolled, whether kubelet probes pass ztunnel on this node's network; says what to do if they do not.
-import { setTimeout as delay } from "node:timers/promises";
 import { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
+import { Backoff } from "../loop/backoff.ts";
+import { type Clock, systemClock } from "../loop/clock.ts";
+import { unlessLate } from "../loop/deadline.ts";
+import { KeepTrue } from "../loop/keep-true.ts";
 import type { Family } from "../redirect/rules.ts";
 import { canonicalAddress, familyOf } from "./probe-address.ts";
 import {
@@ -55,10 +58,11 @@ export interface ProbePathWatchOptions {
   readonly confirmMs?: number;
   /** After a bad outcome, or {@link ProbePathWatch.suspect}, the earliest next check; default 10 min. */
   readonly repeatMs?: number;
-  /** When nothing could be found out: the earliest next check, doubled each time up to `repeatMs`; default 10 s. */
+  /** When nothing could be found out: the earliest next check, doubled each time up to `repeatMs`, less up to a half at random; default 10 s. */
   readonly retryMs?: number;
   /** How long one connection may take; default 2 s. */
   readonly timeoutMs?: number;
+  readonly clock?: Clock;
 }
 
 const DEFAULTS = { settleMs: 2_000, confirmMs: 5_000, repeatMs: 600_000, retryMs: 10_000, timeoutMs: 2_000 };
@@ -70,11 +74,13 @@ interface FoundPath {
   readonly results: readonly ProbePathResult[];
 }
 
-/** A check under way. */
-interface RunningCheck {
+/** The pod of the check under way. */
+interface CheckedPod {
   readonly uid: string;
+  /** The watch's own. */
+  readonly netns: Netns;
+  readonly addresses: readonly string[];
   readonly abort: AbortController;
-  readonly ended: Promise<void>;
 }
 
 const SEVERITY: readonly ProbePathOutcome[] = ["bypassed", "captured", "unreachable"];
@@ -85,17 +91,22 @@ const SEVERITY: readonly ProbePathOutcome[] = ["bypassed", "captured", "unreacha
  */
 export class ProbePathWatch {
   readonly #options: ProbePathWatchOptions & Required<Pick<ProbePathWatchOptions, keyof typeof DEFAULTS>>;
-  #isStopped = false;
-  #running: RunningCheck | undefined;
+  readonly #clock: Clock;
+  readonly #runs: KeepTrue;
+  /** Between checks of which nothing came. */
+  readonly #pauses: Backoff;
+  #pod: CheckedPod | undefined;
   #state: ProbePathState = { outcome: "unknown", atMs: undefined };
-  /** On the clock of `performance.now()`. */
   #checkedMs = 0;
-  #dueMs = 0;
-  #unknownInARow = 0;
+  #dueMs = Number.NEGATIVE_INFINITY;
   #saidUncheckable = false;
 
   constructor(options: ProbePathWatchOptions) {
     this.#options = { ...DEFAULTS, ...options };
+    this.#clock = options.clock ?? systemClock;
+    const { retryMs, repeatMs } = this.#options;
+    this.#pauses = new Backoff({ baseMs: retryMs, capMs: repeatMs });
+    this.#runs = new KeepTrue({ work: (signal) => this.#work(signal), clock: this.#clock });
   }
 
   get state(): ProbePathState {
@@ -104,8 +115,8 @@ export class ProbePathWatch {
 
   /** A pod for a check, if one is due. Returns at once and never throws; may be called for any pod at any time. */
   enrolled(pod: ProbedPod): void {
-    const isDue = this.#running === undefined && performance.now() >= this.#dueMs;
-    if (!isDue || this.#isStopped) return;
+    const isDue = this.#pod === undefined && this.#clock.nowMs() >= this.#dueMs;
+    if (!isDue || this.#runs.isStopped) return;
     let netns: Netns;
     let addresses: string[];
     try {
@@ -119,18 +130,16 @@ export class ProbePathWatch {
       );
       return;
     }
-    const { uid } = pod;
-    const abort = new AbortController();
-    const ended = this.#run({ uid, netns, addresses }, abort.signal).finally(() => {
-      netns.close();
-      this.#running = undefined;
-    });
-    this.#running = { uid, abort, ended };
+    this.#pod = { uid: pod.uid, netns, addresses, abort: new AbortController() };
+    // a stop may come before the run begins
+    this.#runs.request().catch(() => this.#letGo());
   }
 
   /** A pod is on its way out: a check under way lets go of its namespace, and the next pod is taken instead. */
   async left(uid: string): Promise<void> {
-    if (this.#running?.uid === uid) await this.#giveUp(this.#running);
+    if (this.#pod?.uid !== uid) return;
+    this.#pod.abort.abort();
+    await this.#runs.idle();
   }
 
   /** Something on the host had failed and was mended: a good outcome is looked at again when it is old enough. */
@@ -140,23 +149,32 @@ export class ProbePathWatch {
 
   /** Gives up a check under way and waits for its end. */
   async stop(): Promise<void> {
-    this.#isStopped = true;
-    if (this.#running !== undefined) await this.#giveUp(this.#running);
+    await this.#runs.stop();
   }
 
-  async #giveUp({ abort, ended }: RunningCheck): Promise<void> {
-    abort.abort();
-    await ended;
+  async #work(stopped: AbortSignal): Promise<void> {
+    const pod = this.#pod;
+    if (pod === undefined) return;
+    try {
+      await this.#run(pod, AbortSignal.any([stopped, pod.abort.signal]));
+    } finally {
+      this.#letGo();
+    }
+  }
+
+  #letGo(): void {
+    this.#pod?.netns.close();
+    this.#pod = undefined;
   }
 
   async #run(pod: ProbedPod, signal: AbortSignal): Promise<void> {
-    const { settleMs, repeatMs, retryMs, log } = this.#options;
+    const { settleMs, repeatMs, log } = this.#options;
     try {
-      await pause(settleMs, signal);
+      await this.#clock.sleep(settleMs, signal);
       const results = await this.#find(pod, signal);
       const outcome = worstOf(results);
       this.#note(outcome);
-      this.#unknownInARow = 0;
+      this.#pauses.reset();
       this.#dueMs = outcome === "bypassed" ? Number.POSITIVE_INFINITY : this.#checkedMs + repeatMs;
       if (outcome === "bypassed")
         log.info({ uid: pod.uid, ips: pod.addresses }, "kubelet probes pass ztunnel");
@@ -164,7 +182,7 @@ export class ProbePathWatch {
     } catch (error) {
       if (signal.aborted) return;
       this.#note("unknown");
-      this.#dueMs = this.#checkedMs + Math.min(repeatMs, retryMs * 2 ** this.#unknownInARow++);
+      this.#dueMs = this.#checkedMs + this.#pauses.nextMs();
       log.info({ uid: pod.uid, err: error }, "could not find out whether kubelet probes pass ztunnel");
     }
   }
@@ -178,7 +196,7 @@ export class ProbePathWatch {
       { uid: pod.uid, reason },
       "kubelet probes seem not to pass ztunnel; looking again",
     );
-    await pause(this.#options.confirmMs, signal);
+    await this.#clock.sleep(this.#options.confirmMs, signal);
     return await this.#check(pod, signal);
   }
 
@@ -204,7 +222,8 @@ export class ProbePathWatch {
   /** None when they cannot be had: then the remedy is a general one. */
   async #pluginTypes(signal: AbortSignal): Promise<readonly string[]> {
     try {
-      return await Promise.race([this.#options.pluginTypes(), pause(PLUGIN_TYPES_MS, signal).then(() => [])]);
+      const waiting = { ms: PLUGIN_TYPES_MS, signal, clock: this.#clock };
+      return (await unlessLate(this.#options.pluginTypes(), waiting)) ?? [];
     } catch (error) {
       this.#options.log.debug({ err: error }, "cannot tell the node's CNI plugins");
       return [];
@@ -233,13 +252,9 @@ export class ProbePathWatch {
   }
 
   #note(outcome: ProbePathState["outcome"]): void {
-    this.#checkedMs = performance.now();
+    this.#checkedMs = this.#clock.nowMs();
     this.#state = { outcome, atMs: Date.now() };
   }
-}
-
-async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  await delay(ms, undefined, { signal, ref: false });
 }
 
 function worstOf(results: readonly ProbePathResult[]): ProbePathOutcome {

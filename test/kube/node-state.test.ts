@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pods of one node and all namespaces: the two watches together, and live requests where they cannot tell.
-import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, expect, test, vi } from "vitest";
 import { ApiError } from "../../src/kube/api-error.ts";
 import { NodeState, type NodeStateOptions } from "../../src/kube/node-state.ts";
 import { waitFor } from "../support/api-server.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 import { type KubeFixture, pod, recordingLogger, startKube } from "./kube-fixture.ts";
 
 const cleanups: (() => unknown)[] = [];
@@ -213,20 +213,25 @@ test("a watch that is accepted, and an answer about a pod or a namespace, wake t
   expect(pods).not.toHaveBeenCalled();
 });
 
-test("watches that are accepted and then fail do not drive each other", { timeout: 30_000 }, async () => {
-  const { server, state } = await start(undefined, {
+test("watches that are accepted and then fail do not drive each other", async () => {
+  const clock = new FakeClock();
+  const { server } = await start(undefined, {
+    clock,
+    random: () => 0.1,
     backoff: { baseMs: 4_000, capMs: 4_000 },
     watchSeconds: 1,
   });
   server.faults.goneAs = "event";
   server.faults.goneOnWatch = 1000;
   server.dropWatches();
-  await waitFor(
-    "both breaks are noticed",
-    () => state.pods.counts.failures + state.namespaces.counts.failures > 1,
-  );
+  const isPausing = (): boolean => clock.pendingCount === 2;
+  await waitFor("both breaks are noticed", isPausing);
   const before = server.requestsOf("list", "pods").length;
-  await delay(8_000);
-  // own pauses are 2 to 4 s, and one of them was cut
+  const endMs = clock.nowMs() + 8_000;
+  while (clock.nowMs() < endMs) {
+    clock.advance((clock.nextDueMs() ?? 0) - clock.nowMs());
+    await waitFor("both to have tried again and failed", isPausing);
+  }
+  // own pauses are 2.2 s, and one of them was cut
   expect(server.requestsOf("list", "pods").length - before).toBeLessThanOrEqual(6);
 });
