@@ -2,6 +2,7 @@
 // Reads one pod's rules with their counters from the kernel, for people who look at it: bounded, shared, and writing nothing.
 import { performance } from "node:perf_hooks";
 import type { Netns } from "../linux/netns.ts";
+import { Limit } from "../loop/limit.ts";
 import type { ClusterFacts, EnrolmentFacts } from "../observe/agent-facts.ts";
 import type { RedirectBackend } from "../redirect/backend.ts";
 import { assertPodNetns } from "../redirect/netns-rules.ts";
@@ -47,8 +48,7 @@ export class PodRules implements RulesSource {
     string,
     { readonly startedMs: number; readonly report: Promise<PodRulesReport> }
   >();
-  readonly #waiting: (() => void)[] = [];
-  #looking = 0;
+  readonly #places = new Limit(maxLooks);
 
   constructor(options: PodRulesOptions) {
     this.#options = options;
@@ -62,7 +62,7 @@ export class PodRules implements RulesSource {
       if (nowMs - startedMs > toolTimeoutMs) this.#looks.delete(uid);
     const known = this.#looks.get(subject.uid);
     if (known !== undefined && nowMs - known.startedMs < maxAgeMs) return await known.report;
-    const report = this.#look(subject, { ns, name });
+    const report = this.#places.run(() => this.#look(subject, { ns, name }));
     this.#looks.set(subject.uid, { startedMs: nowMs, report });
     return await report;
   }
@@ -86,7 +86,6 @@ export class PodRules implements RulesSource {
 
   async #look(subject: Subject, pod: { ns: string; name: string }): Promise<PodRulesReport> {
     const { backend, nodeName } = this.#options;
-    await this.#takeTurn();
     const startMs = performance.now();
     let families: RuleFamilyReport[] = [];
     let unread: string | null = null;
@@ -95,9 +94,6 @@ export class PodRules implements RulesSource {
       else families = await this.#read(subject.netns, subject.redirect);
     } catch (error) {
       unread = (error as Error).message;
-    } finally {
-      this.#looking--;
-      this.#waiting.shift()?.();
     }
     const { uid, wanted } = subject;
     return {
@@ -142,14 +138,5 @@ export class PodRules implements RulesSource {
       beforeStart: () => assertPodNetns(netns, hostNetns),
     });
     return stdout;
-  }
-
-  async #takeTurn(): Promise<void> {
-    while (this.#looking >= maxLooks) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      this.#waiting.push(resolve);
-      await promise;
-    }
-    this.#looking++;
   }
 }

@@ -5,6 +5,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { AgentConfig } from "../config.ts";
 import { bareUid } from "../linux/cgroup-path.ts";
 import { Netns } from "../linux/netns.ts";
+import { forEachLimited } from "../loop/limit.ts";
 import type { NodeReport, PodListReport, PodReport } from "../observe/state-report.ts";
 import type { RedirectOptions } from "../redirect/rules.ts";
 import { type Fault, fault } from "./fault.ts";
@@ -91,18 +92,15 @@ async function look(options: VerifyOptions): Promise<VerifyReport> {
     (error: Error) => void unseen.push(`the host: ${error.message}`),
   );
   let done = 0;
-  const queue = [...subjects];
-  const worker = async (): Promise<void> => {
-    for (let subject = queue.shift(); subject !== undefined; subject = queue.shift()) {
-      try {
-        faults.push(...(await checkPod(eyes, subject)));
-      } catch (error) {
-        unseen.push(`${subject.name}: ${(error as Error).message}`);
-      }
-      onprogress?.(++done, subjects.length);
+  const checkOne = async (subject: PodSubject): Promise<void> => {
+    try {
+      faults.push(...(await checkPod(eyes, subject)));
+    } catch (error) {
+      unseen.push(`${subject.name}: ${(error as Error).message}`);
     }
+    onprogress?.(++done, subjects.length);
   };
-  await Promise.all([host, ...Array.from({ length: PARALLEL }, worker)]);
+  await Promise.all([host, forEachLimited(subjects, checkOne, { places: PARALLEL })]);
   const name = options.only && `${options.only.ns}/${options.only.name}`;
   return {
     at: new Date().toISOString(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Takes our redirection out of every pod of the node; their traffic goes straight from then on.
 import { hostNetnsKeys, netnsKeyAt } from "../linux/host-netns.ts";
+import { forEachLimited } from "../loop/limit.ts";
 import { PodRedirection } from "../redirect/pod-redirection.ts";
 import { type FoundNetns, findNetns, isEnrolled, openFound } from "./node-cleanup-netns.ts";
 import type { CleanupTools } from "./node-cleanup-tools.ts";
@@ -47,13 +48,14 @@ export async function cleanPods(options: PodCleanupOptions): Promise<PodCleanupR
     if (todo.length === 0) break;
     const backend = await options.tools.backend();
     const redirection = new PodRedirection({ backend, hostNetns, ipv6: backend.tools[6] !== undefined });
-    await forEachParallel(todo, async (each) => {
+    const cleanOne = async (each: FoundNetns): Promise<void> => {
       try {
         if (await clean(each, redirection)) cleaned.add(each.name);
       } catch (error) {
         failed.set(each.key, `${each.name}: ${(error as Error).message}`);
       }
-    });
+    };
+    await forEachLimited(todo, cleanOne, { places: maxParallel });
   }
   return { cleaned: [...cleaned], failed: [...failed.values(), ...unreadable] };
 }
@@ -74,7 +76,7 @@ async function findEnrolled(
 ): Promise<{ enrolled: FoundNetns[]; failed: string[] }> {
   const enrolled: FoundNetns[] = [];
   const failed: string[] = [];
-  await forEachParallel(await findNetns({ hostRoot, ignore }), async (found) => {
+  const lookInto = async (found: FoundNetns): Promise<void> => {
     try {
       using netns = openFound(found);
       // the process that led here may have been replaced by another one since
@@ -83,7 +85,8 @@ async function findEnrolled(
     } catch (error) {
       failed.push(`${found.name} cannot be looked at: ${(error as Error).message}`);
     }
-  });
+  };
+  await forEachLimited(await findNetns({ hostRoot, ignore }), lookInto, { places: maxParallel });
   return { enrolled, failed };
 }
 
@@ -92,12 +95,4 @@ async function hostKeys(options: PodCleanupOptions): Promise<ReadonlySet<string>
   const key = netnsKeyAt(options.hostNetnsPath);
   if (key !== undefined) keys.add(key);
   return keys;
-}
-
-async function forEachParallel<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
-  let next = 0;
-  const worker = async (): Promise<void> => {
-    for (let item = items[next++]; item !== undefined; item = items[next++]) await work(item);
-  };
-  await Promise.all(Array.from({ length: Math.min(maxParallel, items.length) }, worker));
 }

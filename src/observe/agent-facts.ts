@@ -8,6 +8,7 @@ import type { PodFacts } from "../kube/pod-facts.ts";
 import type { ReflectorCounts } from "../kube/reflector.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { LogRing } from "../log/log-ring.ts";
+import type { ProbeDrift } from "../probes/probe-drift.ts";
 import type { Verification } from "../redirect/pod-redirection.ts";
 import type { Family, RedirectOptions } from "../redirect/rules.ts";
 import type { ProcessFacts } from "./process-facts.ts";
@@ -72,7 +73,7 @@ export interface ProbesFacts {
   /** Addresses that the sets hold in the pod's name; `undefined` while they may differ from what was asked for. */
   addressesOf(uid: string): readonly string[] | undefined;
   /** What differs now, read from the kernel. */
-  verify(): Promise<{ readonly drift: readonly { readonly kind: string; readonly detail: string }[] }>;
+  verify(): Promise<{ readonly drift: readonly ProbeDrift[] }>;
 }
 
 /** Reads a pod's redirection; writes nothing. */

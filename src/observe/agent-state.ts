@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Makes the state API's answers from the agent's parts.
+import { Limit } from "../loop/limit.ts";
 import type { AgentFacts } from "./agent-facts.ts";
 import { reportNode } from "./node-report.ts";
 import { lookAtPod } from "./pod-look.ts";
@@ -25,8 +26,7 @@ export class AgentState implements StateSource {
   readonly #facts: AgentFacts;
   /** Looks under way: those who ask for the same pod meanwhile share one. */
   readonly #looks = new Map<string, Promise<PodDetailReport>>();
-  readonly #waiting: (() => void)[] = [];
-  #looking = 0;
+  readonly #places = new Limit(maxLooks);
 
   constructor(facts: AgentFacts) {
     this.#facts = facts;
@@ -44,7 +44,7 @@ export class AgentState implements StateSource {
     const { uid } = known.pod;
     let look = this.#looks.get(uid);
     if (look === undefined) {
-      look = this.#look(known).finally(() => this.#looks.delete(uid));
+      look = this.#places.run(() => this.#look(known)).finally(() => this.#looks.delete(uid));
       this.#looks.set(uid, look);
     }
     return await look;
@@ -68,29 +68,14 @@ export class AgentState implements StateSource {
   async #look(known: KnownPod): Promise<PodDetailReport> {
     const facts = this.#facts;
     const { namespace: ns, name, uid } = known.pod;
-    await this.#takeTurn();
-    try {
-      const observed = await lookAtPod(facts, known);
-      const report = reportPod(facts, knownPod(facts, known.pod), { transitions: maxTransitionsShown });
-      return {
-        at: new Date().toISOString(),
-        node: facts.config.nodeName,
-        ...report,
-        observed,
-        log: facts.ring.ofPod({ ns, name, uid }),
-      };
-    } finally {
-      this.#looking--;
-      this.#waiting.shift()?.();
-    }
-  }
-
-  async #takeTurn(): Promise<void> {
-    while (this.#looking >= maxLooks) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      this.#waiting.push(resolve);
-      await promise;
-    }
-    this.#looking++;
+    const observed = await lookAtPod(facts, known);
+    const report = reportPod(facts, knownPod(facts, known.pod), { transitions: maxTransitionsShown });
+    return {
+      at: new Date().toISOString(),
+      node: facts.config.nodeName,
+      ...report,
+      observed,
+      log: facts.ring.ofPod({ ns, name, uid }),
+    };
   }
 }

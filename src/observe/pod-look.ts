@@ -2,6 +2,7 @@
 // Looks at one pod in the kernel, bounded in time: a namespace that does not answer costs its own part of the report only.
 
 import { listeningSockets } from "../linux/listening-sockets.ts";
+import { within } from "../loop/deadline.ts";
 import { routingDrift } from "../redirect/routing-drift.ts";
 import type { RedirectOptions } from "../redirect/rules.ts";
 import type { AgentFacts, RedirectionFacts } from "./agent-facts.ts";
@@ -90,12 +91,8 @@ function familiesOf(
 async function probesNow(facts: AgentFacts, known: KnownPod): Promise<PodProbesReport> {
   const told = probesOf(facts, known);
   const { drift } = await facts.probes.verify();
-  const mentions = `of pod ${known.pod.uid}`;
   const isMissing = drift.some(
-    ({ kind, detail }) =>
-      kind === "missing-set" ||
-      kind === "wrong-set" ||
-      ((kind === "missing-member" || kind === "wrong-owner") && detail.includes(mentions)),
+    ({ kind, uid }) => kind === "missing-set" || kind === "wrong-set" || uid === known.pod.uid,
   );
   return isMissing ? { ...told, member: false } : told;
 }
@@ -109,19 +106,14 @@ function unread<T>(fault: string): Promise<Settled<T>> {
   return Promise.resolve({ value: undefined, fault: fault === "" ? undefined : fault });
 }
 
-/** Waits for an answer, but not for ever; what comes too late is dropped. */
+/** Waits for an answer, but not for ever; who is too late is told to stop. */
 async function settle<T>(limitMs: number, ask: (signal: AbortSignal) => Promise<T>): Promise<Settled<T>> {
   const abort = new AbortController();
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => {
-    abort.abort();
-    late.reject(new Error(`it did not answer within ${limitMs} ms`));
-  }, limitMs);
   try {
-    return { value: await Promise.race([ask(abort.signal), late.promise]), fault: undefined };
+    return { value: await within(ask(abort.signal), { ms: limitMs }), fault: undefined };
   } catch (error) {
     return { value: undefined, fault: (error as Error).message };
   } finally {
-    clearTimeout(timer);
+    abort.abort();
   }
 }

@@ -7,10 +7,10 @@ import { Backoff } from "../loop/backoff.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import { HostState, type HostStateOptions, type SkippedProbeFamily } from "./host-state.ts";
-import { isRuleRefused, KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
+import { KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
 import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
 import { ProbeMembers } from "./probe-members.ts";
-import { asProbesError, notConvergedError, stoppedError } from "./probes-error.ts";
+import { asProbesError, notConvergedError, ProbesError, stoppedError } from "./probes-error.ts";
 
 export interface HostProbesOptions extends HostStateOptions {
   /** PROBE_MATCH: which host processes' connections count as probes; default "any". */
@@ -90,7 +90,7 @@ export class HostProbes {
       work: () => this.#assert(),
       longestMs: intervalMs,
       backoff: new Backoff({ baseMs: FIRST_RETRY_MS, capMs: intervalMs }),
-      ...(clock === undefined ? {} : { clock }),
+      clock,
     });
     if (options.match === "kubelet") {
       const { procRoot = "/proc", backend, log } = options;
@@ -240,11 +240,16 @@ export class HostProbes {
         wroteRules = seen.ruleTexts.length > 0;
         await this.#state.write(netns, seen, match);
       } catch (error) {
-        const isRefused = isRuleRefused(error) && error.message.includes("tables");
-        if (!isRefused || (await this.#kubelet?.refuse(match, error.message.replace(/\n.*/s, ""))) !== true)
-          throw error;
+        if (!(await this.#weaken(match, error))) throw error;
       }
     }
+  }
+
+  /** @returns whether a weaker match may be taken in place of the one that was refused */
+  async #weaken(match: ProbeMatch, error: unknown): Promise<boolean> {
+    if (!(error instanceof ProbesError) || error.code !== "RULE_REFUSED") return false;
+    const { message } = error.cause as Error;
+    return (await this.#kubelet?.refuse(match, message.replace(/\n.*/s, ""))) === true;
   }
 
   /** Once, as the variant is chosen for the boot, and last: until ours stands the earlier agent's rule does the work. */

@@ -8,7 +8,7 @@ import type { Family } from "../redirect/rules.ts";
 import { ToolError, type ToolRunner } from "../redirect/run-tool.ts";
 import { parseSave } from "../redirect/save-parser.ts";
 import { observeProbeRules, PROBE_TABLE, type ProbeRuleState } from "./probe-rules.ts";
-import { ProbesError } from "./probes-error.ts";
+import { ProbesError, ruleRefusedError } from "./probes-error.ts";
 
 /** How long iptables-legacy waits for another writer on the host. */
 const LOCK_WAIT_SECONDS = 5;
@@ -73,7 +73,7 @@ export class HostTools {
   /**
    * Feeds a text to iptables-restore, which leaves everything that the text does not name.
    * @param change.cgroupNsPath cgroup namespace in which paths in the rules are meant, if it is not ours
-   * @throws {ToolError}
+   * @throws {ProbesError} RULE_REFUSED @throws {ToolError}
    */
   async restoreRules(
     netns: Netns,
@@ -86,7 +86,11 @@ export class HostTools {
     const enter = cgroupNsPath === undefined ? [] : ["nsenter", `--cgroup=${cgroupNsPath}`, "--"];
     const [first = restore, ...rest] = [...enter, restore, "--noflush", ...wait];
     this.#ruleWrites++;
-    await this.#run(netns, { argv: [first, ...rest], stdin: text });
+    try {
+      await this.#run(netns, { argv: [first, ...rest], stdin: text });
+    } catch (error) {
+      throw isRuleRefused(error) ? ruleRefusedError(error) : error;
+    }
   }
 
   async #run(netns: Netns, call: { argv: readonly [string, ...string[]]; stdin?: string }): Promise<string> {
@@ -103,6 +107,11 @@ export class HostTools {
       });
     }
   }
+}
+
+/** True for a refusal that lies in the rule itself; a lock that was not free comes with status 4. Source: iptables(8), exit status. */
+function isRuleRefused(error: unknown): error is ToolError {
+  return error instanceof ToolError && error.code === "TOOL_FAILED" && error.exitCode !== 4;
 }
 
 /** One family in one variant. */

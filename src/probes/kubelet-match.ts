@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import type { Logger } from "../log/logger.ts";
-import { ToolError, type ToolRunner } from "../redirect/run-tool.ts";
+import type { ToolRunner } from "../redirect/run-tool.ts";
 import { ANY_SOCKET, type ProbeMatchArgs } from "./probe-rules.ts";
 
 /** What the rule matches. */
@@ -183,11 +183,6 @@ export function unifiedPath(text: string): string | undefined {
   const path = /^0::\/(.*)$/m.exec(text)?.[1]?.replace(/ \(deleted\)$/, "");
   if (path === undefined || path === "" || path.startsWith("..")) return undefined;
   return Buffer.byteLength(path) <= MAX_PATH_BYTES && /^[^\s"'\\]+$/.test(path) ? path : undefined;
-}
-
-/** True for a refusal that lies in the rule itself; a lock that was not free comes with status 4. Source: iptables(8), exit status. */
-export function isRuleRefused(error: unknown): error is ToolError {
-  return error instanceof ToolError && error.code === "TOOL_FAILED" && error.exitCode !== 4;
 }
 
 /** Field 22; the second one may hold spaces and parentheses. Source: proc_pid_stat(5). */

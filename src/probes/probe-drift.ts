@@ -18,6 +18,8 @@ export interface ProbeDrift {
     | "duplicate-jump"
     | "leftover";
   readonly family: Family;
+  /** The pod whose the entry should be: of `missing-member` and `wrong-owner`. */
+  readonly uid?: string;
   readonly detail: string;
 }
 

@@ -56,8 +56,10 @@ export function planSet(seen: SeenSet | undefined, wanted: WantedSet, family: Fa
     const comment = seen.entries.get(address);
     if (comment === owner) continue;
     const detail = `${address} of pod ${owner}`;
-    if (comment === undefined) drift.push({ kind: "missing-member", family, detail: `${detail} is missing` });
-    else drift.push({ kind: "wrong-owner", family, detail: `${detail} names "${comment}"` });
+    const uid = owner;
+    if (comment === undefined)
+      drift.push({ kind: "missing-member", family, uid, detail: `${detail} is missing` });
+    else drift.push({ kind: "wrong-owner", family, uid, detail: `${detail} names "${comment}"` });
     lines.push(addLine(name, address, owner));
   }
   for (const [address, comment] of seen.entries) {

@@ -7,9 +7,16 @@ import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
  * - `UNREADABLE_TABLE`: `nft` wrote something into the host's nat table that iptables cannot show.
  * - `FOREIGN_SET`: an ipset with our name is of another type.
  * - `NOT_CONVERGED`: rules or sets differ again right after each write: somebody else writes them too.
+ * - `RULE_REFUSED`: the kernel or iptables does not take our rule; `cause` has their words.
  * - `STOPPED`: the agent is ending.
  */
-export type ProbesErrorCode = "FAILED" | "UNREADABLE_TABLE" | "FOREIGN_SET" | "NOT_CONVERGED" | "STOPPED";
+export type ProbesErrorCode =
+  | "FAILED"
+  | "UNREADABLE_TABLE"
+  | "FOREIGN_SET"
+  | "NOT_CONVERGED"
+  | "RULE_REFUSED"
+  | "STOPPED";
 
 /** Kubelet probes cannot be let past ztunnel; `code` says why. */
 export class ProbesError extends Error {
@@ -35,6 +42,12 @@ export function notConvergedError(drift: readonly ProbeDrift[]): ProbesError {
     `Cannot let kubelet probes past ztunnel: what was written is gone again at once (${describeDrift(drift)}); ` +
       "look for another program that writes ISTIO_POSTRT or our ipsets on this host",
   );
+}
+
+export function ruleRefusedError(cause: Error): ProbesError {
+  return new ProbesError("RULE_REFUSED", `Cannot let kubelet probes past ztunnel: ${cause.message}`, {
+    cause,
+  });
 }
 
 /** Any failure in our words; a ProbesError is passed on. */

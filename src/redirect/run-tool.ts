@@ -3,6 +3,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { availableParallelism } from "node:os";
 import type { Readable, Writable } from "node:stream";
+import { Limit } from "../loop/limit.ts";
 
 /** One process to run. */
 export interface ToolCall {
@@ -70,13 +71,13 @@ const KILL_GRACE_MS = 2_000;
 /** Runs tools with a bound on how many run at once; one instance serves the whole agent. */
 export class ToolRunner {
   readonly #path: string;
-  readonly #slots: Slots;
+  readonly #places: Limit;
   #startedCount = 0;
 
   /** `path`: the tools' PATH, default the usual six folders; `maxParallel`: default twice the processors, at most 8. */
   constructor(options: { path?: string; maxParallel?: number } = {}) {
     this.#path = options.path ?? DEFAULT_PATH;
-    this.#slots = new Slots(options.maxParallel ?? Math.min(8, 2 * availableParallelism()));
+    this.#places = new Limit(options.maxParallel ?? Math.min(8, 2 * availableParallelism()));
   }
 
   /** Value of PATH that the tools are looked up in. */
@@ -104,17 +105,17 @@ export class ToolRunner {
     call.signal?.addEventListener("abort", onAbort, { once: true });
     const timer = setTimeout(() => fail("TOOL_TIMED_OUT", `no end after ${timeoutMs} ms`), timeoutMs);
     try {
-      await this.#slots.take(stop.signal);
-      try {
-        call.beforeStart?.();
-        this.#startedCount++;
-        return await finish(
-          start(() => this.#start(call)),
-          { call, stop },
-        );
-      } finally {
-        this.#slots.giveBack();
-      }
+      return await this.#places.run(
+        () => {
+          call.beforeStart?.();
+          this.#startedCount++;
+          return finish(
+            start(() => this.#start(call)),
+            { call, stop },
+          );
+        },
+        { signal: stop.signal },
+      );
     } finally {
       clearTimeout(timer);
       call.signal?.removeEventListener("abort", onAbort);
@@ -231,40 +232,4 @@ function failure(call: ToolCall, { end, stderr }: { end: End; stderr: string }):
 function missing(tool: string, details: { why: string; stderr?: string; cause?: unknown }): ToolError {
   const remedy = "the agent's image must hold iptables and nsenter (util-linux)";
   return new ToolError("TOOL_MISSING", `Cannot run "${tool}": ${details.why}; ${remedy}`, details);
-}
-
-/** Counts free places; waiters are served in order. */
-class Slots {
-  #free: number;
-  readonly #waiting: (() => void)[] = [];
-
-  constructor(count: number) {
-    this.#free = count;
-  }
-
-  async take(signal: AbortSignal): Promise<void> {
-    signal.throwIfAborted();
-    if (this.#free > 0) {
-      this.#free--;
-      return;
-    }
-    await new Promise<void>((resolve, reject) => {
-      const onAbort = () => {
-        this.#waiting.splice(this.#waiting.indexOf(serve), 1);
-        reject(signal.reason as Error);
-      };
-      const serve = () => {
-        signal.removeEventListener("abort", onAbort);
-        resolve();
-      };
-      signal.addEventListener("abort", onAbort, { once: true });
-      this.#waiting.push(serve);
-    });
-  }
-
-  giveBack(): void {
-    const next = this.#waiting.shift();
-    if (next === undefined) this.#free++;
-    else next();
-  }
 }

@@ -10,6 +10,7 @@ import { LogRing } from "../../src/log/log-ring.ts";
 import type { AgentFacts, RedirectionFacts, ZdsConnectionFacts } from "../../src/observe/agent-facts.ts";
 import { ProcessFacts } from "../../src/observe/process-facts.ts";
 import { Readiness } from "../../src/observe/readiness.ts";
+import type { ProbeDrift } from "../../src/probes/probe-drift.ts";
 
 /** A pod for {@link FakeAgent.add}. */
 export interface FakePod {
@@ -42,7 +43,7 @@ export class FakeAgent {
   readonly namespaces = new Map<string, NamespaceFacts>();
   readonly acknowledged = new Map<string, string>();
   readonly members = new Map<string, readonly string[]>();
-  readonly probeDrift: { kind: string; detail: string }[] = [];
+  readonly probeDrift: ProbeDrift[] = [];
   readonly connections: ZdsConnectionFacts[] = [];
   readonly repairs = new Map<string, number>();
   readonly history: PodHistory;

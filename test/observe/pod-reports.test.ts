@@ -192,7 +192,16 @@ describe("a look at one pod", () => {
         routing: { ...intact.routing, v6: { rule: true, route: false, supported: true } },
         fingerprints: new Map([[4 as const, "0".repeat(64)]]),
       });
-    agent.probeDrift.push({ kind: "missing-member", detail: "10.1.0.9 of pod uid-web-0 is missing" });
+    // whose it is says the field, not the sentence
+    const another = {
+      kind: "missing-member",
+      family: 4,
+      detail: "of pod uid-web-0",
+      uid: "uid-web-1",
+    } as const;
+    agent.probeDrift.push(another);
+    expect((await looked(agent, "web-0")).observed).toMatchObject({ probes: { member: true } });
+    agent.probeDrift.push({ ...another, uid: "uid-web-0", detail: "an entry is missing" });
     const { observed } = await looked(agent, "web-0");
     expect(observed).toMatchObject({
       source: "kernel",

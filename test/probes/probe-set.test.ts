@@ -43,7 +43,11 @@ describe("planSet", () => {
       'add istio-inpod-probes-v4 10.0.0.2 comment "b"',
       "del istio-inpod-probes-v4 10.0.0.8",
     ]);
-    expect(plan.drift.map(({ kind }) => kind)).toEqual(["wrong-owner", "missing-member", "stale-member"]);
+    expect(plan.drift.map(({ kind, uid }) => [kind, uid])).toEqual([
+      ["wrong-owner", "a"],
+      ["missing-member", "b"],
+      ["stale-member", undefined],
+    ]);
   });
 
   test.each([
