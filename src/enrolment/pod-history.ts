@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // What has become of each pod lately: changes of state with their times, the last look, the last failure. Bounded.
+import { ApiError } from "../kube/api-error.ts";
+import { NativeError } from "../linux/native.ts";
+import { NetlinkError } from "../linux/netlink/exchange.ts";
+import { NetnsError } from "../linux/netns.ts";
+import { BackendError } from "../redirect/backend.ts";
 import type { SkippedFamily } from "../redirect/pod-routing.ts";
+import { RedirectionError } from "../redirect/redirection-error.ts";
+import { RedirectOptionsError } from "../redirect/rules.ts";
+import { ToolError } from "../redirect/run-tool.ts";
+import { SaveParseError } from "../redirect/save-parser.ts";
+import { ZdsError } from "../ztunnel/zds-error.ts";
 import type { EnrolmentState } from "./pod-record.ts";
 
 /** Parts of a run, in its order. */
@@ -237,23 +247,25 @@ export class PodHistory {
   }
 }
 
-const kindsByErrorName: Readonly<Record<string, FailureKind>> = {
-  RedirectionError: "rules",
-  RedirectOptionsError: "rules",
-  ToolError: "rules",
-  SaveParseError: "rules",
-  BackendError: "rules",
-  NetlinkError: "kernel",
-  NativeError: "kernel",
-  NetnsError: "sandbox",
-  ApiError: "api",
-};
+type ErrorClass = abstract new (...args: never[]) => Error;
+
+const kindsByClass = new Map<ErrorClass, FailureKind>([
+  [RedirectionError, "rules"],
+  [RedirectOptionsError, "rules"],
+  [ToolError, "rules"],
+  [SaveParseError, "rules"],
+  [BackendError, "rules"],
+  [NetlinkError, "kernel"],
+  [NativeError, "kernel"],
+  [NetnsError, "sandbox"],
+  [ApiError, "api"],
+]);
 
 /** Sorts an error by who has to act. */
 export function failureKind(error: unknown): FailureKind {
-  const { name, code } = error as { name?: string; code?: string };
-  if (name === "ZdsError") return code === "NACK" ? "ztunnel-refused" : "ztunnel";
-  return kindsByErrorName[name ?? ""] ?? "other";
+  if (error instanceof ZdsError) return error.code === "NACK" ? "ztunnel-refused" : "ztunnel";
+  for (const [errorClass, kind] of kindsByClass) if (error instanceof errorClass) return kind;
+  return "other";
 }
 
 function rounded(ms: number): number {

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, test } from "vitest";
 import { failureKind, PodHistory, type PodHistoryOptions } from "../../src/enrolment/pod-history.ts";
+import { ApiError } from "../../src/kube/api-error.ts";
+import { NetlinkError } from "../../src/linux/netlink/exchange.ts";
+import { NetnsError } from "../../src/linux/netns.ts";
+import { ToolError } from "../../src/redirect/run-tool.ts";
 import { ZdsError } from "../../src/ztunnel/zds-error.ts";
 
 let nowMs = 0;
@@ -151,10 +155,12 @@ describe("failureKind", () => {
   test.each([
     [new ZdsError("NACK", "x"), "ztunnel-refused"],
     [new ZdsError("NO_CONNECTION", "x"), "ztunnel"],
-    [Object.assign(new Error("x"), { name: "ToolError" }), "rules"],
-    [Object.assign(new Error("x"), { name: "NetlinkError" }), "kernel"],
-    [Object.assign(new Error("x"), { name: "NetnsError" }), "sandbox"],
-    [Object.assign(new Error("x"), { name: "ApiError" }), "api"],
+    [new ToolError("TOOL_FAILED", "x"), "rules"],
+    [new NetlinkError("x", "EPERM", "y"), "kernel"],
+    [new NetnsError("/x", "ENOENT", "y"), "sandbox"],
+    [new ApiError("x", { reason: "Timeout" }), "api"],
+    // what it is says its class, not its name
+    [Object.assign(new Error("x"), { name: "ToolError" }), "other"],
     [new Error("x"), "other"],
     ["text", "other"],
   ])("sorts %s as %s", (error, kind) => {
