@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which of ztunnel's ports are listened on inside a pod's network namespace, asked from the kernel.
-
-import type { SocketReport } from "../observe/state-report.ts";
 import { read } from "./netlink/exchange.ts";
 import { type NetlinkAnswer, type NetlinkRequest, NLM, viewOf } from "./netlink/message.ts";
 
+/** A port of ztunnel's in a pod. */
+export interface ZtunnelSocket {
+  readonly port: 15001 | 15006 | 15008 | 15053;
+  readonly protocol: "tcp" | "udp";
+  readonly listening: boolean;
+}
+
 /** What ztunnel opens in a captured pod; DNS only with DNS capture. Source: istio/ztunnel src/proxy, src/dns/server.rs. */
-export const ZTUNNEL_SOCKETS: readonly Omit<SocketReport, "listening">[] = [
+export const ZTUNNEL_SOCKETS: readonly Omit<ZtunnelSocket, "listening">[] = [
   { port: 15001, protocol: "tcp" },
   { port: 15006, protocol: "tcp" },
   { port: 15008, protocol: "tcp" },
@@ -30,7 +35,7 @@ const SPORT_OFFSET = 4;
  * call returns.
  * @throws NetlinkError or NativeError; Error when the kernel has no socket diagnosis (modules tcp_diag, udp_diag)
  */
-export async function listeningSockets(netnsFd: number): Promise<SocketReport[]> {
+export async function listeningSockets(netnsFd: number): Promise<ZtunnelSocket[]> {
   const asked = (["tcp", "udp"] as const).flatMap((protocol) =>
     [AF_INET, AF_INET6].map((family) => ({ protocol, family })),
   );

@@ -1,10 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // The last lines of the log, kept to be shown: warnings and errors of the node, and what was said of each pod.
-import type { LogLineReport } from "../observe/state-report.ts";
+
+/** A line that is kept; fields that may be long are left out. */
+export interface KeptLine {
+  /** ISO time. */
+  readonly at: string;
+  readonly level: "debug" | "info" | "warn" | "error";
+  readonly scope: string;
+  readonly message: string;
+  readonly ns: string | null;
+  readonly pod: string | null;
+  readonly uid: string | null;
+  /** Reason or error of the line, in its words. */
+  readonly reason: string | null;
+}
 
 /** A line as it is logged. */
 export interface LoggedLine {
-  readonly level: LogLineReport["level"];
+  readonly level: KeptLine["level"];
   readonly scope: string;
   readonly fields: object;
   readonly message: string;
@@ -34,9 +47,9 @@ const maxTextLength = 300;
 export class LogRing {
   readonly #limits: Required<Omit<LogRingOptions, "date">>;
   readonly #date: () => Date;
-  readonly #recent: LogLineReport[] = [];
+  readonly #recent: KeptLine[] = [];
   /** By UID where a line has one, else by `namespace/name`; the quietest pod first. */
-  readonly #byPod = new Map<string, LogLineReport[]>();
+  readonly #byPod = new Map<string, KeptLine[]>();
 
   constructor({ date, ...limits }: LogRingOptions = {}) {
     this.#limits = { maxRecent: 50, maxLinesPerPod: 20, maxPods: 256, ...limits };
@@ -50,7 +63,7 @@ export class LogRing {
     const isBad = level === "warn" || level === "error";
     if (key === null && !isBad) return;
     const why = textOrNull(reason) ?? (err instanceof Error ? err.message : null);
-    const line: LogLineReport = {
+    const line: KeptLine = {
       at: this.#date().toISOString(),
       level,
       scope,
@@ -65,19 +78,19 @@ export class LogRing {
   }
 
   /** Warnings and errors, oldest first. */
-  recent(): readonly LogLineReport[] {
+  recent(): readonly KeptLine[] {
     return [...this.#recent];
   }
 
   /** What was said of a pod, oldest first. */
-  ofPod(pod: { readonly ns: string; readonly name: string; readonly uid: string }): LogLineReport[] {
+  ofPod(pod: { readonly ns: string; readonly name: string; readonly uid: string }): KeptLine[] {
     const byUid = this.#byPod.get(pod.uid) ?? [];
     const byName = this.#byPod.get(`${pod.ns}/${pod.name}`) ?? [];
     const both = byName.length === 0 ? [...byUid] : [...byUid, ...byName].sort(byTime);
     return both.slice(-this.#limits.maxLinesPerPod);
   }
 
-  #notePod(key: string, line: LogLineReport): void {
+  #notePod(key: string, line: KeptLine): void {
     const lines = this.#byPod.get(key) ?? [];
     this.#byPod.delete(key);
     this.#byPod.set(key, lines);
@@ -88,12 +101,12 @@ export class LogRing {
   }
 }
 
-function push(lines: LogLineReport[], line: LogLineReport, max: number): void {
+function push(lines: KeptLine[], line: KeptLine, max: number): void {
   lines.push(line);
   if (lines.length > max) lines.shift();
 }
 
-function byTime(a: LogLineReport, b: LogLineReport): number {
+function byTime(a: KeptLine, b: KeptLine): number {
   return a.at < b.at ? -1 : a.at > b.at ? 1 : 0;
 }
 

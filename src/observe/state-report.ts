@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the state API answers, as types: the contract between the agent and whoever looks at it from outside.
 // The same in JSON Schema is state-schema.json beside this file. `null` says "not known" or "none", never "not told".
+import type { KeptLine } from "../log/log-ring.ts";
 
 /** Name of the state API's socket in the run dir; HTTP/1.1, mode 0600. */
 export const STATE_SOCKET_NAME = "state.sock";
@@ -187,18 +188,8 @@ export interface PodErrorReport {
   readonly attempts: number;
 }
 
-/** A line of the agent's log; fields that may be long are left out. */
-export interface LogLineReport {
-  readonly at: string;
-  readonly level: "debug" | "info" | "warn" | "error";
-  readonly scope: string;
-  readonly message: string;
-  readonly ns: string | null;
-  readonly pod: string | null;
-  readonly uid: string | null;
-  /** Reason or error of the line, in its words. */
-  readonly reason: string | null;
-}
+/** A line of the agent's log. */
+export type LogLineReport = KeptLine;
 
 /** Answer of `GET /api/v1/node`. */
 export interface NodeReport {

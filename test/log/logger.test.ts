@@ -141,7 +141,7 @@ describe("LogRing", () => {
 
 test("a line that cannot be written, on a full disk, ends nobody", () => {
   const script = `
-    import { createLoggers } from "./src/observe/logger.ts";
+    import { createLoggers } from "./src/log/logger.ts";
     const log = createLoggers({ level: "info", scopes: {}, format: "json" }).scope("agent");
     log.info({}, "lost");
     setTimeout(() => process.stderr.write("alive"), 100);`;

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which room of src/ may import which: ARCHITECTURE.md's sentence as a table, and the check that fails where it is not true.
+import { globSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+
+/** A folder of src/, or a file that lies in src/ itself. */
+export interface Room {
+  readonly name: string;
+  /** Rooms whose files may be imported, types included. */
+  readonly may: readonly string[];
+}
+
+/** An import of one file by another; paths are relative to src/. */
+export interface Import {
+  readonly from: string;
+  readonly to: string;
+}
+
+const ground = ["log", "loop", "linux"];
+
+/** From the ground up: a room may import rooms that stand before it, so that no two can ever import each other. */
+export const rooms: readonly Room[] = [
+  { name: "version", may: [] },
+  { name: "settings-reader", may: [] },
+  { name: "log", may: [] },
+  { name: "loop", may: ["log"] },
+  { name: "linux", may: ["log", "loop"] },
+  { name: "kube", may: ["log", "loop"] },
+  { name: "config", may: ["kube", "log", "settings-reader"] },
+  { name: "redirect", may: ground },
+  { name: "ztunnel", may: ground },
+  // the host's rules are written and read with the tools of the pods' rules, until both have a room below them
+  { name: "probes", may: [...ground, "redirect"] },
+  { name: "enrolment", may: [...ground, "kube", "redirect", "ztunnel", "probes"] },
+  { name: "cni", may: [...ground, "enrolment"] },
+  // leaving a node takes everything apart that the agent is made of
+  {
+    name: "install",
+    may: [...ground, "config", "kube", "redirect", "ztunnel", "probes", "enrolment", "cni"],
+  },
+  {
+    name: "observe",
+    may: [...ground, "version", "config", "kube", "redirect", "ztunnel", "probes", "enrolment", "cni"],
+  },
+  { name: "dashboard", may: [...ground, "redirect", "observe"] },
+  { name: "diagnose", may: [...ground, "config", "kube", "redirect", "probes", "install", "observe"] },
+  {
+    name: "agent",
+    may: [
+      ...ground,
+      "config",
+      "kube",
+      "redirect",
+      "ztunnel",
+      "probes",
+      "enrolment",
+      "cni",
+      "install",
+      "observe",
+      "dashboard",
+      // the self-test at the start is a part of the agent
+      "diagnose",
+    ],
+  },
+  {
+    name: "cli",
+    may: [...ground, "settings-reader", "config", "redirect", "install", "observe", "diagnose"],
+  },
+  { name: "main", may: ["log", "version", "config", "cli", "agent"] },
+];
+
+/** Files outside src/ that may be imported all the same. */
+const outside: ReadonlySet<string> = new Set(["../package.json"]);
+
+/** What is wrong with the imports, and with the table itself; one line each, none when all is well. Pure. */
+export function findImportFaults(imports: readonly Import[], table: readonly Room[] = rooms): string[] {
+  const faults = tableFaults(table);
+  const mayOf = new Map(table.map(({ name, may }) => [name, may]));
+  for (const { from, to } of imports) {
+    const [importer, imported] = [roomOf(from), roomOf(to)];
+    if (importer === imported || outside.has(to)) continue;
+    const may = mayOf.get(importer);
+    if (may === undefined)
+      faults.push(`src/${from} is in no room of the table: add "${importer}" to scripts/check-imports.ts`);
+    else if (!may.includes(imported))
+      faults.push(
+        `src/${from} must not import ${to}: ${importer} may import ${may.join(", ") || "no other room"}`,
+      );
+  }
+  return faults;
+}
+
+/** A room that names one at or above its own place makes a circle possible. */
+function tableFaults(table: readonly Room[]): string[] {
+  const faults: string[] = [];
+  const below = new Set<string>();
+  for (const { name, may } of table) {
+    for (const each of may)
+      if (!below.has(each))
+        faults.push(`the table lets ${name} import ${each}, which does not stand below it`);
+    below.add(name);
+  }
+  return faults;
+}
+
+function roomOf(path: string): string {
+  const [first = "", ...rest] = path.split("/");
+  return rest.length === 0 ? first.replace(/\.ts$/, "") : first;
+}
+
+/** All imports of files by files, types and `import()` included. */
+export function readImports(folder: string): Import[] {
+  return globSync("**/*.ts", { cwd: folder }).flatMap((from) =>
+    importsIn(readFileSync(join(folder, from), "utf8")).map((target) => ({
+      from,
+      to: join(dirname(from), target),
+    })),
+  );
+}
+
+/** Paths that a source text imports; packages are left out. */
+export function importsIn(text: string): string[] {
+  const found = text.matchAll(
+    /^\s*(?:import|export)\b[^"'`;]*?from\s+"(\.[^"]+)"|\bimport\s*\(?\s*"(\.[^"]+)"/gm,
+  );
+  return Array.from(found, ([, from, direct]) => from ?? direct ?? "");
+}
+
+function main(): number {
+  const faults = findImportFaults(readImports(join(import.meta.dirname, "../src")));
+  for (const fault of faults) process.stdout.write(`${fault}\n`);
+  return faults.length === 0 ? 0 : 1;
+}
+
+if (import.meta.main) process.exitCode = main();
