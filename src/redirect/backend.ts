@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chooses the iptables variant in which pods get their rules, once for each boot of the node.
-import { readFile, rename, rm, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { replaceFile } from "../linux/atomic-file.ts";
 import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
 import { Netns } from "../linux/netns.ts";
 import { type Logger, silentLogger } from "../log/logger.ts";
@@ -180,11 +181,5 @@ async function readDecision(file: string, bootId: string | undefined): Promise<V
 }
 
 async function keepDecision({ file, bootId, variant }: Decision): Promise<void> {
-  const temporary = `${file}.${process.pid}.tmp`;
-  try {
-    await writeFile(temporary, `${JSON.stringify({ bootId, variant })}\n`, { mode: 0o600 });
-    await rename(temporary, file);
-  } finally {
-    await rm(temporary, { force: true });
-  }
+  await replaceFile(file, { content: `${JSON.stringify({ bootId, variant })}\n`, mode: 0o600 });
 }
