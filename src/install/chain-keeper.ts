@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keeps our entry in the node's CNI chain, exactly once, for as long as the agent runs; leaves it there afterwards.
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "../log/logger.ts";
+import { type Clock, systemClock } from "../loop/clock.ts";
+import { KeepTrue } from "../loop/keep-true.ts";
 import { type ChainOptions, type ChainPlan, planChain } from "./chain-plan.ts";
 import { type ChainRemovalReport, defaultOwnedFileName, removeFromChain } from "./chain-removal.ts";
 import {
@@ -55,10 +56,13 @@ export interface ChainKeeperOptions {
   readonly settingsGraceMs?: number;
   /** How long the own file outlives the primary it is a copy of, default 60 000. */
   readonly ownedGraceMs?: number;
+  readonly clock?: Clock;
 }
 
 const debounceMs = 30;
 const retryMs = 500;
+/** Somebody writes at this moment. */
+const changedMs = 1;
 
 /** Installs, watches and repairs. All faults are told through `onstate` and retried; no method rejects but `remove`. */
 export class ChainKeeper {
@@ -67,14 +71,11 @@ export class ChainKeeper {
   };
   readonly #isOwned: boolean;
   readonly #watch: FolderWatch;
-  readonly #fight = new FightWatch();
+  readonly #clock: Clock;
+  readonly #fight: FightWatch;
   readonly #halfWritten: HalfWritten;
+  readonly #looks: KeepTrue;
   #entry: PluginEntry;
-  #timer: NodeJS.Timeout | undefined;
-  #timerAt = Number.POSITIVE_INFINITY;
-  #running: Promise<void> | undefined;
-  #isStopped = true;
-  #isAskedAgain = false;
   /** Our entry was in place at the last look. */
   #isPresent = false;
   #mendSettings = true;
@@ -95,14 +96,19 @@ export class ChainKeeper {
       halfWrittenMs: 2000,
       settingsGraceMs: 60_000,
       ownedGraceMs: 60_000,
+      clock: systemClock,
       ...options,
       confName: options.confName,
       ownedFileName: options.owned?.fileName ?? options.ownedFileName ?? defaultOwnedFileName,
     };
     this.#isOwned = options.owned !== undefined;
     this.#entry = options.entry;
-    this.#halfWritten = new HalfWritten(this.#options.halfWrittenMs);
-    this.#watch = new FolderWatch(options.netDir, () => this.#lookIn(debounceMs));
+    const { netDir, halfWrittenMs, clock } = this.#options;
+    this.#clock = clock;
+    this.#fight = new FightWatch({ now: () => clock.nowMs() });
+    this.#halfWritten = new HalfWritten(halfWrittenMs, clock);
+    this.#looks = new KeepTrue({ work: (signal) => this.#look(signal), clock });
+    this.#watch = new FolderWatch(netDir, () => this.#looks.requestIn(debounceMs));
   }
 
   /** File that holds our entry, as this process sees it; undefined while there is none. */
@@ -141,25 +147,21 @@ export class ChainKeeper {
 
   /** Installs, as far as possible now, and goes on keeping; resolves after the first look. */
   async start(): Promise<void> {
-    this.#isStopped = false;
     await removeTemporaries(this.#options.netDir).catch(() => {});
-    await this.#look();
+    await this.#looks.request();
   }
 
   /** Ends the keeping; everything stays installed. */
   async stop(): Promise<void> {
-    this.#isStopped = true;
-    clearTimeout(this.#timer);
-    this.#timerAt = Number.POSITIVE_INFINITY;
+    await this.#looks.stop();
     this.#watch[Symbol.dispose]();
-    await this.#running;
   }
 
   /** Writes other settings, for example another exempt list. */
   async setEntry(entry: PluginEntry): Promise<void> {
     this.#entry = entry;
     this.#mendSettings = true;
-    await this.#look();
+    await this.#looks.request();
   }
 
   /** Ends the keeping and leaves the chain. @throws Error with the remedy, see {@link removeFromChain} */
@@ -169,43 +171,21 @@ export class ChainKeeper {
     return removeFromChain({ netDir, ownedFileName });
   }
 
-  #lookIn(ms: number): void {
-    const at = performance.now() + ms;
-    // a look that is due earlier stays: events that keep coming must not put it off
-    if (this.#isStopped || at >= this.#timerAt) return;
-    clearTimeout(this.#timer);
-    this.#timerAt = at;
-    this.#timer = setTimeout(() => {
-      this.#timerAt = Number.POSITIVE_INFINITY;
-      void this.#look();
-    }, ms);
-  }
-
-  /** One look at a time; asked for while one is under way, another follows. */
-  #look(): Promise<void> {
-    this.#isAskedAgain = true;
-    this.#running ??= this.#lookWhileAsked().finally(() => {
-      this.#running = undefined;
-    });
-    return this.#running;
-  }
-
-  async #lookWhileAsked(): Promise<void> {
-    while (this.#isAskedAgain && !this.#isStopped) {
-      this.#isAskedAgain = false;
+  /** Events that keep coming do not put a look off: one that is due earlier stays. */
+  async #look(stopped: AbortSignal): Promise<void> {
+    const { netDir, pollMs, clock, log } = this.#options;
+    while (!stopped.aborted) {
       try {
         await this.#lookOnce();
-        this.#lookIn(this.#watch.fault === undefined ? this.#options.pollMs : retryMs);
+        return this.#looks.requestIn(this.#watch.fault === undefined ? pollMs : retryMs);
       } catch (error) {
-        if (error instanceof FolderChangedError) {
-          this.#options.log.debug({ err: error }, "the CNI folder changed under our hands, looking again");
-          this.#isAskedAgain = true;
-          await delay(1);
-          continue;
+        if (!(error instanceof FolderChangedError)) {
+          this.#configPath = undefined;
+          this.#setFault(folderFault(netDir, error));
+          return this.#looks.requestIn(Math.min(retryMs, pollMs));
         }
-        this.#configPath = undefined;
-        this.#setFault(folderFault(this.#options.netDir, error));
-        this.#lookIn(Math.min(retryMs, this.#options.pollMs));
+        log.debug({ err: error }, "the CNI folder changed under our hands, looking again");
+        await clock.sleep(changedMs, stopped).catch(() => {});
       }
     }
   }
@@ -218,7 +198,7 @@ export class ChainKeeper {
     const plan = this.#plan(snapshot);
     this.#hasIstioCni = this.#noteIstioCni(plan);
     if (this.#halfWritten.isAnyYoung(plan.invalid.keys())) {
-      this.#lookIn(debounceMs);
+      this.#looks.requestIn(debounceMs);
       return;
     }
     if (plan.orphaned) await this.#dropOrphan(snapshot);
@@ -256,19 +236,19 @@ export class ChainKeeper {
     const lenient = planChain(snapshot.files, { ...base, keepSettings: true });
     if (lenient.actions.length > 0) return lenient;
     // nothing but other settings: a newer agent of this node, which is about to replace this one
-    this.#differsSince ??= performance.now();
-    const leftMs = this.#differsSince + settingsGraceMs - performance.now();
+    this.#differsSince ??= this.#clock.nowMs();
+    const leftMs = this.#differsSince + settingsGraceMs - this.#clock.nowMs();
     if (leftMs <= 0) return strict;
-    this.#lookIn(leftMs);
+    this.#looks.requestIn(leftMs);
     return lenient;
   }
 
   /** Our copy must not outlive its original for long: the network plugin took the node out of service. */
   async #dropOrphan(snapshot: FolderSnapshot): Promise<void> {
-    this.#orphanSince ??= performance.now();
-    const leftMs = this.#orphanSince + this.#options.ownedGraceMs - performance.now();
+    this.#orphanSince ??= this.#clock.nowMs();
+    const leftMs = this.#orphanSince + this.#options.ownedGraceMs - this.#clock.nowMs();
     if (leftMs > 0) {
-      this.#lookIn(leftMs);
+      this.#looks.requestIn(leftMs);
       return;
     }
     const { netDir, ownedFileName, groupRead, log } = this.#options;
@@ -282,7 +262,7 @@ export class ChainKeeper {
     if (this.#isPresent) {
       this.#isPresent = false;
       const { pauseMs, begins } = this.#fight.record();
-      this.#repairDue = performance.now() + pauseMs;
+      this.#repairDue = this.#clock.nowMs() + pauseMs;
       const path = join(this.#options.netDir, plan.fileName ?? "");
       const { rewrites } = this.#fight;
       this.#options.log.warn(
@@ -291,8 +271,8 @@ export class ChainKeeper {
       );
       if (begins) this.#options.onfight({ rewrites, path, remedy: fightRemedy(plan.types) });
     }
-    const leftMs = this.#repairDue - performance.now();
-    if (leftMs > 0) this.#lookIn(leftMs);
+    const leftMs = this.#repairDue - this.#clock.nowMs();
+    if (leftMs > 0) this.#looks.requestIn(leftMs);
     return leftMs > 0;
   }
 

@@ -17,13 +17,13 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { type ChainFight, ChainKeeper, type ChainKeeperOptions } from "../../src/install/chain-keeper.ts";
 import { removeFromChain } from "../../src/install/chain-removal.ts";
 import { parseConf } from "../../src/install/conf-text.ts";
 import { chainEntries, insertPlugin, type PluginEntry } from "../../src/install/conflist-edit.ts";
 import { silentLogger } from "../../src/log/logger.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
 const entry: PluginEntry = {
@@ -86,6 +86,27 @@ const read = (path = file): string => readFileSync(path, "latin1");
 const ours = (path = file): number => chainEntries(read(path)).ours;
 const hasOurs = (path = file): Promise<true> =>
   waitFor("our entry", () => ours(path) === 1, { timeoutMs: 1000 });
+
+/** Moves the clock in steps shorter than any pause of the keepers, and lets them look at what is due. */
+async function pass(clock: FakeClock, ms: number, keepers = 1): Promise<void> {
+  for (let passedMs = 0; passedMs < ms; passedMs += 10) {
+    clock.advance(10);
+    await waitFor("the looks to end", () => clock.pendingCount >= keepers);
+  }
+}
+
+/** Moves the clock until something is so. */
+function passUntil(clock: FakeClock, what: string, probe: () => boolean): Promise<true> {
+  return waitFor(what, () => {
+    clock.advance(10);
+    return probe();
+  });
+}
+
+/** The file events of a change have come: a look is due soon. */
+function noticed(clock: FakeClock): Promise<true> {
+  return waitFor("the change to be noticed", () => (clock.nextDueMs() ?? Infinity) - clock.nowMs() <= 30);
+}
 
 function replace(text: string, path = file): void {
   writeFileSync(`${path}.tmp`, text);
@@ -178,18 +199,24 @@ describe("ChainKeeper", () => {
   it("leaves a half-written file alone until it is whole, and looks past it when it stays broken", async () => {
     const later = join(netDir, "20-b.conflist");
     writeFileSync(later, original);
-    const { keeper } = watched({ halfWrittenMs: 400 });
+    const clock = new FakeClock();
+    const { keeper } = watched({ halfWrittenMs: 400, clock });
     await keeper.start();
     truncateSync(file, 0);
-    await delay(150);
+    await noticed(clock);
+    await pass(clock, 150);
     expect([read(), ours(later)]).toEqual(["", 0]);
     writeFileSync(file, original.slice(0, 20));
-    await delay(100);
+    await pass(clock, 100);
+    expect(ours(later)).toBe(0);
     writeFileSync(file, original);
-    await hasOurs();
+    await passUntil(clock, "our entry", () => ours() === 1);
     expect(ours(later)).toBe(0);
     writeFileSync(file, "{");
-    await waitFor("the next file", () => ours(later) === 1);
+    await noticed(clock);
+    await pass(clock, 390);
+    expect(ours(later)).toBe(0);
+    await passUntil(clock, "the next file", () => ours(later) === 1);
     expect(read()).toBe("{");
   });
 
@@ -278,20 +305,22 @@ describe("ChainKeeper", () => {
   });
 
   it("two keepers with different settings do not fight, and either repairs", async () => {
-    const older = watched();
+    const clock = new FakeClock();
+    const older = watched({ clock });
     await older.keeper.start();
-    const newer = watched({ entry: { ...entry, exempt: ["new"] } });
+    const newer = watched({ entry: { ...entry, exempt: ["new"] }, clock });
     await newer.keeper.start();
     const settled = insertPlugin(original, { ...entry, exempt: ["new"] });
     expect(read()).toBe(settled);
     const { ino } = statSync(file);
-    await delay(300);
+    await noticed(clock);
+    await pass(clock, 300, 2);
     expect([read(), statSync(file).ino]).toEqual([settled, ino]);
     for (let round = 0; round < 4; round++) {
       replace(original);
-      await hasOurs();
+      await passUntil(clock, "our entry", () => ours() === 1);
     }
-    await delay(100);
+    await pass(clock, 100, 2);
     expect(ours()).toBe(1);
     expect([older.fights, newer.fights]).toEqual([[], []]);
     await older.keeper.stop();
