@@ -644,18 +644,20 @@ static napi_value replies_value(napi_env env, const struct job *job)
 	return result;
 }
 
-// netlinkInNetns(netnsFd, protocol, request, deadlineMs) -> Promise<Uint8Array[]>
+// netlinkInNetns(netnsFd, protocol, request, deadlineMs, enoughBytes) -> Promise<Uint8Array[]>
 static napi_value js_netlink_in_netns(napi_env env, napi_callback_info info)
 {
-	napi_value arguments[4];
+	napi_value arguments[5];
 	int32_t netns_fd, protocol, deadline_ms;
+	uint32_t enough_bytes;
 	uint8_t *request;
 	size_t bytes;
 
-	if (!read_arguments(env, info, 4, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
+	if (!read_arguments(env, info, 5, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
 	    napi_get_value_int32(env, arguments[1], &protocol) != napi_ok ||
 	    !read_bytes(env, arguments[2], &request, &bytes) ||
-	    napi_get_value_int32(env, arguments[3], &deadline_ms) != napi_ok)
+	    napi_get_value_int32(env, arguments[3], &deadline_ms) != napi_ok ||
+	    napi_get_value_uint32(env, arguments[4], &enough_bytes) != napi_ok)
 		return wrong_arguments(env);
 	struct netlink_job *netlink = calloc(1, sizeof(*netlink));
 	uint8_t *copy = malloc(bytes + 1);
@@ -671,6 +673,7 @@ static napi_value js_netlink_in_netns(napi_env env, napi_callback_info info)
 	netlink->request = copy;
 	netlink->exchange.protocol = protocol;
 	netlink->exchange.deadline_ms = deadline_ms;
+	netlink->exchange.enough_bytes = enough_bytes;
 	netlink->exchange.request = copy;
 	netlink->exchange.request_bytes = bytes;
 	return start_job(env, &netlink->job, netns_fd, "netlinkInNetns");

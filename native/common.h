@@ -93,6 +93,7 @@ int netns_open_socket(int netns_fd, const struct netns_socket *options, const ch
 struct netlink_exchange {
 	int protocol;
 	int deadline_ms;
+	size_t enough_bytes; // over 0: the conversation ends once this much is received
 	const uint8_t *request;
 	size_t request_bytes;
 	uint8_t *replies;     // the datagrams, one after the other

@@ -305,10 +305,15 @@ static int wait_readable(int fd, int64_t deadline)
 	return 0;
 }
 
+static bool has_enough(const struct netlink_exchange *exchange)
+{
+	return exchange->enough_bytes > 0 && exchange->replies_bytes >= exchange->enough_bytes;
+}
+
 static int receive_answers(int fd, struct netlink_exchange *exchange, struct group *group, int64_t deadline)
 {
 	// After the last ack of messages one look more: an answer that nobody asked to be acked may be queued.
-	while (group->unanswered > 0 || !group->dump) {
+	while (!has_enough(exchange) && (group->unanswered > 0 || !group->dump)) {
 		ssize_t bytes = receive(fd, exchange);
 
 		if (bytes == -EINTR)
@@ -358,7 +363,7 @@ static int exchange_here(void *argument, const char **step)
 	fd = open_netlink(exchange->protocol);
 	if (fd < 0)
 		return fd;
-	for (size_t offset = 0; offset < exchange->request_bytes && result == 0;) {
+	for (size_t offset = 0; offset < exchange->request_bytes && result == 0 && !has_enough(exchange);) {
 		struct group group;
 
 		*step = "sendto";

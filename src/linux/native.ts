@@ -36,6 +36,7 @@ export interface Addon {
     protocol: number,
     request: Uint8Array,
     deadlineMs: number,
+    enoughBytes: number,
   ): Promise<Uint8Array[]>;
   xtablesInNetns(netnsFd: number, family: number, table: string): Promise<Uint8Array>;
 }
@@ -127,13 +128,15 @@ export function socketInNetns(netnsFd: number, options: NetnsSocketOptions): num
  *
  * @param protocol for example NETLINK_ROUTE (0) or NETLINK_NETFILTER (12)
  * @param options.deadlineMs default 5000
+ * @param options.enoughBytes the conversation ends without error once this much is received, a dump in the middle; what was
+ *   not heard has no answer. Default: all is received
  * @throws NativeError setns, sendto, recvmsg (ETIMEDOUT; ENOBUFS: answers were lost; EMSGSIZE: over 64 MiB)
  */
 export async function netlinkInNetns(
   netnsFd: number,
   protocol: number,
   request: Uint8Array,
-  options: { deadlineMs?: number } = {},
+  options: { deadlineMs?: number; enoughBytes?: number } = {},
 ): Promise<Uint8Array[]> {
   try {
     return await addon().netlinkInNetns(
@@ -141,6 +144,7 @@ export async function netlinkInNetns(
       protocol,
       request,
       options.deadlineMs ?? DEFAULT_DEADLINE_MS,
+      options.enoughBytes ?? 0,
     );
   } catch (error) {
     throw explain("talk netlink in a network namespace", error);

@@ -104,7 +104,7 @@ async function cycleMistakes(times: number): Promise<void> {
     refused(() => addon.send(addon.connect(socketPath, 16, 0), "text", -1));
     refused(() => addon.start(addon.connect(socketPath, 16, 0), null));
     refused(() => addon.listen(`${socketPath}\0`, 1, 0, 1, 0));
-    refused(() => addon.netlinkInNetns(netnsFd, 0, [1, 2], 1));
+    refused(() => addon.netlinkInNetns(netnsFd, 0, [1, 2], 1, 0));
     refused(() => addon.xtablesInNetns(netnsFd, 4));
     refused(() => addon.xtablesInNetns(netnsFd, 4, "nat\0"));
     const client = connectSeqpacket(socketPath);
@@ -132,7 +132,7 @@ async function cycleWorkers(times: number): Promise<void> {
     addon.connect(path, 100, 1);
     addon.send(client, new Uint8Array([1]), netnsFd);
     for (let i = 0; i < 20; i++) {
-      addon.netlinkInNetns(netnsFd, 0, request, 1000);
+      addon.netlinkInNetns(netnsFd, 0, request, 1000, 0);
       addon.xtablesInNetns(netnsFd, 4, "nat");
     }
   `;
