@@ -6,10 +6,16 @@ import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
 import { allDone } from "../loop/all-done.ts";
 import { LEGACY_TABLE_LISTS, readLegacyTableNames } from "./backend.ts";
 import type { Drift } from "./fingerprint.ts";
-import { findNativeTables, nativeTableName, removeNativeTables } from "./native-tables.ts";
+import {
+  emptyNativeEntries,
+  findNativeEntries,
+  findNativeTables,
+  nativeTableName,
+  removeNativeTables,
+} from "./native-tables.ts";
 import { assertPodNetns, type NetnsCall, type NetnsRules } from "./netns-rules.ts";
 import { hashOwnRules } from "./nft-state.ts";
-import { planRemoval } from "./plan.ts";
+import { planOpening, planRemoval } from "./plan.ts";
 import type { Family } from "./rules.ts";
 import { ToolError, type ToolRunner } from "./run-tool.ts";
 
@@ -67,6 +73,20 @@ export class EarlierRules {
     });
     return { drift: [...drift, ...removed], writes: writes + 1 };
   }
+
+  /**
+   * Takes away what leads new connections into the rules that were found; the rules stay.
+   * @returns how many writes it took; 0: nothing led there
+   * @throws as {@link remove}
+   */
+  async open(call: NetnsCall, { families, tables }: Suspects): Promise<number> {
+    const opened = (await this.#other?.open(call, families)) ?? 0;
+    const entries = tables.length === 0 ? [] : await findNativeEntries(call.netns.fd);
+    if (entries.length === 0) return opened;
+    assertPodNetns(call.netns, this.#hostNetns);
+    await emptyNativeEntries(call.netns.fd, entries);
+    return opened + 1;
+  }
 }
 
 /** The variant that is not in use. */
@@ -101,6 +121,19 @@ export class OtherVariant {
   async remove(call: NetnsCall, families: readonly Family[]): Promise<Leftovers> {
     const removed = await allDone(families.map((family) => this.#removeFamily(call, family)));
     return { drift: removed.flat(), writes: removed.filter((drift) => drift.length > 0).length };
+  }
+
+  /** Takes away what leads into our chains of table nat. @returns the writes it took @throws as {@link remove} */
+  async open(call: NetnsCall, families: readonly Family[]): Promise<number> {
+    const opened = await allDone(
+      families.map(async (family) => {
+        const text = planOpening(await this.#rules.read(call, family));
+        if (text === undefined) return 0;
+        await this.#rules.restore(call, { family, text });
+        return 1;
+      }),
+    );
+    return opened.reduce<number>((sum, count) => sum + count, 0);
   }
 
   async #removeFamily(call: NetnsCall, family: Family): Promise<Drift[]> {

@@ -44,6 +44,18 @@ export function planRemoval(observed: RedirectState): string | undefined {
   });
 }
 
+/**
+ * Input for `iptables-restore --noflush` that takes away what leads into our chains of table nat, and nothing else: new
+ * connections are no longer redirected, while the rules that remain keep connection tracking, and with it the translation of open
+ * connections, going. Undefined when nothing leads there.
+ */
+export function planOpening(observed: RedirectState): string | undefined {
+  const nat = observed.get("nat");
+  if (nat === undefined) return undefined;
+  const lines = entryLines(nat);
+  return lines.length === 0 ? undefined : renderTable("nat", lines);
+}
+
 function renderTables(linesOf: (table: (typeof TABLE_NAMES)[number]) => string[]): string | undefined {
   const text = TABLE_NAMES.map((table) => {
     const lines = linesOf(table);
@@ -68,10 +80,16 @@ function changeLines(
 function removalLines(observed: TableState): string[] {
   const chains = CHAIN_NAMES.filter((chain) => observed.chains.has(chain));
   return [
-    ...observed.strays.map((stray) => `-D ${stray}`),
-    ...chains.flatMap((chain) => deleteJumps(chain, observed.jumps.get(chain) ?? 0)),
+    ...entryLines(observed),
     ...chains.map((chain) => `-F ${chain}`),
     ...chains.map((chain) => `-X ${chain}`),
+  ];
+}
+
+function entryLines({ strays, jumps }: TableState): string[] {
+  return [
+    ...strays.map((stray) => `-D ${stray}`),
+    ...CHAIN_NAMES.flatMap((chain) => deleteJumps(chain, jumps.get(chain) ?? 0)),
   ];
 }
 

@@ -11,11 +11,11 @@ import type { Netns } from "../linux/netns.ts";
 import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import { BackendError, type RedirectBackend } from "./backend.ts";
-import { type Drift, desiredState, fingerprint } from "./fingerprint.ts";
+import { type Drift, desiredState, fingerprint, type RedirectState } from "./fingerprint.ts";
 import { EarlierRules, type Leftovers, NO_SUSPECTS, type Suspects } from "./leftovers.ts";
 import { findNativeTables } from "./native-tables.ts";
 import { assertPodNetns, type NetnsCall, NetnsRules } from "./netns-rules.ts";
-import { planChange, planRemoval } from "./plan.ts";
+import { planChange, planOpening, planRemoval } from "./plan.ts";
 import { ensureRouting, familiesOf, type SkippedFamily } from "./pod-routing.ts";
 import { RedirectionError } from "./redirection-error.ts";
 import { routingDrift } from "./routing-drift.ts";
@@ -130,6 +130,16 @@ export class PodRedirection {
   }
 
   /**
+   * Stops the redirection of new connections and leaves everything else: connections that are open stay translated until
+   * {@link remove}, which belongs after a moment in which ztunnel can end them. Both families, both variants and istio-cni's tables,
+   * whatever the settings are now; absence is success. {@link apply} puts back what was taken.
+   * @throws as {@link apply}
+   */
+  open(netns: Netns, call: RedirectionCall = {}): Promise<{ changed: boolean }> {
+    return this.#queue.run(netns.key, () => this.#open(netns, call));
+  }
+
+  /**
    * Removes everything of ours, in both families and both variants, and istio-cni's tables, whatever the settings are now;
    * absence is success.
    * @throws as {@link apply}
@@ -199,11 +209,27 @@ export class PodRedirection {
     }
   }
 
+  async #open(netns: Netns, call: RedirectionCall): Promise<{ changed: boolean }> {
+    assertPodNetns(netns, this.#options.hostNetns);
+    const netnsCall = { netns, signal: call.signal };
+    const [ownCount, suspects] = await allDone([
+      this.#writeUntilNothingIsPlanned(netnsCall, { plan: planOpening, doing: "open" }),
+      this.#earlier.look(netnsCall, call),
+    ]);
+    let earlierCount = 0;
+    for (let round = 0; ; round++) {
+      const count = await this.#earlier.open(netnsCall, suspects);
+      if (count === 0) return { changed: ownCount + earlierCount > 0 };
+      if (round === MAX_ROUNDS) throw notConverged(netns, "open");
+      earlierCount += count;
+    }
+  }
+
   async #remove(netns: Netns, call: RedirectionCall): Promise<{ changed: boolean }> {
     assertPodNetns(netns, this.#options.hostNetns);
     const netnsCall = { netns, signal: call.signal };
     const [removedCount, suspects] = await allDone([
-      this.#removeRules(netnsCall),
+      this.#writeUntilNothingIsPlanned(netnsCall, { plan: planRemoval, doing: "remove" }),
       this.#earlier.look(netnsCall, call),
     ]);
     const leftovers = await this.#earlier.remove(netnsCall, suspects);
@@ -253,24 +279,22 @@ export class PodRedirection {
     }
   }
 
-  async #removeRules(call: NetnsCall): Promise<number> {
-    let removedCount = 0;
+  /** @returns how many writes it took */
+  async #writeUntilNothingIsPlanned(
+    call: NetnsCall,
+    { plan, doing }: { plan: (state: RedirectState) => string | undefined; doing: "open" | "remove" },
+  ): Promise<number> {
+    let writeCount = 0;
     for (let round = 0; ; round++) {
       const states = await this.#observer.present(call, ALL_FAMILIES);
       const texts = states.flatMap(({ family, state }) => {
-        const text = planRemoval(state);
+        const text = plan(state);
         return text === undefined ? [] : [{ family, text }];
       });
-      if (texts.length === 0) return removedCount;
-      if (round === MAX_ROUNDS) {
-        throw new RedirectionError(
-          "NOT_CONVERGED",
-          `Cannot remove the redirection of network namespace ${call.netns.key}: our chains are there again right ` +
-            "after they were removed; look for another program that writes ISTIO_PRERT or ISTIO_OUTPUT in this pod",
-        );
-      }
+      if (texts.length === 0) return writeCount;
+      if (round === MAX_ROUNDS) throw notConverged(call.netns, doing);
       await allDone(texts.map((each) => this.#rules.restore(call, each)));
-      removedCount += texts.length;
+      writeCount += texts.length;
     }
   }
 
@@ -278,4 +302,12 @@ export class PodRedirection {
     if (call.isNew === true || this.#searched.has(netnsCall.netns)) return NO_SUSPECTS;
     return await this.#earlier.look(netnsCall, call);
   }
+}
+
+function notConverged({ key }: Netns, doing: "open" | "remove"): RedirectionError {
+  return new RedirectionError(
+    "NOT_CONVERGED",
+    `Cannot ${doing} the redirection of network namespace ${key}: our chains are ${doing === "open" ? "used" : "there"} ` +
+      "again right after that; look for another program that writes ISTIO_PRERT or ISTIO_OUTPUT in this pod",
+  );
 }

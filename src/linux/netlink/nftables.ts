@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads the nf_tables rules of a namespace (native ones and those of iptables-nft) in a form that compares byte by byte;
-// lists and deletes tables.
+// lists and deletes tables, empties chains.
 import { check, exchange, read } from "./exchange.ts";
 import {
   concatBytes,
@@ -10,6 +10,7 @@ import {
   forEachAttribute,
   type NetlinkAnswer,
   type NetlinkMessage,
+  type NetlinkRequest,
   NLM,
   viewOf,
 } from "./message.ts";
@@ -21,6 +22,7 @@ const NFNL_SUBSYS_NFTABLES = 10;
 const MESSAGE = { getTable: 1, getChain: 4, getRule: 7 } as const;
 const NEW_TABLE = 0;
 const DELETE_TABLE = 2;
+const DELETE_RULE = 8;
 // Source: linux/netfilter/nfnetlink.h. A change is made by what stands between the two.
 const BATCH = { begin: 0x10, end: 0x11 } as const;
 const FAMILY_INET = 1;
@@ -133,7 +135,6 @@ export async function listInetTables(netnsFd: number): Promise<string[]> {
  */
 export async function deleteInetTables(netnsFd: number, tables: readonly string[]): Promise<void> {
   if (tables.length === 0) return;
-  const batch = (type: number) => ({ type, flags: 0, body: Uint8Array.of(0, 0, 0, NFNL_SUBSYS_NFTABLES) });
   const requests = tables.flatMap((table) => {
     const body = concatBytes(header(FAMILY_INET), encodeAttribute(TABLE_NAME, Buffer.from(`${table}\0`)));
     // made first, so that there is one to delete
@@ -142,15 +143,44 @@ export async function deleteInetTables(netnsFd: number, tables: readonly string[
       { type: messageType(DELETE_TABLE), flags: NLM.ack, body },
     ];
   });
-  const answers = await exchange(netnsFd, NETLINK_NETFILTER, [
-    batch(BATCH.begin),
-    ...requests,
-    batch(BATCH.end),
-  ]);
+  await commit(netnsFd, { doing: "delete nf_tables tables", requests });
+}
+
+/** A chain of a table of family inet. */
+export interface InetChain {
+  readonly table: string;
+  readonly chain: string;
+}
+
+/**
+ * Deletes every rule of the chains, in one step; the chains stay, and stay where they are hooked.
+ *
+ * @throws NetlinkError ENOENT: no such table or chain, EPERM; nothing was deleted then
+ * @throws NativeError if the conversation with the kernel failed
+ */
+export async function emptyInetChains(netnsFd: number, chains: readonly InetChain[]): Promise<void> {
+  if (chains.length === 0) return;
+  const requests = chains.map(({ table, chain }) => ({
+    type: messageType(DELETE_RULE),
+    flags: NLM.ack,
+    body: concatBytes(
+      header(FAMILY_INET),
+      encodeAttribute(RULE.table, Buffer.from(`${table}\0`)),
+      encodeAttribute(RULE.chain, Buffer.from(`${chain}\0`)),
+    ),
+  }));
+  await commit(netnsFd, { doing: "empty nf_tables chains", requests });
+}
+
+async function commit(
+  netnsFd: number,
+  { doing, requests }: { doing: string; requests: readonly NetlinkRequest[] },
+): Promise<void> {
+  const end = (type: number) => ({ type, flags: 0, body: Uint8Array.of(0, 0, 0, NFNL_SUBSYS_NFTABLES) });
+  const answers = await exchange(netnsFd, NETLINK_NETFILTER, [end(BATCH.begin), ...requests, end(BATCH.end)]);
   const refusal = answers.find(({ error }) => error !== undefined && error !== 0);
   // the two ends are answered only when the batch is not taken at all
-  for (const answer of refusal === undefined ? answers.slice(1, -1) : [refusal])
-    check("delete nf_tables tables", answer);
+  for (const answer of refusal === undefined ? answers.slice(1, -1) : [refusal]) check(doing, answer);
 }
 
 function messageType(message: number): number {
