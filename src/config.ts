@@ -5,6 +5,7 @@ import { isIPv4, isIPv6 } from "node:net";
 import { join } from "node:path";
 import { defaultSelectors, type EnablementSelector, parseEnablementSelectors } from "./kube/selectors.ts";
 import { type LogLevel, type LogSettings, logLevels } from "./log/logger.ts";
+import type { EstablishedConnections } from "./redirect/rules.ts";
 import { ConfigError, type Settings, SettingsReader } from "./settings-reader.ts";
 
 /** Which of iptables' two kernel interfaces to use; `auto` asks the host. */
@@ -54,6 +55,8 @@ export interface AgentConfig {
   readonly ipv6: boolean;
   readonly probeSnatV4: string;
   readonly probeSnatV6: string;
+  /** What becomes of a running pod's open connections when it is captured. */
+  readonly establishedConnections: EstablishedConnections;
   /** Which connections of the host count as kubelet probes. */
   readonly probeMatch: "any" | "kubelet";
   /** Network namespace that kubelet probes come from. */
@@ -162,6 +165,7 @@ export function loadConfig(source: ConfigSource, options: { needsNode?: boolean 
     ipv6: reader.flag("AMBIENT_IPV6", true),
     probeSnatV4: reader.address("HOST_PROBE_SNAT_IP", "169.254.7.127", isIPv4),
     probeSnatV6: reader.address("HOST_PROBE_SNAT_IPV6", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff", isIPv6),
+    establishedConnections: reader.choice("ESTABLISHED_CONNECTIONS", ["keep", "reset"], "keep"),
     probeMatch: reader.choice("PROBE_MATCH", ["any", "kubelet"], "any"),
     hostNetnsPath: reader.flag("ALLOW_SWITCH_TO_HOST_NS", false)
       ? join(hostRoot, "proc/1/ns/net")

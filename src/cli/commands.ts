@@ -14,7 +14,7 @@ import { verifyCommand } from "./verify-command.ts";
 const rulesCommand: Command = {
   name: "rules",
   summary: "print the rules of a pod exactly as they are given to iptables-restore",
-  options: ["family", "dns", "ingress", "virtual-interface", "probe-snat", "help"],
+  options: ["family", "dns", "ingress", "virtual-interface", "established", "probe-snat", "help"],
   help: rulesHelp,
   async run(args, io) {
     try {

@@ -18,6 +18,7 @@ options:
   --dns on|off              capture DNS (default on)
   --ingress                 do not redirect inbound traffic (ambient.istio.io/bypass-inbound-capture)
   --virtual-interface NAME  treat TCP from this interface as outbound; may be given several times
+  --established keep|reset  connections from before the capture live on (default), or istio's own rules, which reset them
   --probe-snat ADDRESS      address that kubelet probes come from (default: istio-cni's for the family)
 
 example:
@@ -36,6 +37,9 @@ export function renderRulesCommand(args: readonly string[]): string {
   }
   if (dnsCapture === undefined)
     throw new RulesUsageError(`cannot use --dns "${values.dns}": it must be on or off`);
+  const { established } = values;
+  if (established !== "keep" && established !== "reset")
+    throw new RulesUsageError(`cannot use --established "${established}": it must be keep or reset`);
   const virtualInterfaces = values["virtual-interface"];
   for (const name of virtualInterfaces) {
     if (!isInterfaceName(name)) {
@@ -53,6 +57,7 @@ export function renderRulesCommand(args: readonly string[]): string {
       virtualInterfaces,
       probeSnatV4: probes[4],
       probeSnatV6: probes[6],
+      establishedConnections: established,
     },
     family,
   );
@@ -67,6 +72,7 @@ function parseOptions(args: readonly string[]) {
         dns: { type: "string", default: "on" },
         ingress: { type: "boolean", default: false },
         "virtual-interface": { type: "string", multiple: true, default: [] },
+        established: { type: "string", default: "keep" },
         "probe-snat": { type: "string" },
       },
     }).values;

@@ -118,8 +118,8 @@ function match(
 ): RuleReport[] {
   const open = [...there];
   const reports = should.map((rule): RuleReport => {
-    const tokens = normaliseRule(rule.args).tokens.join(" ");
-    const at = open.findIndex((each) => each.tokens === tokens);
+    const forms = [rule.args, rule.accepted ?? rule.args].map((args) => normaliseRule(args).tokens.join(" "));
+    const at = open.findIndex((each) => forms.includes(each.tokens));
     const [seen] = at < 0 ? [] : open.splice(at, 1);
     return {
       table,

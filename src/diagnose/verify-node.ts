@@ -74,7 +74,10 @@ interface Subjects {
   readonly settings: Settings;
 }
 
-type Settings = Pick<AgentConfig, "ipv6" | "probeSnatV4" | "probeSnatV6" | "probeMatch">;
+type Settings = Pick<
+  AgentConfig,
+  "ipv6" | "probeSnatV4" | "probeSnatV6" | "probeMatch" | "establishedConnections"
+>;
 
 async function look(options: VerifyOptions): Promise<VerifyReport> {
   const { subjects, members, eyes, agentAway, settings } = await gather(options);
@@ -135,8 +138,13 @@ async function gather(options: VerifyOptions): Promise<Subjects> {
   }
   const known = expected.list.pods.filter(({ desired }) => desired.wanted !== null);
   const wanted = known.filter(isOnly(options.only));
-  const subjects = wanted.map((pod) => subjectOf(pod, running.get(bareUid(pod.uid))));
+  const subjects = wanted.map((pod) => following(settings, subjectOf(pod, running.get(bareUid(pod.uid)))));
   return { agentAway, subjects, members: membersOf(expected.list.pods), eyes, settings };
+}
+
+/** The report names what differs from pod to pod; this is one setting for all. */
+function following({ establishedConnections }: Settings, subject: PodSubject): PodSubject {
+  return { ...subject, redirect: subject.redirect && { ...subject.redirect, establishedConnections } };
 }
 
 function isOnly(only: VerifyOptions["only"]): (pod: PodReport) => boolean {
@@ -171,6 +179,8 @@ function settingsOf(config: AgentConfig, node: NodeReport | undefined): Settings
     probeSnatV4: told.HOST_PROBE_SNAT_IP ?? config.probeSnatV4,
     probeSnatV6: told.HOST_PROBE_SNAT_IPV6 ?? config.probeSnatV6,
     probeMatch: (told.PROBE_MATCH ?? config.probeMatch) === "kubelet" ? "kubelet" : "any",
+    establishedConnections:
+      (told.ESTABLISHED_CONNECTIONS ?? config.establishedConnections) === "reset" ? "reset" : "keep",
   };
 }
 
@@ -203,10 +213,17 @@ async function nearestOptions(
 ): Promise<RedirectOptions | undefined> {
   using netns = Netns.open(pod.netnsPath);
   if (!(await redirection.isTouched(netns))) return undefined;
-  const { probeSnatV4, probeSnatV6 } = settings;
+  const { probeSnatV4, probeSnatV6, establishedConnections } = settings;
   let best: { options: RedirectOptions; drift: number } | undefined;
   for (const [dnsCapture, ingressMode] of VARIANTS) {
-    const options = { dnsCapture, ingressMode, virtualInterfaces: [], probeSnatV4, probeSnatV6 };
+    const options = {
+      dnsCapture,
+      ingressMode,
+      virtualInterfaces: [],
+      probeSnatV4,
+      probeSnatV6,
+      establishedConnections,
+    };
     const { drift } = await redirection.verify(netns, options);
     if (best === undefined || drift.length < best.drift) best = { options, drift: drift.length };
     if (drift.length === 0) break;

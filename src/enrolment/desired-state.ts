@@ -3,7 +3,7 @@
 import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import { readPodOverrides } from "../kube/pod-overrides.ts";
 import { type EnablementSelector, matchSelectors } from "../kube/selectors.ts";
-import type { RedirectOptions } from "../redirect/rules.ts";
+import type { EstablishedConnections, RedirectOptions } from "../redirect/rules.ts";
 
 /** Why a pod is not in the mesh. All but the last cannot be undone by a selector. */
 export type OutsideReason =
@@ -26,6 +26,7 @@ export interface EnrolmentPolicy {
   readonly dnsCapture: boolean;
   readonly probeSnatV4: string;
   readonly probeSnatV6: string;
+  readonly establishedConnections: EstablishedConnections;
 }
 
 /** What should be. */
@@ -58,6 +59,7 @@ export function decideEnrolment(pod: PodFacts, namespace: NamespaceFacts, policy
       virtualInterfaces: overrides.virtualInterfaces,
       probeSnatV4: policy.probeSnatV4,
       probeSnatV6: policy.probeSnatV6,
+      establishedConnections: policy.establishedConnections,
     },
   };
 }

@@ -122,6 +122,7 @@ export type ReportedConfig = Pick<
   | "probeSnatV4"
   | "probeSnatV6"
   | "probeMatch"
+  | "establishedConnections"
   | "iptablesVariant"
   | "reconcileIntervalMs"
   | "ztunnelWaitMs"

@@ -152,6 +152,7 @@ function settingsOf(config: ReportedConfig): Record<string, string> {
     HOST_PROBE_SNAT_IP: config.probeSnatV4,
     HOST_PROBE_SNAT_IPV6: config.probeSnatV6,
     PROBE_MATCH: config.probeMatch,
+    ESTABLISHED_CONNECTIONS: config.establishedConnections,
     FORCE_IPTABLES_BINARY: config.iptablesVariant,
     HOST_ROOT: config.hostRoot,
     CNI_AGENT_RUN_DIR: config.runDir,

@@ -8,6 +8,7 @@ import {
   type ChainName,
   type Family,
   type RedirectOptions,
+  type RedirectRule,
   redirectRules,
   redirectTables,
   TABLE_NAMES,
@@ -64,6 +65,29 @@ export function desiredState(options: RedirectOptions, family: Family): Redirect
           strays: [],
         },
       ];
+    }),
+  );
+}
+
+/**
+ * A state in which every rule that counts as one of these has its words, so that it compares as equal.
+ * See {@link RedirectRule.accepted}.
+ */
+export function inWordsOf(rules: readonly RedirectRule[], state: RedirectState): RedirectState {
+  const ruleText = (args: readonly string[]) => normaliseRule(args).tokens.join(" ");
+  const words = new Map(
+    rules.flatMap(({ table, chain, args, accepted }) =>
+      accepted === undefined ? [] : [[`${table} ${chain} ${ruleText(accepted)}`, ruleText(args)] as const],
+    ),
+  );
+  if (words.size === 0) return state;
+  return new Map(
+    [...state].map(([table, each]) => {
+      const chains = [...each.chains].map(
+        ([chain, texts]) =>
+          [chain, texts.map((text) => words.get(`${table} ${chain} ${text}`) ?? text)] as const,
+      );
+      return [table, { ...each, chains: new Map(chains) }];
     }),
   );
 }

@@ -11,15 +11,16 @@ import type { Netns } from "../linux/netns.ts";
 import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import { BackendError, type RedirectBackend } from "./backend.ts";
-import { type Drift, desiredState, fingerprint, type RedirectState } from "./fingerprint.ts";
+import { type Drift, desiredState, fingerprint } from "./fingerprint.ts";
 import { EarlierRules, type Leftovers, NO_SUSPECTS, type Suspects } from "./leftovers.ts";
 import { findNativeTables } from "./native-tables.ts";
 import { assertPodNetns, type NetnsCall, NetnsRules } from "./netns-rules.ts";
-import { planChange, planOpening, planRemoval } from "./plan.ts";
+import { planOpening, planRemoval } from "./plan.ts";
 import { ensureRouting, familiesOf, type SkippedFamily } from "./pod-routing.ts";
 import { RedirectionError } from "./redirection-error.ts";
 import { routingDrift } from "./routing-drift.ts";
-import { RuleObserver, type RulesetLook, type WantedRules } from "./rule-observer.ts";
+import { RuleObserver, type RulesetLook } from "./rule-observer.ts";
+import { ALL_FAMILIES, MAX_ROUNDS, notConverged, RuleWriter } from "./rule-writer.ts";
 import type { Family, RedirectOptions } from "./rules.ts";
 
 export interface PodRedirectionOptions {
@@ -50,7 +51,7 @@ export interface Verification {
   readonly drift: readonly Drift[];
   readonly skippedFamilies: readonly SkippedFamily[];
   readonly routing: RoutingState;
-  /** Hash of our chains as they are, by family. */
+  /** Hash of our chains as they are, by family; rules that count as ours in another form hash as ours. */
   readonly fingerprints: ReadonlyMap<Family, string>;
 }
 
@@ -68,15 +69,12 @@ export interface ApplyReport {
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000;
-/** The first round writes; the second exists for whoever wrote at the same moment. */
-const MAX_ROUNDS = 2;
-const ALL_FAMILIES: readonly Family[] = [4, 6];
 
 /** Redirects pods. Calls for different namespaces run in parallel, calls for the same one after each other. */
 export class PodRedirection {
   readonly #options: PodRedirectionOptions;
-  readonly #rules: NetnsRules;
   readonly #observer: RuleObserver;
+  readonly #writer: RuleWriter;
   readonly #earlier: EarlierRules;
   /** Handles whose namespace was searched for rules of earlier agents. */
   readonly #searched = new WeakSet<Netns>();
@@ -96,8 +94,9 @@ export class PodRedirection {
     }
     const shared = { runner, hostNetns, timeoutMs };
     this.#options = options;
-    this.#rules = new NetnsRules(tools, shared);
-    this.#observer = new RuleObserver(this.#rules);
+    const rules = new NetnsRules(tools, shared);
+    this.#observer = new RuleObserver(rules);
+    this.#writer = new RuleWriter(rules, this.#observer);
     this.#earlier = new EarlierRules(other && new NetnsRules(other, shared), { runner, hostNetns });
   }
 
@@ -179,7 +178,7 @@ export class PodRedirection {
     // Routes before rules: a reply that the rules mark must find its route. In a new namespace nobody replies yet.
     if (!isNew) await routing;
     const [rules, suspects] = await allDone([
-      this.#converge(netnsCall, { options, families }, { look, isNew }),
+      this.#writer.converge(netnsCall, { options, families }, { look, isNew }),
       this.#lookForLeftovers(netnsCall, call),
       routing,
     ]);
@@ -213,7 +212,7 @@ export class PodRedirection {
     assertPodNetns(netns, this.#options.hostNetns);
     const netnsCall = { netns, signal: call.signal };
     const [ownCount, suspects] = await allDone([
-      this.#writeUntilNothingIsPlanned(netnsCall, { plan: planOpening, doing: "open" }),
+      this.#writer.takeAway(netnsCall, { plan: planOpening, doing: "open" }),
       this.#earlier.look(netnsCall, call),
     ]);
     let earlierCount = 0;
@@ -229,7 +228,7 @@ export class PodRedirection {
     assertPodNetns(netns, this.#options.hostNetns);
     const netnsCall = { netns, signal: call.signal };
     const [removedCount, suspects] = await allDone([
-      this.#writeUntilNothingIsPlanned(netnsCall, { plan: planRemoval, doing: "remove" }),
+      this.#writer.takeAway(netnsCall, { plan: planRemoval, doing: "remove" }),
       this.#earlier.look(netnsCall, call),
     ]);
     const leftovers = await this.#earlier.remove(netnsCall, suspects);
@@ -244,70 +243,8 @@ export class PodRedirection {
     return allDone([readRedirectRouting(fd, { v6: this.#options.ipv6 }), this.#observer.look(call)]);
   }
 
-  async #converge(
-    call: NetnsCall,
-    wanted: WantedRules,
-    first: { look: RulesetLook; isNew: boolean },
-  ): Promise<{ writes: number; repaired: readonly Drift[] }> {
-    let writes = 0;
-    let repaired: readonly Drift[] | undefined;
-    let { look } = first;
-    for (let round = 0; ; round++) {
-      // iptables-legacy has no cheap look, and nobody can have written to a new namespace; if so, the next round sees it.
-      const isKnownEmpty = round === 0 && first.isNew && look === undefined;
-      const observations = isKnownEmpty
-        ? this.#observer.observeNothing(wanted)
-        : await this.#observer.observe(call, wanted, look);
-      const drift = observations.flatMap((observation) => observation.drift);
-      repaired ??= drift;
-      if (drift.length === 0) return { writes, repaired };
-      if (round === MAX_ROUNDS) {
-        const list = drift.map(({ family, table, detail }) => `IPv${family} ${table}: ${detail}`).join("; ");
-        throw new RedirectionError(
-          "NOT_CONVERGED",
-          `Cannot redirect network namespace ${call.netns.key}: the rules differ right after they were written ` +
-            `(${list}); look for another program that writes ISTIO_PRERT or ISTIO_OUTPUT in this pod`,
-        );
-      }
-      const texts = observations.flatMap(({ family, state }) => {
-        const text = state && planChange(state, { options: wanted.options, family });
-        return text === undefined ? [] : [{ family, text }];
-      });
-      await allDone(texts.map((each) => this.#rules.restore(call, each)));
-      writes += texts.length;
-      look = await this.#observer.look(call);
-    }
-  }
-
-  /** @returns how many writes it took */
-  async #writeUntilNothingIsPlanned(
-    call: NetnsCall,
-    { plan, doing }: { plan: (state: RedirectState) => string | undefined; doing: "open" | "remove" },
-  ): Promise<number> {
-    let writeCount = 0;
-    for (let round = 0; ; round++) {
-      const states = await this.#observer.present(call, ALL_FAMILIES);
-      const texts = states.flatMap(({ family, state }) => {
-        const text = plan(state);
-        return text === undefined ? [] : [{ family, text }];
-      });
-      if (texts.length === 0) return writeCount;
-      if (round === MAX_ROUNDS) throw notConverged(call.netns, doing);
-      await allDone(texts.map((each) => this.#rules.restore(call, each)));
-      writeCount += texts.length;
-    }
-  }
-
   async #lookForLeftovers(netnsCall: NetnsCall, call: RedirectionCall): Promise<Suspects> {
     if (call.isNew === true || this.#searched.has(netnsCall.netns)) return NO_SUSPECTS;
     return await this.#earlier.look(netnsCall, call);
   }
-}
-
-function notConverged({ key }: Netns, doing: "open" | "remove"): RedirectionError {
-  return new RedirectionError(
-    "NOT_CONVERGED",
-    `Cannot ${doing} the redirection of network namespace ${key}: our chains are ${doing === "open" ? "used" : "there"} ` +
-      "again right after that; look for another program that writes ISTIO_PRERT or ISTIO_OUTPUT in this pod",
-  );
 }

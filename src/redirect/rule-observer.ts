@@ -3,16 +3,16 @@
 
 import { dumpNftRuleset, type NftTable } from "../linux/netlink/nftables.ts";
 import { allDone } from "../loop/all-done.ts";
-import { compareStates, type Drift, desiredState, type RedirectState } from "./fingerprint.ts";
+import { compareStates, type Drift, desiredState, inWordsOf, type RedirectState } from "./fingerprint.ts";
 import type { NetnsCall, NetnsRules } from "./netns-rules.ts";
 import { hashOwnRules } from "./nft-state.ts";
-import { type Family, type RedirectOptions, redirectVariantKey } from "./rules.ts";
+import { type Family, type RedirectOptions, redirectRules, redirectVariantKey } from "./rules.ts";
 
 /** How one family's rules differ from what they should be. */
 export interface Observation {
   readonly family: Family;
   readonly drift: readonly Drift[];
-  /** What is there; absent when nothing differs. */
+  /** What is there, in the words of what should be; absent when nothing differs. */
   readonly state?: RedirectState;
 }
 
@@ -104,7 +104,8 @@ export class RuleObserver {
 }
 
 function observation(found: { options: RedirectOptions; family: Family; state: RedirectState }): Observation {
-  const { options, family, state } = found;
+  const { options, family } = found;
+  const state = inWordsOf(redirectRules(options, family), found.state);
   const drift = compareStates(state, desiredState(options, family), family);
   return drift.length === 0 ? { family, drift } : { family, drift, state };
 }

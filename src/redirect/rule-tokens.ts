@@ -44,6 +44,10 @@ const PORT_OPTIONS: Readonly<Record<string, string>> = {
   "--sport": "--sport",
   "--source-port": "--sport",
 };
+/** Options of `-m tcp` and `-m udp` may stand anywhere behind `-p`. */
+const PROTOCOL_OPTIONS: ReadonlySet<string> = new Set([...Object.keys(PORT_OPTIONS), "--tcp-flags", "--syn"]);
+/** In the order of iptables-save. */
+const TCP_FLAGS = ["FIN", "SYN", "RST", "PSH", "ACK", "URG"];
 const FULL_MASK = 0xffffffff;
 
 /**
@@ -89,14 +93,14 @@ function groupTokens(args: readonly string[]): {
   return { base, matches, target };
 }
 
-/** The group an option belongs to: port options may stand anywhere and load their protocol's match. */
+/** The group an option belongs to: those of protocols may stand anywhere and load their protocol's match. */
 function groupOf(
   option: Option,
   groups: { base: Option[]; matches: Match[]; target: Match | undefined },
 ): Match {
   if (groups.target !== undefined) return groups.target;
   const last = groups.matches.at(-1);
-  if (PORT_OPTIONS[option.name] === undefined && last !== undefined) return last;
+  if (!PROTOCOL_OPTIONS.has(option.name) && last !== undefined) return last;
   const protocol = protocolName(groups.base.find((other) => other.name === "-p")?.values[0] ?? "");
   const loaded = groups.matches.find((match) => match.module === protocol);
   if (loaded !== undefined) return loaded;
@@ -155,7 +159,7 @@ function matchTokens(match: Match): string[] {
       return [];
     case "tcp":
     case "udp": {
-      const options = match.options.map((option) => portOption(option));
+      const options = match.options.map((option) => flagsOption(portOption(option)));
       options.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
       return options.length === 0 ? [] : ["-m", match.module, ...options.flatMap((option) => render(option))];
     }
@@ -210,6 +214,20 @@ function connmarkTokens(options: readonly Option[]): string[] {
 
 function portOption(option: Option): Option {
   return { ...option, name: PORT_OPTIONS[option.name] ?? option.name };
+}
+
+/** `--syn` is short for those packets that open a connection. Source: iptables-extensions(8), tcp. */
+function flagsOption(option: Option): Option {
+  if (option.name === "--syn") {
+    return { ...option, name: "--tcp-flags", values: ["FIN,SYN,RST,ACK", "SYN"] };
+  }
+  return option.name === "--tcp-flags" ? { ...option, values: option.values.map(sortFlags) } : option;
+}
+
+function sortFlags(text: string): string {
+  const given = text.toUpperCase().split(",");
+  const flags = TCP_FLAGS.filter((flag) => given.includes(flag) || given.includes("ALL"));
+  return flags.length === 0 ? "NONE" : flags.join(",");
 }
 
 function portsOption(option: Option): Option {

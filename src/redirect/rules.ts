@@ -24,7 +24,17 @@ export interface RedirectOptions {
   /** Source address of kubelet probes as the pod sees them, per family. */
   readonly probeSnatV4: string;
   readonly probeSnatV6: string;
+  /** Default "keep". */
+  readonly establishedConnections?: EstablishedConnections;
 }
+
+/**
+ * What the rules do to TCP connections that are older than they are. Connection tracking begins with the rules and takes the first
+ * packet that it sees of such a connection for the first of all.
+ * - `keep`: only packets that open a connection are redirected; older ones go on outside the mesh until they end
+ * - `reset`: istio's own rules, which redirect whatever is seen first: ztunnel does not know the connection and resets it
+ */
+export type EstablishedConnections = "keep" | "reset";
 
 /** One rule of one of our chains. */
 export interface RedirectRule {
@@ -32,6 +42,8 @@ export interface RedirectRule {
   readonly chain: ChainName;
   /** Everything that follows `-A CHAIN`. */
   readonly args: readonly string[];
+  /** Another form that counts as this rule and is left as it is: istio's own, in a pod that istio-cni captured. */
+  readonly accepted?: readonly string[];
   readonly comment: string;
 }
 
@@ -48,6 +60,8 @@ const ZTUNNEL_DNS = "15053";
 const ZTUNNEL_MARK = "0x539/0xfff";
 const CONNECTION_MARK = "0x111/0xfff";
 const FULL_MASK = "0xffffffff";
+/** A packet that opens a connection: iptables' --syn. */
+const OPENING = ["--tcp-flags", "FIN,SYN,RST,ACK", "SYN"];
 const MARKED = ["-m", "mark", "--mark", ZTUNNEL_MARK];
 const NOT_MARKED = ["-m", "mark", "!", "--mark", ZTUNNEL_MARK];
 
@@ -59,7 +73,8 @@ const NOT_MARKED = ["-m", "mark", "!", "--mark", ZTUNNEL_MARK];
 export function redirectRules(options: RedirectOptions, family: Family): RedirectRule[] {
   const probe = probeAddress(options, family);
   const notLoopback = ["!", "-d", family === 4 ? "127.0.0.1/32" : "::1/128"];
-  const inbound = options.ingressMode ? [] : inboundRules(probe, notLoopback);
+  const shared = { notLoopback, keep: keepsEstablished(options) };
+  const inbound = options.ingressMode ? [] : inboundRules(probe, shared);
   return [
     ...options.virtualInterfaces.flatMap(virtualInterfaceRules),
     markRule("ISTIO_PRERT", [...MARKED, "-j", "CONNMARK", "--set-xmark", CONNECTION_MARK], {
@@ -74,8 +89,13 @@ export function redirectRules(options: RedirectOptions, family: Family): Redirec
     }),
     ...inbound,
     ...(options.dnsCapture ? dnsRules(notLoopback) : []),
-    ...outboundRules(notLoopback),
+    ...outboundRules(shared),
   ];
+}
+
+/** Whether connections that are older than the rules live on. */
+export function keepsEstablished({ establishedConnections }: RedirectOptions): boolean {
+  return establishedConnections !== "reset";
 }
 
 /** The tables in which our chains stand with these options, in the order of {@link TABLE_NAMES}. */
@@ -86,7 +106,14 @@ export function redirectTables(options: RedirectOptions): TableName[] {
 /** Text that is equal for two sets of options exactly when they give the same rules in this family. */
 export function redirectVariantKey(options: RedirectOptions, family: Family): string {
   const { dnsCapture, ingressMode, virtualInterfaces } = options;
-  return JSON.stringify([family, dnsCapture, ingressMode, virtualInterfaces, probeAddress(options, family)]);
+  return JSON.stringify([
+    family,
+    dnsCapture,
+    ingressMode,
+    virtualInterfaces,
+    probeAddress(options, family),
+    keepsEstablished(options),
+  ]);
 }
 
 /**
@@ -98,17 +125,24 @@ export function isInterfaceName(name: string): boolean {
   return name.length <= 15 && /^[A-Za-z0-9_][A-Za-z0-9_.@-]*\+?$/.test(name);
 }
 
-function inboundRules(probe: string, notLoopback: string[]): RedirectRule[] {
+/** What the rules in both directions have in common. */
+interface Shared {
+  readonly notLoopback: readonly string[];
+  /** Only packets that open a connection are redirected. */
+  readonly keep: boolean;
+}
+
+function inboundRules(probe: string, { notLoopback, keep }: Shared): RedirectRule[] {
   const notHbone = ["!", "--dport", ZTUNNEL_INBOUND_HBONE];
   return [
     natRule("ISTIO_PRERT", ["-s", probe, "-p", "tcp", "-m", "tcp", "-j", "ACCEPT"], {
       comment: "kubelet probes reach the app without ztunnel",
     }),
-    natRule(
-      "ISTIO_PRERT",
-      [...notLoopback, "-p", "tcp", ...notHbone, ...NOT_MARKED, ...redirectTo(ZTUNNEL_INBOUND_PLAINTEXT)],
-      { comment: "plaintext that arrives goes through ztunnel; its own HBONE port needs no redirect" },
-    ),
+    captureRule("ISTIO_PRERT", [...notLoopback, "-p", "tcp", ...notHbone], {
+      keep,
+      port: ZTUNNEL_INBOUND_PLAINTEXT,
+      comment: "plaintext that arrives goes through ztunnel; its own HBONE port needs no redirect",
+    }),
   ];
 }
 
@@ -141,7 +175,7 @@ function dnsRules(notLoopback: string[]): RedirectRule[] {
   ];
 }
 
-function outboundRules(notLoopback: string[]): RedirectRule[] {
+function outboundRules({ notLoopback, keep }: Shared): RedirectRule[] {
   return [
     natRule("ISTIO_OUTPUT", ["-p", "tcp", "-m", "mark", "--mark", CONNECTION_MARK, "-j", "ACCEPT"], {
       comment: "replies on connections that ztunnel opened are not redirected again",
@@ -149,7 +183,9 @@ function outboundRules(notLoopback: string[]): RedirectRule[] {
     natRule("ISTIO_OUTPUT", [...notLoopback, "-o", "lo", "-j", "ACCEPT"], {
       comment: "an app that calls itself by the pod's address stays inside the pod",
     }),
-    natRule("ISTIO_OUTPUT", [...notLoopback, "-p", "tcp", ...NOT_MARKED, ...redirectTo(ZTUNNEL_OUTBOUND)], {
+    captureRule("ISTIO_OUTPUT", [...notLoopback, "-p", "tcp"], {
+      keep,
+      port: ZTUNNEL_OUTBOUND,
       comment: "all other TCP that the pod sends goes through ztunnel",
     }),
   ];
@@ -180,6 +216,17 @@ function probeAddress(options: RedirectOptions, family: Family): string {
     `Cannot exempt probes from "${address}": not an IPv${family} address; ` +
       `correct ${family === 4 ? "HOST_PROBE_SNAT_IP" : "HOST_PROBE_SNAT_IPV6"}`,
   );
+}
+
+/** A rule that leads TCP to ztunnel; `matches` end with those of `-p tcp`. */
+function captureRule(
+  chain: ChainName,
+  matches: readonly string[],
+  { keep, port, comment }: { keep: boolean; port: string; comment: string },
+): RedirectRule {
+  const target = [...NOT_MARKED, ...redirectTo(port)];
+  const istios = natRule(chain, [...matches, ...target], { comment });
+  return keep ? { ...istios, args: [...matches, ...OPENING, ...target], accepted: istios.args } : istios;
 }
 
 function redirectTo(port: string): string[] {

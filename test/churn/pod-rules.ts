@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rules a captured pod must have, to the letter, as iptables-save prints them: written by hand, shared with nothing in the agent.
-// Source: istio/istio cni/pkg/iptables/iptables.go, appendInpodRules.
+// Source: istio/istio cni/pkg/iptables/iptables.go, appendInpodRules; the agent's own is that two rules match SYN alone.
 import type { Family } from "../support/node/kernel.ts";
 import type { Overrides } from "./operations.ts";
 
@@ -21,7 +21,7 @@ export function capturedRules(family: Family, overrides: Overrides): Record<stri
     ]),
     ...when(!ingress, [
       `-A ISTIO_PRERT -s ${probe} -p tcp -m tcp -j ACCEPT`,
-      `-A ISTIO_PRERT ! -d ${local} -p tcp -m tcp ! --dport 15008 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15006`,
+      `-A ISTIO_PRERT ! -d ${local} -p tcp -m tcp ! --dport 15008 --tcp-flags FIN,SYN,RST,ACK SYN -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15006`,
     ]),
     `-A ISTIO_OUTPUT -d ${probe} -p tcp -m tcp -j ACCEPT`,
     ...when(dns, [
@@ -30,7 +30,7 @@ export function capturedRules(family: Family, overrides: Overrides): Record<stri
     ]),
     "-A ISTIO_OUTPUT -p tcp -m mark --mark 0x111/0xfff -j ACCEPT",
     `-A ISTIO_OUTPUT ! -d ${local} -o lo -j ACCEPT`,
-    `-A ISTIO_OUTPUT ! -d ${local} -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001`,
+    `-A ISTIO_OUTPUT ! -d ${local} -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001`,
   ];
   const mangle = [
     "-A ISTIO_PRERT -m mark --mark 0x539/0xfff -j CONNMARK --set-xmark 0x111/0xfff",

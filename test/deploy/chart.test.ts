@@ -65,6 +65,7 @@ const cases: Readonly<Record<string, Values>> = {
     agentAwayPolicy: "namespace",
     agentWaitSeconds: 0,
     probeMatch: "kubelet",
+    establishedConnections: "reset",
     forceIptablesBinary: "nft",
   },
   switches: {

@@ -13,6 +13,7 @@ const policy: EnrolmentPolicy = {
   dnsCapture: true,
   probeSnatV4: "169.254.7.127",
   probeSnatV6: "fd16::1",
+  establishedConnections: "keep",
 };
 
 function pod(change: Partial<PodFacts> = {}): PodFacts {
@@ -42,6 +43,16 @@ const ambient = { [mode]: "ambient" };
 const none = { [mode]: "none" };
 
 describe("decideEnrolment", () => {
+  test.each(["keep", "reset"] as const)(
+    "takes what happens to open connections from the settings: %s",
+    (chosen) => {
+      const following = { ...policy, establishedConnections: chosen };
+      expect(decideEnrolment(pod(), namespace(ambient), following)).toMatchObject({
+        redirect: { establishedConnections: chosen },
+      });
+    },
+  );
+
   const selected: readonly [string, Record<string, string>, Record<string, string>, boolean][] = [
     ["nothing labelled", {}, {}, false],
     ["the namespace", {}, ambient, true],

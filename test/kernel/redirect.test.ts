@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Netns } from "../../src/linux/netns.ts";
 import type { RedirectBackend } from "../../src/redirect/backend.ts";
 import type { Variant } from "../../src/redirect/backend-tools.ts";
-import { observedState } from "../../src/redirect/fingerprint.ts";
+import { desiredState, fingerprint, observedState } from "../../src/redirect/fingerprint.ts";
 import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
 import type { Family, RedirectOptions } from "../../src/redirect/rules.ts";
 import { ToolRunner } from "../../src/redirect/run-tool.ts";
@@ -86,34 +86,45 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
     expect(await pod.handles()).toBe(handlesBefore);
   });
 
-  test("rules that istio-cni wrote are taken over as they are", async () => {
-    using pod = await TestNetns.make();
-    for (const family of FAMILIES) {
-      const golden = readFileSync(
-        new URL(`../redirect/golden/default.v${family}.rules`, import.meta.url),
-        "utf8",
-      );
-      const asIstio = golden
-        .replaceAll(/^:(\S+) - \[0:0\]$/gm, "-N $1")
-        .replaceAll(/^\*/gm, "* ")
-        .replace(
-          "-m udp --dport 53 -j REDIRECT --to-ports 15053",
-          "-m udp --dport 53 -j REDIRECT --to-port 15053",
+  test.each(["default", "reset-default"])(
+    "rules that istio-cni wrote are taken over as they are with options %s",
+    async (name) => {
+      using pod = await TestNetns.make();
+      const options = VARIANTS[name]!;
+      for (const family of FAMILIES) {
+        const golden = readFileSync(
+          new URL(`../redirect/golden/reset-default.v${family}.rules`, import.meta.url),
+          "utf8",
         );
-      expect(asIstio).toContain("--to-port 15053\n");
-      await pod.run(`${saveTool(family, variant).replace("save", "restore")} --noflush`, asIstio);
-    }
-    const handles = await pod.handles();
-    const report = await redirection(backend()).apply(pod.netns, DEFAULT_OPTIONS);
-    expect(report.repaired.map(({ kind }) => kind).sort()).toEqual([
-      "missing-ip-rule",
-      "missing-ip-rule",
-      "missing-route",
-      "missing-route",
-    ]);
-    expect(report.writes).toBe(0);
-    expect(await pod.handles()).toBe(handles);
-  });
+        const asIstio = golden
+          .replaceAll(/^:(\S+) - \[0:0\]$/gm, "-N $1")
+          .replaceAll(/^\*/gm, "* ")
+          .replace(
+            "-m udp --dport 53 -j REDIRECT --to-ports 15053",
+            "-m udp --dport 53 -j REDIRECT --to-port 15053",
+          );
+        expect(asIstio).toContain("--to-port 15053\n");
+        await pod.run(`${saveTool(family, variant).replace("save", "restore")} --noflush`, asIstio);
+      }
+      const handles = await pod.handles();
+      const redirect = redirection(backend());
+      const report = await redirect.apply(pod.netns, options);
+      expect(report.repaired.map(({ kind }) => kind).sort()).toEqual([
+        "missing-ip-rule",
+        "missing-ip-rule",
+        "missing-route",
+        "missing-route",
+      ]);
+      expect(report.writes).toBe(0);
+      for (let look = 0; look < 2; look++) {
+        const { intact, fingerprints } = await redirect.verify(pod.netns, options);
+        expect(intact).toBe(true);
+        expect(fingerprints.get(4)).toBe(fingerprint(desiredState(options, 4)));
+      }
+      expect(await redirect.apply(pod.netns, options)).toMatchObject({ changed: false, writes: 0 });
+      expect(await pod.handles()).toBe(handles);
+    },
+  );
 
   test("a live namespace follows every change of options and back", async () => {
     using pod = await TestNetns.make();
@@ -126,6 +137,8 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
       "virtual-interfaces",
       "ingress-virtual-interfaces-no-dns",
       "default",
+      "reset-default",
+      "reset-no-dns",
     ]) {
       const options = VARIANTS[name]!;
       expect((await redirect.apply(pod.netns, options)).changed).toBe(true);

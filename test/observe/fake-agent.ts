@@ -33,6 +33,7 @@ const policy: EnrolmentPolicy = {
   dnsCapture: true,
   probeSnatV4: "169.254.7.127",
   probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
+  establishedConnections: "keep",
 };
 
 /** Everything can be changed between two questions. */

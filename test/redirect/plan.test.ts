@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Drift in words and the way back: cases by hand, then random damage in a model of the kernel's tables.
 import { describe, expect, test } from "vitest";
-import { compareStates, desiredState, fingerprint, observedState } from "../../src/redirect/fingerprint.ts";
-import { planChange, planRemoval } from "../../src/redirect/plan.ts";
+import {
+  compareStates,
+  desiredState,
+  fingerprint,
+  inWordsOf,
+  observedState,
+} from "../../src/redirect/fingerprint.ts";
+import { planChange, planOpening, planRemoval } from "../../src/redirect/plan.ts";
 import { renderRestoreText } from "../../src/redirect/restore-text.ts";
-import type { Family } from "../../src/redirect/rules.ts";
+import { type Family, redirectRules } from "../../src/redirect/rules.ts";
 import { parseSave } from "../../src/redirect/save-parser.ts";
 import { damage } from "./damage.ts";
 import { RulesetModel } from "./ruleset-model.ts";
@@ -58,7 +64,7 @@ const DRIFTS: readonly [
       table: "nat",
       chain: "ISTIO_OUTPUT",
       detail:
-        "rule 5 should not be -A ISTIO_OUTPUT ! -d 127.0.0.1 -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001",
+        "rule 5 should not be -A ISTIO_OUTPUT ! -d 127.0.0.1 -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001",
     },
     "*nat",
   ],
@@ -141,6 +147,68 @@ describe("drift", () => {
       [...desired].map(([table, state]) => [table === "nat" ? "mangle" : "nat", state] as const),
     );
     expect(fingerprint(swapped)).not.toBe(fingerprint(desired));
+  });
+});
+
+describe("what stops new redirections", () => {
+  test("is the jumps of table nat, and everything else that leads into our chains there", () => {
+    const model = redirected(
+      "*nat\n-A PREROUTING -j ISTIO_PRERT\n-A OUTPUT -p tcp -j ISTIO_OUTPUT\nCOMMIT\n",
+      "*mangle\n-A OUTPUT -p udp -j ISTIO_OUTPUT\nCOMMIT\n",
+    );
+    const before = model.save();
+    const plan = planOpening(observe(model))!;
+    expect(plan).toBe(
+      "*nat\n-D OUTPUT -p tcp -j ISTIO_OUTPUT\n-D PREROUTING -j ISTIO_PRERT\n-D PREROUTING -j ISTIO_PRERT\n" +
+        "-D OUTPUT -j ISTIO_OUTPUT\nCOMMIT\n",
+    );
+    model.restore(plan);
+    const [nat, entries] = [/^\*nat$[\s\S]*?^COMMIT$/m, /^-A (PREROUTING|OUTPUT).*\n/gm];
+    expect(model.save()).toBe(before.replace(nat, (table) => table.replaceAll(entries, "")));
+    expect(planOpening(observe(model))).toBeUndefined();
+    model.restore(planRemoval(observe(model))!);
+    expect(observe(model).size).toBe(0);
+  });
+
+  test("is nothing where nothing is", () => {
+    expect(planOpening(new Map())).toBeUndefined();
+  });
+});
+
+describe("rules of istio-cni", () => {
+  const rules = redirectRules(DEFAULT, 4);
+  const istios = VARIANTS["reset-default"]!;
+
+  test("count as ours when connections from before are kept, and not the other way round", () => {
+    const model = new RulesetModel();
+    model.restore(renderRestoreText(istios, 4));
+    const state = inWordsOf(rules, observe(model));
+    expect(compareStates(state, desired, 4)).toEqual([]);
+    expect(fingerprint(state)).toBe(fingerprint(desired));
+    expect(planChange(state, wanted)).toBeUndefined();
+    const ours = inWordsOf(redirectRules(istios, 4), observe(redirected()));
+    expect(compareStates(ours, desiredState(istios, 4), 4)).toHaveLength(4);
+    expect(planChange(ours, { options: istios, family: 4 })).toContain(":ISTIO_OUTPUT");
+  });
+
+  test("are repaired with ours, in the chain that differs alone", () => {
+    const model = new RulesetModel();
+    model.restore(renderRestoreText(istios, 4));
+    model.restore("*nat\n-D ISTIO_OUTPUT ! -d 127.0.0.1/32 -o lo -j ACCEPT\nCOMMIT\n");
+    const state = inWordsOf(rules, observe(model));
+    expect(compareStates(state, desired, 4)).toMatchObject([{ kind: "missing-rule", detail: LAST }]);
+    model.restore(planChange(state, wanted)!);
+    expect(model.save().match(/--tcp-flags/g)).toHaveLength(1);
+    expect(compareStates(inWordsOf(rules, observe(model)), desired, 4)).toEqual([]);
+  });
+
+  test("beside ours are one too many", () => {
+    const both = redirected(
+      "*nat\n-A ISTIO_PRERT ! -d 127.0.0.1/32 -p tcp ! --dport 15008 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15006\nCOMMIT\n",
+    );
+    expect(compareStates(inWordsOf(rules, observe(both)), desired, 4)).toMatchObject([
+      { kind: "extra-rule", chain: "ISTIO_PRERT" },
+    ]);
   });
 });
 

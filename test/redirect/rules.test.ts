@@ -27,6 +27,18 @@ describe("redirection rules", () => {
     expect(planChange(new Map(), { options, family })).toBe(renderRestoreText(options, family));
   });
 
+  const pairs = cases.filter(({ name }) => !name.startsWith("reset-"));
+
+  test.each(pairs)("$name v$family differs from istio's own by matching SYN alone", ({ options, family }) => {
+    const text = renderRestoreText(options, family);
+    const syn = " --tcp-flags FIN,SYN,RST,ACK SYN";
+    expect(text.split(syn).length - 1).toBe(options.ingressMode ? 1 : 2);
+    expect(text.replaceAll(syn, "")).toBe(
+      renderRestoreText({ ...options, establishedConnections: "reset" }, family),
+    );
+    expect(renderRestoreText({ ...options, establishedConnections: "keep" }, family)).toBe(text);
+  });
+
   test("raw is used only when DNS is captured", () => {
     expect(redirectTables(VARIANTS.default!)).toEqual(["mangle", "nat", "raw"]);
     expect(redirectTables(VARIANTS["no-dns"]!)).toEqual(["mangle", "nat"]);

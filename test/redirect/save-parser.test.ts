@@ -46,7 +46,7 @@ describe("real dumps", () => {
         expect.arrayContaining(['it says "-j ISTIO_PRERT" ok', "10.0.0.1:8080"]),
       );
       expect(nat.rules.find((rule) => rule.words.includes("LOG"))!.words.at(-1)).toBe('odd "prefix" ');
-      const drift = compareStates(observedState(dump), desiredState(VARIANTS.default!, 4), 4);
+      const drift = compareStates(observedState(dump), desiredState(VARIANTS["reset-default"]!, 4), 4);
       expect(drift).toEqual([
         {
           kind: "extra-rule",
@@ -95,6 +95,15 @@ describe("equivalent spellings", () => {
     ['-m comment --comment "ours, keep" -j ACCEPT', "-j ACCEPT"],
     ["-c 12 3456 -j ACCEPT", "-j ACCEPT"],
     ["-p TCP -j ACCEPT", "-p tcp -j ACCEPT"],
+    ["-p tcp --tcp-flags FIN,SYN,RST,ACK SYN -j DROP", "-p tcp -m tcp --syn -j DROP"],
+    ["-p tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j DROP", "-p tcp -m tcp ! --syn -j DROP"],
+    ["-p tcp --tcp-flags FIN,SYN,RST,ACK SYN -j DROP", "-p tcp --tcp-flags ack,rst,SYN,fin syn -j DROP"],
+    ["-p tcp --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE -j DROP", "-p tcp --tcp-flags ALL NONE -j DROP"],
+    ["-p tcp -m mark --mark 1 --syn -j DROP", "-p tcp -m mark --mark 1 -m tcp --syn -j DROP"],
+    [
+      "-p tcp ! --dport 15008 --tcp-flags FIN,SYN,RST,ACK SYN -j DROP",
+      "-p tcp -m tcp --syn ! --dport 15008 -j DROP",
+    ],
   ])("%s  =  %s", (one, other) => {
     expect(normalise(one)).toBe(normalise(other));
   });
@@ -122,6 +131,10 @@ describe("equivalent spellings", () => {
     ["-i eth0 -j ACCEPT", "-o eth0 -j ACCEPT"],
     ["-m conntrack --ctstate NEW -j ACCEPT", "-j ACCEPT"],
     ["-f -j ACCEPT", "-j ACCEPT"],
+    ["-p tcp --syn -j DROP", "-p tcp -j DROP"],
+    ["-p tcp --syn -j DROP", "-p tcp ! --syn -j DROP"],
+    ["-p tcp --syn -j DROP", "-p tcp --tcp-flags SYN,ACK SYN -j DROP"],
+    ["-p tcp --syn -j DROP", "-p tcp --tcp-flags FIN,SYN,RST,ACK SYN,ACK -j DROP"],
   ])("%s  is not  %s", (one, other) => {
     expect(normalise(one)).not.toBe(normalise(other));
   });

@@ -12,8 +12,7 @@ export const DEFAULT_OPTIONS: RedirectOptions = {
   probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
 };
 
-/** Options by the name that golden files and fixtures carry. */
-export const VARIANTS: Readonly<Record<string, RedirectOptions>> = {
+const KEEPING: Readonly<Record<string, RedirectOptions>> = {
   default: DEFAULT_OPTIONS,
   "no-dns": { ...DEFAULT_OPTIONS, dnsCapture: false },
   ingress: { ...DEFAULT_OPTIONS, ingressMode: true },
@@ -24,6 +23,17 @@ export const VARIANTS: Readonly<Record<string, RedirectOptions>> = {
     ingressMode: true,
     virtualInterfaces: ["fake1s0f0"],
   },
+};
+
+/** Options by the name that golden files and fixtures carry; those of "reset-…" hold istio's own text. */
+export const VARIANTS: Readonly<Record<string, RedirectOptions>> = {
+  ...KEEPING,
+  ...Object.fromEntries(
+    Object.entries(KEEPING).map(([name, options]) => [
+      `reset-${name}`,
+      { ...options, establishedConnections: "reset" } as const,
+    ]),
+  ),
 };
 
 /** A generator of numbers in [0, 1) that gives the same sequence for the same seed (mulberry32). */

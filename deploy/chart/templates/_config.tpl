@@ -13,6 +13,7 @@ The agent's settings as a JSON object of strings; the DaemonSet carries its chec
   "CHAINED_CNI_PLUGIN" (toString $values.chained)
   "CNI_CONF_GROUP_READ" (toString $values.cniConfGroupRead)
   "DASHBOARD" (toString $values.dashboard)
+  "ESTABLISHED_CONNECTIONS" $values.establishedConnections
   "EXCLUDE_NAMESPACES" (join "," $values.excludeNamespaces)
   "HEALTH_PORT" (toString $values.healthPort)
   "ISTIO_OWNED_CNI_CONFIG" (toString $values.istioOwnedCNIConfig)

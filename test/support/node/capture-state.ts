@@ -14,19 +14,19 @@ export interface CaptureSubject {
   readonly spec: Pick<PodSpec, "name">;
 }
 
-/** Rules that each do an own part of the work, as iptables-save prints them. Source: istio/istio cni/pkg/iptables. */
+/** Rules that each do an own part of the work, as iptables-save prints them; two of them with istio's own text, too. Source: istio/istio cni/pkg/iptables. */
 const rulesOfCapture: readonly RegExp[] = [
   /^-A PREROUTING -j ISTIO_PRERT$/m,
   /^-A OUTPUT -j ISTIO_OUTPUT$/m,
   /^-A ISTIO_PRERT -m mark --mark 0x539\/0xfff -j CONNMARK --set-xmark 0x111\/0xfff$/m,
   /^-A ISTIO_OUTPUT -m connmark --mark 0x111\/0xfff -j CONNMARK --restore-mark/m,
-  /^-A ISTIO_PRERT ! -d \S+ -p tcp -m tcp ! --dport 15008 -m mark ! --mark 0x539\/0xfff -j REDIRECT --to-ports 15006$/m,
+  /^-A ISTIO_PRERT ! -d \S+ -p tcp -m tcp ! --dport 15008 (--tcp-flags FIN,SYN,RST,ACK SYN )?-m mark ! --mark 0x539\/0xfff -j REDIRECT --to-ports 15006$/m,
   /^-A ISTIO_OUTPUT ! -o lo -p udp -m mark ! --mark 0x539\/0xfff -m udp --dport 53 -j REDIRECT --to-ports 15053$/m,
   /^-A ISTIO_OUTPUT ! -d \S+ -p tcp -m tcp --dport 53 -m mark ! --mark 0x539\/0xfff -j REDIRECT --to-ports 15053$/m,
   /^-A ISTIO_OUTPUT -p udp -m mark --mark 0x539\/0xfff -m udp --dport 53 -j CT --zone 1$/m,
   /^-A ISTIO_PRERT -p udp -m mark ! --mark 0x539\/0xfff -m udp --sport 53 -j CT --zone 1$/m,
   /^-A ISTIO_OUTPUT -p tcp -m mark --mark 0x111\/0xfff -j ACCEPT$/m,
-  /^-A ISTIO_OUTPUT ! -d \S+ -p tcp -m mark ! --mark 0x539\/0xfff -j REDIRECT --to-ports 15001$/m,
+  /^-A ISTIO_OUTPUT ! -d \S+ -p tcp (-m tcp --tcp-flags FIN,SYN,RST,ACK SYN )?-m mark ! --mark 0x539\/0xfff -j REDIRECT --to-ports 15001$/m,
 ];
 
 /** @throws ClaimError naming what is missing for the pod to be captured, in either family. */
