@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds the network namespaces of running pods and accepts only those that prove to be theirs.
 import { join } from "node:path";
-import { sameAddress } from "../linux/address.ts";
+import { canonicalAddress, sameAddress } from "../linux/address.ts";
+import { bareUid } from "../linux/cgroup-path.ts";
 import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
 import { Netns } from "../linux/netns.ts";
-import { type PodProcess, scanProc, type WantedPod } from "../linux/proc-scan.ts";
+import { type PinnedNetns, scanPinned } from "../linux/pinned-netns.ts";
+import { type PodProcess, type ProcScan, scanProc, type WantedPod } from "../linux/proc-scan.ts";
 import type { Logger } from "../log/logger.ts";
+import type { Place } from "./attachments.ts";
 
 /** A running pod to find. */
 export interface SoughtPod extends WantedPod {
@@ -13,17 +16,38 @@ export interface SoughtPod extends WantedPod {
   readonly ips: readonly string[];
 }
 
+/**
+ * How a sandbox became known: `add`, the runtime told of it; `proc`, by a process of the pod; `pinned`, by nothing but the
+ * pod's address in a namespace that the runtime keeps as a file.
+ */
+export type SandboxSource = "add" | "proc" | "pinned";
+
 /** A pod's sandbox, found or named by the runtime. Whoever holds it closes the namespace handle. */
 export interface Sandbox {
   readonly netns: Netns;
   /** Id of the sandbox container, as in CNI_CONTAINERID; empty when not known. */
   readonly containerId: string;
-  /** Addresses the runtime named in ADD, none for a sandbox found in /proc: the pod's status may be older. */
+  /** Addresses the runtime named in ADD, none for a sandbox found otherwise: the pod's status may be older. */
   readonly ips: readonly string[];
   /** The runtime made the namespace for this very call: nobody has written in it before. */
   readonly isNew: boolean;
-  /** When its oldest process started, in ms since boot; unknown for a sandbox that the runtime named. */
+  /** When its oldest process started, in ms since boot; only known of a sandbox found in /proc. */
   readonly startedMs?: number;
+  /** Default `add`. */
+  readonly source?: SandboxSource;
+}
+
+/** A sandbox that was looked for. */
+export interface FoundSandbox extends Sandbox {
+  readonly source: SandboxSource;
+}
+
+/** What is known of a pod's sandbox, and of everybody else's, before it is looked for. */
+export interface SearchHints {
+  /** What ADD told of the pod's newest sandbox. */
+  readonly place?: Place | undefined;
+  /** Whether a namespace (`Netns.key`) is known to be another pod's. Default: of none. */
+  readonly isOwned?: ((netnsKey: string) => boolean) | undefined;
 }
 
 export interface SandboxFinderOptions {
@@ -37,10 +61,14 @@ const msPerTick = 10;
 
 interface Search {
   readonly pod: SoughtPod;
-  readonly found: PromiseWithResolvers<Sandbox | undefined>;
+  readonly isOwned: (netnsKey: string) => boolean;
+  readonly found: PromiseWithResolvers<FoundSandbox | undefined>;
 }
 
-/** Looks pods up in /proc; searches asked for at the same time share one pass. */
+/**
+ * Looks pods up where ADD told of them, then in /proc, then among the namespaces that the runtime pinned. Searches asked
+ * for at the same time share one pass over each.
+ */
 export class SandboxFinder {
   readonly #options: SandboxFinderOptions;
   #searches: Search[] = [];
@@ -50,14 +78,32 @@ export class SandboxFinder {
     this.#options = options;
   }
 
-  /** Finds one pod; `undefined` when none of its processes runs or the namespace is not provably the pod's. */
-  find(pod: SoughtPod): Promise<Sandbox | undefined> {
+  /**
+   * Finds one pod; `undefined` when no namespace is provably the pod's. One without an address in its status is found only
+   * where ADD told of it.
+   */
+  async find(pod: SoughtPod, hints: SearchHints = {}): Promise<FoundSandbox | undefined> {
+    const { place, isOwned = () => false } = hints;
+    const told = place === undefined ? undefined : await this.#atPlace(pod, { place, isOwned });
     // without an address nothing could be proved
-    if (pod.ips.length === 0) return Promise.resolve(undefined);
-    const found = Promise.withResolvers<Sandbox | undefined>();
-    this.#searches.push({ pod, found });
+    if (told !== undefined || pod.ips.length === 0) return told;
+    const found = Promise.withResolvers<FoundSandbox | undefined>();
+    this.#searches.push({ pod, isOwned, found });
     if (!this.#scanning) void this.#scanAll();
-    return found.promise;
+    return await found.promise;
+  }
+
+  /** The namespace may have gone since ADD, and path or number be another pod's now: then it has not got the addresses. */
+  async #atPlace(
+    pod: SoughtPod,
+    { place, isOwned }: { place: Place; isOwned: (netnsKey: string) => boolean },
+  ): Promise<FoundSandbox | undefined> {
+    const { netnsPath, netnsKey, containerId, ips } = place;
+    if (this.#options.hostNetns.has(netnsKey) || isOwned(netnsKey)) return undefined;
+    const expected = pod.ips.length === 0 ? [] : [...pod.ips, ...ips];
+    const path = join(this.#options.hostRoot, netnsPath);
+    const netns = await this.#openProven({ path, key: netnsKey }, { uid: pod.uid, ips: expected });
+    return netns && { netns, containerId, ips, isNew: false, source: "add" };
   }
 
   async #scanAll(): Promise<void> {
@@ -78,41 +124,94 @@ export class SandboxFinder {
 
   async #scan(searches: readonly Search[]): Promise<void> {
     const { hostRoot, hostNetns } = this.#options;
-    const processes = await scanProc(
+    const scan = await scanProc(
       searches.map(({ pod }) => pod),
       { procRoot: join(hostRoot, "proc"), ignoreNetns: hostNetns },
     );
+    const left: Search[] = [];
+    const inspections = searches.map(async (search) => {
+      const sandbox = await this.#inspect(search.pod, scan.oldest.get(search.pod.uid));
+      if (sandbox === undefined) left.push(search);
+      else search.found.resolve(sandbox);
+    });
     await Promise.all(
-      searches.map(({ pod, found }) =>
-        this.#inspect(pod, processes.get(pod.uid)).then(found.resolve, found.reject),
+      inspections.map((inspection, index) =>
+        inspection.catch((error) => searches[index]?.found.reject(error)),
       ),
+    );
+    if (left.length > 0) await this.#scanPinned(left, scan);
+  }
+
+  async #inspect(pod: SoughtPod, process: PodProcess | undefined): Promise<FoundSandbox | undefined> {
+    if (process === undefined) return undefined;
+    const { netnsPath, netnsKey, containerId, startTime } = process;
+    const netns = await this.#openProven({ path: netnsPath, key: netnsKey }, pod);
+    if (netns === undefined) return undefined;
+    return { netns, containerId, ips: [], isNew: false, startedMs: startTime * msPerTick, source: "proc" };
+  }
+
+  async #scanPinned(searches: readonly Search[], { occupants }: ProcScan): Promise<void> {
+    const { hostRoot, hostNetns } = this.#options;
+    const mayBe = ({ pod, isOwned }: Search, key: string): boolean =>
+      !hostNetns.has(key) && !isOwned(key) && !isOccupied(occupants.get(key), pod.uid);
+    const pinned = await scanPinned({
+      hostRoot,
+      isSought: (key) => searches.some((search) => mayBe(search, key)),
+    });
+    const matches = matchPinned(
+      searches.map((search) => ({ ips: search.pod.ips, mayBe: (key) => mayBe(search, key) })),
+      pinned,
+    );
+    await Promise.all(
+      searches.map(async ({ pod, found }, index) => {
+        await this.#takePinned(pod, matches[index]).then(found.resolve, found.reject);
+      }),
     );
   }
 
-  async #inspect(pod: SoughtPod, process: PodProcess | undefined): Promise<Sandbox | undefined> {
-    const netns = process && this.#open(process.netnsPath, process.netnsKey);
-    if (process === undefined || netns === undefined) return undefined;
+  async #takePinned(pod: SoughtPod, match: PinnedMatch | undefined): Promise<FoundSandbox | undefined> {
+    if (match?.chosen !== undefined) {
+      const netns = await this.#openProven(match.chosen, pod);
+      return netns && { netns, containerId: "", ips: [], isNew: false, source: "pinned" };
+    }
+    if (match !== undefined) {
+      this.#options.log.warn(
+        { uid: pod.uid, ips: pod.ips, paths: match.refused.slice(0, 8).map(({ path }) => path) },
+        "refused namespaces for a pod: they have its addresses, and nothing tells which namespace is which pod's",
+      );
+    }
+    return undefined;
+  }
+
+  /** Opens a namespace if it is still the one that was looked at, and holds one of the addresses where there are any. */
+  async #openProven(
+    file: { readonly path: string; readonly key: string },
+    { uid, ips }: { readonly uid: string; readonly ips: readonly string[] },
+  ): Promise<Netns | undefined> {
+    const netns = this.#open(file);
+    if (netns === undefined) return undefined;
     try {
-      if (await this.#holdsAddress(netns, pod)) {
-        const { containerId, startTime } = process;
-        return { netns, containerId, ips: [], isNew: false, startedMs: startTime * msPerTick };
-      }
+      if (ips.length === 0 || (await this.owns(netns, ips))) return netns;
     } catch (error) {
       netns.close();
       throw error;
     }
     netns.close();
+    this.#options.log.warn(
+      { uid, netns: file.key, ips },
+      "refused a namespace for a pod: no interface in it has one of the pod's addresses",
+    );
     return undefined;
   }
 
-  /** The process may have ended, and its number been given to another one, since it was looked at. */
-  #open(path: string, expectedKey: string): Netns | undefined {
+  /** What held it may have ended, and its path or number been given to another one, since it was looked at. */
+  #open({ path, key }: { readonly path: string; readonly key: string }): Netns | undefined {
     try {
       const netns = Netns.open(path);
-      if (netns.key === expectedKey) return netns;
+      if (netns.key === key) return netns;
       netns.close();
     } catch (error) {
-      this.#options.log.debug({ path, err: error }, "a pod's process ended while it was looked at");
+      this.#options.log.debug({ path, err: error }, "a pod's namespace went while it was looked at");
     }
     return undefined;
   }
@@ -122,15 +221,42 @@ export class SandboxFinder {
     const addresses = await interfaceAddresses(netns.fd);
     return addresses.some(({ address }) => ips.some((ip) => sameAddress(ip, address)));
   }
+}
 
-  async #holdsAddress(netns: Netns, pod: SoughtPod): Promise<boolean> {
-    const owned = await this.owns(netns, pod.ips);
-    if (!owned) {
-      this.#options.log.warn(
-        { uid: pod.uid, netns: netns.key, ips: pod.ips },
-        "refused a namespace for a pod: no interface in it has one of the pod's addresses",
-      );
-    }
-    return owned;
-  }
+/** A pod whose status is behind still names the address that another pod was given: that one has processes there. */
+function isOccupied(occupants: ReadonlySet<string> | undefined, uid: string): boolean {
+  return occupants !== undefined && !occupants.has(bareUid(uid));
+}
+
+/** What a pass over the pinned namespaces comes to for a pod that has an address in some of them. */
+export type PinnedMatch =
+  | { readonly chosen: PinnedNetns }
+  | { readonly chosen: undefined; readonly refused: readonly PinnedNetns[] };
+
+/**
+ * Gives each pod the one namespace that has an address of its, or of several the one that has all of them; none where that
+ * leaves a doubt, and none that two of the pods would get. Pure.
+ * @returns in the order of `pods`, `undefined` where no namespace has an address of the pod
+ */
+export function matchPinned(
+  pods: readonly { readonly ips: readonly string[]; readonly mayBe: (netnsKey: string) => boolean }[],
+  pinned: readonly PinnedNetns[],
+): (PinnedMatch | undefined)[] {
+  const matches = pods.map(({ ips, mayBe }): PinnedMatch | undefined => {
+    const wanted = ips.map(canonicalAddress);
+    const some = pinned.filter(({ key, addresses }) => wanted.some((ip) => addresses.has(ip)) && mayBe(key));
+    const best =
+      some.length > 1 ? some.filter(({ addresses }) => wanted.every((ip) => addresses.has(ip))) : some;
+    if (some.length === 0) return undefined;
+    const [chosen] = best;
+    return chosen !== undefined && best.length === 1 ? { chosen } : { chosen: undefined, refused: some };
+  });
+  const takers = new Map<PinnedNetns, number>();
+  for (const match of matches)
+    if (match?.chosen !== undefined) takers.set(match.chosen, (takers.get(match.chosen) ?? 0) + 1);
+  return matches.map((match) =>
+    match?.chosen !== undefined && takers.get(match.chosen) !== 1
+      ? { chosen: undefined, refused: [match.chosen] }
+      : match,
+  );
 }

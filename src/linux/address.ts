@@ -4,9 +4,10 @@ import { isIPv6, SocketAddress } from "node:net";
 
 /** True when both texts name one address, however they are written (IPv6 has many spellings). */
 export function sameAddress(a: string, b: string): boolean {
-  return a === b || (isIPv6(a) && isIPv6(b) && canonical(a) === canonical(b));
+  return a === b || (isIPv6(a) && isIPv6(b) && canonicalAddress(a) === canonicalAddress(b));
 }
 
-function canonical(ip: string): string {
-  return new SocketAddress({ address: ip, family: "ipv6" }).address;
+/** The one spelling of an address to index it by; what is no IPv6 address is left as it is. */
+export function canonicalAddress(ip: string): string {
+  return isIPv6(ip) ? new SocketAddress({ address: ip, family: "ipv6" }).address : ip;
 }

@@ -23,6 +23,14 @@ export interface PodProcess {
   readonly containerId: string;
 }
 
+/** What a pass over /proc tells. */
+export interface ProcScan {
+  /** By the UID of the wanted pods that have processes. */
+  readonly oldest: ReadonlyMap<string, PodProcess>;
+  /** Pods that have processes in a namespace, wanted or not, by `Netns.key`; UIDs as `bareUid` has them. */
+  readonly occupants: ReadonlyMap<string, ReadonlySet<string>>;
+}
+
 export interface ProcScanOptions {
   readonly procRoot: string;
   /** Namespaces that belong to no pod; their processes cost one stat each. */
@@ -33,16 +41,14 @@ export interface ProcScanOptions {
 const chunkSize = 25;
 
 /**
- * Finds the wanted pods among the node's processes, keyed by UID. Reads synchronously in short chunks: the files
+ * Finds the wanted pods among the node's processes. Reads synchronously in short chunks: the files
  * are in memory, and asynchronous reads cost twenty times as much.
  */
-export async function scanProc(
-  pods: readonly WantedPod[],
-  options: ProcScanOptions,
-): Promise<Map<string, PodProcess>> {
+export async function scanProc(pods: readonly WantedPod[], options: ProcScanOptions): Promise<ProcScan> {
   const byUid = new Map(pods.map((pod) => [bareUid(pod.uid), pod.uid]));
   const byContainer = new Map(pods.flatMap((pod) => pod.containerIds.map((id) => [id, pod.uid] as const)));
-  const found = new Map<string, PodProcess>();
+  const oldest = new Map<string, PodProcess>();
+  const occupants = new Map<string, Set<string>>();
   const pids = readdirSync(options.procRoot).filter((name) => /^\d+$/.test(name));
   for (const [index, pid] of pids.entries()) {
     if (index % chunkSize === chunkSize - 1) await nextTurn();
@@ -53,16 +59,18 @@ export async function scanProc(
     const cgroup = readOrUndefined(() => readFileSync(join(folder, "cgroup"), "latin1"));
     if (cgroup === undefined) continue;
     const owner = parseCgroupOwner(cgroup);
+    if (owner.podUid !== undefined)
+      occupants.set(netnsKey, (occupants.get(netnsKey) ?? new Set()).add(owner.podUid));
     const uid =
       (owner.podUid === undefined ? undefined : byUid.get(owner.podUid)) ??
       owner.containerIds.map((id) => byContainer.get(id)).find((match) => match !== undefined);
     if (uid === undefined) continue;
     const startTime = readOrUndefined(() => parseStartTime(readFileSync(join(folder, "stat"), "latin1")));
-    const older = found.get(uid);
+    const older = oldest.get(uid);
     if (startTime === undefined || (older !== undefined && older.startTime <= startTime)) continue;
-    found.set(uid, { netnsPath, netnsKey, startTime, containerId: owner.containerIds.at(-1) ?? "" });
+    oldest.set(uid, { netnsPath, netnsKey, startTime, containerId: owner.containerIds.at(-1) ?? "" });
   }
-  return found;
+  return { oldest, occupants };
 }
 
 /** Field 22 of /proc/PID/stat; the second field may hold spaces and parentheses. Source: proc_pid_stat(5). */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The scan over a /proc made of files: ages, missing files and host processes can be set up there exactly.
 // What the real /proc looks like is checked by the kernel tests and the demo.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { linkSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -40,20 +40,20 @@ function scan(pods: Parameters<typeof scanProc>[0], ignoreNetns: ReadonlySet<str
 
 test("scanProc takes the oldest process of a pod and its innermost container", async () => {
   addProcess(30, { cgroup: `/kubepods/pod${uid}/${id("b")}`, start: 300 });
-  const oldest = addProcess(40, {
+  const path = addProcess(40, {
     cgroup: `/kubepods/pod${uid}/${id("a")}`,
     start: 200,
     command: "a) S 1 (b",
   });
   addProcess(50, { cgroup: `/kubepods/pod${uid}/${id("c")}`, start: 400 });
-  const found = await scan([{ uid, containerIds: [] }]);
-  expect(found.get(uid)).toMatchObject({ netnsPath: oldest, startTime: 200, containerId: id("a") });
+  const { oldest } = await scan([{ uid, containerIds: [] }]);
+  expect(oldest.get(uid)).toMatchObject({ netnsPath: path, startTime: 200, containerId: id("a") });
 });
 
 test("scanProc finds a pod by a container id when its path has no UID", async () => {
   const path = addProcess(30, { cgroup: `/machine.slice/crio-${id("d")}.scope` });
-  const found = await scan([{ uid, containerIds: [id("e"), id("d")] }]);
-  expect(found.get(uid)?.netnsPath).toBe(path);
+  const { oldest } = await scan([{ uid, containerIds: [id("e"), id("d")] }]);
+  expect(oldest.get(uid)?.netnsPath).toBe(path);
 });
 
 test("scanProc passes over processes of the host's namespace, other pods and half-gone processes", async () => {
@@ -63,7 +63,8 @@ test("scanProc passes over processes of the host's namespace, other pods and hal
   mkdirSync(join(root, "33"));
   mkdirSync(join(root, "self"));
   const hostKey = netnsKeyAt(host) ?? "";
-  expect(await scan([{ uid, containerIds: [] }], new Set([hostKey]))).toEqual(new Map());
+  const { oldest } = await scan([{ uid, containerIds: [] }], new Set([hostKey]));
+  expect(oldest).toEqual(new Map());
 });
 
 test("scanProc answers for many pods in one pass", async () => {
@@ -73,5 +74,18 @@ test("scanProc answers for many pods in one pass", async () => {
   }));
   for (const [index, pod] of pods.entries())
     addProcess(1000 + index, { cgroup: `/kubepods/pod${pod.uid}/${id("a")}` });
-  expect([...(await scan(pods)).keys()].sort()).toEqual(pods.map((pod) => pod.uid));
+  expect([...(await scan(pods)).oldest.keys()].sort()).toEqual(pods.map((pod) => pod.uid));
+});
+
+test("scanProc tells which pods have processes in a namespace, wanted or not", async () => {
+  const bare = (text: string): string => text.replaceAll("-", "");
+  const path = addProcess(30, { cgroup: `/kubepods/pod${uid}/${id("a")}` });
+  rmSync(addProcess(31, { cgroup: `/kubepods/pod${other}/${id("b")}` }));
+  linkSync(path, join(root, "31/ns/net"));
+  const elsewhere = addProcess(32, { cgroup: `/kubepods/pod${other}/${id("c")}` });
+  const nobodys = addProcess(33, { cgroup: "/system.slice/sshd.service" });
+  const { occupants } = await scan([{ uid, containerIds: [] }]);
+  expect(occupants.get(netnsKeyAt(path) ?? "")).toEqual(new Set([bare(uid), bare(other)]));
+  expect(occupants.get(netnsKeyAt(elsewhere) ?? "")).toEqual(new Set([bare(other)]));
+  expect(occupants.has(netnsKeyAt(nobodys) ?? "")).toBe(false);
 });
