@@ -24,6 +24,7 @@ struct verb {
 	bool waits;           /* tries again while the agent is away */
 	bool forgives;        /* succeeds whatever happens */
 	bool may_pass;        /* exempt pods go on without the agent */
+	bool assumes_well;    /* no answer of an agent is a good one: it succeeds, at once where nobody listens */
 	uint32_t deadline_ms; /* for everything; 0: the configuration says */
 	enum cni_code away_code;
 };

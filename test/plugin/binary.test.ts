@@ -68,7 +68,8 @@ describe("the launcher under valgrind", () => {
     ["a failed call", "ADD", sends(answer("{}", 1)), "", 1],
     ["a large answer", "ADD", sends(answer(body)), "", 0],
     ["a chunked answer", "ADD", sends(chunkedAnswer(body, 70_000)), "", 0],
-    ["garbage", "CHECK", sendsAndEnds("garbage"), "", 1],
+    ["garbage", "ADD", sendsAndEnds("garbage"), "", 1],
+    ["CHECK with garbage", "CHECK", sendsAndEnds("garbage"), "", 0],
     ["an agent that dies", "ADD", sendsAndEnds("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"), "", 1],
     [
       "an agent that dies, exempt",
