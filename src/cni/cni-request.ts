@@ -27,6 +27,8 @@ export interface CniAttachment {
 /** A checked CNI call. Strings are empty where the verb does not need them and the runtime did not give them. */
 export interface CniRequest {
   readonly verb: CniVerb;
+  /** `name` of the network configuration; with container and interface it names an attachment. */
+  readonly network: string;
   readonly containerId: string;
   readonly netns: string;
   readonly ifname: string;
@@ -37,7 +39,10 @@ export interface CniRequest {
   readonly result: string;
   /** Addresses of prevResult without their prefix length. */
   readonly ips: readonly string[];
-  /** GC only: what the runtime still has; `undefined` when it did not say. */
+  /**
+   * GC only: what the runtime still has of this network; `undefined` when it did not say, or in a way that cannot be read:
+   * whoever is missing from a list that is not understood may still be there.
+   */
   readonly validAttachments: readonly CniAttachment[] | undefined;
 }
 
@@ -70,6 +75,7 @@ export function parseCniRequest(call: RelayedCall): CniRequest {
   const prevResult = config.prevResult === null ? undefined : topLevelValue(call.stdin, "prevResult");
   return {
     verb,
+    network: typeof config.name === "string" ? config.name : "",
     containerId: call.env.CNI_CONTAINERID ?? "",
     netns: call.env.CNI_NETNS ?? "",
     ifname: call.env.CNI_IFNAME ?? "",
@@ -168,13 +174,13 @@ function resultIps(prevResult: unknown): string[] {
   return addresses;
 }
 
+/** CRI-O says `null` for each network but the one that its pods use. */
 function parseAttachments(value: unknown): CniAttachment[] | undefined {
   if (!Array.isArray(value)) return undefined;
   const attachments: CniAttachment[] = [];
   for (const item of value as unknown[]) {
-    if (!isRecord(item) || typeof item.containerID !== "string" || typeof item.ifname !== "string") {
-      throw new CniError("decoding", "an entry of cni.dev/valid-attachments has no containerID and ifname");
-    }
+    if (!isRecord(item) || typeof item.containerID !== "string" || typeof item.ifname !== "string")
+      return undefined;
     attachments.push({ containerId: item.containerID, ifname: item.ifname });
   }
   return attachments;

@@ -18,6 +18,7 @@ export function parseIstioAddEvent(body: string): CniRequest {
   if (missing.length > 0) throw new CniError("decoding", `the event lacks: ${missing.join(", ")}`);
   return {
     verb: "ADD",
+    network: "",
     containerId: "",
     netns: text("Netns"),
     ifname: "",
