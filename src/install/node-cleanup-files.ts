@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Takes what the agent keeps in its run dir away: sockets, the backend decision, the exempt list.
-import { lstat, readdir, unlink } from "node:fs/promises";
+// Takes what the agent keeps in its run dir away: sockets, the backend decision, the exempt list, what ADD told of sandboxes.
+import { lstat, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { SANDBOX_FOLDER } from "../enrolment/attachment-store.ts";
 import { NativeError } from "../linux/native.ts";
 import { connectSeqpacket } from "../linux/seqpacket.ts";
 import { isServed } from "./uninstall-calls.ts";
@@ -22,7 +23,7 @@ export async function lookAtFiles(options: FileCleanupOptions): Promise<string[]
   const { runDir, ztunnelSocketPath } = options;
   const names = await readdir(runDir).catch(whenAbsent<string[]>([]));
   const paths = names
-    .filter((name) => ourFiles.test(name) || ourSockets.test(name))
+    .filter((name) => ourFiles.test(name) || ourSockets.test(name) || name === SANDBOX_FOLDER)
     .map((name) => join(runDir, name));
   return (await isSocket(ztunnelSocketPath)) ? [...paths, ztunnelSocketPath] : paths;
 }
@@ -38,7 +39,7 @@ export async function cleanFiles(
       const isAlive = options.isAgent !== true && (await isAnybodyThere(path, options));
       if (isAlive) failed.push(`"${path}": a process serves it`);
       else {
-        await unlink(path).catch(whenAbsent(undefined));
+        await rm(path, { recursive: true, force: true });
         removed.push(`"${path}"`);
       }
     } catch (error) {
