@@ -91,6 +91,8 @@ export class Attachments {
    * @returns whether it is known now: what has no container id, or is longer than any such thing can be, is not
    */
   added(place: Place, attachment: Omit<Attachment, "containerId">): boolean {
+    // istio-cni's own plugin event names none
+    if (place.containerId === "") return false;
     const known = this.#sandboxes.get(place.containerId);
     // another namespace under the same id: what was attached to the one before is gone with it
     const before = known?.place.netnsKey === place.netnsKey ? known.attachments : [];
@@ -99,7 +101,7 @@ export class Attachments {
     const attachments = at < 0 ? [...before, fresh] : before.with(at, fresh);
     if (!isUsablePlace(place) || !isUsableAttachment(fresh) || attachments.length > maxAttachments) {
       this.#sayOnce(
-        "cannot remember an attachment that a CNI call told of: it names too much, or no container",
+        "cannot remember an attachment that a CNI call told of: there is too much of it, or its pod or namespace lacks",
         {
           ns: place.namespace,
           pod: place.name,

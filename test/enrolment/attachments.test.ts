@@ -224,7 +224,6 @@ describe("bounds", () => {
   });
 
   const unusable: readonly [string, Partial<Place>, Partial<Attachment>][] = [
-    ["no container id", { containerId: "" }, {}],
     ["an endless container id", { containerId: "c".repeat(257) }, {}],
     ["no pod", { uid: "" }, {}],
     ["an endless name", { name: "n".repeat(254) }, {}],
@@ -240,6 +239,15 @@ describe("bounds", () => {
     expect(attachments.added(place(change), { network: "net", ifname: "eth0", ...attachment })).toBe(false);
     expect([attachments.size, warnings.length]).toEqual([0, 1]);
   });
+});
+
+test("an ADD without a container, as istio-cni's plugin tells of it, is not remembered and no fault", () => {
+  const warnings: string[] = [];
+  const log = { ...silentLogger, warn: (_: object, message: string) => void warnings.push(message) };
+  const attachments = new Attachments({ log });
+  expect(attachments.added(place({ containerId: "" }), { network: "", ifname: "" })).toBe(false);
+  expect([attachments.size, warnings]).toEqual([0, []]);
+  expect(removed(attachments, " /")).toBe("unknown");
 });
 
 test("everything that changes is kept, and what was kept is known to the next agent", () => {

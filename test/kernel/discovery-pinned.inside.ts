@@ -55,7 +55,9 @@ async function pin(name: string, ...addresses: string[]): Promise<void> {
 }
 
 async function unpinAll(): Promise<void> {
-  for (const name of readdirSync("/run/netns")) await run(["ip", "netns", "delete", name], { mayFail: true });
+  await run(["sh", "-c", "for name in $(ip netns list | cut -d' ' -f1); do ip netns delete $name; done"], {
+    timeoutMs: 60_000,
+  });
 }
 
 /** A search in a fresh set of pinned namespaces; the handle is closed. */
@@ -186,7 +188,11 @@ export interface PinnedCosts {
 /** `count` pinned namespaces, half of them sought at once. */
 export async function crowd(count: number): Promise<PinnedCosts> {
   const address = (index: number): string => `10.96.${index >> 8}.${index & 0xff}`;
-  for (let index = 0; index < count; index++) await pin(`n${index}`, `${address(index)}/32`);
+  const lines = Array.from(
+    { length: count },
+    (_, index) => `ip netns add n${index}; ip -n n${index} address add ${address(index)}/32 dev lo`,
+  );
+  await run(["sh", "-ec", lines.join("\n")], { timeoutMs: 60_000 });
   const keys = Array.from({ length: count }, (_, index) => key(`n${index}`));
   let best: PinnedCosts | undefined;
   for (let round = 0; round < 5; round++) {

@@ -55,13 +55,13 @@ describe("finder", () => {
     expect(others).toEqual({ anotherPodsProcess: nothing, hosts: nothing });
   });
 
-  test("looks for 100 pods among 200 namespaces without holding anybody up", async () => {
-    const costs = await node.call.crowd(200);
-    expect(costs.found).toBe(100);
+  test("looks for 50 pods among 100 namespaces without holding anybody up", async () => {
+    const costs = await node.call.crowd(100);
+    expect(costs.found).toBe(50);
     expect(costs.longestDelayMs).toBeLessThan(50);
     expect(costs.ms).toBeLessThan(2_000);
     console.info(
-      `100 pods among 200 pinned namespaces: ${costs.ms.toFixed(0)} ms, longest delay ${costs.longestDelayMs.toFixed(1)} ms`,
+      `50 pods among 100 pinned namespaces: ${costs.ms.toFixed(0)} ms, longest delay ${costs.longestDelayMs.toFixed(1)} ms`,
     );
   });
 });
