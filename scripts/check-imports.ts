@@ -32,7 +32,7 @@ export const rooms: readonly Room[] = [
   // the host's rules are written and read with the tools of the pods' rules, until both have a room below them
   { name: "probes", may: [...ground, "redirect"] },
   { name: "enrolment", may: [...ground, "kube", "redirect", "ztunnel", "probes"] },
-  { name: "cni", may: [...ground, "enrolment"] },
+  { name: "cni", may: [...ground, "kube", "enrolment"] },
   // leaving a node takes everything apart that the agent is made of
   {
     name: "install",

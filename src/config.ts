@@ -5,7 +5,6 @@ import { isIPv4, isIPv6 } from "node:net";
 import { join } from "node:path";
 import { defaultSelectors, type EnablementSelector, parseEnablementSelectors } from "./kube/selectors.ts";
 import { type LogLevel, type LogSettings, logLevels } from "./log/logger.ts";
-import type { EstablishedConnections } from "./redirect/rules.ts";
 import { ConfigError, type Settings, SettingsReader } from "./settings-reader.ts";
 
 /** Which of iptables' two kernel interfaces to use; `auto` asks the host. */
@@ -56,7 +55,7 @@ export interface AgentConfig {
   readonly probeSnatV4: string;
   readonly probeSnatV6: string;
   /** What becomes of a running pod's open connections when it is captured. */
-  readonly establishedConnections: EstablishedConnections;
+  readonly establishedConnections: "keep" | "reset";
   /** Which connections of the host count as kubelet probes. */
   readonly probeMatch: "any" | "kubelet";
   /** Network namespace that kubelet probes come from. */
@@ -65,6 +64,10 @@ export interface AgentConfig {
   readonly reconcileIntervalMs: number;
   /** How long ADD of a mesh pod waits for a ztunnel to connect. */
   readonly ztunnelWaitMs: number;
+  /** How long istiod may take to hear that a pod leaves before anything changes in it, in ms. */
+  readonly leavePauseMs: number;
+  /** How long ztunnel may go on with the connections of a pod that leaves, in ms. */
+  readonly leaveDrainMs: number;
   readonly healthPort: number;
   /** Port of the metrics and of the read-only state API. */
   readonly monitoringPort: number;
@@ -174,6 +177,8 @@ export function loadConfig(source: ConfigSource, options: { needsNode?: boolean 
     reconcileIntervalMs:
       1000 * reader.integer("RECONCILE_INTERVAL_SECONDS", { fallback: 30, min: 1, max: 3600 }),
     ztunnelWaitMs: 1000 * reader.integer("ZTUNNEL_WAIT_SECONDS", { fallback: 20, min: 0, max: 50 }),
+    leavePauseMs: reader.integer("LEAVE_PAUSE_MS", { fallback: 500, min: 0, max: 10_000 }),
+    leaveDrainMs: reader.integer("LEAVE_DRAIN_MS", { fallback: 2_000, min: 0, max: 60_000 }),
     healthPort: reader.integer("HEALTH_PORT", { fallback: 8000, min: 0, max: 65535 }),
     monitoringPort: reader.integer("MONITORING_PORT", { fallback: 15014, min: 0, max: 65535 }),
     dashboard: reader.flag("DASHBOARD", false),

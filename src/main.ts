@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command line: `agent`, `version`, and the commands of cli/commands.ts. The only file that ends the process.
 import { setFlagsFromString } from "node:v8";
-import type { Agent } from "./agent.ts";
+import type { Agent } from "./agent/agent.ts";
 import { UsageError } from "./cli/usage-error.ts";
 import { loadConfig, processConfigSource, widenThreadPool } from "./config.ts";
 import { createLoggers } from "./log/logger.ts";
@@ -29,7 +29,7 @@ async function runAgent(args: readonly string[]): Promise<void> {
   setFlagsFromString("--semi-space-growth-factor=1");
   const loggers = createLoggers(config.log);
   const log = loggers.scope("agent");
-  const { startAgent } = await import("./agent.ts");
+  const { startAgent } = await import("./agent/agent.ts");
   process.on("unhandledRejection", (error) =>
     log.error({ err: error }, "a failure nobody handled; the agent goes on"),
   );

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What each CNI verb does on the agent's side.
 import { join } from "node:path";
-import { decideEnrolment, type EnrolmentPolicy } from "../enrolment/desired-state.ts";
+import type { Attachment, Place } from "../enrolment/attachments.ts";
 import type { Enrolment } from "../enrolment/enrolment.ts";
-import { EnrolmentError } from "../enrolment/enrolment-error.ts";
+import { EnrolmentError } from "../enrolment/outcomes.ts";
 import type { PodLookup } from "../enrolment/pod-lookup.ts";
+import type { PodFacts } from "../kube/pod-facts.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
@@ -13,9 +14,9 @@ import { CniError } from "./cni-error.ts";
 import { type CniPod, type CniRequest, supportedCniVersions } from "./cni-request.ts";
 
 export interface CniVerbsOptions {
-  readonly enrolment: Enrolment;
-  readonly lookup: PodLookup;
-  readonly policy: EnrolmentPolicy;
+  readonly enrolment: Pick<Enrolment, "add" | "remove" | "keepOnly" | "check">;
+  readonly lookup: Pick<PodLookup, "find">;
+  readonly excludeNamespaces: ReadonlySet<string>;
   readonly hostNetns: ReadonlySet<string>;
   readonly hostRoot: string;
   /** Why the agent is not ready; `undefined` while it is. */
@@ -23,6 +24,8 @@ export interface CniVerbsOptions {
   readonly log: Logger;
   /** Told of every answer. */
   readonly onanswer?: (verb: string, outcome: CallOutcome, seconds: number) => void;
+  /** A CHECK asked for a pod that is not captured as it should be. */
+  readonly oncheckfault?: () => void;
 }
 
 /** Answers checked CNI calls. */
@@ -83,12 +86,12 @@ export class CniVerbs {
     // a sandbox without a pod's name (cnitool, podman) is nobody the mesh knows
     if (request.pod === undefined || this.#isExcluded(request.pod)) return request.result;
     const facts = await this.#lookUp(request.pod);
-    if (!decideEnrolment(facts.pod, facts.namespace, this.#options.policy).wanted) return request.result;
-    const netns = this.#openSandbox(request.netns);
     try {
       const outcome = await this.#options.enrolment.add({
         ...facts,
-        sandbox: { netns, containerId: request.containerId, ips: request.ips, isNew: true },
+        place: this.#placeOf(request, facts.pod),
+        attachment: attachmentOf(request),
+        open: () => this.#openSandbox(request.netns),
       });
       if (outcome === "enrolled") this.#captured.add(request);
     } catch (error) {
@@ -99,34 +102,28 @@ export class CniVerbs {
   }
 
   #del(request: CniRequest): string {
-    this.#options.enrolment.remove({
-      uid: request.pod?.uid ?? "",
-      containerId: request.containerId,
-      netnsKey: this.#netnsKey(request.netns),
-    });
+    this.#options.enrolment.remove(this.#namedBy(request));
     return "";
   }
 
-  async #check(request: CniRequest): Promise<string> {
-    if (request.pod === undefined || this.#isExcluded(request.pod)) return "";
-    const facts = await this.#lookUp(request.pod);
-    if (!decideEnrolment(facts.pod, facts.namespace, this.#options.policy).wanted) return "";
-    const fault = await this.#options.enrolment.fault(facts.pod, this.#netnsKey(request.netns));
+  /** Never fails: a runtime takes a pod's addresses away for it, and whatever is wrong the agent repairs by itself. */
+  #check(request: CniRequest): string {
+    const fault = this.#options.enrolment.check(this.#namedBy(request));
     if (fault !== undefined) {
-      const name = `${request.pod.namespace}/${request.pod.name}`;
-      throw new CniError(
-        "notCaptured",
-        `pod "${name}" is not captured by the ambient mesh: ${fault}; the agent repairs it by itself`,
+      const { namespace: ns, name: pod } = request.pod ?? {};
+      this.#options.log.warn(
+        { ns, pod, fault },
+        "CHECK found a pod that is not captured as it should be; looking at it",
       );
+      this.#options.oncheckfault?.();
     }
     return "";
   }
 
   #gc(request: CniRequest): string {
-    if (request.validAttachments === undefined) return "";
-    this.#options.enrolment.keepOnly(
-      new Set(request.validAttachments.map((attachment) => attachment.containerId)),
-    );
+    // an absent list says nothing, so nothing is to be cleared up
+    if (request.validAttachments !== undefined)
+      this.#options.enrolment.keepOnly(request.network, request.validAttachments);
     return "";
   }
 
@@ -147,7 +144,17 @@ export class CniVerbs {
 
   /** Needs no look at the pod, so it holds without the API server too. */
   #isExcluded(pod: CniPod): boolean {
-    return this.#options.policy.excludeNamespaces.has(pod.namespace);
+    return this.#options.excludeNamespaces.has(pod.namespace);
+  }
+
+  #namedBy(request: CniRequest) {
+    const netnsKey = this.#netnsKey(request.netns);
+    return { ...attachmentOf(request), uid: request.pod?.uid ?? "", netnsKey };
+  }
+
+  #placeOf({ containerId, netns, ips }: CniRequest, { uid, namespace, name }: PodFacts): Place {
+    const netnsKey = this.#netnsKey(netns) ?? "";
+    return { uid, namespace, name, containerId, netnsPath: netns, netnsKey, ips };
   }
 
   /** `undefined` for a path that is empty, gone or out of our sight: DEL must not fail over it. */
@@ -176,4 +183,8 @@ export class CniVerbs {
       throw new CniError("invalidEnvironment", `cannot use CNI_NETNS "${path}": ${(error as Error).message}`);
     }
   }
+}
+
+function attachmentOf({ network, containerId, ifname }: CniRequest): Attachment {
+  return { network, containerId, ifname };
 }

@@ -1,89 +1,108 @@
 // SPDX-License-Identifier: Apache-2.0
-// All pods of the node: who asks for a look at which pod, and when.
+// All pods of the node: who asks for a look at which pod, and when. Everything that happens becomes a message to a pod's own run.
+import type { NodeState } from "../kube/node-state.ts";
 import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
+import type { Netns } from "../linux/netns.ts";
+import type { Timer } from "../loop/clock.ts";
 import { KeyedQueue } from "../loop/keyed-queue.ts";
-import { captureFault } from "./capture-fault.ts";
-import { type Desired, decideEnrolment } from "./desired-state.ts";
-import { EnrolmentError } from "./enrolment-error.ts";
-import {
-  PodReconciler,
-  type ReconcileOutcome,
-  type ReconcilerParts,
-  waitsForZtunnel,
-} from "./pod-reconciler.ts";
-import { adoptSandbox, isEmpty, newestFacts, noteEnd, type PodRecord } from "./pod-record.ts";
-import { PodRecords } from "./pod-records.ts";
+import type { HostProbes } from "../probes/host-probes.ts";
+import type { ZdsServer } from "../ztunnel/zds-server.ts";
+import type { Attachment, Attachments, Place } from "./attachments.ts";
+import { type Desired, decideEnrolment, type EnrolmentPolicy } from "./desired-state.ts";
+import { restoreExemptions } from "./initial-snapshot.ts";
+import type { Pace, ReconcileOutcome, Step } from "./next-step.ts";
+import { EnrolmentError, type Failure, failureOf, Outcomes, StepError, waitOf } from "./outcomes.ts";
+import { PodRecord, type PodStatus, type Waiter } from "./pod-record.ts";
+import { type Decisions, Reconciler, type ReconcilerParts } from "./reconciler.ts";
 import type { Sandbox } from "./sandbox-finder.ts";
-import { Setbacks } from "./setbacks.ts";
-import { restoreExemptions, takeStock } from "./stock-taking.ts";
-import { ZtunnelGate } from "./ztunnel-gate.ts";
+import { isEmpty, isTouched, type Message, newestFacts } from "./workload.ts";
 
-export interface EnrolmentOptions extends ReconcilerParts {
+export interface EnrolmentOptions extends Omit<ReconcilerParts, "ztunnel" | "probes" | "attachments"> {
+  readonly node: Pick<
+    NodeState,
+    "pod" | "podByName" | "namespace" | "isFresh" | "onPodChange" | "onNamespaceChange"
+  > & {
+    readonly pods: Pick<NodeState["pods"], "values" | "get" | "hasListedSince"> & { onlist: () => void };
+  };
+  readonly ztunnel: ReconcilerParts["ztunnel"] & Pick<ZdsServer, "onchange" | "withdraw" | "podCount">;
+  readonly probes: ReconcilerParts["probes"] & Pick<HostProbes, "start" | "replaceAll">;
+  readonly attachments: ReconcilerParts["attachments"] & Attachments;
+  readonly events: ConstructorParameters<typeof Outcomes>[0]["events"];
+  readonly policy: EnrolmentPolicy;
   /** How often an enrolled pod is looked at without a reason; jittered by a quarter. */
   readonly reconcileIntervalMs: number;
   /** Pods looked at in parallel. */
   readonly concurrency?: number;
   /** How long ADD waits for a ztunnel connection. ztunnel's own backoff reaches 15 s. */
   readonly ztunnelWaitMs: number;
+  readonly pace: Pick<Pace, "leavePauseMs" | "leaveDrainMs">;
+  readonly random?: () => number;
+  readonly decisions?: Decisions;
 }
 
-/** A sandbox that the runtime has just made for a pod. */
-export interface NewSandbox {
+/** What an ADD says. */
+export interface AddedSandbox {
   readonly pod: PodFacts;
   readonly namespace: NamespaceFacts;
-  /** Handed over: closed by the enrolment, also when it fails. */
-  readonly sandbox: Sandbox;
+  readonly place: Place;
+  readonly attachment: Attachment;
+  /** Opens the namespace, for a pod that belongs into the mesh; the handle is owned by the enrolment. */
+  readonly open: () => Netns;
 }
 
-/** Which sandbox ended. */
-export interface EndedSandbox {
+/** What a CNI call names of a pod; empty texts where it does not say. */
+export interface NamedSandbox extends Attachment {
   readonly uid: string;
-  readonly containerId: string;
   /** `Netns.key` if the runtime still named the namespace. */
   readonly netnsKey: string | undefined;
 }
 
+type Rest = Extract<Step, { do: "rest" }>;
+
 /** Why an ADD cannot succeed although no step failed. */
-const unfinished: Readonly<Record<Exclude<ReconcileOutcome, "enrolled" | "outside" | "no-ztunnel">, string>> =
-  {
-    forgotten: "the pod was deleted meanwhile",
-    "no-sandbox": "its sandbox was deleted or replaced meanwhile",
-    "no-way-out": "its labels changed meanwhile",
-    "namespace-unknown": "the labels of its namespace are not known yet",
-  };
+const unfinished: Readonly<Partial<Record<ReconcileOutcome, string>>> = {
+  forgotten: "the pod was deleted meanwhile",
+  "no-sandbox": "its sandbox was deleted or replaced meanwhile",
+  "no-way-out": "its labels changed meanwhile",
+  leaving: "its labels changed meanwhile",
+  "namespace-unknown": "the labels of its namespace are not known yet",
+};
 
 const notStarted = "the agent has not got the lists of pods and namespaces from the API server yet";
+const noConnection = "no ztunnel connection";
+/** For the packets with which ztunnel ends its connections. Source: measured beside the real ztunnel. */
+const finMs = 50;
+const concealMs = 2_000;
+/** Between two looks at a sandbox that a DEL of unknown origin has named. */
+const doubtMs = 200;
 
 /** Keeps every pod of the node where its labels want it. */
 export class Enrolment {
   readonly #options: EnrolmentOptions;
-  readonly #gate: ZtunnelGate;
-  readonly #reconciler: PodReconciler;
-  readonly #setbacks: Setbacks;
-  readonly #queue: KeyedQueue<ReconcileOutcome>;
-  readonly #records = new PodRecords();
-  #started = false;
+  readonly #reconciler: Reconciler;
+  readonly #outcomes: Outcomes;
+  readonly #queue: KeyedQueue<Rest>;
+  readonly #records = new Map<string, PodRecord>();
+  #stage: "new" | "taking-stock" | "started" = "new";
+  #isLeaving = false;
 
   constructor(options: EnrolmentOptions) {
     this.#options = options;
-    this.#gate = new ZtunnelGate(options.ztunnelWaitMs);
-    this.#reconciler = new PodReconciler(options);
-    this.#setbacks = new Setbacks(options);
-    this.#queue = new KeyedQueue({ concurrency: options.concurrency ?? 16, run: (uid) => this.#run(uid) });
-    options.ztunnel.onchange = (event) => {
-      if (event.type !== "disconnected") this.#gate.open();
-      // what the snapshot carried is acknowledged by now; what it did not is handed over by the runs
-      // and what only a ztunnel that has left was told is handed to the one that stays
-      const isOther = event.type === "disconnected" && event.connections > 0;
-      if (event.type === "snapshot" || isOther) this.requestAll();
+    const { clock, concurrency = 16, reconcileIntervalMs } = options;
+    this.#outcomes = new Outcomes(options);
+    const pace = { ...options.pace, finMs, concealMs, graceMs: reconcileIntervalMs / 2 };
+    const context = {
+      outcomes: this.#outcomes,
+      pace,
+      desired: (record: PodRecord) => this.#desiredOf(record),
+      isOwned: (netnsKey: string, uid: string) => this.#isOwned(netnsKey, uid),
+      isTakingStock: () => this.#stage === "taking-stock",
+      isLeavingNode: () => this.#isLeaving,
+      oncaptured: (record: PodRecord) => this.#captured(record),
     };
-    options.node.onPodChange((change) => {
-      this.#podChanged((change.current ?? change.previous).uid, change.current);
-    });
-    options.node.pods.onlist = () => this.#podsListed();
-    options.node.onNamespaceChange((change) => {
-      this.#namespaceChanged((change.current ?? change.previous).name);
-    });
+    this.#reconciler = new Reconciler(options, context, options.decisions);
+    this.#queue = new KeyedQueue({ concurrency, clock, run: (uid) => this.#run(uid) });
+    this.#listen();
   }
 
   /**
@@ -91,59 +110,117 @@ export class Enrolment {
    * fills ztunnel's roster. Only then may ztunnel connect: a pod missing from a snapshot is dropped by ztunnel.
    */
   async start(): Promise<void> {
-    const { node, ztunnel, log } = this.#options;
+    const { node, ztunnel, log, probes } = this.#options;
+    this.#stage = "taking-stock";
     const pods = [...node.pods.values()];
-    await Promise.all(
-      pods.map((pod) =>
-        takeStock(this.#records.note(pod), { pod, desired: this.desired(pod), parts: this.#options }),
-      ),
-    );
-    this.#started = true;
-    // what changed meanwhile has not been listened to
-    for (const pod of node.pods.values()) this.#records.note(pod);
-    for (const record of this.#records.values()) {
-      if (record.adding === 0 && node.pod(record.uid) === undefined) record.facts = undefined;
+    // pods that were deleted while no agent ran
+    for (const { uid } of this.#options.attachments.places()) {
+      const isKnown = node.pod(uid) !== undefined || (this.#records.get(uid)?.waiters.size ?? 0) > 0;
+      if (!isKnown) this.#options.attachments.forgetPod(uid);
     }
-    await restoreExemptions(this.#wantedRecords(), this.#options);
+    const stock = pods.map((pod) => {
+      const record = this.#record(pod.uid);
+      if (record.waiters.size === 0) record.put({ type: "resync" });
+      record.put({ type: "facts", pod });
+      // one pod must not keep the agent from starting; its next run says what is wrong with it
+      return this.#queue.run(pod.uid).catch(() => {});
+    });
+    await Promise.all(stock);
+    this.#stage = "started";
+    // what changed meanwhile has not been listened to
+    for (const pod of node.pods.values()) this.#record(pod.uid).put({ type: "facts", pod });
+    for (const record of this.#records.values()) {
+      if (record.waiters.size === 0 && node.pod(record.uid) === undefined)
+        record.put({ type: "facts", pod: undefined });
+    }
+    await restoreExemptions(this.#wantedRecords(), { probes, log });
     log.info({ pods: this.#records.size, inMesh: ztunnel.podCount }, "took stock of the node's pods");
     this.requestAll();
   }
 
   /**
-   * Captures the pod of a new sandbox; resolves when ztunnel has acknowledged it.
+   * Captures the pod of a new sandbox, if its labels ask for it; resolves when ztunnel has acknowledged it.
+   * @returns `outside`: it does not belong into the mesh, and nothing was touched
    * @throws EnrolmentError with cause and remedy; nothing of the attempt is left then
    */
-  async add({ pod, namespace, sandbox }: NewSandbox): Promise<ReconcileOutcome> {
-    const record = this.#records.note(pod);
-    record.ended = undefined;
-    record.namespaceHint = newestFacts(record.namespaceHint, namespace);
-    adoptSandbox(record, sandbox);
-    record.adding++;
-    this.#options.history.asked(pod.uid);
+  async add({ pod, namespace, place, attachment, open }: AddedSandbox): Promise<"enrolled" | "outside"> {
+    const { attachments, history } = this.#options;
+    if (!decideEnrolment(pod, namespace, this.#options.policy).wanted) {
+      attachments.added(place, attachment);
+      return "outside";
+    }
+    const netns = open();
+    const { containerId, ips } = place;
+    // another interface of a sandbox that was told of before, or of one that this agent has forgotten: processes may run in it
+    const isNew = attachments.ofContainer(containerId) === undefined && pod.phase !== "Running";
+    attachments.added(place, attachment);
+    const sandbox: Sandbox = { netns, containerId, ips, isNew, source: "add" };
+    const netnsKey = netns.key;
+    const record = this.#record(pod.uid);
+    const waiter: Waiter = { netnsKey, done: Promise.withResolvers(), reason: undefined };
+    record.waiters.add(waiter);
+    history.asked(pod.uid);
+    const deadline = this.#expire(waiter);
+    this.#tell(pod.uid, { type: "added", pod, namespace, sandbox });
     try {
-      const outcome = await this.#addWithin(record, performance.now() + this.#options.ztunnelWaitMs);
-      if (outcome === "enrolled" && record.sandbox?.netns.key !== sandbox.netns.key)
-        throw new Error(unfinished["no-sandbox"]);
-      return outcome;
+      return await waiter.done.promise;
     } catch (error) {
-      if (record.sandbox?.netns.key === sandbox.netns.key) this.#depart(record);
+      // another attachment of the sandbox may still hold it
+      const removal = attachments.removed(attachment);
+      if (removal !== "others-left") this.#end(pod.uid, { containerId, netnsKey });
       throw new EnrolmentError(pod, error);
     } finally {
-      record.adding--;
-      if (record.departed.length > 0) this.#queue.request(pod.uid);
+      deadline.cancel();
+      record.waiters.delete(waiter);
+      this.#queue.request(pod.uid);
     }
   }
 
-  /** Clears up after a sandbox that ended; returns at once, the work goes on behind. */
-  remove(ended: EndedSandbox): void {
-    const record = this.#records.get(ended.uid) ?? this.#records.ofContainer(ended.containerId);
-    const sandbox = record?.sandbox;
-    if (record === undefined || sandbox === undefined) return;
-    const sameContainer = sandbox.containerId !== "" && sandbox.containerId === ended.containerId;
-    const sameNetns = ended.netnsKey !== undefined && ended.netnsKey === sandbox.netns.key;
-    // a late DEL of an earlier sandbox must not take the newer one away
-    if (!sameContainer && !sameNetns) return;
-    this.#depart(record);
+  /** An attachment ended; returns at once, the work goes on behind. The sandbox is let go with the last of them. */
+  remove(named: NamedSandbox): void {
+    const { attachments } = this.#options;
+    const place = attachments.ofContainer(named.containerId);
+    const record = this.#find(named, place);
+    if (place === undefined) {
+      // made before this agent's memory: its addresses will tell whether it has ended
+      if (record !== undefined) this.#tell(record.uid, { ...about(named), type: "doubted" });
+      return;
+    }
+    if (attachments.removed(named) === "last" && record !== undefined) this.#end(record.uid, named);
+  }
+
+  /**
+   * CNI's GC: of this network there is nothing but these attachments. Sandboxes that an ADD under way is about are spared:
+   * the list may be older.
+   */
+  keepOnly(network: string, valid: readonly Pick<Attachment, "containerId" | "ifname">[]): void {
+    const { attachments } = this.#options;
+    const places = new Map(attachments.places().map((place) => [place.containerId, place]));
+    const spare = (containerId: string): boolean => {
+      const { uid, netnsKey } = places.get(containerId) ?? { uid: "", netnsKey: "" };
+      return [...(this.#records.get(uid)?.waiters ?? [])].some((waiter) => waiter.netnsKey === netnsKey);
+    };
+    for (const containerId of attachments.collected(network, valid, { spare })) {
+      const place = places.get(containerId);
+      if (place !== undefined && this.#records.has(place.uid)) this.#end(place.uid, place);
+    }
+  }
+
+  /**
+   * What is known to be wrong with a pod's capture, from memory; a look at it is asked for in any case.
+   * @returns `undefined` when nothing is known to be wrong
+   */
+  check(named: NamedSandbox): string | undefined {
+    const record = this.#find(named, this.#options.attachments.ofContainer(named.containerId));
+    if (record === undefined || this.#desiredOf(record)?.wanted !== true) return undefined;
+    this.#queue.request(record.uid);
+    const { sandbox, state } = record;
+    if (sandbox === undefined) return "its sandbox is not known to the agent";
+    if (named.netnsKey !== undefined && named.netnsKey !== sandbox.netns.key)
+      return `the agent serves another namespace (${sandbox.netns.key}) for it`;
+    if (state !== "enrolled") return `it is ${state}`;
+    const acknowledged = this.#options.ztunnel.acknowledged(record.uid);
+    return acknowledged === sandbox.netns.key ? undefined : "ztunnel has not acknowledged it";
   }
 
   /**
@@ -152,26 +229,26 @@ export class Enrolment {
    */
   isOutside(uid: string): boolean {
     const { node } = this.#options;
-    if (!this.#started || !node.isFresh()) return false;
+    if (this.#stage !== "started" || !node.isFresh()) return false;
     const record = this.#records.get(uid);
     if (record === undefined) return node.pod(uid) === undefined;
-    if (record.touched || record.adding > 0) return false;
+    if (record.isBehind || record.waiters.size > 0 || isTouched(record.workload)) return false;
     return record.facts === undefined || this.desired(record.facts)?.wanted === false;
   }
 
   /** Takes every pod out of the mesh, and keeps those out that come; resolves when each was tried. */
   async leaveAll(): Promise<void> {
-    this.#reconciler.isLeaving = true;
-    await Promise.allSettled([...this.#records.keys()].map((uid) => this.#queue.run(uid)));
+    this.#isLeaving = true;
+    await Promise.allSettled([...this.#records.keys()].map((uid) => this.#leave(uid)));
   }
 
   /** Every pod known, for reports: only to be read. */
-  records(): IterableIterator<Readonly<PodRecord>> {
+  records(): IterableIterator<PodStatus> {
     return this.#records.values();
   }
 
   /** One of {@link records}. */
-  record(uid: string): Readonly<PodRecord> | undefined {
+  record(uid: string): PodStatus | undefined {
     return this.#records.get(uid);
   }
 
@@ -183,132 +260,236 @@ export class Enrolment {
 
   /** Repairs of enrolled pods by kind of drift, since the start. */
   get repairs(): ReadonlyMap<string, number> {
-    return this.#reconciler.repairs.counts;
+    return this.#outcomes.repairs;
   }
 
-  /**
-   * What is wrong with a pod's capture, looked at in the kernel and at ztunnel's word; `undefined` when nothing is.
-   * @param netnsKey `Netns.key` of the namespace the runtime has for the pod
-   */
-  fault(pod: PodFacts, netnsKey: string | undefined): Promise<string | undefined> {
-    const { sandbox } = this.#records.get(pod.uid) ?? {};
-    return captureFault({ pod, netnsKey, sandbox, desired: this.desired(pod) }, this.#options);
-  }
-
-  /** Clears up after every sandbox that the runtime named in an ADD and that is not among these (CNI's GC). */
-  keepOnly(containerIds: ReadonlySet<string>): void {
-    for (const record of this.#records.values()) {
-      const { sandbox, adding } = record;
-      // the id of a sandbox found in /proc may be that of another container of the pod
-      if (sandbox?.isNew === true && adding === 0 && !containerIds.has(sandbox.containerId))
-        this.#depart(record);
-    }
+  /** Has every pod looked at. */
+  requestAll(): void {
+    for (const uid of this.#records.keys()) this.#queue.request(uid);
   }
 
   /** Lets the runs under way end and releases every namespace; rules and ztunnel's pods stay as they are. */
   async stop(): Promise<void> {
-    this.#gate.close(new Error("the agent of this node is restarting"));
+    for (const { waiters } of this.#records.values())
+      for (const { done } of waiters) done.reject(new Error("the agent of this node is restarting"));
     await this.#queue.stop();
+    const nowMs = this.#options.clock.nowMs();
     for (const record of this.#records.values()) {
-      for (const sandbox of record.departed.splice(0)) sandbox.netns.close();
-      record.sandbox?.netns.close();
-      record.sandbox = undefined;
+      record.read(nowMs);
+      const { sandbox, stale, surplus } = record.workload;
+      for (const { netns } of stale) netns.close();
+      for (const netns of surplus) netns.close();
+      sandbox?.netns.close();
     }
     this.#records.clear();
   }
 
-  #depart(record: PodRecord): void {
-    if (record.sandbox !== undefined) noteEnd(record, record.sandbox);
-    record.sandbox = undefined;
-    // its run may have to wait; a ztunnel that connects meanwhile must not be given a namespace that is torn down
-    this.#options.ztunnel.withdraw(record.uid);
-    this.#queue.request(record.uid);
-  }
-
-  async #addWithin(record: PodRecord, deadlineMs: number): Promise<ReconcileOutcome> {
-    const { ztunnel } = this.#options;
-    for (;;) {
-      if (ztunnel.connectionCount === 0)
-        await this.#gate.pass(deadlineMs, this.#started ? undefined : notStarted);
-      try {
-        const outcome = await this.#queue.run(record.uid);
-        if (outcome === "enrolled" || outcome === "outside") return outcome;
-        if (outcome !== "no-ztunnel") throw new Error(unfinished[outcome]);
-      } catch (error) {
-        if (!waitsForZtunnel(error) || performance.now() >= deadlineMs) throw error;
+  #listen(): void {
+    const { ztunnel, node } = this.#options;
+    ztunnel.onchange = (event) => {
+      if (event.type !== "disconnected") {
+        for (const { uid, waiters } of this.#records.values()) if (waiters.size > 0) this.#queue.request(uid);
       }
-    }
+      // what the snapshot carried is acknowledged by now; what it did not is handed over by the runs
+      // and what only a ztunnel that has left was told is handed to the one that stays
+      const isOther = event.type === "disconnected" && event.connections > 0;
+      if (event.type === "snapshot" || isOther) this.requestAll();
+    };
+    node.onPodChange((change) => this.#podChanged((change.current ?? change.previous).uid, change.current));
+    node.pods.onlist = () => this.#podsListed();
+    node.onNamespaceChange((change) => this.#namespaceChanged((change.current ?? change.previous).name));
   }
 
-  async #run(uid: string): Promise<ReconcileOutcome> {
+  #record(uid: string): PodRecord {
+    let record = this.#records.get(uid);
+    if (record === undefined) {
+      record = new PodRecord(uid);
+      this.#records.set(uid, record);
+    }
+    return record;
+  }
+
+  #tell(uid: string, message: Message): void {
+    this.#record(uid).put(message);
+    this.#queue.request(uid);
+  }
+
+  #end(uid: string, named: { readonly containerId: string; readonly netnsKey: string | undefined }): void {
+    const record = this.#record(uid);
+    record.put({ ...about(named), type: "ended" });
+    // its run may have to wait; a ztunnel that connects meanwhile must not be given a namespace that is torn down
+    if (record.preview(this.#options.clock.nowMs()).sandbox === undefined)
+      this.#options.ztunnel.withdraw(uid);
+    this.#queue.request(uid);
+  }
+
+  #find(named: NamedSandbox, place: Place | undefined): PodRecord | undefined {
+    const known = this.#records.get(place?.uid ?? named.uid);
+    if (known !== undefined) return known;
+    const { containerId, netnsKey } = named;
+    for (const record of this.#records.values()) {
+      const { sandbox } = record;
+      if (sandbox === undefined) continue;
+      const isContainer = containerId !== "" && sandbox.containerId === containerId;
+      if (isContainer || (netnsKey !== undefined && netnsKey === sandbox.netns.key)) return record;
+    }
+    return undefined;
+  }
+
+  #isOwned(netnsKey: string, uid: string): boolean {
+    for (const record of this.#records.values())
+      if (record.uid !== uid && record.sandbox?.netns.key === netnsKey) return true;
+    return this.#options.attachments
+      .places()
+      .some((place) => place.uid !== uid && place.netnsKey === netnsKey);
+  }
+
+  /** The one place that decides about a pod: the newest facts of it and of its namespace that anybody brought. */
+  #desiredOf({ workload }: PodRecord): Desired | undefined {
+    const { node, policy } = this.#options;
+    const { pod, namespaceHint } = workload;
+    if (pod === undefined) return undefined;
+    const cached = node.namespace(pod.namespace);
+    let namespace =
+      namespaceHint === undefined ? cached : newestFacts(namespaceHint, cached ?? namespaceHint);
+    // a namespace that is known to be gone has no labels; one that nobody has heard of may only be late
+    if (namespace === undefined && isTouched(workload) && node.isFresh())
+      namespace = { key: pod.namespace, name: pod.namespace, labels: {}, resourceVersion: "" };
+    return namespace === undefined ? undefined : decideEnrolment(pod, namespace, policy);
+  }
+
+  async #run(uid: string): Promise<Rest> {
     const record = this.#records.get(uid);
-    if (record === undefined) return "forgotten";
-    const { history } = this.#options;
+    if (record === undefined) return { do: "rest", outcome: "forgotten" };
+    const { history, log } = this.#options;
     history.begin(uid);
     try {
-      const outcome = await this.#reconciler.reconcile(record);
-      this.#options.log.debug({ uid, outcome }, "looked at a pod");
-      if (!outcome.startsWith("no-")) record.failures = 0;
-      this.#planNext(record, outcome);
-      history.end(uid, record.state, outcome);
+      const rest = await this.#reconciler.run(record);
+      log.debug({ uid, outcome: rest.outcome }, "looked at a pod");
+      this.#warnOnce(record);
+      this.#planNext(record, rest);
+      this.#answer(record, rest);
+      history.end(uid, record.state, rest.outcome);
       if (!this.#records.has(uid)) history.forget(uid);
-      return outcome;
+      return rest;
     } catch (error) {
-      this.#queue.requestAfter(record.uid, this.#setbacks.fail(record, error as Error));
+      this.#queue.requestAfter(uid, this.#outcomes.failed(record, error));
+      this.#refuse(record, error);
       history.end(uid, record.state, "failed");
       throw error;
     }
   }
 
-  #planNext(record: PodRecord, outcome: ReconcileOutcome): void {
-    const { reconcileIntervalMs } = this.#options;
-    if (outcome === "enrolled") {
-      this.#queue.requestAfter(record.uid, reconcileIntervalMs * (0.75 + Math.random() / 2));
-    } else if (outcome === "forgotten" && isEmpty(record)) {
-      this.#records.delete(record.uid);
-    } else if (outcome === "no-sandbox" && record.facts?.phase === "Running") {
-      // a running pod has processes; they show within moments of its start
-      this.#retryAfter(record, "no process of it is found on this node in a namespace that has its address");
-    } else if (outcome === "no-way-out") {
-      this.#retryAfter(
-        record,
-        "it should leave, but no process of it is found whose redirection could be taken away",
-      );
-    } else if (outcome === "no-ztunnel") {
-      this.#retryAfter(record, "no ztunnel connection");
+  #planNext(record: PodRecord, { outcome, againMs }: Rest): void {
+    const { reconcileIntervalMs, random = Math.random } = this.#options;
+    const { workload, uid } = record;
+    const failure = waitOf(outcome);
+    if (failure !== undefined) {
+      this.#planTry(record, failure, againMs);
+      return;
     }
-    if (record.departed.length > 0 && record.adding === 0) this.#queue.request(record.uid);
+    this.#outcomes.fine(record);
+    if (outcome === "leaving") this.#queue.requestAfter(uid, againMs ?? 0);
+    else if (workload.doubtedMs !== undefined) this.#queue.requestAfter(uid, doubtMs);
+    else if (outcome === "outside" && againMs !== undefined) this.#queue.requestAfter(uid, againMs + 1);
+    else if (outcome === "enrolled")
+      this.#queue.requestAfter(uid, reconcileIntervalMs * (0.75 + random() / 2));
+    else if (outcome === "forgotten" && isEmpty(workload) && !record.isBehind && record.waiters.size === 0)
+      this.#records.delete(uid);
   }
 
-  #retryAfter(record: PodRecord, reason: string): void {
-    this.#queue.requestAfter(record.uid, this.#setbacks.wait(record, reason));
+  /** A running pod has processes; they show within moments of its start. One that ends will not. */
+  #planTry(record: PodRecord, failure: Failure, againMs: number | undefined): void {
+    const { facts, workload, uid } = record;
+    const isEnding = workload.ended !== undefined && facts?.deletionTimestamp === true;
+    const isSought = failure.code !== "sandbox-missing" || (facts?.phase === "Running" && !isEnding);
+    if (isSought) this.#queue.requestAfter(uid, againMs ?? this.#outcomes.waiting(record, failure));
+    else record.lastRun = "waiting";
+  }
+
+  #warnOnce(record: PodRecord): void {
+    const desired = this.#desiredOf(record);
+    const warnings = desired?.wanted === true ? desired.warnings : [];
+    const text = warnings.join("\n");
+    if (text === record.warned) return;
+    record.warned = text;
+    const { namespace: ns, name: pod } = record.facts ?? {};
+    for (const warning of warnings) this.#options.log.warn({ ns, pod, uid: record.uid }, warning);
+  }
+
+  #captured(record: PodRecord): void {
+    const key = record.sandbox?.netns.key;
+    for (const waiter of [...record.waiters]) {
+      if (waiter.netnsKey !== key) continue;
+      waiter.done.resolve("enrolled");
+      record.waiters.delete(waiter);
+    }
+  }
+
+  /** Tells the ADDs that wait what a run without a failure means for them. */
+  #answer(record: PodRecord, { outcome }: Rest): void {
+    const key = record.sandbox?.netns.key;
+    for (const waiter of [...record.waiters]) {
+      if (outcome === "no-ztunnel" || outcome === "stock-taken" || record.isBehind) continue;
+      if (outcome === "outside") waiter.done.resolve("outside");
+      else if (waiter.netnsKey === key && outcome === "enrolled") waiter.done.resolve("enrolled");
+      else waiter.done.reject(new Error(unfinished[outcome] ?? unfinished["no-sandbox"]));
+      record.waiters.delete(waiter);
+    }
+  }
+
+  /** Tells the ADDs that wait of a failure, unless the next ztunnel mends it. */
+  #refuse(record: PodRecord, error: unknown): void {
+    const { code, message } = failureOf(error);
+    for (const waiter of [...record.waiters]) {
+      waiter.reason = message;
+      if (code === "ztunnel-away") continue;
+      waiter.done.reject(error);
+      record.waiters.delete(waiter);
+    }
+  }
+
+  #expire(waiter: Waiter): Timer {
+    const { clock, ztunnelWaitMs, ztunnel } = this.#options;
+    return clock.after(ztunnelWaitMs, () => {
+      const nobody = this.#stage === "started" ? noConnection : notStarted;
+      const isAlone = waiter.reason === undefined || ztunnel.connectionCount === 0;
+      const message = isAlone ? `${nobody} for ${ztunnelWaitMs / 1000} s` : (waiter.reason ?? nobody);
+      const failure = waitOf("no-ztunnel");
+      waiter.done.reject(
+        failure === undefined ? new Error(message) : new StepError({ ...failure, message }, undefined),
+      );
+    });
+  }
+
+  async #leave(uid: string): Promise<void> {
+    for (;;) {
+      const { outcome, againMs = 0 } = await this.#queue.run(uid);
+      if (outcome !== "leaving") return;
+      await new Promise<void>((resolve) => this.#options.clock.after(againMs, resolve));
+    }
   }
 
   #podChanged(uid: string, pod: PodFacts | undefined): void {
-    if (!this.#started) return;
-    if (pod !== undefined) {
-      this.#records.note(pod);
-      this.#options.history.asked(uid);
-    }
-    const record = this.#records.get(uid);
-    if (record === undefined) return;
-    if (pod === undefined) record.facts = undefined;
-    this.#queue.request(uid);
+    if (this.#stage !== "started") return;
+    if (pod === undefined && !this.#records.has(uid)) return;
+    if (pod !== undefined) this.#options.history.asked(uid);
+    this.#tell(uid, { type: "facts", pod });
   }
 
   /** A pod known from its ADD alone, and deleted while the watch was broken, is in no list and no event. */
   #podsListed(): void {
     const { pods } = this.#options.node;
-    if (!this.#started) return;
+    if (this.#stage !== "started") return;
     for (const record of this.#records.values()) {
       const version = record.facts?.resourceVersion;
-      if (version === undefined || record.adding > 0 || pods.get(record.uid) !== undefined) continue;
+      if (version === undefined || record.waiters.size > 0 || pods.get(record.uid) !== undefined) continue;
       if (pods.hasListedSince(version)) this.#podChanged(record.uid, undefined);
     }
   }
 
   #namespaceChanged(name: string): void {
-    if (!this.#started) return;
+    if (this.#stage !== "started") return;
     for (const record of this.#records.values()) {
       if (record.facts?.namespace !== name) continue;
       this.#options.history.asked(record.uid);
@@ -317,13 +498,10 @@ export class Enrolment {
   }
 
   #wantedRecords(): PodRecord[] {
-    return [...this.#records.values()].filter(
-      ({ facts }) => facts !== undefined && this.desired(facts)?.wanted === true,
-    );
+    return [...this.#records.values()].filter((record) => this.#desiredOf(record)?.wanted === true);
   }
+}
 
-  /** Has every pod looked at. */
-  requestAll(): void {
-    for (const uid of this.#records.keys()) this.#queue.request(uid);
-  }
+function about({ containerId, netnsKey }: { containerId: string; netnsKey: string | undefined }) {
+  return { containerId, netnsKey };
 }

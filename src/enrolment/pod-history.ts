@@ -61,6 +61,8 @@ export type FailureKind = (typeof failureKinds)[number];
 export type RunOutcome =
   | "enrolled"
   | "outside"
+  | "leaving"
+  | "stock-taken"
   | "forgotten"
   | "no-sandbox"
   | "no-way-out"
@@ -84,6 +86,8 @@ export interface PodPast {
   readonly transitions: readonly PodTransition[];
   readonly look: PodLook | undefined;
   readonly failure: PodFailure | undefined;
+  /** Connections that were open when the running pod came into the mesh; `undefined`: it was captured before it ran. */
+  readonly earlierConnections: number | undefined;
 }
 
 /** Who wants to hear of what happens. */
@@ -92,6 +96,8 @@ export interface PodHistoryListener {
   captured?(seconds: number): void;
   /** A run ended in a failure. */
   failed?(kind: FailureKind): void;
+  /** A running pod came into the mesh while it had this many connections open. */
+  entered?(earlierConnections: number): void;
 }
 
 export interface PodHistoryOptions {
@@ -110,17 +116,25 @@ interface Entry {
   transitions: PodTransition[];
   look: PodLook | undefined;
   failure: PodFailure | undefined;
+  earlierConnections: number | undefined;
   askedMs: number | undefined;
   run: { startMs: number; stepMs: number; steps: StepTime[] } | undefined;
 }
 
-const nothing: PodPast = { transitions: [], look: undefined, failure: undefined };
+const nothing: PodPast = {
+  transitions: [],
+  look: undefined,
+  failure: undefined,
+  earlierConnections: undefined,
+};
 const maxTextLength = 500;
 /** The pod is where it should be. */
 const settledOutcomes: ReadonlySet<RunOutcome> = new Set(["enrolled", "outside", "forgotten"]);
 const reasons: Readonly<Record<Exclude<RunOutcome, "failed">, string>> = {
   enrolled: "rules, ip rule and route are verified, and ztunnel has acknowledged it",
   outside: "it does not belong into the mesh, and nothing of ours is in it",
+  leaving: "it is on its way out: new connections become direct, open ones may end",
+  "stock-taken": "an earlier agent left it in the mesh; it is looked at once ztunnel may connect",
   forgotten: "the pod was deleted",
   "no-sandbox": "no process of it is found on this node in a namespace that has its address",
   "no-way-out": "it should leave, but no process of it is found whose redirection could be taken away",
@@ -162,6 +176,18 @@ export class PodHistory {
     run.stepMs = nowMs;
   }
 
+  /** How long the run under way has taken so far, in ms. */
+  runMs(uid: string): number {
+    const { run } = this.#entries.get(uid) ?? {};
+    return run === undefined ? 0 : rounded(this.#now() - run.startMs);
+  }
+
+  /** A running pod comes into the mesh with this many connections open. */
+  entered(uid: string, { earlierConnections }: { earlierConnections: number }): void {
+    this.#entry(uid).earlierConnections = earlierConnections;
+    this.#options.listener?.entered?.(earlierConnections);
+  }
+
   /** Rules, ip rule and route of a pod were seen to be right. */
   looked(uid: string, seen: { netnsKey: string; skippedFamilies: readonly SkippedFamily[] }): void {
     const { netnsKey, skippedFamilies } = seen;
@@ -195,7 +221,10 @@ export class PodHistory {
       entry.failure = undefined;
       entry.askedMs = undefined;
     }
-    if (state === "outside") entry.look = undefined;
+    if (state === "outside") {
+      entry.look = undefined;
+      entry.earlierConnections = undefined;
+    }
     if (state === entry.state) return;
     const ms = rounded(nowMs - (run?.startMs ?? nowMs));
     const steps = run?.steps ?? [];
@@ -230,6 +259,7 @@ export class PodHistory {
         transitions: [],
         look: undefined,
         failure: undefined,
+        earlierConnections: undefined,
         askedMs: undefined,
         run: undefined,
       };

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the agent knows of one pod between two looks at it.
-import { uptime } from "node:os";
-import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
-import { compareVersions } from "../kube/resource-version.ts";
+// What the agent keeps of one pod: its workload, which only its own runs change, and what waits to be read by them.
+import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Sandbox } from "./sandbox-finder.ts";
+import { absorb, createWorkload, isOpen, type Message, type Workload } from "./workload.ts";
 
 /**
- * Where a pod stands.
+ * Where a pod stands, for people and metrics.
  * - `outside`: not in the mesh and untouched.
  * - `waiting`: wanted, but its sandbox or ztunnel is not there yet; untouched so far.
  * - `pending`: redirected, ztunnel has not acknowledged it; its traffic is held back.
@@ -15,113 +14,103 @@ import type { Sandbox } from "./sandbox-finder.ts";
  */
 export type EnrolmentState = "outside" | "waiting" | "pending" | "enrolled" | "failed";
 
-/** A namespace that is no longer a pod's. */
-export interface EndedNetns {
-  /** `Netns.key`; the number in it may come back. */
-  readonly key: string;
-  /** When it ended, in ms since boot. */
-  readonly uptimeMs: number;
-}
-
-/** One pod of the node. Only runs of its own key in the queue change the observed part. */
-export interface PodRecord {
+/** What reports read of a pod. */
+export interface PodStatus {
   readonly uid: string;
-  /** Newest facts seen; `undefined` once the pod is deleted. */
-  facts: PodFacts | undefined;
-  /** Facts of the namespace fetched for an ADD that came before the watch had them. */
-  namespaceHint: NamespaceFacts | undefined;
-  /** Owned. */
-  sandbox: Sandbox | undefined;
-  /** The sandbox that ended last: its remains in /proc are not the pod. */
-  ended: EndedNetns | undefined;
-  /** Owned: sandboxes that ended or were replaced; the next run clears them up and closes them. */
-  readonly departed: Sandbox[];
-  /** Calls of ADD that wait for this pod. */
-  adding: number;
-  /** True from the first write into the sandbox on, until everything is taken away again. */
-  touched: boolean;
-  /**
-   * The pod is older than this agent, and nobody has looked yet whether an earlier one left something in it: the
-   * annotation may be missing on a pod that was captured, and a pod that should not be in the mesh would be cut off.
-   */
-  unseen: boolean;
-  state: EnrolmentState;
+  readonly facts: PodFacts | undefined;
+  readonly sandbox: Sandbox | undefined;
+  readonly state: EnrolmentState;
+}
+
+/** An ADD that waits for its pod to be captured. */
+export interface Waiter {
+  readonly netnsKey: string;
+  readonly done: PromiseWithResolvers<"enrolled" | "outside">;
+  /** Why it still waits; told at its deadline. */
+  reason: string | undefined;
+}
+
+/** How the last run ended, as far as the pod's standing depends on it. */
+export type LastRun = "fine" | "waiting" | "failed";
+
+/** One pod of the node. */
+export class PodRecord implements PodStatus {
+  readonly uid: string;
+  readonly waiters = new Set<Waiter>();
+  readonly #inbox: Message[] = [];
+  #workload: Workload;
+  lastRun: LastRun = "fine";
   /** Warnings about the pod's annotations that have been logged already. */
-  warned: string;
+  warned = "";
   /** Runs in a row that did not get where they wanted. */
-  failures: number;
-}
+  failures = 0;
 
-/** A pod that nothing has been done for yet. */
-export function createPodRecord(uid: string): PodRecord {
-  return {
-    uid,
-    facts: undefined,
-    namespaceHint: undefined,
-    sandbox: undefined,
-    ended: undefined,
-    departed: [],
-    adding: 0,
-    touched: false,
-    unseen: false,
-    state: "outside",
-    warned: "",
-    failures: 0,
-  };
-}
-
-/**
- * Gives a pod its sandbox and takes ownership of the handle. An earlier sandbox departs; a second handle of the
- * namespace that the pod has already is closed.
- */
-export function adoptSandbox(record: PodRecord, sandbox: Sandbox): void {
-  const known = record.sandbox;
-  if (known !== undefined && known.netns.key === sandbox.netns.key) {
-    if (known.netns === sandbox.netns) return;
-    sandbox.netns.close();
-    record.sandbox = { ...known, containerId: sandbox.containerId || known.containerId };
-    return;
+  constructor(uid: string) {
+    this.uid = uid;
+    this.#workload = createWorkload(uid);
   }
-  if (known !== undefined) {
-    noteEnd(record, known);
-    record.touched = false;
-    record.state = "outside";
+
+  get workload(): Workload {
+    return this.#workload;
   }
-  record.sandbox = sandbox;
+
+  get facts(): PodFacts | undefined {
+    return this.#workload.pod;
+  }
+
+  get sandbox(): Sandbox | undefined {
+    return this.#workload.sandbox;
+  }
+
+  get state(): EnrolmentState {
+    return stateOf(this.#workload, this.lastRun);
+  }
+
+  /** Messages that no run has read. */
+  get isBehind(): boolean {
+    return this.#inbox.length > 0;
+  }
+
+  /** Whether an ADD waits for the pod's present sandbox. */
+  get isAdding(): boolean {
+    const key = this.sandbox?.netns.key;
+    return key !== undefined && [...this.waiters].some(({ netnsKey }) => netnsKey === key);
+  }
+
+  /** Leaves a message for the pod's next step. */
+  put(message: Message): void {
+    this.#inbox.push(message);
+  }
+
+  /** What the workload will be once its messages are read. */
+  preview(nowMs: number): Workload {
+    return this.#inbox.reduce((workload, message) => absorb(workload, message, nowMs), this.#workload);
+  }
+
+  /** Only for the pod's own run: reads the messages, in order. */
+  read(nowMs: number): void {
+    this.#workload = this.preview(nowMs);
+    this.#inbox.length = 0;
+  }
+
+  /** Only for the pod's own run. */
+  become(workload: Workload): void {
+    this.#workload = workload;
+  }
 }
 
-/** The sandbox ended: the pod's next run clears it up. */
-export function noteEnd(record: PodRecord, sandbox: Sandbox): void {
-  record.ended = { key: sandbox.netns.key, uptimeMs: uptime() * 1000 };
-  record.departed.push(sandbox);
-}
-
-/**
- * Whether a sandbox found in /proc is what is left of the one that ended. The kernel gives the number of a namespace that
- * is gone to the next one that is made, so the same number alone says nothing: processes that started later do.
- */
-export function isRemains({ ended }: PodRecord, found: Sandbox): boolean {
-  return ended !== undefined && found.netns.key === ended.key && (found.startedMs ?? 0) < ended.uptimeMs;
-}
-
-/** Gives a pod a sandbox found in /proc, unless an ADD has brought one meanwhile or it is the one that has just ended. */
-export function offerSandbox(record: PodRecord, found: Sandbox | undefined): void {
-  if (found === undefined) return;
-  const isWelcome = record.sandbox === undefined && !isRemains(record, found);
-  if (isWelcome) adoptSandbox(record, found);
-  else found.netns.close();
-}
-
-/** Nobody waits for it and it owns nothing: a DEL may have come while its run was under way. */
-export function isEmpty({ adding, facts, sandbox, departed }: PodRecord): boolean {
-  return adding === 0 && facts === undefined && sandbox === undefined && departed.length === 0;
-}
-
-/** Takes over facts unless newer ones are known. */
-export function newestFacts<T extends { readonly resourceVersion: string }>(
-  known: T | undefined,
-  offered: T,
-): T {
-  if (known === undefined) return offered;
-  return (compareVersions(offered.resourceVersion, known.resourceVersion) ?? 1) < 0 ? known : offered;
+/** The word for where a pod stands. */
+function stateOf({ phase }: Workload, lastRun: LastRun): EnrolmentState {
+  switch (phase.at) {
+    case "captured":
+      return "enrolled";
+    case "held":
+      return "pending";
+    case "leaving":
+      return phase.wasCaptured && !isOpen(phase.stage) ? "enrolled" : "pending";
+    case "outside":
+    case "told":
+    case "ended":
+      return lastRun === "failed" ? "failed" : lastRun === "waiting" ? "waiting" : "outside";
+  }
 }

@@ -104,6 +104,20 @@ export class AnnotationWriter {
     this.#pump();
   }
 
+  /** Whether a write to this pod is under way, or waits for its turn. */
+  isWriting(uid: string): boolean {
+    return this.#jobs.has(uid);
+  }
+
+  /** Whether the pod carries the annotation, or will once everything wanted is written. */
+  isAnnotated(pod: PodFacts): boolean {
+    const job = this.#jobs.get(pod.uid);
+    if (job !== undefined) return job.wanted !== null;
+    const known = this.#known(pod.uid);
+    // a pod that the watch has not shown yet is known by what its ADD brought
+    return known === undefined ? pod.annotations[podAnnotations.redirection] !== undefined : known !== null;
+  }
+
   /** Drops what is remembered and wanted for a pod that is gone. */
   forget(uid: string): void {
     this.#written.delete(uid);

@@ -9,6 +9,7 @@ import { recordOf, textOf } from "./json-fields.ts";
 export type EventReason =
   | "AmbientNotCaptured"
   | "AmbientRepaired"
+  | "AmbientRecaptured"
   | "AmbientZtunnelRefused"
   | "AmbientWaitingForZtunnel"
   | "AmbientProbesMayFail"

@@ -3,7 +3,7 @@
 import type { AgentConfig } from "../config.ts";
 import type { Desired } from "../enrolment/desired-state.ts";
 import type { PodHistory } from "../enrolment/pod-history.ts";
-import type { PodRecord } from "../enrolment/pod-record.ts";
+import type { PodStatus } from "../enrolment/pod-record.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { ReflectorCounts } from "../kube/reflector.ts";
 import type { Netns } from "../linux/netns.ts";
@@ -17,8 +17,8 @@ import type { ProbePathReport } from "./state-report.ts";
 
 /** Pods of the node as the enrolment knows them; what it hands out is only read. */
 export interface EnrolmentFacts {
-  records(): Iterable<Readonly<PodRecord>>;
-  record(uid: string): Readonly<PodRecord> | undefined;
+  records(): Iterable<PodStatus>;
+  record(uid: string): PodStatus | undefined;
   /** `undefined` while the labels of the pod's namespace are not known. */
   desired(pod: PodFacts): Desired | undefined;
   readonly repairs: ReadonlyMap<string, number>;

@@ -29,7 +29,7 @@ const answerBuckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 
 /** Collects; every method that notes an event is cheap and none throws. No label is ever a pod's name. */
 export class Metrics {
-  readonly #source: Pick<StateSource, "node">;
+  #source: Pick<StateSource, "node"> | undefined;
   readonly #make = new MetricMaker();
   readonly #node: NodeMetrics;
   readonly #reconcileEvents;
@@ -39,11 +39,12 @@ export class Metrics {
   readonly #calls;
   readonly #captureSeconds;
   readonly #runFailures;
+  readonly #earlierConnections;
+  readonly #checkFaults;
   readonly #ztunnelSeconds;
   #rendering: Promise<string> | undefined;
 
-  constructor(source: Pick<StateSource, "node">) {
-    this.#source = source;
+  constructor() {
     const make = this.#make;
     this.#reconcileEvents = make.counter("nodeagent_reconcile_events_total", {
       help: "Changes of pods of this node and of namespaces that the API server told of",
@@ -75,12 +76,25 @@ export class Metrics {
       help: "Looks at a pod that ended in a failure, by reason; each is tried again",
       labels: { reason: failureKinds },
     });
+    this.#earlierConnections = make.counter("ambient_cni_earlier_connections_total", {
+      help: "Connections that running pods had open when they came into the mesh",
+      labels: {},
+    });
+    this.#checkFaults = make.counter("ambient_cni_check_faults_total", {
+      help: "CHECK calls about a pod that was not captured as it should be; it is looked at at once",
+      labels: {},
+    });
     this.#ztunnelSeconds = make.histogram("ambient_cni_ztunnel_answer_duration_seconds", {
       help: "Time that ztunnel took to answer a request, by result",
       labels: { result: answerResults },
       buckets: answerBuckets,
     });
     this.#node = new NodeMetrics(make);
+  }
+
+  /** Where the rest comes from; before this there is only what was noted. */
+  readFrom(source: Pick<StateSource, "node">): void {
+    this.#source = source;
   }
 
   /** The API server told of a change. @param current `undefined`: deleted */
@@ -112,6 +126,16 @@ export class Metrics {
     this.#runFailures.inc({ reason: kind });
   }
 
+  /** As PodHistoryListener. */
+  entered(earlierConnections: number): void {
+    this.#earlierConnections.inc({}, earlierConnections);
+  }
+
+  /** A CHECK asked for a pod that is not as it should be. */
+  checkFault(): void {
+    this.#checkFaults.inc({});
+  }
+
   /** ztunnel answered a request, or did not. */
   ztunnelAnswered(result: AnswerResult, seconds: number): void {
     this.#ztunnelSeconds.observe({ result }, seconds);
@@ -126,7 +150,7 @@ export class Metrics {
   }
 
   async #render(): Promise<string> {
-    this.#node.take(await this.#source.node());
+    if (this.#source !== undefined) this.#node.take(await this.#source.node());
     return await this.#make.render();
   }
 }

@@ -2,7 +2,7 @@
 // One pod as the agent knows it from its last run, as a report. No I/O.
 import type { Desired } from "../enrolment/desired-state.ts";
 import type { PodLook, PodPast } from "../enrolment/pod-history.ts";
-import type { PodRecord } from "../enrolment/pod-record.ts";
+import type { PodStatus } from "../enrolment/pod-record.ts";
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import { desiredState, fingerprint } from "../redirect/fingerprint.ts";
 import type { SkippedFamily } from "../redirect/pod-routing.ts";
@@ -22,7 +22,7 @@ import type {
 /** A pod with what the parts know of it. */
 export interface KnownPod {
   readonly pod: PodFacts;
-  readonly record: Readonly<PodRecord> | undefined;
+  readonly record: PodStatus | undefined;
   readonly desired: Desired | undefined;
   readonly past: PodPast;
 }

@@ -217,6 +217,8 @@ export async function labelWithoutZtunnel(): Promise<void> {
   await waitFor("ztunnel to have the pod", async () => (await held()).includes(pod.uid), {
     timeoutMs: 10_000,
   });
+  // a running pod is known to ztunnel before a rule leads there
+  await waitFor("the pod to be captured", () => isCaptured(pod));
   await claimCaptured(pod);
   await mesh.kubelet.deletePod(pod);
 }
@@ -458,25 +460,32 @@ export async function neverAnnounced(): Promise<void> {
 export async function check(): Promise<Record<string, string>> {
   const pod = await runPod("mesh");
   const { cni, network } = mesh.pods;
+  const ours = { ...network, plugins: network.plugins.slice(1) };
   const ask = (netns: string): Promise<string> =>
-    cni.check(network, pod.sandbox, { netns }).then(
+    cni.check(ours, pod.sandbox, { netns }).then(
       () => "fine",
       (error: unknown) => (error as Error).message,
     );
   const answers: Record<string, string> = { captured: await ask(pod.netns) };
   await mesh.agent.stop();
   await pod.exec(["ip", "rule", "del", "pref", "32764"]);
-  // long enough that only CHECK can have seen it; repairs are another test's
+  // long enough that only CHECK can have asked for the look
   await mesh.startAgent({ RECONCILE_INTERVAL_SECONDS: "3600" });
   await waitFor("the repair at the start", () => isCaptured(pod), { timeoutMs: 20_000 });
   await mesh.ztunnel.waitForReady(20_000);
   await idle();
   await pod.exec(["iptables", "-t", "nat", "-F", "ISTIO_OUTPUT"]);
   answers.drifted = await ask(pod.netns);
-  await mesh.agent.stop();
+  await waitFor("the repair that CHECK asked for", () => isCaptured(pod));
+  await mesh.ztunnel.kill();
+  answers.withoutZtunnel = await ask(pod.netns);
+  await mesh.startZtunnel({ maxBackoffMs: 100 });
+  await mesh.agent.kill();
+  answers.withoutAgent = await ask(pod.netns);
   await mesh.startAgent();
-  await waitFor("the repair", () => isCaptured(pod), { timeoutMs: 20_000 });
+  await mesh.ztunnel.waitForReady(20_000);
   await mesh.kubelet.deletePod(pod);
+  answers.gone = await ask(pod.netns);
   return answers;
 }
 

@@ -2,12 +2,14 @@
 // An agent's parts without an agent: what reports and metrics are made from, with as many pods as a test likes.
 import { decideEnrolment, type EnrolmentPolicy } from "../../src/enrolment/desired-state.ts";
 import { PodHistory } from "../../src/enrolment/pod-history.ts";
-import { createPodRecord, type PodRecord } from "../../src/enrolment/pod-record.ts";
+import type { PodStatus } from "../../src/enrolment/pod-record.ts";
 import type { NamespaceFacts, PodFacts } from "../../src/kube/pod-facts.ts";
 import { defaultSelectors } from "../../src/kube/selectors.ts";
 import type { Netns } from "../../src/linux/netns.ts";
 import { LogRing } from "../../src/log/log-ring.ts";
 import type { AgentFacts, RedirectionFacts, ZdsConnectionFacts } from "../../src/observe/agent-facts.ts";
+import type { StateSource } from "../../src/observe/agent-state.ts";
+import { Metrics } from "../../src/observe/metrics.ts";
 import { ProcessFacts } from "../../src/observe/process-facts.ts";
 import { Readiness } from "../../src/observe/readiness.ts";
 import type { ProbeDrift } from "../../src/probes/probe-drift.ts";
@@ -20,10 +22,13 @@ export interface FakePod {
   readonly hostNetwork?: boolean;
   readonly ips?: readonly string[];
   /** Where the enrolment has it; default `enrolled` with a sandbox, `none`: it has no record. */
-  readonly state?: PodRecord["state"] | "none";
+  readonly state?: PodStatus["state"] | "none";
   /** Default: a namespace that nothing can be read from. */
   readonly netns?: Netns;
 }
+
+/** A pod's standing that a test can change. */
+type FakeStatus = { -readonly [K in keyof PodStatus]: PodStatus[K] };
 
 const policy: EnrolmentPolicy = {
   selectors: defaultSelectors,
@@ -39,7 +44,7 @@ const policy: EnrolmentPolicy = {
 /** Everything can be changed between two questions. */
 export class FakeAgent {
   readonly pods = new Map<string, PodFacts>();
-  readonly records = new Map<string, PodRecord>();
+  readonly records = new Map<string, FakeStatus>();
   /** Label `istio.io/dataplane-mode=ambient` on each but `plain`; a name that is not here is not known. */
   readonly namespaces = new Map<string, NamespaceFacts>();
   readonly acknowledged = new Map<string, string>();
@@ -100,9 +105,7 @@ export class FakeAgent {
     };
     this.pods.set(uid, facts);
     if (state === "none") return facts;
-    const record = createPodRecord(uid);
-    record.facts = facts;
-    record.state = state;
+    const record: FakeStatus = { uid, facts, sandbox: undefined, state };
     this.records.set(uid, record);
     if (state === "outside") return facts;
     const netns = pod.netns ?? ({ key: `4:${1000 + this.records.size}`, fd: -1, closed: true } as Netns);
@@ -201,3 +204,10 @@ const settings = {
   },
   ignored: ["REPAIR_ENABLED: only istio-cni's sidecar mode uses it"],
 } as const;
+
+/** Metrics of an agent that is there already. */
+export function metricsOf(source: Pick<StateSource, "node">): Metrics {
+  const metrics = new Metrics();
+  metrics.readFrom(source);
+  return metrics;
+}

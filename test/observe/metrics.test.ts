@@ -6,15 +6,15 @@ import { PodHistory } from "../../src/enrolment/pod-history.ts";
 import { createLoggers, silentLogger } from "../../src/log/logger.ts";
 import { AgentState } from "../../src/observe/agent-state.ts";
 import { METRICS_CONTENT_TYPE } from "../../src/observe/metric-maker.ts";
-import { Metrics } from "../../src/observe/metrics.ts";
+import type { Metrics } from "../../src/observe/metrics.ts";
 import { MetricsServer } from "../../src/observe/metrics-server.ts";
 import { StateApi } from "../../src/observe/state-api.ts";
-import { FakeAgent } from "./fake-agent.ts";
+import { FakeAgent, metricsOf } from "./fake-agent.ts";
 import { parsePrometheusText } from "./prometheus-text.ts";
 import { ask } from "./state-client.ts";
 
 function make(agent = new FakeAgent()): { agent: FakeAgent; metrics: Metrics } {
-  return { agent, metrics: new Metrics(new AgentState(agent.facts())) };
+  return { agent, metrics: metricsOf(new AgentState(agent.facts())) };
 }
 
 /** Value of the sample with these labels. */
@@ -170,7 +170,7 @@ describe("MetricsServer", () => {
     const source = new AgentState(new FakeAgent().facts());
     const loggers = createLoggers({ level: "info", scopes: {} }, { destination: { write: () => {} } });
     const api = new StateApi({ source, loggers, log: silentLogger });
-    const server = new MetricsServer({ metrics: new Metrics(source), api, log: silentLogger });
+    const server = new MetricsServer({ metrics: metricsOf(source), api, log: silentLogger });
     const port = await server.listen(0);
     try {
       const scraped = await ask({ port }, "/metrics?x=1");

@@ -3,8 +3,7 @@ import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
 import { AgentState } from "../../src/observe/agent-state.ts";
-import { Metrics } from "../../src/observe/metrics.ts";
-import { FakeAgent } from "./fake-agent.ts";
+import { FakeAgent, metricsOf } from "./fake-agent.ts";
 import { type MetricFamily, parsePrometheusText } from "./prometheus-text.ts";
 
 const folder = new URL("../../deploy/monitoring/", import.meta.url);
@@ -43,7 +42,7 @@ beforeAll(async () => {
   const agent = new FakeAgent();
   agent.add("web-0");
   agent.repairs.set("missing-rule", 1);
-  exposed = parsePrometheusText(await new Metrics(new AgentState(agent.facts())).render());
+  exposed = parsePrometheusText(await metricsOf(new AgentState(agent.facts())).render());
 });
 
 function labelsOf(family: MetricFamily): Set<string> {

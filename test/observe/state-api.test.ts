@@ -7,11 +7,10 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createLoggers, silentLogger } from "../../src/log/logger.ts";
 import { AgentState } from "../../src/observe/agent-state.ts";
 import type { ClientLimits } from "../../src/observe/http-limits.ts";
-import { Metrics } from "../../src/observe/metrics.ts";
 import { MetricsServer } from "../../src/observe/metrics-server.ts";
 import { StateApi } from "../../src/observe/state-api.ts";
 import { StateServer } from "../../src/observe/state-server.ts";
-import { FakeAgent } from "./fake-agent.ts";
+import { FakeAgent, metricsOf } from "./fake-agent.ts";
 import { validate } from "./json-schema.ts";
 import { ask, type Target } from "./state-client.ts";
 
@@ -36,7 +35,7 @@ beforeEach(async () => {
   const path = join(folder, "state.sock");
   const server = new StateServer({ path, api, log: silentLogger, limits });
   await server.listen();
-  const metricsServer = new MetricsServer({ metrics: new Metrics(source), api, log: silentLogger, limits });
+  const metricsServer = new MetricsServer({ metrics: metricsOf(source), api, log: silentLogger, limits });
   socket = { socketPath: path };
   port = { port: await metricsServer.listen(0) };
   stop = async () => {

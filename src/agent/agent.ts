@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// The node agent as a whole: its parts, and the one list of what starts and stops.
+import { join } from "node:path";
+import type { AgentConfig } from "../config.ts";
+import { DashboardServer } from "../dashboard/dashboard-server.ts";
+import { PodRules } from "../dashboard/pod-rules.ts";
+import { leaveNode } from "../install/leave-node.ts";
+import type { Logger, LoggerFactory } from "../log/logger.ts";
+import { AgentState } from "../observe/agent-state.ts";
+import { HealthServer } from "../observe/health-server.ts";
+import { MetricsServer } from "../observe/metrics-server.ts";
+import { ProcessFacts } from "../observe/process-facts.ts";
+import { StateApi } from "../observe/state-api.ts";
+import { STATE_SOCKET_NAME } from "../observe/state-report.ts";
+import { StateServer } from "../observe/state-server.ts";
+import { Lifecycle, type Stage } from "./lifecycle.ts";
+import {
+  type Capture,
+  type Front,
+  type Ground,
+  makeCapture,
+  makeFront,
+  makeGround,
+  makeReadiness,
+} from "./parts.ts";
+import { Wiring } from "./wiring.ts";
+
+/** A running agent. */
+export interface Agent {
+  /** True from the moment on that the node is being left for good, which takes longer than a stop. */
+  readonly isLeaving: boolean;
+  /** Finishes what is under way and leaves every pod as it is; takes the node out of the mesh if the DaemonSet is deleted. */
+  stop(): Promise<void>;
+}
+
+/** Well within the 5 s that istio-cni's DaemonSet grants between SIGTERM and SIGKILL. */
+const daemonSetAnswerMs = 1_500;
+
+/** Starts the agent; resolves once it serves. @throws when a part cannot start */
+export async function startAgent(config: AgentConfig, loggers: LoggerFactory): Promise<Agent> {
+  const log = loggers.scope("agent");
+  logStart(config, log);
+  const readiness = makeReadiness(config);
+  const health = new HealthServer(readiness);
+  await health.listen(config.healthPort);
+  const ground = await makeGround(config, { loggers, readiness });
+  const wiring = new Wiring(ground);
+  const capture = makeCapture(ground, wiring);
+  const front = makeFront(ground, capture, wiring);
+  wiring.join(capture);
+  const departure = new Departure(ground, capture, front);
+  const reports = reportStages(ground, { capture, front, wiring });
+  const lifecycle = new Lifecycle(
+    [
+      { name: "health", stop: () => health.close() },
+      ...reports,
+      ...workStages(ground, { capture, front, departure }),
+    ],
+    log,
+  );
+  await lifecycle.start();
+  log.info({ backend: ground.backend.variant }, "ready");
+  return {
+    get isLeaving() {
+      return departure.isLeaving;
+    },
+    async stop() {
+      log.info({}, "stopping");
+      readiness.miss("agent", "is stopping");
+      departure.ask();
+      await lifecycle.stop();
+      log.info({}, departure.isLeaving ? "stopped" : "stopped; pods, chain and launcher stay as they are");
+    },
+  };
+}
+
+/** Whether the agent stops for good, which only the API server's word can say. */
+class Departure {
+  readonly #ground: Ground;
+  readonly #capture: Capture;
+  readonly #front: Front;
+  #answer: ReturnType<Front["own"]["state"]> | undefined;
+  isLeaving = false;
+
+  constructor(ground: Ground, capture: Capture, front: Front) {
+    this.#ground = ground;
+    this.#capture = capture;
+    this.#front = front;
+  }
+
+  /** Asks, early, so that the answer is there when it is needed. */
+  ask(): void {
+    if (this.#ground.config.install.enabled)
+      this.#answer = this.#front.own.state({ deadlineMs: daemonSetAnswerMs });
+  }
+
+  /** Takes the node out of the mesh if the DaemonSet is deleted. */
+  async leaveIfDeleted(): Promise<void> {
+    const { config, loggers, annotations } = this.#ground;
+    this.isLeaving = (await this.#answer) === "deleted";
+    if (!this.isLeaving) return;
+    loggers.scope("agent").info({}, "the DaemonSet was deleted: leaving this node");
+    const log = loggers.scope("install");
+    await leaveNode({ config, ...this.#capture, annotations, plugin: this.#front.plugin, log });
+  }
+}
+
+/** For people and Prometheus, before everything that can wait: while the agent waits for the API server they want to see why. */
+function reportStages(
+  ground: Ground,
+  { capture, front, wiring }: { capture: Capture; front: Front; wiring: Wiring },
+): Stage[] {
+  const { config, loggers, metrics, node, backend, hostNetns, readiness } = ground;
+  const { probePath } = capture;
+  const log = loggers.scope("agent");
+  const processFacts = new ProcessFacts();
+  const source = new AgentState({
+    ...capture,
+    config,
+    backend,
+    cluster: node,
+    readiness,
+    ring: loggers.ring,
+    process: processFacts,
+    chain: config.install.enabled ? front.installer.chain : undefined,
+    probePath: () =>
+      probePath.state.outcome === "bypassed"
+        ? probePath.state
+        : { ...probePath.state, ...wiring.probeFinding },
+  });
+  metrics.readFrom(source);
+  const api = new StateApi({ source, loggers, log });
+  const stateServer = new StateServer({ path: join(config.runDir, STATE_SOCKET_NAME), api, log });
+  const metricsServer = new MetricsServer({ metrics, api, log });
+  const { nodeName, ipv6 } = config;
+  const rules = new PodRules({
+    nodeName,
+    cluster: node,
+    enrolment: capture.enrolment,
+    backend,
+    hostNetns,
+    ipv6,
+  });
+  const dashboard = new DashboardServer({ source, rules, api, log });
+  return [
+    { name: "process facts", start: () => processFacts.start(), stop: () => processFacts.stop() },
+    { name: "state API", start: () => stateServer.listen(), stop: () => stateServer.close() },
+    {
+      name: "metrics",
+      start: () => metricsServer.listen(config.monitoringPort),
+      stop: () => metricsServer.close(),
+    },
+    {
+      name: "dashboard",
+      start: () =>
+        config.dashboard ? serveDashboard(dashboard, { port: config.dashboardPort, log }) : undefined,
+      stop: () => dashboard.close(),
+    },
+  ];
+}
+
+/** For people: the agent does not stay away because somebody else has the port. */
+async function serveDashboard(
+  dashboard: DashboardServer,
+  { port, log }: { readonly port: number; readonly log: Logger },
+): Promise<void> {
+  try {
+    log.info({ port: await dashboard.listen(port) }, "the dashboard is served on 127.0.0.1");
+  } catch (error) {
+    log.warn({ err: error }, "cannot serve the dashboard; set DASHBOARD_PORT to a free port");
+  }
+}
+
+/** The agent's work, from the API server's word to the runtime's calls and ztunnel's connection. */
+function workStages(
+  ground: Ground,
+  { capture, front, departure }: { capture: Capture; front: Front; departure: Departure },
+): Stage[] {
+  const { config, loggers, node, annotations, events, readiness, metrics } = ground;
+  const { enrolment, ztunnel, probes, probePath } = capture;
+  const { plugin, exempt, installer, own, selfTest } = front;
+  const met = (name: string) => () => readiness.meet(name);
+  return [
+    { name: "events", stop: () => events.stop() },
+    { name: "annotations", stop: () => annotations.stop() },
+    { name: "self-test", start: () => void selfTest.start(), stop: () => selfTest.stop() },
+    {
+      name: "watches",
+      start: () => {
+        node.onPodChange((change) => metrics.watched(change));
+        node.onNamespaceChange((change) => metrics.watched(change));
+        node.start();
+      },
+      stop: () => node.stop(),
+    },
+    { name: "ztunnel's connections", stop: () => ztunnel.close() },
+    { name: "probes", stop: () => probes.stop() },
+    { name: "probe path", stop: () => probePath.stop() },
+    // open before the lists are there: pods of the runtime are looked up one by one until then
+    { name: "plugin socket", start: () => plugin.listen().then(met("plugin")), stop: () => plugin.close() },
+    { name: "lists", start: () => node.waitForSync().then(met("watches")) },
+    // its runs first: an ADD that waits inside is answered with "try again", so that the socket can close
+    {
+      name: "enrolment",
+      start: () => enrolment.start().then(met("enrolment")),
+      stop: () => enrolment.stop(),
+    },
+    { name: "departure", stop: () => departure.leaveIfDeleted() },
+    { name: "exempt list", start: () => exempt.start(), stop: () => exempt.stop() },
+    // last in the chain of causes: from here on the runtime calls us
+    {
+      name: "chain",
+      start: () => (config.install.enabled ? installer.start() : undefined),
+      stop: () => installer.stop(),
+    },
+    {
+      name: "own DaemonSet",
+      start: () =>
+        void own.remember().catch((error: unknown) => {
+          loggers.scope("agent").debug({ err: error }, "the own DaemonSet is not known yet");
+        }),
+    },
+    // a ztunnel that connected earlier would be sent a snapshot without the pods it serves, and drop them
+    { name: "ztunnel's socket", start: () => ztunnel.listen() },
+  ];
+}
+
+function logStart(config: AgentConfig, log: Logger): void {
+  const { excludeNamespaces, ...rest } = config;
+  log.info({ config: { ...rest, excludeNamespaces: [...excludeNamespaces] } }, "starting");
+  for (const setting of config.ignored) log.warn({}, `ignored setting ${setting}`);
+  for (const note of config.notes) log.info({}, note);
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the agent is made of, each part with what it needs; nothing is started here.
+import { mkdir } from "node:fs/promises";
+import { uptime } from "node:os";
+import { join } from "node:path";
+import { CniVerbs } from "../cni/cni-verbs.ts";
+import { PluginServer } from "../cni/plugin-server.ts";
+import type { AgentConfig } from "../config.ts";
+import { SelfTestWatch } from "../diagnose/self-test-watch.ts";
+import { openAttachments } from "../enrolment/attachment-store.ts";
+import { Enrolment } from "../enrolment/enrolment.ts";
+import { PodHistory } from "../enrolment/pod-history.ts";
+import { PodLookup } from "../enrolment/pod-lookup.ts";
+import { SandboxFinder } from "../enrolment/sandbox-finder.ts";
+import { readConfs } from "../install/chain-plan.ts";
+import { readFolder } from "../install/conf-dir.ts";
+import { chainExemptions, ExemptNamespaces } from "../install/exempt-namespaces.ts";
+import { Installer } from "../install/installer.ts";
+import { AnnotationWriter } from "../kube/annotation-writer.ts";
+import { ApiClient } from "../kube/api-client.ts";
+import { EventRecorder } from "../kube/event-recorder.ts";
+import { NodeState } from "../kube/node-state.ts";
+import { OwnDaemonSet } from "../kube/own-daemonset.ts";
+import { hostNetnsKeys } from "../linux/host-netns.ts";
+import { portHolders } from "../linux/port-holders.ts";
+import type { LoggerFactory } from "../log/logger.ts";
+import { systemClock } from "../loop/clock.ts";
+import { Metrics } from "../observe/metrics.ts";
+import { Readiness } from "../observe/readiness.ts";
+import { HostProbes } from "../probes/host-probes.ts";
+import { ProbePathWatch } from "../probes/probe-path-watch.ts";
+import { chooseBackend, type RedirectBackend } from "../redirect/backend.ts";
+import { countEarlier, countThroughZtunnel, resetEarlier } from "../redirect/pod-connections.ts";
+import { PodRedirection } from "../redirect/pod-redirection.ts";
+import { ZdsServer } from "../ztunnel/zds-server.ts";
+import type { Wiring } from "./wiring.ts";
+
+/** Ports that ztunnel opens in a pod. Source: istio/ztunnel src/config.rs. */
+const ztunnelPorts = [15001, 15006, 15008, 15053];
+
+/** What everything else stands on. */
+export interface Ground {
+  readonly config: AgentConfig;
+  readonly loggers: LoggerFactory;
+  readonly readiness: Readiness;
+  readonly metrics: Metrics;
+  readonly hostNetns: ReadonlySet<string>;
+  readonly backend: RedirectBackend;
+  readonly client: ApiClient;
+  readonly node: NodeState;
+  readonly annotations: AnnotationWriter;
+  readonly events: EventRecorder;
+}
+
+/** The conditions that a ready agent meets, each with what is said until then. */
+export function makeReadiness(config: AgentConfig): Readiness {
+  return new Readiness({
+    watches: "the lists of pods and namespaces have not come yet",
+    enrolment: "the node's pods have not been looked at yet",
+    ...(config.install.enabled ? { install: "the plugin is not in the CNI chain yet" } : {}),
+    plugin: "the plugin socket is not open yet",
+    "self-test": "it has not ended yet",
+    probes: "the host's rules for kubelet probes have not been looked at yet",
+  });
+}
+
+/** @throws when the host cannot be seen, its iptables cannot be used, or there are no credentials */
+export async function makeGround(
+  config: AgentConfig,
+  { loggers, readiness }: { readonly loggers: LoggerFactory; readonly readiness: Readiness },
+): Promise<Ground> {
+  await mkdir(config.runDir, { recursive: true });
+  const hostNetns = hostNetnsKeys(config);
+  const backend = await chooseBackend({
+    variant: config.iptablesVariant,
+    runDir: config.runDir,
+    hostProcess: join(config.hostRoot, "proc/1"),
+    log: loggers.scope("redirect"),
+  });
+  const client = ApiClient.load({ kubeconfigPath: config.kubeconfigPath });
+  const log = loggers.scope("kube");
+  const { nodeName } = config;
+  const node = new NodeState({ client, nodeName, log });
+  return {
+    config,
+    loggers,
+    readiness,
+    metrics: new Metrics(),
+    hostNetns,
+    backend,
+    client,
+    node,
+    annotations: new AnnotationWriter({ client, lookup: (uid) => node.pod(uid), log }),
+    events: new EventRecorder({ client, nodeName, log }),
+  };
+}
+
+/** What captures pods. */
+export interface Capture {
+  readonly ztunnel: ZdsServer;
+  readonly redirection: PodRedirection;
+  readonly probes: HostProbes;
+  readonly probePath: ProbePathWatch;
+  readonly history: PodHistory;
+  readonly enrolment: Enrolment;
+}
+
+export function makeCapture(ground: Ground, wiring: Wiring): Capture {
+  const { config, loggers, metrics, hostNetns, backend, node, annotations, events } = ground;
+  const ztunnel = new ZdsServer({
+    path: config.ztunnelSocketPath,
+    log: loggers.scope("ztunnel"),
+    onanswer: (result, seconds) => metrics.ztunnelAnswered(result, seconds),
+  });
+  const { probes, probePath } = makeProbes(ground, wiring);
+  const redirection = new PodRedirection({ backend, hostNetns, ipv6: config.ipv6 });
+  const history = new PodHistory({ listener: metrics });
+  const enrolment = new Enrolment({
+    node,
+    finder: new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") }),
+    redirection,
+    connections: { countEarlier, resetEarlier, countThroughZtunnel },
+    portHolders: (netns) => portHolders(netns, ztunnelPorts, { procRoot: join(config.hostRoot, "proc") }),
+    attachments: openAttachments({
+      runDir: config.runDir,
+      hostRoot: config.hostRoot,
+      log: loggers.scope("enrolment"),
+    }),
+    ztunnel,
+    annotations,
+    events,
+    probes,
+    probePath,
+    history,
+    policy: { ...config, agentNamespace: config.podNamespace },
+    log: loggers.scope("enrolment"),
+    clock: systemClock,
+    bootMs: uptime() * 1000 - systemClock.nowMs(),
+    reconcileIntervalMs: config.reconcileIntervalMs,
+    ztunnelWaitMs: config.ztunnelWaitMs,
+    pace: config,
+  });
+  return { ztunnel, redirection, probes, probePath, history, enrolment };
+}
+
+function makeProbes(
+  { config, loggers, backend }: Ground,
+  wiring: Wiring,
+): Pick<Capture, "probes" | "probePath"> {
+  const { hostNetnsPath, probeSnatV4, probeSnatV6, ipv6 } = config;
+  const log = loggers.scope("probes");
+  const probes = new HostProbes({
+    hostNetnsPath,
+    backend,
+    probeSnatV4,
+    probeSnatV6,
+    ipv6,
+    match: config.probeMatch,
+    procRoot: join(config.hostRoot, "proc"),
+    isOutside: (uid) => wiring.isOutside(uid),
+    log,
+    onstate: (fault) => wiring.probesState(fault),
+  });
+  const probePath = new ProbePathWatch({
+    hostNetnsPath,
+    probeSnatV4,
+    probeSnatV6,
+    ipv6,
+    countsOwnConnections: () => probes.countsOwnConnections,
+    pluginTypes: async () => readConfs((await readFolder(config.install.netDir)).files).confs[0]?.types ?? [],
+    onoutcome: (report) => wiring.probePathOutcome(report),
+    log,
+  });
+  return { probes, probePath };
+}
+
+/** What answers the runtime, and what keeps us in its chain. */
+export interface Front {
+  readonly plugin: PluginServer;
+  readonly own: OwnDaemonSet;
+  readonly exempt: ExemptNamespaces;
+  readonly installer: Installer;
+  readonly selfTest: SelfTestWatch;
+}
+
+export function makeFront(ground: Ground, { enrolment }: Capture, wiring: Wiring): Front {
+  const { config, loggers, metrics, hostNetns, backend, client, node, readiness } = ground;
+  const cniLog = loggers.scope("cni");
+  const installLog = loggers.scope("install");
+  const handler = new CniVerbs({
+    enrolment,
+    lookup: new PodLookup({ node, log: cniLog }),
+    excludeNamespaces: config.excludeNamespaces,
+    hostNetns,
+    hostRoot: config.hostRoot,
+    // each round of a fight is repaired, and the node would lose its network for a STATUS that fails
+    notReady: () => readiness.reasonBut(wiring.fightCondition),
+    log: cniLog,
+    onanswer: (verb, outcome, seconds) => metrics.callAnswered(verb, outcome, seconds),
+    oncheckfault: () => metrics.checkFault(),
+  });
+  const { podNamespace, podName } = config;
+  return {
+    plugin: new PluginServer({ path: config.pluginSocketPath, handler, log: cniLog }),
+    own: new OwnDaemonSet({
+      client,
+      podNamespace,
+      podName,
+      hasOwnPod: () => node.wasToldOf(podNamespace, podName),
+    }),
+    exempt: new ExemptNamespaces({
+      runDir: config.runDir,
+      policy: config.install.awayPolicy,
+      selectors: config.selectors,
+      node,
+      log: installLog,
+    }),
+    installer: new Installer({
+      config: config.install,
+      hostRunDir: config.hostRunDir,
+      hostRoot: config.hostRoot,
+      exempt: chainExemptions(config),
+      // the DaemonSet of istio-cni's own chart with another image: its entry in the chain is ours to replace
+      replaceIstioCni: config.install.replaceIstioCni || isIstioCniPod(podName),
+      log: installLog,
+      onstate: (fault) => wiring.condition("install", fault),
+      // sandboxes that were made without us are found in /proc as soon as their pods have an address
+      onrepaired: () => enrolment.requestAll(),
+      onfight: (fight) => wiring.fight(fight),
+      onpeace: () => wiring.peace(),
+      oninstall: (result) => metrics.installed(result),
+    }),
+    selfTest: new SelfTestWatch({
+      config,
+      backend,
+      client,
+      log: loggers.scope("agent"),
+      onstate: (fault) => wiring.condition("self-test", fault),
+    }),
+  };
+}
+
+function isIstioCniPod(podName: string): boolean {
+  return /^istio-cni-node-[^-]+$/.test(podName);
+}

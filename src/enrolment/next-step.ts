@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which step is next for a pod, from what is observed and what is desired. Pure: no I/O, no clock.
+import type { PodFacts } from "../kube/pod-facts.ts";
+import type { Netns } from "../linux/netns.ts";
+import type { RedirectOptions } from "../redirect/rules.ts";
+import type { Desired, OutsideReason } from "./desired-state.ts";
+import type { Sandbox } from "./sandbox-finder.ts";
+import { isOpen, rulesProved, rulesStand, type Workload } from "./workload.ts";
+
+/** What the outside world is like at the moment of a decision. */
+export interface View {
+  readonly nowMs: number;
+  /** `undefined` while the labels of the namespace are not known. */
+  readonly desired: Desired | undefined;
+  /** An ADD waits for this pod's present sandbox. */
+  readonly isAdding: boolean;
+  readonly hasZtunnel: boolean;
+  /** `Netns.key` of the namespace that ztunnel has acknowledged for the pod. */
+  readonly acknowledged: string | undefined;
+  /** The pod carries our annotation, or may. */
+  readonly isAnnounced: boolean;
+  /** A write of the annotation is under way. */
+  readonly isAnnouncing: boolean;
+  /** ztunnel may not connect yet: the roster is being filled, and nothing else happens. */
+  readonly isTakingStock: boolean;
+  /** The agent leaves the node for good. */
+  readonly isLeavingNode: boolean;
+  readonly pace: Pace;
+}
+
+/** How long things may take, in ms. */
+export interface Pace {
+  /** From the annotation's end to the first change in the pod: istiod tells the peers meanwhile. */
+  readonly leavePauseMs: number;
+  /** How long ztunnel may go on with connections that it carries for a pod that leaves. */
+  readonly leaveDrainMs: number;
+  /** For the packets with which ztunnel ends its connections to be translated. */
+  readonly finMs: number;
+  /** How long the annotation's end is waited for. */
+  readonly concealMs: number;
+  /** What a CNI call alone said is not believed for longer than this against a living sandbox. */
+  readonly graceMs: number;
+}
+
+/** What one run has found out already. */
+export interface Run {
+  readonly hasSearched: boolean;
+  /** `Netns.key` that was seen to have the pod's addresses, or that stays for want of a better one. */
+  readonly proved: string | undefined;
+  /** `Netns.key` whose rules, ip rule and route were verified. */
+  readonly verified: string | undefined;
+  readonly isHeld: boolean;
+  readonly isExempted: boolean;
+  readonly isAnnounced: boolean;
+  /** Everything was taken away, the annotation as far as anybody can. */
+  readonly isRestored: boolean;
+  readonly isForgotten: boolean;
+  /** Connections that ztunnel carries, asked at this moment. */
+  readonly carried: number | undefined;
+}
+
+export const freshRun: Run = {
+  hasSearched: false,
+  proved: undefined,
+  verified: undefined,
+  isHeld: false,
+  isExempted: false,
+  isAnnounced: false,
+  isRestored: false,
+  isForgotten: false,
+  carried: undefined,
+};
+
+/** How a run ended when nothing went wrong. */
+export type ReconcileOutcome =
+  | "enrolled"
+  | "outside"
+  | "leaving"
+  | "forgotten"
+  | "no-sandbox"
+  | "no-way-out"
+  | "no-ztunnel"
+  | "namespace-unknown"
+  | "stock-taken";
+
+/** The next thing to do for a pod; `rest` ends the run. */
+export type Step =
+  | { readonly do: "rest"; readonly outcome: ReconcileOutcome; readonly againMs?: number }
+  | { readonly do: "close"; readonly surplus: readonly Netns[] }
+  | { readonly do: "clear"; readonly sandbox: Sandbox }
+  | { readonly do: "find"; readonly pod: PodFacts }
+  | { readonly do: "prove"; readonly pod: PodFacts; readonly sandbox: Sandbox }
+  | { readonly do: "inspect"; readonly sandbox: Sandbox }
+  | { readonly do: "hold"; readonly pod: PodFacts; readonly sandbox: Sandbox | undefined }
+  | { readonly do: "hand-over"; readonly pod: PodFacts; readonly sandbox: Sandbox }
+  | {
+      readonly do: "redirect";
+      readonly sandbox: Sandbox;
+      readonly redirect: RedirectOptions;
+      /** The runtime made the namespace just now, and no process runs in it. */
+      readonly isNew: boolean;
+      /** A running pod comes into the mesh: connections from before may be open. */
+      readonly isEntry: boolean;
+      /** It was captured: what differs was changed by somebody. */
+      readonly isRepair: boolean;
+    }
+  | { readonly do: "settle"; readonly sandbox: Sandbox }
+  | {
+      readonly do: "exempt";
+      readonly pod: PodFacts;
+      readonly sandbox: Sandbox;
+      readonly redirect: RedirectOptions;
+    }
+  | { readonly do: "announce"; readonly pod: PodFacts }
+  | { readonly do: "conceal"; readonly pod: PodFacts; readonly wasAnnounced: boolean }
+  | { readonly do: "note-concealed" }
+  | { readonly do: "open"; readonly sandbox: Sandbox | undefined }
+  | { readonly do: "count-carried"; readonly sandbox: Sandbox }
+  | { readonly do: "withdraw" }
+  | { readonly do: "restore"; readonly sandbox: Sandbox | undefined; readonly reason: OutsideReason }
+  | { readonly do: "release"; readonly sandbox: Sandbox }
+  | { readonly do: "forget" };
+
+/** What a step found; a step that finds nothing has no entry. */
+export type Found =
+  | { readonly do: "find"; readonly sandbox: Sandbox | undefined }
+  | { readonly do: "prove"; readonly isOwner: boolean; readonly successor: Sandbox | undefined }
+  | { readonly do: "inspect"; readonly isTouched: boolean }
+  /** Not clean: our rules could not be taken out of it. */
+  | { readonly do: "clear"; readonly isClean: boolean }
+  | { readonly do: "count-carried"; readonly count: number }
+  | undefined;
+
+/** What is to be done next. */
+export function nextStep(workload: Workload, view: View, run: Run): Step {
+  const { phase, stale, surplus, pod, sandbox } = workload;
+  if (surplus.length > 0) return { do: "close", surplus };
+  // ztunnel first: while it serves an ended sandbox its peers keep connections that nobody answers
+  if (phase.at === "ended" && !view.isAdding) return { do: "withdraw" };
+  const [oldest] = stale;
+  // a sandbox that an ADD has just replaced can wait, the new one's pod cannot
+  if (oldest !== undefined && !view.isAdding) return { do: "clear", sandbox: oldest };
+  if (pod === undefined) {
+    if (sandbox !== undefined) return { do: "release", sandbox };
+    return run.isForgotten ? { do: "rest", outcome: "forgotten" } : { do: "forget" };
+  }
+  if (workload.doubtedMs !== undefined && sandbox !== undefined && run.proved !== sandbox.netns.key)
+    return { do: "prove", pod, sandbox };
+  const desired: Desired | undefined = view.isLeavingNode
+    ? { wanted: false, reason: "agent-leaves" }
+    : view.desired;
+  if (view.isTakingStock) return stockStep({ workload, pod, desired }, view, run);
+  // what cannot be known is not decided: the pod stays as it is
+  if (desired === undefined) return { do: "rest", outcome: "namespace-unknown" };
+  return desired.wanted
+    ? wayIn({ workload, pod, redirect: desired.redirect }, view, run)
+    : wayOut({ workload, pod, reason: desired.reason }, view, run);
+}
+
+/** Before ztunnel may connect: a pod missing from a snapshot is dropped by ztunnel, so who was ours is found out first. */
+function stockStep(
+  { workload, pod, desired }: { workload: Workload; pod: PodFacts; desired: Desired | undefined },
+  view: View,
+  run: Run,
+): Step {
+  const { sandbox, phase } = workload;
+  const rest: Step = { do: "rest", outcome: "stock-taken" };
+  if (desired?.wanted !== true && !view.isAnnounced) return rest;
+  if (sandbox === undefined && !run.hasSearched) return { do: "find", pod };
+  if (sandbox !== undefined && !workload.isInspected) return { do: "inspect", sandbox };
+  // served by ztunnel until now, so it is named in the next snapshot: also one that is about to leave
+  const wasOurs = view.isAnnounced || phase.at !== "outside";
+  return wasOurs && !run.isHeld && !view.isAdding ? { do: "hold", pod, sandbox } : rest;
+}
+
+/** Into the mesh. A running pod is known to ztunnel before a rule leads there; one without a process gets its rules first. */
+function wayIn(
+  { workload, pod, redirect }: { workload: Workload; pod: PodFacts; redirect: RedirectOptions },
+  view: View,
+  run: Run,
+): Step {
+  const { sandbox, phase } = workload;
+  if (sandbox === undefined) return run.hasSearched ? missing(workload, view) : { do: "find", pod };
+  const { key } = sandbox.netns;
+  const hasAddresses = sandbox.ips.length > 0 || pod.ips.length > 0;
+  if (!view.isAdding && hasAddresses && run.proved !== key) return { do: "prove", pod, sandbox };
+  if (!workload.isInspected) return { do: "inspect", sandbox };
+  const isAcknowledged = view.acknowledged === key;
+  const standing = rulesStand(phase);
+  const isBeingMade = sandbox.isNew && view.isAdding;
+  if (!rulesProved(phase) && !isAcknowledged) {
+    // redirecting a pod before ztunnel can serve it would cut it off
+    if (!view.hasZtunnel) return { do: "rest", outcome: "no-ztunnel" };
+    if (!isBeingMade) return { do: "hand-over", pod, sandbox };
+  }
+  if (run.verified !== key) {
+    const isNew = isBeingMade && !standing;
+    const isEntry = !standing && !isNew;
+    return { do: "redirect", sandbox, redirect, isNew, isEntry, isRepair: phase.at === "captured" };
+  }
+  if (!isAcknowledged) return { do: "hand-over", pod, sandbox };
+  if (phase.at !== "captured") return { do: "settle", sandbox };
+  if (!run.isExempted) return { do: "exempt", pod, sandbox, redirect };
+  if (!run.isAnnounced) return { do: "announce", pod };
+  return { do: "rest", outcome: "enrolled" };
+}
+
+/** Out of the mesh: annotation, a pause for istiod, open, ztunnel, a moment for its last packets, the rest. */
+function wayOut(
+  about: { workload: Workload; pod: PodFacts; reason: OutsideReason },
+  view: View,
+  run: Run,
+): Step {
+  const { workload, pod } = about;
+  const { sandbox, phase } = workload;
+  if (phase.at === "leaving") return leavingStep(about, view, run);
+  const isServed = phase.at !== "outside" || (view.isAnnounced && !run.isRestored);
+  if (sandbox === undefined) {
+    const mayLive = pod.phase === "Pending" || pod.phase === "Running";
+    const isSought = !pod.hostNetwork && (isServed || (workload.isUnseen && mayLive));
+    if (isSought && !run.hasSearched) return { do: "find", pod };
+    if (!isServed) return outside(workload, view);
+    // while the pod runs its rules are somewhere: without them gone first, ztunnel's leaving would cut it off
+    if (pod.phase === "Running" && !pod.hostNetwork) return { do: "rest", outcome: "no-way-out" };
+    return { do: "conceal", pod, wasAnnounced: view.isAnnounced };
+  }
+  if (!workload.isInspected && !isServed) return { do: "inspect", sandbox };
+  if (isServed) return { do: "conceal", pod, wasAnnounced: view.isAnnounced };
+  return { do: "release", sandbox };
+}
+
+/** For how long the end of a sandbox is still believed against what is found, in ms. */
+export function graceLeftMs({ ended }: Workload, { nowMs, pace }: View): number {
+  return ended === undefined ? 0 : ended.atMs + pace.graceMs - nowMs;
+}
+
+/** Rules that could not be taken out of an ended sandbox are looked for once more, should it live on. */
+function outside(workload: Workload, view: View): Step {
+  const leftMs = workload.isUnseen ? graceLeftMs(workload, view) : 0;
+  return { do: "rest", outcome: "outside", ...(leftMs > 0 ? { againMs: leftMs } : {}) };
+}
+
+/** A sandbox that a CNI call alone has ended is looked for again when that is believed no longer. */
+function missing(workload: Workload, view: View): Step {
+  const leftMs = graceLeftMs(workload, view);
+  return { do: "rest", outcome: "no-sandbox", ...(leftMs > 0 ? { againMs: leftMs } : {}) };
+}
+
+function leavingStep(
+  { workload, pod, reason }: { workload: Workload; pod: PodFacts; reason: OutsideReason },
+  view: View,
+  run: Run,
+): Step {
+  const { sandbox, phase } = workload;
+  if (phase.at !== "leaving") return { do: "rest", outcome: "outside" };
+  const { pace, nowMs } = view;
+  const after = (ms: number): number => phase.sinceMs + ms - nowMs;
+  const wait = (againMs: number): Step => ({ do: "rest", outcome: "leaving", againMs });
+  // found again meanwhile, or never left: without its sandbox nothing can be opened
+  const isLost = sandbox === undefined && pod.phase === "Running" && !pod.hostNetwork;
+  if (isLost && phase.hadRules && !isOpen(phase.stage))
+    return run.hasSearched ? { do: "rest", outcome: "no-way-out" } : { do: "find", pod };
+  switch (phase.stage) {
+    case "concealing": {
+      const leftMs = after(pace.concealMs);
+      return view.isAnnouncing && leftMs > 0 ? wait(Math.min(leftMs, pollMs)) : { do: "note-concealed" };
+    }
+    case "concealed": {
+      const leftMs = phase.wasAnnounced ? after(pace.leavePauseMs) : 0;
+      if (!phase.hadRules) return { do: "withdraw" };
+      return leftMs > 0 ? wait(leftMs) : { do: "open", sandbox };
+    }
+    case "opened": {
+      const leftMs = view.isLeavingNode ? 0 : after(pace.leaveDrainMs);
+      if (sandbox === undefined || leftMs <= 0) return { do: "withdraw" };
+      if (run.carried === undefined) return { do: "count-carried", sandbox };
+      return run.carried === 0 ? { do: "withdraw" } : wait(Math.min(leftMs, pollMs));
+    }
+    case "withdrawn": {
+      const leftMs = sandbox === undefined ? 0 : after(pace.finMs);
+      return leftMs > 0 ? wait(leftMs) : { do: "restore", sandbox, reason };
+    }
+  }
+}
+
+/** Between two looks at something that nobody tells us of. */
+const pollMs = 25;

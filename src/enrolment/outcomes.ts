@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// What becomes of a pod's runs: failures sorted by what to do next, when it is tried again, and who is told.
+import type { EventRecorder } from "../kube/event-recorder.ts";
+import type { PodFacts } from "../kube/pod-facts.ts";
+import type { PortHolder } from "../linux/port-holders.ts";
+import type { Logger } from "../log/logger.ts";
+import type { Drift } from "../redirect/fingerprint.ts";
+import { ZdsError } from "../ztunnel/zds-error.ts";
+import type { ReconcileOutcome } from "./next-step.ts";
+import { type FailureKind, failureKind, type PodHistory } from "./pod-history.ts";
+import type { PodRecord } from "./pod-record.ts";
+
+/**
+ * What to do about a failure.
+ * - `ztunnel-away`: the next ztunnel connection mends it by itself.
+ * - `ztunnel-refused`: ztunnel is there and does not take the pod.
+ * - `sandbox-missing`: the pod's namespace is not found.
+ * - `other`: a step failed.
+ */
+export type FailureCode = "ztunnel-away" | "ztunnel-refused" | "sandbox-missing" | "other";
+
+/** Why a run did not get where it wanted. */
+export interface Failure {
+  readonly code: FailureCode;
+  readonly kind: FailureKind;
+  readonly message: string;
+  /** The end of a sentence that names the failure. */
+  readonly remedy: string;
+}
+
+const ztunnelRemedy = "; check the ztunnel pod of this node: kubectl get pods -A -l app=ztunnel -o wide";
+const logRemedy = "; the log of this node's CNI agent has the details";
+
+/** Outcomes in which a wanted pod, or one that should leave, has to wait. */
+const waits: Readonly<Partial<Record<ReconcileOutcome, Failure>>> = {
+  "no-sandbox": {
+    code: "sandbox-missing",
+    kind: "sandbox",
+    message: "no process of it is found on this node in a namespace that has its address",
+    remedy: logRemedy,
+  },
+  "no-way-out": {
+    code: "sandbox-missing",
+    kind: "sandbox",
+    message: "it should leave, but no process of it is found whose redirection could be taken away",
+    remedy: logRemedy,
+  },
+  "no-ztunnel": {
+    code: "ztunnel-away",
+    kind: "ztunnel",
+    message: "no ztunnel connection",
+    remedy: ztunnelRemedy,
+  },
+};
+
+/** Why a pod in this outcome has to wait; `undefined` for one that does not. */
+export function waitOf(outcome: ReconcileOutcome): Failure | undefined {
+  return waits[outcome];
+}
+
+/** A step failed with a reason that is for people, and known by its code to us. */
+export class StepError extends Error {
+  override readonly name = "StepError";
+  readonly failure: Failure;
+
+  constructor(failure: Failure, cause: unknown) {
+    super(failure.message, { cause });
+    this.failure = failure;
+  }
+}
+
+/** Sorts an error by what to do next. */
+export function failureOf(error: unknown): Failure {
+  if (error instanceof StepError) return error.failure;
+  const message = error instanceof Error ? error.message : String(error);
+  const kind = failureKind(error);
+  if (!(error instanceof ZdsError)) return { code: "other", kind, message, remedy: logRemedy };
+  const isAway = error.code !== "NACK" && error.code !== "SUPERSEDED";
+  const code = isAway ? "ztunnel-away" : error.code === "NACK" ? "ztunnel-refused" : "other";
+  return { code, kind, message, remedy: ztunnelRemedy };
+}
+
+/** A refusal of ztunnel whose cause is in the pod: something there holds ztunnel's ports. */
+export function portsHeld(error: ZdsError, holders: readonly PortHolder[]): StepError {
+  const ports = holders.map(
+    ({ port, protocol, pid, command }) => `${protocol} port ${port} is held by "${command}" (process ${pid})`,
+  );
+  const remedy = `; in the pod ${ports.join(", ")}: ztunnel needs this port there, let the program use another one`;
+  return new StepError(
+    { code: "ztunnel-refused", kind: "ztunnel-refused", message: error.message, remedy },
+    error,
+  );
+}
+
+/** A pod that must not start, because it would start outside the mesh. The message has cause and remedy. */
+export class EnrolmentError extends Error {
+  override readonly name = "EnrolmentError";
+
+  constructor(pod: PodFacts, cause: unknown) {
+    const { message, remedy } = failureOf(cause);
+    super(
+      `Cannot capture pod "${pod.namespace}/${pod.name}" for the ambient mesh: ${message}${remedy}. The pod is tried again by kubelet`,
+      { cause },
+    );
+  }
+}
+
+export interface OutcomesOptions {
+  readonly events: Pick<EventRecorder, "record">;
+  readonly history: Pick<PodHistory, "failed">;
+  readonly log: Logger;
+  /** From 0 to 1. */
+  readonly random?: () => number;
+}
+
+/** Tries before people are told: about eight seconds, longer than a ztunnel takes to restart. */
+const patientFailures = 5;
+const firstRetryMs = 500;
+const maxRetryMs = 30_000;
+/** A port that ztunnel needs may be free at any moment; ztunnel itself tries again every 5 s. Source: istio/ztunnel src/inpod/statemanager.rs. */
+const maxRefusedRetryMs = 5_000;
+
+/** Counts what becomes of the runs and tells it in log, history and Events. */
+export class Outcomes {
+  readonly #options: OutcomesOptions;
+  /** Repairs of enrolled pods by kind of drift, since the start. */
+  readonly repairs = new Map<string, number>();
+
+  constructor(options: OutcomesOptions) {
+    this.#options = options;
+  }
+
+  /** Something that the pod needs is not there yet. @returns the pause before the next try, in ms */
+  waiting(record: PodRecord, failure: Failure): number {
+    const { events, history, log } = this.#options;
+    const { message, remedy, kind } = failure;
+    const isZtunnel = failure.code === "ztunnel-away";
+    record.failures++;
+    if (record.lastRun !== "failed") record.lastRun = "waiting";
+    history.failed(record.uid, { kind, message, remedy });
+    const pauseMs = this.#pauseMs(record.failures, maxRetryMs);
+    const pod = record.facts;
+    if (pod === undefined || record.waiters.size > 0 || record.failures < patientFailures) return pauseMs;
+    if (record.failures === patientFailures) {
+      log.warn(
+        { ns: pod.namespace, pod: pod.name, uid: pod.uid, reason: message },
+        "pod is not captured yet",
+      );
+    }
+    events.record(pod, {
+      reason: isZtunnel ? "AmbientWaitingForZtunnel" : "AmbientNotCaptured",
+      message: `The ambient mesh has not captured this pod yet: ${message}${remedy}`,
+    });
+    return pauseMs;
+  }
+
+  /** A step failed. @returns the pause before the next try, in ms */
+  failed(record: PodRecord, error: unknown): number {
+    const { events, history, log } = this.#options;
+    const failure = failureOf(error);
+    const pod = record.facts;
+    const names = { ns: pod?.namespace, pod: pod?.name, uid: record.uid, attempt: record.failures + 1 };
+    if (failure.code === "ztunnel-away") {
+      log.info({ ...names, reason: failure.message }, "waiting for ztunnel");
+      return this.waiting(record, failure);
+    }
+    record.failures++;
+    record.lastRun = "failed";
+    const { message, remedy, kind } = failure;
+    history.failed(record.uid, { kind, message, remedy });
+    log.warn({ ...names, err: error, remedy }, "pod not captured; trying again");
+    const isRefused = failure.code === "ztunnel-refused";
+    // an ADD that fails is told by kubelet in an Event of its own
+    if (pod !== undefined && record.waiters.size === 0) {
+      events.record(pod, {
+        reason: isRefused ? "AmbientZtunnelRefused" : "AmbientNotCaptured",
+        message: `Not captured by the ambient mesh: ${message}${remedy}`,
+      });
+    }
+    return this.#pauseMs(record.failures, isRefused ? maxRefusedRetryMs : maxRetryMs);
+  }
+
+  /** Notes what was found changed in a captured pod and has been put back. */
+  repaired(record: PodRecord, drift: readonly Drift[]): void {
+    const { uid, facts: pod, sandbox } = record;
+    for (const { kind } of drift) this.repairs.set(kind, (this.repairs.get(kind) ?? 0) + 1);
+    this.#options.log.warn(
+      { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key, drift },
+      "repaired the redirection of a pod",
+    );
+    if (pod === undefined) return;
+    const details = drift.map(({ family, detail }) => `IPv${family}: ${detail}`).join("; ");
+    const message = `The redirection of this pod had been changed and was put back: ${details}. Look for what writes network rules in it.`;
+    this.#options.events.record(pod, { reason: "AmbientRepaired", message });
+  }
+
+  /** A CNI call had ended the pod's sandbox, which lives on: it is in the mesh again. */
+  recaptured(record: PodRecord): void {
+    const { uid, facts: pod, sandbox } = record;
+    const names = { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key };
+    this.#options.log.warn(names, "captured a pod again whose sandbox a CNI call had called ended");
+    if (pod === undefined) return;
+    this.#options.events.record(pod, {
+      reason: "AmbientRecaptured",
+      message:
+        "A CNI call (DEL or GC) said that this pod's sandbox had ended, so it was let go; the sandbox still has the " +
+        "pod's addresses, and the pod is captured again. Look for what deletes network attachments of running pods.",
+    });
+  }
+
+  /** The run got where it wanted. */
+  fine(record: PodRecord): void {
+    record.failures = 0;
+    record.lastRun = "fine";
+  }
+
+  #pauseMs(failures: number, maxMs: number): number {
+    const random = this.#options.random ?? Math.random;
+    return Math.min(maxMs, firstRetryMs * 2 ** Math.min(failures - 1, 20)) * (0.5 + random() / 2);
+  }
+}

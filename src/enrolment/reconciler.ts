@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+// One run of one pod: reads its messages, asks for the next step, does it. Safe at any moment, any number of times.
+import type { AnnotationWriter } from "../kube/annotation-writer.ts";
+import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
+import type { Netns } from "../linux/netns.ts";
+import type { PortHolder } from "../linux/port-holders.ts";
+import type { Logger } from "../log/logger.ts";
+import type { Clock } from "../loop/clock.ts";
+import type { HostProbes } from "../probes/host-probes.ts";
+import type { ProbePathWatch } from "../probes/probe-path-watch.ts";
+import type { countEarlier, countThroughZtunnel, resetEarlier } from "../redirect/pod-connections.ts";
+import type { PodRedirection } from "../redirect/pod-redirection.ts";
+import { ZdsError } from "../ztunnel/zds-error.ts";
+import type { ZdsServer } from "../ztunnel/zds-server.ts";
+import type { Attachments } from "./attachments.ts";
+import type { Desired } from "./desired-state.ts";
+import { type Found, freshRun, nextStep, type Pace, type Step, type View } from "./next-step.ts";
+import { failureOf, type Outcomes, portsHeld } from "./outcomes.ts";
+import type { PodHistory } from "./pod-history.ts";
+import type { PodRecord } from "./pod-record.ts";
+import { soughtPod } from "./runtime-pod.ts";
+import type { SandboxFinder } from "./sandbox-finder.ts";
+import { advance, begin } from "./step-result.ts";
+
+/** What the steps are done with. */
+export interface ReconcilerParts {
+  readonly finder: Pick<SandboxFinder, "find" | "owns">;
+  readonly redirection: Pick<PodRedirection, "apply" | "open" | "remove" | "isTouched">;
+  readonly connections: {
+    readonly countEarlier: typeof countEarlier;
+    readonly resetEarlier: typeof resetEarlier;
+    readonly countThroughZtunnel: typeof countThroughZtunnel;
+  };
+  readonly ztunnel: Pick<ZdsServer, "add" | "remove" | "hold" | "acknowledged" | "connectionCount">;
+  readonly annotations: Pick<AnnotationWriter, "set" | "forget" | "isWriting" | "isAnnotated">;
+  readonly probes: Pick<HostProbes, "set" | "remove">;
+  readonly probePath: Pick<ProbePathWatch, "enrolled" | "left">;
+  readonly attachments: Pick<Attachments, "placeOf" | "forgetPod">;
+  readonly history: PodHistory;
+  readonly log: Logger;
+  readonly clock: Clock;
+  /** Milliseconds between the kernel's boot and the clock's zero. */
+  readonly bootMs: number;
+  /** Who holds ztunnel's ports in a pod's namespace. */
+  readonly portHolders: (netns: Netns) => Promise<readonly PortHolder[]>;
+}
+
+/** What the reconciler asks of those who know all pods. */
+export interface ReconcilerContext {
+  readonly outcomes: Outcomes;
+  readonly pace: Pace;
+  desired(record: PodRecord): Desired | undefined;
+  /** Whether another pod's sandbox is in the namespace. */
+  isOwned(netnsKey: string, uid: string): boolean;
+  isTakingStock(): boolean;
+  isLeavingNode(): boolean;
+  /** The pod is captured in its present sandbox. */
+  oncaptured(record: PodRecord): void;
+}
+
+/** The pure part: from what is known to what is next. Tests put faults in its place. */
+export interface Decisions {
+  readonly nextStep: typeof nextStep;
+  readonly advance: typeof advance;
+}
+
+export const decisions: Decisions = { nextStep, advance };
+
+/** More than any way in and out together takes; a run that does not come to rest is a fault of ours, and must not spin. */
+const maxSteps = 200;
+
+type Doing<D extends Step["do"]> = Extract<Step, { do: D }>;
+
+/** Does the steps. */
+export class Reconciler {
+  readonly #parts: ReconcilerParts;
+  readonly #context: ReconcilerContext;
+  readonly #decisions: Decisions;
+
+  constructor(parts: ReconcilerParts, context: ReconcilerContext, pure: Decisions = decisions) {
+    this.#parts = parts;
+    this.#context = context;
+    this.#decisions = pure;
+  }
+
+  /** Looks at one pod and does what is missing. @throws when a step failed; the pod then stays where it is */
+  async run(record: PodRecord): Promise<Doing<"rest">> {
+    let run = freshRun;
+    for (let count = 0; count < maxSteps; count++) {
+      record.read(this.#parts.clock.nowMs());
+      const view = this.#view(record);
+      const step = this.#decisions.nextStep(record.workload, view, run);
+      if (step.do === "rest") return step;
+      record.become(begin(record.workload, step));
+      const found = await this.#perform(step, record);
+      // what has arrived meanwhile comes first: the step's word counts only for the sandbox that it was about
+      record.read(this.#parts.clock.nowMs());
+      const endedKey = record.workload.ended?.key;
+      const next = this.#decisions.advance(record.workload, { step, found, run, view: this.#view(record) });
+      record.become(next.workload);
+      run = next.run;
+      if (step.do === "settle" && record.workload.phase.at === "captured") {
+        this.#settled(record, step);
+        if (endedKey === step.sandbox.netns.key) this.#context.outcomes.recaptured(record);
+      }
+    }
+    throw new Error(
+      `Cannot reconcile pod "${record.uid}": it does not come to rest within ${maxSteps} steps`,
+    );
+  }
+
+  #view(record: PodRecord): View {
+    const { ztunnel, annotations, clock } = this.#parts;
+    const { uid, facts } = record;
+    return {
+      nowMs: clock.nowMs(),
+      desired: this.#context.desired(record),
+      isAdding: record.isAdding,
+      hasZtunnel: ztunnel.connectionCount > 0,
+      acknowledged: ztunnel.acknowledged(uid),
+      isAnnounced: facts !== undefined && annotations.isAnnotated(facts),
+      isAnnouncing: annotations.isWriting(uid),
+      isTakingStock: this.#context.isTakingStock(),
+      isLeavingNode: this.#context.isLeavingNode(),
+      pace: this.#context.pace,
+    };
+  }
+
+  async #perform(step: Step, record: PodRecord): Promise<Found> {
+    const { redirection, annotations, ztunnel } = this.#parts;
+    switch (step.do) {
+      case "close":
+        for (const netns of step.surplus) netns.close();
+        return undefined;
+      case "find":
+        return { do: "find", sandbox: await this.#find(step.pod) };
+      case "prove":
+        return await this.#prove(step);
+      case "inspect":
+        return { do: "inspect", isTouched: await redirection.isTouched(step.sandbox.netns) };
+      case "hold":
+        ztunnel.hold({ uid: record.uid, workload: workloadInfo(step.pod), netns: step.sandbox?.netns });
+        return undefined;
+      case "hand-over":
+        await this.#handOver(step, record);
+        return undefined;
+      case "redirect":
+        await this.#redirect(step, record);
+        return undefined;
+      case "exempt":
+        await this.#exempt(step, record);
+        return undefined;
+      case "announce":
+        annotations.set(step.pod, "enabled");
+        return undefined;
+      case "conceal":
+        annotations.set(step.pod, null);
+        return undefined;
+      case "open":
+        await this.#parts.probePath.left(record.uid);
+        if (step.sandbox !== undefined) await redirection.open(step.sandbox.netns);
+        return undefined;
+      case "count-carried":
+        return { do: "count-carried", count: await this.#countCarried(step) };
+      case "withdraw":
+        await this.#withdraw(record);
+        return undefined;
+      case "restore":
+        await this.#restore(step, record);
+        return undefined;
+      case "clear":
+        return { do: "clear", isClean: await this.#clear(step, record) };
+      case "forget":
+        this.#parts.attachments.forgetPod(record.uid);
+        annotations.forget(record.uid);
+        return undefined;
+      case "settle":
+      case "note-concealed":
+      case "release":
+      case "rest":
+        return undefined;
+    }
+  }
+
+  async #find(pod: PodFacts) {
+    const { finder, attachments, bootMs, history } = this.#parts;
+    const place = attachments.placeOf(pod.uid);
+    const found = await finder.find(soughtPod(pod), {
+      ...(place === undefined ? {} : { place }),
+      isOwned: (netnsKey) => this.#context.isOwned(netnsKey, pod.uid),
+    });
+    history.step(pod.uid, "sandbox");
+    // searches of other pods went on meanwhile
+    if (found !== undefined && this.#context.isOwned(found.netns.key, pod.uid)) {
+      found.netns.close();
+      return undefined;
+    }
+    if (found?.startedMs === undefined) return found;
+    return { ...found, startedMs: found.startedMs - bootMs };
+  }
+
+  /** A sandbox that has lost all of the pod's addresses was rebuilt behind our back, or is gone. */
+  async #prove({ pod, sandbox }: Doing<"prove">): Promise<Found> {
+    const isOwner = await this.#parts.finder.owns(sandbox.netns, [...sandbox.ips, ...pod.ips]);
+    return { do: "prove", isOwner, successor: isOwner ? undefined : await this.#find(pod) };
+  }
+
+  async #handOver({ pod, sandbox }: Doing<"hand-over">, record: PodRecord): Promise<void> {
+    const { ztunnel, annotations, portHolders, history } = this.#parts;
+    try {
+      await ztunnel.add({ uid: pod.uid, workload: workloadInfo(pod), netns: sandbox.netns });
+      history.step(pod.uid, "ztunnel");
+    } catch (error) {
+      // a pod that ztunnel once had stays "enabled" over a restart of ztunnel or of the agent, as istio-cni leaves it
+      const isAway = failureOf(error).code === "ztunnel-away";
+      const wasServed =
+        record.workload.phase.at === "captured" ||
+        (isAway && pod.annotations[podAnnotations.redirection] === "enabled");
+      const isStillThere = record.preview(this.#parts.clock.nowMs()).sandbox?.netns === sandbox.netns;
+      if (!wasServed && !record.isAdding && isStillThere) annotations.set(pod, "pending");
+      if (!(error instanceof ZdsError) || error.code !== "NACK") throw error;
+      const holders = sandbox.netns.closed ? [] : await portHolders(sandbox.netns).catch(() => []);
+      throw holders.length === 0 ? error : portsHeld(error, holders);
+    }
+  }
+
+  async #redirect(step: Doing<"redirect">, record: PodRecord): Promise<void> {
+    const { redirection, history, log } = this.#parts;
+    const { sandbox, redirect, isNew, isEntry, isRepair } = step;
+    const { netns } = sandbox;
+    const names = { ns: record.facts?.namespace, pod: record.facts?.name, uid: record.uid, netns: netns.key };
+    // counted before a rule stands: after that ztunnel's own connections are among them
+    if (isEntry) await this.#countEarlier(step, record);
+    if (isEntry && redirect.establishedConnections === "reset") await this.#resetEarlier(step, record);
+    const report = await redirection.apply(netns, redirect, { isNew });
+    const { skippedFamilies, leftoverFault } = report;
+    history.looked(record.uid, { netnsKey: netns.key, skippedFamilies });
+    history.step(record.uid, "rules");
+    if (leftoverFault !== undefined)
+      log.warn(
+        { ...names, reason: leftoverFault },
+        "an earlier agent's rules are still in the pod beside ours",
+      );
+    const isStillThere = record.sandbox?.netns === netns && record.workload.phase.at === "captured";
+    if (isRepair && report.changed && isStillThere) this.#context.outcomes.repaired(record, report.repaired);
+  }
+
+  async #countEarlier({ sandbox }: Doing<"redirect">, record: PodRecord): Promise<void> {
+    const { connections, history, log } = this.#parts;
+    try {
+      const { count } = await connections.countEarlier(sandbox.netns);
+      history.entered(record.uid, { earlierConnections: count });
+    } catch (error) {
+      log.debug({ uid: record.uid, err: error }, "cannot count the connections from before the capture");
+    }
+  }
+
+  /** While rules that let them be stand, so that the resets leave as they are; the rules that were asked for follow. */
+  async #resetEarlier({ sandbox, redirect, isNew }: Doing<"redirect">, record: PodRecord): Promise<void> {
+    const { connections, redirection, log } = this.#parts;
+    const { netns } = sandbox;
+    await redirection.apply(netns, { ...redirect, establishedConnections: "keep" }, { isNew });
+    const reset = await connections.resetEarlier(netns);
+    log.info(
+      { uid: record.uid, netns: netns.key, ...reset },
+      "reset the connections from before the capture",
+    );
+  }
+
+  /** Connections that ztunnel carries; where the kernel does not say, the drain's time alone counts. */
+  async #countCarried({ sandbox }: Doing<"count-carried">): Promise<number> {
+    try {
+      return (await this.#parts.connections.countThroughZtunnel(sandbox.netns)).count;
+    } catch {
+      return 1;
+    }
+  }
+
+  /** Lets the host's probes reach the pod past ztunnel. What is wrong with the host's side is the readiness's to say. */
+  async #exempt({ pod, sandbox, redirect }: Doing<"exempt">, record: PodRecord): Promise<void> {
+    const { probes, probePath, log } = this.#parts;
+    const ips = sandbox.ips.length > 0 ? sandbox.ips : pod.ips;
+    try {
+      await probes.set(pod.uid, ips);
+      // in ingress mode inbound connections never meet ztunnel: such a pod would prove nothing
+      if (record.sandbox?.netns === sandbox.netns && !sandbox.netns.closed && !redirect.ingressMode)
+        probePath.enrolled({ uid: pod.uid, netns: sandbox.netns, addresses: ips });
+    } catch (error) {
+      log.debug({ uid: pod.uid, ips, err: error }, "the host's probes are not exempted yet");
+    }
+  }
+
+  async #withdraw(record: PodRecord): Promise<void> {
+    const { ztunnel, probes, probePath, annotations, history, log } = this.#parts;
+    const { pod, phase } = record.workload;
+    // a pod that goes on without its sandbox must not be called captured; one that is being deleted is known to go
+    if (phase.at === "ended" && pod !== undefined && pod.deletionTimestamp !== true)
+      annotations.set(pod, null);
+    await ztunnel.remove(record.uid);
+    history.step(record.uid, "remove-ztunnel");
+    await probePath.left(record.uid);
+    try {
+      await probes.remove(record.uid);
+    } catch (error) {
+      log.debug({ uid: record.uid, err: error }, "the exemption of the host's probes is not taken back yet");
+    }
+    history.step(record.uid, "remove-probes");
+  }
+
+  async #restore({ sandbox, reason }: Doing<"restore">, record: PodRecord): Promise<void> {
+    const { redirection, history, log } = this.#parts;
+    if (sandbox !== undefined) await redirection.remove(sandbox.netns);
+    history.step(record.uid, "remove-rules");
+    const { namespace: ns, name: pod } = record.facts ?? {};
+    log.info({ ns, pod, uid: record.uid, netns: sandbox?.netns.key, reason }, "pod left the mesh");
+  }
+
+  /** A sandbox that ended or was replaced: our rules go, the handle is closed. */
+  async #clear({ sandbox }: Doing<"clear">, record: PodRecord): Promise<boolean> {
+    const { redirection, probePath, log } = this.#parts;
+    const { netns } = sandbox;
+    let isClean = true;
+    // a check of the probes' way may be going on in it
+    await probePath.left(record.uid);
+    try {
+      // a namespace that came back as the pod's current one is not cleared
+      if (netns.key !== record.sandbox?.netns.key) await redirection.remove(netns);
+    } catch (error) {
+      isClean = false;
+      log.warn(
+        { uid: record.uid, netns: netns.key, err: error },
+        "could not take our rules out of an ended sandbox; they end with its namespace",
+      );
+    } finally {
+      netns.close();
+    }
+    log.info({ uid: record.uid, netns: netns.key }, "sandbox cleared");
+    return isClean;
+  }
+
+  #settled(record: PodRecord, { sandbox }: Doing<"settle">): void {
+    const { log, history } = this.#parts;
+    const { namespace: ns, name: pod } = record.facts ?? {};
+    const ms = history.runMs(record.uid);
+    log.info({ ns, pod, uid: record.uid, netns: sandbox.netns.key, ms }, "pod enrolled");
+    this.#context.oncaptured(record);
+  }
+}
+
+function workloadInfo({ name, namespace, serviceAccount }: PodFacts) {
+  return { name, namespace, serviceAccount };
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a pod's workload becomes when a step begins and when it has gone well. Pure: no I/O, no clock.
+import { type Found, graceLeftMs, type Run, type Step, type View } from "./next-step.ts";
+import type { Sandbox } from "./sandbox-finder.ts";
+import { adopt, noteEnd, type Phase, reject, rulesProved, rulesStand, type Workload } from "./workload.ts";
+
+/** The workload at the moment a step begins: what it may do is counted as done, so that a death half-way is no secret. */
+export function begin(workload: Workload, step: Step): Workload {
+  const { phase } = workload;
+  switch (step.do) {
+    case "hold":
+    case "hand-over":
+      if (phase.at === "outside") return { ...workload, phase: { at: "told" } };
+      // wanted again on its way out: whatever comes of it, ztunnel has to be told again before it is out
+      return phase.at === "leaving" && phase.stage === "withdrawn"
+        ? { ...workload, phase: { ...phase, stage: "opened" } }
+        : workload;
+    case "redirect":
+      return phase.at === "captured"
+        ? workload
+        : { ...workload, phase: { at: "held", isProved: rulesProved(phase) } };
+    default:
+      return workload;
+  }
+}
+
+/** Workload and run after a step that went well. Its word counts only for the sandbox that it was about. */
+export function advance(
+  workload: Workload,
+  { step, found, run, view }: { step: Step; found: Found; run: Run; view: View },
+): { workload: Workload; run: Run } {
+  const { sandbox, phase } = workload;
+  const isCurrent = "sandbox" in step && step.sandbox?.netns.key === sandbox?.netns.key;
+  const to = (next: Partial<Workload>, seen: Partial<Run> = {}) => ({
+    workload: { ...workload, ...next },
+    run: { ...run, ...seen },
+  });
+  switch (step.do) {
+    case "close":
+      return to({ surplus: workload.surplus.filter((netns) => !step.surplus.includes(netns)) });
+    case "clear":
+      // what the run saw may have been this very namespace, which may be found to live on
+      return to(
+        {
+          stale: workload.stale.filter((each) => each !== step.sandbox),
+          isUnseen: workload.isUnseen || (found?.do === "clear" && !found.isClean),
+        },
+        { verified: undefined, proved: undefined },
+      );
+    case "find": {
+      const offered = found?.do === "find" ? found.sandbox : undefined;
+      const next = offer(workload, offered, view);
+      // nothing lives where a sandbox had ended: what could not be taken out of it is gone with it
+      const isOver = offered === undefined && graceLeftMs(workload, view) <= 0;
+      return {
+        workload: isOver && workload.ended !== undefined ? { ...next, isUnseen: false } : next,
+        run: { ...run, hasSearched: true },
+      };
+    }
+    case "prove":
+      return proved(workload, { step, found, run, view });
+    case "inspect":
+      if (!isCurrent) return to({});
+      return to({
+        isInspected: true,
+        isUnseen: false,
+        phase: inspectedPhase(phase, found?.do === "inspect" && found.isTouched),
+      });
+    case "hold":
+      return to({}, { isHeld: true });
+    case "redirect":
+      if (!isCurrent) return to({});
+      return to(phase.at === "held" ? { phase: { at: "held", isProved: true } } : {}, {
+        verified: step.sandbox.netns.key,
+      });
+    case "settle": {
+      if (!isCurrent) return to({});
+      const isBack = workload.ended?.key === step.sandbox.netns.key;
+      return to({
+        phase: { at: "captured" },
+        // from here on processes may run in it
+        sandbox: { ...step.sandbox, ...sandbox, isNew: false },
+        ...(isBack ? { ended: undefined } : {}),
+      });
+    }
+    case "exempt":
+      return isCurrent ? to({}, { isExempted: true }) : to({});
+    case "announce":
+      return phase.at === "captured" ? to({}, { isAnnounced: true }) : to({});
+    case "conceal":
+      return to({ phase: leavingFrom(workload, { step, view }) });
+    case "note-concealed":
+      return phase.at === "leaving" && phase.stage === "concealing"
+        ? to({ phase: { ...phase, stage: "concealed", sinceMs: view.nowMs } })
+        : to({});
+    case "open":
+      return phase.at === "leaving" && isCurrent
+        ? to({ phase: { ...phase, stage: "opened", sinceMs: view.nowMs } }, { verified: undefined })
+        : to({}, { verified: undefined });
+    case "count-carried":
+      return to({}, { carried: found?.do === "count-carried" ? found.count : 0 });
+    case "withdraw":
+      if (phase.at === "leaving") return to({ phase: { ...phase, stage: "withdrawn", sinceMs: view.nowMs } });
+      return phase.at === "ended" || sandbox === undefined ? to({ phase: { at: "outside" } }) : to({});
+    case "restore":
+      return phase.at === "leaving" && isCurrent
+        ? to({ phase: { at: "outside" }, isUnseen: false }, { isRestored: true, verified: undefined })
+        : to({});
+    case "release": {
+      if (!isCurrent || phase.at !== "outside") return to({});
+      const next = { ...workload, sandbox: undefined, isInspected: false, doubtedMs: undefined };
+      return { workload: reject(next, step.sandbox), run };
+    }
+    case "forget":
+      return to({}, { isForgotten: true });
+    case "hand-over":
+    case "rest":
+      return to({});
+  }
+}
+
+/** Whether a namespace that was found is what is left of the one that ended, and not a sandbox that lives on. */
+function isRemains(workload: Workload, found: Sandbox, view: View): boolean {
+  const { ended, pod } = workload;
+  // the kernel gives the number of a namespace that is gone to the next one: processes that started later tell them apart
+  if (ended === undefined || found.netns.key !== ended.key || (found.startedMs ?? 0) > ended.atMs)
+    return false;
+  return pod?.deletionTimestamp === true || graceLeftMs(workload, view) > 0;
+}
+
+function leavingFrom(
+  workload: Workload,
+  { step, view }: { step: Step & { do: "conceal" }; view: View },
+): Phase {
+  const { phase } = workload;
+  if (phase.at === "leaving") return phase;
+  return {
+    at: "leaving",
+    stage: "concealing",
+    sinceMs: view.nowMs,
+    // an announced pod of which nothing is known may have been captured by whoever announced it
+    hadRules: rulesStand(phase) || !workload.isInspected,
+    wasCaptured: phase.at === "captured",
+    wasAnnounced: step.wasAnnounced,
+  };
+}
+
+function inspectedPhase(phase: Phase, isTouchedByUs: boolean): Phase {
+  if (phase.at !== "outside" && phase.at !== "told") return phase;
+  return isTouchedByUs ? { at: "held", isProved: false } : phase;
+}
+
+function proved(
+  workload: Workload,
+  { step, found, run, view }: { step: Step & { do: "prove" }; found: Found; run: Run; view: View },
+): { workload: Workload; run: Run } {
+  if (found?.do !== "prove") return { workload, run };
+  const { netns } = step.sandbox;
+  const isCurrent = workload.sandbox?.netns.key === netns.key;
+  const { doubtedMs } = workload;
+  if (found.isOwner) {
+    const isOver = doubtedMs !== undefined && view.nowMs - doubtedMs >= view.pace.graceMs;
+    const isLeaving = doubtedMs !== undefined && workload.pod?.deletionTimestamp === true;
+    if (isCurrent && isLeaving) return { workload: noteEnd(workload, view.nowMs), run };
+    const settled = isCurrent && isOver ? { ...workload, doubtedMs: undefined } : workload;
+    return { workload: settled, run: { ...run, proved: netns.key } };
+  }
+  if (isCurrent && doubtedMs !== undefined && found.successor === undefined)
+    return { workload: noteEnd(workload, view.nowMs), run };
+  const { successor } = found;
+  // nothing found: the status may be older than the sandbox, which then stays
+  if (successor === undefined) return { workload, run: { ...run, proved: netns.key } };
+  const isWelcome = isCurrent && successor.netns.key !== netns.key && !isRemains(workload, successor, view);
+  const next = isWelcome ? adopt(workload, successor) : reject(workload, successor);
+  return { workload: next, run: { ...run, proved: next.sandbox?.netns.key } };
+}
+
+/** A sandbox that was found, unless an ADD has brought one meanwhile or it is the one that has just ended. */
+function offer(workload: Workload, found: Sandbox | undefined, view: View): Workload {
+  if (found === undefined) return workload;
+  const isWelcome =
+    workload.sandbox === undefined && workload.pod !== undefined && !isRemains(workload, found, view);
+  return isWelcome ? adopt(workload, found) : reject(workload, found);
+}
