@@ -8,6 +8,7 @@ import { connectSeqpacket } from "../../src/linux/seqpacket.ts";
 import { silentLogger } from "../../src/log/logger.ts";
 import { ZdsServer } from "../../src/ztunnel/zds-server.ts";
 import { FakeClock } from "../support/fake-clock.ts";
+import { waitFor } from "../support/node/wait-for.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "zds-socket-"));
 const path = join(folder, "ztunnel.sock");
@@ -25,6 +26,7 @@ test("is back when another agent's end has removed its name, until the server is
   clock.advance(1_000);
   expect(statSync(path).mode & 0o777).toBe(0o600);
   connectSeqpacket(path).close();
+  await waitFor("the next look to be planned", () => clock.pendingCount === 1);
   await server.close();
   rmSync(path, { force: true });
   clock.advance(10_000);
