@@ -185,6 +185,19 @@ test("a forged answer from a process in the namespace is not taken for the kerne
   expect(outcome).toBe("ETIMEDOUT");
 });
 
+test("a conversation ends when enough is received, in the middle of a dump, and asks for nothing more", async () => {
+  const requests = [dump(RTM.getAddress), lo];
+  const whole = await netlinkInNetns(netnsFd, ROUTE, encodeRequests(requests));
+  expect(sortAnswers(2, whole).map(({ error }) => error)).toEqual([0, 0]);
+  for (const enoughBytes of [1, whole[0]!.length]) {
+    const part = await netlinkInNetns(netnsFd, ROUTE, encodeRequests(requests), { enoughBytes });
+    expect(part.map(({ length }) => length)).toEqual([whole[0]!.length]);
+    expect(sortAnswers(2, part).map(({ error }) => error)).toEqual([undefined, undefined]);
+  }
+  const all = await netlinkInNetns(netnsFd, ROUTE, encodeRequests(requests), { enoughBytes: 1 << 20 });
+  expect(all).toHaveLength(whole.length);
+});
+
 test.each([
   { what: "a header cut short", bytes: new Uint8Array(15).fill(16) },
   {

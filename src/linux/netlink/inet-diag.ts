@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The TCP and UDP sockets of a network namespace as sock_diag(7) shows them, and the end of single TCP connections.
+import { constants } from "node:os";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { netlinkInNetns } from "../native.ts";
 import { errorCode, exchange, NetlinkError } from "./exchange.ts";
@@ -10,6 +11,7 @@ import {
   encodeAttribute,
   encodeRequests,
   forEachAttribute,
+  type NetlinkAnswer,
   type NetlinkMessage,
   type NetlinkRequest,
   NLM,
@@ -145,16 +147,26 @@ export async function destroySockets(
   let destroyedCount = 0;
   for (let from = 0; from < sockets.length; from += DESTROYED_AT_ONCE) {
     const requests = sockets.slice(from, from + DESTROYED_AT_ONCE).map(encodeDestroy);
-    for (const { error } of await exchange(netnsFd, NETLINK_SOCK_DIAG, requests)) {
-      const code = error === 0 ? "" : errorCode(error);
-      if (code === "") destroyedCount++;
-      else if (code === "EOPNOTSUPP" || code === "ENOTSUP") return { destroyedCount, isSupported: false };
-      // gone; another socket has its place
-      else if (code !== "ENOENT" && code !== "ESTALE")
-        throw new NetlinkError("end a connection of a network namespace", code, code);
-    }
+    const report = readDestroyAnswers(await exchange(netnsFd, NETLINK_SOCK_DIAG, requests));
+    destroyedCount += report.destroyedCount;
+    if (!report.isSupported) return { destroyedCount, isSupported: false };
   }
   return { destroyedCount, isSupported: true };
+}
+
+/** What the kernel said to requests to destroy; ENOENT: gone, ESTALE: another socket has its place. Pure. @throws NetlinkError as {@link destroySockets} */
+export function readDestroyAnswers(answers: readonly Pick<NetlinkAnswer, "error">[]): DestroyReport {
+  const { ENOENT, ESTALE, EOPNOTSUPP } = constants.errno;
+  const harmless: readonly (number | undefined)[] = [0, -ENOENT, -ESTALE, -EOPNOTSUPP];
+  const refusal = answers.find(({ error }) => !harmless.includes(error));
+  if (refusal !== undefined) {
+    const code = errorCode(refusal.error);
+    throw new NetlinkError("end a connection of a network namespace", code, code);
+  }
+  return {
+    destroyedCount: answers.filter(({ error }) => error === 0).length,
+    isSupported: !answers.some(({ error }) => error === -EOPNOTSUPP),
+  };
 }
 
 /** struct inet_diag_req_v2 */

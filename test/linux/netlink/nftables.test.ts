@@ -11,6 +11,7 @@ import { socketInNetns } from "../../../src/linux/native.ts";
 import {
   deleteInetTables,
   dumpNftRuleset,
+  emptyInetChains,
   haveOneGeneration,
   listInetTables,
   type NftTable,
@@ -301,6 +302,34 @@ test("a table that somebody holds is not deleted, nor is another in the same ste
   } finally {
     owner.kill("SIGKILL");
     await ended;
+  }
+});
+
+test("chains are emptied together or not at all, and stay with their hooks", async () => {
+  const rules = `table inet t { chain hooked { type nat hook output priority -100; accept; drop; }
+    chain plain { accept; }; chain kept { drop; }; }\ntable ip t { chain plain { accept; }; }`;
+  await one.feed(rules, "nft", "-f", "-");
+  const counts = async () =>
+    (await dumpNftRuleset(oneFd)).flatMap(({ family, chains }) =>
+      chains.map(({ name, hook = "", rules: list }) => `${family} ${name} ${hook} ${list.length}`),
+    );
+  const before = ["inet hooked output 2", "inet plain  1", "inet kept  1", "ip plain  1"];
+  expect(await counts()).toEqual(before);
+  const table = "t";
+  await emptyInetChains(oneFd, []);
+  await expect(
+    emptyInetChains(oneFd, [
+      { table, chain: "plain" },
+      { table, chain: "absent" },
+    ]),
+  ).rejects.toMatchObject({ name: "NetlinkError", code: "ENOENT" });
+  expect(await counts()).toEqual(before);
+  for (let time = 0; time < 2; time++) {
+    await emptyInetChains(oneFd, [
+      { table, chain: "plain" },
+      { table, chain: "hooked" },
+    ]);
+    expect(await counts()).toEqual(["inet hooked output 0", "inet plain  0", "inet kept  1", "ip plain  1"]);
   }
 });
 
