@@ -57,8 +57,8 @@ const CLOSING_STATES: readonly SocketState[] = ["fin-wait-1", "closing", "last-a
 
 /** A list of sockets is not of one moment: what looks like an earlier connection has to look so twice. */
 const SECOND_LOOK_MS = 20;
-/** As many times as many sockets as are heard at once. */
-const MAX_RESET_ROUNDS = 10;
+/** Each round ends at most as many as are heard of at once: enough for 300,000. */
+const MAX_RESET_ROUNDS = 20;
 
 /**
  * Counts connections that neither end in the pod nor go through ztunnel: before the capture these are all, after it those that

@@ -54,8 +54,8 @@ const STATE_NAMES = new Map<number, SocketState>(
   Object.entries(STATES).map(([name, number]) => [number, name as SocketState]),
 );
 
-/** What is heard of one listing at most: over 50,000 sockets. */
-const MAX_LISTING_BYTES = 8 << 20;
+/** What is heard of one listing at most: about 16,900 sockets. */
+const MAX_LISTING_BYTES = 2 << 20;
 /** Sockets decoded between two turns of the event loop: about 2 ms. */
 const SOCKETS_PER_TURN = 1_000;
 /** A batch has to fit into the default send buffer of a socket. */
@@ -96,7 +96,7 @@ export interface SocketQuery {
 /**
  * Shows each socket of a namespace, of both families, in no order. The list is not one moment's: sockets that come or go
  * meanwhile may be shown or not. The descriptor may be closed as soon as the call returns.
- * @param maxBytes what is heard at most, default 8 MiB
+ * @param maxBytes what is heard at most, default 2 MiB
  * @returns isCapped: there were more than are heard of one namespace, and some were not shown
  * @throws NetlinkError: the kernel refused (ENOENT: it has no socket diagnosis); NativeError: the conversation failed
  */
