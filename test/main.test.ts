@@ -53,6 +53,15 @@ test("rules prints what iptables-restore is given, and nothing else", async () =
   expect(stdout.endsWith("COMMIT\n")).toBe(true);
 });
 
+test("rules prints istio's own text when connections from before are to be reset", async () => {
+  const kept = await run(["rules"]);
+  const reset = await run(["rules", "--established", "reset"]);
+  const syn = " --tcp-flags FIN,SYN,RST,ACK SYN";
+  expect(kept.stdout.split(syn)).toHaveLength(3);
+  expect(reset.stdout).toBe(kept.stdout.replaceAll(syn, ""));
+  expect((await run(["rules", "--established", "keep"])).stdout).toBe(kept.stdout);
+});
+
 test.each([["--help"], ["help"], ["agent", "--help"], ["rules", "--help"]])(
   "%s %s prints a usage",
   async (...args) => {
@@ -69,6 +78,7 @@ test.each([
   ["a bad family", ["rules", "--family", "5"], /--family "5".*4 or 6/],
   ["a bad interface", ["rules", "--virtual-interface", "a b"], /--virtual-interface "a b"/],
   ["a bad switch", ["rules", "--dns", "maybe"], /--dns "maybe".*on or off/],
+  ["a bad choice", ["rules", "--established", "drop"], /--established "drop".*keep or reset/],
 ])("%s ends with code 2 and one sentence", async (_name, args, message) => {
   const { code, stdout, stderr } = await run(args);
   expect([code, stdout]).toEqual([2, ""]);

@@ -56,6 +56,19 @@ describe("explained rules", () => {
     },
   );
 
+  test.each([4, 6] as const)(
+    "rules of istio-cni are present where they count as ours, and are shown as they are: v%i",
+    (family) => {
+      const istios = { ...plain, establishedConnections: "reset" } as const;
+      const { rules } = explain(saved(istios, family), plain, family);
+      expect(rules.map(({ state }) => state)).toEqual(redirectRules(plain, family).map(() => "present"));
+      expect(rules.map(({ text }) => text).join()).not.toContain("--tcp-flags");
+      const ours = explain(saved(plain, family), istios, family).rules;
+      expect(ours.filter(({ state }) => state === "missing")).toHaveLength(2);
+      expect(ours.filter(({ state }) => state === "foreign")).toHaveLength(2);
+    },
+  );
+
   test("each counter stands at its own rule", () => {
     const text = saved(plain, 4);
     for (const { text: rule, table, chain, packets } of explain(text).rules) {
