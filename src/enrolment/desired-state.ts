@@ -4,6 +4,7 @@ import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-
 import { readPodOverrides } from "../kube/pod-overrides.ts";
 import { type EnablementSelector, matchSelectors } from "../kube/selectors.ts";
 import type { EstablishedConnections, RedirectOptions } from "../redirect/rules.ts";
+import { isTouched, newestFacts, type Workload } from "./workload.ts";
 
 /** Why a pod is not in the mesh. All but the last cannot be undone by a selector. */
 export type OutsideReason =
@@ -62,6 +63,31 @@ export function decideEnrolment(pod: PodFacts, namespace: NamespaceFacts, policy
       establishedConnections: policy.establishedConnections,
     },
   };
+}
+
+/** What is known of the namespaces. */
+export interface NamespaceSource {
+  namespace(name: string): NamespaceFacts | undefined;
+  /** Whether a namespace that is not there is known to be gone. */
+  isFresh(): boolean;
+}
+
+/**
+ * The one place that decides about a pod: the newest facts of it and of its namespace that anybody brought.
+ * @returns `undefined` while the labels of its namespace are not known
+ */
+export function decideWorkload(
+  workload: Pick<Workload, "pod" | "namespaceHint" | "phase">,
+  { node, policy }: { readonly node: NamespaceSource; readonly policy: EnrolmentPolicy },
+): Desired | undefined {
+  const { pod, namespaceHint } = workload;
+  if (pod === undefined) return undefined;
+  const cached = node.namespace(pod.namespace);
+  let namespace = namespaceHint === undefined ? cached : newestFacts(namespaceHint, cached ?? namespaceHint);
+  // a namespace that is known to be gone has no labels; one that nobody has heard of may only be late
+  if (namespace === undefined && isTouched(workload) && node.isFresh())
+    namespace = { key: pod.namespace, name: pod.namespace, labels: {}, resourceVersion: "" };
+  return namespace === undefined ? undefined : decideEnrolment(pod, namespace, policy);
 }
 
 function isAgent({ namespace, ownerDaemonSet }: PodFacts, policy: EnrolmentPolicy): boolean {

@@ -1,9 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an agent that starts puts back at once: the host's sets of pods that an earlier agent left in the mesh.
+// What an agent that starts asks of every pod, and what it puts back at once of those that an earlier agent left in the mesh.
 import type { Logger } from "../log/logger.ts";
 import type { HostProbes } from "../probes/host-probes.ts";
+import type { EnrolmentOptions } from "./enrolment-options.ts";
 import type { PodRecord } from "./pod-record.ts";
+import type { PodRecords } from "./pod-records.ts";
 import { rulesStand } from "./workload.ts";
+
+/**
+ * Leaves every pod of the node the message that an earlier agent may have left anything in it, and forgets the
+ * sandboxes of pods that were deleted while no agent ran.
+ * @returns pods to be looked at
+ */
+export function askForStock(
+  records: PodRecords,
+  { node, attachments }: Pick<EnrolmentOptions, "node" | "attachments">,
+): string[] {
+  for (const { uid } of attachments.places()) {
+    const isKnown = node.pod(uid) !== undefined || (records.get(uid)?.waiters.size ?? 0) > 0;
+    if (!isKnown) attachments.forgetPod(uid);
+  }
+  return Array.from(node.pods.values(), (pod) => {
+    const record = records.of(pod.uid);
+    if (record.waiters.size === 0) record.put({ type: "resync" });
+    record.put({ type: "facts", pod });
+    return pod.uid;
+  });
+}
+
+/** What changed while stock was taken has not been listened to. */
+export function catchUp(records: PodRecords, node: EnrolmentOptions["node"]): void {
+  for (const pod of node.pods.values()) records.of(pod.uid).put({ type: "facts", pod });
+  for (const record of records.values()) {
+    if (record.waiters.size === 0 && node.pod(record.uid) === undefined)
+      record.put({ type: "facts", pod: undefined });
+  }
+}
 
 /** Puts all pods that were in the mesh into the host's sets in one go. */
 export async function restoreExemptions(

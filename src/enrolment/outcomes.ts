@@ -6,8 +6,10 @@ import type { PortHolder } from "../linux/port-holders.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Drift } from "../redirect/fingerprint.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
-import type { ReconcileOutcome } from "./next-step.ts";
-import { type FailureKind, failureKind, type PodHistory } from "./pod-history.ts";
+import type { Desired } from "./desired-state.ts";
+import { type FailureKind, failureKind } from "./failure-kind.ts";
+import type { ReconcileOutcome, Step } from "./next-step.ts";
+import type { PodHistory } from "./pod-history.ts";
 import type { PodRecord } from "./pod-record.ts";
 
 /**
@@ -109,12 +111,16 @@ export interface OutcomesOptions {
   readonly events: Pick<EventRecorder, "record">;
   readonly history: Pick<PodHistory, "failed">;
   readonly log: Logger;
+  /** How often an enrolled pod is looked at without a reason; jittered by a quarter. */
+  readonly reconcileIntervalMs: number;
   /** From 0 to 1. */
   readonly random?: () => number;
 }
 
 /** Tries before people are told: about eight seconds, longer than a ztunnel takes to restart. */
 const patientFailures = 5;
+/** Between two looks at a sandbox that a DEL of unknown origin has named. */
+const doubtMs = 200;
 const firstRetryMs = 500;
 const maxRetryMs = 30_000;
 /** A port that ztunnel needs may be free at any moment; ztunnel itself tries again every 5 s. Source: istio/ztunnel src/inpod/statemanager.rs. */
@@ -130,8 +136,34 @@ export class Outcomes {
     this.#options = options;
   }
 
+  /** A run ended without a failure. @returns the pause before the next, in ms; `undefined`: until somebody asks */
+  rested(record: PodRecord, { outcome, againMs }: Step & { do: "rest" }): number | undefined {
+    const failure = waitOf(outcome);
+    if (failure !== undefined) return this.#waitingFor(record, { failure, againMs });
+    const { reconcileIntervalMs, random = Math.random } = this.#options;
+    record.failures = 0;
+    record.lastRun = "fine";
+    if (outcome === "leaving") return againMs ?? 0;
+    if (record.workload.doubtedMs !== undefined) return doubtMs;
+    if (outcome === "outside") return againMs === undefined ? undefined : againMs + 1;
+    return outcome === "enrolled" ? reconcileIntervalMs * (0.75 + random() / 2) : undefined;
+  }
+
+  /** A running pod has processes; they show within moments of its start. One that ends will not. */
+  #waitingFor(
+    record: PodRecord,
+    { failure, againMs }: { failure: Failure; againMs: number | undefined },
+  ): number | undefined {
+    const { facts, workload } = record;
+    const isEnding = workload.ended !== undefined && facts?.deletionTimestamp === true;
+    const isSought = failure.code !== "sandbox-missing" || (facts?.phase === "Running" && !isEnding);
+    if (isSought) return againMs ?? this.#waiting(record, failure);
+    record.lastRun = "waiting";
+    return undefined;
+  }
+
   /** Something that the pod needs is not there yet. @returns the pause before the next try, in ms */
-  waiting(record: PodRecord, failure: Failure): number {
+  #waiting(record: PodRecord, failure: Failure): number {
     const { events, history, log } = this.#options;
     const { message, remedy, kind } = failure;
     const isZtunnel = failure.code === "ztunnel-away";
@@ -162,7 +194,7 @@ export class Outcomes {
     const names = { ns: pod?.namespace, pod: pod?.name, uid: record.uid, attempt: record.failures + 1 };
     if (failure.code === "ztunnel-away") {
       log.info({ ...names, reason: failure.message }, "waiting for ztunnel");
-      return this.waiting(record, failure);
+      return this.#waiting(record, failure);
     }
     record.failures++;
     record.lastRun = "failed";
@@ -208,10 +240,14 @@ export class Outcomes {
     });
   }
 
-  /** The run got where it wanted. */
-  fine(record: PodRecord): void {
-    record.failures = 0;
-    record.lastRun = "fine";
+  /** Says what cannot be followed of the pod's annotations, once. */
+  warnOnce(record: PodRecord, desired: Desired | undefined): void {
+    const warnings = desired?.wanted === true ? desired.warnings : [];
+    const text = warnings.join("\n");
+    if (text === record.warned) return;
+    record.warned = text;
+    const { namespace: ns, name: pod } = record.facts ?? {};
+    for (const warning of warnings) this.#options.log.warn({ ns, pod, uid: record.uid }, warning);
   }
 
   #pauseMs(failures: number, maxMs: number): number {

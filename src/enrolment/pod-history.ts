@@ -1,16 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What has become of each pod lately: changes of state with their times, the last look, the last failure. Bounded.
-import { ApiError } from "../kube/api-error.ts";
-import { NativeError } from "../linux/native.ts";
-import { NetlinkError } from "../linux/netlink/exchange.ts";
-import { NetnsError } from "../linux/netns.ts";
-import { BackendError } from "../redirect/backend.ts";
 import type { SkippedFamily } from "../redirect/pod-routing.ts";
-import { RedirectionError } from "../redirect/redirection-error.ts";
-import { RedirectOptionsError } from "../redirect/rules.ts";
-import { ToolError } from "../redirect/run-tool.ts";
-import { SaveParseError } from "../redirect/save-parser.ts";
-import { ZdsError } from "../ztunnel/zds-error.ts";
+import type { FailureKind } from "./failure-kind.ts";
 import type { EnrolmentState } from "./pod-record.ts";
 
 /** Parts of a run, in its order. */
@@ -43,19 +34,6 @@ export interface PodLook {
   readonly netnsKey: string;
   readonly skippedFamilies: readonly SkippedFamily[];
 }
-
-/** Why pods are not captured, in few words: label values of a metric. */
-export const failureKinds = [
-  "sandbox",
-  "namespace",
-  "ztunnel",
-  "ztunnel-refused",
-  "rules",
-  "kernel",
-  "api",
-  "other",
-] as const;
-export type FailureKind = (typeof failureKinds)[number];
 
 /** How a run ended: a `ReconcileOutcome`, or `failed`. */
 export type RunOutcome =
@@ -275,27 +253,6 @@ export class PodHistory {
   #isoTime(): string {
     return this.#date().toISOString();
   }
-}
-
-type ErrorClass = abstract new (...args: never[]) => Error;
-
-const kindsByClass = new Map<ErrorClass, FailureKind>([
-  [RedirectionError, "rules"],
-  [RedirectOptionsError, "rules"],
-  [ToolError, "rules"],
-  [SaveParseError, "rules"],
-  [BackendError, "rules"],
-  [NetlinkError, "kernel"],
-  [NativeError, "kernel"],
-  [NetnsError, "sandbox"],
-  [ApiError, "api"],
-]);
-
-/** Sorts an error by who has to act. */
-export function failureKind(error: unknown): FailureKind {
-  if (error instanceof ZdsError) return error.code === "NACK" ? "ztunnel-refused" : "ztunnel";
-  for (const [errorClass, kind] of kindsByClass) if (error instanceof errorClass) return kind;
-  return "other";
 }
 
 function rounded(ms: number): number {

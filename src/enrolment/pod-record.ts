@@ -71,6 +71,11 @@ export class PodRecord implements PodStatus {
     return this.#inbox.length > 0;
   }
 
+  /** Nobody waits for it to be looked at. */
+  get isIdle(): boolean {
+    return !this.isBehind && this.waiters.size === 0;
+  }
+
   /** Whether an ADD waits for the pod's present sandbox. */
   get isAdding(): boolean {
     const key = this.sandbox?.netns.key;
@@ -97,6 +102,27 @@ export class PodRecord implements PodStatus {
   become(workload: Workload): void {
     this.#workload = workload;
   }
+
+  /** Closes every handle that it owns, unread messages' ones included; no run may follow. */
+  close(nowMs: number): void {
+    this.read(nowMs);
+    const { sandbox, stale, surplus } = this.#workload;
+    for (const { netns } of stale) netns.close();
+    for (const netns of surplus) netns.close();
+    sandbox?.netns.close();
+  }
+}
+
+/** What is known to be wrong with the capture of a pod that is wanted; `undefined`: nothing. */
+export function captureFault(
+  { sandbox, state }: PodStatus,
+  seen: { readonly netnsKey: string | undefined; readonly acknowledged: string | undefined },
+): string | undefined {
+  if (sandbox === undefined) return "its sandbox is not known to the agent";
+  if (seen.netnsKey !== undefined && seen.netnsKey !== sandbox.netns.key)
+    return `the agent serves another namespace (${sandbox.netns.key}) for it`;
+  if (state !== "enrolled") return `it is ${state}`;
+  return seen.acknowledged === sandbox.netns.key ? undefined : "ztunnel has not acknowledged it";
 }
 
 /** The word for where a pod stands. */

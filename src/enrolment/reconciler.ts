@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One run of one pod: reads its messages, asks for the next step, does it. Safe at any moment, any number of times.
 import type { AnnotationWriter } from "../kube/annotation-writer.ts";
-import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
+import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { PortHolder } from "../linux/port-holders.ts";
 import type { Logger } from "../log/logger.ts";
@@ -10,14 +10,15 @@ import type { HostProbes } from "../probes/host-probes.ts";
 import type { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import type { countEarlier, countThroughZtunnel, resetEarlier } from "../redirect/pod-connections.ts";
 import type { PodRedirection } from "../redirect/pod-redirection.ts";
-import { ZdsError } from "../ztunnel/zds-error.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
 import type { Attachments } from "./attachments.ts";
 import type { Desired } from "./desired-state.ts";
+import { handOver, workloadInfo } from "./hand-over-step.ts";
 import { type Found, freshRun, nextStep, type Pace, type Step, type View } from "./next-step.ts";
-import { failureOf, type Outcomes, portsHeld } from "./outcomes.ts";
+import type { Outcomes } from "./outcomes.ts";
 import type { PodHistory } from "./pod-history.ts";
 import type { PodRecord } from "./pod-record.ts";
+import { redirectPod } from "./redirect-step.ts";
 import { soughtPod } from "./runtime-pod.ts";
 import type { SandboxFinder } from "./sandbox-finder.ts";
 import { advance, begin } from "./step-result.ts";
@@ -142,10 +143,10 @@ export class Reconciler {
         ztunnel.hold({ uid: record.uid, workload: workloadInfo(step.pod), netns: step.sandbox?.netns });
         return undefined;
       case "hand-over":
-        await this.#handOver(step, record);
+        await handOver(step, record, this.#parts);
         return undefined;
       case "redirect":
-        await this.#redirect(step, record);
+        await redirectPod(step, record, { ...this.#parts, outcomes: this.#context.outcomes });
         return undefined;
       case "exempt":
         await this.#exempt(step, record);
@@ -203,68 +204,6 @@ export class Reconciler {
   async #prove({ pod, sandbox }: Doing<"prove">): Promise<Found> {
     const isOwner = await this.#parts.finder.owns(sandbox.netns, [...sandbox.ips, ...pod.ips]);
     return { do: "prove", isOwner, successor: isOwner ? undefined : await this.#find(pod) };
-  }
-
-  async #handOver({ pod, sandbox }: Doing<"hand-over">, record: PodRecord): Promise<void> {
-    const { ztunnel, annotations, portHolders, history } = this.#parts;
-    try {
-      await ztunnel.add({ uid: pod.uid, workload: workloadInfo(pod), netns: sandbox.netns });
-      history.step(pod.uid, "ztunnel");
-    } catch (error) {
-      // a pod that ztunnel once had stays "enabled" over a restart of ztunnel or of the agent, as istio-cni leaves it
-      const isAway = failureOf(error).code === "ztunnel-away";
-      const wasServed =
-        record.workload.phase.at === "captured" ||
-        (isAway && pod.annotations[podAnnotations.redirection] === "enabled");
-      const isStillThere = record.preview(this.#parts.clock.nowMs()).sandbox?.netns === sandbox.netns;
-      if (!wasServed && !record.isAdding && isStillThere) annotations.set(pod, "pending");
-      if (!(error instanceof ZdsError) || error.code !== "NACK") throw error;
-      const holders = sandbox.netns.closed ? [] : await portHolders(sandbox.netns).catch(() => []);
-      throw holders.length === 0 ? error : portsHeld(error, holders);
-    }
-  }
-
-  async #redirect(step: Doing<"redirect">, record: PodRecord): Promise<void> {
-    const { redirection, history, log } = this.#parts;
-    const { sandbox, redirect, isNew, isEntry, isRepair } = step;
-    const { netns } = sandbox;
-    const names = { ns: record.facts?.namespace, pod: record.facts?.name, uid: record.uid, netns: netns.key };
-    // counted before a rule stands: after that ztunnel's own connections are among them
-    if (isEntry) await this.#countEarlier(step, record);
-    if (isEntry && redirect.establishedConnections === "reset") await this.#resetEarlier(step, record);
-    const report = await redirection.apply(netns, redirect, { isNew });
-    const { skippedFamilies, leftoverFault } = report;
-    history.looked(record.uid, { netnsKey: netns.key, skippedFamilies });
-    history.step(record.uid, "rules");
-    if (leftoverFault !== undefined)
-      log.warn(
-        { ...names, reason: leftoverFault },
-        "an earlier agent's rules are still in the pod beside ours",
-      );
-    const isStillThere = record.sandbox?.netns === netns && record.workload.phase.at === "captured";
-    if (isRepair && report.changed && isStillThere) this.#context.outcomes.repaired(record, report.repaired);
-  }
-
-  async #countEarlier({ sandbox }: Doing<"redirect">, record: PodRecord): Promise<void> {
-    const { connections, history, log } = this.#parts;
-    try {
-      const { count } = await connections.countEarlier(sandbox.netns);
-      history.entered(record.uid, { earlierConnections: count });
-    } catch (error) {
-      log.debug({ uid: record.uid, err: error }, "cannot count the connections from before the capture");
-    }
-  }
-
-  /** While rules that let them be stand, so that the resets leave as they are; the rules that were asked for follow. */
-  async #resetEarlier({ sandbox, redirect, isNew }: Doing<"redirect">, record: PodRecord): Promise<void> {
-    const { connections, redirection, log } = this.#parts;
-    const { netns } = sandbox;
-    await redirection.apply(netns, { ...redirect, establishedConnections: "keep" }, { isNew });
-    const reset = await connections.resetEarlier(netns);
-    log.info(
-      { uid: record.uid, netns: netns.key, ...reset },
-      "reset the connections from before the capture",
-    );
   }
 
   /** Connections that ztunnel carries; where the kernel does not say, the drain's time alone counts. */
@@ -345,8 +284,4 @@ export class Reconciler {
     log.info({ ns, pod, uid: record.uid, netns: sandbox.netns.key, ms }, "pod enrolled");
     this.#context.oncaptured(record);
   }
-}
-
-function workloadInfo({ name, namespace, serviceAccount }: PodFacts) {
-  return { name, namespace, serviceAccount };
 }

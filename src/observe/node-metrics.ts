@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Metrics that say what is at the moment, taken from the node's report when they are asked for.
 import type * as prom from "prom-client";
-import { failureKinds } from "../enrolment/pod-history.ts";
+import { failureKinds } from "../enrolment/failure-kind.ts";
 import type { MetricMaker } from "./metric-maker.ts";
 import type { CountReport, NodeReport, ProbePathReport } from "./state-report.ts";
 

@@ -2,7 +2,8 @@
 // A node of fakes around a real Enrolment: kernel, ztunnel, API server and runtime as plain values that note every wrong use.
 import { Attachments, type KeptSandbox } from "../../../src/enrolment/attachments.ts";
 import type { EnrolmentPolicy } from "../../../src/enrolment/desired-state.ts";
-import { Enrolment, type EnrolmentOptions } from "../../../src/enrolment/enrolment.ts";
+import { Enrolment } from "../../../src/enrolment/enrolment.ts";
+import type { EnrolmentOptions } from "../../../src/enrolment/enrolment-options.ts";
 import { PodHistory } from "../../../src/enrolment/pod-history.ts";
 import type { Decisions } from "../../../src/enrolment/reconciler.ts";
 import type { FoundSandbox } from "../../../src/enrolment/sandbox-finder.ts";

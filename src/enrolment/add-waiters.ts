@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ADDs that wait for their pods: their deadline, and what the pods' runs mean for them.
+import type { Clock } from "../loop/clock.ts";
+import type { ZdsServer } from "../ztunnel/zds-server.ts";
+import type { ReconcileOutcome } from "./next-step.ts";
+import { failureOf, StepError, waitOf } from "./outcomes.ts";
+import type { PodRecord, Waiter } from "./pod-record.ts";
+
+export interface AddWaitersOptions {
+  readonly clock: Clock;
+  /** How long ADD waits for a ztunnel connection. ztunnel's own backoff reaches 15 s. */
+  readonly ztunnelWaitMs: number;
+  readonly ztunnel: Pick<ZdsServer, "connectionCount">;
+  /** Whether the lists of pods and namespaces are there, so that ztunnel may connect. */
+  readonly isStarted: () => boolean;
+}
+
+/** One ADD's wait. */
+export interface AddWait {
+  /** Rejects with what keeps the pod from being captured. */
+  readonly answer: Promise<"enrolled" | "outside">;
+  /** The ADD has its answer, or waits no longer. */
+  end(): void;
+}
+
+/** Why an ADD cannot succeed although no step failed. */
+const unfinished: Readonly<Partial<Record<ReconcileOutcome, string>>> = {
+  forgotten: "the pod was deleted meanwhile",
+  "no-sandbox": "its sandbox was deleted or replaced meanwhile",
+  "no-way-out": "its labels changed meanwhile",
+  leaving: "its labels changed meanwhile",
+  "namespace-unknown": "the labels of its namespace are not known yet",
+};
+
+const notStarted = "the agent has not got the lists of pods and namespaces from the API server yet";
+const noConnection = "no ztunnel connection";
+
+/** Answers the ADDs that wait. */
+export class AddWaiters {
+  readonly #options: AddWaitersOptions;
+
+  constructor(options: AddWaitersOptions) {
+    this.#options = options;
+  }
+
+  /** Has an ADD wait until its pod is captured in that namespace. */
+  wait(record: PodRecord, netnsKey: string): AddWait {
+    const { clock, ztunnelWaitMs } = this.#options;
+    const waiter: Waiter = { netnsKey, done: Promise.withResolvers(), reason: undefined };
+    record.waiters.add(waiter);
+    const deadline = clock.after(ztunnelWaitMs, () => this.#expire(waiter));
+    return {
+      answer: waiter.done.promise,
+      end: () => {
+        deadline.cancel();
+        record.waiters.delete(waiter);
+      },
+    };
+  }
+
+  /** The pod is captured in its present sandbox; what its run still has to do keeps no ADD waiting. */
+  captured(record: PodRecord): void {
+    const key = record.sandbox?.netns.key;
+    for (const waiter of [...record.waiters]) {
+      if (waiter.netnsKey !== key) continue;
+      waiter.done.resolve("enrolled");
+      record.waiters.delete(waiter);
+    }
+  }
+
+  /** Tells the ADDs that wait what a run without a failure means for them. */
+  answer(record: PodRecord, outcome: ReconcileOutcome): void {
+    const key = record.sandbox?.netns.key;
+    for (const waiter of [...record.waiters]) {
+      if (outcome === "no-ztunnel" || outcome === "stock-taken" || record.isBehind) continue;
+      if (outcome === "outside") waiter.done.resolve("outside");
+      else if (waiter.netnsKey === key && outcome === "enrolled") waiter.done.resolve("enrolled");
+      else waiter.done.reject(new Error(unfinished[outcome] ?? unfinished["no-sandbox"]));
+      record.waiters.delete(waiter);
+    }
+  }
+
+  /** Tells the ADDs that wait of a failure, unless the next ztunnel mends it. */
+  refuse(record: PodRecord, error: unknown): void {
+    const { code, message } = failureOf(error);
+    for (const waiter of [...record.waiters]) {
+      waiter.reason = message;
+      if (code === "ztunnel-away") continue;
+      waiter.done.reject(error);
+      record.waiters.delete(waiter);
+    }
+  }
+
+  /** The agent stops: the runtime has to ask the next one. */
+  stop(records: Iterable<PodRecord>): void {
+    for (const { waiters } of records)
+      for (const { done } of waiters) done.reject(new Error("the agent of this node is restarting"));
+  }
+
+  #expire(waiter: Waiter): void {
+    const { ztunnelWaitMs, ztunnel, isStarted } = this.#options;
+    const nobody = isStarted() ? noConnection : notStarted;
+    const isAlone = waiter.reason === undefined || ztunnel.connectionCount === 0;
+    const message = isAlone ? `${nobody} for ${ztunnelWaitMs / 1000} s` : (waiter.reason ?? nobody);
+    const failure = waitOf("no-ztunnel");
+    waiter.done.reject(
+      failure === undefined ? new Error(message) : new StepError({ ...failure, message }, undefined),
+    );
+  }
+}

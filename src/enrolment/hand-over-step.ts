@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The step that gives ztunnel a pod's namespace, and what a refusal means for the pod.
+import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
+import type { WorkloadInfo } from "../ztunnel/workload.ts";
+import { ZdsError } from "../ztunnel/zds-error.ts";
+import type { Step } from "./next-step.ts";
+import { failureOf, portsHeld } from "./outcomes.ts";
+import type { PodRecord } from "./pod-record.ts";
+import type { ReconcilerParts } from "./reconciler.ts";
+
+type HandOverStep = Extract<Step, { do: "hand-over" }>;
+type Parts = Pick<ReconcilerParts, "ztunnel" | "annotations" | "portHolders" | "history" | "clock">;
+
+/** Resolves once ztunnel has acknowledged the pod. @throws ZdsError, or StepError naming what holds ztunnel's ports */
+export async function handOver(
+  { pod, sandbox }: HandOverStep,
+  record: PodRecord,
+  { ztunnel, annotations, portHolders, history, clock }: Parts,
+): Promise<void> {
+  try {
+    await ztunnel.add({ uid: pod.uid, workload: workloadInfo(pod), netns: sandbox.netns });
+    history.step(pod.uid, "ztunnel");
+  } catch (error) {
+    // a pod that ztunnel once had stays "enabled" over a restart of ztunnel or of the agent, as istio-cni leaves it
+    const isAway = failureOf(error).code === "ztunnel-away";
+    const wasServed =
+      record.workload.phase.at === "captured" ||
+      (isAway && pod.annotations[podAnnotations.redirection] === "enabled");
+    const isStillThere = record.preview(clock.nowMs()).sandbox?.netns === sandbox.netns;
+    if (!wasServed && !record.isAdding && isStillThere) annotations.set(pod, "pending");
+    if (!(error instanceof ZdsError) || error.code !== "NACK") throw error;
+    const holders = sandbox.netns.closed ? [] : await portHolders(sandbox.netns).catch(() => []);
+    throw holders.length === 0 ? error : portsHeld(error, holders);
+  }
+}
+
+/** What ztunnel is told of a pod besides its namespace. */
+export function workloadInfo({ name, namespace, serviceAccount }: PodFacts): WorkloadInfo {
+  return { name, namespace, serviceAccount };
+}

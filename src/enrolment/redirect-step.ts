@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// The step that leads a pod's traffic to ztunnel: what is open already is counted or reset, rules and routes are made right.
+import type { Step } from "./next-step.ts";
+import type { Outcomes } from "./outcomes.ts";
+import type { PodRecord } from "./pod-record.ts";
+import type { ReconcilerParts } from "./reconciler.ts";
+
+type RedirectStep = Extract<Step, { do: "redirect" }>;
+type Parts = Pick<ReconcilerParts, "redirection" | "connections" | "history" | "log"> & {
+  readonly outcomes: Pick<Outcomes, "repaired">;
+};
+
+/** Makes rules, ip rule and route right. @throws when they cannot be made or seen */
+export async function redirectPod(step: RedirectStep, record: PodRecord, parts: Parts): Promise<void> {
+  const { redirection, history, log, outcomes } = parts;
+  const { sandbox, redirect, isNew, isEntry, isRepair } = step;
+  const { netns } = sandbox;
+  const names = { ns: record.facts?.namespace, pod: record.facts?.name, uid: record.uid, netns: netns.key };
+  // counted before a rule stands: after that ztunnel's own connections are among them
+  if (isEntry) await countEarlier(step, record, parts);
+  if (isEntry && redirect.establishedConnections === "reset") await resetEarlier(step, record, parts);
+  const report = await redirection.apply(netns, redirect, { isNew });
+  const { skippedFamilies, leftoverFault } = report;
+  history.looked(record.uid, { netnsKey: netns.key, skippedFamilies });
+  history.step(record.uid, "rules");
+  if (leftoverFault !== undefined)
+    log.warn(
+      { ...names, reason: leftoverFault },
+      "an earlier agent's rules are still in the pod beside ours",
+    );
+  const isStillThere = record.sandbox?.netns === netns && record.workload.phase.at === "captured";
+  if (isRepair && report.changed && isStillThere) outcomes.repaired(record, report.repaired);
+}
+
+async function countEarlier({ sandbox }: RedirectStep, record: PodRecord, parts: Parts): Promise<void> {
+  const { connections, history, log } = parts;
+  try {
+    const { count } = await connections.countEarlier(sandbox.netns);
+    history.entered(record.uid, { earlierConnections: count });
+  } catch (error) {
+    log.debug({ uid: record.uid, err: error }, "cannot count the connections from before the capture");
+  }
+}
+
+/** While rules that let them be stand, so that the resets leave as they are; the rules that were asked for follow. */
+async function resetEarlier(step: RedirectStep, record: PodRecord, parts: Parts): Promise<void> {
+  const { connections, redirection, log } = parts;
+  const { netns } = step.sandbox;
+  const { redirect, isNew } = step;
+  await redirection.apply(netns, { ...redirect, establishedConnections: "keep" }, { isNew });
+  const reset = await connections.resetEarlier(netns);
+  log.info({ uid: record.uid, netns: netns.key, ...reset }, "reset the connections from before the capture");
+}
