@@ -110,6 +110,11 @@ export class Attachments {
       );
       return false;
     }
+    // a namespace has one sandbox: whoever had the number before is gone, though nobody said so
+    for (const { place: former } of [...this.#sandboxes.values()]) {
+      const isOther = former.containerId !== place.containerId && former.netnsKey === place.netnsKey;
+      if (isOther) this.ended(former.containerId);
+    }
     this.#put({ order: known?.order ?? ++this.#lastOrder, place, attachments });
     this.#keepWithinBounds();
     return true;

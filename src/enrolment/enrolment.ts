@@ -19,6 +19,7 @@ type Rest = Extract<Step, { do: "rest" }>;
 
 /** For the packets with which ztunnel ends its connections. Source: measured beside the real ztunnel. */
 const finMs = 50;
+const maxFinMs = 1_000;
 const concealMs = 2_000;
 
 /** Keeps every pod of the node where its labels want it. */
@@ -29,7 +30,7 @@ export class Enrolment {
   readonly #queue: KeyedQueue<Rest>;
   readonly #records = new PodRecords();
   readonly #waiters: AddWaiters;
-  #stage: "new" | "taking-stock" | "started" = "new";
+  #stage: "new" | "taking-stock" | "started" | "stopped" = "new";
   #isLeaving = false;
 
   constructor(options: EnrolmentOptions) {
@@ -37,7 +38,7 @@ export class Enrolment {
     const { clock, concurrency = 16, reconcileIntervalMs } = options;
     this.#outcomes = new Outcomes(options);
     this.#waiters = new AddWaiters({ ...options, isStarted: () => this.#stage === "started" });
-    const pace = { ...options.pace, finMs, concealMs, graceMs: reconcileIntervalMs / 2 };
+    const pace = { ...options.pace, finMs, maxFinMs, concealMs, graceMs: reconcileIntervalMs / 2 };
     const context = {
       outcomes: this.#outcomes,
       pace,
@@ -77,6 +78,8 @@ export class Enrolment {
    */
   async add({ pod, namespace, place, attachment, open }: AddedSandbox): Promise<"enrolled" | "outside"> {
     const { attachments, history } = this.#options;
+    if (this.#stage === "stopped")
+      throw new EnrolmentError(pod, new Error("the agent of this node is restarting"));
     if (!decideEnrolment(pod, namespace, this.#options.policy).wanted) {
       attachments.added(place, attachment);
       return "outside";
@@ -191,6 +194,7 @@ export class Enrolment {
 
   /** Lets the runs under way end and releases every namespace; rules and ztunnel's pods stay as they are. */
   async stop(): Promise<void> {
+    this.#stage = "stopped";
     this.#waiters.stop(this.#records.values());
     await this.#queue.stop();
     const nowMs = this.#options.clock.nowMs();

@@ -29,7 +29,9 @@ export async function handOver(
     const isStillThere = record.preview(clock.nowMs()).sandbox?.netns === sandbox.netns;
     if (!wasServed && !record.isAdding && isStillThere) annotations.set(pod, "pending");
     if (!(error instanceof ZdsError) || error.code !== "NACK") throw error;
-    const holders = sandbox.netns.closed ? [] : await portHolders(sandbox.netns).catch(() => []);
+    const found = sandbox.netns.closed ? [] : await portHolders(sandbox.netns).catch(() => []);
+    // without a process in the pod it is a ztunnel's own
+    const holders = found.filter(({ pid }) => pid !== undefined);
     throw holders.length === 0 ? error : portsHeld(error, holders);
   }
 }

@@ -36,10 +36,18 @@ export interface Pace {
   readonly leaveDrainMs: number;
   /** For the packets with which ztunnel ends its connections to be translated. */
   readonly finMs: number;
+  /** The longest that may take, where a peer does not confirm that it knows. */
+  readonly maxFinMs: number;
   /** How long the annotation's end is waited for. */
   readonly concealMs: number;
   /** What a CNI call alone said is not believed for longer than this against a living sandbox. */
   readonly graceMs: number;
+}
+
+/** What ztunnel does for a pod's connections. */
+export interface Carried {
+  readonly count: number;
+  readonly closingCount: number;
 }
 
 /** What one run has found out already. */
@@ -55,8 +63,8 @@ export interface Run {
   /** Everything was taken away, the annotation as far as anybody can. */
   readonly isRestored: boolean;
   readonly isForgotten: boolean;
-  /** Connections that ztunnel carries, asked at this moment. */
-  readonly carried: number | undefined;
+  /** Connections that ztunnel carries, and those that it is ending, asked at this moment. */
+  readonly carried: Carried | undefined;
 }
 
 export const freshRun: Run = {
@@ -128,7 +136,7 @@ export type Found =
   | { readonly do: "inspect"; readonly isTouched: boolean }
   /** Not clean: our rules could not be taken out of it. */
   | { readonly do: "clear"; readonly isClean: boolean }
-  | { readonly do: "count-carried"; readonly count: number }
+  | { readonly do: "count-carried"; readonly carried: Carried }
   | undefined;
 
 /** What is to be done next. */
@@ -263,7 +271,9 @@ function leavingStep(
   switch (phase.stage) {
     case "concealing": {
       const leftMs = after(pace.concealMs);
-      return view.isAnnouncing && leftMs > 0 ? wait(Math.min(leftMs, pollMs)) : { do: "note-concealed" };
+      return view.isAnnouncing && leftMs > 0
+        ? wait(Math.min(leftMs, pollMs(phase.sinceMs, nowMs)))
+        : { do: "note-concealed" };
     }
     case "concealed": {
       const leftMs = phase.wasAnnounced ? after(pace.leavePauseMs) : 0;
@@ -274,14 +284,24 @@ function leavingStep(
       const leftMs = view.isLeavingNode ? 0 : after(pace.leaveDrainMs);
       if (sandbox === undefined || leftMs <= 0) return { do: "withdraw" };
       if (run.carried === undefined) return { do: "count-carried", sandbox };
-      return run.carried === 0 ? { do: "withdraw" } : wait(Math.min(leftMs, pollMs));
+      return run.carried.count === 0
+        ? { do: "withdraw" }
+        : wait(Math.min(leftMs, pollMs(phase.sinceMs, nowMs)));
     }
     case "withdrawn": {
-      const leftMs = sandbox === undefined ? 0 : after(pace.finMs);
-      return leftMs > 0 ? wait(leftMs) : { do: "restore", sandbox, reason };
+      if (sandbox === undefined) return { do: "restore", sandbox, reason };
+      if (after(pace.finMs) > 0) return wait(after(pace.finMs));
+      const leftMs = view.isLeavingNode ? 0 : after(pace.maxFinMs);
+      if (run.carried === undefined && leftMs > 0) return { do: "count-carried", sandbox };
+      const isClosing = run.carried !== undefined && run.carried.closingCount > 0;
+      return isClosing && leftMs > 0
+        ? wait(Math.min(leftMs, pollMs(phase.sinceMs, nowMs)))
+        : { do: "restore", sandbox, reason };
     }
   }
 }
 
-/** Between two looks at something that nobody tells us of. */
-const pollMs = 25;
+/** Between two looks at something that nobody tells us of: soon at first, then ever later. */
+function pollMs(sinceMs: number, nowMs: number): number {
+  return Math.min(250, Math.max(25, (nowMs - sinceMs) / 2));
+}

@@ -85,7 +85,8 @@ export function failureOf(error: unknown): Failure {
 /** A refusal of ztunnel whose cause is in the pod: something there holds ztunnel's ports. */
 export function portsHeld(error: ZdsError, holders: readonly PortHolder[]): StepError {
   const ports = holders.map(
-    ({ port, protocol, pid, command }) => `${protocol} port ${port} is held by "${command}" (process ${pid})`,
+    ({ port, protocol, pid, command }) =>
+      `${protocol} port ${port} is held by "${command ?? "?"}" (process ${pid})`,
   );
   const remedy = `; in the pod ${ports.join(", ")}: ztunnel needs this port there, let the program use another one`;
   return new StepError(

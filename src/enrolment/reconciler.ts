@@ -14,7 +14,15 @@ import type { ZdsServer } from "../ztunnel/zds-server.ts";
 import type { Attachments } from "./attachments.ts";
 import type { Desired } from "./desired-state.ts";
 import { handOver, workloadInfo } from "./hand-over-step.ts";
-import { type Found, freshRun, nextStep, type Pace, type Step, type View } from "./next-step.ts";
+import {
+  type Carried,
+  type Found,
+  freshRun,
+  nextStep,
+  type Pace,
+  type Step,
+  type View,
+} from "./next-step.ts";
 import type { Outcomes } from "./outcomes.ts";
 import type { PodHistory } from "./pod-history.ts";
 import type { PodRecord } from "./pod-record.ts";
@@ -162,7 +170,7 @@ export class Reconciler {
         if (step.sandbox !== undefined) await redirection.open(step.sandbox.netns);
         return undefined;
       case "count-carried":
-        return { do: "count-carried", count: await this.#countCarried(step) };
+        return { do: "count-carried", carried: await this.#countCarried(step) };
       case "withdraw":
         await this.#withdraw(record);
         return undefined;
@@ -206,12 +214,13 @@ export class Reconciler {
     return { do: "prove", isOwner, successor: isOwner ? undefined : await this.#find(pod) };
   }
 
-  /** Connections that ztunnel carries; where the kernel does not say, the drain's time alone counts. */
-  async #countCarried({ sandbox }: Doing<"count-carried">): Promise<number> {
+  /** Connections that ztunnel carries; where the kernel does not say, time alone counts. */
+  async #countCarried({ sandbox }: Doing<"count-carried">): Promise<Carried> {
     try {
-      return (await this.#parts.connections.countThroughZtunnel(sandbox.netns)).count;
+      const { count, closingCount } = await this.#parts.connections.countThroughZtunnel(sandbox.netns);
+      return { count, closingCount };
     } catch {
-      return 1;
+      return { count: 1, closingCount: 0 };
     }
   }
 

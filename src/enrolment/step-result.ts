@@ -98,9 +98,13 @@ export function advance(
         ? to({ phase: { ...phase, stage: "opened", sinceMs: view.nowMs } }, { verified: undefined })
         : to({}, { verified: undefined });
     case "count-carried":
-      return to({}, { carried: found?.do === "count-carried" ? found.count : 0 });
+      return to(
+        {},
+        { carried: found?.do === "count-carried" ? found.carried : { count: 0, closingCount: 0 } },
+      );
     case "withdraw":
-      if (phase.at === "leaving") return to({ phase: { ...phase, stage: "withdrawn", sinceMs: view.nowMs } });
+      if (phase.at === "leaving")
+        return to({ phase: { ...phase, stage: "withdrawn", sinceMs: view.nowMs } }, { carried: undefined });
       return phase.at === "ended" || sandbox === undefined ? to({ phase: { at: "outside" } }) : to({});
     case "restore":
       return phase.at === "leaving" && isCurrent

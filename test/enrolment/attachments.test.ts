@@ -10,10 +10,15 @@ import {
 import { silentLogger } from "../../src/log/logger.ts";
 
 /** An ADD of `uid/container network/ifname`; its namespace is the container's unless it says `@dev:ino`. */
+/** A namespace of its own for each sandbox. */
+function keyOf(containerId: string): string {
+  return `4:${Buffer.from(containerId).toString("hex").slice(-8).replaceAll(/[a-f]/g, "7")}`;
+}
+
 function added(attachments: Attachments, text: string): boolean {
   const [, uid = "", containerId = "", network = "", ifname = "", netnsKey = ""] =
     /^(.*?)\/(.*?) (.*?)\/(.*?)(?:@(.*))?$/.exec(text) ?? [];
-  return attachments.added(place({ uid, containerId, netnsKey: netnsKey || `4:${containerId.length}` }), {
+  return attachments.added(place({ uid, containerId, netnsKey: netnsKey || keyOf(containerId) }), {
     network,
     ifname,
   });
@@ -105,6 +110,12 @@ describe("removed", () => {
       ],
     ],
   ];
+  test("another sandbox in the namespace of one that nobody ended ends it", () => {
+    const attachments = create("u1/c1 net/eth0@4:7", "u2/c2 net/eth0@4:7");
+    expect(attachments.places().map(({ containerId }) => containerId)).toEqual(["c2"]);
+    expect(removed(attachments, "c1 net/eth0")).toBe("unknown");
+  });
+
   test.each(cases)("%s", (_name, adds, removals) => {
     const attachments = create(...adds);
     expect(removals.map(([text]) => [text, removed(attachments, text)])).toEqual(removals);
