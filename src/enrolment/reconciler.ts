@@ -95,11 +95,16 @@ export class Reconciler {
   /** Looks at one pod and does what is missing. @throws when a step failed; the pod then stays where it is */
   async run(record: PodRecord): Promise<Doing<"rest">> {
     let run = freshRun;
+    let isSandboxKnown = false;
     for (let count = 0; count < maxSteps; count++) {
       record.read(this.#parts.clock.nowMs());
       const view = this.#view(record);
       const step = this.#decisions.nextStep(record.workload, view, run);
       if (step.do === "rest") return step;
+      if (!isSandboxKnown && (step.do === "redirect" || step.do === "hand-over")) {
+        this.#parts.history.step(record.uid, "sandbox");
+        isSandboxKnown = true;
+      }
       record.become(begin(record.workload, step));
       const found = await this.#perform(step, record);
       // what has arrived meanwhile comes first: the step's word counts only for the sandbox that it was about
@@ -198,7 +203,6 @@ export class Reconciler {
       ...(place === undefined ? {} : { place }),
       isOwned: (netnsKey) => this.#context.isOwned(netnsKey, pod.uid),
     });
-    history.step(pod.uid, "sandbox");
     // searches of other pods went on meanwhile
     if (found !== undefined && this.#context.isOwned(found.netns.key, pod.uid)) {
       found.netns.close();
