@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The steps of the demo: each does one thing to the node, verifies it against the kernel, and returns what it saw.
 import { readdir } from "node:fs/promises";
-import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts";
+import { claimCaptured, claimUntouched, untilUntouched } from "../support/node/capture-state.ts";
 import { claim } from "../support/node/claim.ts";
 import { linkNames, netnsUsers } from "../support/node/kernel.ts";
 import { waitFor } from "../support/node/wait-for.ts";
@@ -162,7 +162,7 @@ async function unlabelTheNamespace(scene: Scene): Promise<string> {
   const ms = Math.round(performance.now() - start);
   for (const { pod } of [client, server]) {
     await scene.untilStatus(pod, undefined);
-    await claimUntouched(pod);
+    await untilUntouched(pod);
   }
   await scene.claimDirect();
   return `both running pods free again after ${ms} ms, nothing left in them, traffic goes straight`;

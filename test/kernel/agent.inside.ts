@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { randomBytes, randomUUID } from "node:crypto";
 import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { request } from "node:http";
-import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts";
+import { claimCaptured, claimUntouched, untilUntouched } from "../support/node/capture-state.ts";
 import type { SandboxIdentity } from "../support/node/cni-runtime.ts";
 import { ipRules, iptablesSave, netnsUsers } from "../support/node/kernel.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
@@ -371,11 +371,9 @@ export async function changesWhileAway(): Promise<void> {
     return uids.includes(joining.uid) && uids.includes(staying.uid) && uids.length === 2;
   });
   await claimCaptured(joining);
-  await waitFor(
-    "the pod that left to be free",
-    () => mesh.kubelet.annotation(leaving, statusAnnotation) === undefined,
-  );
-  await claimUntouched(leaving);
+  // the annotation goes first, the rules last
+  await untilUntouched(leaving);
+  assert.equal(mesh.kubelet.annotation(leaving, statusAnnotation), undefined);
   assert.deepEqual(await changesSeen(monitor), [], "rules of a pod that was right were written");
   for (const pod of [leaving, joining, staying]) await mesh.kubelet.deletePod(pod);
 }
@@ -417,12 +415,11 @@ export async function excludedWithoutApi(): Promise<void> {
   await pod.delete();
 }
 
-/** A runtime that sends DEL while a process of the pod still lives: the sandbox is not captured again. */
+/** A runtime that takes the network away while a process of the pod still lives: the sandbox is not captured again. */
 export async function delBeforeTheProcessesEnd(): Promise<void> {
   const pod = await runPod("mesh");
-  const network = { ...mesh.pods.network, plugins: mesh.pods.network.plugins.slice(1) };
   const inode = await pod.netnsInode();
-  await mesh.pods.cni.del(network, pod.sandbox, { netns: pod.netns });
+  await mesh.pods.cni.del(mesh.pods.network, pod.sandbox, { netns: pod.netns });
   await waitFor("ztunnel to have dropped the pod", async () => !(await held()).includes(pod.uid));
   const looks = (): number => mesh.agent.text.split(`"uid":"${pod.uid}","outcome":"no-sandbox"`).length - 1;
   const before = looks();
