@@ -15,7 +15,7 @@ export async function ztunnelRestart(scene: Scene): Promise<string> {
   await scene.untilServed(20);
   await mesh.ztunnel.kill();
   const start = performance.now();
-  await mesh.startZtunnel({ ...ztunnelOptions, hbone: true });
+  await mesh.startZtunnel(ztunnelOptions);
   await mesh.ztunnel.waitForReady(20_000);
   const ms = Math.round(performance.now() - start);
   await scene.untilServed(20);

@@ -48,7 +48,8 @@ export class Scene {
     await Promise.all([netDir, binDir].map((folder) => mkdir(folder, { recursive: true })));
     await writeFile(conflist, JSON.stringify(mesh.plainPods.network, undefined, 2));
     mesh.kubelet.createNamespace("shop");
-    await Promise.all([mesh.startAgent(), mesh.startZtunnel(ztunnelOptions)]);
+    // without HBONE at first, so that the rule to 15006 is seen to work between the two pods; the next ztunnel has it
+    await Promise.all([mesh.startAgent(), mesh.startZtunnel({ ...ztunnelOptions, hbone: false })]);
     await mesh.ztunnel.waitForReady();
     await takeChain(mesh);
     const [client, server] = await Promise.all([runPod(mesh, "client"), runPod(mesh, "server")]);

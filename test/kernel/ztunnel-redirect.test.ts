@@ -46,7 +46,7 @@ beforeEach(async () => {
   harness = new ZdsHarness();
   harness.server.listen();
   for (const place of ["a", "b"] as const) harness.server.hold(podEntry(place, network.netns[place]));
-  ztunnel = await harness.standIn({ depth: "sockets", hbone: true, dns: ["web.shop=10.77.0.3"] });
+  ztunnel = await harness.standIn({ depth: "sockets", dns: ["web.shop=10.77.0.3"] });
   await ztunnel.waitForReady();
   await network.listen("b", appPort, echo);
 });

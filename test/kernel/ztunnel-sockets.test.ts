@@ -6,6 +6,7 @@ import { once } from "node:events";
 import type { Socket } from "node:net";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { socketInNetns } from "../../src/linux/native.ts";
+import type { KnownWorkload } from "../support/ztunnel/known-workloads.ts";
 import { PodNamespaces } from "../support/ztunnel/pod-namespaces.ts";
 import { addresses, type Place, PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
 import type { StandIn } from "../support/ztunnel/stand-in.ts";
@@ -60,6 +61,12 @@ async function portsOf(
   return (await ztunnel.stats()).workloads[place]?.ports ?? {};
 }
 
+/** Connections of a pod to other pods' 15008. */
+async function pooledConnections(place: Place): Promise<string[]> {
+  const listed = await network.exec(place, ["ss", "-Hnt", "state", "established", "dport", "=", ":15008"]);
+  return listed.split("\n").filter((line) => line !== "");
+}
+
 /** An app that says whom it sees, then sends everything back. */
 function echo(client: Socket): void {
   client.write(`${client.remoteAddress?.replace("::ffff:", "")}\n`);
@@ -110,7 +117,7 @@ describe("the sockets", () => {
     const third = await harness.standIn({ depth: "sockets", faults: ["no-reuseport"], retryMs: 60_000 });
     const refused = await third.waitFor((event) => event.event === "response" && event.to === "add");
     expect(refused.error).toBe(
-      'failure to start proxy : Bind(Os { code: 98, kind: EADDRINUSE, message: "address already in use" }, [::]:15008)',
+      'failure to start proxy : Bind(127.0.0.1:15053, Os { code: 98, kind: AddrInUse, message: "Address already in use" })',
     );
     expect((await third.stats()).ready).toBe(false);
   });
@@ -123,31 +130,80 @@ describe("the sockets", () => {
     const before = (await ztunnel.stats()).openFds;
     const outcome = await outcomeOf(harness.server.add(podEntry("a", network.netns.a)));
     expect(outcome.code).toBe("NACK");
-    expect(outcome.message).toContain("failure to start proxy : Bind(Os { code: 98");
-    expect(outcome.message).toContain("[::]:15006");
+    expect(outcome.message).toContain("failure to start proxy : Bind([::]:15006, Os { code: 98");
+    expect((await ztunnel.stats()).ready).toBe(true);
     // the namespace is kept for the retry, the sockets opened so far are not
     expect((await ztunnel.stats()).openFds).toBe(before + 1);
     network.closeSockets();
-    await ztunnel.waitForReady();
+    await ztunnel.waitForStats(({ pending }) => pending.length === 0);
     expect((await network.exec("a", ["ss", "-Hlntu"])).trim().split("\n")).toHaveLength(7);
     await harness.server.remove("a");
     expect((await ztunnel.stats()).openFds).toBe(before);
   });
 
-  test("stay when ZDS is lost, and for a while after SIGTERM if told so", async () => {
-    await startZtunnel({ faults: ["exit-on-sigterm-after=1"] });
+  test("stay when ZDS is lost", async () => {
+    await startZtunnel();
     await network.listen("b", appPort, echo);
     await harness.server.close();
     await ztunnel.waitFor((event) => event.event === "ready" && event.ready === false);
     expect(await ask("a", { address: addresses.b[4], port: appPort }, "on")).toEqual([addresses.a[4], "on"]);
+  });
+
+  test("go at SIGTERM, and the process when the last open connection has ended", async () => {
+    await startZtunnel();
+    await network.listen("b", appPort, echo);
+    const target = { address: addresses.b[4], port: appPort };
+    const open = await network.dial("a", target);
+    await once(open, "data");
     ztunnel.terminate();
-    await ztunnel.waitForEvent("sigterm");
-    expect(await ask("a", { address: addresses.b[4], port: appPort }, "still")).toEqual([
-      addresses.a[4],
-      "still",
-    ]);
+    await ztunnel.waitForEvent("close");
+    await expect.poll(() => network.exec("b", ["ss", "-Hlntu", "sport", ">=", ":15000"])).toBe("");
+    await expect(network.dial("a", target)).rejects.toMatchObject({ code: "ECONNREFUSED" });
+    const answer = readAll(open);
+    open.end("still");
+    expect((await answer).toString()).toBe("still");
     expect(await ztunnel.exited).toEqual({ code: 0, signal: null });
-    expect(await network.exec("b", ["ss", "-Hlntu", "sport", "=", "15006"])).toBe("");
+  });
+
+  test("go at SIGTERM, and open connections with them when they last too long", async () => {
+    await startZtunnel({ terminationMs: 200 });
+    await network.listen("b", appPort, echo);
+    const open = await network.dial("a", { address: addresses.b[4], port: appPort });
+    await once(open, "data");
+    ztunnel.terminate();
+    await readAll(open);
+    expect(await ztunnel.exited).toEqual({ code: 0, signal: null });
+  });
+
+  test("serve IPv6 only where the namespace says so", async () => {
+    await network.exec("b", ["sysctl", "-qw", "net.ipv6.bindv6only=1"]);
+    try {
+      await startZtunnel({}, ["b"]);
+      await network.listen("b", appPort, echo);
+      await expect(network.dial("node", { address: addresses.b[4], port: appPort })).rejects.toMatchObject({
+        code: "ECONNREFUSED",
+      });
+      expect(await ask("node", { address: addresses.b[6], port: appPort }, "on")).toEqual([
+        addresses.node[6],
+        "on",
+      ]);
+    } finally {
+      await network.exec("b", ["sysctl", "-qw", "net.ipv6.bindv6only=0"]);
+    }
+  });
+
+  test.each([
+    ["has no ::1", "ip addr del ::1/128 dev lo", "[::1]:15053"],
+    ["has no 127.0.0.1", "ip addr del 127.0.0.1/8 dev lo", "127.0.0.1:15053"],
+    ["is down", "ip link set lo down", "[::1]:15053"],
+  ])("are refused where the loopback interface %s", async (_name, command, where) => {
+    await using pods = await PodNamespaces.create(1);
+    using netns = pods.open(0);
+    await startZtunnel({ allow: ["lo-down"] }, []);
+    await network.exec("node", ["nsenter", `--net=${pods.path(0)}`, "sh", "-c", command]);
+    const outcome = await outcomeOf(harness.server.add(podEntry("bare", netns)));
+    const why = 'Os { code: 99, kind: AddrNotAvailable, message: "Cannot assign requested address" }';
+    expect(outcome.message).toContain(`failure to start proxy : Bind(${where}, ${why})`);
   });
 
   test("a namespace without IPv6 gets the IPv4 ones", async () => {
@@ -206,9 +262,38 @@ describe.each(families)("traffic over IPv%i", (family) => {
     const ports = await portsOf("b");
     expect(Object.keys(ports)).toEqual([inbound]);
     expect(ports[inbound]).toMatchObject({ connections: 1, failures: 0, toClientBytes: answerBytes });
-    const preambleBytes = hbone ? (ports[inbound]?.fromClientBytes ?? 0) - text.length : 0;
-    expect(preambleBytes === 0 || preambleBytes > 20).toBe(true);
-    expect(ports[inbound]?.fromClientBytes).toBe(text.length + preambleBytes);
+    expect(ports[inbound]?.fromClientBytes).toBe(text.length);
+  });
+
+  test("tunnels share a connection that stays when they have ended, until a pod goes", async () => {
+    await startZtunnel();
+    await network.listen("b", appPort, echo);
+    const target = { address: app.address, port: appPort };
+    const texts = ["one", "two", "three"];
+    const answers = await Promise.all(texts.map((text) => ask("a", target, text)));
+    expect(answers).toEqual(texts.map((text) => [addresses.a[family], text]));
+    expect(await ask("a", target, "four")).toEqual([addresses.a[family], "four"]);
+    expect(await portsOf("b")).toMatchObject({ "15008": { connections: 4 } });
+    const { workloads } = await ztunnel.stats();
+    expect(workloads.a?.hbone).toEqual({ outbound: 1, inbound: 0 });
+    expect(workloads.b?.hbone).toEqual({ outbound: 0, inbound: 1 });
+    expect(await pooledConnections("a")).toHaveLength(1);
+    await harness.server.remove("b");
+    await expect.poll(() => pooledConnections("a")).toEqual([]);
+    expect((await ztunnel.stats()).workloads.a?.hbone).toEqual({ outbound: 0, inbound: 0 });
+  });
+
+  test("a connection whose other end is gone without a word is kept, and costs the next request", async () => {
+    await startZtunnel();
+    await network.listen("b", appPort, echo);
+    await ask("a", app, "one");
+    await network.exec("node", ["ip", "link", "set", "veth-b", "down"]);
+    await network.exec("b", ["ss", "-K", "sport", "=", ":15008"]);
+    await ztunnel.waitForStats(({ workloads }) => workloads.b?.hbone.inbound === 0);
+    await network.exec("node", ["ip", "link", "set", "veth-b", "up"]);
+    expect(await pooledConnections("a")).toHaveLength(1);
+    expect(await resetOf(network.dial("a", app), "two")).toMatchObject({ code: "ECONNRESET" });
+    expect(await ask("a", app, "three")).toEqual([addresses.a[family], "three"]);
   });
 
   test("from outside the mesh it is captured at 15006, with the client's address", async () => {
@@ -227,12 +312,11 @@ describe.each(families)("traffic over IPv%i", (family) => {
     expect(await portsOf("a")).toMatchObject({ "15001": { connections: 1, fromClientBytes: 5 } });
   });
 
-  test("an app that is not there is a reset, and half-closed connections stay open the other way", async () => {
+  test("an app that is not there is an end, a reset for what was sent, and half-closed connections stay open", async () => {
     await startZtunnel({}, ["b"]);
-    const socket = await network.dial("node", app);
-    const [error] = await once(socket, "error");
-    expect(error).toMatchObject({ code: "ECONNRESET" });
-    expect(await portsOf("b")).toMatchObject({ "15006": { connections: 1, failures: 1 } });
+    expect(await readAll(await network.dial("node", app))).toHaveLength(0);
+    expect(await resetOf(network.dial("node", app), "hello")).toMatchObject({ code: "ECONNRESET" });
+    expect(await portsOf("b")).toMatchObject({ "15006": { connections: 2, failures: 2 } });
     const held = Promise.withResolvers<Socket>();
     await network.listen("b", appPort, (client) => {
       client.resume();
@@ -244,18 +328,33 @@ describe.each(families)("traffic over IPv%i", (family) => {
     expect((await readAll(halfClosed)).toString()).toBe("thank you");
   });
 
-  test("a removed pod's connections are cut", async () => {
+  test.each(["a", "node"] as const)(
+    "a removed pod's connections end at once, that from %s too",
+    async (from) => {
+      await startZtunnel();
+      await network.listen("b", appPort, echo);
+      const socket = await network.dial(from, app);
+      await once(socket, "data");
+      expect((await ztunnel.stats()).workloads.b?.openConnections).toBe(1);
+      const rest = readAll(socket);
+      await harness.server.remove("b");
+      // no reset: that would reject
+      expect(await rest).toHaveLength(0);
+      socket.end();
+      await ztunnel.waitForStats(({ workloads }) => (workloads.a?.openConnections ?? 0) === 0);
+    },
+  );
+
+  test("a removed pod leaves no descriptor", async () => {
     await startZtunnel();
     await network.listen("b", appPort, echo);
     const socket = await network.dial("a", app);
-    socket.write("x");
     await once(socket, "data");
     const before = await ztunnel.stats();
-    expect(before.workloads.b?.openConnections).toBe(1);
-    const cut = new Promise((resolve) => socket.once("close", resolve));
     await harness.server.remove("b");
-    await cut;
-    // a namespace, seven listening sockets, two ends in b and two in a
+    await once(socket.resume(), "end");
+    socket.end();
+    // a namespace, seven listening sockets, the tunnel's connection and the app's in b, and two ends in a
     await ztunnel.waitForStats((stats) => stats.openFds === before.openFds - 12);
   });
 
@@ -269,8 +368,52 @@ describe.each(families)("traffic over IPv%i", (family) => {
 
   test.each([15001, 15006, 15008])("a connection straight to %i gets nothing", async (port) => {
     await startZtunnel({}, ["b"]);
-    const dialing = network.dial("node", { address: addresses.b[family], port });
-    expect(await resetOf(dialing, "GET / HTTP/1.0\r\n\r\n")).toMatchObject({ code: "ECONNRESET" });
+    const socket = await network.dial("node", { address: addresses.b[family], port });
+    socket.end("GET / HTTP/1.0\r\n\r\n");
+    // it ends, with a reset or without, and with no answer but that the protocol is another one
+    const answer = await readAll(socket).catch(() => Buffer.alloc(0));
+    expect(answer.length).toBeLessThan(100);
+    await ztunnel.waitForStats(({ workloads }) => workloads.b?.ports[port]?.failures === 1);
+  });
+});
+
+describe("what the mesh knows", () => {
+  const app = { address: addresses.b[4], port: appPort };
+  const known = (place: "a" | "b"): KnownWorkload => ({
+    namespace: "shop",
+    name: `name-${place}`,
+    addresses: Object.values(addresses[place]),
+  });
+  const [a, b] = [known("a"), known("b")];
+
+  test("connections of a pod that is not known wait until it is", async () => {
+    await startZtunnel({ workloads: [a] });
+    await network.listen("b", appPort, echo);
+    const answer = ask("node", app, "patience");
+    await ztunnel.waitForStats(({ workloads }) => workloads.b?.openConnections === 1);
+    await ztunnel.command({ do: "workloads", set: [a, b] });
+    expect(await answer).toEqual([addresses.node[4], "patience"]);
+  });
+
+  test("connections of a pod that stays unknown end after 5 s", async () => {
+    await startZtunnel({ workloads: [a] });
+    const start = performance.now();
+    expect(await readAll(await network.dial("node", app))).toHaveLength(0);
+    expect(performance.now() - start).toBeGreaterThan(4900);
+    expect(await portsOf("b")).toMatchObject({ "15006": { failures: 1 } });
+  }, 10_000);
+
+  test("decides who is spoken to in HBONE, whoever holds the pod", async () => {
+    await startZtunnel({ workloads: [a, { ...b, protocol: "TCP" }] });
+    await network.listen("b", appPort, echo);
+    await ask("a", app, "plain");
+    expect(Object.keys(await portsOf("b"))).toEqual(["15006"]);
+    await ztunnel.command({ do: "workloads", set: [a, b] });
+    await ask("a", app, "tunnel");
+    expect(Object.keys(await portsOf("b"))).toEqual(["15006", "15008"]);
+    await harness.server.remove("b");
+    // the mesh still says HBONE: that is refused
+    expect(await resetOf(network.dial("a", app), "nobody")).toMatchObject({ code: "ECONNRESET" });
   });
 });
 
@@ -286,11 +429,28 @@ describe.each(families)("DNS over IPv%i", (family) => {
       expect(await query("web.shop", 1)).toEqual({ code: 0, records: ["0a4d0003"] });
       expect(await query("WEB.shop", 28)).toEqual({ code: 0, records: ["fd770000000000000000000000000003"] });
       expect(await query("only4.shop", 28)).toEqual({ code: 0, records: [] });
-      expect(await query("unknown.shop", 1)).toEqual({ code: 3, records: [] });
-      expect(await query("web.shop", 16)).toEqual({ code: 5, records: [] });
-      expect((await ztunnel.stats()).workloads.a?.dnsQueries).toBe(5);
+      expect((await ztunnel.stats()).workloads.a?.dnsQueries).toBe(3);
     },
   );
+
+  test.each(["udp", "tcp"] as const)(
+    "other %s questions are passed on from inside the pod",
+    async (transport) => {
+      const nameserver = addresses.node[family];
+      await startZtunnel({ dns, nameservers: [nameserver] }, ["a"]);
+      await using upstream = await Nameserver.start(family);
+      const query = (name: string, type: number) => queryDns({ family, resolver, transport, name, type });
+      expect(await query("unknown.shop", 1)).toEqual({ code: 3, records: [] });
+      expect(await query("web.shop", 16)).toEqual({ code: 3, records: [] });
+      expect(upstream.clients).toEqual([addresses.a[family], addresses.a[family]]);
+    },
+  );
+
+  test("other questions get no answer when nobody has one", async () => {
+    await startZtunnel({ dns, nameservers: [addresses.node[family]] }, ["a"]);
+    const unanswered = queryDns({ family, resolver, transport: "udp", name: "unknown.shop", type: 1 });
+    await expect(unanswered).rejects.toMatchObject({ name: "AbortError" });
+  });
 });
 
 test("110 pods fit into one stand-in, and leave no descriptor", async () => {
@@ -311,6 +471,33 @@ test("110 pods fit into one stand-in, and leave no descriptor", async () => {
     for (const handle of handles) handle.close();
   }
 }, 60_000);
+
+/** A nameserver on the node that knows no name, and remembers who asked. */
+class Nameserver implements AsyncDisposable {
+  readonly clients: string[] = [];
+  readonly #socket: DgramSocket;
+
+  private constructor(socket: DgramSocket) {
+    this.#socket = socket;
+    socket.on("message", (query, { address, port }) => {
+      this.clients.push(address);
+      query.writeUInt16BE(0x8183, 2);
+      socket.send(query, port, address);
+    });
+  }
+
+  static async start(family: 4 | 6): Promise<Nameserver> {
+    const address = addresses.node[family];
+    const fd = socketInNetns(network.netns.node.fd, { family, type: "dgram", address, port: 53 });
+    const socket = createSocket(family === 4 ? "udp4" : "udp6");
+    socket.bind({ fd });
+    return new Nameserver(socket);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await new Promise<void>((resolve) => this.#socket.close(resolve));
+  }
+}
 
 interface DnsQuestion {
   readonly family: 4 | 6;

@@ -160,6 +160,20 @@ describe("a faithful stand-in", () => {
     expect((await ztunnel.stats()).workloads.u1?.ino).toBe(String(netns.id.ino));
   });
 
+  test("stays ready when it refuses, until the next message that it does not refuse", async () => {
+    const ztunnel = await startGreeted({ retryMs: 60_000 });
+    expect(await agent.exchange(snapshotSentHex)).toBe(ackHex);
+    await ztunnel.setFaults("nack=Bind(in use),1");
+    using first = pods.open(0);
+    using second = pods.open(1);
+    expect(refusalText(await agent.exchange(addRequest("u1"), first.fd))).toContain("Bind(in use)");
+    expect(await ztunnel.stats()).toMatchObject({ ready: true, pending: ["u1"] });
+    expect(await agent.exchange(addRequest("u2"), second.fd)).toBe(ackHex);
+    expect((await ztunnel.stats()).ready).toBe(false);
+    expect(await agent.exchange(addRequest("u1"), first.fd)).toBe(ackHex);
+    expect((await ztunnel.stats()).ready).toBe(true);
+  });
+
   test("a Del before the end of the snapshot only takes back the name", async () => {
     const ztunnel = await startGreeted();
     using netns = pods.open(0);
@@ -170,13 +184,17 @@ describe("a faithful stand-in", () => {
     expect(Object.keys((await ztunnel.stats()).workloads)).toEqual([]);
   });
 
-  test("waits for the agent with growing pauses and no end", async () => {
-    const ztunnel = await StandIn.start({ socket: join(folder, "nobody.sock"), maxBackoffMs: 80 });
+  test.each([
+    ["no end", undefined, [20, 40, 80, 160, 320]],
+    ["an end that a test sets", 80, [20, 40, 80, 80, 80]],
+  ])("waits for the agent with pauses that grow to %s", async (_name, maxBackoffMs, expected) => {
+    const limit = maxBackoffMs === undefined ? {} : { maxBackoffMs };
+    const ztunnel = await StandIn.start({ socket: join(folder, "nobody.sock"), ...limit });
     standIn = ztunnel;
     const pauses = () =>
       ztunnel.events.filter((event) => event.event === "connect-failed").map((e) => e.retryInMs);
     await ztunnel.waitFor(() => pauses().length >= 5);
-    expect(pauses().slice(0, 5)).toEqual([20, 40, 80, 80, 80]);
+    expect(pauses().slice(0, 5)).toEqual(expected);
   });
 });
 

@@ -81,7 +81,6 @@ async function startZtunnel(): Promise<void> {
   ztunnel = await StandIn.start({
     socket: "/var/run/ztunnel/ztunnel.sock",
     depth: "sockets",
-    hbone: true,
     maxBackoffMs: 200,
   });
   await ztunnel.waitForReady(20_000);

@@ -61,7 +61,6 @@ export async function start(binDir: string): Promise<Record<string, number>> {
   ztunnel = await StandIn.start({
     socket: "/var/run/ztunnel/ztunnel.sock",
     depth: "sockets",
-    hbone: true,
     refuseInbound: true,
     maxBackoffMs: 200,
   });

@@ -49,7 +49,7 @@ const container = {
   name: "istio-proxy",
   image: ztunnelImage,
   imagePullPolicy: "Never",
-  args: ["--socket", "/var/run/ztunnel/ztunnel.sock", "--depth", "sockets", "--hbone"],
+  args: ["--socket", "/var/run/ztunnel/ztunnel.sock", "--depth", "sockets"],
   readinessProbe: { httpGet: { path: "/healthz/ready", port: ztunnelHealthPort }, periodSeconds: 1 },
   resources: { requests: { cpu: "100m", memory: "64Mi" } },
   securityContext: {

@@ -158,7 +158,7 @@ export class CriNode {
 
   /** Starts a stand-in ztunnel that opens real sockets in the pods and goes from pod to pod by port 15008. */
   async startZtunnel(options: Omit<StandInStart, "socket"> = {}): Promise<StandIn> {
-    const defaults = { depth: "sockets", hbone: true, maxBackoffMs: 100 } as const;
+    const defaults = { depth: "sockets", maxBackoffMs: 100 } as const;
     this.#ztunnel = await StandIn.start({ ...defaults, ...options, socket: ztunnelSocket });
     return this.#ztunnel;
   }

@@ -2,6 +2,7 @@
 // Commands from a test: one JSON object per line on stdin, each answered by one "answer" event on stdout.
 import { createInterface } from "node:readline";
 import type { EventLog } from "./event-log.ts";
+import type { KnownWorkload } from "./known-workloads.ts";
 import type { StandInStats, ZtunnelProcess } from "./ztunnel-process.ts";
 
 /** What a stand-in can be told while it runs. */
@@ -9,6 +10,8 @@ export type StandInCommand =
   | { readonly do: "stats" }
   | { readonly do: "faults"; readonly set: readonly string[] }
   | { readonly do: "refuse-inbound"; readonly on: boolean }
+  /** Without a list: the pods it holds. */
+  | { readonly do: "workloads"; readonly set?: readonly KnownWorkload[] }
   | { readonly do: "reconnect" }
   | { readonly do: "send"; readonly hex: string };
 
@@ -37,6 +40,8 @@ function obey(ztunnel: ZtunnelProcess, command: StandInCommand): StandInStats | 
       return void ztunnel.setFaults(command.set);
     case "refuse-inbound":
       return void ztunnel.setRefuseInbound(command.on);
+    case "workloads":
+      return void ztunnel.setWorkloads(command.set);
     case "reconnect":
       return void ztunnel.reconnect();
     case "send":

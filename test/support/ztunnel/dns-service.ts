@@ -1,40 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
-// DNS as a pod sees it from ztunnel: A and AAAA from a small table, over UDP and TCP.
+// DNS as a pod sees it from ztunnel: A and AAAA from a small table, over UDP and TCP; everything else is passed on.
 // Source: RFC 1035; istio/ztunnel src/dns/server.rs.
 import { createSocket, type Socket as UdpSocket } from "node:dgram";
 import { createServer, isIPv6, type Server, type Socket } from "node:net";
-import type { PodSockets } from "./pod-sockets.ts";
+import { backlog, type PodSockets } from "./pod-sockets.ts";
 
 /** Addresses by name (lower case, no final dot). */
 export type DnsTable = ReadonlyMap<string, readonly string[]>;
 
 const typeA = 1;
 const typeAaaa = 28;
-const rcode = { ok: 0, formatError: 1, noSuchName: 3, refused: 5 } as const;
+const rcode = { ok: 0, formatError: 1, serverFailure: 2 } as const;
 const headerBytes = 12;
+
+/** What the DNS of one pod needs besides its sockets. */
+export interface DnsServiceOptions {
+  readonly table: DnsTable;
+  readonly onquery: () => void;
+  /** False when ztunnel does not know the pod, which is an answer too. */
+  readonly untilKnown: () => Promise<boolean>;
+  /** Asks somebody else; undefined when nobody answers. */
+  readonly forward: (query: Buffer) => Promise<Buffer | undefined>;
+}
 
 /** Answers on a pod's DNS sockets, which it owns from the constructor on. */
 export class DnsService {
-  readonly #table: DnsTable;
-  readonly #onquery: () => void;
+  readonly #options: DnsServiceOptions;
   readonly #servers: Server[] = [];
   readonly #udp: UdpSocket[] = [];
   readonly #clients = new Set<Socket>();
+  #closed = false;
 
-  constructor({ dnsTcp, dnsUdp }: PodSockets, options: { table: DnsTable; onquery: () => void }) {
-    this.#table = options.table;
-    this.#onquery = options.onquery;
+  constructor({ dnsTcp, dnsUdp }: PodSockets, options: DnsServiceOptions) {
+    this.#options = options;
     for (const fd of dnsTcp) {
-      const server = createServer((client) => this.#serveTcp(client));
-      server.listen({ fd });
+      const server = createServer({ allowHalfOpen: true }, (client) => this.#serveTcp(client));
+      server.listen({ fd }, backlog);
       this.#servers.push(server);
     }
     for (const { fd, family } of dnsUdp) {
       const socket = createSocket(family === 4 ? "udp4" : "udp6");
       socket.on("error", () => {});
-      socket.on("message", (query, peer) => {
-        const answer = this.#answer(query);
-        if (answer !== undefined) socket.send(answer, peer.port, peer.address);
+      socket.on("message", async (query, { port, address }) => {
+        const answer = await this.#answer(query);
+        if (answer !== undefined && !this.#closed) socket.send(answer, port, address);
       });
       socket.bind({ fd });
       this.#udp.push(socket);
@@ -42,14 +51,17 @@ export class DnsService {
   }
 
   close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
     for (const server of this.#servers) server.close();
     for (const socket of this.#udp) socket.close();
     for (const client of this.#clients) client.destroy();
   }
 
-  /** Over TCP each message has its length in front. */
+  /** Over TCP each message has its length in front; a client that has ended still gets its answers. */
   #serveTcp(client: Socket): void {
     let buffered = Buffer.alloc(0);
+    let answers = Promise.resolve();
     this.#clients.add(client);
     client.on("error", () => {});
     client.once("close", () => this.#clients.delete(client));
@@ -57,34 +69,47 @@ export class DnsService {
       buffered = Buffer.concat([buffered, chunk]);
       while (buffered.length >= 2 && buffered.length >= 2 + buffered.readUInt16BE(0)) {
         const end = 2 + buffered.readUInt16BE(0);
-        const answer = this.#answer(buffered.subarray(2, end));
+        const query = buffered.subarray(2, end);
         buffered = buffered.subarray(end);
-        if (answer === undefined) client.destroy();
-        else client.write(Buffer.concat([Uint8Array.of(answer.length >> 8, answer.length & 0xff), answer]));
+        answers = answers.then(() => this.#answerTcp(client, query));
       }
     });
+    client.once("end", () => void answers.then(() => client.end()));
   }
 
-  #answer(query: Buffer): Buffer | undefined {
+  async #answerTcp(client: Socket, query: Buffer): Promise<void> {
+    const answer = await this.#answer(query);
+    if (answer === undefined) client.destroy();
+    else client.write(Buffer.concat([Uint8Array.of(answer.length >> 8, answer.length & 0xff), answer]));
+  }
+
+  /** @returns undefined for what is no query at all */
+  async #answer(query: Buffer): Promise<Buffer | undefined> {
     if (query.length < headerBytes) return undefined;
-    this.#onquery();
-    return answerQuery(query, this.#table);
+    const { table, onquery, untilKnown, forward } = this.#options;
+    onquery();
+    const known = await untilKnown();
+    return (
+      (known ? (answerQuery(query, table) ?? (await forward(query))) : undefined) ?? serverFailure(query)
+    );
   }
 }
 
-/** Makes the answer to one query: records of the table, NXDOMAIN for other names, REFUSED for other questions. */
-export function answerQuery(query: Buffer, table: DnsTable): Buffer {
+/** Makes the answer to one query; undefined for names and questions the table has nothing to say about. */
+export function answerQuery(query: Buffer, table: DnsTable): Buffer | undefined {
   const question = readQuestion(query);
   if (question === undefined) return response(query, { code: rcode.formatError, question: Buffer.alloc(0) });
   const { name, type, bytes } = question;
   const isQuery = (query.readUInt16BE(2) & 0xf800) === 0;
-  if (!isQuery || (type !== typeA && type !== typeAaaa)) {
-    return response(query, { code: rcode.refused, question: bytes });
-  }
-  const addresses = table.get(name);
-  if (addresses === undefined) return response(query, { code: rcode.noSuchName, question: bytes });
+  const addresses = isQuery && (type === typeA || type === typeAaaa) ? table.get(name) : undefined;
+  if (addresses === undefined) return undefined;
   const records = addresses.filter((address) => isIPv6(address) === (type === typeAaaa)).map(record);
   return response(query, { code: rcode.ok, question: bytes, records });
+}
+
+function serverFailure(query: Buffer): Buffer {
+  const question = readQuestion(query)?.bytes ?? Buffer.alloc(0);
+  return response(query, { code: rcode.serverFailure, question });
 }
 
 function response(
@@ -93,8 +118,8 @@ function response(
 ): Buffer {
   const header = Buffer.alloc(headerBytes);
   query.copy(header, 0, 0, 4);
-  // response, recursion available, the query's opcode and wish for recursion kept
-  header.writeUInt16BE(0x8080 | (query.readUInt16BE(2) & 0x7900) | code, 2);
+  // response, authoritative, recursion available, the query's opcode and wish for recursion kept
+  header.writeUInt16BE(0x8480 | (query.readUInt16BE(2) & 0x7900) | code, 2);
   header.writeUInt16BE(question.length === 0 ? 0 : 1, 4);
   header.writeUInt16BE(records.length, 6);
   return Buffer.concat([header, question, ...records]);

@@ -30,8 +30,6 @@ export interface Faults {
   /** So many connections that end right after their hello; then behave. */
   reconnectStorm: number;
   noReusePort: boolean;
-  /** On SIGTERM close ZDS at once, keep the pods' sockets for this long. */
-  exitOnSigtermAfterMs: number;
 }
 
 /** No faults. */
@@ -53,7 +51,6 @@ export function faithful(): Faults {
     halfStart: false,
     reconnectStorm: 0,
     noReusePort: false,
-    exitOnSigtermAfterMs: 0,
   };
 }
 
@@ -109,9 +106,6 @@ const setters: Readonly<Record<string, Setter>> = {
   "no-reuseport": (faults) => {
     faults.noReusePort = true;
   },
-  "exit-on-sigterm-after": (faults, value) => {
-    faults.exitOnSigtermAfterMs = number(value) * 1000;
-  },
 };
 
 function number(value: string): number {
@@ -122,7 +116,7 @@ function number(value: string): number {
 
 /**
  * Reads switches such as `ack-delay=1000`, `nack=some text,1`, `close-after=add`.
- * Delays are milliseconds, `exit-on-sigterm-after` is seconds.
+ * Delays are milliseconds.
  * @throws RangeError for an unknown switch
  */
 export function parseFaults(switches: readonly string[]): Faults {

@@ -18,17 +18,19 @@ function exit(status: number): void {
 
 const ztunnel = new ZtunnelProcess(options, { log, onfatal: () => exit(1) });
 
-function terminate(): void {
-  log.write("sigterm", { keepSocketsMs: ztunnel.faults.exitOnSigtermAfterMs });
-  ztunnel.leave();
-  setTimeout(() => {
-    ztunnel.close();
-    exit(0);
-  }, ztunnel.faults.exitOnSigtermAfterMs);
+let terminating = false;
+
+async function terminate(): Promise<void> {
+  if (terminating) return;
+  terminating = true;
+  log.write("sigterm");
+  await ztunnel.drain();
+  exit(0);
 }
 
-process.once("SIGTERM", terminate);
-process.once("SIGINT", terminate);
+// a second one changes nothing
+process.on("SIGTERM", terminate);
+process.on("SIGINT", terminate);
 process.on("uncaughtException", (error) => {
   log.write("fatal", { error: error.stack });
   exit(70);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The three questions the stand-in asks the kernel of a pod: is lo up, which addresses has it, where was this
+// The three questions the stand-in asks the kernel of a pod: how is its lo, which addresses has it, where was this
 // connection going before it was redirected. Written apart from src/linux/netlink, which the same tests check.
-// Source: rtnetlink(7); linux/netfilter/nfnetlink_conntrack.h.
+// Source: rtnetlink(7); linux/if_link.h, linux/ipv6.h, linux/netfilter/nfnetlink_conntrack.h.
 import { isIPv6 } from "node:net";
 import { endianness } from "node:os";
 import { netlinkInNetns } from "../../../src/linux/native.ts";
@@ -17,6 +17,9 @@ const RTM_GETLINK = 18;
 const RTM_NEWADDR = 20;
 const RTM_GETADDR = 22;
 const IFF_UP = 1;
+const IFLA_AF_SPEC = 26;
+const IFLA_INET6_CONF = 2;
+const DEVCONF_DISABLE_IPV6 = 26;
 const IFA_ADDRESS = 1;
 const IFA_LOCAL = 2;
 const CTNETLINK = 1 << 8;
@@ -46,19 +49,29 @@ interface Reply {
 if (endianness() !== "LE")
   throw new Error("Cannot encode netlink messages: this code is for little-endian machines");
 
-/** True when the loopback interface of the namespace is up. @throws NativeError */
-export async function loopbackIsUp(netnsFd: number): Promise<boolean> {
+/** The loopback interface of a namespace. */
+export interface LoopbackState {
+  readonly up: boolean;
+  /** `net.ipv6.conf.lo.disable_ipv6` is 1. */
+  readonly ipv6Disabled: boolean;
+}
+
+/** @throws NativeError */
+export async function loopbackState(netnsFd: number): Promise<LoopbackState> {
   const info = Buffer.alloc(16);
   info.writeInt32LE(1, 4);
-  for (const { type, body } of await ask(netnsFd, {
-    protocol: NETLINK_ROUTE,
-    type: RTM_GETLINK,
-    flags: NLM_F_ACK,
-    body: info,
-  })) {
-    if (type === RTM_NEWLINK) return (body.readUInt32LE(8) & IFF_UP) !== 0;
+  const request = { protocol: NETLINK_ROUTE, type: RTM_GETLINK, flags: NLM_F_ACK, body: info };
+  for (const { type, body } of await ask(netnsFd, request)) {
+    if (type !== RTM_NEWLINK) continue;
+    const ofFamilies = readAttributes(body.subarray(16)).get(IFLA_AF_SPEC) ?? Buffer.alloc(0);
+    const ofIpv6 = readAttributes(ofFamilies).get(AF_INET6) ?? Buffer.alloc(0);
+    const settings = readAttributes(ofIpv6).get(IFLA_INET6_CONF);
+    return {
+      up: (body.readUInt32LE(8) & IFF_UP) !== 0,
+      ipv6Disabled: settings?.readInt32LE(4 * DEVCONF_DISABLE_IPV6) === 1,
+    };
   }
-  return false;
+  return { up: false, ipv6Disabled: false };
 }
 
 /** Addresses of all interfaces of the namespace, without loopback and link-local ones. @throws NativeError */

@@ -1,37 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the stand-in does for one pod at socket depth: accepts on the redirected ports and connects on, keeping the
 // client's address towards the app. Plain bytes where ztunnel has TLS; the way through the kernel is the same.
-// Source: istio/ztunnel src/proxy/inbound.rs, inbound_passthrough.rs, outbound.rs.
+// Connections end as ztunnel's do: with FIN, or with the kernel's RST where it held data that nobody had read.
+// Source: istio/ztunnel src/proxy/inbound.rs, inbound_passthrough.rs, outbound.rs; seen with the real one.
+import type { ServerHttp2Session } from "node:http2";
 import { createServer, isIPv6, type Server, Socket, type SocketConstructorOpts } from "node:net";
+import type { Duplex } from "node:stream";
 import { socketInNetns } from "../../../src/linux/native.ts";
+import { DnsForwarder } from "./dns-forwarder.ts";
 import { DnsService, type DnsTable } from "./dns-service.ts";
 import type { EventLog } from "./event-log.ts";
+import { couple, HbonePool, serveHbone, type TunnelRequest } from "./hbone.ts";
+import type { KnownWorkloads } from "./known-workloads.ts";
 import { type Endpoint, originalDestination } from "./netlink-query.ts";
 import {
+  backlog,
   inboundHbonePort,
   inboundPlainPort,
   openPodSockets,
-  outboundPort,
+  type PodSocketOptions,
   type PodSockets,
   ztunnelMark,
 } from "./pod-sockets.ts";
 import { TrafficCounters } from "./traffic-counters.ts";
 import type { PodDescription, RunningPod } from "./workload-state.ts";
 
-/** What the proxies of all pods share. */
-export interface PodProxyOptions {
+/** What the proxies of all pods share, and how the sockets of this one are opened. */
+export interface PodProxyOptions extends PodSocketOptions {
   readonly log: EventLog;
-  readonly reusePort: boolean;
   readonly dns: DnsTable;
-  /** Go pod to pod through the other pod's 15008 instead of straight to the app's port. */
+  readonly nameservers: readonly string[];
+  /** Go from pod to pod through HBONE; else straight to the app's port. */
   readonly hbone: boolean;
   readonly refuseInbound: () => boolean;
-  /** True when this stand-in holds a pod with this address. */
-  readonly isHeldAddress: (address: string) => boolean;
+  readonly known: KnownWorkloads;
 }
 
-const preamble = /^ORIGDST (\S+) (\d+) SRC (\S+)\n/;
-const maxPreambleBytes = 200;
+const connectDeadlineMs = 10_000;
 
 /** The sockets and connections of one pod. */
 export class PodProxy implements RunningPod {
@@ -40,6 +45,9 @@ export class PodProxy implements RunningPod {
   readonly #options: PodProxyOptions;
   readonly #servers: Server[] = [];
   readonly #dns: DnsService;
+  readonly #forwarder: DnsForwarder;
+  readonly #pool: HbonePool;
+  readonly #sessions = new Set<ServerHttp2Session>();
   readonly #sockets = new Set<Socket>();
   #stopped = false;
 
@@ -47,108 +55,162 @@ export class PodProxy implements RunningPod {
   constructor(pod: PodDescription, options: PodProxyOptions) {
     this.#pod = pod;
     this.#options = options;
-    const sockets = openPodSockets(pod.netns.fd, { reusePort: options.reusePort });
+    this.#pool = new HbonePool((address) => this.#connect({ address, port: inboundHbonePort }));
+    this.#forwarder = new DnsForwarder(pod.netns.fd, options.nameservers);
+    const sockets = openPodSockets(pod.netns.fd, options);
     this.#listen(sockets);
-    this.#dns = new DnsService(sockets, { table: options.dns, onquery: () => this.counters.dnsQuery() });
+    this.#dns = new DnsService(sockets, {
+      table: options.dns,
+      onquery: () => this.counters.dnsQuery(),
+      untilKnown: () => options.known.untilKnown(pod.info),
+      forward: (query) => this.#forwarder.forward(query),
+    });
+  }
+
+  /** Connections to and from other pods' ztunnels, in use or idle. */
+  get hboneConnections(): { readonly outbound: number; readonly inbound: number } {
+    return { outbound: this.#pool.size, inbound: this.#sessions.size };
+  }
+
+  /** Accepts nothing more; what is open goes on, and HBONE connections end with their last tunnel. */
+  drain(): void {
+    for (const server of this.#servers.splice(0)) server.close();
+    this.#dns.close();
+    this.#pool.drain();
+    for (const session of this.#sessions) session.close();
   }
 
   stop(): void {
     this.#stopped = true;
-    for (const server of this.#servers) server.close();
+    for (const server of this.#servers.splice(0)) server.close();
     this.#dns.close();
-    for (const socket of this.#sockets) socket.resetAndDestroy();
+    this.#forwarder.close();
+    this.#pool.close();
+    for (const session of this.#sessions) session.destroy();
+    for (const socket of this.#sockets) socket.destroy();
   }
 
   #listen({ tcp }: PodSockets): void {
     for (const [port, fd] of tcp) {
-      const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (client) => {
-        this.counters.watch(client, port);
+      // whoever ends an HBONE connection ends all of its tunnels, whoever ends another one only its own direction
+      const isHbone = port === inboundHbonePort;
+      const options = { allowHalfOpen: !isHbone, pauseOnConnect: !isHbone, noDelay: true };
+      const server = createServer(options, (client) => {
         this.#track(client);
-        void this.#serve(client, port);
+        if (isHbone) this.#serveHbone(client);
+        else void this.#serve(client, port);
       });
       server.on("error", (error) => this.#log("listen-error", { port, error: error.message }));
-      server.listen({ fd });
+      server.listen({ fd }, backlog);
       this.#servers.push(server);
     }
   }
 
   async #serve(client: Socket, port: number): Promise<void> {
+    client.once("close", this.counters.watch(client, port));
     try {
-      if (port !== outboundPort && this.#options.refuseInbound()) throw new Error("inbound is refused");
+      if (port === inboundPlainPort && this.#refusesInbound(client)) return;
       const remote = endpoint(client.remoteAddress, client.remotePort);
       const local = endpoint(client.localAddress, client.localPort);
-      if (port === inboundHbonePort) return await this.#serveHbone(client, remote);
+      await this.#untilKnown();
       const target = await originalDestination(this.#pod.netns.fd, { local, remote });
       if (target === undefined || (target.address === local.address && target.port === local.port)) {
         throw new Error("the connection was not redirected here");
       }
-      if (port === inboundPlainPort) await this.#forward(client, { port, target, source: remote.address });
-      else await this.#serveOutbound(client, { target, remote });
+      const source = port === inboundPlainPort ? remote.address : undefined;
+      const upstream = await this.#wayTo(target, source);
+      if (client.destroyed) upstream.destroy();
+      else couple(client, upstream);
     } catch (error) {
-      this.#refuse(client, { port, why: (error as Error).message });
+      this.#failed(port, { why: (error as Error).message, source: client.remoteAddress });
+      client.destroy();
     }
   }
 
-  async #serveOutbound(client: Socket, way: { target: Endpoint; remote: Endpoint }): Promise<void> {
-    const { target, remote } = way;
-    if (!this.#options.hbone || !this.#options.isHeldAddress(target.address)) {
-      return this.#forward(client, { port: outboundPort, target });
-    }
-    const hello = `ORIGDST ${target.address} ${target.port} SRC ${remote.address}\n`;
-    const via = { address: target.address, port: inboundHbonePort };
-    await this.#forward(client, { port: outboundPort, target: via, first: hello });
+  /** `source` is the address the app shall see; without one it is outbound traffic. */
+  #wayTo(target: Endpoint, source: string | undefined): Promise<Duplex> {
+    const { hbone, known } = this.#options;
+    if (source === undefined && hbone && known.speaksHbone(target.address)) return this.#pool.open(target);
+    return this.#connect(target, source);
   }
 
-  async #serveHbone(client: Socket, remote: Endpoint): Promise<void> {
-    const head = await readPreamble(client);
-    const [line, address, port, source] = preamble.exec(head.toString("latin1")) ?? [];
-    if (line === undefined || address === undefined || source === undefined) {
-      throw new Error(`no preamble from ${remote.address}`);
-    }
-    const first = head.subarray(line.length);
-    const target = { address, port: Number(port) };
-    await this.#forward(client, { port: inboundHbonePort, target, source, first });
+  #serveHbone(client: Socket): void {
+    if (this.#refusesInbound(client)) return;
+    const remote = client.remoteAddress;
+    const local = client.localAddress;
+    const session = serveHbone(client, (request) => void this.#serveTunnel(request, { remote, local }));
+    this.#sessions.add(session);
+    session.once("error", (error) => this.#failed(inboundHbonePort, { why: error.message, source: remote }));
+    session.once("close", () => this.#sessions.delete(session));
   }
 
-  /** Connects on from inside the pod and couples the two; `source` is the address the app shall see. */
-  async #forward(
-    client: Socket,
-    way: { port: number; target: Endpoint; source?: string; first?: string | Uint8Array },
+  async #serveTunnel(
+    request: TunnelRequest,
+    { remote, local }: { remote: string | undefined; local: string | undefined },
   ): Promise<void> {
-    const { port, target, source, first } = way;
-    const upstream = await this.#connect(target, source);
-    this.#log("forward", { port, target: `${target.address} ${target.port}`, source: client.remoteAddress });
-    if (client.destroyed) {
-      upstream.resetAndDestroy();
-      return;
+    const carried = new Tunnel();
+    const ended = this.counters.watch(carried, inboundHbonePort);
+    try {
+      await this.#untilKnown();
+      if (request.target.address !== plain(local))
+        throw new Error(`the tunnel is for ${request.target.address}`);
+      const upstream = await this.#connect(request.target, plain(remote));
+      carried.upstream = upstream;
+      const stream = request.accept();
+      stream.once("close", ended);
+      if (stream.destroyed) upstream.destroy();
+      else couple(stream, upstream);
+    } catch (error) {
+      ended();
+      this.#failed(inboundHbonePort, { why: (error as Error).message, source: remote });
+      request.refuse(503);
     }
-    if (first !== undefined && first.length > 0) upstream.write(first);
-    couple(client, upstream);
   }
 
-  #connect(target: Endpoint, source: string | undefined): Promise<Socket> {
+  #refusesInbound(client: Socket): boolean {
+    if (!this.#options.refuseInbound()) return false;
+    this.#failed(inboundPlainPort, { why: "inbound is refused", source: client.remoteAddress });
+    client.resetAndDestroy();
+    return true;
+  }
+
+  async #untilKnown(): Promise<void> {
+    const { known } = this.#options;
+    if (!(await known.untilKnown(this.#pod.info))) throw new Error("the pod is not known");
+  }
+
+  #connect(target: Endpoint, source?: string): Promise<Socket> {
     if (this.#stopped) throw new Error("the pod is gone");
     const family = isIPv6(target.address) ? 6 : 4;
+    const spoofed = source !== undefined && source !== target.address;
     const fd = socketInNetns(this.#pod.netns.fd, {
       family,
       type: "stream",
       mark: ztunnelMark,
-      ...(source === undefined ? {} : { address: source, port: 0, transparent: true }),
+      ...(spoofed ? { address: source, port: 0, transparent: true } : {}),
     });
     const { promise, resolve, reject } = Promise.withResolvers<Socket>();
     // manualStart: else Node reads at once, and a socket that is not connected yet answers that with ENOTCONN
-    const socket = new Socket({ fd, allowHalfOpen: true, manualStart: true } as SocketConstructorOpts);
+    const allowHalfOpen = target.port !== inboundHbonePort;
+    const socket = new Socket({ fd, allowHalfOpen, manualStart: true } as SocketConstructorOpts);
     this.#track(socket);
+    socket.setNoDelay(true);
+    const deadline = setTimeout(() => socket.destroy(), connectDeadlineMs);
     socket.once("error", reject);
-    socket.once("close", () => reject(new Error("closed before it was connected")));
-    socket.connect({ host: target.address, port: target.port, family }, () => resolve(socket));
+    socket.once("close", () => {
+      clearTimeout(deadline);
+      reject(new Error("closed before it was connected"));
+    });
+    socket.connect({ host: target.address, port: target.port, family }, () => {
+      clearTimeout(deadline);
+      resolve(socket);
+    });
     return promise;
   }
 
-  #refuse(client: Socket, { port, why }: { port: number; why: string }): void {
+  #failed(port: number, fields: Record<string, unknown>): void {
     this.counters.failed(port);
-    this.#log("refused", { port, why, source: client.remoteAddress });
-    client.resetAndDestroy();
+    this.#log("refused", { port, ...fields });
   }
 
   #track(socket: Socket): void {
@@ -156,7 +218,7 @@ export class PodProxy implements RunningPod {
     // an error is always followed by close, which is where things are put in order
     socket.on("error", () => {});
     socket.once("close", () => this.#sockets.delete(socket));
-    if (this.#stopped) socket.resetAndDestroy();
+    if (this.#stopped) socket.destroy();
   }
 
   #log(event: string, fields: Record<string, unknown>): void {
@@ -164,44 +226,26 @@ export class PodProxy implements RunningPod {
   }
 }
 
-/** Joins two connections: bytes, half-closes, and resets go from each to the other. */
-function couple(one: Socket, other: Socket): void {
-  for (const [from, to] of [
-    [one, other],
-    [other, one],
-  ] as const) {
-    from.pipe(to);
-    from.once("close", (hadError) => {
-      if (hadError || !from.readableEnded) to.resetAndDestroy();
-    });
-  }
-}
+/** What a tunnel has carried is what its connection to the app has. */
+class Tunnel {
+  upstream: Socket | undefined;
 
-/** Reads up to the end of the first line, and leaves the socket paused. */
-async function readPreamble(client: Socket): Promise<Buffer> {
-  const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
-  let seen = Buffer.alloc(0);
-  const ondata = (chunk: Buffer) => {
-    seen = Buffer.concat([seen, chunk]);
-    if (seen.includes(0x0a) || seen.length > maxPreambleBytes) resolve(seen);
-  };
-  const onend = () => reject(new Error("the connection ended before its preamble"));
-  client.on("data", ondata);
-  client.once("end", onend);
-  client.once("close", onend);
-  client.resume();
-  try {
-    return await promise;
-  } finally {
-    client.off("data", ondata);
-    client.off("end", onend);
-    client.off("close", onend);
-    client.pause();
+  get bytesRead(): number {
+    return this.upstream?.bytesWritten ?? 0;
+  }
+
+  get bytesWritten(): number {
+    return this.upstream?.bytesRead ?? 0;
   }
 }
 
 /** A socket's address as conntrack knows it: IPv4 without the mapping. */
 function endpoint(address: string | undefined, port: number | undefined): Endpoint {
   if (address === undefined || port === undefined) throw new Error("the client is gone");
-  return { address: address.replace(/^::ffff:(?=\d+\.)/, ""), port };
+  return { address: plain(address), port };
+}
+
+function plain(address: string | undefined): string {
+  if (address === undefined) throw new Error("the client is gone");
+  return address.replace(/^::ffff:(?=\d+\.)/, "");
 }

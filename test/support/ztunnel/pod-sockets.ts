@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sockets ztunnel opens inside a pod: five addresses, each with its mark and options.
-// Source: istio/ztunnel src/proxy.rs, src/inpod/config.rs, src/dns/server.rs.
+// Source: istio/ztunnel src/proxy.rs, src/inpod/config.rs, src/dns/server.rs; order and texts seen with the real one.
 import { closeSync } from "node:fs";
-import { getSystemErrorMessage, getSystemErrorName } from "node:util";
 import { NativeError, type NetnsSocketOptions, socketInNetns } from "../../../src/linux/native.ts";
 import { StartError } from "./strictness.ts";
 
@@ -21,28 +20,39 @@ export interface PodSockets {
   readonly dnsUdp: readonly { readonly fd: number; readonly family: 4 | 6 }[];
 }
 
-/** Opens all of a pod's sockets or none. @throws StartError with ztunnel's words when one cannot be bound */
-export function openPodSockets(netnsFd: number, { reusePort }: { reusePort: boolean }): PodSockets {
+/** As ztunnel has it. Node listens once more on a descriptor it is given, so it must be told too. */
+export const backlog = 128;
+
+/** How the sockets of a pod are opened. */
+export interface PodSocketOptions {
+  readonly reusePort: boolean;
+  /** False when `net.ipv6.conf.lo.disable_ipv6` is 1 in the pod: no DNS on ::1 then. Nothing else counts as "no IPv6". */
+  readonly loopbackIpv6: boolean;
+}
+
+/**
+ * Opens all of a pod's sockets or none, in ztunnel's order: DNS per address, then 15008, 15006, 15001 on [::], which serves
+ * IPv4 too unless `net.ipv6.bindv6only` is 1 in the pod.
+ * @throws StartError with ztunnel's words when one cannot be bound
+ */
+export function openPodSockets(netnsFd: number, { reusePort, loopbackIpv6 }: PodSocketOptions): PodSockets {
   const opened: number[] = [];
-  const open = (options: NetnsSocketOptions): number => {
-    const fd = socketInNetns(netnsFd, { ...options, reusePort, mark: ztunnelMark });
+  const open = (options: NetnsSocketOptions & Bound): number => {
+    const fd = attempt(options, () => socketInNetns(netnsFd, { ...options, reusePort, mark: ztunnelMark }));
     opened.push(fd);
     return fd;
   };
   try {
-    const tcp = new Map<number, number>();
-    for (const port of [inboundHbonePort, inboundPlainPort, outboundPort])
-      tcp.set(port, openAnyAddress(open, port));
     const dnsTcp: number[] = [];
     const dnsUdp: { fd: number; family: 4 | 6 }[] = [];
-    for (const family of [4, 6] as const) {
+    for (const family of loopbackIpv6 ? ([4, 6] as const) : ([4] as const)) {
       const local = { family, address: family === 4 ? "127.0.0.1" : "::1", port: dnsPort };
-      try {
-        dnsTcp.push(attempt(() => open({ ...local, type: "stream", backlog: 128 }), local));
-        dnsUdp.push({ fd: attempt(() => open({ ...local, type: "dgram" }), local), family });
-      } catch (error) {
-        if (family === 4 || !lacksIpv6((error as Error).cause)) throw error;
-      }
+      dnsTcp.push(open({ ...local, type: "stream", backlog }));
+      dnsUdp.push({ fd: open({ ...local, type: "dgram" }), family });
+    }
+    const tcp = new Map<number, number>();
+    for (const port of [inboundHbonePort, inboundPlainPort, outboundPort]) {
+      tcp.set(port, open({ family: 6, address: "::", port, type: "stream", transparent: true, backlog }));
     }
     return { tcp, dnsTcp, dnsUdp };
   } catch (error) {
@@ -51,32 +61,29 @@ export function openPodSockets(netnsFd: number, { reusePort }: { reusePort: bool
   }
 }
 
-/** [::] serves both families; 0.0.0.0 where the namespace has no IPv6. */
-function openAnyAddress(open: (options: NetnsSocketOptions) => number, port: number): number {
-  const common = { type: "stream", port, transparent: true, backlog: 1024 } as const;
-  try {
-    return attempt(() => open({ ...common, family: 6, address: "::", v6only: false }), {
-      address: "::",
-      port,
-    });
-  } catch (error) {
-    if (!lacksIpv6((error as Error).cause)) throw error;
-    return attempt(() => open({ ...common, family: 4, address: "0.0.0.0" }), { address: "0.0.0.0", port });
-  }
+interface Bound {
+  readonly address: string;
+  readonly port: number;
 }
 
-function lacksIpv6(error: unknown): boolean {
-  return error instanceof NativeError && ["EAFNOSUPPORT", "EADDRNOTAVAIL"].includes(error.code);
-}
+/** What Rust calls an error, and what the C library says of it. */
+const errorWords: Readonly<Record<string, readonly [kind: string, message: string]>> = {
+  EACCES: ["PermissionDenied", "Permission denied"],
+  EADDRINUSE: ["AddrInUse", "Address already in use"],
+  EADDRNOTAVAIL: ["AddrNotAvailable", "Cannot assign requested address"],
+  EAFNOSUPPORT: ["Uncategorized", "Address family not supported by protocol"],
+  EINVAL: ["InvalidInput", "Invalid argument"],
+  EPERM: ["PermissionDenied", "Operation not permitted"],
+};
 
-function attempt(open: () => number, { address, port }: { address: string; port: number }): number {
+function attempt({ address, port }: Bound, open: () => number): number {
   try {
     return open();
   } catch (error) {
     if (!(error instanceof NativeError)) throw error;
     const where = address.includes(":") ? `[${address}]:${port}` : `${address}:${port}`;
-    const what = `code: ${-error.errno}, kind: ${getSystemErrorName(error.errno)}`;
-    const message = getSystemErrorMessage(error.errno);
-    throw new StartError(`Bind(Os { ${what}, message: "${message}" }, ${where})`, { cause: error });
+    const [kind, message] = errorWords[error.code] ?? ["Uncategorized", error.code];
+    const what = `code: ${-error.errno}, kind: ${kind}, message: "${message}"`;
+    throw new StartError(`Bind(${where}, Os { ${what} })`, { cause: error });
   }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command line of the stand-in, read and written in one place.
 import { parseArgs } from "node:util";
+import { type KnownWorkload, parseWorkloads } from "./known-workloads.ts";
 import { type Rule, rules } from "./strictness.ts";
 
 /** How a stand-in behaves; everything but `socket` has a default. */
@@ -15,12 +16,20 @@ export interface StandInOptions {
   readonly allow?: readonly Rule[];
   /** Names it answers for, each `name=address`. */
   readonly dns?: readonly string[];
-  /** Go from pod to pod through port 15008. */
+  /** Nameservers that get the other names, from inside the pod; default those of /etc/resolv.conf. */
+  readonly nameservers?: readonly string[];
+  /** Go from pod to pod through port 15008, on connections that are kept; default true. */
   readonly hbone?: boolean;
+  /** What it knows of the mesh; default the pods it holds. Connections of a pod that is not known wait 5 s and end. */
+  readonly workloads?: readonly KnownWorkload[];
   /** Reset everything that arrives on 15006 and 15008. */
   readonly refuseInbound?: boolean;
+  /** Longest pause between two attempts to reach the agent; default ztunnel's 15 s. */
   readonly maxBackoffMs?: number;
+  /** Pause before pods that were refused are tried again; default ztunnel's 5 s. */
   readonly retryMs?: number;
+  /** How long open connections may last after SIGTERM; default ztunnel's 5 s. */
+  readonly terminationMs?: number;
   /** File to append the events to. */
   readonly log?: string;
   /** Take commands on stdin, and end when stdin ends. */
@@ -29,6 +38,7 @@ export interface StandInOptions {
 
 const ztunnelMaxBackoffMs = 15_000;
 const ztunnelRetryMs = 5_000;
+const ztunnelTerminationMs = 5_000;
 
 /** Options as arguments of main.ts. */
 export function formatOptions(options: StandInOptions): string[] {
@@ -37,19 +47,25 @@ export function formatOptions(options: StandInOptions): string[] {
   for (const fault of options.faults ?? []) args.push("--fault", fault);
   for (const rule of options.allow ?? []) args.push("--allow", rule);
   for (const entry of options.dns ?? []) args.push("--dns", entry);
-  if (options.hbone === true) args.push("--hbone");
+  for (const address of options.nameservers ?? []) args.push("--nameserver", address);
+  if (options.hbone === false) args.push("--no-hbone");
+  if (options.workloads !== undefined) args.push("--workloads", JSON.stringify(options.workloads));
   if (options.refuseInbound === true) args.push("--refuse-inbound");
   if (options.maxBackoffMs !== undefined) args.push("--max-backoff-ms", String(options.maxBackoffMs));
   if (options.retryMs !== undefined) args.push("--retry-ms", String(options.retryMs));
+  if (options.terminationMs !== undefined) args.push("--termination-ms", String(options.terminationMs));
   if (options.log !== undefined) args.push("--log", options.log);
   if (options.control === true) args.push("--control");
   return args;
 }
 
-/** Reads main.ts's arguments. @throws TypeError, RangeError */
-export function parseOptions(
-  args: readonly string[],
-): Required<Omit<StandInOptions, "log">> & { log?: string } {
+type Optional = "log" | "nameservers" | "workloads";
+
+/** All options, those with a default filled in. */
+export type ParsedOptions = Required<Omit<StandInOptions, Optional>> & Pick<StandInOptions, Optional>;
+
+/** Reads main.ts's arguments. @throws TypeError, RangeError, SyntaxError */
+export function parseOptions(args: readonly string[]): ParsedOptions {
   const { values } = parseArgs({
     args: [...args],
     options: {
@@ -58,10 +74,13 @@ export function parseOptions(
       fault: { type: "string", multiple: true, default: [] },
       allow: { type: "string", multiple: true, default: [] },
       dns: { type: "string", multiple: true, default: [] },
-      hbone: { type: "boolean", default: false },
+      nameserver: { type: "string", multiple: true },
+      "no-hbone": { type: "boolean", default: false },
+      workloads: { type: "string" },
       "refuse-inbound": { type: "boolean", default: false },
       "max-backoff-ms": { type: "string", default: String(ztunnelMaxBackoffMs) },
       "retry-ms": { type: "string", default: String(ztunnelRetryMs) },
+      "termination-ms": { type: "string", default: String(ztunnelTerminationMs) },
       log: { type: "string" },
       control: { type: "boolean", default: false },
     },
@@ -77,11 +96,14 @@ export function parseOptions(
     faults: values.fault,
     allow: values.allow.map(asRule),
     dns: values.dns,
-    hbone: values.hbone,
+    hbone: !values["no-hbone"],
     refuseInbound: values["refuse-inbound"],
     maxBackoffMs: Number(values["max-backoff-ms"]),
     retryMs: Number(values["retry-ms"]),
+    terminationMs: Number(values["termination-ms"]),
     control: values.control,
+    ...(values.nameserver === undefined ? {} : { nameservers: values.nameserver }),
+    ...(values.workloads === undefined ? {} : { workloads: parseWorkloads(values.workloads) }),
     ...(values.log === undefined ? {} : { log: values.log }),
   };
 }

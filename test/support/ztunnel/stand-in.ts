@@ -12,7 +12,7 @@ const mainPath = fileURLToPath(new URL("./main.ts", import.meta.url));
 /** Makes a start three times as fast: the types need not be stripped again. */
 const compileCachePath = fileURLToPath(new URL("../../../node_modules/.cache/stand-in/", import.meta.url));
 const startDeadlineMs = 10_000;
-const stopDeadlineMs = 5_000;
+const stopDeadlineMs = 10_000;
 
 /** How a stand-in process ended. */
 export interface StandInExit {
@@ -65,7 +65,8 @@ export class StandIn implements AsyncDisposable {
       mainPath,
       ...formatOptions({ ...options, control: true }),
     ];
-    const env = { ...process.env, NODE_COMPILE_CACHE: compileCachePath };
+    // Node would read the certificates in a thread, with a descriptor that tests see come and go
+    const env = { ...process.env, NODE_COMPILE_CACHE: compileCachePath, NODE_EXTRA_CA_CERTS: undefined };
     const standIn = new StandIn(spawn(command, args, { env, stdio: ["pipe", "pipe", "pipe"] }));
     await standIn.waitFor((event) => event.event === "started", startDeadlineMs);
     return standIn;
@@ -153,7 +154,7 @@ export class StandIn implements AsyncDisposable {
     return this.events.filter((event) => event.event === "message");
   }
 
-  /** Sends SIGTERM, and SIGKILL to one that does not end. */
+  /** Sends SIGTERM, and SIGKILL to one that does not end; open connections take it up to 5 s (`terminationMs`). */
   async stop(): Promise<StandInExit> {
     this.#child.kill("SIGTERM");
     const timer = setTimeout(() => this.#child.kill("SIGKILL"), stopDeadlineMs);
@@ -168,7 +169,7 @@ export class StandIn implements AsyncDisposable {
     return this.exited;
   }
 
-  /** Sends SIGTERM and does not wait: for the fault that keeps the sockets for a while. */
+  /** Sends SIGTERM and does not wait: open connections keep it for a while. */
   terminate(): void {
     this.#child.kill("SIGTERM");
   }

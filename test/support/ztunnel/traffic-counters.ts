@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What went through the stand-in's sockets, by pod and port.
-import type { Socket } from "node:net";
 
-/** Sums of one port of one pod; `fromClientBytes` is what the side that connected to the stand-in sent. */
+/** Sums of one port of one pod, where 15008 counts tunnels and what they carry; `fromClientBytes` is what the side that connected to the stand-in sent. */
 export interface PortTraffic {
   connections: number;
   /** Connections that were cut because there was nowhere to go. */
@@ -11,20 +10,27 @@ export interface PortTraffic {
   toClientBytes: number;
 }
 
+/** One connection, or one tunnel of a connection, with what it has carried so far. */
+export interface Carried {
+  /** What the client has sent. */
+  readonly bytesRead: number;
+  /** What was sent to the client. */
+  readonly bytesWritten: number;
+}
+
 /** Counters of one pod; connections still open are counted up to now. */
 export class TrafficCounters {
   readonly #ports = new Map<number, PortTraffic>();
-  readonly #open = new Map<Socket, number>();
+  readonly #open = new Map<Carried, number>();
   #dnsQueries = 0;
 
-  /** Counts an accepted connection until it closes. */
-  watch(client: Socket, port: number): void {
+  /** Counts one that begins now; @returns what to call when it has ended */
+  watch(carried: Carried, port: number): () => void {
     this.#of(port).connections++;
-    this.#open.set(client, port);
-    client.once("close", () => {
-      this.#open.delete(client);
-      addBytes(this.#of(port), client);
-    });
+    this.#open.set(carried, port);
+    return () => {
+      if (this.#open.delete(carried)) addBytes(this.#of(port), carried);
+    };
   }
 
   failed(port: number): void {
@@ -56,7 +62,7 @@ export class TrafficCounters {
   }
 }
 
-function addBytes(sums: PortTraffic, client: Socket): void {
+function addBytes(sums: PortTraffic, client: Carried): void {
   sums.fromClientBytes += client.bytesRead;
   sums.toClientBytes += client.bytesWritten;
 }

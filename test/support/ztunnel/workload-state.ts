@@ -8,7 +8,7 @@ import type { StandInWorkloadInfo } from "./zds-message.ts";
 
 /** Sockets and connections of one pod. */
 export interface RunningPod {
-  /** Closes the pod's sockets and cuts its connections. */
+  /** Closes the pod's sockets and ends its connections. */
   stop(): void;
 }
 
@@ -42,14 +42,15 @@ export class WorkloadState {
   #work: Promise<void> = Promise.resolve();
   #connected = false;
   #snapshotReceived = false;
-  #loggedReady = false;
+  #ready = false;
 
   constructor(options: WorkloadStateOptions) {
     this.#options = options;
   }
 
+  /** As ztunnel reports it: from the last message that succeeded, not from a refused one. */
   get ready(): boolean {
-    return this.#connected && this.#snapshotReceived && this.#pending.size === 0;
+    return this.#ready;
   }
 
   get hasPending(): boolean {
@@ -134,18 +135,19 @@ export class WorkloadState {
       try {
         await this.#start(pod);
         this.#options.log.write("retry", { uid: pod.uid, ok: true });
+        this.noteReadiness();
       } catch (error) {
         this.#options.log.write("retry", { uid: pod.uid, ok: false, error: (error as Error).message });
       }
     }
-    this.noteReadiness();
   }
 
-  /** Logs readiness when it has changed. */
+  /** Looks whether it is ready now, and logs when that has changed. */
   noteReadiness(): void {
-    if (this.ready === this.#loggedReady) return;
-    this.#loggedReady = this.ready;
-    this.#options.log.write("ready", { ready: this.ready });
+    const ready = this.#connected && this.#snapshotReceived && this.#pending.size === 0;
+    if (ready === this.#ready) return;
+    this.#ready = ready;
+    this.#options.log.write("ready", { ready });
   }
 
   /** Lets go of every pod. */

@@ -7,7 +7,7 @@ import { setTimeout as delay, setImmediate as nextTurn } from "node:timers/promi
 import type { Packet } from "../../../src/linux/seqpacket.ts";
 import type { EventLog } from "./event-log.ts";
 import type { Faults } from "./faults.ts";
-import { loopbackIsUp } from "./netlink-query.ts";
+import { loopbackState } from "./netlink-query.ts";
 import { ReceivedNetns } from "./received-netns.ts";
 import { ProtocolError, type Rule, StartError, Violation } from "./strictness.ts";
 import type { WorkloadState } from "./workload-state.ts";
@@ -133,7 +133,8 @@ export class ZdsDialogue {
       this.#scheduleRetry();
     }
     if (this.#over) return;
-    this.#options.state.noteReadiness();
+    // a refusal leaves it as it was
+    if (refusal === undefined) this.#options.state.noteReadiness();
     await this.#respond(message, refusal);
   }
 
@@ -160,7 +161,7 @@ export class ZdsDialogue {
 
   async #checkNetns(uid: string, netns: ReceivedNetns): Promise<void> {
     if (!netns.isNamespace()) this.#check("not-a-netns", uid);
-    else if (!this.#options.allow.has("lo-down") && !(await loopbackIsUp(netns.fd)))
+    else if (!this.#options.allow.has("lo-down") && !(await loopbackState(netns.fd)).up)
       this.#check("lo-down", uid);
   }
 

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The stand-in put together: link, state and, at socket depth, the proxies; what main.ts runs.
 import { readdirSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
+import { systemNameservers } from "./dns-forwarder.ts";
 import type { EventLog } from "./event-log.ts";
 import { type Faults, parseFaults } from "./faults.ts";
-import { podAddresses } from "./netlink-query.ts";
+import { type KnownWorkload, KnownWorkloads } from "./known-workloads.ts";
+import { loopbackState, podAddresses } from "./netlink-query.ts";
 import { PodProxy } from "./pod-proxy.ts";
-import { parseDnsTable, type parseOptions } from "./stand-in-options.ts";
+import { type ParsedOptions, parseDnsTable } from "./stand-in-options.ts";
 import { StartError } from "./strictness.ts";
 import type { PortTraffic } from "./traffic-counters.ts";
 import { type PodDescription, type RunningPod, WorkloadState } from "./workload-state.ts";
@@ -32,28 +35,35 @@ export interface WorkloadStats {
   readonly addresses: readonly string[];
   readonly ports: Readonly<Record<string, PortTraffic>>;
   readonly dnsQueries: number;
+  /** Connections and tunnels that somebody uses now. */
   readonly openConnections: number;
+  /** Connections to (outbound) and from (inbound) other pods' 15008, in use or idle. */
+  readonly hbone: { readonly outbound: number; readonly inbound: number };
 }
+
+const drainPollMs = 10;
 
 /** A ztunnel, as far as an agent and the kernel can tell. */
 export class ZtunnelProcess {
-  readonly #options: ReturnType<typeof parseOptions>;
+  readonly #options: ParsedOptions;
   readonly #log: EventLog;
   readonly #proxies = new Map<string, PodProxy>();
   readonly #addresses = new Map<string, readonly string[]>();
+  readonly #known: KnownWorkloads;
+  readonly #nameservers: readonly string[];
   readonly #state: WorkloadState;
   readonly #link: ZdsLink;
   #faults: Faults;
   #refuseInbound: boolean;
+  #draining = false;
 
-  constructor(
-    options: ReturnType<typeof parseOptions>,
-    { log, onfatal }: { log: EventLog; onfatal: (error: Error) => void },
-  ) {
+  constructor(options: ParsedOptions, { log, onfatal }: { log: EventLog; onfatal: (error: Error) => void }) {
     this.#options = options;
     this.#log = log;
     this.#faults = parseFaults(options.faults);
     this.#refuseInbound = options.refuseInbound;
+    this.#known = new KnownWorkloads(() => this.#addresses.values(), options.workloads);
+    this.#nameservers = options.nameservers ?? systemNameservers();
     const dns = parseDnsTable(options.dns);
     this.#state = new WorkloadState({
       log,
@@ -89,6 +99,11 @@ export class ZtunnelProcess {
     this.#refuseInbound = on;
   }
 
+  /** Replaces what is known of the mesh; undefined: the pods held here. */
+  setWorkloads(list: readonly KnownWorkload[] | undefined): void {
+    this.#known.set(list);
+  }
+
   /** Drops the connection to the agent and makes a new one. */
   reconnect(): void {
     this.#link.reconnect();
@@ -99,9 +114,18 @@ export class ZtunnelProcess {
     this.#link.sendRaw(bytes);
   }
 
-  /** Leaves the agent at once and for good; the pods' sockets stay. */
-  leave(): void {
+  /**
+   * Leaves the agent and closes the pods' listeners, both at once and for good; resolves when the last open connection has
+   * ended, or ztunnel's patience with them.
+   */
+  async drain(): Promise<void> {
+    this.#draining = true;
     this.#link.stop();
+    for (const proxy of this.#proxies.values()) proxy.drain();
+    const end = performance.now() + this.#options.terminationMs;
+    const isBusy = ({ counters }: PodProxy): boolean => counters.openConnections > 0;
+    while (performance.now() < end && [...this.#proxies.values()].some(isBusy)) await delay(drainPollMs);
+    this.close();
   }
 
   /** Lets go of everything. */
@@ -123,7 +147,8 @@ export class ZtunnelProcess {
   }
 
   #workloadStats({ uid, info, netns }: PodDescription): WorkloadStats {
-    const counters = this.#proxies.get(uid)?.counters.read();
+    const proxy = this.#proxies.get(uid);
+    const counters = proxy?.counters.read();
     return {
       dev: netns.dev,
       ino: netns.ino,
@@ -132,6 +157,7 @@ export class ZtunnelProcess {
       ports: counters?.ports ?? {},
       dnsQueries: counters?.dnsQueries ?? 0,
       openConnections: counters?.openConnections ?? 0,
+      hbone: proxy?.hboneConnections ?? { outbound: 0, inbound: 0 },
     };
   }
 
@@ -142,13 +168,17 @@ export class ZtunnelProcess {
       throw new StartError(nack.text);
     }
     if (this.#options.depth === "protocol") return { stop() {} };
+    const loopback = await loopbackState(pod.netns.fd).catch(() => undefined);
+    if (this.#draining) throw new StartError("shutting down");
     const proxy = new PodProxy(pod, {
       log: this.#log,
       reusePort: !this.#faults.noReusePort,
+      loopbackIpv6: loopback?.ipv6Disabled !== true,
       dns,
+      nameservers: this.#nameservers,
       hbone: this.#options.hbone,
       refuseInbound: () => this.#refuseInbound,
-      isHeldAddress: (address) => [...this.#addresses.values()].some((list) => list.includes(address)),
+      known: this.#known,
     });
     this.#proxies.set(pod.uid, proxy);
     this.#addresses.set(pod.uid, await podAddresses(pod.netns.fd));
