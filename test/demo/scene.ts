@@ -16,7 +16,7 @@ export const modeLabel = "istio.io/dataplane-mode";
 /** The name that ztunnel knows, and its address. */
 export const knownName = { name: "reviews.shop.demo", address: "203.0.113.7" } as const;
 /** How ztunnel is started, the first time and after a restart. */
-export const ztunnelOptions = { dns: [`${knownName.name}=${knownName.address}`], maxBackoffMs: 200 } as const;
+export const ztunnelOptions = { dns: [`${knownName.name}=${knownName.address}`] } as const;
 
 const netDir = "/run/node/cni/net.d";
 const binDir = "/run/node/cni/bin";

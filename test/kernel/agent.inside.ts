@@ -30,7 +30,7 @@ mesh.kubelet.createNamespace("mesh", { [modeLabel]: "ambient" });
 mesh.kubelet.createNamespace("plain");
 mesh.kubelet.createNamespace("excluded", { [modeLabel]: "ambient" });
 await mesh.startAgent();
-await mesh.startZtunnel({ maxBackoffMs: 100 });
+await mesh.startZtunnel();
 await mesh.ztunnel.waitForReady();
 let counter = 0;
 
@@ -197,7 +197,7 @@ export async function withoutZtunnel(): Promise<{ message: string; lateMs: numbe
   await mesh.kubelet.deletePod(outside);
   const start = performance.now();
   const adding = runPod("mesh");
-  await mesh.startZtunnel({ maxBackoffMs: 100 });
+  await mesh.startZtunnel();
   const pod = await adding;
   const lateMs = performance.now() - start;
   await claimCaptured(pod);
@@ -213,7 +213,7 @@ export async function labelWithoutZtunnel(): Promise<void> {
   const seen = `"uid":"${pod.uid}","outcome":"no-ztunnel"`;
   await waitFor("the agent to have seen the label", () => mesh.agent.text.includes(seen));
   await claimUntouched(pod);
-  await mesh.startZtunnel({ maxBackoffMs: 100 });
+  await mesh.startZtunnel();
   await waitFor("ztunnel to have the pod", async () => (await held()).includes(pod.uid), {
     timeoutMs: 10_000,
   });
@@ -330,7 +330,7 @@ export async function events(): Promise<Record<string, string>> {
   const waiting = await runPod("plain");
   mesh.kubelet.labelPod(waiting, { [modeLabel]: "ambient" });
   await untilEvent(waiting, "AmbientWaitingForZtunnel");
-  await mesh.startZtunnel({ maxBackoffMs: 100 });
+  await mesh.startZtunnel();
   await waitFor("the waiting pod to be captured", () => isCaptured(waiting), { timeoutMs: 10_000 });
   for (const each of [pod, waiting]) await mesh.kubelet.deletePod(each);
   return seen;

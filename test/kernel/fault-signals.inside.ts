@@ -46,7 +46,7 @@ await Promise.all([mesh.startAgent(), startZtunnel()]);
 const web = await mesh.kubelet.runPod({ namespace: "mesh", name: "web" });
 
 async function startZtunnel(): Promise<void> {
-  await mesh.startZtunnel({ maxBackoffMs: 100, allow: ["lo-down"] });
+  await mesh.startZtunnel({ allow: ["lo-down"] });
   await mesh.ztunnel.waitForReady();
 }
 

@@ -49,7 +49,7 @@ mesh.api.put("pods", {
   spec: { nodeName: "node-1" },
 } as Parameters<typeof mesh.api.put>[1]);
 mesh.api.put("daemonsets", { metadata: { name: daemonSet, namespace, uid: "uid-ds" } });
-await mesh.startZtunnel({ maxBackoffMs: 100 });
+await mesh.startZtunnel();
 
 function readiness(): Promise<string> {
   return new Promise((resolve, reject) => {

@@ -60,7 +60,6 @@ const ztunnel = await StandIn.start({
   socket: zdsPath,
   depth: "sockets",
   refuseInbound: true,
-  maxBackoffMs: 100,
 });
 await ztunnel.waitForReady();
 

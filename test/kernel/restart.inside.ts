@@ -14,7 +14,7 @@ const mesh = await MeshNode.start({
 });
 mesh.kubelet.createNamespace("fleet", { "istio.io/dataplane-mode": "ambient" });
 await mesh.startAgent();
-await mesh.startZtunnel({ depth: "protocol", maxBackoffMs: 20 });
+await mesh.startZtunnel({ depth: "protocol" });
 let pods: readonly FleetPod[] = [];
 
 /** Fills the node; resolves when every pod is captured and says so. */

@@ -72,7 +72,7 @@ async function captureAndDie(variant: "nft" | "legacy"): Promise<Scene> {
   mesh.kubelet.labelNamespace("mesh", { [modeLabel]: null });
   writeFileSync(conflist, original, { mode: 0o640 });
   await mesh.startAgent({ FORCE_IPTABLES_BINARY: variant });
-  await mesh.startZtunnel({ maxBackoffMs: 100 });
+  await mesh.startZtunnel();
   const names = ["web", "db", "sidecar"].map((name) => `${name}-${++counter}`);
   const pods = await Promise.all(
     names.map((name) =>

@@ -17,7 +17,7 @@ mesh.kubelet.createNamespace("mesh", { "istio.io/dataplane-mode": "ambient" });
 mesh.kubelet.createNamespace("fleet");
 await mesh.startAgent();
 // a ztunnel that would try again by itself, but not while we look
-await mesh.startZtunnel({ maxBackoffMs: 20, retryMs: 600_000 });
+await mesh.startZtunnel({ retryMs: 600_000 });
 const hurt = await mesh.kubelet.runPod({ namespace: "mesh", name: "hurt" });
 const bystander = await mesh.kubelet.runPod({ namespace: "mesh", name: "bystander" });
 await settledAnnotations();
@@ -90,7 +90,7 @@ async function untilServed(ztunnel: StandIn, uid: string): Promise<void> {
 export async function refusedInSnapshot(): Promise<string[]> {
   await mesh.ztunnel.kill();
   const faults = ["nack=failure to start proxy : address in use,1"];
-  await mesh.startZtunnel({ maxBackoffMs: 20, retryMs: 600_000, faults });
+  await mesh.startZtunnel({ retryMs: 600_000, faults });
   await mesh.ztunnel.waitFor((event) => event.event === "response" && event.to === "snapshot-sent", 10_000);
   const refused = mesh.ztunnel.events.filter((event) => event.event === "response" && event.ok === false);
   assert.equal(refused.length, 1, "one pod of the snapshot is refused");
@@ -105,7 +105,7 @@ export async function refusedInSnapshot(): Promise<string[]> {
 /** What only the newer of two ztunnels was told is handed to the older one when the newer one dies. */
 export async function newerZtunnelDies(): Promise<void> {
   const older = mesh.ztunnel;
-  const newer = await mesh.startZtunnel({ maxBackoffMs: 20 });
+  const newer = await mesh.startZtunnel();
   await newer.waitForReady();
   const pod = await mesh.kubelet.runPod({ namespace: "mesh", name: "late" });
   assert.equal((await older.stats()).workloads[pod.uid], undefined, "the older ztunnel has heard of the pod");

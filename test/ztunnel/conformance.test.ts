@@ -266,7 +266,7 @@ describe("the snapshot", () => {
     const ztunnel = await harness.standIn({ faults: ["never-ack"] });
     const first = await ztunnel.waitForEvent("message");
     const closed = await ztunnel.waitForEvent("close");
-    expect(gap(first, closed)).toBeGreaterThan(380);
+    expect(gap(first, closed)).toBeGreaterThan(300);
     expect(gap(first, closed)).toBeLessThan(900);
     expect(await told(ztunnel)).toHaveLength(1);
     await ztunnel.setFaults();

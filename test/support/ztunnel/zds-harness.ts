@@ -78,7 +78,7 @@ export class ZdsHarness {
 
   /** Starts a stand-in on this server's socket. */
   async standIn(options: Partial<StandInStart> = {}): Promise<StandIn> {
-    const standIn = await StandIn.start({ socket: this.path, maxBackoffMs: 100, ...options });
+    const standIn = await StandIn.start({ socket: this.path, ...options });
     this.#standIns.push(standIn);
     return standIn;
   }
