@@ -24,11 +24,14 @@ export interface PodSpec {
   readonly capabilityArgs?: Readonly<Record<string, unknown>>;
 }
 
-/** The application in a pod; see pod-app.ts. */
-export interface PodApp {
-  readonly call: Remote<typeof import("./pod-app.ts")>;
+/** A module that runs as a program in a pod. */
+export interface PodModule<M> {
+  readonly call: Remote<M>;
   readonly pid: number;
 }
+
+/** The application in a pod; see pod-app.ts. */
+export type PodApp = PodModule<typeof import("./pod-app.ts")>;
 
 /** Runs pods on one network of a node. */
 export class PodRuntime {
@@ -147,18 +150,19 @@ export class Pod {
 
   /** Starts the application of pod-app.ts in the pod, in a container cgroup of its own. */
   async startApp(): Promise<PodApp> {
-    const child = fork(
-      join(import.meta.dirname, "module-host.ts"),
-      [join(import.meta.dirname, "pod-app.ts")],
-      {
-        execPath: "nsenter",
-        execArgv: [`--net=${this.netns}`, "--", process.execPath],
-        env: cleanEnv(),
-        serialization: "advanced",
-      },
-    );
+    return await this.startModule(join(import.meta.dirname, "pod-app.ts"));
+  }
+
+  /** The same with another module, given by its absolute path. */
+  async startModule<M>(path: string): Promise<PodModule<M>> {
+    const child = fork(join(import.meta.dirname, "module-host.ts"), [path], {
+      execPath: "nsenter",
+      execArgv: [`--net=${this.netns}`, "--", process.execPath],
+      env: cleanEnv(),
+      serialization: "advanced",
+    });
     this.#keep(child);
-    const remote = new RemoteModule<typeof import("./pod-app.ts")>(child);
+    const remote = new RemoteModule<M>(child);
     await this.#join(child, randomBytes(32).toString("hex"));
     await remote.ready;
     return { call: remote.call, pid: child.pid as number };
