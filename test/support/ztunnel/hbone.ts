@@ -5,6 +5,7 @@
 import http2, { type ClientHttp2Session, type ClientHttp2Stream, type ServerHttp2Session } from "node:http2";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
+import { endInOrder } from "./end-in-order.ts";
 import type { Endpoint } from "./netlink-query.ts";
 
 const { NGHTTP2_CONNECT_ERROR, NGHTTP2_REFUSED_STREAM } = http2.constants;
@@ -169,10 +170,10 @@ async function answered(stream: ClientHttp2Stream): Promise<Duplex> {
   return promise;
 }
 
-/** Breaks a tunnel or a connection off where it stands. A connection ends with FIN, or RST when the kernel holds unread data. */
+/** Breaks a tunnel or a connection off where it stands. */
 export function breakOff(stream: Duplex): void {
   if ("rstCode" in stream) (stream as ClientHttp2Stream).close(NGHTTP2_CONNECT_ERROR);
-  else stream.destroy();
+  else endInOrder(stream as Socket);
 }
 
 /** True when the stream ended otherwise than by the end of both its directions. */

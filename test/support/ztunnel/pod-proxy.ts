@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the stand-in does for one pod at socket depth: accepts on the redirected ports and connects on, keeping the
 // client's address towards the app. Plain bytes where ztunnel has TLS; the way through the kernel is the same.
-// Connections end as ztunnel's do: with FIN, or with the kernel's RST where it held data that nobody had read.
+// Connections end as the peers of ztunnel see it: with FIN.
 // Source: istio/ztunnel src/proxy/inbound.rs, inbound_passthrough.rs, outbound.rs; seen with the real one.
 import type { ServerHttp2Session } from "node:http2";
 import { createServer, isIPv6, type Server, Socket, type SocketConstructorOpts } from "node:net";
@@ -9,6 +9,7 @@ import type { Duplex } from "node:stream";
 import { socketInNetns } from "../../../src/linux/native.ts";
 import { DnsForwarder } from "./dns-forwarder.ts";
 import { DnsService, type DnsTable } from "./dns-service.ts";
+import { endInOrder } from "./end-in-order.ts";
 import type { EventLog } from "./event-log.ts";
 import { couple, HbonePool, serveHbone, type TunnelRequest } from "./hbone.ts";
 import type { KnownWorkloads } from "./known-workloads.ts";
@@ -49,6 +50,8 @@ export class PodProxy implements RunningPod {
   readonly #pool: HbonePool;
   readonly #sessions = new Set<ServerHttp2Session>();
   readonly #sockets = new Set<Socket>();
+  /** Of these the HBONE connections, which their sessions end. */
+  readonly #carriers = new WeakSet<Socket>();
   #stopped = false;
 
   /** @throws StartError when a socket cannot be bound */
@@ -87,7 +90,10 @@ export class PodProxy implements RunningPod {
     this.#forwarder.close();
     this.#pool.close();
     for (const session of this.#sessions) session.destroy();
-    for (const socket of this.#sockets) socket.destroy();
+    for (const socket of this.#sockets) {
+      if (this.#carriers.has(socket)) socket.destroy();
+      else endInOrder(socket);
+    }
   }
 
   #listen({ tcp }: PodSockets): void {
@@ -136,6 +142,7 @@ export class PodProxy implements RunningPod {
 
   #serveHbone(client: Socket): void {
     if (this.#refusesInbound(client)) return;
+    this.#carriers.add(client);
     const remote = client.remoteAddress;
     const local = client.localAddress;
     const session = serveHbone(client, (request) => void this.#serveTunnel(request, { remote, local }));
@@ -191,8 +198,9 @@ export class PodProxy implements RunningPod {
     });
     const { promise, resolve, reject } = Promise.withResolvers<Socket>();
     // manualStart: else Node reads at once, and a socket that is not connected yet answers that with ENOTCONN
-    const allowHalfOpen = target.port !== inboundHbonePort;
-    const socket = new Socket({ fd, allowHalfOpen, manualStart: true } as SocketConstructorOpts);
+    const isHbone = target.port === inboundHbonePort;
+    const socket = new Socket({ fd, allowHalfOpen: !isHbone, manualStart: true } as SocketConstructorOpts);
+    if (isHbone) this.#carriers.add(socket);
     this.#track(socket);
     socket.setNoDelay(true);
     const deadline = setTimeout(() => socket.destroy(), connectDeadlineMs);
