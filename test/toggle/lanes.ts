@@ -30,8 +30,8 @@ export interface LaneSetting {
 }
 
 const answerBytes = 3000;
-const watchEveryMs = 50;
-const noteEveryMs = 20;
+const watchEveryMs = 100;
+const noteEveryMs = 40;
 
 /** One client with one request, or one stream, at a time. */
 export class Lane {
