@@ -20,6 +20,9 @@ export interface Measurements {
   restart_110_rule_writes: number;
   rss_0_mb: number;
   rss_110_mb: number;
+  toggle_requests: number;
+  toggle_failed: number;
+  toggle_hung: number;
 }
 
 interface Row {
@@ -48,6 +51,9 @@ const rows: readonly Row[] = [
   { key: "restart_110_rule_writes", what: "rule writes of that restart", budget: 0 },
   { key: "rss_0_mb", what: "agent's resident memory, no pod, MB" },
   { key: "rss_110_mb", what: "agent's resident memory, 110 pods, MB", budget: 110 },
+  { key: "toggle_requests", what: "requests while pods leave and enter the mesh" },
+  { key: "toggle_failed", what: "  failed of these", budget: 0 },
+  { key: "toggle_hung", what: "  hung of these", budget: 0 },
 ];
 
 /** Names of the numbers that are over their budget. */

@@ -11,6 +11,7 @@ import { type Measurements, overBudget, renderJson, renderTable } from "./bench-
 import { measureFleet, settled } from "./fleet-bench.ts";
 import { measureLauncher } from "./launcher-bench.ts";
 import { measureRules } from "./rules-bench.ts";
+import { measureToggle } from "./toggle-bench.ts";
 
 const help = `usage: npm run bench [-- OPTION...]
 
@@ -30,6 +31,8 @@ interface BenchOptions {
 }
 
 const megabyte = 1024 * 1024;
+/** The long form is `npm run test:toggle`. */
+const toggleRounds = 5;
 
 async function main(args: readonly string[]): Promise<number> {
   const options = readOptions(args);
@@ -64,6 +67,7 @@ async function measureAll(samples: number, say: (line: string) => void): Promise
   say("starting pods");
   const add = await measureAdd(mesh, { samples, calls });
   const fleet = await measureFleet(mesh, { pods: 110, say });
+  const toggle = await measureToggle(mesh, { rounds: toggleRounds, say });
   return {
     launcher_ms_p50: launcher,
     true_ms_p50: nothing,
@@ -82,6 +86,9 @@ async function measureAll(samples: number, say: (line: string) => void): Promise
     restart_110_rule_writes: fleet.restartRuleWrites,
     rss_0_mb: rss0 / megabyte,
     rss_110_mb: fleet.rssBytes / megabyte,
+    toggle_requests: toggle.requests,
+    toggle_failed: toggle.failed,
+    toggle_hung: toggle.hung,
   };
 }
 

@@ -48,12 +48,15 @@ const good: Measurements = {
   restart_110_rule_writes: 0,
   rss_0_mb: 70,
   rss_110_mb: 100,
+  toggle_requests: 5000,
+  toggle_failed: 0,
+  toggle_hung: 0,
 };
 
-test("numbers over their budget are named, a single rule write included", () => {
+test("numbers over their budget are named, a single rule write or lost request included", () => {
   expect(overBudget(good)).toEqual([]);
-  const bad = { ...good, restart_110_rule_writes: 1, label_110_s: 3.01, rss_0_mb: 900 };
-  expect(overBudget(bad)).toEqual(["label_110_s", "restart_110_rule_writes"]);
+  const bad = { ...good, restart_110_rule_writes: 1, label_110_s: 3.01, rss_0_mb: 900, toggle_failed: 1 };
+  expect(overBudget(bad)).toEqual(["label_110_s", "restart_110_rule_writes", "toggle_failed"]);
   expect(renderTable(bad)).toMatch(/rule writes of that restart +1 {2}OVER 0$/m);
 });
 
