@@ -158,6 +158,18 @@ export class Attachments {
     return newest?.place;
   }
 
+  /**
+   * The pod whose sandbox is in a namespace. Numbers of namespaces come back: of several sandboxes that were told to be in it
+   * the newest is, and none that its pod has a newer one for.
+   * @param netnsKey `Netns.key`
+   */
+  ownerOf(netnsKey: string): string | undefined {
+    let owner: string | undefined;
+    for (const { place } of this.#sandboxes.values())
+      if (place.netnsKey === netnsKey && this.placeOf(place.uid) === place) owner = place.uid;
+    return owner;
+  }
+
   ofContainer(containerId: string): Place | undefined {
     return this.#sandboxes.get(containerId)?.place;
   }

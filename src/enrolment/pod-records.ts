@@ -36,11 +36,11 @@ export class PodRecords extends Map<string, PodRecord> {
   /** Whether a namespace is another pod's than this one's. @param others.attachments what ADD told of sandboxes */
   isOwned(
     netnsKey: string,
-    { uid, attachments }: { readonly uid: string; readonly attachments: Pick<Attachments, "places"> },
+    { uid, attachments }: { readonly uid: string; readonly attachments: Pick<Attachments, "ownerOf"> },
   ): boolean {
     for (const record of this.values())
       if (record.uid !== uid && record.sandbox?.netns.key === netnsKey) return true;
-    return attachments.places().some((place) => place.uid !== uid && place.netnsKey === netnsKey);
+    return (attachments.ownerOf(netnsKey) ?? uid) !== uid;
   }
 
   /** Whether an ADD under way is about this sandbox. */

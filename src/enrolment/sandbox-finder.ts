@@ -58,6 +58,7 @@ export interface SandboxFinderOptions {
 
 /** Source: USER_HZ is 100 on every architecture Node runs on; proc_pid_stat(5), starttime. */
 const msPerTick = 10;
+const maxTold = 1_024;
 
 interface Search {
   readonly pod: SoughtPod;
@@ -71,6 +72,8 @@ interface Search {
  */
 export class SandboxFinder {
   readonly #options: SandboxFinderOptions;
+  /** Refusals that have been told: a pod is looked for again and again. */
+  readonly #told = new Set<string>();
   #searches: Search[] = [];
   #scanning = false;
 
@@ -100,9 +103,11 @@ export class SandboxFinder {
   ): Promise<FoundSandbox | undefined> {
     const { netnsPath, netnsKey, containerId, ips } = place;
     if (this.#options.hostNetns.has(netnsKey) || isOwned(netnsKey)) return undefined;
-    const expected = pod.ips.length === 0 ? [] : [...pod.ips, ...ips];
     const path = join(this.#options.hostRoot, netnsPath);
-    const netns = await this.#openProven({ path, key: netnsKey }, { uid: pod.uid, ips: expected });
+    const netns = await this.#openProven(
+      { path, key: netnsKey },
+      { uid: pod.uid, ips: [...pod.ips, ...ips] },
+    );
     return netns && { netns, containerId, ips, isNew: false, source: "add" };
   }
 
@@ -175,7 +180,7 @@ export class SandboxFinder {
       return netns && { netns, containerId: "", ips: [], isNew: false, source: "pinned" };
     }
     if (match !== undefined) {
-      this.#options.log.warn(
+      this.#refuse(
         { uid: pod.uid, ips: pod.ips, paths: match.refused.slice(0, 8).map(({ path }) => path) },
         "refused namespaces for a pod: they have its addresses, and nothing tells which namespace is which pod's",
       );
@@ -197,11 +202,20 @@ export class SandboxFinder {
       throw error;
     }
     netns.close();
-    this.#options.log.warn(
+    this.#refuse(
       { uid, netns: file.key, ips },
       "refused a namespace for a pod: no interface in it has one of the pod's addresses",
     );
     return undefined;
+  }
+
+  #refuse(fields: object, message: string): void {
+    const { log } = this.#options;
+    const refusal = JSON.stringify(fields);
+    if (this.#told.has(refusal)) log.debug(fields, message);
+    else log.warn(fields, message);
+    if (this.#told.size >= maxTold) this.#told.clear();
+    this.#told.add(refusal);
   }
 
   /** What held it may have ended, and its path or number been given to another one, since it was looked at. */

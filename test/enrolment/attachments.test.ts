@@ -186,6 +186,18 @@ describe("places", () => {
     expect(attachments.placeOf("u9")).toBeUndefined();
   });
 
+  test("a namespace is the newest sandbox's that was told to be in it, and none of a pod that has a newer one", () => {
+    const attachments = create("u1/c1 net/eth0@4:1", "u2/c2 net/eth0@4:2", "u3/c3 net/eth0@4:1");
+    expect(attachments.ownerOf("4:1")).toBe("u3");
+    expect(attachments.ownerOf("4:2")).toBe("u2");
+    expect(attachments.ownerOf("4:9")).toBeUndefined();
+    added(attachments, "u2/c4 net/eth0@4:4");
+    expect(attachments.ownerOf("4:2")).toBeUndefined();
+    expect(attachments.ownerOf("4:4")).toBe("u2");
+    attachments.ended("c3");
+    expect(attachments.ownerOf("4:1")).toBe("u1");
+  });
+
   test("a place has the addresses of the attachments that there still are", () => {
     const attachments = new Attachments({ log: silentLogger });
     attachments.added(place({ ips: ["10.0.0.1", "fd00::1"] }), { network: "net", ifname: "eth0" });

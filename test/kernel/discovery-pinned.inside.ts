@@ -130,6 +130,9 @@ export async function told(): Promise<Record<string, Outcome>> {
   const outcomes = {
     asTold: await search({ ips }, { place: place("a") }),
     withoutAddressYet: await search({}, { place: place("a", { ips: [] }) }),
+    byTheAddressOfItsTimeAlone: await search({}, { place: place("a") }),
+    anothersNowWithoutAddress: await search({ uid: "u1" }, { place: place("b") }),
+    refusedOnceMore: await search({ uid: "u1" }, { place: place("b") }),
     byTheAddressOfItsTime: await search({ ips: ["10.97.9.9"] }, { place: place("a") }),
     byTheAddressOfItsStatus: await search({ ips }, { place: place("a", { ips: ["10.98.0.1"] }) }),
     anothersNow: await search({ ips }, { place: place("b") }),

@@ -39,6 +39,9 @@ describe("finder", () => {
     expect(await node.call.told()).toEqual({
       asTold: added("a"),
       withoutAddressYet: added("a"),
+      byTheAddressOfItsTimeAlone: added("a"),
+      anothersNowWithoutAddress: { ...nothing, warned: 1 },
+      refusedOnceMore: nothing,
       byTheAddressOfItsTime: added("a"),
       byTheAddressOfItsStatus: added("a"),
       anothersNow: { ...pinned("a"), warned: 1 },
