@@ -60,7 +60,7 @@ interface Attachment {
   readonly result: CniResult;
 }
 
-/** Runs conflists for sandboxes. Results are cached by sandbox and network, as /var/lib/cni/results would. */
+/** Runs conflists for sandboxes. Results are cached by network, sandbox and interface, as /var/lib/cni/results would. */
 export class CniRuntime {
   readonly netnsDir: string;
   readonly #binDirs: readonly string[];
@@ -152,7 +152,7 @@ export class CniRuntime {
       }
     }
     if (result === undefined) throw new PluginError("no plugins");
-    this.#cache.set(cacheKey(network, sandbox), { result });
+    this.#cache.set(cacheKey(network, sandbox, at), { result });
     return result;
   }
 
@@ -166,12 +166,12 @@ export class CniRuntime {
     sandbox: SandboxIdentity,
     at: { netns: string; ifName?: string },
   ): Promise<void> {
-    const cached = hasCheckAndPrevResult(network) ? this.cachedResult(network, sandbox) : undefined;
+    const cached = hasCheckAndPrevResult(network) ? this.cachedResult(network, sandbox, at) : undefined;
     for (const plugin of network.plugins.toReversed()) {
       const stdin = pluginInput(network, plugin, { sandbox, prevResult: cached });
       await this.#call("DEL", plugin, { sandbox, at, stdin });
     }
-    this.#cache.delete(cacheKey(network, sandbox));
+    this.#cache.delete(cacheKey(network, sandbox, at));
   }
 
   /**
@@ -187,7 +187,7 @@ export class CniRuntime {
     if (!hasCheckAndPrevResult(network)) {
       throw new PluginError(`configuration version "${network.cniVersion}" does not support CHECK`);
     }
-    const prevResult = this.cachedResult(network, sandbox);
+    const prevResult = this.cachedResult(network, sandbox, at);
     for (const plugin of network.plugins) {
       await this.#call("CHECK", plugin, {
         sandbox,
@@ -198,8 +198,12 @@ export class CniRuntime {
   }
 
   /** The result of the last whole ADD of that sandbox that no DEL followed. */
-  cachedResult(network: Conflist, sandbox: SandboxIdentity): CniResult | undefined {
-    return this.#cache.get(cacheKey(network, sandbox))?.result;
+  cachedResult(
+    network: Conflist,
+    sandbox: SandboxIdentity,
+    at: { ifName?: string } = {},
+  ): CniResult | undefined {
+    return this.#cache.get(cacheKey(network, sandbox, at))?.result;
   }
 
   async #call(
@@ -231,8 +235,9 @@ export class CniRuntime {
   }
 }
 
-function cacheKey(network: Conflist, sandbox: SandboxIdentity): string {
-  return `${network.name}/${sandbox.id}`;
+/** Source: libcni/api.go, getCacheFilePath. */
+function cacheKey(network: Conflist, sandbox: SandboxIdentity, { ifName = "eth0" }: { ifName?: string }) {
+  return `${network.name}-${sandbox.id}-${ifName}`;
 }
 
 /** CHECK, and prevResult in DEL, came with 0.4.0. Source: libcni/api.go, DelNetworkList and CheckNetworkList. */

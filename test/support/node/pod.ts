@@ -33,6 +33,13 @@ export interface PodModule<M> {
 /** The application in a pod; see pod-app.ts. */
 export type PodApp = PodModule<typeof import("./pod-app.ts")>;
 
+/** Further networks of each sandbox, as a meta plugin attaches them: after the network of all pods, off again before it. */
+export interface MetaPlugin {
+  attach(sandbox: SandboxIdentity, netns: string): Promise<void>;
+  /** @param netns empty once the namespace is gone. */
+  detach(sandbox: SandboxIdentity, netns: string): Promise<void>;
+}
+
 /** Runs pods on one network of a node. */
 export class PodRuntime {
   readonly cni: CniRuntime;
@@ -40,12 +47,19 @@ export class PodRuntime {
   /** All pods that have not been deleted. */
   readonly pods = new Set<Pod>();
   readonly #cgroupFolder: string;
+  readonly #meta: MetaPlugin | undefined;
 
   /** @param options.cgroupFolder folder of the node; pods get `kubepods/burstable/pod<uid>/<container id>` below it. */
-  constructor(options: { cni: CniRuntime; network: Conflist; cgroupFolder: string }) {
+  constructor(options: {
+    cni: CniRuntime;
+    network: Conflist;
+    cgroupFolder: string;
+    meta?: MetaPlugin | undefined;
+  }) {
     this.cni = options.cni;
     this.network = options.network;
     this.#cgroupFolder = options.cgroupFolder;
+    this.#meta = options.meta;
   }
 
   /**
@@ -65,6 +79,7 @@ export class PodRuntime {
     let result: CniResult;
     try {
       result = await this.cni.setUp(this.network, sandbox, netns);
+      await this.#meta?.attach(sandbox, netns);
     } catch (error) {
       await this.cni.removeNetns(netns);
       throw error;
@@ -74,6 +89,12 @@ export class PodRuntime {
     this.pods.add(pod);
     await pod.startPause();
     return pod;
+  }
+
+  /** Takes a sandbox off all its networks. @throws PluginError as {@link CniRuntime.tearDown} */
+  async tearDown(sandbox: SandboxIdentity, netns: string): Promise<void> {
+    await this.#meta?.detach(sandbox, netns);
+    await this.cni.tearDown(this.network, sandbox, netns);
   }
 
   /** Deletes all pods. */
@@ -168,11 +189,16 @@ export class Pod {
     return { call: remote.call, pid: child.pid as number };
   }
 
+  /** Ends all its processes, the pause process too: a sandbox as CRI-O has it between two starts of a container. */
+  async endProcesses(): Promise<void> {
+    await Promise.all([...this.#processes].map(endProcess));
+  }
+
   /** StopPodSandbox: ends the processes, DEL of the chain with the namespace and the cached result, namespace removed. */
   async stop(): Promise<void> {
-    await Promise.all([...this.#processes].map(endProcess));
-    if (this.#stopped) return await this.#runtime.cni.tearDown(this.#runtime.network, this.sandbox, "");
-    await this.#runtime.cni.tearDown(this.#runtime.network, this.sandbox, this.netns);
+    await this.endProcesses();
+    if (this.#stopped) return await this.#runtime.tearDown(this.sandbox, "");
+    await this.#runtime.tearDown(this.sandbox, this.netns);
     await this.#runtime.cni.removeNetns(this.netns);
     this.#stopped = true;
   }
