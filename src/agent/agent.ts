@@ -132,15 +132,7 @@ function reportStages(
   const api = new StateApi({ source, loggers, log });
   const stateServer = new StateServer({ path: join(config.runDir, STATE_SOCKET_NAME), api, log });
   const metricsServer = new MetricsServer({ metrics, api, log });
-  const { nodeName, ipv6 } = config;
-  const rules = new PodRules({
-    nodeName,
-    cluster: node,
-    enrolment: capture.enrolment,
-    backend,
-    hostNetns,
-    ipv6,
-  });
+  const rules = new PodRules({ ...config, cluster: node, enrolment: capture.enrolment, backend, hostNetns });
   const dashboard = new DashboardServer({ source, rules, api, log });
   return [
     { name: "process facts", start: () => processFacts.start(), stop: () => processFacts.stop() },
@@ -213,16 +205,15 @@ function workStages(
       start: () => (config.install.enabled ? installer.start() : undefined),
       stop: () => installer.stop(),
     },
-    {
-      name: "own DaemonSet",
-      start: () =>
-        void own.remember().catch((error: unknown) => {
-          loggers.scope("agent").debug({ err: error }, "the own DaemonSet is not known yet");
-        }),
-    },
+    { name: "own DaemonSet", start: () => rememberOwn(own, loggers.scope("agent")) },
     // a ztunnel that connected earlier would be sent a snapshot without the pods it serves, and drop them
     { name: "ztunnel's socket", start: () => ztunnel.listen() },
   ];
+}
+
+/** Seen while all is well, so that a refusal when the agent stops has a meaning. */
+function rememberOwn(own: Front["own"], log: Logger): void {
+  own.remember().catch((error: unknown) => log.debug({ err: error }, "the own DaemonSet is not known yet"));
 }
 
 function logStart(config: AgentConfig, log: Logger): void {

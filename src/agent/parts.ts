@@ -186,7 +186,6 @@ export interface Front {
 export function makeFront(ground: Ground, { enrolment }: Capture, wiring: Wiring): Front {
   const { config, loggers, metrics, hostNetns, backend, client, node, readiness } = ground;
   const cniLog = loggers.scope("cni");
-  const installLog = loggers.scope("install");
   const handler = new CniVerbs({
     enrolment,
     lookup: new PodLookup({ node, log: cniLog }),
@@ -213,23 +212,9 @@ export function makeFront(ground: Ground, { enrolment }: Capture, wiring: Wiring
       policy: config.install.awayPolicy,
       selectors: config.selectors,
       node,
-      log: installLog,
+      log: loggers.scope("install"),
     }),
-    installer: new Installer({
-      config: config.install,
-      hostRunDir: config.hostRunDir,
-      hostRoot: config.hostRoot,
-      exempt: chainExemptions(config),
-      // the DaemonSet of istio-cni's own chart with another image: its entry in the chain is ours to replace
-      replaceIstioCni: config.install.replaceIstioCni || isIstioCniPod(podName),
-      log: installLog,
-      onstate: (fault) => wiring.condition("install", fault),
-      // sandboxes that were made without us are found in /proc as soon as their pods have an address
-      onrepaired: () => enrolment.requestAll(),
-      onfight: (fight) => wiring.fight(fight),
-      onpeace: () => wiring.peace(),
-      oninstall: (result) => metrics.installed(result),
-    }),
+    installer: makeInstaller(ground, { enrolment, wiring }),
     selfTest: new SelfTestWatch({
       config,
       backend,
@@ -238,6 +223,27 @@ export function makeFront(ground: Ground, { enrolment }: Capture, wiring: Wiring
       onstate: (fault) => wiring.condition("self-test", fault),
     }),
   };
+}
+
+function makeInstaller(
+  { config, loggers, metrics }: Ground,
+  { enrolment, wiring }: { readonly enrolment: Enrolment; readonly wiring: Wiring },
+): Installer {
+  return new Installer({
+    config: config.install,
+    hostRunDir: config.hostRunDir,
+    hostRoot: config.hostRoot,
+    exempt: chainExemptions(config),
+    // the DaemonSet of istio-cni's own chart with another image: its entry in the chain is ours to replace
+    replaceIstioCni: config.install.replaceIstioCni || isIstioCniPod(config.podName),
+    log: loggers.scope("install"),
+    onstate: (fault) => wiring.condition("install", fault),
+    // sandboxes that were made without us are found in /proc as soon as their pods have an address
+    onrepaired: () => enrolment.requestAll(),
+    onfight: (fight) => wiring.fight(fight),
+    onpeace: () => wiring.peace(),
+    oninstall: (result) => metrics.installed(result),
+  });
 }
 
 function isIstioCniPod(podName: string): boolean {

@@ -140,59 +140,61 @@ export class Reconciler {
     };
   }
 
+  /** @returns what a step that looks for something has found */
   async #perform(step: Step, record: PodRecord): Promise<Found> {
-    const { redirection, annotations, ztunnel } = this.#parts;
     switch (step.do) {
-      case "close":
-        for (const netns of step.surplus) netns.close();
-        return undefined;
       case "find":
         return { do: "find", sandbox: await this.#find(step.pod) };
       case "prove":
         return await this.#prove(step);
       case "inspect":
-        return { do: "inspect", isTouched: await redirection.isTouched(step.sandbox.netns) };
-      case "hold":
-        ztunnel.hold({ uid: record.uid, workload: workloadInfo(step.pod), netns: step.sandbox?.netns });
-        return undefined;
-      case "hand-over":
-        await handOver(step, record, this.#parts);
-        return undefined;
-      case "redirect":
-        await redirectPod(step, record, { ...this.#parts, outcomes: this.#context.outcomes });
-        return undefined;
-      case "exempt":
-        await this.#exempt(step, record);
-        return undefined;
-      case "announce":
-        annotations.set(step.pod, "enabled");
-        return undefined;
-      case "conceal":
-        annotations.set(step.pod, null);
-        return undefined;
-      case "open":
-        await this.#parts.probePath.left(record.uid);
-        if (step.sandbox !== undefined) await redirection.open(step.sandbox.netns);
-        return undefined;
+        return { do: "inspect", isTouched: await this.#parts.redirection.isTouched(step.sandbox.netns) };
       case "count-carried":
         return { do: "count-carried", carried: await this.#countCarried(step) };
-      case "withdraw":
-        await this.#withdraw(record);
-        return undefined;
-      case "restore":
-        await this.#restore(step, record);
-        return undefined;
       case "clear":
         return { do: "clear", isClean: await this.#clear(step, record) };
+      default:
+        await this.#act(step, record);
+        return undefined;
+    }
+  }
+
+  async #act(
+    step: Exclude<Step, { do: "find" | "prove" | "inspect" | "count-carried" | "clear" }>,
+    record: PodRecord,
+  ): Promise<void> {
+    const { annotations, ztunnel } = this.#parts;
+    switch (step.do) {
+      case "close":
+        for (const netns of step.surplus) netns.close();
+        return;
+      case "hold":
+        ztunnel.hold({ uid: record.uid, workload: workloadInfo(step.pod), netns: step.sandbox?.netns });
+        return;
+      case "hand-over":
+        return await handOver(step, record, this.#parts);
+      case "redirect":
+        return await redirectPod(step, record, { ...this.#parts, outcomes: this.#context.outcomes });
+      case "exempt":
+        return await this.#exempt(step, record);
+      case "announce":
+        return annotations.set(step.pod, "enabled");
+      case "conceal":
+        return annotations.set(step.pod, null);
+      case "open":
+        return await this.#open(step, record);
+      case "withdraw":
+        return await this.#withdraw(record);
+      case "restore":
+        return await this.#restore(step, record);
       case "forget":
         this.#parts.attachments.forgetPod(record.uid);
-        annotations.forget(record.uid);
-        return undefined;
+        return annotations.forget(record.uid);
       case "settle":
       case "note-concealed":
       case "release":
       case "rest":
-        return undefined;
+        return;
     }
   }
 
@@ -240,6 +242,11 @@ export class Reconciler {
     } catch (error) {
       log.debug({ uid: pod.uid, ips, err: error }, "the host's probes are not exempted yet");
     }
+  }
+
+  async #open({ sandbox }: Doing<"open">, { uid }: PodRecord): Promise<void> {
+    await this.#parts.probePath.left(uid);
+    if (sandbox !== undefined) await this.#parts.redirection.open(sandbox.netns);
   }
 
   async #withdraw(record: PodRecord): Promise<void> {

@@ -24,17 +24,24 @@ export function begin(workload: Workload, step: Step): Workload {
   }
 }
 
+/** What a step that went well is judged by. */
+interface Outcome<S extends Step = Step> {
+  readonly step: S;
+  readonly found: Found;
+  readonly run: Run;
+  readonly view: View;
+}
+
+/** Workload and run after a step. */
+interface Advanced {
+  readonly workload: Workload;
+  readonly run: Run;
+}
+
 /** Workload and run after a step that went well. Its word counts only for the sandbox that it was about. */
-export function advance(
-  workload: Workload,
-  { step, found, run, view }: { step: Step; found: Found; run: Run; view: View },
-): { workload: Workload; run: Run } {
-  const { sandbox, phase } = workload;
-  const isCurrent = "sandbox" in step && step.sandbox?.netns.key === sandbox?.netns.key;
-  const to = (next: Partial<Workload>, seen: Partial<Run> = {}) => ({
-    workload: { ...workload, ...next },
-    run: { ...run, ...seen },
-  });
+export function advance(workload: Workload, outcome: Outcome): Advanced {
+  const { step, found, run, view } = outcome;
+  const to = changer(workload, run);
   switch (step.do) {
     case "close":
       return to({ surplus: workload.surplus.filter((netns) => !step.surplus.includes(netns)) });
@@ -58,23 +65,54 @@ export function advance(
       };
     }
     case "prove":
-      return proved(workload, { step, found, run, view });
+      return proved(workload, { ...outcome, step });
+    case "hold":
+      return to({}, { isHeld: true });
     case "inspect":
-      if (!isCurrent) return to({});
+    case "redirect":
+    case "settle":
+    case "exempt":
+    case "announce":
+      return advanceIn(workload, { ...outcome, step });
+    case "conceal":
+    case "note-concealed":
+    case "open":
+    case "count-carried":
+    case "withdraw":
+    case "restore":
+    case "release":
+      return advanceOut(workload, { ...outcome, step });
+    case "forget":
+      return to({}, { isForgotten: true });
+    case "hand-over":
+    case "rest":
+      return to({});
+  }
+}
+
+type Doing<D extends Step["do"]> = Extract<Step, { do: D }>;
+
+/** Steps of the way into the mesh. */
+function advanceIn(
+  workload: Workload,
+  { step, found, run }: Outcome<Doing<"inspect" | "redirect" | "settle" | "exempt" | "announce">>,
+): Advanced {
+  const { sandbox, phase } = workload;
+  const to = changer(workload, run);
+  if (step.do === "announce") return phase.at === "captured" ? to({}, { isAnnounced: true }) : to({});
+  if (!isCurrent(workload, step.sandbox)) return to({});
+  switch (step.do) {
+    case "inspect":
       return to({
         isInspected: true,
         isUnseen: false,
         phase: inspectedPhase(phase, found?.do === "inspect" && found.isTouched),
       });
-    case "hold":
-      return to({}, { isHeld: true });
     case "redirect":
-      if (!isCurrent) return to({});
       return to(phase.at === "held" ? { phase: { at: "held", isProved: true } } : {}, {
         verified: step.sandbox.netns.key,
       });
     case "settle": {
-      if (!isCurrent) return to({});
       const isBack = workload.ended?.key === step.sandbox.netns.key;
       return to({
         phase: { at: "captured" },
@@ -84,9 +122,25 @@ export function advance(
       });
     }
     case "exempt":
-      return isCurrent ? to({}, { isExempted: true }) : to({});
-    case "announce":
-      return phase.at === "captured" ? to({}, { isAnnounced: true }) : to({});
+      return to({}, { isExempted: true });
+  }
+}
+
+/** Steps of the way out of the mesh. */
+function advanceOut(
+  workload: Workload,
+  {
+    step,
+    found,
+    run,
+    view,
+  }: Outcome<
+    Doing<"conceal" | "note-concealed" | "open" | "count-carried" | "withdraw" | "restore" | "release">
+  >,
+): Advanced {
+  const { sandbox, phase } = workload;
+  const to = changer(workload, run);
+  switch (step.do) {
     case "conceal":
       return to({ phase: leavingFrom(workload, { step, view }) });
     case "note-concealed":
@@ -94,7 +148,7 @@ export function advance(
         ? to({ phase: { ...phase, stage: "concealed", sinceMs: view.nowMs } })
         : to({});
     case "open":
-      return phase.at === "leaving" && isCurrent
+      return phase.at === "leaving" && isCurrent(workload, step.sandbox)
         ? to({ phase: { ...phase, stage: "opened", sinceMs: view.nowMs } }, { verified: undefined })
         : to({}, { verified: undefined });
     case "count-carried":
@@ -107,20 +161,24 @@ export function advance(
         return to({ phase: { ...phase, stage: "withdrawn", sinceMs: view.nowMs } }, { carried: undefined });
       return phase.at === "ended" || sandbox === undefined ? to({ phase: { at: "outside" } }) : to({});
     case "restore":
-      return phase.at === "leaving" && isCurrent
+      return phase.at === "leaving" && isCurrent(workload, step.sandbox)
         ? to({ phase: { at: "outside" }, isUnseen: false }, { isRestored: true, verified: undefined })
         : to({});
     case "release": {
-      if (!isCurrent || phase.at !== "outside") return to({});
+      if (!isCurrent(workload, step.sandbox) || phase.at !== "outside") return to({});
       const next = { ...workload, sandbox: undefined, isInspected: false, doubtedMs: undefined };
       return { workload: reject(next, step.sandbox), run };
     }
-    case "forget":
-      return to({}, { isForgotten: true });
-    case "hand-over":
-    case "rest":
-      return to({});
   }
+}
+
+/** Whether the sandbox that a step was about is still the pod's; none is the same as none. */
+function isCurrent({ sandbox }: Workload, about: Sandbox | undefined): boolean {
+  return about?.netns.key === sandbox?.netns.key;
+}
+
+function changer(workload: Workload, run: Run): (next: Partial<Workload>, seen?: Partial<Run>) => Advanced {
+  return (next, seen = {}) => ({ workload: { ...workload, ...next }, run: { ...run, ...seen } });
 }
 
 /** Whether a namespace that was found is what is left of the one that ended, and not a sandbox that lives on. */
@@ -154,27 +212,24 @@ function inspectedPhase(phase: Phase, isTouchedByUs: boolean): Phase {
   return isTouchedByUs ? { at: "held", isProved: false } : phase;
 }
 
-function proved(
-  workload: Workload,
-  { step, found, run, view }: { step: Step & { do: "prove" }; found: Found; run: Run; view: View },
-): { workload: Workload; run: Run } {
+function proved(workload: Workload, { step, found, run, view }: Outcome<Doing<"prove">>): Advanced {
   if (found?.do !== "prove") return { workload, run };
   const { netns } = step.sandbox;
-  const isCurrent = workload.sandbox?.netns.key === netns.key;
+  const isOurs = isCurrent(workload, step.sandbox);
   const { doubtedMs } = workload;
   if (found.isOwner) {
     const isOver = doubtedMs !== undefined && view.nowMs - doubtedMs >= view.pace.graceMs;
     const isLeaving = doubtedMs !== undefined && workload.pod?.deletionTimestamp === true;
-    if (isCurrent && isLeaving) return { workload: noteEnd(workload, view.nowMs), run };
-    const settled = isCurrent && isOver ? { ...workload, doubtedMs: undefined } : workload;
+    if (isOurs && isLeaving) return { workload: noteEnd(workload, view.nowMs), run };
+    const settled = isOurs && isOver ? { ...workload, doubtedMs: undefined } : workload;
     return { workload: settled, run: { ...run, proved: netns.key } };
   }
-  if (isCurrent && doubtedMs !== undefined && found.successor === undefined)
+  if (isOurs && doubtedMs !== undefined && found.successor === undefined)
     return { workload: noteEnd(workload, view.nowMs), run };
   const { successor } = found;
   // nothing found: the status may be older than the sandbox, which then stays
   if (successor === undefined) return { workload, run: { ...run, proved: netns.key } };
-  const isWelcome = isCurrent && successor.netns.key !== netns.key && !isRemains(workload, successor, view);
+  const isWelcome = isOurs && successor.netns.key !== netns.key && !isRemains(workload, successor, view);
   const next = isWelcome ? adopt(workload, successor) : reject(workload, successor);
   return { workload: next, run: { ...run, proved: next.sandbox?.netns.key } };
 }
