@@ -24,7 +24,7 @@ have the kernel looked at instead, use: ambient-cni verify
 
 columns:
   WANTED    it belongs into the mesh by its labels; ? while those of its namespace are not known
-  STATE     outside, waiting, pending (redirected, not acknowledged by ztunnel), enrolled, failed
+  STATE     outside, waiting, pending (half-way in or out), enrolled, failed
   VERIFIED  since rules, ip rule and route were last seen to be right in the kernel
   ZTUNNEL   ack: ztunnel has acknowledged the pod's present namespace; told: it has not yet
   PROBES    kubelet probes reach it past ztunnel

@@ -2,9 +2,9 @@
 // The ADDs that wait for their pods: their deadline, and what the pods' runs mean for them.
 import type { Clock } from "../loop/clock.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
-import type { ReconcileOutcome } from "./next-step.ts";
-import { failureOf, StepError, waitOf } from "./outcomes.ts";
+import { failureOf, StepError } from "./failure.ts";
 import type { PodRecord, Waiter } from "./pod-record.ts";
+import { type ReconcileOutcome, unfinishedOf, ztunnelAway } from "./run-outcome.ts";
 
 export interface AddWaitersOptions {
   readonly clock: Clock;
@@ -23,17 +23,7 @@ export interface AddWait {
   end(): void;
 }
 
-/** Why an ADD cannot succeed although no step failed. */
-const unfinished: Readonly<Partial<Record<ReconcileOutcome, string>>> = {
-  forgotten: "the pod was deleted meanwhile",
-  "no-sandbox": "its sandbox was deleted or replaced meanwhile",
-  "no-way-out": "its labels changed meanwhile",
-  leaving: "its labels changed meanwhile",
-  "namespace-unknown": "the labels of its namespace are not known yet",
-};
-
 const notStarted = "the agent has not got the lists of pods and namespaces from the API server yet";
-const noConnection = "no ztunnel connection";
 
 /** Answers the ADDs that wait. */
 export class AddWaiters {
@@ -75,7 +65,8 @@ export class AddWaiters {
       if (outcome === "no-ztunnel" || outcome === "stock-taken" || record.isBehind) continue;
       if (outcome === "outside") waiter.done.resolve("outside");
       else if (waiter.netnsKey === key && outcome === "enrolled") waiter.done.resolve("enrolled");
-      else waiter.done.reject(new Error(unfinished[outcome] ?? unfinished["no-sandbox"]));
+      // captured, but in another sandbox than this ADD's
+      else waiter.done.reject(new Error(unfinishedOf(outcome) ?? unfinishedOf("no-sandbox")));
       record.waiters.delete(waiter);
     }
   }
@@ -99,12 +90,9 @@ export class AddWaiters {
 
   #expire(waiter: Waiter): void {
     const { ztunnelWaitMs, ztunnel, isStarted } = this.#options;
-    const nobody = isStarted() ? noConnection : notStarted;
+    const nobody = isStarted() ? ztunnelAway.message : notStarted;
     const isAlone = waiter.reason === undefined || ztunnel.connectionCount === 0;
     const message = isAlone ? `${nobody} for ${ztunnelWaitMs / 1000} s` : (waiter.reason ?? nobody);
-    const failure = waitOf("no-ztunnel");
-    waiter.done.reject(
-      failure === undefined ? new Error(message) : new StepError({ ...failure, message }, undefined),
-    );
+    waiter.done.reject(new StepError({ ...ztunnelAway, message }, undefined));
   }
 }

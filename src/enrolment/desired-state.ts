@@ -6,16 +6,20 @@ import { type EnablementSelector, matchSelectors } from "../kube/selectors.ts";
 import type { EstablishedConnections, RedirectOptions } from "../redirect/rules.ts";
 import { isTouched, newestFacts, type Workload } from "./workload.ts";
 
-/** Why a pod is not in the mesh. All but the last cannot be undone by a selector. */
-export type OutsideReason =
-  | "host-network"
-  | "sidecar"
-  | "ztunnel"
-  | "agent"
-  | "excluded-namespace"
-  | "terminated"
-  | "agent-leaves"
-  | "not-selected";
+/** Why a pod is not in the mesh, each with its sentence. All but the last cannot be undone by a selector. */
+export const outsideReasons = {
+  "host-network": "it uses the host's network, which is never redirected",
+  sidecar: "it has a sidecar (annotation sidecar.istio.io/status)",
+  ztunnel: "it is a ztunnel",
+  agent: "it is a pod of a CNI agent",
+  "excluded-namespace": "its namespace is in EXCLUDE_NAMESPACES",
+  terminated: "it has ended (phase Succeeded or Failed)",
+  "agent-leaves": "the agent leaves this node for good",
+  "not-selected": "no entry of the enablement selectors matches its labels and its namespace's",
+} as const;
+
+/** Why a pod is not in the mesh. */
+export type OutsideReason = keyof typeof outsideReasons;
 
 /** The node's settings that decide about pods. */
 export interface EnrolmentPolicy {

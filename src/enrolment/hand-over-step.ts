@@ -3,8 +3,8 @@
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import type { WorkloadInfo } from "../ztunnel/workload.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
+import { failureOf, portsHeld } from "./failure.ts";
 import type { Step } from "./next-step.ts";
-import { failureOf, portsHeld } from "./outcomes.ts";
 import type { PodRecord } from "./pod-record.ts";
 import type { ReconcilerParts } from "./reconciler.ts";
 

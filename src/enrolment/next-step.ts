@@ -4,6 +4,7 @@ import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { RedirectOptions } from "../redirect/rules.ts";
 import type { Desired, OutsideReason } from "./desired-state.ts";
+import type { ReconcileOutcome } from "./run-outcome.ts";
 import type { Sandbox } from "./sandbox-finder.ts";
 import { isOpen, rulesProved, rulesStand, type Workload } from "./workload.ts";
 
@@ -78,18 +79,6 @@ export const freshRun: Run = {
   isForgotten: false,
   carried: undefined,
 };
-
-/** How a run ended when nothing went wrong. */
-export type ReconcileOutcome =
-  | "enrolled"
-  | "outside"
-  | "leaving"
-  | "forgotten"
-  | "no-sandbox"
-  | "no-way-out"
-  | "no-ztunnel"
-  | "namespace-unknown"
-  | "stock-taken";
 
 /** The next thing to do for a pod; `rest` ends the run. */
 export type Step =

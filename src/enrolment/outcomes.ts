@@ -1,99 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// What becomes of a pod's runs: failures sorted by what to do next, when it is tried again, and who is told.
+// What becomes of a pod's runs: when it is looked at again, and who is told.
 import type { EventRecorder } from "../kube/event-recorder.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
-import type { PortHolder } from "../linux/port-holders.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Drift } from "../redirect/fingerprint.ts";
-import { ZdsError } from "../ztunnel/zds-error.ts";
 import type { Desired } from "./desired-state.ts";
-import { type FailureKind, failureKind } from "./failure-kind.ts";
-import type { ReconcileOutcome, Step } from "./next-step.ts";
+import { type Failure, failureOf } from "./failure.ts";
+import type { Step } from "./next-step.ts";
 import type { PodHistory } from "./pod-history.ts";
 import type { PodRecord } from "./pod-record.ts";
-
-/**
- * What to do about a failure.
- * - `ztunnel-away`: the next ztunnel connection mends it by itself.
- * - `ztunnel-refused`: ztunnel is there and does not take the pod.
- * - `sandbox-missing`: the pod's namespace is not found.
- * - `other`: a step failed.
- */
-export type FailureCode = "ztunnel-away" | "ztunnel-refused" | "sandbox-missing" | "other";
-
-/** Why a run did not get where it wanted. */
-export interface Failure {
-  readonly code: FailureCode;
-  readonly kind: FailureKind;
-  readonly message: string;
-  /** The end of a sentence that names the failure. */
-  readonly remedy: string;
-}
-
-const ztunnelRemedy = "; check the ztunnel pod of this node: kubectl get pods -A -l app=ztunnel -o wide";
-const logRemedy = "; the log of this node's CNI agent has the details";
-
-/** Outcomes in which a wanted pod, or one that should leave, has to wait. */
-const waits: Readonly<Partial<Record<ReconcileOutcome, Failure>>> = {
-  "no-sandbox": {
-    code: "sandbox-missing",
-    kind: "sandbox",
-    message: "no process of it is found on this node in a namespace that has its address",
-    remedy: logRemedy,
-  },
-  "no-way-out": {
-    code: "sandbox-missing",
-    kind: "sandbox",
-    message: "it should leave, but no process of it is found whose redirection could be taken away",
-    remedy: logRemedy,
-  },
-  "no-ztunnel": {
-    code: "ztunnel-away",
-    kind: "ztunnel",
-    message: "no ztunnel connection",
-    remedy: ztunnelRemedy,
-  },
-};
-
-/** Why a pod in this outcome has to wait; `undefined` for one that does not. */
-export function waitOf(outcome: ReconcileOutcome): Failure | undefined {
-  return waits[outcome];
-}
-
-/** A step failed with a reason that is for people, and known by its code to us. */
-export class StepError extends Error {
-  override readonly name = "StepError";
-  readonly failure: Failure;
-
-  constructor(failure: Failure, cause: unknown) {
-    super(failure.message, { cause });
-    this.failure = failure;
-  }
-}
-
-/** Sorts an error by what to do next. */
-export function failureOf(error: unknown): Failure {
-  if (error instanceof StepError) return error.failure;
-  const message = error instanceof Error ? error.message : String(error);
-  const kind = failureKind(error);
-  if (!(error instanceof ZdsError)) return { code: "other", kind, message, remedy: logRemedy };
-  const isAway = error.code !== "NACK" && error.code !== "SUPERSEDED";
-  const code = isAway ? "ztunnel-away" : error.code === "NACK" ? "ztunnel-refused" : "other";
-  return { code, kind, message, remedy: ztunnelRemedy };
-}
-
-/** A refusal of ztunnel whose cause is in the pod: something there holds ztunnel's ports. */
-export function portsHeld(error: ZdsError, holders: readonly PortHolder[]): StepError {
-  const ports = holders.map(
-    ({ port, protocol, pid, command }) =>
-      `${protocol} port ${port} is held by "${command ?? "?"}" (process ${pid})`,
-  );
-  const remedy = `; in the pod ${ports.join(", ")}: ztunnel needs this port there, let the program use another one`;
-  return new StepError(
-    { code: "ztunnel-refused", kind: "ztunnel-refused", message: error.message, remedy },
-    error,
-  );
-}
+import { waitOf } from "./run-outcome.ts";
 
 /** A pod that must not start, because it would start outside the mesh. The message has cause and remedy. */
 export class EnrolmentError extends Error {

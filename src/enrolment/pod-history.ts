@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What has become of each pod lately: changes of state with their times, the last look, the last failure. Bounded.
 import type { SkippedFamily } from "../redirect/pod-routing.ts";
-import type { FailureKind } from "./failure-kind.ts";
-import type { EnrolmentState } from "./pod-record.ts";
+import type { EnrolmentState } from "./enrolment-state.ts";
+import type { FailureKind } from "./failure.ts";
+import { isSettled, type RunOutcome, reasonOf } from "./run-outcome.ts";
 
 /** Parts of a run, in its order. */
 export type PodStep = "sandbox" | "rules" | "ztunnel" | "remove-probes" | "remove-rules" | "remove-ztunnel";
@@ -34,19 +35,6 @@ export interface PodLook {
   readonly netnsKey: string;
   readonly skippedFamilies: readonly SkippedFamily[];
 }
-
-/** How a run ended: a `ReconcileOutcome`, or `failed`. */
-export type RunOutcome =
-  | "enrolled"
-  | "outside"
-  | "leaving"
-  | "stock-taken"
-  | "forgotten"
-  | "no-sandbox"
-  | "no-way-out"
-  | "no-ztunnel"
-  | "namespace-unknown"
-  | "failed";
 
 /** The failure that a pod's runs end in at present. */
 export interface PodFailure {
@@ -106,19 +94,6 @@ const nothing: PodPast = {
   earlierConnections: undefined,
 };
 const maxTextLength = 500;
-/** The pod is where it should be. */
-const settledOutcomes: ReadonlySet<RunOutcome> = new Set(["enrolled", "outside", "forgotten"]);
-const reasons: Readonly<Record<Exclude<RunOutcome, "failed">, string>> = {
-  enrolled: "rules, ip rule and route are verified, and ztunnel has acknowledged it",
-  outside: "it does not belong into the mesh, and nothing of ours is in it",
-  leaving: "it is on its way out: new connections become direct, open ones may end",
-  "stock-taken": "an earlier agent left it in the mesh; it is looked at once ztunnel may connect",
-  forgotten: "the pod was deleted",
-  "no-sandbox": "no process of it is found on this node in a namespace that has its address",
-  "no-way-out": "it should leave, but no process of it is found whose redirection could be taken away",
-  "no-ztunnel": "no ztunnel is connected, and its traffic would be cut off",
-  "namespace-unknown": "the labels of its namespace are not known yet",
-};
 
 /** Remembers; every method is cheap and none throws. Runs of one pod never overlap, as the queue has it. */
 export class PodHistory {
@@ -192,10 +167,9 @@ export class PodHistory {
     const entry = this.#entry(uid);
     const { run, askedMs } = entry;
     const nowMs = this.#now();
-    const isSettled = settledOutcomes.has(outcome);
-    const reason = outcome === "failed" ? (entry.failure?.message ?? "") : reasons[outcome];
+    const reason = outcome === "failed" ? (entry.failure?.message ?? "") : reasonOf(outcome);
     entry.run = undefined;
-    if (isSettled) {
+    if (isSettled(outcome)) {
       entry.failure = undefined;
       entry.askedMs = undefined;
     }

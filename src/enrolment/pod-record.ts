@@ -1,18 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the agent keeps of one pod: its workload, which only its own runs change, and what waits to be read by them.
 import type { PodFacts } from "../kube/pod-facts.ts";
+import type { EnrolmentState } from "./enrolment-state.ts";
 import type { Sandbox } from "./sandbox-finder.ts";
 import { absorb, createWorkload, isOpen, type Message, type Workload } from "./workload.ts";
-
-/**
- * Where a pod stands, for people and metrics.
- * - `outside`: not in the mesh and untouched.
- * - `waiting`: wanted, but its sandbox or ztunnel is not there yet; untouched so far.
- * - `pending`: redirected, ztunnel has not acknowledged it; its traffic is held back.
- * - `enrolled`: everything verified.
- * - `failed`: the last attempt ended in an error; tried again by itself.
- */
-export type EnrolmentState = "outside" | "waiting" | "pending" | "enrolled" | "failed";
 
 /** What reports read of a pod. */
 export interface PodStatus {

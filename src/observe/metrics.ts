@@ -3,7 +3,7 @@
 // deploy/monitoring/README.md explains each of them.
 
 import { type CallOutcome, callOutcomes } from "../cni/call-outcome.ts";
-import { type FailureKind, failureKinds } from "../enrolment/failure-kind.ts";
+import { type FailureKind, failureKinds } from "../enrolment/failure.ts";
 import type { StateSource } from "./agent-state.ts";
 import { MetricMaker } from "./metric-maker.ts";
 import { NodeMetrics } from "./node-metrics.ts";

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Metrics that say what is at the moment, taken from the node's report when they are asked for.
 import type * as prom from "prom-client";
-import { failureKinds } from "../enrolment/failure-kind.ts";
+import { enrolmentStates } from "../enrolment/enrolment-state.ts";
+import { failureKinds } from "../enrolment/failure.ts";
 import type { MetricMaker } from "./metric-maker.ts";
 import type { CountReport, NodeReport, ProbePathReport } from "./state-report.ts";
 
 const probeOutcomes: readonly ProbePathReport["outcome"][] = ["bypassed", "captured", "unreachable"];
-const podStates = ["outside", "waiting", "pending", "enrolled", "failed"] as const;
 const connectionPhases = ["snapshot", "live"] as const;
 
 /** Metrics that say what is, taken from the node's report. */
@@ -29,7 +29,7 @@ export class NodeMetrics {
   #definePods(): void {
     const states = this.#gauge("ambient_cni_pods", "Pods of the node, by where they stand", ["state"]);
     this.#setters.push(({ pods }) => {
-      for (const state of podStates) states.set({ state }, pods[state]);
+      for (const state of enrolmentStates) states.set({ state }, pods[state]);
     });
     this.#value(
       "ambient_cni_pods_wanted",

@@ -181,7 +181,7 @@ function summarise({ record, past }: KnownPod, desired: DesiredReport): string {
 const statePhrases: Readonly<Record<PodReport["state"], string>> = {
   outside: "not captured",
   waiting: "waits, untouched",
-  pending: "redirected, ztunnel has not acknowledged it: its traffic is held back",
+  pending: "half-way: rules stand in it, and not everything is verified and acknowledged",
   enrolled: "captured",
   failed: "not captured",
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the state API answers, as types: the contract between the agent and whoever looks at it from outside.
 // The same in JSON Schema is state-schema.json beside this file. `null` says "not known" or "none", never "not told".
+import type { EnrolmentState } from "../enrolment/enrolment-state.ts";
 import type { KeptLine } from "../log/log-ring.ts";
 
 /** Name of the state API's socket in the run dir; HTTP/1.1, mode 0600. */
@@ -13,8 +14,8 @@ export const STATE_PATHS = {
   logLevels: "/api/v1/log-levels",
 } as const;
 
-/** Where a pod stands; see `EnrolmentState`. */
-export type PodStateReport = "outside" | "waiting" | "pending" | "enrolled" | "failed";
+/** Where a pod stands. */
+export type PodStateReport = EnrolmentState;
 
 /** Answer of `GET /api/v1/pods`: every pod of the node, by namespace and name. */
 export interface PodListReport {
@@ -172,7 +173,7 @@ export interface TransitionReport {
   readonly reason: string;
 }
 
-/** One step of a run: sandbox, rules, ztunnel, probes, annotation. */
+/** One step of a run: sandbox (where it had to be looked for), rules, ztunnel, remove-ztunnel, remove-probes, remove-rules. */
 export interface StepReport {
   readonly step: string;
   readonly ms: number;

@@ -6,7 +6,7 @@ import type { PageText } from "../../src/dashboard/embedded-page.ts";
 import { explainRules } from "../../src/dashboard/packet-paths.ts";
 import type { RulesSource } from "../../src/dashboard/pod-rules.ts";
 import type { PodRulesReport, RuleFamilyReport } from "../../src/dashboard/rules-report.ts";
-import type { EnrolmentState } from "../../src/enrolment/pod-record.ts";
+import type { EnrolmentState } from "../../src/enrolment/enrolment-state.ts";
 import type { Logger } from "../../src/log/logger.ts";
 import { AgentState } from "../../src/observe/agent-state.ts";
 import { StateApi } from "../../src/observe/state-api.ts";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, test } from "vitest";
-import { failureKind } from "../../src/enrolment/failure-kind.ts";
+import { failureKind } from "../../src/enrolment/failure.ts";
 import { PodHistory, type PodHistoryOptions } from "../../src/enrolment/pod-history.ts";
 import { ApiError } from "../../src/kube/api-error.ts";
 import { NetlinkError } from "../../src/linux/netlink/exchange.ts";

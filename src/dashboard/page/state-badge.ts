@@ -9,7 +9,7 @@ export const stateOrder: readonly PodStateReport[] = ["failed", "pending", "wait
 /** What each state means, for a tooltip. */
 export const stateMeanings: Readonly<Record<PodStateReport, string>> = {
   enrolled: "redirected, acknowledged by ztunnel, and verified in the kernel",
-  pending: "redirected, but ztunnel has not acknowledged it: its traffic is held back",
+  pending: "half-way: rules stand, and ztunnel has not acknowledged it; or it is on its way out",
   waiting: "wanted in the mesh and untouched so far",
   failed: "the last attempt ended in an error; the agent tries again by itself",
   outside: "not in the mesh and untouched",
