@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Everything that is known of one pod, as text for people.
-import type { FamilyReport, ObservedReport, PodDetailReport } from "../observe/state-report.ts";
+import type { FamilyReport, ObservedReport, PodDetailReport, PodReport } from "../observe/state-report.ts";
 import { paint, printable } from "./table.ts";
 
 /** A pod's report as lines of `name: value`. */
@@ -14,6 +14,7 @@ export function renderPodDetail(pod: PodDetailReport, colours: boolean): string 
     ["wanted", `${wantedText(pod.desired.wanted)}: ${pod.desired.why}`],
     ...pod.desired.warnings.map((text): [string, string] => ["warning", text]),
     ["annotation", pod.annotation ?? "none"],
+    ...earlierLines(pod),
     ...observedLines(pod.observed),
   ];
   if (pod.lastError !== null) {
@@ -31,6 +32,19 @@ export function renderPodDetail(pod: PodDetailReport, colours: boolean): string 
   }
   const width = Math.max(...lines.map(([name]) => name.length));
   return `${[head, ...lines.map(([name, text]) => `  ${`${name}:`.padEnd(width + 1)} ${printable(text)}`)].join("\n")}\n`;
+}
+
+/** A running pod's connections from before its capture, where there were any. */
+export function earlierText({ earlierConnections, desired }: PodReport): string | undefined {
+  const count = earlierConnections ?? 0;
+  if (count === 0) return undefined;
+  const wasReset = desired.redirect?.establishedConnections === "reset";
+  return `${count} from before the capture, ${wasReset ? "reset" : "outside the mesh until they end"}`;
+}
+
+function earlierLines(pod: PodReport): [string, string][] {
+  const text = earlierText(pod);
+  return text === undefined ? [] : [["connections", text]];
 }
 
 function wantedText(wanted: boolean | null): string {

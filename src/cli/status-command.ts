@@ -3,7 +3,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { NodeReport, PodDetailReport, PodListReport, PodReport } from "../observe/state-report.ts";
 import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
-import { renderPodDetail } from "./pod-detail.ts";
+import { earlierText, renderPodDetail } from "./pod-detail.ts";
 import { AgentAwayError, type StateClient, stateClient } from "./state-client.ts";
 import { type Cell, paint, printable, renderAge, renderTable } from "./table.ts";
 import { UsageError } from "./usage-error.ts";
@@ -28,6 +28,8 @@ columns:
   VERIFIED  since rules, ip rule and route were last seen to be right in the kernel
   ZTUNNEL   ack: ztunnel has acknowledged the pod's present namespace; told: it has not yet
   PROBES    kubelet probes reach it past ztunnel
+
+Below the table: pods that had connections open when they were captured, and what became of those.
 
 options:
   --json    print the agent's answer: {"node": …, "pods": …}, or the pod's
@@ -150,7 +152,17 @@ export function renderPods(
 ): string {
   if (list.pods.length === 0) return "no pods on this node\n";
   const nowMs = Date.parse(list.at);
-  return renderTable([HEAD, ...list.pods.map((pod) => rowOf(pod, nowMs))], options);
+  const table = renderTable([HEAD, ...list.pods.map((pod) => rowOf(pod, nowMs))], options);
+  return table + renderEarlier(list.pods);
+}
+
+/** Below the table, for they are few and pass: what is still outside the mesh of pods that are in it. */
+function renderEarlier(pods: readonly PodReport[]): string {
+  const lines = pods.flatMap((pod) => {
+    const text = earlierText(pod);
+    return text === undefined ? [] : [`  ${printable(`${pod.ns}/${pod.name}`)}: connections ${text}\n`];
+  });
+  return lines.length === 0 ? "" : `\n${lines.join("")}`;
 }
 
 function rowOf(pod: PodReport, nowMs: number): Cell[] {

@@ -123,7 +123,12 @@ async function ztunnelCheck(pod: PodDetailReport, { running, faults, isWanted }:
   const open = sockets
     .filter(({ listening }) => listening)
     .map(({ protocol, port }) => `${protocol}/${port}`);
-  const lines = [`ztunnel: ${told}`, `listening: ${open.join(" ") || "nothing"}`];
+  const earlier = pod.earlierConnections ?? 0;
+  const lines = [
+    `ztunnel: ${told}`,
+    `listening: ${open.join(" ") || "nothing"}`,
+    ...(earlier > 0 ? [`connections open when it was captured: ${earlier}`] : []),
+  ];
   if (!isWanted) {
     const passed = ztunnel?.inRoster !== true && open.length === 0;
     return {

@@ -126,6 +126,8 @@ export type ReportedConfig = Pick<
   | "iptablesVariant"
   | "reconcileIntervalMs"
   | "ztunnelWaitMs"
+  | "leavePauseMs"
+  | "leaveDrainMs"
   | "install"
   | "ignored"
 >;

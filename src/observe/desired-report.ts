@@ -17,13 +17,13 @@ export function describeDesired(
     return { ...none, wanted: false, why: outsideReasons[desired.reason], exclusion: desired.reason };
   const entry = selectors[desired.selector];
   const text = entry === undefined ? "" : renderSelector(entry);
-  const { dnsCapture, ingressMode, virtualInterfaces, probeSnatV4, probeSnatV6 } = desired.redirect;
+  const { establishedConnections = "keep", ...redirect } = desired.redirect;
   return {
     ...none,
     wanted: true,
     why: `entry ${desired.selector + 1} of the enablement selectors matches: ${text}`,
     selector: { index: desired.selector, text },
-    redirect: { dnsCapture, ingressMode, virtualInterfaces, probeSnatV4, probeSnatV6 },
+    redirect: { ...redirect, establishedConnections },
     warnings: desired.warnings,
   };
 }

@@ -159,6 +159,8 @@ function settingsOf(config: ReportedConfig): Record<string, string> {
     ZTUNNEL_UDS_ADDRESS: config.ztunnelSocketPath,
     RECONCILE_INTERVAL_SECONDS: String(config.reconcileIntervalMs / 1000),
     ZTUNNEL_WAIT_SECONDS: String(config.ztunnelWaitMs / 1000),
+    LEAVE_PAUSE_MS: String(config.leavePauseMs),
+    LEAVE_DRAIN_MS: String(config.leaveDrainMs),
     INSTALL_CNI_PLUGIN: String(install.enabled),
     MOUNTED_CNI_NET_DIR: install.netDir,
     CHAINED_CNI_PLUGIN: String(install.chained),

@@ -63,6 +63,7 @@ export function reportPod(facts: AgentFacts, known: KnownPod, limits: { transiti
     summary: summarise(known, desired),
     observed: observedLast(facts, known),
     annotation: pod.annotations[podAnnotations.redirection] ?? null,
+    earlierConnections: past.earlierConnections ?? null,
     transitions: past.transitions.slice(-limits.transitions),
     lastError: errorOf(past),
   };

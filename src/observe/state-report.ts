@@ -41,6 +41,11 @@ export interface PodReport {
   readonly observed: ObservedReport | null;
   /** Value of `ambient.istio.io/redirection` on the pod. */
   readonly annotation: string | null;
+  /**
+   * Connections that were open when the running pod was captured: they go on outside the mesh until they end, or were
+   * reset. `null`: it was captured before it ran, by an earlier agent, or not at all. Absent: an older agent answered.
+   */
+  readonly earlierConnections?: number | null;
   /** Oldest first. */
   readonly transitions: readonly TransitionReport[];
   /** The last failure, `null` once a later run went well. */
@@ -83,6 +88,8 @@ export interface RedirectReport {
   readonly dnsCapture: boolean;
   readonly ingressMode: boolean;
   readonly virtualInterfaces: readonly string[];
+  /** What becomes of connections from before the capture. Absent: an older agent answered. */
+  readonly establishedConnections?: "keep" | "reset";
   readonly probeSnatV4: string;
   readonly probeSnatV6: string;
 }

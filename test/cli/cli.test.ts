@@ -10,10 +10,14 @@ import { loadCliConfig } from "../../src/cli/cli-config.ts";
 import { commandNames, commands, findCommand, listCommands } from "../../src/cli/commands.ts";
 import { renderCompletion } from "../../src/cli/completion-command.ts";
 import { renderFindings } from "../../src/cli/doctor-command.ts";
+import { renderPodDetail } from "../../src/cli/pod-detail.ts";
 import { Progress } from "../../src/cli/progress.ts";
 import { AgentAwayError, stateClient } from "../../src/cli/state-client.ts";
+import { renderPods } from "../../src/cli/status-command.ts";
 import { printable, renderAge, renderTable } from "../../src/cli/table.ts";
 import { UsageError } from "../../src/cli/usage-error.ts";
+import { AgentState } from "../../src/observe/agent-state.ts";
+import { FakeAgent } from "../observe/fake-agent.ts";
 import { capturedIo } from "./captured-io.ts";
 import { RecordedAgent } from "./recorded-agent.ts";
 
@@ -70,6 +74,37 @@ describe("text", () => {
       progress.say("working");
       expect(io.err()).toBe("");
     }
+  });
+});
+
+describe("status", () => {
+  const agent = new FakeAgent();
+  agent.add("web-0", { earlierConnections: 3 });
+  agent.add("web-1", { earlierConnections: 0 });
+  agent.add("web-2");
+  const state = new AgentState(agent.facts());
+
+  test("names below the table what pods have open from before their capture, and nothing else", () => {
+    const text = renderPods(state.pods(), { colours: false });
+    const [table, below] = text.split("\n\n");
+    expect(table?.split("\n")).toHaveLength(4);
+    expect(below).toBe(
+      "  shop/web-0: connections 3 from before the capture, outside the mesh until they end\n",
+    );
+  });
+
+  test("of one pod says what became of them, also when an older agent does not tell", async () => {
+    const pod = await state.pod("shop", "web-0");
+    if (pod === undefined) throw new Error("the pod is not known");
+    const { redirect } = pod.desired;
+    const resetting = redirect && { ...redirect, establishedConnections: "reset" as const };
+    const { earlierConnections: _, ...older } = pod;
+    const line = (report: typeof pod) => /connections: +(.*)/.exec(renderPodDetail(report, false))?.[1];
+    expect(line(pod)).toBe("3 from before the capture, outside the mesh until they end");
+    expect(line({ ...pod, desired: { ...pod.desired, redirect: resetting } })).toBe(
+      "3 from before the capture, reset",
+    );
+    expect(line(older)).toBeUndefined();
   });
 });
 

@@ -23,6 +23,8 @@ export interface FakePod {
   readonly ips?: readonly string[];
   /** Where the enrolment has it; default `enrolled` with a sandbox, `none`: it has no record. */
   readonly state?: PodStatus["state"] | "none";
+  /** Connections that it had when it was captured; default: it was captured before it ran. */
+  readonly earlierConnections?: number;
   /** Default: a namespace that nothing can be read from. */
   readonly netns?: Netns;
 }
@@ -111,6 +113,8 @@ export class FakeAgent {
     const netns = pod.netns ?? ({ key: `4:${1000 + this.records.size}`, fd: -1, closed: true } as Netns);
     if (state !== "waiting") record.sandbox = { netns, containerId: "c".repeat(64), ips, isNew: false };
     this.history.begin(uid);
+    if (pod.earlierConnections !== undefined)
+      this.history.entered(uid, { earlierConnections: pod.earlierConnections });
     if (state === "enrolled") {
       this.history.step(uid, "rules");
       this.history.looked(uid, { netnsKey: netns.key, skippedFamilies: [] });
@@ -190,6 +194,8 @@ const settings = {
   iptablesVariant: "auto",
   reconcileIntervalMs: 30_000,
   ztunnelWaitMs: 20_000,
+  leavePauseMs: 500,
+  leaveDrainMs: 2_000,
   install: {
     enabled: true,
     netDir: "/host/etc/cni/net.d",

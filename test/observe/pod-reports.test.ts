@@ -119,6 +119,16 @@ describe("pods in the list", () => {
     expect(pod.observed?.at).toBe(agent.history.of("uid-web-0").look?.at);
   });
 
+  test("a pod captured while it ran has the connections that it had, one captured before it ran has none", () => {
+    const agent = new FakeAgent();
+    agent.add("web-0", { earlierConnections: 3 });
+    agent.add("web-1", { earlierConnections: 0 });
+    agent.add("web-2");
+    const reports = ["web-0", "web-1", "web-2"].map((name) => listed(agent, name));
+    expect(reports.map(({ earlierConnections }) => earlierConnections)).toEqual([3, 0, null]);
+    expect(reports[0]?.desired.redirect?.establishedConnections).toBe("keep");
+  });
+
   test("what was verified in another namespace than the pod's present one is not shown", () => {
     const agent = new FakeAgent();
     agent.add("web-0");

@@ -55,7 +55,7 @@ function error(answer: { json: () => Record<string, unknown> }): string {
 
 describe("state API", () => {
   test("answers are as the schema says, on socket and port", async () => {
-    agent.add("web-0");
+    agent.add("web-0", { earlierConnections: 3 });
     agent.add("web-1", { state: "pending" });
     agent.add("job", { ns: "plain", state: "none" });
     agent.add("hosted", { hostNetwork: true, state: "outside" });
@@ -94,6 +94,15 @@ describe("state API", () => {
       const levels = await ask(target, "/api/v1/log-levels");
       expect(validate(schema, "LogLevels", levels.json())).toEqual([]);
     }
+  });
+
+  test("the schema takes the answer of an agent that does not tell of earlier connections", async () => {
+    agent.add("web-0", { earlierConnections: 3 });
+    const { json } = await ask(socket, "/api/v1/pods/shop/web-0");
+    const { earlierConnections, ...older } = json();
+    expect(earlierConnections).toBe(3);
+    expect(validate(schema, "PodDetail", older)).toEqual([]);
+    expect(validate(schema, "PodDetail", { ...older, earlierConnections: -1 })).toHaveLength(1);
   });
 
   test("the schema refuses an answer that lacks a field, has another, or has one of another kind", async () => {

@@ -95,7 +95,9 @@ export class PodDetail {
     );
   }
 
-  #showFacts({ desired, uid, phase, ips, annotation, observed }: PodReport): void {
+  #showFacts(pod: PodReport): void {
+    const { desired, uid, phase, ips, annotation, observed } = pod;
+    const earlier = pod.earlierConnections ?? 0;
     const facts: [string, string][] = [
       ["Wanted", `${desired.wanted === null ? "not known" : desired.wanted ? "yes" : "no"}: ${desired.why}`],
       ["Phase", phase === "" ? "not known" : phase],
@@ -103,6 +105,9 @@ export class PodDetail {
       ["Annotation", annotation ?? "none"],
       ["Namespace", observed?.netns ?? "not known"],
       ["UID", uid],
+      ...(earlier > 0
+        ? [["Open at its capture", `${earlier} connection${earlier === 1 ? "" : "s"}`] as [string, string]]
+        : []),
       ...desired.warnings.map((warning): [string, string] => ["Warning", warning]),
     ];
     const text = JSON.stringify(facts);
