@@ -199,7 +199,7 @@ export class Reconciler {
   }
 
   async #find(pod: PodFacts) {
-    const { finder, attachments, bootMs, history } = this.#parts;
+    const { finder, attachments, bootMs } = this.#parts;
     const place = attachments.placeOf(pod.uid);
     const found = await finder.find(soughtPod(pod), {
       ...(place === undefined ? {} : { place }),
