@@ -26,7 +26,7 @@ afterEach(async () => {
 
 function start(kind: LaneKind): Lane {
   // slow answers take up to a second by themselves
-  const hungAfterMs = kind === "slow" ? 1500 : 250;
+  const hungAfterMs = kind === "slow" ? 3000 : 1500;
   const to = { host: "127.0.0.1", port: relay.port };
   const lane = new Lane({ name: kind, kind, ...to, pauseMs: 2, hungAfterMs, tally });
   lanes.push(lane);
