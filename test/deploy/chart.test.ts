@@ -66,6 +66,8 @@ const cases: Readonly<Record<string, Values>> = {
     agentWaitSeconds: 0,
     probeMatch: "kubelet",
     establishedConnections: "reset",
+    leavePauseMs: 0,
+    leaveDrainMs: 60_000,
     forceIptablesBinary: "nft",
   },
   switches: {
@@ -282,6 +284,8 @@ describe("the schema", () => {
     ["a text for a switch", { ambient: { dnsCapture: "no" } }],
     ["an unknown policy", { agentAwayPolicy: "maybe" }],
     ["a wait nobody can want", { agentWaitSeconds: 61 }],
+    ["a pause that no label change is worth", { leavePauseMs: 10_001 }],
+    ["a drain in seconds and a half", { leaveDrainMs: 1.5 }],
     ["an unknown platform", { global: { platform: "vms" } }],
     ["a selector that selects nothing known", { ambient: { enablementSelectors: [{ pods: {} }] } }],
   ])("refuses %s", (_, values) => {
@@ -366,7 +370,7 @@ describe("deploy/README.md", () => {
       undefined;
     // what the text quotes besides values: files, labels' values, states
     const others =
-      /^(Dockerfile|ambient|pending|none|nsenter|istioctl|install-cni|privileged|baseline|enforce|aks|eks|gke|k3d|k3s|kind|microk8s|minikube|openshift|talos|values.schema.json|istio-cni.conf|nativeNftables|exclusive|[A-Z_]+|ztunnel|env\.[A-Z_]+|components\.cni\.enabled|demo|AmbientWaitingForZtunnel|no|fail)$/;
+      /^(Dockerfile|ambient|pending|none|nsenter|istioctl|install-cni|privileged|baseline|enforce|aks|eks|gke|k3d|k3s|kind|microk8s|minikube|openshift|talos|values.schema.json|istio-cni.conf|nativeNftables|exclusive|[A-Z_]+|ztunnel|env\.[A-Z_]+|components\.cni\.enabled|demo|Ambient[A-Za-z]+|no|fail)$/;
     expect(
       named.filter((name) => !exists(name) && !others.test(name) && chart.values[name] === undefined),
     ).toEqual([]);

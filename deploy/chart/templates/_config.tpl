@@ -17,6 +17,8 @@ The agent's settings as a JSON object of strings; the DaemonSet carries its chec
   "EXCLUDE_NAMESPACES" (join "," $values.excludeNamespaces)
   "HEALTH_PORT" (toString $values.healthPort)
   "ISTIO_OWNED_CNI_CONFIG" (toString $values.istioOwnedCNIConfig)
+  "LEAVE_DRAIN_MS" (toString $values.leaveDrainMs)
+  "LEAVE_PAUSE_MS" (toString $values.leavePauseMs)
   "MONITORING_PORT" (toString $values.monitoringPort)
   "PROBE_MATCH" $values.probeMatch
   "REPLACE_ISTIO_CNI" (toString $values.replaceIstioCni)
