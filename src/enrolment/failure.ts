@@ -73,10 +73,11 @@ export function failureOf(error: unknown): Failure {
 
 /** A refusal of ztunnel whose cause is in the pod: something there holds ztunnel's ports. */
 export function portsHeld(error: ZdsError, holders: readonly PortHolder[]): StepError {
-  const ports = holders.map(
-    ({ port, protocol, pid, command }) =>
-      `${protocol} port ${port} is held by "${command ?? "?"}" (process ${pid})`,
-  );
+  const ports = holders.map(({ port, protocol, pid, command }) => {
+    const program = command === undefined ? "a program" : `"${command}"`;
+    const holder = pid === undefined ? "an owner that is not found" : `${program} (process ${pid})`;
+    return `${protocol} port ${port} is held by ${holder}`;
+  });
   const remedy = `; in the pod ${ports.join(", ")}: ztunnel needs this port there, let the program use another one`;
   return new StepError(
     { code: "ztunnel-refused", kind: "ztunnel-refused", message: error.message, remedy },

@@ -5,7 +5,16 @@ import { type Clock, systemClock } from "../loop/clock.ts";
 import type { ApiClient } from "./api-client.ts";
 import { recordOf, textOf } from "./json-fields.ts";
 
-/** Reasons the agent gives; the first word names the mesh, so that they can be searched for. */
+/**
+ * Reasons the agent gives; the first word names the mesh, so that they can be searched for.
+ * - `AmbientNotCaptured`: a step failed, or the pod's sandbox is not found; it is tried again.
+ * - `AmbientRepaired`: somebody had changed the pod's redirection; it was put back.
+ * - `AmbientRecaptured`: a CNI call had said that the pod's sandbox ended, which lives on; it is captured again.
+ * - `AmbientZtunnelRefused`: ztunnel does not take the pod; names who holds a port that ztunnel needs, if anybody does.
+ * - `AmbientWaitingForZtunnel`: no ztunnel is connected.
+ * - `AmbientProbesMayFail`: a synthetic kubelet probe did not pass ztunnel.
+ * - `AmbientChainFight`: on the agent's own pod: another program keeps taking our entry out of the CNI chain.
+ */
 export type EventReason =
   | "AmbientNotCaptured"
   | "AmbientRepaired"
