@@ -152,31 +152,38 @@ async function assertStarts(path: string): Promise<void> {
     const why = await whyNotStarting(path);
     if (why === undefined) return;
     // "text file busy": a program that we start at this moment has our descriptor until its own exec
-    if (why.includes("ETXTBSY") && attempt < maxBusyTries) {
+    if (why.code === "ETXTBSY" && attempt < maxBusyTries) {
       await delay(busyPauseMs);
       continue;
     }
     throw new LauncherError(
-      `Cannot install the launcher: the copy in this folder does not start (${why}); ` +
+      `Cannot install the launcher: the copy in this folder does not start (${why.message}); ` +
         "the folder may be mounted noexec, or the image be made for another processor",
     );
   }
 }
 
-function whyNotStarting(path: string): Promise<string | undefined> {
-  const { promise, resolve } = Promise.withResolvers<string | undefined>();
+interface NotStarting {
+  /** The system's, for a program that could not be started at all. */
+  readonly code: string | number | null | undefined;
+  readonly message: string;
+}
+
+function whyNotStarting(path: string): Promise<NotStarting | undefined> {
+  const { promise, resolve } = Promise.withResolvers<NotStarting | undefined>();
   const options = { env: { CNI_COMMAND: "VERSION" }, timeout: startTimeoutMs };
   try {
     const child = execFile(path, [], options, (error, stdout) => {
       if (error === null && stdout.includes("supportedVersions")) return resolve(undefined);
-      resolve(error?.message.split("\n")[0] ?? "it gave no answer");
+      resolve({ code: error?.code, message: error?.message.split("\n")[0] ?? "it gave no answer" });
     });
     // a copy that does not start reads nothing
     child.stdin?.on("error", () => {});
     child.stdin?.end('{"cniVersion":"1.0.0"}');
   } catch (error) {
     // some reasons for not starting are thrown, others come as an event
-    resolve((error as Error).message);
+    const { code, message } = error as NodeJS.ErrnoException;
+    resolve({ code, message });
   }
   return promise;
 }

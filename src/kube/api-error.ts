@@ -21,6 +21,8 @@ export class ApiError extends Error {
   readonly reason: string;
   /** Fields the server found fault with, such as "metadata.uid". */
   readonly fields: readonly string[];
+  /** Types of the causes that the server gave. Source: apimachinery pkg/apis/meta/v1 types.go, CauseType. */
+  readonly causes: readonly string[];
   readonly retryAfterMs: number | undefined;
 
   constructor(
@@ -29,6 +31,7 @@ export class ApiError extends Error {
       status?: number;
       reason: string;
       fields?: readonly string[];
+      causes?: readonly string[];
       retryAfterMs?: number;
       cause?: unknown;
     },
@@ -37,14 +40,13 @@ export class ApiError extends Error {
     this.status = details.status ?? 0;
     this.reason = details.reason;
     this.fields = details.fields ?? [];
+    this.causes = details.causes ?? [];
     this.retryAfterMs = details.retryAfterMs;
   }
 
   /** The version asked for is no longer (or not yet) known: only a new list helps. */
   get isGone(): boolean {
-    return (
-      this.status === 410 || (this.status === 504 && this.message.includes("Too large resource version"))
-    );
+    return this.status === 410 || (this.status === 504 && this.causes.includes("ResourceVersionTooLarge"));
   }
 }
 
@@ -94,6 +96,7 @@ export function errorOfStatus(
       status,
       reason,
       fields: causes.map(({ field }) => textOf(field)).filter((field) => field !== ""),
+      causes: causes.map(({ reason: type }) => textOf(type)).filter((type) => type !== ""),
       ...(fallback.retryAfterMs === undefined ? {} : { retryAfterMs: fallback.retryAfterMs }),
     },
   );

@@ -192,7 +192,7 @@ test("a server that was set back to an older version is listed anew", async () =
   const { server, reflector, changes } = kube;
   await watchOpen(kube, reflector);
   server.faults.failures = [
-    { status: 504, message: "Too large resource version: 99, current: 5", verb: "watch", times: 1 },
+    { status: 504, details: { causes: [{ reason: "ResourceVersionTooLarge" }] }, verb: "watch", times: 1 },
   ];
   server.dropWatches();
   await waitFor("a second list", () => lists(kube) === 2);

@@ -11,6 +11,8 @@ export interface FailRule {
   resource?: ResourceName;
   reason?: string;
   message?: string;
+  /** `details` of the Status. */
+  details?: object;
   times?: number;
   retryAfterSeconds?: number;
 }
@@ -84,5 +86,9 @@ export function takeFailure(faults: Faults, verb: Verb, resource: ResourceName):
 /** The error a rule stands for. */
 export function failureError(rule: FailRule, verb: Verb, resource: ResourceName): StatusError {
   const message = rule.message ?? `stub: ${verb} ${resource} answered with ${rule.status}`;
-  return new StatusError(rule.status, message, rule.reason === undefined ? {} : { reason: rule.reason });
+  const { reason, details } = rule;
+  return new StatusError(rule.status, message, {
+    ...(reason === undefined ? {} : { reason }),
+    ...(details === undefined ? {} : { details }),
+  });
 }
