@@ -20,7 +20,7 @@ async function firstBroken(
   return undefined;
 }
 
-test(`no sequence of ${sequences} breaks a claim`, async () => {
+test(`no sequence of ${sequences} breaks a claim`, { timeout: 180_000 }, async () => {
   expect(await firstBroken(sequences)).toBeUndefined();
 });
 
