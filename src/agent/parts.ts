@@ -30,6 +30,7 @@ import { Readiness } from "../observe/readiness.ts";
 import { HostProbes } from "../probes/host-probes.ts";
 import { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import { chooseBackend, type RedirectBackend } from "../redirect/backend.ts";
+import { forgetCarried } from "../redirect/carried-tracking.ts";
 import { countEarlier, countThroughZtunnel, resetEarlier } from "../redirect/pod-connections.ts";
 import { PodRedirection } from "../redirect/pod-redirection.ts";
 import { ZdsServer } from "../ztunnel/zds-server.ts";
@@ -119,7 +120,7 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
     node,
     finder: new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") }),
     redirection,
-    connections: { countEarlier, resetEarlier, countThroughZtunnel },
+    connections: { countEarlier, resetEarlier, countThroughZtunnel, forgetCarried },
     portHolders: (netns) => portHolders(netns, ztunnelPorts, { procRoot: join(config.hostRoot, "proc") }),
     attachments: openAttachments({
       runDir: config.runDir,

@@ -8,6 +8,7 @@ import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import type { HostProbes } from "../probes/host-probes.ts";
 import type { ProbePathWatch } from "../probes/probe-path-watch.ts";
+import type { forgetCarried } from "../redirect/carried-tracking.ts";
 import type { countEarlier, countThroughZtunnel, resetEarlier } from "../redirect/pod-connections.ts";
 import type { PodRedirection } from "../redirect/pod-redirection.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
@@ -39,6 +40,7 @@ export interface ReconcilerParts {
     readonly countEarlier: typeof countEarlier;
     readonly resetEarlier: typeof resetEarlier;
     readonly countThroughZtunnel: typeof countThroughZtunnel;
+    readonly forgetCarried: typeof forgetCarried;
   };
   readonly ztunnel: Pick<ZdsServer, "add" | "remove" | "hold" | "acknowledged" | "connectionCount">;
   readonly annotations: Pick<AnnotationWriter, "set" | "forget" | "isWriting" | "isAnnotated">;
@@ -268,10 +270,23 @@ export class Reconciler {
 
   async #restore({ sandbox, reason }: Doing<"restore">, record: PodRecord): Promise<void> {
     const { redirection, history, log } = this.#parts;
-    if (sandbox !== undefined) await redirection.remove(sandbox.netns);
+    if (sandbox !== undefined) {
+      await redirection.remove(sandbox.netns);
+      await this.#forgetCarried(sandbox.netns, record.uid);
+    }
     history.step(record.uid, "remove-rules");
     const { namespace: ns, name: pod } = record.facts ?? {};
     log.info({ ns, pod, uid: record.uid, netns: sandbox?.netns.key, reason }, "pod left the mesh");
+  }
+
+  /** Where the kernel does not let us, a later capture may disturb a connection that meets an old one's ports. */
+  async #forgetCarried(netns: Netns, uid: string): Promise<void> {
+    const { connections, log } = this.#parts;
+    try {
+      await connections.forgetCarried(netns);
+    } catch (error) {
+      log.debug({ uid, netns: netns.key, err: error }, "cannot make the kernel forget what ztunnel carried");
+    }
   }
 
   /** A sandbox that ended or was replaced: our rules go, the handle is closed. */

@@ -287,6 +287,7 @@ export class World {
         countEarlier: async () => ({ count: 0, isCapped: false }),
         resetEarlier: async () => ({ outcome: "reset", count: 0, isCapped: false }),
         countThroughZtunnel: async () => ({ count: 0, closingCount: 0, isCapped: false }),
+        forgetCarried: async () => 0,
       },
       portHolders: async () => [],
       attachments: new Owner({ log: silentLogger, keeper, kept: [...this.#kept.values()] }),

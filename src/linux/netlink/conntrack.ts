@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// The connections that a network namespace tracks, and forgetting single ones.
+// Source: linux/netfilter/nfnetlink_conntrack.h, nf_conntrack_common.h; linux net/netfilter/nf_conntrack_netlink.c.
+import { constants } from "node:os";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { netlinkInNetns } from "../native.ts";
+import { errorCode, exchange, NetlinkError } from "./exchange.ts";
+import {
+  concatBytes,
+  decodeAttributes,
+  decodeMessages,
+  encodeAttribute,
+  encodeRequests,
+  NLM,
+  viewOf,
+} from "./message.ts";
+
+const NETLINK_NETFILTER = 12;
+const NFNL_SUBSYS_CTNETLINK = 1;
+const IPCTNL_MSG_CT_GET = 1;
+const IPCTNL_MSG_CT_DELETE = 2;
+const NLMSG_ERROR = 2;
+const NLMSG_DONE = 3;
+/** struct nfgenmsg: family, version, u16 */
+const HEADER_BYTES = 4;
+const CTA = {
+  tupleOrig: 1,
+  tupleReply: 2,
+  status: 3,
+  mark: 8,
+  id: 12,
+  zone: 18,
+  markMask: 21,
+  statusMask: 26,
+};
+const CTA_TUPLE_PROTO = 2;
+const CTA_PROTO_SRC_PORT = 2;
+const NLA_F_NESTED = 0x8000;
+const IPS_DST_NAT = 0x20;
+
+/** What is heard of one listing at most: some 40,000 connections. */
+const MAX_LISTING_BYTES = 16 << 20;
+const ENTRIES_PER_TURN = 1_000;
+/** A batch has to fit into the default send buffer of a socket. */
+const FORGOTTEN_AT_ONCE = 300;
+
+/** A tracked connection as it was when it was listed. */
+export interface TrackedConnection {
+  readonly mark: number;
+  /** Its destination was translated. */
+  readonly isRedirected: boolean;
+  /** The port that answers come from, before they are translated back; 0 where there are no ports. */
+  readonly answeringPort: number;
+  /** Family and attributes that name this very entry. */
+  readonly key: { readonly family: number; readonly attributes: Uint8Array };
+}
+
+/** Which connections are meant; a kernel that knows one of the filters lists no others, so look at each. */
+export interface TrackedQuery {
+  readonly mark?: { readonly value: number; readonly mask: number };
+  readonly isRedirected?: true;
+}
+
+/**
+ * Lists tracked connections of both families, whether tracking goes on in the namespace or has stopped. The list is not one moment's.
+ * @returns isCapped: there were more than are heard of one namespace
+ * @throws NetlinkError: the kernel refused; NativeError: the conversation failed
+ */
+export async function listTracked(
+  netnsFd: number,
+  query: TrackedQuery,
+): Promise<{ readonly connections: TrackedConnection[]; readonly isCapped: boolean }> {
+  const request = { type: messageType(IPCTNL_MSG_CT_GET), flags: NLM.dump, body: encodeQuery(query) };
+  const datagrams = await netlinkInNetns(netnsFd, NETLINK_NETFILTER, encodeRequests([request]), {
+    enoughBytes: MAX_LISTING_BYTES,
+  });
+  const connections: TrackedConnection[] = [];
+  let isCapped = true;
+  for (const datagram of datagrams) {
+    for (const { type, body } of decodeMessages(datagram)) {
+      if (type === NLMSG_ERROR || type === NLMSG_DONE) {
+        isCapped = false;
+        const error = body.length < 4 ? 0 : viewOf(body).getInt32(0, true);
+        if (error !== 0) throw refused("list", error);
+      } else connections.push(decodeConnection(body));
+      if (connections.length % ENTRIES_PER_TURN === ENTRIES_PER_TURN - 1) await nextTurn();
+    }
+  }
+  return { connections, isCapped };
+}
+
+/**
+ * Forgets connections: their next packet is a new one's. One that is gone already is no error.
+ * @returns how many were forgotten
+ * @throws NetlinkError: the kernel refused; NativeError: the conversation failed
+ */
+export async function forgetTracked(
+  netnsFd: number,
+  connections: readonly Pick<TrackedConnection, "key">[],
+): Promise<number> {
+  let count = 0;
+  for (let from = 0; from < connections.length; from += FORGOTTEN_AT_ONCE) {
+    const requests = connections.slice(from, from + FORGOTTEN_AT_ONCE).map(({ key }) => ({
+      type: messageType(IPCTNL_MSG_CT_DELETE),
+      flags: NLM.ack,
+      body: concatBytes(header(key.family), key.attributes),
+    }));
+    for (const { error } of await exchange(netnsFd, NETLINK_NETFILTER, requests)) {
+      if (error === 0) count++;
+      else if (error !== -constants.errno.ENOENT) throw refused("forget", error);
+    }
+  }
+  return count;
+}
+
+function refused(doing: string, error: number | undefined): NetlinkError {
+  const code = errorCode(error);
+  const remedy = "load the module nf_conntrack_netlink on the node";
+  return new NetlinkError(
+    `${doing} tracked connections of a network namespace`,
+    code,
+    `the kernel refused (${code}); ${remedy}`,
+  );
+}
+
+function messageType(message: number): number {
+  return (NFNL_SUBSYS_CTNETLINK << 8) | message;
+}
+
+function header(family: number): Uint8Array {
+  return Uint8Array.of(family, 0, 0, 0);
+}
+
+function encodeQuery({ mark, isRedirected }: TrackedQuery): Uint8Array {
+  const parts = [header(0)];
+  if (mark !== undefined)
+    parts.push(
+      encodeAttribute(CTA.mark, bigEndian(mark.value)),
+      encodeAttribute(CTA.markMask, bigEndian(mark.mask)),
+    );
+  if (isRedirected === true)
+    parts.push(
+      encodeAttribute(CTA.status, bigEndian(IPS_DST_NAT)),
+      encodeAttribute(CTA.statusMask, bigEndian(IPS_DST_NAT)),
+    );
+  return concatBytes(...parts);
+}
+
+function bigEndian(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  viewOf(bytes).setUint32(0, value, false);
+  return bytes;
+}
+
+function decodeConnection(body: Uint8Array): TrackedConnection {
+  const attributes = decodeAttributes(body, HEADER_BYTES);
+  const number = (type: number): number => {
+    const value = attributes.get(type);
+    return value?.length === 4 ? viewOf(value).getUint32(0, false) : 0;
+  };
+  const named = [CTA.tupleOrig, CTA.zone, CTA.id].flatMap((type) => {
+    const value = attributes.get(type);
+    const flag = type === CTA.tupleOrig ? NLA_F_NESTED : 0;
+    return value === undefined ? [] : [encodeAttribute(type | flag, value)];
+  });
+  return {
+    mark: number(CTA.mark),
+    isRedirected: (number(CTA.status) & IPS_DST_NAT) !== 0,
+    answeringPort: sourcePort(attributes.get(CTA.tupleReply)),
+    key: { family: body[0] ?? 0, attributes: concatBytes(...named) },
+  };
+}
+
+function sourcePort(tuple: Uint8Array | undefined): number {
+  const protocol = tuple === undefined ? undefined : decodeAttributes(tuple).get(CTA_TUPLE_PROTO);
+  const port = protocol === undefined ? undefined : decodeAttributes(protocol).get(CTA_PROTO_SRC_PORT);
+  return port?.length === 2 ? viewOf(port).getUint16(0, false) : 0;
+}

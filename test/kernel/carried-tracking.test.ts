@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel forgets what ztunnel carried, and nothing else, whether tracking goes on or not. Root; a namespace of its own.
+import { once } from "node:events";
+import { createServer, type Server, Socket, type SocketConstructorOpts } from "node:net";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { socketInNetns } from "../../src/linux/native.ts";
+import { listTracked } from "../../src/linux/netlink/conntrack.ts";
+import { forgetCarried } from "../../src/redirect/carried-tracking.ts";
+import { TestNetns } from "../redirect/test-netns.ts";
+
+let pod: TestNetns;
+const open: (Server | Socket)[] = [];
+
+beforeEach(async () => {
+  pod = await TestNetns.make();
+});
+
+afterEach(() => {
+  for (const each of open.splice(0)) {
+    if (each instanceof Socket) each.destroy();
+    else each.close();
+  }
+  pod[Symbol.dispose]();
+});
+
+/** A connection from inside the namespace, and from which port it comes. */
+async function connect(family: 4 | 6, port: number): Promise<number> {
+  const host = family === 4 ? "127.0.0.1" : "::1";
+  const fd = socketInNetns(pod.netns.fd, { family, type: "stream" });
+  const client = new Socket({ fd, manualStart: true } as SocketConstructorOpts);
+  open.push(client);
+  client.on("error", () => {});
+  client.connect({ host, port });
+  await once(client, "connect");
+  return client.localPort ?? 0;
+}
+
+function listen(port: number): void {
+  const everywhere = { family: 6, type: "stream", address: "::", v6only: false, backlog: 8 } as const;
+  const server = createServer((socket) => open.push(socket.on("error", () => {})));
+  server.listen({ fd: socketInNetns(pod.netns.fd, { ...everywhere, port }) });
+  open.push(server);
+}
+
+/** Ports that answers come from, of everything tracked. */
+async function tracked(): Promise<number[]> {
+  const { connections, isCapped } = await listTracked(pod.netns.fd, {});
+  expect(isCapped).toBe(false);
+  return connections.map(({ answeringPort }) => answeringPort).sort((a, b) => a - b);
+}
+
+test.each([
+  ["while tracking goes on", false],
+  ["when tracking has stopped", true],
+])("what was redirected to ztunnel or marked is forgotten %s, what others track stays", async (_, isOver) => {
+  for (const tool of ["iptables-nft", "ip6tables-nft"]) {
+    await pod.run(`${tool} -t nat -A OUTPUT -p tcp --dport 7001 -j REDIRECT --to-ports 15001`);
+    await pod.run(`${tool} -t nat -A OUTPUT -p tcp --dport 7006 -j REDIRECT --to-ports 15006`);
+    await pod.run(`${tool} -t nat -A OUTPUT -p tcp --dport 7009 -j REDIRECT --to-ports 9009`);
+    await pod.run(`${tool} -t mangle -A OUTPUT -p tcp --dport 7002 -j CONNMARK --set-xmark 0x111/0xfff`);
+    await pod.run(`${tool} -t mangle -A OUTPUT -p tcp --dport 7003 -j CONNMARK --set-xmark 0x112/0xfff`);
+  }
+  for (const port of [15001, 15006, 9009, 7002, 7003, 7004]) listen(port);
+  for (const port of [7001, 7006, 7009, 7002, 7003, 7004])
+    for (const family of [4, 6] as const) await connect(family, port);
+  const twice = (...ports: number[]): number[] => ports.flatMap((port) => [port, port]);
+  expect(await tracked()).toEqual(twice(7002, 7003, 7004, 9009, 15001, 15006));
+  if (isOver) await pod.run("nft flush ruleset");
+  expect(await forgetCarried(pod.netns)).toBe(6);
+  expect(await tracked()).toEqual(twice(7003, 7004, 9009));
+  expect(await forgetCarried(pod.netns)).toBe(0);
+});
+
+test("a namespace that never tracked anything has nothing to forget", async () => {
+  expect(await forgetCarried(pod.netns)).toBe(0);
+});
+
+test("many connections are forgotten in one go", { timeout: 30_000 }, async () => {
+  await pod.run("iptables-nft -t nat -A OUTPUT -p tcp --dport 7001 -j REDIRECT --to-ports 15001");
+  listen(15001);
+  for (let i = 0; i < 700; i++) await connect(4, 7001);
+  expect(await forgetCarried(pod.netns)).toBe(700);
+  expect(await tracked()).toEqual([]);
+});
