@@ -227,7 +227,7 @@ describe("after a restart of the agent", () => {
       view: viewOf({ desired: unwanted, isAnnounced: true }),
       finds: left,
       steps:
-        "find conceal note-concealed wait 500 open count-carried withdraw wait 50 restore inspect release close outside",
+        "find conceal note-concealed wait 500 open count-carried withdraw wait 50 count-carried restore inspect release close outside",
       at: "outside",
     },
     {
@@ -241,7 +241,7 @@ describe("after a restart of the agent", () => {
 
 describe("out of the mesh", () => {
   const off = { ...served, desired: unwanted };
-  const out = "withdraw wait 50 restore release close outside";
+  const out = "withdraw wait 50 count-carried restore release close outside";
   walkRows([
     {
       when: "the annotation goes first, istiod gets its pause, then new connections are direct, then ztunnel lets go",
@@ -265,6 +265,24 @@ describe("out of the mesh", () => {
       steps: `conceal note-concealed wait 500 open count-carried wait 25 count-carried wait 25 count-carried wait 10 ${out}`,
     },
     {
+      when: "the rest stays while ztunnel's last packets are on their way",
+      workload: captured,
+      view: { ...off, pace: { ...pace, finMs: 60 } },
+      finds: { closing: [0, 2, 1] },
+      steps:
+        "conceal note-concealed wait 500 open count-carried withdraw " +
+        "wait 60 count-carried wait 30 count-carried wait 45 count-carried restore release close outside",
+    },
+    {
+      when: "a peer that never confirms is not waited for beyond a second",
+      workload: captured,
+      view: { ...off, pace: { ...pace, maxFinMs: 70 } },
+      finds: { closing: [0, 1, 1, 1] },
+      steps:
+        "conceal note-concealed wait 500 open count-carried withdraw " +
+        "wait 50 count-carried wait 20 restore release close outside",
+    },
+    {
       when: "a pod that was told of and has no rules needs no pause",
       workload: workloadOf({ phase: { at: "told" } }),
       view: viewOf({ desired: unwanted }),
@@ -281,7 +299,7 @@ describe("out of the mesh", () => {
       workload: captured,
       view: { ...served, isLeavingNode: true },
       finds: { carried: [1, 1, 1] },
-      steps: `conceal note-concealed wait 500 open ${out}`,
+      steps: "conceal note-concealed wait 500 open withdraw wait 50 restore release close outside",
       at: "outside",
     },
     {

@@ -61,6 +61,7 @@ export const pace: Pace = {
   leavePauseMs: 500,
   leaveDrainMs: 2_000,
   finMs: 50,
+  maxFinMs: 1_000,
   concealMs: 2_000,
   graceMs: 15_000,
 };
@@ -107,6 +108,8 @@ export interface Finds {
   readonly isOwner?: boolean;
   /** How many connections ztunnel still carries, asked again and again; then none. */
   readonly carried?: readonly number[];
+  /** Of the looks at what ztunnel carries: how many it is ending, one number a look. */
+  readonly closing?: readonly number[];
 }
 
 /** What a walk came to. */
@@ -124,6 +127,7 @@ export function walk(start: { workload: Workload; view?: View; finds?: Finds }):
   const { finds = {} } = start;
   const sandboxes = [...(finds.sandboxes ?? [])];
   const carried = [...(finds.carried ?? [])];
+  const closing = [...(finds.closing ?? [])];
   let isTouched = finds.isTouched ?? false;
   let { workload, view = viewOf() } = start;
   let run = freshRun;
@@ -141,7 +145,7 @@ export function walk(start: { workload: Workload; view?: View; finds?: Finds }):
     steps.push(nameOf(step));
     workload = begin(workload, step);
     view = viewAfter(view, step);
-    const found = foundBy(step, { ...finds, sandboxes, carried, isTouched });
+    const found = foundBy(step, { ...finds, sandboxes, carried, closing, isTouched });
     if (step.do === "restore") isTouched = false;
     ({ workload, run } = advance(workload, { step, found, run, view }));
   }
@@ -174,7 +178,10 @@ function viewAfter(view: View, step: Step): View {
   }
 }
 
-function foundBy(step: Step, finds: { sandboxes: Sandbox[]; carried: number[] } & Finds): Found {
+function foundBy(
+  step: Step,
+  finds: { sandboxes: Sandbox[]; carried: number[]; closing: number[] } & Finds,
+): Found {
   switch (step.do) {
     case "find":
       return { do: "find", sandbox: finds.sandboxes.shift() };
@@ -187,7 +194,10 @@ function foundBy(step: Step, finds: { sandboxes: Sandbox[]; carried: number[] } 
     case "clear":
       return { do: "clear", isClean: true };
     case "count-carried":
-      return { do: "count-carried", count: finds.carried.shift() ?? 0 };
+      return {
+        do: "count-carried",
+        carried: { count: finds.carried.shift() ?? 0, closingCount: finds.closing.shift() ?? 0 },
+      };
     default:
       return undefined;
   }
