@@ -19,7 +19,7 @@ test("the sources import as the table says, and every room of it is there", () =
 test.each([
   ["up", "linux/listening-sockets.ts", "observe/state-report.ts"],
   ["up, from the ground", "log/log-ring.ts", "loop/clock.ts"],
-  ["into the composition root", "enrolment/enrolment.ts", "agent.ts"],
+  ["into the composition root", "enrolment/enrolment.ts", "agent/agent.ts"],
   ["sideways", "redirect/plan.ts", "probes/probe-set.ts"],
   ["out of src", "cni/cni-verbs.ts", "../test/support/fake-clock.ts"],
 ])("an import that runs %s is a fault", (_, from, to) => {
@@ -33,7 +33,7 @@ test("an import within a room, of a room below, and of the package's own file is
     { from: "enrolment/enrolment.ts", to: "enrolment/pod-record.ts" },
     { from: "linux/netlink/exchange.ts", to: "linux/native.ts" },
     { from: "enrolment/enrolment.ts", to: "loop/keyed-queue.ts" },
-    { from: "main.ts", to: "agent.ts" },
+    { from: "main.ts", to: "agent/agent.ts" },
     { from: "version.ts", to: "../package.json" },
   ];
   expect(findImportFaults(imports)).toEqual([]);
