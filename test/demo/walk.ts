@@ -50,11 +50,10 @@ async function labelTheNamespace(scene: Scene): Promise<string> {
   const start = performance.now();
   mesh.kubelet.labelNamespace("shop", { [modeLabel]: "ambient" });
   await scene.untilHeld([client.pod, server.pod]);
+  // a running pod's rules come after ztunnel's word, the annotation after both
+  for (const { pod } of [client, server]) await scene.untilStatus(pod, "enabled");
   const ms = Math.round(performance.now() - start);
-  for (const { pod } of [client, server]) {
-    await claimCaptured(pod);
-    await scene.untilStatus(pod, "enabled");
-  }
+  for (const { pod } of [client, server]) await claimCaptured(pod);
   const { workloads } = await mesh.ztunnel.stats();
   for (const { pod } of [client, server]) {
     const inode = String(await pod.netnsInode());
@@ -159,11 +158,12 @@ async function unlabelTheNamespace(scene: Scene): Promise<string> {
   const start = performance.now();
   mesh.kubelet.labelNamespace("shop", { [modeLabel]: null });
   await mesh.ztunnel.waitForStats((stats) => Object.keys(stats.workloads).length === 0);
-  const ms = Math.round(performance.now() - start);
+  // the last rules go a moment after ztunnel, for its last packets
   for (const { pod } of [client, server]) {
-    await scene.untilStatus(pod, undefined);
     await untilUntouched(pod);
   }
+  const ms = Math.round(performance.now() - start);
+  for (const { pod } of [client, server]) await scene.untilStatus(pod, undefined);
   await scene.claimDirect();
   return `both running pods free again after ${ms} ms, nothing left in them, traffic goes straight`;
 }
