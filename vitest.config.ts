@@ -8,6 +8,7 @@ export default defineConfig({
     // against hanging only: what may take how long is claimed where it is measured
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    expect: { poll: { timeout: 10_000 } },
     pool: "forks",
     maxWorkers: 3,
   },

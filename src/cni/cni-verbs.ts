@@ -101,8 +101,8 @@ export class CniVerbs {
     return request.result;
   }
 
-  #del(request: CniRequest): string {
-    this.#options.enrolment.remove(this.#namedBy(request));
+  async #del(request: CniRequest): Promise<string> {
+    await this.#options.enrolment.remove(this.#namedBy(request));
     return "";
   }
 

@@ -13,6 +13,8 @@ export interface AddWaitersOptions {
   readonly ztunnel: Pick<ZdsServer, "connectionCount">;
   /** Whether the lists of pods and namespaces are there, so that ztunnel may connect. */
   readonly isStarted: () => boolean;
+  /** An ADD's time is over and a ztunnel is there: the pod is to be looked at, unless it is. */
+  readonly onlate: (record: PodRecord) => void;
 }
 
 /** One ADD's wait. */
@@ -36,9 +38,9 @@ export class AddWaiters {
   /** Has an ADD wait until its pod is captured in that namespace. */
   wait(record: PodRecord, netnsKey: string): AddWait {
     const { clock, ztunnelWaitMs } = this.#options;
-    const waiter: Waiter = { netnsKey, done: Promise.withResolvers(), reason: undefined };
+    const waiter: Waiter = { netnsKey, done: Promise.withResolvers(), isLate: false };
     record.waiters.add(waiter);
-    const deadline = clock.after(ztunnelWaitMs, () => this.#expire(waiter));
+    const deadline = clock.after(ztunnelWaitMs, () => this.#expire(record, waiter));
     return {
       answer: waiter.done.promise,
       end: () => {
@@ -62,7 +64,11 @@ export class AddWaiters {
   answer(record: PodRecord, outcome: ReconcileOutcome): void {
     const key = record.sandbox?.netns.key;
     for (const waiter of [...record.waiters]) {
-      if (outcome === "no-ztunnel" || outcome === "stock-taken" || record.isBehind) continue;
+      if (record.isBehind) continue;
+      if (outcome === "no-ztunnel" || outcome === "stock-taken") {
+        if (waiter.isLate) this.#giveUp(waiter);
+        continue;
+      }
       if (outcome === "outside") waiter.done.resolve("outside");
       else if (waiter.netnsKey === key && outcome === "enrolled") waiter.done.resolve("enrolled");
       // captured, but in another sandbox than this ADD's
@@ -73,10 +79,9 @@ export class AddWaiters {
 
   /** Tells the ADDs that wait of a failure, unless the next ztunnel mends it. */
   refuse(record: PodRecord, error: unknown): void {
-    const { code, message } = failureOf(error);
+    const { code } = failureOf(error);
     for (const waiter of [...record.waiters]) {
-      waiter.reason = message;
-      if (code === "ztunnel-away") continue;
+      if (code === "ztunnel-away" && !waiter.isLate) continue;
       waiter.done.reject(error);
       record.waiters.delete(waiter);
     }
@@ -85,14 +90,22 @@ export class AddWaiters {
   /** The agent stops: the runtime has to ask the next one. */
   stop(records: Iterable<PodRecord>): void {
     for (const { waiters } of records)
-      for (const { done } of waiters) done.reject(new Error("the agent of this node is restarting"));
+      for (const { done } of waiters) done.reject(new Error("the agent is stopping"));
   }
 
-  #expire(waiter: Waiter): void {
-    const { ztunnelWaitMs, ztunnel, isStarted } = this.#options;
+  /** A request that a connected ztunnel has not answered ends by its own deadline, and then says what was the matter. */
+  #expire(record: PodRecord, waiter: Waiter): void {
+    if (this.#options.ztunnel.connectionCount === 0) this.#giveUp(waiter);
+    else {
+      waiter.isLate = true;
+      this.#options.onlate(record);
+    }
+  }
+
+  #giveUp(waiter: Waiter): void {
+    const { ztunnelWaitMs, isStarted } = this.#options;
     const nobody = isStarted() ? ztunnelAway.message : notStarted;
-    const isAlone = waiter.reason === undefined || ztunnel.connectionCount === 0;
-    const message = isAlone ? `${nobody} for ${ztunnelWaitMs / 1000} s` : (waiter.reason ?? nobody);
+    const message = `${nobody} for ${ztunnelWaitMs / 1000} s`;
     waiter.done.reject(new StepError({ ...ztunnelAway, message }, undefined));
   }
 }

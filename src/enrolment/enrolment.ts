@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // All pods of the node: who asks for a look at which pod, and when. Everything that happens becomes a message to a pod's own run.
 import type { PodFacts } from "../kube/pod-facts.ts";
+import { unlessLate } from "../loop/deadline.ts";
 import { KeyedQueue } from "../loop/keyed-queue.ts";
 import { AddWaiters } from "./add-waiters.ts";
 import type { Attachment } from "./attachments.ts";
@@ -21,6 +22,8 @@ type Rest = Extract<Step, { do: "rest" }>;
 const finMs = 50;
 const maxFinMs = 1_000;
 const concealMs = 2_000;
+/** A DEL waits for ztunnel no longer than this. */
+const delMs = 500;
 
 /** Keeps every pod of the node where its labels want it. */
 export class Enrolment {
@@ -37,7 +40,11 @@ export class Enrolment {
     this.#options = options;
     const { clock, concurrency = 16, reconcileIntervalMs } = options;
     this.#outcomes = new Outcomes(options);
-    this.#waiters = new AddWaiters({ ...options, isStarted: () => this.#stage === "started" });
+    this.#waiters = new AddWaiters({
+      ...options,
+      isStarted: () => this.#stage === "started",
+      onlate: ({ uid }) => this.#queue.request(uid),
+    });
     const pace = { ...options.pace, finMs, maxFinMs, concealMs, graceMs: reconcileIntervalMs / 2 };
     const context = {
       outcomes: this.#outcomes,
@@ -78,8 +85,7 @@ export class Enrolment {
    */
   async add({ pod, namespace, place, attachment, open }: AddedSandbox): Promise<"enrolled" | "outside"> {
     const { attachments, history } = this.#options;
-    if (this.#stage === "stopped")
-      throw new EnrolmentError(pod, new Error("the agent of this node is restarting"));
+    if (this.#stage === "stopped") throw new EnrolmentError(pod, new Error("the agent is stopping"));
     if (!decideEnrolment(pod, namespace, this.#options.policy).wanted) {
       attachments.added(place, attachment);
       return "outside";
@@ -100,7 +106,7 @@ export class Enrolment {
     } catch (error) {
       // another attachment of the sandbox may still hold it
       const removal = attachments.removed(attachment);
-      if (removal !== "others-left") this.#end(pod.uid, { containerId, netnsKey });
+      if (removal !== "others-left") void this.#end(pod.uid, { containerId, netnsKey });
       throw new EnrolmentError(pod, error);
     } finally {
       wait.end();
@@ -108,8 +114,11 @@ export class Enrolment {
     }
   }
 
-  /** An attachment ended; returns at once, the work goes on behind. The sandbox is let go with the last of them. */
-  remove(named: NamedSandbox): void {
+  /**
+   * An attachment ended. The sandbox is let go with the last of them: resolves when ztunnel has heard of it, for the plugins
+   * that come next take the way on which it ends its connections, or half a second later. Never rejects.
+   */
+  async remove(named: NamedSandbox): Promise<void> {
     const { attachments } = this.#options;
     const place = attachments.ofContainer(named.containerId);
     const record = this.#records.find(named, place);
@@ -118,7 +127,9 @@ export class Enrolment {
       if (record !== undefined) this.#tell(record.uid, { ...about(named), type: "doubted" });
       return;
     }
-    if (attachments.removed(named) === "last" && record !== undefined) this.#end(record.uid, named);
+    if (attachments.removed(named) !== "last" || record === undefined) return;
+    const withdrawn = this.#end(record.uid, named);
+    if (withdrawn !== undefined) await unlessLate(withdrawn, { ms: delMs, clock: this.#options.clock });
   }
 
   /**
@@ -131,7 +142,7 @@ export class Enrolment {
     const spare = (containerId: string): boolean => this.#records.isAwaited(places.get(containerId));
     for (const containerId of attachments.collected(network, valid, { spare })) {
       const place = places.get(containerId);
-      if (place !== undefined && this.#records.has(place.uid)) this.#end(place.uid, place);
+      if (place !== undefined && this.#records.has(place.uid)) void this.#end(place.uid, place);
     }
   }
 
@@ -223,13 +234,18 @@ export class Enrolment {
     this.#queue.request(uid);
   }
 
-  #end(uid: string, named: { readonly containerId: string; readonly netnsKey: string | undefined }): void {
+  /** @returns what to wait for until ztunnel has heard of it; `undefined` where it need not */
+  #end(
+    uid: string,
+    named: { readonly containerId: string; readonly netnsKey: string | undefined },
+  ): Promise<void> | undefined {
     const record = this.#records.of(uid);
     record.put({ ...about(named), type: "ended" });
     // its run may have to wait; a ztunnel that connects meanwhile must not be given a namespace that is torn down
-    if (record.preview(this.#options.clock.nowMs()).sandbox === undefined)
-      this.#options.ztunnel.withdraw(uid);
+    const next = record.preview(this.#options.clock.nowMs());
+    if (next.sandbox === undefined) this.#options.ztunnel.withdraw(uid);
     this.#queue.request(uid);
+    return next.phase.at === "ended" ? record.untilWithdrawn() : undefined;
   }
 
   async #run(uid: string): Promise<Rest> {

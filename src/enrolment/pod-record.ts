@@ -17,8 +17,8 @@ export interface PodStatus {
 export interface Waiter {
   readonly netnsKey: string;
   readonly done: PromiseWithResolvers<"enrolled" | "outside">;
-  /** Why it still waits; told at its deadline. */
-  reason: string | undefined;
+  /** Its deadline passed while a ztunnel was connected: the end of what is under way decides. */
+  isLate: boolean;
 }
 
 /** How the last run ended, as far as the pod's standing depends on it. */
@@ -30,6 +30,7 @@ export class PodRecord implements PodStatus {
   readonly waiters = new Set<Waiter>();
   readonly #inbox: Message[] = [];
   #workload: Workload;
+  #withdrawn: PromiseWithResolvers<void> | undefined;
   lastRun: LastRun = "fine";
   /** Warnings about the pod's annotations that have been logged already. */
   warned = "";
@@ -71,6 +72,18 @@ export class PodRecord implements PodStatus {
   get isAdding(): boolean {
     const key = this.sandbox?.netns.key;
     return key !== undefined && [...this.waiters].some(({ netnsKey }) => netnsKey === key);
+  }
+
+  /** Resolves when ztunnel has heard that the pod's sandbox ended. */
+  untilWithdrawn(): Promise<void> {
+    this.#withdrawn ??= Promise.withResolvers();
+    return this.#withdrawn.promise;
+  }
+
+  /** Only for the pod's own run: ztunnel has heard of it. */
+  noteWithdrawn(): void {
+    this.#withdrawn?.resolve();
+    this.#withdrawn = undefined;
   }
 
   /** Leaves a message for the pod's next step. */

@@ -258,6 +258,7 @@ export class Reconciler {
     if (phase.at === "ended" && pod !== undefined && pod.deletionTimestamp !== true)
       annotations.set(pod, null);
     await ztunnel.remove(record.uid);
+    record.noteWithdrawn();
     history.step(record.uid, "remove-ztunnel");
     await probePath.left(record.uid);
     try {

@@ -3,9 +3,8 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
-import { claimCaptured } from "../support/node/capture-state.ts";
+import { claimCaptured, untilCaptured } from "../support/node/capture-state.ts";
 import { ManagedProcess } from "../support/node/managed-process.ts";
-import { waitFor } from "../support/node/wait-for.ts";
 import { conflistPath, ourChain } from "./support/chain.ts";
 import { agentPodName, CriNode, type CriPod, meshNamespace, type PodSpec } from "./support/cri-node.ts";
 import { waitForNothing } from "./support/holdings.ts";
@@ -125,7 +124,8 @@ async function uncapturedTime(): Promise<number> {
   const began = performance.now();
   const isHeld = async (): Promise<boolean> => pod.spec.uid in (await node.ztunnel.stats()).workloads;
   const atOnce = await isHeld();
-  if (!atOnce) await waitFor(`${pod.spec.name} to be captured`, isHeld, { timeoutMs: 20_000 });
+  // ztunnel has a running pod before its rules stand
+  if (!atOnce) await untilCaptured({ netns: pod.netns, spec: pod.spec }, { timeoutMs: 20_000 });
   const ms = performance.now() - began;
   await claimCaptured({ netns: pod.netns, spec: pod.spec });
   await despiteHalfFiles(() => node.deletePod(pod));

@@ -3,9 +3,8 @@
 import assert from "node:assert/strict";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { claimCaptured } from "../support/node/capture-state.ts";
+import { untilCaptured } from "../support/node/capture-state.ts";
 import { PLUGIN_DIR } from "../support/node/mesh-node.ts";
-import { waitFor } from "../support/node/wait-for.ts";
 import { conflistPath, ourChain, primaryChain } from "./support/chain.ts";
 import { CriNode, type CriPod, meshNamespace, plainNamespace } from "./support/cri-node.ts";
 import { waitForNothing } from "./support/holdings.ts";
@@ -143,12 +142,7 @@ async function lookAtFiles(): Promise<{ types: readonly string[]; launcher: bool
 async function agentComesBack({ waiting }: { waiting: Waiting }): Promise<CriPod> {
   await node.install();
   const pod = await waiting.pod;
-  await waitFor(
-    "the pod to be captured",
-    async () => pod.spec.uid in (await node.ztunnel.stats()).workloads,
-    { timeoutMs: 10_000 },
-  );
-  await claimCaptured({ netns: pod.netns, spec: pod.spec });
+  await untilCaptured({ netns: pod.netns, spec: pod.spec }, { timeoutMs: 10_000 });
   return pod;
 }
 

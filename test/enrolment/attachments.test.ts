@@ -194,8 +194,9 @@ describe("places", () => {
     added(attachments, "u2/c4 net/eth0@4:4");
     expect(attachments.ownerOf("4:2")).toBeUndefined();
     expect(attachments.ownerOf("4:4")).toBe("u2");
+    // the one that was told of before it in this namespace was gone by then
     attachments.ended("c3");
-    expect(attachments.ownerOf("4:1")).toBe("u1");
+    expect(attachments.ownerOf("4:1")).toBeUndefined();
   });
 
   test("a place has the addresses of the attachments that there still are", () => {

@@ -175,7 +175,12 @@ const injections: Readonly<Record<FaultName, Injection>> = {
     heal: () => mesh.ztunnel.setFaults(),
   },
   "kernel refuses the redirection": {
-    hurt: () => labelPlain((pod) => pod.exec(["ip", "link", "set", "lo", "down"])),
+    // ztunnel, which comes first, is content without ::1 where the pod has none
+    hurt: () =>
+      labelPlain(async (pod) => {
+        await pod.exec(["sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=1"]);
+        await pod.exec(["ip", "link", "set", "lo", "down"]);
+      }),
   },
   "rules of a pod flushed": { hurt: () => web.exec(["iptables", "-t", "nat", "-F"]) },
   "host's rules flushed": { hurt: () => run(["iptables", "-t", "nat", "-F"]) },

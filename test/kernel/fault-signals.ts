@@ -127,7 +127,7 @@ export const faultSignals = {
     madeIn: [[failedAdd, "when ztunnel refuses the pod"]],
     signals: [
       metric('ambient_cni_pods_failing\\{reason="ztunnel-refused"\\} 1'),
-      status("^plain .* pending .* ztunnel refused: .*port taken"),
+      status("^plain .* failed .* ztunnel refused: .*port taken"),
       event("AmbientZtunnelRefused: .*port taken"),
     ],
   },
@@ -142,7 +142,7 @@ export const faultSignals = {
     madeIn: [[failedAdd, "when the kernel refuses a rule"]],
     signals: [
       metric('ambient_cni_pods_failing\\{reason="kernel"\\} 1'),
-      status("^plain .* failed .*ENETDOWN"),
+      status("^plain .* pending .*ENETDOWN"),
       event("AmbientNotCaptured: .*ENETDOWN"),
     ],
   },

@@ -54,7 +54,7 @@ describe("a captured pod", () => {
     }
     expect(report.observed?.sockets?.map(({ listening }) => listening)).toEqual(Array(5).fill(true));
     expect(report.transitions.at(-1)).toMatchObject({ to: "enrolled" });
-    expect(report.transitions.at(-1)?.steps.map(({ step }) => step)).toEqual(["rules", "ztunnel"]);
+    expect(report.transitions.at(-1)?.steps.map(({ step }) => step)).toEqual(["sandbox", "rules", "ztunnel"]);
     expect(report.log.map(({ message }) => message)).toContain("pod enrolled");
   });
 

@@ -45,7 +45,7 @@ function report({ world }: Pick<Scene, "world">, uid: string): void {
 /** The runtime ends a sandbox: DEL, then the other plugins take its interface. */
 function endSandbox({ world }: Pick<Scene, "world">, sandbox: FakeSandbox): void {
   for (const attachment of sandbox.attachments.splice(0))
-    world.enrolment.remove({
+    void world.enrolment.remove({
       ...attachment,
       containerId: sandbox.containerId,
       uid: sandbox.uid,
@@ -89,7 +89,7 @@ const actions = {
     if (sandbox === undefined || sandbox.attachments.length < 2) return;
     sandbox.attachments.pop();
     const { containerId, key } = sandbox;
-    world.enrolment.remove({ ...net1, containerId, uid, netnsKey: key });
+    void world.enrolment.remove({ ...net1, containerId, uid, netnsKey: key });
   },
   status: (scene: Scene) => report(scene, scene.uid),
   end: ({ world, uid }: Scene) => {
@@ -99,13 +99,13 @@ const actions = {
   lateDel: ({ world, uid }: Scene) => {
     const gone = world.sandboxes.find((sandbox) => sandbox.uid === uid && !sandbox.lives);
     if (gone !== undefined)
-      world.enrolment.remove({ ...eth0, containerId: gone.containerId, uid, netnsKey: undefined });
+      void world.enrolment.remove({ ...eth0, containerId: gone.containerId, uid, netnsKey: undefined });
   },
   strangeDel: ({ world, uid }: Scene) => {
     const sandbox = world.living(uid);
     if (sandbox === undefined) return;
     const { containerId, key } = sandbox;
-    world.enrolment.remove({ network: "podnet", ifname: "net7", containerId, uid, netnsKey: key });
+    void world.enrolment.remove({ network: "podnet", ifname: "net7", containerId, uid, netnsKey: key });
   },
   falseDel: ({ world, uid }: Scene) => {
     const sandbox = world.living(uid);
@@ -113,7 +113,7 @@ const actions = {
     const { containerId, key } = sandbox;
     sandbox.isDisowned = true;
     for (const attachment of sandbox.attachments)
-      world.enrolment.remove({ ...attachment, containerId, uid, netnsKey: key });
+      void world.enrolment.remove({ ...attachment, containerId, uid, netnsKey: key });
   },
   collect: ({ world, which }: Scene) => {
     const network = which % 3 === 0 ? "podnet" : which % 3 === 1 ? "storage" : "elsewhere";

@@ -4,7 +4,7 @@
 import { claim } from "./claim.ts";
 import { type Family, ipRoutes, ipRules, iptablesSave, listeningSockets } from "./kernel.ts";
 import type { PodSpec } from "./pod.ts";
-import { waitFor } from "./wait-for.ts";
+import { type WaitOptions, waitFor } from "./wait-for.ts";
 
 const families: readonly Family[] = [4, 6];
 const ztunnelPorts = ["tcp 15001", "tcp 15006", "tcp 15008", "tcp 15053", "udp 15053"];
@@ -68,6 +68,11 @@ export async function claimUntouched(pod: CaptureSubject): Promise<void> {
   const open = await openPorts(pod);
   const ours = ztunnelPorts.filter((port) => open.includes(port));
   claim(ours.length === 0, `ztunnel still listens on ${ours.join(", ")} in "${who}"`);
+}
+
+/** Waits until a running pod is captured: ztunnel has it before its rules stand. */
+export async function untilCaptured(pod: CaptureSubject, options: WaitOptions = {}): Promise<void> {
+  await waitFor(`"${pod.spec.name}" to be captured`, () => claimCaptured(pod).then(() => true), options);
 }
 
 /** Waits until nothing is left of a capture: the annotation goes first, the last rules go when ztunnel's packets are out. */
