@@ -191,11 +191,11 @@ function workStages(
     // open before the lists are there: pods of the runtime are looked up one by one until then
     { name: "plugin socket", start: () => plugin.listen().then(met("plugin")), stop: () => plugin.close() },
     { name: "lists", start: () => node.waitForSync().then(met("watches")) },
-    // its runs first: an ADD that waits inside is answered with "try again", so that the socket can close
+    // with the socket: an ADD that waits inside is answered with "try again", and a new one comes to the next agent
     {
       name: "enrolment",
       start: () => enrolment.start().then(met("enrolment")),
-      stop: () => enrolment.stop(),
+      stop: () => Promise.all([enrolment.stop(), plugin.close()]),
     },
     { name: "departure", stop: () => departure.leaveIfDeleted() },
     { name: "exempt list", start: () => exempt.start(), stop: () => exempt.stop() },

@@ -166,7 +166,7 @@ test("connections inside the pod and idle HBONE connections are not counted, hal
   for (const family of [4, 6] as const) await streams.open("a", "a", family);
   const local = await network.dial("a", { address: "127.0.0.1", port: APP_PORT });
   const pooled = await network.dial("node", { address: addresses.a[4], port: 15008 });
-  await expect.poll(throughZtunnel, { timeout: 10_000 }).toBe(1);
+  await expect.poll(async () => (await ztunnel.stats()).workloads.a?.hbone.inbound).toBe(1);
   expect(await countEarlier(network.netns.a)).toEqual(NONE);
   expect(await countThroughZtunnel(network.netns.a)).toEqual({ ...NONE, closingCount: 0 });
 
