@@ -21,9 +21,9 @@ describe.skipIf(noBrowser !== undefined)("the dashboard of a real agent", () => 
   test("shows each pod in its state", async () => {
     await node.call.untilStates({
       "mesh/web": "enrolled",
-      "plain/broken": "failed",
+      "plain/broken": "pending",
       "plain/peer": "outside",
-      "plain/refused": "pending",
+      "plain/refused": "failed",
     });
     await node.call.picture("real-pods");
     expect(await node.call.text("#verdict")).toBe("Ready");

@@ -25,8 +25,11 @@ await peerApp.call.serveHttp(8080);
 // a table that iptables cannot read: nobody can write our rules into it
 await broken.exec(["iptables", "-t", "nat", "-N", "ISTIO_OUTPUT"]);
 await broken.exec(["nft", "add rule ip nat ISTIO_OUTPUT meta hour 5-6 accept"]);
+// ztunnel has the one before its rules are tried, and refuses the other
+kubelet.labelPod(broken, { "istio.io/dataplane-mode": "ambient" });
+await waitFor("the rules to fail", () => mesh.agent.text.includes("holds rules that only nft understands"));
 await mesh.ztunnel.setFaults("nack=not today");
-for (const pod of [broken, refused]) kubelet.labelPod(pod, { "istio.io/dataplane-mode": "ambient" });
+kubelet.labelPod(refused, { "istio.io/dataplane-mode": "ambient" });
 const browser = await browserStarts;
 const url = "http://127.0.0.1:15015/";
 const visitor = await Visitor.open(browser, url);
