@@ -85,11 +85,11 @@ export class Enrolment {
    */
   async add({ pod, namespace, place, attachment, open }: AddedSandbox): Promise<"enrolled" | "outside"> {
     const { attachments, history } = this.#options;
-    if (this.#stage === "stopped") throw new EnrolmentError(pod, new Error("the agent is stopping"));
     if (!decideEnrolment(pod, namespace, this.#options.policy).wanted) {
       attachments.added(place, attachment);
       return "outside";
     }
+    if (this.#stage === "stopped") throw new EnrolmentError(pod, new Error("the agent is stopping"));
     const netns = open();
     const { containerId, ips } = place;
     // another interface of a sandbox that was told of before, or of one that this agent has forgotten: processes may run in it

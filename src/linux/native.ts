@@ -161,8 +161,15 @@ export async function netlinkInNetns(
  *   far, has no iptables-legacy; EPERM: it takes NET_ADMIN; EAGAIN: it changed each time it was read; EMSGSIZE: over 64 MiB)
  */
 export async function xtablesInNetns(netnsFd: number, family: 4 | 6, table: string): Promise<Uint8Array> {
+  const ask = () => addon().xtablesInNetns(netnsFd, family, table);
   try {
-    return await addon().xtablesInNetns(netnsFd, family, table);
+    return await ask().catch((error: unknown) => {
+      // two who ask for a table that is not there yet both make it; the slower one is told so, and may ask again.
+      // Source: linux net/netfilter/x_tables.c, xt_find_table_lock and xt_register_table
+      const wasMadeMeanwhile = Array.isArray(error) && error[0] === -constants.errno.EEXIST;
+      if (!wasMadeMeanwhile) throw error;
+      return ask();
+    });
   } catch (error) {
     throw explain(`read the iptables-legacy table "${table}" of IPv${family}`, error);
   }
