@@ -73,7 +73,7 @@ export class Enrolment {
     await Promise.all(uids.map((uid) => this.#queue.run(uid).catch(() => {})));
     this.#stage = "started";
     catchUp(this.#records, node);
-    await restoreExemptions(this.#wantedRecords(), { probes, log });
+    await restoreExemptions(() => this.#wantedRecords(), { probes, log });
     log.info({ pods: this.#records.size, inMesh: ztunnel.podCount }, "took stock of the node's pods");
     this.requestAll();
   }

@@ -39,16 +39,17 @@ export function catchUp(records: PodRecords, node: EnrolmentOptions["node"]): vo
 
 /** Puts all pods that were in the mesh into the host's sets in one go. */
 export async function restoreExemptions(
-  records: readonly PodRecord[],
+  records: () => readonly PodRecord[],
   { probes, log }: { readonly probes: Pick<HostProbes, "start" | "replaceAll">; readonly log: Logger },
 ): Promise<void> {
-  const members = new Map<string, readonly string[]>();
-  for (const { facts, sandbox, workload } of records) {
-    if (facts !== undefined && sandbox !== undefined && rulesStand(workload.phase))
-      members.set(facts.uid, facts.ips);
-  }
   try {
     await probes.start();
+    // asked only now: a pod that left while the host was looked at must not be put back
+    const members = new Map<string, readonly string[]>();
+    for (const { facts, sandbox, workload } of records()) {
+      if (facts !== undefined && sandbox !== undefined && rulesStand(workload.phase))
+        members.set(facts.uid, facts.ips);
+    }
     await probes.replaceAll(members);
   } catch (error) {
     log.debug({ err: error }, "the host's probes are not exempted yet");

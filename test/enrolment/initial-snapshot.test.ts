@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an agent that starts puts back into the host's sets.
+import { expect, test } from "vitest";
+import { restoreExemptions } from "../../src/enrolment/initial-snapshot.ts";
+import { PodRecord } from "../../src/enrolment/pod-record.ts";
+import { silentLogger } from "../../src/log/logger.ts";
+import { workloadOf } from "./pure-pod.ts";
+
+const captured = workloadOf({ phase: { at: "captured" } });
+
+/** The UIDs put into the sets, with one captured pod that is there before the host is looked at, or also after it. */
+async function restored(staysCaptured: boolean): Promise<string[]> {
+  const record = new PodRecord(captured.uid);
+  record.become(captured);
+  let records = [record];
+  let uids: string[] = [];
+  const probes = {
+    start: async () => {
+      if (!staysCaptured) records = [];
+    },
+    replaceAll: async (members: ReadonlyMap<string, readonly string[]>) => {
+      uids = [...members.keys()];
+    },
+  };
+  await restoreExemptions(() => records, { probes, log: silentLogger });
+  return uids;
+}
+
+test("a captured pod is put back, one that leaves while the host is looked at is not", async () => {
+  expect(await restored(true)).toEqual([captured.uid]);
+  expect(await restored(false)).toEqual([]);
+});
