@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { randomBytes, randomUUID } from "node:crypto";
 import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { request } from "node:http";
-import { claimCaptured, claimUntouched, untilUntouched } from "../support/node/capture-state.ts";
+import { claimCaptured, claimUntouched, untilCaptured, untilUntouched } from "../support/node/capture-state.ts";
 import type { SandboxIdentity } from "../support/node/cni-runtime.ts";
 import { ipRules, iptablesSave, netnsUsers } from "../support/node/kernel.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
@@ -370,7 +370,7 @@ export async function changesWhileAway(): Promise<void> {
     const uids = await held();
     return uids.includes(joining.uid) && uids.includes(staying.uid) && uids.length === 2;
   });
-  await claimCaptured(joining);
+  await untilCaptured(joining);
   // the annotation goes first, the rules last
   await untilUntouched(leaving);
   assert.equal(mesh.kubelet.annotation(leaving, statusAnnotation), undefined);
