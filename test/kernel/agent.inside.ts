@@ -4,7 +4,12 @@ import assert from "node:assert/strict";
 import { randomBytes, randomUUID } from "node:crypto";
 import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { request } from "node:http";
-import { claimCaptured, claimUntouched, untilCaptured, untilUntouched } from "../support/node/capture-state.ts";
+import {
+  claimCaptured,
+  claimUntouched,
+  untilCaptured,
+  untilUntouched,
+} from "../support/node/capture-state.ts";
 import type { SandboxIdentity } from "../support/node/cni-runtime.ts";
 import { ipRules, iptablesSave, netnsUsers } from "../support/node/kernel.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
