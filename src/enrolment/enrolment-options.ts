@@ -9,7 +9,8 @@ import type { Attachment, Attachments, Place } from "./attachments.ts";
 import type { EnrolmentPolicy } from "./desired-state.ts";
 import type { Pace } from "./next-step.ts";
 import type { OutcomesOptions } from "./outcomes.ts";
-import type { Decisions, ReconcilerParts } from "./reconciler.ts";
+import type { Decisions } from "./reconciler.ts";
+import type { ReconcilerParts } from "./reconciler-parts.ts";
 
 export interface EnrolmentOptions extends Omit<ReconcilerParts, "ztunnel" | "probes" | "attachments"> {
   readonly node: Pick<

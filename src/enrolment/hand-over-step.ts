@@ -6,7 +6,7 @@ import { ZdsError } from "../ztunnel/zds-error.ts";
 import { failureOf, portsHeld } from "./failure.ts";
 import type { Step } from "./next-step.ts";
 import type { PodRecord } from "./pod-record.ts";
-import type { ReconcilerParts } from "./reconciler.ts";
+import type { ReconcilerParts } from "./reconciler-parts.ts";
 
 type HandOverStep = Extract<Step, { do: "hand-over" }>;
 type Parts = Pick<ReconcilerParts, "ztunnel" | "annotations" | "portHolders" | "history" | "clock">;

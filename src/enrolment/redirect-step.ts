@@ -3,7 +3,7 @@
 import type { Step } from "./next-step.ts";
 import type { Outcomes } from "./outcomes.ts";
 import type { PodRecord } from "./pod-record.ts";
-import type { ReconcilerParts } from "./reconciler.ts";
+import type { ReconcilerParts } from "./reconciler-parts.ts";
 
 type RedirectStep = Extract<Step, { do: "redirect" }>;
 type Parts = Pick<ReconcilerParts, "redirection" | "connections" | "history" | "log"> & {
