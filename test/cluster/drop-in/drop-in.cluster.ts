@@ -13,6 +13,9 @@ const means = await clusterMeans({
 });
 saySkipped("test/cluster/drop-in", means);
 
+/** The default of LEAVE_PAUSE_MS: a pod is not opened before istiod had it. */
+const LEAVE_PAUSE_MS = 500;
+
 describe.skipIf(means.lacks !== undefined)("an installed agent", () => {
   let real: RealNode<Inside> | undefined;
   let node: NodeModule<Inside>;
@@ -72,10 +75,10 @@ describe.skipIf(means.lacks !== undefined)("an installed agent", () => {
   test("captures new pods before their init containers connect", async () => {
     sayTimes("3 pods with init containers", await node.call.newPods());
   });
-  test("frees pods within a second when the label is taken away", async () => {
+  test("frees pods within a second of istiod's pause when the label is taken away", async () => {
     const times = await node.call.release();
     sayTimes("label off to free, 3 pods", times);
-    expect(times.freeMs).toBeLessThan(1_000);
+    expect(times.freeMs).toBeLessThan(LEAVE_PAUSE_MS + 1_000);
   });
   test("leaves the node as it was when its DaemonSet is deleted", async () => {
     sayTimes("DaemonSet deleted", await node.call.uninstall());
