@@ -27,7 +27,8 @@ export const rooms: readonly Room[] = [
   { name: "linux", may: ["log", "loop"] },
   { name: "kube", may: ["log", "loop"] },
   { name: "config", may: ["kube", "log", "settings-reader"] },
-  { name: "redirect", may: ground },
+  { name: "netfilter", may: ground },
+  { name: "redirect", may: [...ground, "netfilter"] },
   { name: "ztunnel", may: ground },
   // the host's rules are written and read with the tools of the pods' rules, until both have a room below them
   { name: "probes", may: [...ground, "redirect"] },

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// What keeps rules from being written or judged over netlink; each concerns one namespace or one set of rules alone.
+
+/**
+ * - `NO_KNOWN_BYTES`: what the rules look like in the kernel could not be recorded; `cause` says why
+ * - `BATCH_REFUSED`: the kernel did not take a batch; nothing of it stayed
+ * - `NOT_AS_TOLD`: the kernel took a batch and shows something else than it was told
+ * - `TABLE_DORMANT`: somebody put a table to sleep: none of its rules is looked at
+ * - `TABLE_OWNED`: a table belongs to another process, and only that one may change it
+ * - `HOOK_TAKEN`: a base chain's name is taken by a chain that hangs elsewhere
+ * - `TOO_MANY_RULES`: more rules of others than are read stand where our jump should be
+ * - `UNSTEADY`: the rules changed whenever they were read
+ */
+export type NetfilterFaultCode =
+  | "NO_KNOWN_BYTES"
+  | "BATCH_REFUSED"
+  | "NOT_AS_TOLD"
+  | "TABLE_DORMANT"
+  | "TABLE_OWNED"
+  | "HOOK_TAKEN"
+  | "TOO_MANY_RULES"
+  | "UNSTEADY";
+
+/** Faults after which the programs may still do what netlink could not. */
+const LEFT_TO_PROGRAMS: ReadonlySet<NetfilterFaultCode> = new Set([
+  "NO_KNOWN_BYTES",
+  "BATCH_REFUSED",
+  "NOT_AS_TOLD",
+]);
+
+/** Rules cannot be written or judged over netlink; `code` says why. */
+export class NetfilterFault extends Error {
+  override readonly name = "NetfilterFault";
+  readonly code: NetfilterFaultCode;
+
+  constructor(code: NetfilterFaultCode, message: string, options: { cause?: unknown } = {}) {
+    super(message, options);
+    this.code = code;
+  }
+
+  /** Whether iptables-restore may succeed all the same. */
+  get isLeftToPrograms(): boolean {
+    return LEFT_TO_PROGRAMS.has(this.code);
+  }
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who asks for known bytes shares them, keeps some of them, and is told when there are none.
+import { expect, test } from "vitest";
+import { makeThrowawayNetns } from "../../src/linux/temporary-netns.ts";
+import { KnownBytes, knownRules, type ToldRules } from "../../src/netfilter/known-bytes.ts";
+import type { NftRuleObject } from "../../src/netfilter/nft-objects.ts";
+import type { SeenObjects } from "../../src/netfilter/own-objects.ts";
+import { expectNothingLeftAfterwards } from "../redirect/installed-backends.ts";
+import { TOOL_PATH } from "../redirect/test-netns.ts";
+
+await expectNothingLeftAfterwards();
+
+/** Nothing is wanted, so that an empty namespace is as told. */
+function nothing(key: string): ToldRules {
+  return { key, own: [], wanted: [], rules: [] };
+}
+
+function recorder(options: { fails?: () => boolean; maxEntries?: number } = {}) {
+  const written: string[] = [];
+  const clock = { nowMs: 0 };
+  const bytes = new KnownBytes({
+    makeNetns: () => makeThrowawayNetns({ path: TOOL_PATH, tool: ["cat"] }),
+    write: async (_, { key }: ToldRules) => {
+      written.push(key);
+      if (options.fails?.() === true) throw new Error("the program is not there");
+    },
+    now: () => clock.nowMs,
+    retryAfterMs: 1000,
+    maxEntries: options.maxEntries ?? 256,
+  });
+  return { bytes, written, clock };
+}
+
+test("all who ask for the same rules share one record", async () => {
+  const { bytes, written } = recorder();
+  const [first, second] = await Promise.all([bytes.get(nothing("a")), bytes.get(nothing("a"))]);
+  expect(second).toBe(first);
+  expect(await bytes.get(nothing("a"))).toBe(first);
+  expect(written).toEqual(["a"]);
+});
+
+test("the rules that were asked for longest ago are forgotten first", async () => {
+  const { bytes, written } = recorder({ maxEntries: 2 });
+  for (const key of ["a", "b", "a", "c", "a", "b"]) await bytes.get(nothing(key));
+  expect(written).toEqual(["a", "b", "c", "b"]);
+});
+
+test("a failure is typed, kept for a while, and then tried again", async () => {
+  let isBroken = true;
+  const { bytes, written, clock } = recorder({ fails: () => isBroken });
+  const failing = () =>
+    expect(bytes.get(nothing("a"))).rejects.toMatchObject({
+      code: "NO_KNOWN_BYTES",
+      isLeftToPrograms: true,
+      message: expect.stringContaining("the program is not there"),
+    });
+  await failing();
+  await failing();
+  expect(written).toEqual(["a"]);
+  isBroken = false;
+  clock.nowMs = 1000;
+  expect(await bytes.get(nothing("a"))).toEqual({ own: [], tables: [] });
+  expect(written).toEqual(["a", "a"]);
+});
+
+function rule(changes: Partial<NftRuleObject>): NftRuleObject {
+  return { chain: "OURS", handle: new Uint8Array(8), expressions: Uint8Array.of(1), targets: [], ...changes };
+}
+
+function seen(changes: { rules?: NftRuleObject[]; jumps?: NftRuleObject[]; use?: number }): SeenObjects {
+  const { rules = [rule({})], jumps = [rule({ chain: "OUTPUT", targets: ["OURS"] })] } = changes;
+  const base = {
+    type: "nat",
+    number: 3,
+    priority: -100,
+    hook: new Uint8Array(),
+    policy: Uint8Array.of(0, 0, 0, 1),
+  };
+  const chains = new Map([
+    ["OURS", { name: "OURS", use: changes.use ?? rules.length + jumps.length, rules, isComplete: true }],
+    ["OUTPUT", { name: "OUTPUT", use: jumps.length, base, rules: jumps, isComplete: true }],
+  ]);
+  const table = { family: 4, table: "nat", isDormant: false, isOwned: false, chains } as const;
+  return { tables: [table], isSteady: true };
+}
+
+const place = { family: 4, table: "nat" } as const;
+const told: ToldRules = {
+  key: "k",
+  own: [{ ...place, chains: [{ chain: "OURS", hook: "OUTPUT" }] }],
+  wanted: [place],
+  rules: [{ ...place, chain: "OURS", words: "-j ACCEPT" }],
+};
+
+test("each rule that was told is paired with the one in its place", () => {
+  const { tables } = knownRules(told, seen({ rules: [rule({ expressions: Uint8Array.of(7) })] }));
+  expect(tables[0]?.chains[0]?.rules).toMatchObject([{ words: "-j ACCEPT", expressions: Uint8Array.of(7) }]);
+  expect(tables[0]?.hooks).toMatchObject([{ chain: "OUTPUT", type: "nat", number: 3, priority: -100 }]);
+});
+
+test.each([
+  ["a rule told became two", seen({ rules: [rule({}), rule({})] })],
+  ["a rule told became none", seen({ rules: [] })],
+  ["nothing leads into the chain", seen({ jumps: [] })],
+  ["a rule is not listed", seen({ use: 3 })],
+  ["the table is not there", { tables: [], isSteady: true }],
+])("nothing is recorded where %s", (_, found) => {
+  expect(() => knownRules(told, found)).toThrow(expect.objectContaining({ code: "NOT_AS_TOLD" }));
+});
