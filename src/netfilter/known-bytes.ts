@@ -21,8 +21,6 @@ export interface ToldRule {
 
 /** What shall stand in a namespace. */
 export interface ToldRules {
-  /** Equal for two of them exactly when all else is. */
-  readonly key: string;
   /** All that can be ours; a table without a rule told shall hold nothing of ours. In the order in which tables are made. */
   readonly own: readonly OwnTable[];
   /** Tables that shall hold our chains, with rules in them or not. */
@@ -97,15 +95,19 @@ export class KnownBytes<Told extends ToldRules> {
     this.#options = options;
   }
 
-  /** @throws {NetfilterFault} NO_KNOWN_BYTES */
-  async get(told: Told): Promise<KnownRules> {
-    const entry = this.#find(told.key) ?? this.#begin(told);
-    this.#entries.delete(told.key);
-    this.#entries.set(told.key, entry);
+  /**
+   * @param key equal for two sets of rules exactly when they are
+   * @param told called when they are recorded
+   * @throws {NetfilterFault} NO_KNOWN_BYTES; what `told` throws
+   */
+  async get(key: string, told: () => Told): Promise<KnownRules> {
+    const entry = this.#find(key) ?? this.#begin(told());
+    this.#entries.delete(key);
+    this.#entries.set(key, entry);
     const { maxEntries = DEFAULT_MAX_ENTRIES } = this.#options;
-    for (const key of this.#entries.keys()) {
+    for (const oldest of this.#entries.keys()) {
       if (this.#entries.size <= maxEntries) break;
-      this.#entries.delete(key);
+      this.#entries.delete(oldest);
     }
     return await entry.rules;
   }

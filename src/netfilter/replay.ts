@@ -7,7 +7,6 @@ import type { NetlinkAnswer, NetlinkRequest } from "../linux/netlink/message.ts"
 import { NetfilterFault } from "./netfilter-fault.ts";
 import { ask, batch, deleteChain, deleteRule, getRules } from "./nft-wire.ts";
 import { type Ask, readOwnObjects, type SeenObjects } from "./own-objects.ts";
-import type { OwnTable } from "./own-tables.ts";
 import {
   type ChainVerdict,
   type Entry,
@@ -42,8 +41,9 @@ export function planOpening({ tables }: Verdict, options: { readonly table: stri
 
 /** What bringing rules about took. */
 export interface ReplayReport {
-  /** What was there before. */
+  /** What was there before, and is there now. */
   readonly before: Verdict;
+  readonly after: Verdict;
   /** Batches that were taken. */
   readonly writes: number;
 }
@@ -54,9 +54,12 @@ export interface ReplayOptions {
   readonly beforeEach?: () => void;
   /** Default {@link planReplay}. */
   readonly plan?: (verdict: Verdict) => NetlinkRequest[];
-  /** Nothing of ours can be there, nor a table that we need: saves the look. Wrongly true, it costs a refused batch. */
-  readonly isNew?: boolean;
+  /** What was read just now; default: it is read. What is wrong in it costs a refused batch. */
+  readonly found?: SeenObjects;
 }
+
+/** A namespace in which nothing of ours can be, nor a table that we need: one that was made just now. */
+export const NOTHING_SEEN: SeenObjects = { tables: [], isSteady: true };
 
 /** The first round writes; the second exists for whoever wrote at the same moment. */
 const MAX_ROUNDS = 2;
@@ -73,53 +76,56 @@ export async function replay(
   wanted: Wanted,
   options: ReplayOptions = {},
 ): Promise<ReplayReport> {
-  const { beforeEach = () => {}, plan = planReplay } = options;
+  const { plan = planReplay } = options;
   const { own } = wanted.known;
   const isDone = ({ findings }: Verdict) => options.plan === undefined && findings.length === 0;
-  beforeEach();
-  let verdict =
-    options.isNew === true
-      ? verifyOwnObjects({ tables: [], isSteady: true }, wanted)
-      : verifyOwnObjects(await readOwnObjects(netns, own), wanted);
-  const before = verdict;
+  const askKernel: Ask = (requests, enoughBytes) => {
+    options.beforeEach?.();
+    return ask(netns.fd, requests, { enoughBytes });
+  };
+  const found = options.found ?? (await readOwnObjects(netns, own, { ask: askKernel }));
+  const before = verifyOwnObjects(found, wanted);
+  let after = before;
   for (let round = 0, writes = 0; ; round++) {
-    const changes = isDone(verdict) ? [] : plan(verdict);
-    if (changes.length === 0 && (isDone(verdict) || options.plan !== undefined)) return { before, writes };
-    if (round === MAX_ROUNDS || changes.length === 0) throw notAsTold(verdict);
-    beforeEach();
-    const { seen, refusal } = await writeAndRead(netns, own, changes);
+    const changes = isDone(after) ? [] : plan(after);
+    if (changes.length === 0 && (isDone(after) || options.plan !== undefined))
+      return { before, after, writes };
+    if (round === MAX_ROUNDS || changes.length === 0) throw notAsTold(after);
+    const writing = writeAndRead(askKernel, changes);
+    const seen = await readOwnObjects(netns, own, { ask: writing.ask });
+    const refusal = writing.refusal();
     // somebody else may have been faster; what is there now says whether it was that
     if (refusal !== undefined && round > 0) throw refusal;
     if (refusal === undefined) writes++;
-    verdict = verifyOwnObjects(seen, wanted);
+    after = verifyOwnObjects(seen, wanted);
   }
 }
 
 /** One conversation: the batch, and behind it the look at what it made. */
-async function writeAndRead(
-  netns: { readonly fd: number },
-  own: readonly OwnTable[],
+function writeAndRead(
+  askKernel: Ask,
   changes: readonly NetlinkRequest[],
-): Promise<{ seen: SeenObjects; refusal: NetfilterFault | undefined }> {
+): { ask: Ask; refusal: () => NetfilterFault | undefined } {
   // a list is sent apart from what stands before it; behind a batch in one piece with it, nothing would be heard
   const fence = getRules({ family: 4, table: "", chain: "" });
   let first: readonly NetlinkRequest[] = [...batch(changes), fence];
   let refusal: NetfilterFault | undefined;
-  const askKernel: Ask = async (requests, enoughBytes) => {
-    const sent = first;
-    first = [];
-    try {
-      const answers = await ask(netns.fd, [...sent, ...requests], { enoughBytes });
-      refusal ??= refusalIn(answers.slice(0, Math.max(0, sent.length - 1)));
-      return answers.slice(sent.length);
-    } catch (error) {
-      // more than the socket takes at once
-      if (!(error instanceof NativeError && error.code === "EMSGSIZE" && sent.length > 0)) throw error;
-      throw refused(error.code, { cause: error });
-    }
+  return {
+    ask: async (requests, enoughBytes) => {
+      const sent = first;
+      first = [];
+      try {
+        const answers = await askKernel([...sent, ...requests], enoughBytes);
+        refusal ??= refusalIn(answers.slice(0, Math.max(0, sent.length - 1)));
+        return answers.slice(sent.length);
+      } catch (error) {
+        // more than the socket takes at once
+        if (!(error instanceof NativeError && error.code === "EMSGSIZE" && sent.length > 0)) throw error;
+        throw refused(error.code, { cause: error });
+      }
+    },
+    refusal: () => refusal,
   };
-  const seen = await readOwnObjects(netns, own, { ask: askKernel });
-  return { seen, refusal };
 }
 
 /** Nothing is acknowledged: the kernel says what it refuses. */

@@ -17,7 +17,6 @@ import {
   type RedirectOptions,
   redirectRules,
   redirectTables,
-  redirectVariantKey,
   TABLE_NAMES,
 } from "./rules.ts";
 import type { ToolRunner } from "./run-tool.ts";
@@ -40,7 +39,6 @@ export function ownTables(families: readonly Family[]): OwnTable[] {
 export function toldRedirection(options: RedirectOptions, families: readonly Family[]): ToldRedirection {
   const wanted = redirectTables(options);
   return {
-    key: families.map((family) => redirectVariantKey(options, family)).join("\n"),
     options,
     families,
     own: ownTables(families),

@@ -11,45 +11,47 @@ import { TOOL_PATH } from "../redirect/test-netns.ts";
 await expectNothingLeftAfterwards();
 
 /** Nothing is wanted, so that an empty namespace is as told. */
-function nothing(key: string): ToldRules {
-  return { key, own: [], wanted: [], rules: [] };
-}
+const nothing: ToldRules = { own: [], wanted: [], rules: [] };
 
 function recorder(options: { fails?: () => boolean; maxEntries?: number } = {}) {
   const written: string[] = [];
   const clock = { nowMs: 0 };
-  const bytes = new KnownBytes({
+  const bytes = new KnownBytes<ToldRules>({
     makeNetns: () => makeThrowawayNetns({ path: TOOL_PATH, tool: ["cat"] }),
-    write: async (_, { key }: ToldRules) => {
-      written.push(key);
+    write: async () => {
       if (options.fails?.() === true) throw new Error("the program is not there");
     },
     now: () => clock.nowMs,
     retryAfterMs: 1000,
     maxEntries: options.maxEntries ?? 256,
   });
-  return { bytes, written, clock };
+  const get = (key: string) =>
+    bytes.get(key, () => {
+      written.push(key);
+      return nothing;
+    });
+  return { get, written, clock };
 }
 
 test("all who ask for the same rules share one record", async () => {
-  const { bytes, written } = recorder();
-  const [first, second] = await Promise.all([bytes.get(nothing("a")), bytes.get(nothing("a"))]);
+  const { get, written } = recorder();
+  const [first, second] = await Promise.all([get("a"), get("a")]);
   expect(second).toBe(first);
-  expect(await bytes.get(nothing("a"))).toBe(first);
+  expect(await get("a")).toBe(first);
   expect(written).toEqual(["a"]);
 });
 
 test("the rules that were asked for longest ago are forgotten first", async () => {
-  const { bytes, written } = recorder({ maxEntries: 2 });
-  for (const key of ["a", "b", "a", "c", "a", "b"]) await bytes.get(nothing(key));
+  const { get, written } = recorder({ maxEntries: 2 });
+  for (const key of ["a", "b", "a", "c", "a", "b"]) await get(key);
   expect(written).toEqual(["a", "b", "c", "b"]);
 });
 
 test("a failure is typed, kept for a while, and then tried again", async () => {
   let isBroken = true;
-  const { bytes, written, clock } = recorder({ fails: () => isBroken });
+  const { get, written, clock } = recorder({ fails: () => isBroken });
   const failing = () =>
-    expect(bytes.get(nothing("a"))).rejects.toMatchObject({
+    expect(get("a")).rejects.toMatchObject({
       code: "NO_KNOWN_BYTES",
       isLeftToPrograms: true,
       message: expect.stringContaining("the program is not there"),
@@ -59,7 +61,7 @@ test("a failure is typed, kept for a while, and then tried again", async () => {
   expect(written).toEqual(["a"]);
   isBroken = false;
   clock.nowMs = 1000;
-  expect(await bytes.get(nothing("a"))).toEqual({ own: [], tables: [] });
+  expect(await get("a")).toEqual({ own: [], tables: [] });
   expect(written).toEqual(["a", "a"]);
 });
 
@@ -86,7 +88,6 @@ function seen(changes: { rules?: NftRuleObject[]; jumps?: NftRuleObject[]; use?:
 
 const place = { family: 4, table: "nat" } as const;
 const told: ToldRules = {
-  key: "k",
   own: [{ ...place, chains: [{ chain: "OURS", hook: "OUTPUT" }] }],
   wanted: [place],
   rules: [{ ...place, chain: "OURS", words: "-j ACCEPT" }],

@@ -9,7 +9,6 @@ import { verifyOwnObjects } from "../../src/netfilter/verify.ts";
 
 const place = { family: 4, table: "nat" } as const;
 const told: ToldRules = {
-  key: "k",
   own: [{ ...place, chains: [{ chain: "OURS", hook: "OUTPUT" }] }],
   wanted: [place],
   rules: ["-j ONE", "-j TWO"].map((words) => ({ ...place, chain: "OURS", words })),
