@@ -162,7 +162,7 @@ async function verification(
   try {
     return await eyes.redirection.verify(netns, options);
   } catch (error) {
-    if (error instanceof RedirectionError && error.code === "UNREADABLE_TABLE") return error.message;
+    if (error instanceof RedirectionError && error.isUnreadable) return error.message;
     throw error;
   }
 }

@@ -58,12 +58,11 @@ export function toldRedirection(options: RedirectOptions, families: readonly Fam
 }
 
 /** Records what the programs of iptables-nft make of redirections. */
-export function knownRedirections(tools: VariantTools, runner: ToolRunner): KnownBytes<ToldRedirection> {
-  const rules = new NetnsRules(tools, {
-    runner,
-    hostNetns: new Set(),
-    timeoutMs: 10_000,
-  });
+export function knownRedirections(
+  tools: VariantTools,
+  { runner, timeoutMs }: { readonly runner: ToolRunner; readonly timeoutMs: number },
+): KnownBytes<ToldRedirection> {
+  const rules = new NetnsRules(tools, { runner, hostNetns: new Set(), timeoutMs });
   return new KnownBytes({
     makeNetns: () => makeThrowawayNetns({ path: runner.path, tool: ["cat"] }),
     write: async (netns, { options, families }) => {

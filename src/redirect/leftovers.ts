@@ -2,10 +2,12 @@
 // Finds and removes what an earlier agent left: our chains in the iptables variant not in use, and istio-cni's nft tables.
 import { access } from "node:fs/promises";
 import { join } from "node:path";
-import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
 import { allDone } from "../loop/all-done.ts";
+import { readOwnObjects, type SeenObjects } from "../netfilter/own-objects.ts";
+import { NOTHING_SEEN } from "../netfilter/replay.ts";
 import { LEGACY_TABLE_LISTS, readLegacyTableNames } from "./backend.ts";
 import type { Drift } from "./fingerprint.ts";
+import { ownTables } from "./known-rules.ts";
 import {
   emptyNativeEntries,
   findNativeEntries,
@@ -14,12 +16,12 @@ import {
   removeNativeTables,
 } from "./native-tables.ts";
 import { assertPodNetns, type NetnsCall, type NetnsRules } from "./netns-rules.ts";
-import { hashOwnRules } from "./nft-state.ts";
 import { planOpening, planRemoval } from "./plan.ts";
-import type { Family } from "./rules.ts";
+import { CHAIN_NAMES, type Family } from "./rules.ts";
 import { ToolError, type ToolRunner } from "./run-tool.ts";
 
 const FAMILIES: readonly Family[] = [4, 6];
+const OWN_TABLES = ownTables(FAMILIES);
 
 /** What was found and removed. */
 export interface Leftovers {
@@ -174,10 +176,14 @@ export class OtherVariant {
   }
 }
 
-async function nftFamilies(call: NetnsCall): Promise<Family[]> {
+async function nftFamilies({ netns }: NetnsCall): Promise<Family[]> {
   // A kernel without nf_tables has no leftovers in them.
-  const dump = await dumpNftRuleset(call.netns.fd).catch(() => []);
-  return FAMILIES.filter((family) => hashOwnRules(dump, family) !== undefined);
+  const seen = await readOwnObjects(netns, OWN_TABLES).catch((): SeenObjects => NOTHING_SEEN);
+  return FAMILIES.filter((family) =>
+    seen.tables.some(
+      (table) => table.family === family && CHAIN_NAMES.some((chain) => table.chains.has(chain)),
+    ),
+  );
 }
 
 /** The lists exist in every namespace as soon as the kernel has x_tables for the family. */

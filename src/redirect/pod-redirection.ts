@@ -12,14 +12,15 @@ import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import { BackendError, type RedirectBackend } from "./backend.ts";
 import { type Drift, desiredState, fingerprint } from "./fingerprint.ts";
+import { knownRedirections } from "./known-rules.ts";
 import { EarlierRules, type Leftovers, NO_SUSPECTS, type Suspects } from "./leftovers.ts";
 import { findNativeTables } from "./native-tables.ts";
 import { assertPodNetns, type NetnsCall, NetnsRules } from "./netns-rules.ts";
-import { planOpening, planRemoval } from "./plan.ts";
+import { NftEngine } from "./nft-engine.ts";
 import { ensureRouting, familiesOf, type SkippedFamily } from "./pod-routing.ts";
 import { RedirectionError } from "./redirection-error.ts";
 import { routingDrift } from "./routing-drift.ts";
-import { RuleObserver, type RulesetLook } from "./rule-observer.ts";
+import type { RuleEngine, RulesetLook } from "./rule-engine.ts";
 import { ALL_FAMILIES, MAX_ROUNDS, notConverged, RuleWriter } from "./rule-writer.ts";
 import type { Family, RedirectOptions } from "./rules.ts";
 
@@ -58,13 +59,15 @@ export interface Verification {
 /** What bringing a namespace's redirection about took. */
 export interface ApplyReport {
   readonly changed: boolean;
-  /** Runs of iptables-restore. */
+  /** Batches, or runs of iptables-restore. */
   readonly writes: number;
   /** What differed before. */
   readonly repaired: readonly Drift[];
   readonly skippedFamilies: readonly SkippedFamily[];
   /** Why something that an earlier agent left is still there beside ours; it is tried again with the next call. */
   readonly leftoverFault?: string;
+  /** Why iptables-restore wrote the rules, which takes many times longer than the batch that could not be. */
+  readonly fallback?: string;
   readonly durationMs: number;
 }
 
@@ -73,8 +76,7 @@ const DEFAULT_TIMEOUT_MS = 10_000;
 /** Redirects pods. Calls for different namespaces run in parallel, calls for the same one after each other. */
 export class PodRedirection {
   readonly #options: PodRedirectionOptions;
-  readonly #observer: RuleObserver;
-  readonly #writer: RuleWriter;
+  readonly #engine: RuleEngine;
   readonly #earlier: EarlierRules;
   /** Handles whose namespace was searched for rules of earlier agents. */
   readonly #searched = new WeakSet<Netns>();
@@ -94,10 +96,22 @@ export class PodRedirection {
     }
     const shared = { runner, hostNetns, timeoutMs };
     this.#options = options;
-    const rules = new NetnsRules(tools, shared);
-    this.#observer = new RuleObserver(rules);
-    this.#writer = new RuleWriter(rules, this.#observer);
+    const programs = new RuleWriter(new NetnsRules(tools, shared));
+    const families = ipv6 ? ALL_FAMILIES : ([4] as const);
+    const known = () => knownRedirections(tools, { runner, timeoutMs });
+    this.#engine =
+      backend.variant === "nft"
+        ? new NftEngine({ known: known(), families, hostNetns, programs, timeoutMs })
+        : programs;
     this.#earlier = new EarlierRules(other && new NetnsRules(other, shared), { runner, hostNetns });
+  }
+
+  /**
+   * Does beforehand what the first pod with these options would wait for: some 50 ms.
+   * @throws NetfilterFault: each pod gets its rules by iptables-restore then, until it is tried again
+   */
+  async prepare(options: RedirectOptions): Promise<void> {
+    await this.#engine.prepare(options);
   }
 
   /**
@@ -152,7 +166,7 @@ export class PodRedirection {
     const netnsCall = { netns, signal: call.signal };
     const [routing, look] = await this.#look(netnsCall);
     const { families, skippedFamilies } = await familiesOf(netns, { routing, ipv6: this.#options.ipv6 });
-    const observations = await this.#observer.observe(netnsCall, { options, families }, look);
+    const observations = await this.#engine.observe(netnsCall, { options, families }, look);
     const drift = [...routingDrift(routing), ...observations.flatMap((observation) => observation.drift)];
     const fingerprints = new Map(
       observations.map(({ family, state }) => [family, fingerprint(state ?? desiredState(options, family))]),
@@ -166,19 +180,21 @@ export class PodRedirection {
     // Throws for options that no rule can hold, before anything is written.
     for (const family of this.#options.ipv6 ? ALL_FAMILIES : ([4] as const)) desiredState(options, family);
     const netnsCall = { netns, signal: call.signal };
-    const [before, look] = await this.#look(netnsCall);
+    const isNew = call.isNew === true;
+    const [before, look] = isNew
+      ? [await this.#lookAtRouting(netnsCall), undefined]
+      : await this.#look(netnsCall);
     const { families, skippedFamilies } = await familiesOf(netns, {
       routing: before,
       ipv6: this.#options.ipv6,
     });
-    const isNew = call.isNew === true;
     const routing = isRoutingComplete(before)
       ? Promise.resolve(before)
       : ensureRouting(netns, { ipv6: this.#options.ipv6, isNew, hostNetns: this.#options.hostNetns });
     // Routes before rules: a reply that the rules mark must find its route. In a new namespace nobody replies yet.
     if (!isNew) await routing;
     const [rules, suspects] = await allDone([
-      this.#writer.converge(netnsCall, { options, families }, { look, isNew }),
+      this.#engine.converge(netnsCall, { options, families }, { look, isNew }),
       this.#lookForLeftovers(netnsCall, call),
       routing,
     ]);
@@ -192,6 +208,7 @@ export class PodRedirection {
       repaired,
       skippedFamilies,
       ...(leftovers.fault === undefined ? {} : { leftoverFault: leftovers.fault }),
+      ...(rules.fallback === undefined ? {} : { fallback: rules.fallback.message }),
       durationMs: performance.now() - startMs,
     };
   }
@@ -212,7 +229,7 @@ export class PodRedirection {
     assertPodNetns(netns, this.#options.hostNetns);
     const netnsCall = { netns, signal: call.signal };
     const [ownCount, suspects] = await allDone([
-      this.#writer.takeAway(netnsCall, { plan: planOpening, doing: "open" }),
+      this.#engine.open(netnsCall),
       this.#earlier.look(netnsCall, call),
     ]);
     let earlierCount = 0;
@@ -228,7 +245,7 @@ export class PodRedirection {
     assertPodNetns(netns, this.#options.hostNetns);
     const netnsCall = { netns, signal: call.signal };
     const [removedCount, suspects] = await allDone([
-      this.#writer.takeAway(netnsCall, { plan: planRemoval, doing: "remove" }),
+      this.#engine.remove(netnsCall),
       this.#earlier.look(netnsCall, call),
     ]);
     const leftovers = await this.#earlier.remove(netnsCall, suspects);
@@ -239,8 +256,11 @@ export class PodRedirection {
   }
 
   #look(call: NetnsCall): Promise<[RoutingState, RulesetLook]> {
-    const { fd } = call.netns;
-    return allDone([readRedirectRouting(fd, { v6: this.#options.ipv6 }), this.#observer.look(call)]);
+    return allDone([this.#lookAtRouting(call), this.#engine.look(call)]);
+  }
+
+  #lookAtRouting({ netns }: NetnsCall): Promise<RoutingState> {
+    return readRedirectRouting(netns.fd, { v6: this.#options.ipv6 });
   }
 
   async #lookForLeftovers(netnsCall: NetnsCall, call: RedirectionCall): Promise<Suspects> {

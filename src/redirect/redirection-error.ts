@@ -1,21 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
 // What goes wrong with a namespace's redirection apart from the tools themselves.
+import type { NetfilterFaultCode } from "../netfilter/netfilter-fault.ts";
 
 /**
  * - `HOST_NETNS`: the namespace is the host's or the agent's own; nothing was written.
  * - `NETNS_CLOSED`: the handle was closed, or its descriptor is another namespace's by now; nothing was written.
  * - `UNREADABLE_TABLE`: `nft` wrote something into a table of ours that iptables cannot show.
  * - `NOT_CONVERGED`: the rules differ again right after each write: somebody else writes them too.
+ * - and those of the netfilter engine
  */
-export type RedirectionErrorCode = "HOST_NETNS" | "NETNS_CLOSED" | "UNREADABLE_TABLE" | "NOT_CONVERGED";
+export type RedirectionErrorCode =
+  | "HOST_NETNS"
+  | "NETNS_CLOSED"
+  | "UNREADABLE_TABLE"
+  | "NOT_CONVERGED"
+  | NetfilterFaultCode;
+
+/** What is there cannot be judged, or not be put right by rules, and only whoever did it can end that. */
+const UNREADABLE: ReadonlySet<RedirectionErrorCode> = new Set([
+  "UNREADABLE_TABLE",
+  "TABLE_DORMANT",
+  "TABLE_OWNED",
+  "HOOK_TAKEN",
+  "TOO_MANY_RULES",
+  "UNSTEADY",
+]);
 
 /** A namespace's redirection cannot be brought about; `code` says why. */
 export class RedirectionError extends Error {
   override readonly name = "RedirectionError";
   readonly code: RedirectionErrorCode;
 
-  constructor(code: RedirectionErrorCode, message: string) {
-    super(message);
+  constructor(code: RedirectionErrorCode, message: string, options: { cause?: unknown } = {}) {
+    super(message, options);
     this.code = code;
+  }
+
+  /** Whether it is not known what the pod has, because of what somebody else has there. */
+  get isUnreadable(): boolean {
+    return UNREADABLE.has(this.code);
   }
 }

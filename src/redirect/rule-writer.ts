@@ -1,47 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes one variant's rules of a namespace until they are right, or gone, and proves it by looking again.
+// Writes one variant's rules of a namespace with its programs until they are right, or gone, and proves it by looking again.
 import type { Netns } from "../linux/netns.ts";
 import { allDone } from "../loop/all-done.ts";
 import type { Drift, RedirectState } from "./fingerprint.ts";
 import type { NetnsCall, NetnsRules } from "./netns-rules.ts";
-import { planChange } from "./plan.ts";
+import { planChange, planOpening, planRemoval } from "./plan.ts";
 import { RedirectionError } from "./redirection-error.ts";
-import type { RuleObserver, RulesetLook, WantedRules } from "./rule-observer.ts";
+import type { Converged, Observation, RuleEngine, RulesetLook, WantedRules } from "./rule-engine.ts";
+import { RuleObserver } from "./rule-observer.ts";
 import type { Family } from "./rules.ts";
 
 /** The first round writes; the second exists for whoever wrote at the same moment. */
 export const MAX_ROUNDS = 2;
 export const ALL_FAMILIES: readonly Family[] = [4, 6];
 
-/** Brings rules about in whichever namespace a call names. */
-export class RuleWriter {
+/** Rules by the programs, which have to be asked each time. */
+export class RuleWriter implements RuleEngine {
   readonly #rules: NetnsRules;
   readonly #observer: RuleObserver;
 
-  constructor(rules: NetnsRules, observer: RuleObserver) {
+  constructor(rules: NetnsRules) {
     this.#rules = rules;
-    this.#observer = observer;
+    this.#observer = new RuleObserver(rules);
+  }
+
+  /** Nothing: a program needs none. */
+  async prepare(): Promise<void> {}
+
+  /** Nothing: every look is a process. */
+  async look(): Promise<RulesetLook> {
+    return undefined;
+  }
+
+  /** @throws as {@link NetnsRules.read} */
+  async observe(call: NetnsCall, wanted: WantedRules): Promise<Observation[]> {
+    return await this.#observer.observe(call, wanted);
   }
 
   /**
    * Writes until the rules are the wanted ones.
-   * @param first.isNew with a look that is absent: nothing is there yet
    * @throws {RedirectionError} NOT_CONVERGED, and as {@link NetnsRules.read} and {@link NetnsRules.restore}
    */
   async converge(
     call: NetnsCall,
     wanted: WantedRules,
-    first: { readonly look: RulesetLook; readonly isNew: boolean },
-  ): Promise<{ writes: number; repaired: readonly Drift[] }> {
+    { isNew }: { readonly isNew: boolean },
+  ): Promise<Converged> {
     let writes = 0;
     let repaired: readonly Drift[] | undefined;
-    let { look } = first;
     for (let round = 0; ; round++) {
-      // iptables-legacy has no cheap look, and nobody can have written to a new namespace; if so, the next round sees it.
-      const isKnownEmpty = round === 0 && first.isNew && look === undefined;
-      const observations = isKnownEmpty
-        ? this.#observer.observeNothing(wanted)
-        : await this.#observer.observe(call, wanted, look);
+      // nobody can have written to a new namespace; if so, the next round sees it
+      const observations =
+        round === 0 && isNew
+          ? this.#observer.observeNothing(wanted)
+          : await this.#observer.observe(call, wanted);
       const drift = observations.flatMap((observation) => observation.drift);
       repaired ??= drift;
       if (drift.length === 0) return { writes, repaired };
@@ -59,16 +71,21 @@ export class RuleWriter {
       });
       await allDone(texts.map((each) => this.#rules.restore(call, each)));
       writes += texts.length;
-      look = await this.#observer.look(call);
     }
   }
 
-  /**
-   * Takes away what `plan` finds to be taken away, in both families, until it finds nothing more.
-   * @returns how many writes it took
-   * @throws as {@link converge}
-   */
-  async takeAway(
+  /** @throws as {@link converge} */
+  open(call: NetnsCall): Promise<number> {
+    return this.#takeAway(call, { plan: planOpening, doing: "open" });
+  }
+
+  /** @throws as {@link converge} */
+  remove(call: NetnsCall): Promise<number> {
+    return this.#takeAway(call, { plan: planRemoval, doing: "remove" });
+  }
+
+  /** Takes away what `plan` finds to be taken away, in both families, until it finds nothing more. */
+  async #takeAway(
     call: NetnsCall,
     { plan, doing }: { plan: (state: RedirectState) => string | undefined; doing: "open" | "remove" },
   ): Promise<number> {

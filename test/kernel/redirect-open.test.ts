@@ -146,7 +146,8 @@ describe.each(["nft", "legacy"] as const)("rules of iptables-%s", (variant) => {
     expect(await pod.handles()).toBe(handles);
     const { drift } = await pods.verify(pod.netns, DEFAULT_OPTIONS);
     expect(drift.map(({ kind, table }) => `${kind} ${table}`)).toEqual(Array(4).fill("missing-jump nat"));
-    expect(await pods.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({ changed: true, writes: 2 });
+    const writes = variant === "nft" ? 1 : 2;
+    expect(await pods.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({ changed: true, writes });
     expect((await pods.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(true);
   });
 
@@ -181,12 +182,12 @@ describe("what goes wrong", () => {
 
   test("a program that does nothing but succeed is found out", async () => {
     using pod = await TestNetns.make();
-    await redirection(nft).apply(pod.netns, DEFAULT_OPTIONS);
+    await redirection(legacy).apply(pod.netns, DEFAULT_OPTIONS);
     const restore = join(folder, "lazy");
     writeFileSync(restore, "#!/bin/sh\ncat >/dev/null\n");
     chmodSync(restore, 0o755);
-    const lazy = { ...nft.tools, 4: { ...nft.tools[4], restore } };
-    await expect(redirection({ ...nft, tools: lazy }).open(pod.netns)).rejects.toMatchObject({
+    const lazy = { ...legacy.tools, 4: { ...legacy.tools[4], restore } };
+    await expect(redirection({ ...legacy, tools: lazy }).open(pod.netns)).rejects.toMatchObject({
       code: "NOT_CONVERGED",
       message: expect.stringContaining("Cannot open"),
     });

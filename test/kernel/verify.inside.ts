@@ -252,6 +252,10 @@ const plants: Readonly<Record<string, { readonly hurt: readonly Step[]; readonly
     hurt: [["nft", "add rule ip nat ISTIO_OUTPUT meta hour 5-6 accept"]],
     heal: [() => restore(web)],
   },
+  "a table that was put to sleep": {
+    hurt: [["nft", "add table ip nat { flags dormant ; }"]],
+    heal: [["nft", "add table ip nat"]],
+  },
   "missing set entry": {
     hurt: [() => run(["ipset", "del", v4Set, web.ip4])],
     heal: [() => run(["ipset", "add", v4Set, web.ip4, "comment", web.uid])],

@@ -21,7 +21,7 @@ import { DEFAULT_OPTIONS, FAMILIES, seededRandom, VARIANTS } from "../redirect/v
 const runner = new ToolRunner();
 const { nft } = await findTools(runner);
 if (nft === undefined) throw new Error("These tests need iptables-nft");
-const bytes = knownRedirections(nft, runner);
+const bytes = knownRedirections(nft, { runner, timeoutMs: 10_000 });
 await expectNothingLeftAfterwards();
 
 const own = ownTables(FAMILIES);
