@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Known bytes against the real kernel and the real iptables programs: what is replayed is what iptables-restore makes.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { describe, expect, test } from "vitest";
 import { encodeAttribute } from "../../src/linux/netlink/message.ts";
 import type { KnownRules } from "../../src/netfilter/known-bytes.ts";
@@ -15,7 +17,7 @@ import { ToolRunner } from "../../src/redirect/run-tool.ts";
 import { parseSave } from "../../src/redirect/save-parser.ts";
 import { damage } from "../redirect/damage.ts";
 import { expectNothingLeftAfterwards, saveTool } from "../redirect/installed-backends.ts";
-import { TestNetns } from "../redirect/test-netns.ts";
+import { TestNetns, TOOL_PATH } from "../redirect/test-netns.ts";
 import { DEFAULT_OPTIONS, FAMILIES, seededRandom, VARIANTS } from "../redirect/variants.ts";
 
 const runner = new ToolRunner();
@@ -292,6 +294,28 @@ describe("what others do in the pod", () => {
       code: "TABLE_DORMANT",
       isLeftToPrograms: false,
     });
+  });
+
+  test("a table that another process owns is a fault of its own, judged but not written", async () => {
+    using pod = await TestNetns.make();
+    // the owner's socket keeps such a table from everybody else. Source: nft(8), flag owner
+    const owner = spawn("nsenter", [`--net=/proc/${pod.pid}/ns/net`, "nft", "-i"], {
+      stdio: ["pipe", "ignore", "ignore"],
+      env: { PATH: TOOL_PATH },
+    });
+    try {
+      owner.stdin.write("add table ip nat { flags owner ; }\n");
+      await expect.poll(() => pod.run("nft list tables"), { timeout: 10_000 }).toContain("table ip nat");
+      const wanted = { known: await known("default"), families: FAMILIES };
+      await expect(replay(pod.netns, wanted)).rejects.toMatchObject({
+        code: "TABLE_OWNED",
+        isLeftToPrograms: false,
+      });
+      expect(await pod.run("nft list ruleset")).not.toContain("ISTIO");
+    } finally {
+      owner.stdin.end();
+      await once(owner, "exit");
+    }
   });
 
   test("a chain that has a base chain's name and hangs nowhere is a fault of its own", async () => {
