@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import { DashboardServer } from "../dashboard/dashboard-server.ts";
 import { PodRules } from "../dashboard/pod-rules.ts";
+import { redirectOf } from "../enrolment/desired-state.ts";
 import { leaveNode } from "../install/leave-node.ts";
 import type { Logger, LoggerFactory } from "../log/logger.ts";
 import { AgentState } from "../observe/agent-state.ts";
@@ -175,6 +176,8 @@ function workStages(
   return [
     { name: "events", stop: () => events.stop() },
     { name: "annotations", stop: () => annotations.stop() },
+    // what the first pod would wait for; without it each pod gets its rules by a program, and the log says why
+    { name: "known bytes", start: () => void prepareRules(ground, capture) },
     { name: "self-test", start: () => void selfTest.start(), stop: () => selfTest.stop() },
     {
       name: "watches",
@@ -214,6 +217,14 @@ function workStages(
 /** Seen while all is well, so that a refusal when the agent stops has a meaning. */
 function rememberOwn(own: Front["own"], log: Logger): void {
   own.remember().catch((error: unknown) => log.debug({ err: error }, "the own DaemonSet is not known yet"));
+}
+
+async function prepareRules({ config, loggers }: Ground, { redirection }: Capture): Promise<void> {
+  try {
+    await redirection.prepare(redirectOf({ ...config, agentNamespace: config.podNamespace }));
+  } catch (error) {
+    loggers.scope("redirect").warn({ err: error }, "cannot record the bytes of our rules");
+  }
 }
 
 function logStart(config: AgentConfig, log: Logger): void {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether a pod belongs into the mesh, and with which redirection. Pure, no I/O.
 import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
-import { readPodOverrides } from "../kube/pod-overrides.ts";
+import { type PodOverrides, readPodOverrides } from "../kube/pod-overrides.ts";
 import { type EnablementSelector, matchSelectors } from "../kube/selectors.ts";
 import type { EstablishedConnections, RedirectOptions } from "../redirect/rules.ts";
 import { isTouched, newestFacts, type Workload } from "./workload.ts";
@@ -58,14 +58,23 @@ export function decideEnrolment(pod: PodFacts, namespace: NamespaceFacts, policy
     wanted: true,
     selector,
     warnings: overrides.warnings,
-    redirect: {
-      dnsCapture: overrides.dnsCapture ?? policy.dnsCapture,
-      ingressMode: overrides.ingressMode,
-      virtualInterfaces: overrides.virtualInterfaces,
-      probeSnatV4: policy.probeSnatV4,
-      probeSnatV6: policy.probeSnatV6,
-      establishedConnections: policy.establishedConnections,
-    },
+    redirect: redirectOf(policy, overrides),
+  };
+}
+
+/** The redirection of a pod whose annotations say nothing of it, or only this. */
+export function redirectOf(
+  policy: EnrolmentPolicy,
+  { dnsCapture, ingressMode = false, virtualInterfaces = [] }: Partial<PodOverrides> = {},
+): RedirectOptions {
+  const { probeSnatV4, probeSnatV6, establishedConnections } = policy;
+  return {
+    dnsCapture: dnsCapture ?? policy.dnsCapture,
+    ingressMode,
+    virtualInterfaces,
+    probeSnatV4,
+    probeSnatV6,
+    establishedConnections,
   };
 }
 

@@ -20,9 +20,11 @@ export async function redirectPod(step: RedirectStep, record: PodRecord, parts: 
   if (isEntry) await countEarlier(step, record, parts);
   if (isEntry && redirect.establishedConnections === "reset") await resetEarlier(step, record, parts);
   const report = await redirection.apply(netns, redirect, { isNew });
-  const { skippedFamilies, leftoverFault } = report;
+  const { skippedFamilies, leftoverFault, fallback } = report;
   history.looked(record.uid, { netnsKey: netns.key, skippedFamilies });
   history.step(record.uid, "rules");
+  if (fallback !== undefined)
+    log.warn({ ...names, reason: fallback }, "a program wrote a pod's rules, which takes many times longer");
   if (leftoverFault !== undefined)
     log.warn(
       { ...names, reason: leftoverFault },
