@@ -3,13 +3,13 @@
 // go, and pods without a process.
 import assert from "node:assert/strict";
 import { randomBytes, randomUUID } from "node:crypto";
-import { readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { netnsKeyAt } from "../../src/linux/host-netns.ts";
 import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts";
 import type { SandboxIdentity } from "../support/node/cni-runtime.ts";
 import { ambientPlugin, type Conflist } from "../support/node/conflist.ts";
-import { ipRules, iptablesSave, netnsUsers } from "../support/node/kernel.ts";
+import { ipRules, iptablesSave } from "../support/node/kernel.ts";
 import { Kubelet } from "../support/node/kubelet.ts";
 import type { LogLine } from "../support/node/managed-process.ts";
 import { MeshNode, PLUGIN_DIR } from "../support/node/mesh-node.ts";
@@ -651,73 +651,6 @@ export async function crashLoop(how: "kept" | "pinned"): Promise<number> {
   await mesh.kubelet.deletePod(pod);
   await waitFor("the pod to be let go", async () => !(await isHeld(pod)));
   return Math.round(servedMs);
-}
-
-/** Has rules be written in one namespace only when `release` is called; what the agent does elsewhere goes on. */
-async function holdRules(
-  inode: number,
-): Promise<{ isHeld: () => Promise<boolean>; release: () => Promise<void> }> {
-  // the first of the folders in which the agent looks its tools up
-  const folder = "/usr/local/sbin";
-  const holdFile = "/run/node/hold";
-  const heldFile = "/run/node/held";
-  await run(["mount", "-t", "tmpfs", "-o", "mode=0755", "none", folder]);
-  await writeFile(holdFile, `${inode}\n`);
-  const isHere = `[ "$(stat -Lc %i /proc/self/ns/net)" = "$(cat ${holdFile} 2>/dev/null)" ]`;
-  for (const name of ["iptables-nft-restore", "ip6tables-nft-restore"]) {
-    const lines = [`while ${isHere}; do : >${heldFile}; sleep 0.01; done`, `exec /usr/sbin/${name} "$@"`];
-    await writeFile(join(folder, name), `#!/bin/sh\n${lines.join("\n")}\n`, { mode: 0o755 });
-  }
-  return {
-    isHeld: async () => (await readFile(heldFile).catch(() => undefined)) !== undefined,
-    async release() {
-      await rm(holdFile);
-      await run(["umount", "--lazy", folder]);
-    },
-  };
-}
-
-/**
- * The runtime makes a new sandbox of a pod while the rules of the one before are being repaired.
- * @returns whether its ADD was answered before that repair had ended
- */
-export async function rebuiltInRepair(): Promise<boolean> {
-  const old = await runCaptured();
-  const hold = await holdRules(await old.netnsInode());
-  await old.exec(["iptables", "-t", "nat", "-F", "ISTIO_OUTPUT"]);
-  await callQuietly({ verb: "CHECK", ...namedBy(old, "eth0") });
-  await waitFor("the repair to be held up", hold.isHeld, { timeoutMs: 10_000 });
-  let isAnswered = false;
-  const meta: MetaPlugin = {
-    async attach(sandbox, netns) {
-      isAnswered = true;
-      await claimCaptured({ netns, spec: sandbox });
-    },
-    async detach() {},
-  };
-  const { cni, network } = mesh.pods;
-  const before = await readdir(cni.netnsDir);
-  const runtime = new PodRuntime({ cni, network, cgroupFolder: mesh.node.cgroupFolder, meta });
-  const adding = runtime.runPodSandbox({ ...old.spec, uid: old.uid });
-  adding.catch(() => {});
-  const isTaken = async (): Promise<boolean> => {
-    const made = (await readdir(cni.netnsDir)).find((name) => !before.includes(name)) ?? "";
-    const { ino } = await stat(join(cni.netnsDir, made));
-    return (await netnsUsers(ino)).includes(mesh.agent.pid);
-  };
-  await waitFor("the agent to have opened the new sandbox", isTaken);
-  const wasEarly = isAnswered;
-  await hold.release();
-  const rebuilt = await adding;
-  const inode = String(await rebuilt.netnsInode());
-  assert.equal((await mesh.ztunnel.stats()).workloads[old.uid]?.ino, inode);
-  await old.stop();
-  await old.stop();
-  await claimCaptured(rebuilt);
-  assert.equal((await mesh.ztunnel.stats()).workloads[old.uid]?.ino, inode);
-  await mesh.kubelet.deletePod(rebuilt);
-  await waitFor("the pod to be let go", async () => !(await isHeld(old)));
-  return wasEarly;
 }
 
 /** What a running pod is told whose port ztunnel needs. */

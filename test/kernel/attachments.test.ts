@@ -39,10 +39,6 @@ describe("a captured pod", () => {
   });
 });
 
-test("a new sandbox that comes while the one before is repaired is captured when its ADD answers", async () => {
-  expect(await node.call.rebuiltInRepair(), "answered before its own run").toBe(false);
-});
-
 describe("a pod that only Multus attaches", () => {
   test.each([
     ["by the auxiliary chain alone", ["istio-cni"]],
