@@ -532,7 +532,7 @@ struct job {
 	int result;
 	const char *step;
 	int (*run)(struct job *job);
-	napi_value (*value)(napi_env env, const struct job *job); // NULL: no memory
+	napi_value (*value)(napi_env env, struct job *job); // NULL: no memory
 	void (*free)(struct job *job);
 };
 
@@ -574,19 +574,11 @@ static void finish_job(napi_env env, napi_status status, void *data)
 }
 
 // Takes the job, also when it fails.
-static napi_value start_job(napi_env env, struct job *job, int netns_fd, const char *name)
+static napi_value queue_job(napi_env env, struct job *job, const char *name)
 {
 	napi_value label, promise;
 
 	job->step = "napi_queue_async_work";
-	// The caller may close its descriptor, and the number be used again, before the work begins.
-	job->netns_fd = fcntl(netns_fd, F_DUPFD_CLOEXEC, 0);
-	if (job->netns_fd < 0) {
-		int error = -errno;
-
-		free_job(job);
-		return fail(env, error, "fcntl");
-	}
 	if (napi_create_string_utf8(env, name, NAPI_AUTO_LENGTH, &label) != napi_ok ||
 	    napi_create_promise(env, &job->deferred, &promise) != napi_ok ||
 	    napi_create_async_work(env, NULL, label, run_job, finish_job, job, &job->work) != napi_ok) {
@@ -599,6 +591,19 @@ static napi_value start_job(napi_env env, struct job *job, int netns_fd, const c
 		return fail(env, -ENOMEM, "napi_queue_async_work");
 	}
 	return promise;
+}
+
+// As queue_job, with a descriptor of its own: the caller may close its, and the number be used again, before the work begins.
+static napi_value start_job(napi_env env, struct job *job, int netns_fd, const char *name)
+{
+	job->netns_fd = fcntl(netns_fd, F_DUPFD_CLOEXEC, 0);
+	if (job->netns_fd < 0) {
+		int error = -errno;
+
+		free_job(job);
+		return fail(env, error, "fcntl");
+	}
+	return queue_job(env, job, name);
 }
 
 struct netlink_job {
@@ -623,7 +628,7 @@ static int run_netlink(struct job *job)
 }
 
 // One copy for all datagrams: each is a view of the same buffer.
-static napi_value replies_value(napi_env env, const struct job *job)
+static napi_value replies_value(napi_env env, struct job *job)
 {
 	const struct netlink_exchange *exchange = &((const struct netlink_job *)job)->exchange;
 	napi_value buffer, result, view;
@@ -697,7 +702,7 @@ static int run_xtables(struct job *job)
 	return netns_xtables(job->netns_fd, &((struct xtables_job *)job)->table, &job->step);
 }
 
-static napi_value table_value(napi_env env, const struct job *job)
+static napi_value table_value(napi_env env, struct job *job)
 {
 	const struct xtables_read *table = &((const struct xtables_job *)job)->table;
 	size_t bytes = sizeof(table->info) + table->entries_bytes;
@@ -741,6 +746,55 @@ static napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
 	return start_job(env, &xtables->job, netns_fd, "xtablesInNetns");
 }
 
+struct make_job {
+	struct job job; // first
+	int made_fd;
+};
+
+static void free_make(struct job *job)
+{
+	struct make_job *make = (struct make_job *)job;
+
+	if (make->made_fd >= 0)
+		close(make->made_fd);
+	free(make);
+}
+
+static int run_make(struct job *job)
+{
+	struct make_job *make = (struct make_job *)job;
+
+	make->made_fd = netns_make(&job->step);
+	return make->made_fd < 0 ? make->made_fd : 0;
+}
+
+static napi_value make_value(napi_env env, struct job *job)
+{
+	struct make_job *make = (struct make_job *)job;
+	napi_value result;
+
+	if (napi_create_int32(env, make->made_fd, &result) != napi_ok)
+		return NULL;
+	make->made_fd = -1; // the caller's from here on
+	return result;
+}
+
+// makeNetns() -> Promise<number>: a descriptor
+static napi_value js_make_netns(napi_env env, napi_callback_info info)
+{
+	struct make_job *make = calloc(1, sizeof(*make));
+
+	(void)info;
+	if (!make)
+		return fail(env, -ENOMEM, "malloc");
+	make->job.run = run_make;
+	make->job.value = make_value;
+	make->job.free = free_make;
+	make->job.netns_fd = -1;
+	make->made_fd = -1;
+	return queue_job(env, &make->job, "makeNetns");
+}
+
 static napi_value init(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor functions[] = {
@@ -753,6 +807,7 @@ static napi_value init(napi_env env, napi_value exports)
 		FUNCTION("setReading", js_set_reading),
 		FUNCTION("setRef", js_set_ref),
 		FUNCTION("close", js_close),
+		FUNCTION("makeNetns", js_make_netns),
 		FUNCTION("socketInNetns", js_socket_in_netns),
 		FUNCTION("netlinkInNetns", js_netlink_in_netns),
 		FUNCTION("xtablesInNetns", js_xtables_in_netns),

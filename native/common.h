@@ -89,6 +89,9 @@ struct netns_socket {
 
 int netns_open_socket(int netns_fd, const struct netns_socket *options, const char **step);
 
+// A descriptor of a new namespace, which lives as long as somebody holds it.
+int netns_make(const char **step);
+
 // One conversation with the kernel. The caller frees `replies` and `reply_bytes`.
 struct netlink_exchange {
 	int protocol;

@@ -6,6 +6,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/netlink.h>
+#include <linux/sockios.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -13,6 +15,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,8 +29,10 @@ static void *enter_and_run(void *argument)
 {
 	struct netns_job *job = argument;
 
-	job->step = "setns";
-	if (setns(job->netns_fd, CLONE_NEWNET) < 0)
+	bool is_new = job->netns_fd == NETNS_NEW;
+
+	job->step = is_new ? "unshare" : "setns";
+	if ((is_new ? unshare(CLONE_NEWNET) : setns(job->netns_fd, CLONE_NEWNET)) < 0)
 		job->result = -errno;
 	else
 		job->result = job->run(job->argument, &job->step);
@@ -130,6 +135,32 @@ fail:
 int netns_open_socket(int netns_fd, const struct netns_socket *options, const char **step)
 {
 	struct netns_job job = { .netns_fd = netns_fd, .run = open_socket_here, .argument = (void *)options };
+
+	return run_in_netns(&job, step);
+}
+
+// The namespace of the thread with its loopback device up; nothing but the descriptor keeps it.
+static int make_here(void *argument, const char **step)
+{
+	struct ifreq loopback = { .ifr_name = "lo", .ifr_flags = IFF_UP };
+	int fd, result;
+
+	(void)argument;
+	*step = "socket";
+	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	*step = "ioctl";
+	result = ioctl(fd, SIOCSIFFLAGS, &loopback) < 0 ? -1 : ioctl(fd, SIOCGSKNS);
+	if (result < 0)
+		result = -errno;
+	close(fd);
+	return result;
+}
+
+int netns_make(const char **step)
+{
+	struct netns_job job = { .netns_fd = NETNS_NEW, .run = make_here };
 
 	return run_in_netns(&job, step);
 }

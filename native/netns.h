@@ -4,6 +4,8 @@
 #ifndef AMBIENT_NETNS_H
 #define AMBIENT_NETNS_H
 
+#define NETNS_NEW -1 // in place of a descriptor: a namespace that is made for the job
+
 struct netns_job {
 	int netns_fd;
 	int (*run)(void *argument, const char **step);
@@ -12,7 +14,7 @@ struct netns_job {
 	int result;
 };
 
-// What `run` returned, or -errno with `step` when it could not be started or could not enter ("setns").
+// What `run` returned, or -errno with `step` when it could not be started or could not enter ("setns", "unshare").
 int run_in_netns(struct netns_job *job, const char **step);
 
 #endif

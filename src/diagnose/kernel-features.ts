@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether the kernel can do what redirection takes: tried for real, in a network namespace made for it, never in the host's.
+import { NativeError } from "../linux/native.ts";
 import { ensureRedirectRouting } from "../linux/netlink/rtnetlink.ts";
-import type { Netns } from "../linux/netns.ts";
-import { makeThrowawayNetns, ThrowawayError } from "../linux/temporary-netns.ts";
+import { Netns } from "../linux/netns.ts";
 import { MATCH_ANY } from "../probes/kubelet-match.ts";
 import { PROBE_CHAIN, PROBE_HOOK, probeRule } from "../probes/probe-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
@@ -101,14 +101,13 @@ export async function checkKernelFeatures(options: KernelFeatureOptions): Promis
   const { backend, ipv6 } = options;
   let netns: Netns;
   try {
-    const tool = [backend.tools[4].restore] as const;
-    netns = await makeThrowawayNetns({ path: backend.runner.path, tool });
+    netns = await Netns.makeTemporary();
   } catch (error) {
-    if (!(error instanceof ThrowawayError)) throw error;
+    if (!(error instanceof NativeError)) throw error;
     return [
       warning(
         "kernel",
-        error.message,
+        `${error.message}: it takes the capability SYS_ADMIN`,
         "what the kernel can do was not tried; a pod's failure will name what is missing",
       ),
     ];

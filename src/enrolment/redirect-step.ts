@@ -23,7 +23,7 @@ export async function redirectPod(step: RedirectStep, record: PodRecord, parts: 
   const { skippedFamilies, leftoverFault, fallback } = report;
   history.looked(record.uid, { netnsKey: netns.key, skippedFamilies });
   history.step(record.uid, "rules");
-  if (fallback !== undefined)
+  if (fallback !== undefined && report.writes > 0)
     log.warn({ ...names, reason: fallback }, "a program wrote a pod's rules, which takes many times longer");
   if (leftoverFault !== undefined)
     log.warn(

@@ -21,6 +21,7 @@ export interface Addon {
   setReading(handle: Handle, on: boolean): void;
   setRef(handle: Handle, on: boolean): void;
   close(handle: Handle): void;
+  makeNetns(): Promise<number>;
   socketInNetns(
     netnsFd: number,
     family: number,
@@ -68,6 +69,21 @@ export class NativeError extends Error {
     this.code = code;
     this.errno = errno;
     this.syscall = syscall;
+  }
+}
+
+/**
+ * Makes a network namespace with its loopback device up, without a process.
+ *
+ * @returns a descriptor (close-on-exec) that belongs to the caller and is all that keeps the namespace
+ * @throws NativeError with syscall unshare (EPERM: it takes SYS_ADMIN; ENOSPC: /proc/sys/user/max_net_namespaces), socket or ioctl
+ *   (EPERM: it takes NET_ADMIN)
+ */
+export async function makeNetns(): Promise<number> {
+  try {
+    return await addon().makeNetns();
+  } catch (error) {
+    throw explain("make a network namespace", error);
   }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // An open network namespace: one owner, one descriptor, and an identity that outlives paths and descriptor numbers.
 import { closeSync, constants, fstatSync, openSync, statfsSync } from "node:fs";
-import { NativeError, socketInNetns } from "./native.ts";
+import { makeNetns, NativeError, socketInNetns } from "./native.ts";
 
 // Source: linux/magic.h, NSFS_MAGIC.
 const NSFS_MAGIC = 0x6e736673;
@@ -67,6 +67,18 @@ export class Netns implements Disposable {
       closeSync(fd);
       throw error;
     }
+  }
+
+  /**
+   * Makes a namespace of our own to try things in, with its loopback device up: nothing but the handle keeps it, so it ends with us
+   * however we end.
+   *
+   * @returns a handle that belongs to the caller @throws NativeError
+   */
+  static async makeTemporary(): Promise<Netns> {
+    const fd = await makeNetns();
+    const { dev, ino } = fstatSync(fd, { bigint: true });
+    return new Netns(fd, { dev, ino });
   }
 
   get closed(): boolean {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The redirection's rules as the netfilter engine is told them, and how the programs write them for it to record.
-import { makeThrowawayNetns } from "../linux/temporary-netns.ts";
+import { Netns } from "../linux/netns.ts";
 import { allDone } from "../loop/all-done.ts";
 import { KnownBytes, type ToldRule, type ToldRules } from "../netfilter/known-bytes.ts";
 import type { OwnTable } from "../netfilter/own-tables.ts";
@@ -64,7 +64,7 @@ export function knownRedirections(
 ): KnownBytes<ToldRedirection> {
   const rules = new NetnsRules(tools, { runner, hostNetns: new Set(), timeoutMs });
   return new KnownBytes({
-    makeNetns: () => makeThrowawayNetns({ path: runner.path, tool: ["cat"] }),
+    makeNetns: () => Netns.makeTemporary(),
     write: async (netns, { options, families }) => {
       await allDone(
         families.map(async (family) => {

@@ -6,7 +6,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
-import { netlinkInNetns, socketInNetns, xtablesInNetns } from "../../src/linux/native.ts";
+import { makeNetns, netlinkInNetns, socketInNetns, xtablesInNetns } from "../../src/linux/native.ts";
 import { encodeRequests, NLM, sortAnswers } from "../../src/linux/netlink/message.ts";
 import { connectSeqpacket, listenSeqpacket } from "../../src/linux/seqpacket.ts";
 
@@ -68,6 +68,7 @@ async function cycleNetlink(times: number): Promise<void> {
   };
   for (let i = 0; i < times; i += PIPELINE) {
     await Promise.all(Array.from({ length: PIPELINE }, conversation));
+    if (i % 80 === 0) closeSync(await makeNetns());
     if (i % 80 === 0) await netlinkInNetns(0, 0, request).catch(() => {});
     if (i % 80 === 8) await netlinkInNetns(-1, 0, request).catch(() => {});
     if (i % 80 === 16) await netlinkInNetns(netnsFd, 0, request.subarray(0, 17)).catch(() => {});

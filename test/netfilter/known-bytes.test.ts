@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who asks for known bytes shares them, keeps some of them, and is told when there are none.
 import { expect, test } from "vitest";
-import { makeThrowawayNetns } from "../../src/linux/temporary-netns.ts";
+import { Netns } from "../../src/linux/netns.ts";
 import { KnownBytes, knownRules, type ToldRules } from "../../src/netfilter/known-bytes.ts";
 import type { NftRuleObject } from "../../src/netfilter/nft-objects.ts";
 import type { SeenObjects } from "../../src/netfilter/own-objects.ts";
 import { expectNothingLeftAfterwards } from "../redirect/installed-backends.ts";
-import { TOOL_PATH } from "../redirect/test-netns.ts";
 
 await expectNothingLeftAfterwards();
 
@@ -17,7 +16,7 @@ function recorder(options: { fails?: () => boolean; maxEntries?: number } = {}) 
   const written: string[] = [];
   const clock = { nowMs: 0 };
   const bytes = new KnownBytes<ToldRules>({
-    makeNetns: () => makeThrowawayNetns({ path: TOOL_PATH, tool: ["cat"] }),
+    makeNetns: () => Netns.makeTemporary(),
     write: async () => {
       if (options.fails?.() === true) throw new Error("the program is not there");
     },
