@@ -28,30 +28,44 @@ export const rooms: readonly Room[] = [
   { name: "kube", may: ["log", "loop"] },
   { name: "config", may: ["kube", "log", "settings-reader"] },
   { name: "netfilter", may: ground },
-  { name: "redirect", may: [...ground, "netfilter"] },
+  { name: "redirection", may: [...ground, "netfilter"] },
   { name: "ztunnel", may: ground },
-  // the host's rules are written and read with the tools of the pods' rules, until both have a room below them
-  { name: "probes", may: [...ground, "redirect"] },
-  { name: "enrolment", may: [...ground, "kube", "redirect", "ztunnel", "probes"] },
+  { name: "probes", may: [...ground, "netfilter", "redirection"] },
+  { name: "enrolment", may: [...ground, "kube", "netfilter", "redirection", "ztunnel", "probes"] },
   { name: "cni", may: [...ground, "kube", "enrolment"] },
   // leaving a node takes everything apart that the agent is made of
   {
     name: "install",
-    may: [...ground, "config", "kube", "redirect", "ztunnel", "probes", "enrolment", "cni"],
+    may: [...ground, "config", "kube", "netfilter", "redirection", "ztunnel", "probes", "enrolment", "cni"],
   },
   {
     name: "observe",
-    may: [...ground, "version", "config", "kube", "redirect", "ztunnel", "probes", "enrolment", "cni"],
+    may: [
+      ...ground,
+      "version",
+      "config",
+      "kube",
+      "netfilter",
+      "redirection",
+      "ztunnel",
+      "probes",
+      "enrolment",
+      "cni",
+    ],
   },
-  { name: "dashboard", may: [...ground, "redirect", "observe"] },
-  { name: "diagnose", may: [...ground, "config", "kube", "redirect", "probes", "install", "observe"] },
+  { name: "dashboard", may: [...ground, "netfilter", "redirection", "observe"] },
+  {
+    name: "check",
+    may: [...ground, "config", "kube", "netfilter", "redirection", "probes", "install", "observe"],
+  },
   {
     name: "agent",
     may: [
       ...ground,
       "config",
       "kube",
-      "redirect",
+      "netfilter",
+      "redirection",
       "ztunnel",
       "probes",
       "enrolment",
@@ -60,12 +74,12 @@ export const rooms: readonly Room[] = [
       "observe",
       "dashboard",
       // the self-test at the start is a part of the agent
-      "diagnose",
+      "check",
     ],
   },
   {
     name: "cli",
-    may: [...ground, "settings-reader", "config", "redirect", "install", "observe", "diagnose"],
+    may: [...ground, "settings-reader", "config", "redirection", "install", "observe", "check"],
   },
   { name: "main", may: ["log", "version", "config", "cli", "agent"] },
 ];

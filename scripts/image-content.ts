@@ -12,7 +12,7 @@ export const agentFolder = "usr/local/lib/ambient-cni";
 const variants = ["nft", "legacy"] as const;
 const families = ["iptables", "ip6tables"] as const;
 
-/** Programs the agent starts. Source: src/redirect/backend-tools.ts, src/probes/host-tools.ts */
+/** Programs the agent starts. Source: src/netfilter/variant-tools.ts, src/probes/host-tools.ts */
 const programs = [
   "/usr/sbin/xtables-nft-multi",
   "/usr/sbin/xtables-legacy-multi",

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni rules`: prints what a pod would be given, without touching anything.
 import { parseArgs } from "node:util";
-import { renderRestoreText } from "../redirect/restore-text.ts";
-import { isInterfaceName } from "../redirect/rules.ts";
+import { renderRestoreText } from "../redirection/restore-text.ts";
+import { isInterfaceName } from "../redirection/rules.ts";
 
 /** Arguments of `rules` that cannot be used. */
 export class RulesUsageError extends Error {

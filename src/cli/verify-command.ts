@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni verify`: what should be against what the kernel has.
-import type { Fault } from "../diagnose/fault.ts";
-import type { VerifyReport } from "../diagnose/verify-node.ts";
+import type { Fault } from "../check/fault.ts";
+import type { VerifyReport } from "../check/verify-node.ts";
 import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
 import { Progress } from "./progress.ts";
 import { stateClient } from "./state-client.ts";
@@ -51,7 +51,7 @@ async function runVerify(args: readonly string[], io: CommandIo): Promise<number
   if (rest.length > 0) parsePodName("verify", positionals.join(" "));
   const config = io.config();
   const agent = stateClient(config.runDir);
-  const { verifyNode } = await import("../diagnose/verify-node.ts");
+  const { verifyNode } = await import("../check/verify-node.ts");
   let report: VerifyReport;
   using progress = new Progress(io);
   try {

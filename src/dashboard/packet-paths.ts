@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which of a packet's ways through a captured pod each rule belongs to, and what the kernel has counted on it. No I/O.
-import { normaliseRule } from "../redirect/rule-tokens.ts";
+
+import type { Family } from "../netfilter/family.ts";
+import { normaliseRule } from "../netfilter/rule-tokens.ts";
+import { joinWords, type SavedRuleset } from "../netfilter/save-parser.ts";
 import {
   CHAIN_HOOKS,
   CHAIN_NAMES,
   type ChainName,
-  type Family,
   type RedirectOptions,
   type RedirectRule,
   redirectRules,
   redirectTables,
   TABLE_NAMES,
-} from "../redirect/rules.ts";
-import { joinWords, type SavedRuleset } from "../redirect/save-parser.ts";
+} from "../redirection/rules.ts";
 import type { HookReport, PacketPath, PathStage, RuleReport } from "./rules-report.ts";
 
 /** A rule's counters. */

@@ -3,11 +3,12 @@
 import { performance } from "node:perf_hooks";
 import type { Netns } from "../linux/netns.ts";
 import { Limit } from "../loop/limit.ts";
+import type { Family } from "../netfilter/family.ts";
+import { parseSave } from "../netfilter/save-parser.ts";
+import type { RedirectBackend } from "../netfilter/variant.ts";
 import type { ClusterFacts, EnrolmentFacts } from "../observe/agent-facts.ts";
-import type { RedirectBackend } from "../redirect/backend.ts";
-import { assertPodNetns } from "../redirect/netns-rules.ts";
-import { type Family, type RedirectOptions, TABLE_NAMES } from "../redirect/rules.ts";
-import { parseSave } from "../redirect/save-parser.ts";
+import { assertPodNetns } from "../redirection/netns-rules.ts";
+import { type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";
 import { explainRules, readCounts } from "./packet-paths.ts";
 import type { PodRulesReport, RuleFamilyReport } from "./rules-report.ts";
 

@@ -3,7 +3,7 @@
 import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import { type PodOverrides, readPodOverrides } from "../kube/pod-overrides.ts";
 import { type EnablementSelector, matchSelectors } from "../kube/selectors.ts";
-import type { EstablishedConnections, RedirectOptions } from "../redirect/rules.ts";
+import type { EstablishedConnections, RedirectOptions } from "../redirection/rules.ts";
 import { isTouched, newestFacts, type Workload } from "./workload.ts";
 
 /** Why a pod is not in the mesh, each with its sentence. All but the last cannot be undone by a selector. */

@@ -5,11 +5,11 @@ import { NativeError } from "../linux/native.ts";
 import { NetlinkError } from "../linux/netlink/exchange.ts";
 import { NetnsError } from "../linux/netns.ts";
 import type { PortHolder } from "../linux/port-holders.ts";
-import { BackendError } from "../redirect/backend.ts";
-import { RedirectionError } from "../redirect/redirection-error.ts";
-import { RedirectOptionsError } from "../redirect/rules.ts";
-import { ToolError } from "../redirect/run-tool.ts";
-import { SaveParseError } from "../redirect/save-parser.ts";
+import { ToolError } from "../linux/run-tool.ts";
+import { SaveParseError } from "../netfilter/save-parser.ts";
+import { BackendError } from "../netfilter/variant.ts";
+import { RedirectionError } from "../redirection/redirection-error.ts";
+import { RedirectOptionsError } from "../redirection/rules.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
 
 /** Why pods are not captured, in few words: label values of a metric. */

@@ -2,7 +2,7 @@
 // Which step is next for a pod, from what is observed and what is desired. Pure: no I/O, no clock.
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
-import type { RedirectOptions } from "../redirect/rules.ts";
+import type { RedirectOptions } from "../redirection/rules.ts";
 import type { Desired, OutsideReason } from "./desired-state.ts";
 import type { ReconcileOutcome } from "./run-outcome.ts";
 import type { Sandbox } from "./sandbox-finder.ts";

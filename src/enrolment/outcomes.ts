@@ -3,7 +3,7 @@
 import type { EventRecorder } from "../kube/event-recorder.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Logger } from "../log/logger.ts";
-import type { Drift } from "../redirect/fingerprint.ts";
+import type { Drift } from "../redirection/fingerprint.ts";
 import type { Desired } from "./desired-state.ts";
 import { type Failure, failureOf } from "./failure.ts";
 import type { Step } from "./next-step.ts";

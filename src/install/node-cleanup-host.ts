@@ -2,10 +2,10 @@
 // Takes the chain and the sets for kubelet probes out of the host.
 import { dirname, join } from "node:path";
 import { Netns } from "../linux/netns.ts";
+import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
 import { HostState } from "../probes/host-state.ts";
 import { PROBE_CHAIN, PROBE_TABLE } from "../probes/probe-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
-import { findNativeTables, nativeTableName } from "../redirect/native-tables.ts";
 import { hasChain } from "./node-cleanup-netns.ts";
 import type { CleanupTools } from "./node-cleanup-tools.ts";
 

@@ -9,8 +9,8 @@ import { NativeError, xtablesInNetns } from "../linux/native.ts";
 import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
 import { readRedirectRouting } from "../linux/netlink/rtnetlink.ts";
 import { Netns, NetnsError } from "../linux/netns.ts";
-import { readLegacyTableNames } from "../redirect/backend.ts";
-import { findNativeTables } from "../redirect/native-tables.ts";
+import { findNativeTables } from "../netfilter/native-tables.ts";
+import { readLegacyTableNames } from "../netfilter/variant.ts";
 
 /** A namespace and the ways to it. */
 export interface FoundNetns {

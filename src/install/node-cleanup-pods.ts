@@ -2,7 +2,7 @@
 // Takes our redirection out of every pod of the node; their traffic goes straight from then on.
 import { hostNetnsKeys, netnsKeyAt } from "../linux/host-netns.ts";
 import { forEachLimited } from "../loop/limit.ts";
-import { PodRedirection } from "../redirect/pod-redirection.ts";
+import { PodRedirection } from "../redirection/pod-redirection.ts";
 import { type FoundNetns, findNetns, isEnrolled, openFound } from "./node-cleanup-netns.ts";
 import type { CleanupTools } from "./node-cleanup-tools.ts";
 

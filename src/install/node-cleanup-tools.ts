@@ -2,9 +2,9 @@
 // Both iptables variants of this machine, whichever of them the agent of this node had chosen.
 import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
 import { Netns } from "../linux/netns.ts";
-import { BackendError, type RedirectBackend } from "../redirect/backend.ts";
-import { findTools } from "../redirect/backend-tools.ts";
-import { ToolRunner } from "../redirect/run-tool.ts";
+import { ToolRunner } from "../linux/run-tool.ts";
+import { BackendError, type RedirectBackend } from "../netfilter/variant.ts";
+import { findTools } from "../netfilter/variant-tools.ts";
 
 /** The programs that cleaning up takes, looked for when they are first needed. */
 export class CleanupTools {

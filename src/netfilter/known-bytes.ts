@@ -2,9 +2,10 @@
 // What the iptables programs make of rules in the kernel: recorded in a namespace of the agent's own, never learned from a pod.
 import type { NetlinkRequest } from "../linux/netlink/message.ts";
 import type { Netns } from "../linux/netns.ts";
+import type { Family } from "./family.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
 import type { NftBase, NftRuleObject } from "./nft-objects.ts";
-import { type ChainPlace, type Family, newChain, newRule, newTable, type RuleProtocol } from "./nft-wire.ts";
+import { type ChainPlace, newChain, newRule, newTable, type RuleProtocol } from "./nft-wire.ts";
 import { readOwnObjects, type SeenObjects, type SeenTable } from "./own-objects.ts";
 import type { OwnTable } from "./own-tables.ts";
 

@@ -11,9 +11,7 @@ import {
   NLM,
   sortAnswers,
 } from "../linux/netlink/message.ts";
-
-/** IP version. */
-export type Family = 4 | 6;
+import type { Family } from "./family.ts";
 
 const NETLINK_NETFILTER = 12;
 const NFNL_SUBSYS_NFTABLES = 10;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is ours in a namespace, by name, and how the kernel is asked for it.
 import type { NetlinkRequest } from "../linux/netlink/message.ts";
-import { type Family, getChain, getRules, getTable } from "./nft-wire.ts";
+import type { Family } from "./family.ts";
+import { getChain, getRules, getTable } from "./nft-wire.ts";
 
 /** What can be ours of one table. */
 export interface OwnTable {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compares what is ours in a namespace with known bytes, and says how it differs.
+
+import type { Family } from "./family.ts";
 import type { KnownChain, KnownRule, KnownRules, KnownTable } from "./known-bytes.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
 import { type NftRuleObject, sameBytes, sameHook } from "./nft-objects.ts";
-import type { Family } from "./nft-wire.ts";
 import type { SeenChain, SeenObjects, SeenTable } from "./own-objects.ts";
 import type { OwnChain, OwnTable } from "./own-tables.ts";
 

@@ -3,8 +3,8 @@
 
 import { listeningSockets } from "../linux/listening-sockets.ts";
 import { within } from "../loop/deadline.ts";
-import { routingDrift } from "../redirect/routing-drift.ts";
-import type { RedirectOptions } from "../redirect/rules.ts";
+import { routingDrift } from "../redirection/routing-drift.ts";
+import type { RedirectOptions } from "../redirection/rules.ts";
 import type { AgentFacts, RedirectionFacts } from "./agent-facts.ts";
 import {
   type KnownPod,

@@ -4,9 +4,10 @@ import type { Desired } from "../enrolment/desired-state.ts";
 import type { PodLook, PodPast } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
-import { desiredState, fingerprint } from "../redirect/fingerprint.ts";
-import type { SkippedFamily } from "../redirect/pod-routing.ts";
-import { type Family, type RedirectOptions, redirectVariantKey } from "../redirect/rules.ts";
+import type { Family } from "../netfilter/family.ts";
+import { desiredState, fingerprint } from "../redirection/fingerprint.ts";
+import type { SkippedFamily } from "../redirection/pod-routing.ts";
+import { type RedirectOptions, redirectVariantKey } from "../redirection/rules.ts";
 import type { AgentFacts } from "./agent-facts.ts";
 import { describeDesired } from "./desired-report.ts";
 import type {

@@ -15,8 +15,8 @@ import {
   NLM,
   viewOf,
 } from "../linux/netlink/message.ts";
-import type { Variant } from "../redirect/backend-tools.ts";
-import type { Family } from "../redirect/rules.ts";
+import type { Family } from "../netfilter/family.ts";
+import type { Variant } from "../netfilter/variant-tools.ts";
 import { PROBE_CHAIN, PROBE_HOOK, PROBE_TABLE } from "./probe-rules.ts";
 import { PROBE_SETS, type SeenSet } from "./probe-set.ts";
 import { hashXtablesShare } from "./xtables-share.ts";

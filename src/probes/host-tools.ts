@@ -3,10 +3,10 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import type { Netns } from "../linux/netns.ts";
-import type { VariantTools } from "../redirect/backend-tools.ts";
-import type { Family } from "../redirect/rules.ts";
-import { ToolError, type ToolRunner } from "../redirect/run-tool.ts";
-import { parseSave } from "../redirect/save-parser.ts";
+import { ToolError, type ToolRunner } from "../linux/run-tool.ts";
+import type { Family } from "../netfilter/family.ts";
+import { parseSave } from "../netfilter/save-parser.ts";
+import type { VariantTools } from "../netfilter/variant-tools.ts";
 import { observeProbeRules, PROBE_TABLE, type ProbeRuleState } from "./probe-rules.ts";
 import { ProbesError, ruleRefusedError } from "./probes-error.ts";
 

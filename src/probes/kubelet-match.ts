@@ -4,8 +4,8 @@ import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { netnsKeyAt } from "../linux/host-netns.ts";
+import type { ToolRunner } from "../linux/run-tool.ts";
 import type { Logger } from "../log/logger.ts";
-import type { ToolRunner } from "../redirect/run-tool.ts";
 import { ANY_SOCKET, type ProbeMatchArgs } from "./probe-rules.ts";
 
 /** What the rule matches. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Addresses and names as an ipset can hold them, in one spelling.
 import { isIP, SocketAddress } from "node:net";
-import type { Family } from "../redirect/rules.ts";
+import type { Family } from "../netfilter/family.ts";
 
 /** The family an address belongs to. */
 export function familyOf(address: string): Family {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which pod owns which address: what the sets should hold. Pure.
-import type { Family } from "../redirect/rules.ts";
+import type { Family } from "../netfilter/family.ts";
 import { canonicalAddress, checkedUid, familyOf } from "./probe-address.ts";
 
 /** What the sets should hold, as it was asked for up to a moment. */

@@ -6,7 +6,7 @@ import { Backoff } from "../loop/backoff.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { unlessLate } from "../loop/deadline.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
-import type { Family } from "../redirect/rules.ts";
+import type { Family } from "../netfilter/family.ts";
 import { canonicalAddress, familyOf } from "./probe-address.ts";
 import {
   checkProbePath,

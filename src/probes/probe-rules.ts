@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's chain and the jump to it: what should be in the nat table, what is, and the smallest text between. Pure.
-import { renderChain, renderTable } from "../redirect/restore-text.ts";
-import { normaliseRule } from "../redirect/rule-tokens.ts";
-import type { Family } from "../redirect/rules.ts";
-import { joinWords, type SavedRuleset } from "../redirect/save-parser.ts";
+
+import type { Family } from "../netfilter/family.ts";
+import { normaliseRule } from "../netfilter/rule-tokens.ts";
+import { joinWords, type SavedRuleset } from "../netfilter/save-parser.ts";
+import { renderChain, renderTable } from "../redirection/restore-text.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 import { PROBE_SETS } from "./probe-set.ts";
 

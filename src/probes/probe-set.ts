@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two address sets: what one should hold against what it holds, and the `ipset restore` text that leads there. Pure.
-import type { Family } from "../redirect/rules.ts";
+import type { Family } from "../netfilter/family.ts";
 import { isUid } from "./probe-address.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 

@@ -2,7 +2,7 @@
 // Our share of an iptables-legacy table, out of the kernel's own bytes: a hash by which it is known again. Pure.
 import { createHash, type Hash } from "node:crypto";
 import { viewOf } from "../linux/netlink/message.ts";
-import type { Family } from "../redirect/rules.ts";
+import type { Family } from "../netfilter/family.ts";
 
 /**
  * Layout of struct ipt_entry and struct ip6t_entry on 64-bit machines.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the rules of one fresh pod cost: ours, the floor, and the way not to go.
 import { Netns } from "../../src/linux/netns.ts";
-import { chooseBackend } from "../../src/redirect/backend.ts";
-import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
-import { renderRestoreText } from "../../src/redirect/restore-text.ts";
-import type { RedirectOptions } from "../../src/redirect/rules.ts";
-import { ToolRunner } from "../../src/redirect/run-tool.ts";
+import { ToolRunner } from "../../src/linux/run-tool.ts";
+import { chooseBackend } from "../../src/netfilter/variant.ts";
+import { PodRedirection } from "../../src/redirection/pod-redirection.ts";
+import { renderRestoreText } from "../../src/redirection/restore-text.ts";
+import type { RedirectOptions } from "../../src/redirection/rules.ts";
 import { CniRuntime } from "../support/node/cni-runtime.ts";
 import { iptablesSave } from "../support/node/kernel.ts";
 import { run } from "../support/node/run.ts";

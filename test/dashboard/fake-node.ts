@@ -8,9 +8,10 @@ import type { RulesSource } from "../../src/dashboard/pod-rules.ts";
 import type { PodRulesReport, RuleFamilyReport } from "../../src/dashboard/rules-report.ts";
 import type { EnrolmentState } from "../../src/enrolment/enrolment-state.ts";
 import type { Logger } from "../../src/log/logger.ts";
+import type { Family } from "../../src/netfilter/family.ts";
 import { AgentState } from "../../src/observe/agent-state.ts";
 import { StateApi } from "../../src/observe/state-api.ts";
-import type { Family, RedirectOptions } from "../../src/redirect/rules.ts";
+import type { RedirectOptions } from "../../src/redirection/rules.ts";
 import { FakeAgent, type FakePod } from "../observe/fake-agent.ts";
 
 const apps = ["cart", "catalogue", "checkout", "frontend", "payments", "reviews", "search", "shipping"];

@@ -3,9 +3,10 @@ import { describe, expect, test } from "vitest";
 import { explainRules, PATH_STAGES, purposeOf, readCounts } from "../../src/dashboard/packet-paths.ts";
 import { missingHooks, packetLanes, verdictOf } from "../../src/dashboard/page/packet-lanes.ts";
 import type { PodRulesReport } from "../../src/dashboard/rules-report.ts";
-import { renderRestoreText } from "../../src/redirect/restore-text.ts";
-import { type Family, type RedirectOptions, redirectRules } from "../../src/redirect/rules.ts";
-import { parseSave } from "../../src/redirect/save-parser.ts";
+import type { Family } from "../../src/netfilter/family.ts";
+import { parseSave } from "../../src/netfilter/save-parser.ts";
+import { renderRestoreText } from "../../src/redirection/restore-text.ts";
+import { type RedirectOptions, redirectRules } from "../../src/redirection/rules.ts";
 
 const plain: RedirectOptions = {
   dnsCapture: true,

@@ -15,7 +15,7 @@ import { advance, begin } from "../../src/enrolment/step-result.ts";
 import { createWorkload, type Workload } from "../../src/enrolment/workload.ts";
 import type { NamespaceFacts, PodFacts } from "../../src/kube/pod-facts.ts";
 import type { Netns } from "../../src/linux/netns.ts";
-import type { RedirectOptions } from "../../src/redirect/rules.ts";
+import type { RedirectOptions } from "../../src/redirection/rules.ts";
 
 /** A running pod of the namespace `shop`. */
 export function podOf(change: Partial<PodFacts> = {}): PodFacts {

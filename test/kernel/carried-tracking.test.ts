@@ -5,8 +5,8 @@ import { createServer, type Server, Socket, type SocketConstructorOpts } from "n
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { socketInNetns } from "../../src/linux/native.ts";
 import { listTracked } from "../../src/linux/netlink/conntrack.ts";
-import { forgetCarried } from "../../src/redirect/carried-tracking.ts";
-import { TestNetns } from "../redirect/test-netns.ts";
+import { forgetCarried } from "../../src/redirection/carried-tracking.ts";
+import { TestNetns } from "../redirection/test-netns.ts";
 
 let pod: TestNetns;
 const open: (Server | Socket)[] = [];

@@ -7,16 +7,16 @@ import { mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { ToolRunner } from "../../src/redirect/run-tool.ts";
+import { ToolRunner } from "../../src/linux/run-tool.ts";
 import {
   expectNothingLeftAfterwards,
   installedBackends,
   ourRules,
   redirection,
   saveTool,
-} from "../redirect/installed-backends.ts";
-import { TestNetns, TOOL_PATH } from "../redirect/test-netns.ts";
-import { DEFAULT_OPTIONS } from "../redirect/variants.ts";
+} from "../redirection/installed-backends.ts";
+import { TestNetns, TOOL_PATH } from "../redirection/test-netns.ts";
+import { DEFAULT_OPTIONS } from "../redirection/variants.ts";
 import { foreignTable, nativePodRules } from "../support/node/istio-native.ts";
 
 const runner = new ToolRunner();

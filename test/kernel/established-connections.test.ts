@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Connections from before the capture: that they live on, that they are counted, and that both ends are told when they are to end.
-// The rules of src/redirect and the sockets of the stand-in, between pods in namespaces of their own. Root.
+// The rules of src/redirection and the sockets of the stand-in, between pods in namespaces of their own. Root.
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { Netns } from "../../src/linux/netns.ts";
-import { chooseBackend } from "../../src/redirect/backend.ts";
-import { countEarlier, countThroughZtunnel, resetEarlier } from "../../src/redirect/pod-connections.ts";
-import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
-import { DEFAULT_OPTIONS as KEEP, VARIANTS } from "../redirect/variants.ts";
+import { chooseBackend } from "../../src/netfilter/variant.ts";
+import { countEarlier, countThroughZtunnel, resetEarlier } from "../../src/redirection/pod-connections.ts";
+import { PodRedirection } from "../../src/redirection/pod-redirection.ts";
+import { DEFAULT_OPTIONS as KEEP, VARIANTS } from "../redirection/variants.ts";
 import { addresses, PodNetwork } from "../support/ztunnel/pod-network.ts";
 import type { StandIn } from "../support/ztunnel/stand-in.ts";
 import { podEntry, ZdsHarness } from "../support/ztunnel/zds-harness.ts";

@@ -2,8 +2,8 @@
 // The host's side of probes in a process of its own, for what depends on the process that writes the rules; forked by
 // probes.inside.ts.
 import { silentLogger } from "../../src/log/logger.ts";
+import { chooseBackend } from "../../src/netfilter/variant.ts";
 import { HostProbes } from "../../src/probes/host-probes.ts";
-import { chooseBackend } from "../../src/redirect/backend.ts";
 
 /** Brings sets and rules about, matching the kubelet. @returns what it is matched by */
 export async function assertOnce(): Promise<string> {

@@ -6,11 +6,11 @@ import { mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { ToolRunner } from "../../src/linux/run-tool.ts";
+import { chooseBackend, type RedirectBackend } from "../../src/netfilter/variant.ts";
+import type { Variant } from "../../src/netfilter/variant-tools.ts";
 import { HostProbes, type HostProbesOptions } from "../../src/probes/host-probes.ts";
-import { chooseBackend, type RedirectBackend } from "../../src/redirect/backend.ts";
-import type { Variant } from "../../src/redirect/backend-tools.ts";
-import { ToolRunner } from "../../src/redirect/run-tool.ts";
-import { TestNetns, TOOL_PATH, withoutDates } from "../redirect/test-netns.ts";
+import { TestNetns, TOOL_PATH, withoutDates } from "../redirection/test-netns.ts";
 import { foreignTable, nativeHostRules } from "../support/node/istio-native.ts";
 
 const variants = ["nft", "legacy"] as const;

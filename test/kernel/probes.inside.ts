@@ -8,6 +8,7 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { Netns, openNetnsCount } from "../../src/linux/netns.ts";
 import { silentLogger } from "../../src/log/logger.ts";
+import { chooseBackend } from "../../src/netfilter/variant.ts";
 import { HostProbes, type HostProbesOptions } from "../../src/probes/host-probes.ts";
 import { checkProbePath, type ProbePathResult } from "../../src/probes/probe-path-check.ts";
 import {
@@ -17,8 +18,7 @@ import {
   ProbePathWatch,
   type ProbePathWatchOptions,
 } from "../../src/probes/probe-path-watch.ts";
-import { chooseBackend } from "../../src/redirect/backend.ts";
-import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
+import { PodRedirection } from "../../src/redirection/pod-redirection.ts";
 import { ZdsServer } from "../../src/ztunnel/zds-server.ts";
 import { joinCgroup, removeCgroup } from "../support/node/cgroup.ts";
 import { CniRuntime } from "../support/node/cni-runtime.ts";

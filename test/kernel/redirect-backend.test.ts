@@ -14,10 +14,10 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { BACKEND_FILE, type BackendOptions, chooseBackend } from "../../src/redirect/backend.ts";
-import { findTools } from "../../src/redirect/backend-tools.ts";
-import { ToolRunner } from "../../src/redirect/run-tool.ts";
-import { TestNetns, TOOL_PATH } from "../redirect/test-netns.ts";
+import { ToolRunner } from "../../src/linux/run-tool.ts";
+import { BACKEND_FILE, type BackendOptions, chooseBackend } from "../../src/netfilter/variant.ts";
+import { findTools } from "../../src/netfilter/variant-tools.ts";
+import { TestNetns, TOOL_PATH } from "../redirection/test-netns.ts";
 
 let folder: string;
 

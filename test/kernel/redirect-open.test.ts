@@ -5,11 +5,11 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { countThroughZtunnel } from "../../src/redirect/pod-connections.ts";
-import { ToolRunner } from "../../src/redirect/run-tool.ts";
-import { installedBackends, ourRules, redirection, saveTool } from "../redirect/installed-backends.ts";
-import { TestNetns } from "../redirect/test-netns.ts";
-import { DEFAULT_OPTIONS, FAMILIES, VARIANTS } from "../redirect/variants.ts";
+import { ToolRunner } from "../../src/linux/run-tool.ts";
+import { countThroughZtunnel } from "../../src/redirection/pod-connections.ts";
+import { installedBackends, ourRules, redirection, saveTool } from "../redirection/installed-backends.ts";
+import { TestNetns } from "../redirection/test-netns.ts";
+import { DEFAULT_OPTIONS, FAMILIES, VARIANTS } from "../redirection/variants.ts";
 import { foreignTable, nativePodRules } from "../support/node/istio-native.ts";
 import { PodNetwork } from "../support/ztunnel/pod-network.ts";
 import type { StandIn } from "../support/ztunnel/stand-in.ts";

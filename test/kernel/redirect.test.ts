@@ -6,14 +6,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Netns } from "../../src/linux/netns.ts";
-import type { RedirectBackend } from "../../src/redirect/backend.ts";
-import type { Variant } from "../../src/redirect/backend-tools.ts";
-import { desiredState, fingerprint, observedState } from "../../src/redirect/fingerprint.ts";
-import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
-import type { Family, RedirectOptions } from "../../src/redirect/rules.ts";
-import { ToolRunner } from "../../src/redirect/run-tool.ts";
-import { parseSave } from "../../src/redirect/save-parser.ts";
-import { damage } from "../redirect/damage.ts";
+import { ToolRunner } from "../../src/linux/run-tool.ts";
+import type { Family } from "../../src/netfilter/family.ts";
+import { parseSave } from "../../src/netfilter/save-parser.ts";
+import type { RedirectBackend } from "../../src/netfilter/variant.ts";
+import type { Variant } from "../../src/netfilter/variant-tools.ts";
+import { desiredState, fingerprint, observedState } from "../../src/redirection/fingerprint.ts";
+import { PodRedirection } from "../../src/redirection/pod-redirection.ts";
+import type { RedirectOptions } from "../../src/redirection/rules.ts";
+import { damage } from "../redirection/damage.ts";
 import {
   childCommands,
   expectNothingLeftAfterwards,
@@ -21,16 +22,19 @@ import {
   ourRules,
   redirection,
   saveTool,
-} from "../redirect/installed-backends.ts";
-import { TestNetns, TOOL_PATH, withoutDates } from "../redirect/test-netns.ts";
-import { DEFAULT_OPTIONS, FAMILIES, seededRandom, VARIANTS } from "../redirect/variants.ts";
+} from "../redirection/installed-backends.ts";
+import { TestNetns, TOOL_PATH, withoutDates } from "../redirection/test-netns.ts";
+import { DEFAULT_OPTIONS, FAMILIES, seededRandom, VARIANTS } from "../redirection/variants.ts";
 
 const runner = new ToolRunner();
 const { nft, legacy } = await installedBackends(runner);
 await expectNothingLeftAfterwards();
 
 function fixture(name: string, tool: { family: Family; variant: Variant }): string {
-  const url = new URL(`../redirect/fixtures/${name}.v${tool.family}.${tool.variant}.save`, import.meta.url);
+  const url = new URL(
+    `../redirection/fixtures/${name}.v${tool.family}.${tool.variant}.save`,
+    import.meta.url,
+  );
   return withoutDates(readFileSync(url, "utf8"));
 }
 
@@ -95,7 +99,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
       const options = VARIANTS[name]!;
       for (const family of FAMILIES) {
         const golden = readFileSync(
-          new URL(`../redirect/golden/reset-default.v${family}.rules`, import.meta.url),
+          new URL(`../redirection/golden/reset-default.v${family}.rules`, import.meta.url),
           "utf8",
         );
         const asIstio = golden

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rules of src/redirect and the sockets of the stand-in together: traffic between pods takes the way it should, and
+// The rules of src/redirection and the sockets of the stand-in together: traffic between pods takes the way it should, and
 // every piece of the redirection is needed for it. Root; namespaces of its own.
 import { mkdtempSync, rmSync } from "node:fs";
 import type { Socket } from "node:net";
@@ -7,9 +7,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { Netns } from "../../src/linux/netns.ts";
-import { chooseBackend } from "../../src/redirect/backend.ts";
-import { PodRedirection } from "../../src/redirect/pod-redirection.ts";
-import type { RedirectOptions } from "../../src/redirect/rules.ts";
+import { chooseBackend } from "../../src/netfilter/variant.ts";
+import { PodRedirection } from "../../src/redirection/pod-redirection.ts";
+import type { RedirectOptions } from "../../src/redirection/rules.ts";
 import { nativePodRules } from "../support/node/istio-native.ts";
 import { addresses, type Place, PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
 import type { StandIn } from "../support/ztunnel/stand-in.ts";

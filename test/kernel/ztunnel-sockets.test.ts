@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The stand-in at socket depth on a real kernel: two pods on a bridge, the in-pod rules written out by hand, so that
-// neither src/redirect nor the stand-in is tested by itself. Root; namespaces of its own.
+// neither src/redirection nor the stand-in is tested by itself. Root; namespaces of its own.
 import { createSocket, type Socket as DgramSocket } from "node:dgram";
 import { once } from "node:events";
 import type { Socket } from "node:net";

@@ -5,7 +5,7 @@ import { Netns } from "../../src/linux/netns.ts";
 import { KnownBytes, knownRules, type ToldRules } from "../../src/netfilter/known-bytes.ts";
 import type { NftRuleObject } from "../../src/netfilter/nft-objects.ts";
 import type { SeenObjects } from "../../src/netfilter/own-objects.ts";
-import { expectNothingLeftAfterwards } from "../redirect/installed-backends.ts";
+import { expectNothingLeftAfterwards } from "../redirection/installed-backends.ts";
 
 await expectNothingLeftAfterwards();
 

@@ -5,7 +5,7 @@ import { PodHistory, type PodHistoryOptions } from "../../src/enrolment/pod-hist
 import { ApiError } from "../../src/kube/api-error.ts";
 import { NetlinkError } from "../../src/linux/netlink/exchange.ts";
 import { NetnsError } from "../../src/linux/netns.ts";
-import { ToolError } from "../../src/redirect/run-tool.ts";
+import { ToolError } from "../../src/linux/run-tool.ts";
 import { ZdsError } from "../../src/ztunnel/zds-error.ts";
 
 let nowMs = 0;

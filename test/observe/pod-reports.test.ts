@@ -9,7 +9,7 @@ import { Netns } from "../../src/linux/netns.ts";
 import { AgentState } from "../../src/observe/agent-state.ts";
 import { describeDesired, renderSelector } from "../../src/observe/desired-report.ts";
 import type { PodDetailReport, PodReport } from "../../src/observe/state-report.ts";
-import type { Drift } from "../../src/redirect/fingerprint.ts";
+import type { Drift } from "../../src/redirection/fingerprint.ts";
 import { holdNetns } from "../linux/held-netns.ts";
 import { FakeAgent } from "./fake-agent.ts";
 

@@ -4,9 +4,9 @@ import { mkdirSync, mkdtempSync, readlinkSync, rmSync, statSync, symlinkSync, wr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { ToolRunner } from "../../src/linux/run-tool.ts";
 import { silentLogger } from "../../src/log/logger.ts";
 import { KubeletMatch, unifiedPath } from "../../src/probes/kubelet-match.ts";
-import { ToolRunner } from "../../src/redirect/run-tool.ts";
 
 let procRoot: string;
 let warnings: string[];

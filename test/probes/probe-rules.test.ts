@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's chain and jump: golden texts, and the model of what iptables-restore makes of them.
 import { describe, expect, test } from "vitest";
+import { parseSave } from "../../src/netfilter/save-parser.ts";
 import {
   ANY_SOCKET,
   compareProbeRules,
@@ -9,7 +10,6 @@ import {
   planProbeRules,
   probeRule,
 } from "../../src/probes/probe-rules.ts";
-import { parseSave } from "../../src/redirect/save-parser.ts";
 
 const rule = probeRule(4, { match: ANY_SOCKET, snat: "169.254.7.127" });
 const ruleLine =

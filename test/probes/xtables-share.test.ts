@@ -3,7 +3,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { xtablesInNetns } from "../../src/linux/native.ts";
 import { hashXtablesShare } from "../../src/probes/xtables-share.ts";
-import { TestNetns } from "../redirect/test-netns.ts";
+import { TestNetns } from "../redirection/test-netns.ts";
 
 const families = [4, 6] as const;
 type Family = (typeof families)[number];

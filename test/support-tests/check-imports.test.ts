@@ -20,7 +20,7 @@ test.each([
   ["up", "linux/listening-sockets.ts", "observe/state-report.ts"],
   ["up, from the ground", "log/log-ring.ts", "loop/clock.ts"],
   ["into the composition root", "enrolment/enrolment.ts", "agent/agent.ts"],
-  ["sideways", "redirect/plan.ts", "probes/probe-set.ts"],
+  ["sideways", "redirection/plan.ts", "probes/probe-set.ts"],
   ["out of src", "cni/cni-verbs.ts", "../test/support/fake-clock.ts"],
 ])("an import that runs %s is a fault", (_, from, to) => {
   const faults = findImportFaults([{ from, to }]);

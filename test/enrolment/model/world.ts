@@ -12,7 +12,7 @@ import { type NamespaceFacts, type PodFacts, podAnnotations } from "../../../src
 import { defaultSelectors } from "../../../src/kube/selectors.ts";
 import type { Netns } from "../../../src/linux/netns.ts";
 import { silentLogger } from "../../../src/log/logger.ts";
-import type { Drift } from "../../../src/redirect/fingerprint.ts";
+import type { Drift } from "../../../src/redirection/fingerprint.ts";
 import { ZdsError } from "../../../src/ztunnel/zds-error.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every check of a node, all at once: what the self-test looks at, and what only a running node has.
+import { join } from "node:path";
+import type { AgentConfig } from "../config.ts";
+import { ApiClient } from "../kube/api-client.ts";
+import type { RedirectBackend } from "../netfilter/variant.ts";
+import type { NodeReport, PodListReport } from "../observe/state-report.ts";
+import { agentAway, judgeAgent } from "./agent-check.ts";
+import { checkApiPermissions } from "./api-permissions.ts";
+import { checkBackend, checkIpv6 } from "./backend-check.ts";
+import { checkCapabilities } from "./capabilities.ts";
+import { checkChain } from "./chain-check.ts";
+import { checkExemptions } from "./exemption-check.ts";
+import { type Finding, failing, guarded, warning } from "./finding.ts";
+import { checkFolder } from "./folders.ts";
+import { readBackend } from "./kernel-eyes.ts";
+import { checkKernelFeatures } from "./kernel-features.ts";
+import { checkNetworkPolicies } from "./network-policy-check.ts";
+import { selfTestFolders } from "./self-test.ts";
+
+/** What the doctor works with. */
+export interface DoctorOptions {
+  readonly config: AgentConfig;
+  /** Asks the agent. @throws Error naming why nobody answers */
+  readonly agent: { node(): Promise<NodeReport>; pods(): Promise<PodListReport> };
+  /** A check has ended. */
+  readonly onprogress?: (id: string) => void;
+}
+
+const API_TIMEOUT_MS = 2_000;
+
+/** Looks at everything; never rejects, writes nothing outside a namespace of its own. Findings in a fixed order. */
+export async function examineNode(options: DoctorOptions): Promise<Finding[]> {
+  const { config, onprogress } = options;
+  const agent = askAgent(options);
+  const backend = backendOf(config, agent);
+  const checks: readonly (readonly [string, () => Promise<readonly Finding[]>])[] = [
+    ["agent", async () => (await agent).findings],
+    ["capabilities", async () => await capabilities(await agent)],
+    ["backend", async () => await checkBackend(await backend, join(config.hostRoot, "proc/1"))],
+    ["kernel", async () => await checkKernelFeatures({ ...config, backend: await backend })],
+    [
+      "ipv6",
+      async () => [
+        await checkIpv6(await backend, {
+          wanted: config.ipv6,
+          procRoot: join(config.hostRoot, "proc/1/root/proc"),
+        }),
+      ],
+    ],
+    ["folders", async () => (await Promise.all(selfTestFolders(config).map(checkFolder))).flat()],
+    ["cni-chain", async () => await chain(config, await agent)],
+    [
+      "exemptions",
+      async () => {
+        const { runDir, install } = config;
+        return [await checkExemptions({ runDir, policy: install.awayPolicy, pods: (await agent).list })];
+      },
+    ],
+    ["api", async () => await api(config, await agent)],
+  ];
+  const found = await Promise.all(
+    checks.map(async ([id, check]) => {
+      const findings = await guarded(id, check);
+      onprogress?.(id);
+      return findings;
+    }),
+  );
+  return found.flat();
+}
+
+interface AskedAgent {
+  readonly node: NodeReport | undefined;
+  readonly list: PodListReport | undefined;
+  readonly findings: readonly Finding[];
+}
+
+async function askAgent({ agent }: DoctorOptions): Promise<AskedAgent> {
+  try {
+    const [node, list] = await Promise.all([agent.node(), agent.pods()]);
+    return { node, list, findings: judgeAgent(node, list) };
+  } catch (error) {
+    return { node: undefined, list: undefined, findings: [agentAway((error as Error).message)] };
+  }
+}
+
+async function backendOf(config: AgentConfig, agent: Promise<AskedAgent>): Promise<RedirectBackend> {
+  const told = (await agent).node?.backend;
+  const isKnown = told?.variant === "nft" || told?.variant === "legacy";
+  const variant = isKnown ? (told.variant as "nft" | "legacy") : config.iptablesVariant;
+  const backend = await readBackend({ ...config, variant });
+  return isKnown ? { ...backend, reason: told.reason } : backend;
+}
+
+/** The agent's own where it can be seen: beside us in its container, or by its pid on the node. */
+async function capabilities({ node }: AskedAgent): Promise<Finding[]> {
+  const own = await checkCapabilities();
+  if (node === undefined || own.level === "ok") return [own];
+  const ofAgent = await checkCapabilities(`/proc/${node.process.pid}/status`).catch(() => own);
+  return [ofAgent.level === "ok" ? { ...ofAgent, what: `of the agent: ${ofAgent.what}` } : own];
+}
+
+async function chain(config: AgentConfig, { node, list }: AskedAgent): Promise<Finding[]> {
+  const { install, hostRoot, hostRunDir } = config;
+  return await checkChain({ install, hostRoot, hostRunDir, told: node?.chain, pods: list });
+}
+
+async function api(config: AgentConfig, { node, list }: AskedAgent): Promise<Finding[]> {
+  let client: ApiClient;
+  try {
+    client = ApiClient.load({ kubeconfigPath: config.kubeconfigPath, limits: { headersMs: API_TIMEOUT_MS } });
+  } catch (error) {
+    return [withoutCredentials(node, error as Error)];
+  }
+  try {
+    const wanted = new Set(
+      (list?.pods ?? []).filter((pod) => pod.desired.wanted).map((pod) => `${pod.ns}/${pod.name}`),
+    );
+    const { probeSnatV4, probeSnatV6, ipv6 } = config;
+    const nodeName = node?.node ?? config.nodeName;
+    const probeAddresses = ipv6 ? [probeSnatV4, probeSnatV6] : [probeSnatV4];
+    const [permissions, policies] = await Promise.all([
+      checkApiPermissions(client, { timeoutMs: API_TIMEOUT_MS }),
+      checkNetworkPolicies(client, { wanted, nodeName, probeAddresses, timeoutMs: API_TIMEOUT_MS }),
+    ]);
+    return [...permissions, policies];
+  } finally {
+    client.close();
+  }
+}
+
+function withoutCredentials(node: NodeReport | undefined, error: Error): Finding {
+  const fix =
+    "run it in the agent's pod: kubectl exec -n NAMESPACE POD -- ambient-cni doctor; or set KUBECONFIG";
+  if (node === undefined) return failing("api", `not asked: ${error.message}`, fix);
+  const fresh = node.watches.every((watch) => watch.fresh);
+  const seen = fresh ? "the agent hears it" : "the agent does not hear it either";
+  return warning("api", `not asked from here, ${seen}: ${error.message}`, fix);
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a diagnosis looks at namespaces with: the agent's own readers, in this process, without its memory; nothing is written.
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { hostNetnsKeys } from "../linux/host-netns.ts";
+import { BACKEND_FILE, chooseBackend, type RedirectBackend } from "../netfilter/variant.ts";
+import { OtherVariant } from "../redirection/leftovers.ts";
+import { NetnsRules } from "../redirection/netns-rules.ts";
+import { PodRedirection } from "../redirection/pod-redirection.ts";
+
+const TIMEOUT_MS = 5_000;
+
+/** Where and with what to look. */
+export interface EyesOptions {
+  readonly hostRoot: string;
+  readonly runDir: string;
+  readonly ipv6: boolean;
+  /** The variant that the agent says it uses; else what is kept for this boot, else what the host shows. */
+  readonly variant: "nft" | "legacy" | "auto";
+}
+
+/** Readers of pods' namespaces. */
+export interface KernelEyes {
+  readonly backend: RedirectBackend;
+  readonly redirection: PodRedirection;
+  /** The iptables variant that is not in use. */
+  readonly other: { readonly search: OtherVariant; readonly rules: NetnsRules } | undefined;
+  readonly hostNetns: ReadonlySet<string>;
+  readonly ipv6: boolean;
+}
+
+/** @throws Error when the host's namespace cannot be told; BackendError, ToolError without the programs it takes */
+export async function openEyes(options: EyesOptions): Promise<KernelEyes> {
+  const hostNetns = hostNetnsKeys(options);
+  const backend = await readBackend(options);
+  const ipv6 = options.ipv6 && backend.tools[6] !== undefined;
+  const { runner, other } = backend;
+  const rules = other && new NetnsRules(other, { runner, hostNetns, timeoutMs: TIMEOUT_MS });
+  return {
+    backend,
+    redirection: new PodRedirection({ backend, hostNetns, ipv6, timeoutMs: TIMEOUT_MS }),
+    other: rules && { rules, search: new OtherVariant(rules, { runner }) },
+    hostNetns,
+    ipv6,
+  };
+}
+
+/** The variant that the agent uses, or would use; nothing is decided and kept by looking. */
+export async function readBackend(
+  options: Pick<EyesOptions, "hostRoot" | "runDir" | "variant">,
+): Promise<RedirectBackend> {
+  const kept = options.variant === "auto" ? await keptVariant(options.runDir) : undefined;
+  return await chooseBackend({
+    variant: kept ?? options.variant,
+    runDir: options.runDir,
+    hostProcess: join(options.hostRoot, "proc/1"),
+    // without a boot id no decision is written
+    bootIdPath: "/dev/null",
+  });
+}
+
+async function keptVariant(runDir: string): Promise<"nft" | "legacy" | undefined> {
+  try {
+    const bootId = (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
+    const decision = JSON.parse(await readFile(join(runDir, BACKEND_FILE), "utf8")) as Record<
+      string,
+      unknown
+    >;
+    const { variant } = decision;
+    return decision.bootId === bootId && (variant === "nft" || variant === "legacy") ? variant : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whether the kernel can do what redirection takes: tried for real, in a network namespace made for it, never in the host's.
+import { NativeError } from "../linux/native.ts";
+import { ensureRedirectRouting } from "../linux/netlink/rtnetlink.ts";
+import { Netns } from "../linux/netns.ts";
+import { ToolError } from "../linux/run-tool.ts";
+import type { Family } from "../netfilter/family.ts";
+import type { RedirectBackend } from "../netfilter/variant.ts";
+import { MATCH_ANY } from "../probes/kubelet-match.ts";
+import { PROBE_CHAIN, PROBE_HOOK, probeRule } from "../probes/probe-rules.ts";
+import { PROBE_SETS } from "../probes/probe-set.ts";
+import { renderRestoreText } from "../redirection/restore-text.ts";
+import { type Finding, failing, fine, warning } from "./finding.ts";
+
+/** What is tried. */
+export interface KernelFeatureOptions {
+  readonly backend: RedirectBackend;
+  readonly ipv6: boolean;
+  readonly probeSnatV4: string;
+  readonly probeSnatV6: string;
+}
+
+const TIMEOUT_MS = 2_000;
+
+interface Feature {
+  readonly id: string;
+  readonly what: string;
+  readonly fix: string;
+  /** Lines of one table, tried alone. */
+  readonly table: string;
+  readonly lines: (family: Family) => readonly string[];
+}
+
+const load = (modules: string): string =>
+  `load it on the node (modprobe ${modules}) and at every boot (/etc/modules-load.d), or use a kernel that has it`;
+
+/** What our rules are made of, each as the smallest rule that needs it. */
+const FEATURES: readonly Feature[] = [
+  {
+    id: "table-nat",
+    what: "table nat",
+    fix: load("iptable_nat nft_chain_nat"),
+    table: "nat",
+    lines: () => [],
+  },
+  { id: "table-mangle", what: "table mangle", fix: load("iptable_mangle"), table: "mangle", lines: () => [] },
+  { id: "table-raw", what: "table raw", fix: load("iptable_raw"), table: "raw", lines: () => [] },
+  {
+    id: "mark-match",
+    what: "match mark",
+    fix: load("xt_mark"),
+    table: "mangle",
+    lines: () => ["-A PREROUTING -m mark --mark 0x539/0xfff -j ACCEPT"],
+  },
+  {
+    id: "connmark",
+    what: "match connmark and target CONNMARK",
+    fix: load("xt_connmark nf_conntrack"),
+    table: "mangle",
+    lines: () => [
+      "-A PREROUTING -j CONNMARK --set-xmark 0x111/0xfff",
+      "-A OUTPUT -m connmark --mark 0x111/0xfff -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff",
+    ],
+  },
+  {
+    id: "redirect",
+    what: "target REDIRECT",
+    fix: load("xt_REDIRECT nf_nat"),
+    table: "nat",
+    lines: () => ["-A OUTPUT -p tcp -j REDIRECT --to-ports 15001"],
+  },
+  {
+    id: "ct-zone",
+    what: "target CT with zones",
+    fix: `${load("xt_CT")}; or set AMBIENT_DNS_CAPTURE=false, which does without`,
+    table: "raw",
+    lines: () => ["-A OUTPUT -p udp -m udp --dport 53 -j CT --zone 1"],
+  },
+];
+
+/** What the host's rule for probes is made of. */
+const HOST_FEATURES: readonly Feature[] = [
+  {
+    id: "owner-match",
+    what: "match owner",
+    fix: load("xt_owner"),
+    table: "nat",
+    lines: () => ["-A POSTROUTING -p tcp -m owner --socket-exists -j ACCEPT"],
+  },
+  {
+    id: "set-match",
+    what: "match set",
+    fix: load("xt_set ip_set_hash_ip"),
+    table: "nat",
+    lines: (family) => [`-A POSTROUTING -p tcp -m set --match-set ${PROBE_SETS[family]} dst -j ACCEPT`],
+  },
+];
+
+/** Tries everything; one finding for each feature that is missing, or one that says that all are there. */
+export async function checkKernelFeatures(options: KernelFeatureOptions): Promise<Finding[]> {
+  const { backend, ipv6 } = options;
+  let netns: Netns;
+  try {
+    netns = await Netns.makeTemporary();
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    return [
+      warning(
+        "kernel",
+        `${error.message}: it takes the capability SYS_ADMIN`,
+        "what the kernel can do was not tried; a pod's failure will name what is missing",
+      ),
+    ];
+  }
+  try {
+    const families: Family[] = ipv6 && backend.tools[6] !== undefined ? [4, 6] : [4];
+    const found = (
+      await Promise.all([
+        routing(netns, families),
+        ...families.map((family) => podRules(netns, { ...options, family })),
+        hostRules(netns, { ...options, families }),
+      ])
+    ).flat();
+    if (found.length > 0) return found;
+    return [
+      fine(
+        "kernel",
+        `rules, sets and routing were tried in a namespace of their own with iptables-${backend.variant}, ${families.map((family) => `IPv${family}`).join(" and ")}`,
+      ),
+    ];
+  } finally {
+    netns.close();
+  }
+}
+
+async function routing(netns: Netns, families: readonly Family[]): Promise<Finding[]> {
+  try {
+    await ensureRedirectRouting(netns.fd, { v6: families.includes(6) });
+    return [];
+  } catch (error) {
+    const what = `the kernel refuses the ip rule or the local route of redirection: ${(error as Error).message}`;
+    const fix = "it takes policy routing (CONFIG_IP_MULTIPLE_TABLES) and the capability NET_ADMIN";
+    return [failing("kernel-policy-routing", what, fix)];
+  }
+}
+
+type PodRulesOptions = KernelFeatureOptions & { readonly family: Family };
+
+async function podRules(netns: Netns, options: PodRulesOptions): Promise<Finding[]> {
+  const { family, probeSnatV4, probeSnatV6 } = options;
+  const variant = { dnsCapture: true, ingressMode: false, virtualInterfaces: [], probeSnatV4, probeSnatV6 };
+  const refusal = await restore(netns, { ...options, text: renderRestoreText(variant, family) });
+  if (refusal === undefined) return [];
+  return await blame(netns, { ...options, features: FEATURES, refusal });
+}
+
+async function hostRules(
+  netns: Netns,
+  options: KernelFeatureOptions & { readonly families: readonly Family[] },
+): Promise<Finding[]> {
+  const { backend, families } = options;
+  const create = families.map(
+    (family) => `create ${PROBE_SETS[family]} hash:ip family ${family === 4 ? "inet" : "inet6"} comment`,
+  );
+  try {
+    const argv = ["ipset", "restore"] as const;
+    await backend.runner.run({
+      argv,
+      netnsFd: netns.fd,
+      stdin: `${create.join("\n")}\n`,
+      timeoutMs: TIMEOUT_MS,
+    });
+  } catch (error) {
+    const what = `sets of addresses cannot be made, so kubelet probes go through ztunnel: ${(error as Error).message}`;
+    return [failing("kernel-ipset", what, load("ip_set ip_set_hash_ip"))];
+  }
+  const found = await Promise.all(families.map((family) => hostRule(netns, { ...options, family })));
+  return found.flat();
+}
+
+async function hostRule(netns: Netns, options: PodRulesOptions): Promise<Finding[]> {
+  const { family, probeSnatV4, probeSnatV6 } = options;
+  const rule = probeRule(family, { match: MATCH_ANY.args, snat: family === 4 ? probeSnatV4 : probeSnatV6 });
+  const lines = [
+    `:${PROBE_CHAIN} - [0:0]`,
+    `-A ${PROBE_CHAIN} ${rule.join(" ")}`,
+    `-I ${PROBE_HOOK} 1 -j ${PROBE_CHAIN}`,
+  ];
+  const text = `*nat\n${lines.join("\n")}\nCOMMIT\n`;
+  const refusal = await restore(netns, { ...options, text });
+  if (refusal === undefined) return [];
+  return await blame(netns, { ...options, features: HOST_FEATURES, refusal });
+}
+
+/** Tries the parts one by one, to name what is missing. */
+async function blame(
+  netns: Netns,
+  options: PodRulesOptions & { readonly features: readonly Feature[]; readonly refusal: string },
+): Promise<Finding[]> {
+  const { features, family, refusal, backend } = options;
+  const found: Finding[] = [];
+  for (const { id, what, fix, table, lines } of features) {
+    const text = `*${table}\n${lines(family)
+      .map((line) => `${line}\n`)
+      .join("")}COMMIT\n`;
+    const why = await restore(netns, { ...options, text });
+    if (why === undefined) continue;
+    found.push(
+      failing(
+        `kernel-${id}`,
+        `the kernel has no ${what} for IPv${family} (iptables-${backend.variant}): ${why}`,
+        fix,
+      ),
+    );
+  }
+  if (found.length > 0) return found;
+  return [
+    failing(
+      "kernel-rules",
+      `the rules are refused for IPv${family}: ${refusal}`,
+      "look at the node's kernel log (dmesg)",
+    ),
+  ];
+}
+
+/** @returns why it is refused */
+async function restore(
+  netns: Netns,
+  { backend, family, text }: PodRulesOptions & { readonly text: string },
+): Promise<string | undefined> {
+  const argv = [backend.tools[family]?.restore ?? "", "--noflush"] as const;
+  const lockNetns = backend.variant === "legacy";
+  try {
+    await backend.runner.run({ argv, netnsFd: netns.fd, stdin: text, timeoutMs: TIMEOUT_MS, lockNetns });
+    return undefined;
+  } catch (error) {
+    if (error instanceof ToolError) return error.stderr.trim().split("\n")[0] || error.message;
+    throw error;
+  }
+}

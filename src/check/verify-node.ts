@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole node against what should be: pods and host, looked at in the kernel; what is found is looked for twice.
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import type { AgentConfig } from "../config.ts";
+import { bareUid } from "../linux/cgroup-path.ts";
+import { Netns } from "../linux/netns.ts";
+import { forEachLimited } from "../loop/limit.ts";
+import type { NodeReport, PodListReport, PodReport } from "../observe/state-report.ts";
+import type { RedirectOptions } from "../redirection/rules.ts";
+import { type Fault, fault } from "./fault.ts";
+import { checkHost, type HostMember } from "./host-check.ts";
+import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
+import { checkPod, type PodSubject, subjectOf } from "./pod-check.ts";
+import { findPodNamespaces, type RunningPod } from "./pod-namespaces.ts";
+
+/** What the agent says should be. */
+export interface Expectation {
+  readonly list: PodListReport;
+  readonly node: NodeReport;
+}
+
+/** How to verify. */
+export interface VerifyOptions {
+  readonly config: AgentConfig;
+  /** Asks the agent; called again before something is reported. @throws Error naming why nobody answers */
+  readonly expectation: () => Promise<Expectation>;
+  /** Only this pod, and the host. */
+  readonly only?: { readonly ns: string; readonly name: string };
+  /** Before a fault is looked for again; default 300 ms. */
+  readonly confirmMs?: number;
+  /** How far it is. */
+  readonly onprogress?: (done: number, all: number) => void;
+}
+
+/** What was found. */
+export interface VerifyReport {
+  readonly at: string;
+  /** Why nobody said what should be; `null`: the agent did. */
+  readonly agentAway: string | null;
+  /** Pods that were looked at, and how many of them belong into the mesh. */
+  readonly pods: { readonly looked: number; readonly wanted: number };
+  readonly faults: readonly Fault[];
+  /** What could not be looked at, and why. */
+  readonly unseen: readonly string[];
+}
+
+const PARALLEL = 8;
+const CONFIRM_MS = 300;
+
+/**
+ * Looks at every pod and at the host. A fault counts when it is found in two looks: between two, an agent that is at work
+ * finishes what it does.
+ * @throws Error when nothing can be looked at: no host namespace, no iptables
+ */
+export async function verifyNode(options: VerifyOptions): Promise<VerifyReport> {
+  const first = await look(options);
+  if (first.faults.length === 0) return first;
+  await delay(options.confirmMs ?? CONFIRM_MS);
+  const second = await look({ ...options, onprogress: () => {} });
+  const before = new Set(first.faults.map(keyOf));
+  return { ...second, faults: second.faults.filter((each) => before.has(keyOf(each))) };
+}
+
+function keyOf({ kind, pod }: Fault): string {
+  return `${kind} ${pod}`;
+}
+
+interface Subjects {
+  readonly agentAway: string | null;
+  readonly subjects: readonly PodSubject[];
+  readonly members: readonly HostMember[] | undefined;
+  readonly eyes: KernelEyes;
+  readonly settings: Settings;
+}
+
+type Settings = Pick<
+  AgentConfig,
+  "ipv6" | "probeSnatV4" | "probeSnatV6" | "probeMatch" | "establishedConnections"
+>;
+
+async function look(options: VerifyOptions): Promise<VerifyReport> {
+  const { subjects, members, eyes, agentAway, settings } = await gather(options);
+  const unseen: string[] = [];
+  const faults: Fault[] = sharedNamespaces(subjects);
+  const { config, onprogress } = options;
+  const host = checkHost({
+    ...settings,
+    backend: eyes.backend,
+    hostNetnsPath: config.hostNetnsPath,
+    procRoot: join(config.hostRoot, "proc"),
+    members,
+  }).then(
+    (found) => void faults.push(...found),
+    (error: Error) => void unseen.push(`the host: ${error.message}`),
+  );
+  let done = 0;
+  const checkOne = async (subject: PodSubject): Promise<void> => {
+    try {
+      faults.push(...(await checkPod(eyes, subject)));
+    } catch (error) {
+      unseen.push(`${subject.name}: ${(error as Error).message}`);
+    }
+    onprogress?.(++done, subjects.length);
+  };
+  await Promise.all([host, forEachLimited(subjects, checkOne, { places: PARALLEL })]);
+  const name = options.only && `${options.only.ns}/${options.only.name}`;
+  return {
+    at: new Date().toISOString(),
+    agentAway,
+    pods: { looked: subjects.length, wanted: subjects.filter(({ wanted }) => wanted).length },
+    faults: faults.filter(({ pod }) => name === undefined || pod === null || pod === name).sort(byPlace),
+    unseen,
+  };
+}
+
+async function gather(options: VerifyOptions): Promise<Subjects> {
+  const { config } = options;
+  let expected: Expectation | undefined;
+  let agentAway: string | null = null;
+  try {
+    expected = await options.expectation();
+  } catch (error) {
+    agentAway = (error as Error).message;
+  }
+  const settings = settingsOf(config, expected?.node);
+  const told = expected?.node.backend.variant;
+  const variant = told === "nft" || told === "legacy" ? told : config.iptablesVariant;
+  const eyes = await openEyes({ ...config, ...settings, variant });
+  const running = await findPodNamespaces({
+    procRoot: join(config.hostRoot, "proc"),
+    ignoreNetns: eyes.hostNetns,
+    byContainer: containersOf(expected?.list.pods ?? []),
+  });
+  if (expected === undefined) {
+    const subjects = await unknownSubjects(eyes, { running, settings });
+    return { agentAway, subjects, members: undefined, eyes, settings };
+  }
+  const known = expected.list.pods.filter(({ desired }) => desired.wanted !== null);
+  const wanted = known.filter(isOnly(options.only));
+  const subjects = wanted.map((pod) => following(settings, subjectOf(pod, running.get(bareUid(pod.uid)))));
+  return { agentAway, subjects, members: membersOf(expected.list.pods), eyes, settings };
+}
+
+/** The report names what differs from pod to pod; this is one setting for all. */
+function following({ establishedConnections }: Settings, subject: PodSubject): PodSubject {
+  return { ...subject, redirect: subject.redirect && { ...subject.redirect, establishedConnections } };
+}
+
+function isOnly(only: VerifyOptions["only"]): (pod: PodReport) => boolean {
+  return ({ ns, name }) => only === undefined || (only.ns === ns && only.name === name);
+}
+
+function containersOf(pods: readonly PodReport[]): Map<string, string> {
+  return new Map(
+    pods.flatMap(({ uid, observed }) =>
+      observed?.containerId ? [[observed.containerId, uid] as const] : [],
+    ),
+  );
+}
+
+function membersOf(pods: readonly PodReport[]): HostMember[] {
+  return pods
+    .filter(({ desired, state }) => desired.wanted !== false || state === "enrolled")
+    .map(({ ns, name, uid, ips, state, observed }) => ({
+      name: `${ns}/${name}`,
+      uid,
+      addresses:
+        observed === null || observed.probes.addresses.length === 0 ? ips : observed.probes.addresses,
+      required: state === "enrolled",
+    }));
+}
+
+/** What the agent follows wins over this process' own environment. */
+function settingsOf(config: AgentConfig, node: NodeReport | undefined): Settings {
+  const told = node?.settings ?? {};
+  return {
+    ipv6: told.AMBIENT_IPV6 === undefined ? config.ipv6 : told.AMBIENT_IPV6 === "true",
+    probeSnatV4: told.HOST_PROBE_SNAT_IP ?? config.probeSnatV4,
+    probeSnatV6: told.HOST_PROBE_SNAT_IPV6 ?? config.probeSnatV6,
+    probeMatch: (told.PROBE_MATCH ?? config.probeMatch) === "kubelet" ? "kubelet" : "any",
+    establishedConnections:
+      (told.ESTABLISHED_CONNECTIONS ?? config.establishedConnections) === "reset" ? "reset" : "keep",
+  };
+}
+
+/** Without an agent: every pod that has something of ours should have all of it, with the options that come nearest. */
+async function unknownSubjects(
+  eyes: KernelEyes,
+  { running, settings }: { running: ReadonlyMap<string, RunningPod>; settings: Settings },
+): Promise<PodSubject[]> {
+  const subjects: PodSubject[] = [];
+  for (const [uid, pod] of running) {
+    const redirect = await nearestOptions(eyes, { pod, settings }).catch(() => undefined);
+    if (redirect === undefined) continue;
+    subjects.push({
+      name: `pod ${uid}`,
+      wanted: true,
+      redirect,
+      annotation: undefined,
+      ips: [],
+      shouldRun: true,
+      heldNetns: { agent: null, ztunnel: null },
+      running: pod,
+    });
+  }
+  return subjects;
+}
+
+async function nearestOptions(
+  { redirection }: KernelEyes,
+  { pod, settings }: { pod: RunningPod; settings: Settings },
+): Promise<RedirectOptions | undefined> {
+  using netns = Netns.open(pod.netnsPath);
+  if (!(await redirection.isTouched(netns))) return undefined;
+  const { probeSnatV4, probeSnatV6, establishedConnections } = settings;
+  let best: { options: RedirectOptions; drift: number } | undefined;
+  for (const [dnsCapture, ingressMode] of VARIANTS) {
+    const options = {
+      dnsCapture,
+      ingressMode,
+      virtualInterfaces: [],
+      probeSnatV4,
+      probeSnatV6,
+      establishedConnections,
+    };
+    const { drift } = await redirection.verify(netns, options);
+    if (best === undefined || drift.length < best.drift) best = { options, drift: drift.length };
+    if (drift.length === 0) break;
+  }
+  return best?.options;
+}
+
+const VARIANTS = [
+  [true, false],
+  [false, false],
+  [true, true],
+  [false, true],
+] as const;
+
+function sharedNamespaces(subjects: readonly PodSubject[]): Fault[] {
+  const byKey = new Map<string, PodSubject[]>();
+  for (const subject of subjects) {
+    if (subject.running === undefined) continue;
+    const { netnsKey } = subject.running;
+    byKey.set(netnsKey, [...(byKey.get(netnsKey) ?? []), subject]);
+  }
+  return [...byKey]
+    .filter(([, pods]) => pods.length > 1 && pods.some(({ wanted }) => wanted))
+    .flatMap(([key, pods]) =>
+      pods.map(({ name }) =>
+        fault(
+          "shared-netns",
+          name,
+          `network namespace ${key} has ${pods.map((pod) => pod.name).join(" and ")}`,
+        ),
+      ),
+    );
+}
+
+function byPlace(a: Fault, b: Fault): number {
+  const [left, right] = [`${a.pod ?? ""} ${a.kind}`, `${b.pod ?? ""} ${b.kind}`];
+  return left < right ? -1 : left > right ? 1 : 0;
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// Chooses the iptables variant in which pods get their rules, once for each boot of the node.
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { replaceFile } from "../linux/atomic-file.ts";
+import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
+import { Netns } from "../linux/netns.ts";
+import { ToolRunner } from "../linux/run-tool.ts";
+import { type Logger, silentLogger } from "../log/logger.ts";
+import type { Family } from "./family.ts";
+import { countForeignRules } from "./nft-state.ts";
+import { parseSave } from "./save-parser.ts";
+import { findTools, type InstalledTools, type Variant, type VariantTools } from "./variant-tools.ts";
+
+/** The variant in use, its programs, and those of the other variant, whose leftovers are removed with them. */
+export interface RedirectBackend {
+  readonly variant: Variant;
+  readonly tools: VariantTools;
+  readonly other: VariantTools | undefined;
+  readonly runner: ToolRunner;
+  /** Why this variant was chosen, for the log. */
+  readonly reason: string;
+}
+
+export interface BackendOptions {
+  /** FORCE_IPTABLES_BINARY; `auto` looks at the host. */
+  readonly variant: Variant | "auto";
+  /** Folder that keeps the decision until the node's next boot. */
+  readonly runDir: string;
+  /** The /proc folder of a process in the host's network namespace, which is only read; for example /host/proc/1. */
+  readonly hostProcess: string;
+  /** Default: one with its default settings. */
+  readonly runner?: ToolRunner;
+  readonly log?: Logger;
+  /** Default /proc/sys/kernel/random/boot_id. */
+  readonly bootIdPath?: string;
+}
+
+/** Thrown when no variant can be used. */
+export class BackendError extends Error {
+  override readonly name = "BackendError";
+  readonly code = "NO_IPTABLES";
+}
+
+/** File of the run folder that holds the decision. */
+export const BACKEND_FILE = "iptables-backend.json";
+
+/** Folder files that list the x_tables of a namespace; they are absent when the kernel has none. */
+export const LEGACY_TABLE_LISTS: Readonly<Record<Family, string>> = {
+  4: "ip_tables_names",
+  6: "ip6_tables_names",
+};
+
+/**
+ * Chooses the variant: the operator's word, then the decision of this boot, then the variant in which the host keeps
+ * more rules, then nft. Looking changes nothing: x_tables are read only where they exist already, because asking for
+ * a table creates it, and the tables so created would be counted as rules after the next restart.
+ * @throws {BackendError} when the programs it takes are not installed. @throws {ToolError} when they do not run.
+ * Source: istio/istio issue 61020 (self-priming detection); tools/istio-iptables/pkg/dependencies DetectIptablesVersion.
+ */
+export async function chooseBackend(options: BackendOptions): Promise<RedirectBackend> {
+  const { runner = new ToolRunner(), log = silentLogger } = options;
+  const installed = await findTools(runner);
+  const choice = await choose(installed, { ...options, runner });
+  const tools = installed[choice.variant];
+  if (tools === undefined) throw notInstalled(choice);
+  if (choice.decisionToKeep !== undefined) {
+    await keepDecision(choice.decisionToKeep).catch((error: unknown) =>
+      // the next agent looks at the host again; without this one no pod of the mesh starts
+      log.warn({ err: error }, "cannot keep the choice of the iptables variant in the run dir"),
+    );
+  }
+  log.info({ variant: choice.variant, reason: choice.reason }, "iptables variant chosen");
+  return { ...choice, tools, other: installed[choice.variant === "nft" ? "legacy" : "nft"], runner };
+}
+
+interface Choice {
+  readonly variant: Variant;
+  readonly reason: string;
+  readonly decisionToKeep?: Decision;
+}
+
+interface Decision {
+  readonly file: string;
+  readonly bootId: string;
+  readonly variant: Variant;
+}
+
+async function choose(
+  installed: InstalledTools,
+  options: BackendOptions & { runner: ToolRunner },
+): Promise<Choice> {
+  const { variant: forced } = options;
+  if (forced !== "auto")
+    return { variant: forced, reason: "set by FORCE_IPTABLES_BINARY or NATIVE_NFTABLES" };
+  const bootId = await readBootId(options.bootIdPath ?? "/proc/sys/kernel/random/boot_id");
+  const file = join(options.runDir, BACKEND_FILE);
+  const kept = await readDecision(file, bootId);
+  if (kept !== undefined && installed[kept] !== undefined) {
+    return { variant: kept, reason: "chosen earlier in this boot" };
+  }
+  const detected = await detect(installed, options);
+  const { variant } = detected;
+  return bootId === undefined ? detected : { ...detected, decisionToKeep: { file, bootId, variant } };
+}
+
+async function detect(
+  installed: InstalledTools,
+  options: BackendOptions & { runner: ToolRunner },
+): Promise<Choice> {
+  if (installed.nft === undefined) return { variant: "legacy", reason: "iptables-nft is not installed" };
+  if (installed.legacy === undefined) return { variant: "nft", reason: "iptables-legacy is not installed" };
+  using netns = Netns.open(join(options.hostProcess, "ns/net"));
+  const legacyCount = await countLegacyRules(installed.legacy, { ...options, netnsFd: netns.fd });
+  const dump = await dumpNftRuleset(netns.fd).catch((error: Error) => error);
+  if (dump instanceof Error) {
+    return { variant: "legacy", reason: `the kernel's nf_tables cannot be read: ${dump.message}` };
+  }
+  const nftCount = countForeignRules(dump);
+  const reason = `the host has ${nftCount} iptables rules in nf_tables and ${legacyCount} in x_tables`;
+  return { variant: legacyCount > nftCount ? "legacy" : "nft", reason };
+}
+
+async function countLegacyRules(
+  tools: VariantTools,
+  { hostProcess, runner, netnsFd }: { hostProcess: string; runner: ToolRunner; netnsFd: number },
+): Promise<number> {
+  let count = 0;
+  for (const family of [4, 6] as const) {
+    const names = await readLegacyTableNames(join(hostProcess, "net"), family);
+    const save = tools[family]?.save;
+    if (names.length === 0 || save === undefined) continue;
+    const { stdout } = await runner.run({ argv: [save], netnsFd });
+    for (const table of parseSave(stdout).tables.values()) {
+      count += table.rules.filter((rule) => !isIstioRule(rule)).length;
+    }
+  }
+  return count;
+}
+
+/** Rules that an ambient agent wrote say how it chose earlier, not what the host uses. */
+function isIstioRule(rule: { chain: string; target: string | undefined }): boolean {
+  return rule.chain.startsWith("ISTIO_") || rule.target?.startsWith("ISTIO_") === true;
+}
+
+/**
+ * Names of the x_tables that exist in the namespace of a /proc/…/net folder; none when the kernel has no x_tables.
+ * Source: linux net/netfilter/x_tables.c xt_proto_init.
+ */
+export async function readLegacyTableNames(procNetDir: string, family: Family): Promise<string[]> {
+  const text = await readFile(join(procNetDir, LEGACY_TABLE_LISTS[family]), "utf8").catch((error) => {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
+    throw error;
+  });
+  return text.split("\n").filter((name) => name !== "");
+}
+
+function notInstalled({ variant, reason }: Choice): BackendError {
+  return new BackendError(
+    `Cannot use iptables variant "${variant}" (${reason}): neither iptables-${variant}-save and ` +
+      `iptables-${variant}-restore nor plain programs of this variant are in PATH; use an agent image that holds ` +
+      "them, or change FORCE_IPTABLES_BINARY and NATIVE_NFTABLES",
+  );
+}
+
+async function readBootId(path: string): Promise<string | undefined> {
+  const text = await readFile(path, "utf8").catch(() => "");
+  return text.trim() === "" ? undefined : text.trim();
+}
+
+/** What cannot be read or is of another boot counts as no decision. */
+async function readDecision(file: string, bootId: string | undefined): Promise<Variant | undefined> {
+  try {
+    const value: unknown = JSON.parse(await readFile(file, "utf8"));
+    const decision = value as { bootId?: unknown; variant?: unknown } | null;
+    if (bootId === undefined || decision?.bootId !== bootId) return undefined;
+    return decision.variant === "nft" || decision.variant === "legacy" ? decision.variant : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+async function keepDecision({ file, bootId, variant }: Decision): Promise<void> {
+  await replaceFile(file, { content: `${JSON.stringify({ bootId, variant })}\n`, mode: 0o600 });
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ip rule and route of one pod's namespace, and which families it can have them in.
+import { setTimeout as delay } from "node:timers/promises";
+import { NetlinkError } from "../linux/netlink/exchange.ts";
+import {
+  ensureRedirectRouting,
+  interfaceAddresses,
+  type RoutingState,
+  readRedirectRouting,
+} from "../linux/netlink/rtnetlink.ts";
+import type { Netns } from "../linux/netns.ts";
+import type { Family } from "../netfilter/family.ts";
+import { assertPodNetns } from "./netns-rules.ts";
+import { RedirectionError } from "./redirection-error.ts";
+import { routingDrift } from "./routing-drift.ts";
+
+/**
+ * containerd runs the loopback plugin beside the chain, not before it: "lo" of a new sandbox may come up after our ADD has
+ * begun. Source: containerd/go-cni cni.go, Setup (one goroutine for each network).
+ */
+const LOOPBACK_WAIT_MS = 5_000;
+const LOOPBACK_POLL_MS = 10;
+
+/** A family, or the ip rule and route of it, that the namespace cannot have. */
+export interface SkippedFamily {
+  readonly family: Family;
+  readonly part: "all" | "routing";
+  readonly reason: string;
+}
+
+/**
+ * Brings ip rule and route about and verifies them.
+ * @param options.isNew "lo" may not be up yet: waits for it up to 5 s
+ * @throws NetlinkError when the kernel refuses; {RedirectionError} NOT_CONVERGED, and as {@link assertPodNetns}
+ */
+export async function ensureRouting(
+  netns: Netns,
+  options: { readonly ipv6: boolean; readonly isNew: boolean; readonly hostNetns: ReadonlySet<string> },
+): Promise<RoutingState> {
+  const families = { v6: options.ipv6 };
+  const deadline = performance.now() + (options.isNew ? LOOPBACK_WAIT_MS : 0);
+  for (;;) {
+    assertPodNetns(netns, options.hostNetns);
+    try {
+      await ensureRedirectRouting(netns.fd, families);
+      break;
+    } catch (error) {
+      const isLoDown = error instanceof NetlinkError && error.code === "ENETDOWN";
+      if (!isLoDown || performance.now() >= deadline) throw error;
+      await delay(LOOPBACK_POLL_MS);
+    }
+  }
+  const routing = await readRedirectRouting(netns.fd, families);
+  const [missing] = routingDrift(routing);
+  if (missing === undefined) return routing;
+  throw new RedirectionError(
+    "NOT_CONVERGED",
+    `Cannot redirect network namespace ${netns.key}: ${missing.detail} (IPv${missing.family}) right after it was ` +
+      "added; look for another program that changes the routing rules of this pod",
+  );
+}
+
+/**
+ * IPv6 rules are left out only where nothing can use IPv6. With IPv6 off on the loopback device alone they stand
+ * without a route: the pod's IPv6 traffic then fails, which is better than passing the mesh by.
+ */
+export async function familiesOf(
+  netns: Netns,
+  { routing, ipv6 }: { readonly routing: RoutingState; readonly ipv6: boolean },
+): Promise<{ families: Family[]; skippedFamilies: SkippedFamily[] }> {
+  if (!ipv6) return { families: [4], skippedFamilies: [] };
+  if (routing.v6.supported) return { families: [4, 6], skippedFamilies: [] };
+  const addresses = await interfaceAddresses(netns.fd);
+  return addresses.some(({ family }) => family === 6)
+    ? { families: [4, 6], skippedFamilies: [{ family: 6, part: "routing", reason: "IPv6 is off on lo" }] }
+    : {
+        families: [4],
+        skippedFamilies: [{ family: 6, part: "all", reason: "IPv6 is off in the namespace" }],
+      };
+}
