@@ -2,8 +2,8 @@
 // What the differences in a pod's namespace amount to, by name. Pure.
 
 import type { Family } from "../netfilter/family.ts";
-import { type Drift, desiredState } from "../redirection/fingerprint.ts";
-import { CHAIN_NAMES, type ChainName, type RedirectOptions, type TableName } from "../redirection/rules.ts";
+import { type Drift, desiredChains } from "../redirection/fingerprint.ts";
+import type { RedirectOptions } from "../redirection/rules.ts";
 import type { FaultKind } from "./fault.ts";
 
 /** Differences of one kind in one pod, in words. */
@@ -19,6 +19,8 @@ const NAMES: Readonly<Record<Drift["kind"], FaultKind>> = {
   reordered: "reordered-rules",
   "missing-jump": "missing-jump",
   "duplicate-jump": "duplicate-jump",
+  // only the host's jump has to be first
+  "jump-not-first": "missing-jump",
   "unexpected-table": "unexpected-table",
   "missing-ip-rule": "missing-ip-rule",
   "missing-route": "missing-route",
@@ -37,9 +39,7 @@ export function isBlank(
       .map(({ family, table, chain }) => `${family} ${table} ${chain}`),
   );
   return families.every((family) =>
-    [...desiredState(options, family)].every(([table, { chains }]) =>
-      [...chains.keys()].every((chain) => missing.has(`${family} ${table} ${chain}`)),
-    ),
+    desiredChains(options, family).every(({ table, chain }) => missing.has(`${family} ${table} ${chain}`)),
   );
 }
 
@@ -74,15 +74,12 @@ interface ForeignChain {
 function foreignChains(drift: readonly Drift[], options: RedirectOptions): ForeignChain[] {
   const found: ForeignChain[] = [];
   for (const family of [4, 6] as const) {
-    const desired = desiredState(options, family);
-    for (const [table, { chains }] of desired) {
-      for (const chain of CHAIN_NAMES) {
-        const here = drift.filter((each) => isAt(each, { family, table, chain }));
-        const extra = here.filter(({ kind }) => kind === "extra-rule").map(({ detail }) => detail);
-        const missing = here.filter(({ kind }) => kind === "missing-rule").length;
-        const isForeign = extra.length > 0 && missing === (chains.get(chain)?.length ?? 0);
-        if (isForeign) found.push({ key: `${family} ${table} ${chain}`, family, table, chain, rules: extra });
-      }
+    for (const { table, chain, words } of desiredChains(options, family)) {
+      const here = drift.filter((each) => isAt(each, { family, table, chain }));
+      const extra = here.filter(({ kind }) => kind === "extra-rule").map(({ detail }) => detail);
+      const missing = here.filter(({ kind }) => kind === "missing-rule").length;
+      const isForeign = extra.length > 0 && missing === words.length;
+      if (isForeign) found.push({ key: `${family} ${table} ${chain}`, family, table, chain, rules: extra });
     }
   }
   return found;
@@ -90,7 +87,7 @@ function foreignChains(drift: readonly Drift[], options: RedirectOptions): Forei
 
 function isAt(
   drift: Drift,
-  { family, table, chain }: { family: Family; table: TableName; chain: ChainName },
+  { family, table, chain }: { family: Family; table: string; chain: string },
 ): boolean {
   return drift.family === family && drift.table === table && drift.chain === chain;
 }

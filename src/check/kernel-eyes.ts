@@ -4,8 +4,6 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostNetnsKeys } from "../linux/host-netns.ts";
 import { BACKEND_FILE, chooseBackend, type RedirectBackend } from "../netfilter/variant.ts";
-import { OtherVariant } from "../redirection/leftovers.ts";
-import { NetnsRules } from "../redirection/netns-rules.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
 
 const TIMEOUT_MS = 5_000;
@@ -23,8 +21,6 @@ export interface EyesOptions {
 export interface KernelEyes {
   readonly backend: RedirectBackend;
   readonly redirection: PodRedirection;
-  /** The iptables variant that is not in use. */
-  readonly other: { readonly search: OtherVariant; readonly rules: NetnsRules } | undefined;
   readonly hostNetns: ReadonlySet<string>;
   readonly ipv6: boolean;
 }
@@ -34,12 +30,9 @@ export async function openEyes(options: EyesOptions): Promise<KernelEyes> {
   const hostNetns = hostNetnsKeys(options);
   const backend = await readBackend(options);
   const ipv6 = options.ipv6 && backend.tools[6] !== undefined;
-  const { runner, other } = backend;
-  const rules = other && new NetnsRules(other, { runner, hostNetns, timeoutMs: TIMEOUT_MS });
   return {
     backend,
     redirection: new PodRedirection({ backend, hostNetns, ipv6, timeoutMs: TIMEOUT_MS }),
-    other: rules && { rules, search: new OtherVariant(rules, { runner }) },
     hostNetns,
     ipv6,
   };

@@ -46,7 +46,7 @@ export async function checkPod(eyes: KernelEyes, subject: PodSubject): Promise<F
   if (!subject.wanted) return await checkOutsider(eyes, { subject, netns });
   const swapped = await swappedFault(subject, netns);
   if (swapped !== undefined) return [swapped];
-  return await checkCaptured(eyes, { subject, netns, running });
+  return await checkCaptured(eyes, { subject, netns });
 }
 
 /** What the state API says of a pod, as a subject. */
@@ -115,16 +115,13 @@ async function checkOutsider(eyes: KernelEyes, { subject, netns }: Looked): Prom
   return [fault("annotation-without-capture", name, "it is annotated as enabled, and nothing redirects it")];
 }
 
-async function checkCaptured(
-  eyes: KernelEyes,
-  { subject, netns, running }: Looked & { running: RunningPod },
-): Promise<Fault[]> {
+async function checkCaptured(eyes: KernelEyes, { subject, netns }: Looked): Promise<Fault[]> {
   const { name, annotation } = subject;
   const options = subject.redirect;
   if (options === null) return [];
   const [seen, elsewhere, closed, strangers] = await Promise.all([
     verification(eyes, { netns, options }),
-    otherVariantFamilies(eyes, { netns, running }),
+    leftElsewhere(eyes, netns),
     closedSockets(netns, options),
     foreignTables(eyes, netns),
   ]);
@@ -177,23 +174,31 @@ function hasNoRouting({ routing: { v4, v6 } }: Verification): boolean {
   return !v4.rule && !v4.route && !v6.rule && !v6.route;
 }
 
-async function otherVariantFamilies(
-  { other }: KernelEyes,
-  { netns, running }: { netns: Netns; running: RunningPod },
-): Promise<Family[]> {
-  if (other === undefined) return [];
-  const suspects = await other.search.look({ netns }, { procNetDir: running.procNetDir });
-  const states = await Promise.all(suspects.map((family) => other.rules.read({ netns }, family)));
-  return suspects.filter((_, index) => (states[index]?.size ?? 0) > 0);
+/** Our chains in the iptables variant that is not in use; native nftables are told of by their tables. */
+async function leftElsewhere({ redirection }: KernelEyes, netns: Netns): Promise<Elsewhere[]> {
+  const suspects = await redirection.leftovers(netns);
+  return suspects
+    .filter(({ engine }) => engine.variant !== "native")
+    .map(({ engine: { variant }, drift }) => ({
+      variant,
+      families: [...new Set(drift.map(({ family }) => family))],
+    }));
+}
+
+interface Elsewhere {
+  readonly variant: string;
+  readonly families: readonly Family[];
 }
 
 function describeElsewhere(
-  { backend, other }: KernelEyes,
-  { elsewhere, isGone }: { elsewhere: readonly Family[]; isGone: boolean },
+  { backend }: KernelEyes,
+  { elsewhere, isGone }: { elsewhere: readonly Elsewhere[]; isGone: boolean },
 ): string {
-  const where = `iptables-${other?.rules.tools.variant} (${elsewhere.map((family) => `IPv${family}`).join(", ")})`;
+  const where = elsewhere.map(
+    ({ variant, families }) => `iptables-${variant} (${families.map((family) => `IPv${family}`).join(", ")})`,
+  );
   const here = isGone ? "and not" : "and also";
-  return `our chains are in ${where} ${here} in iptables-${backend.variant}, which this node uses`;
+  return `our chains are in ${where.join(" and ")} ${here} in iptables-${backend.variant}, which this node uses`;
 }
 
 async function closedSockets(netns: Netns, { dnsCapture }: RedirectOptions): Promise<string[]> {

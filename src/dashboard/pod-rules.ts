@@ -7,7 +7,7 @@ import type { Family } from "../netfilter/family.ts";
 import { parseSave } from "../netfilter/save-parser.ts";
 import type { RedirectBackend } from "../netfilter/variant.ts";
 import type { ClusterFacts, EnrolmentFacts } from "../observe/agent-facts.ts";
-import { assertPodNetns } from "../redirection/netns-rules.ts";
+import { assertPodNetns } from "../redirection/pod-netns.ts";
 import { type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";
 import { explainRules, readCounts } from "./packet-paths.ts";
 import type { PodRulesReport, RuleFamilyReport } from "./rules-report.ts";

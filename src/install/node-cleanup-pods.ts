@@ -63,10 +63,7 @@ export async function cleanPods(options: PodCleanupOptions): Promise<PodCleanupR
 async function clean(found: FoundNetns, redirection: PodRedirection): Promise<boolean> {
   using netns = openFound(found);
   if (netns === undefined) return false;
-  const { procNetDir } = found;
-  // the process may be gone by now; then the redirection asks with a process of its own
-  const isThere = procNetDir !== undefined && netnsKeyAt(`${procNetDir}/../ns/net`) === netns.key;
-  const { changed } = await redirection.remove(netns, isThere ? { procNetDir } : {});
+  const { changed } = await redirection.remove(netns);
   return changed;
 }
 

@@ -12,6 +12,7 @@ import {
   sortAnswers,
 } from "../linux/netlink/message.ts";
 import type { Family } from "./family.ts";
+import type { RuleProtocol } from "./told-rules.ts";
 
 const NETLINK_NETFILTER = 12;
 const NFNL_SUBSYS_NFTABLES = 10;
@@ -49,14 +50,6 @@ export interface TablePlace {
 /** Where a chain is. */
 export interface ChainPlace extends TablePlace {
   readonly chain: string;
-}
-
-/** The protocol that a rule is for, which matches and targets of x_tables must be told of. */
-export interface RuleProtocol {
-  /** IP protocol number. */
-  readonly protocol: number;
-  /** The rule is for all other protocols. */
-  readonly inverted: boolean;
 }
 
 /** Asks for one table by name. */
@@ -121,23 +114,25 @@ export function deleteChain({ family, table, chain }: ChainPlace): NetlinkReques
   return request(MESSAGE.deleteChain, 0, body);
 }
 
-/** Appends a rule to its chain. `expressions` and `userdata` are as the kernel lists them. */
+/** Appends a rule to its chain, or puts it before all others. `expressions` and `userdata` are as the kernel lists them. */
 export function newRule(
   place: ChainPlace,
   rule: {
     readonly expressions: Uint8Array;
     readonly userdata?: Uint8Array;
     readonly protocol?: RuleProtocol | undefined;
+    /** Default false. */
+    readonly isFirst?: boolean;
   },
 ): NetlinkRequest {
-  const { expressions, userdata, protocol } = rule;
+  const { expressions, userdata, protocol, isFirst = false } = rule;
   const body = concatBytes(
     rulePlace(place),
     encodeAttribute(RULE.expressions | NLA_F_NESTED, expressions),
     ...(protocol === undefined ? [] : [encodeCompat(protocol)]),
     ...(userdata === undefined ? [] : [encodeAttribute(RULE.userdata, userdata)]),
   );
-  return request(MESSAGE.newRule, NLM.create | NLM_F_APPEND, body);
+  return request(MESSAGE.newRule, NLM.create | (isFirst ? 0 : NLM_F_APPEND), body);
 }
 
 /** Deletes one rule, or all of the chain. */

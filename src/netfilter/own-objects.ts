@@ -15,7 +15,8 @@ import {
   type NftTableObject,
 } from "./nft-objects.ts";
 import { ask } from "./nft-wire.ts";
-import { type OwnTable, type Question, type Questions, questionsAbout } from "./own-tables.ts";
+import { type Question, type Questions, questionsAbout } from "./own-tables.ts";
+import type { OwnTable } from "./told-rules.ts";
 
 /** A chain as it is. */
 export interface SeenChain extends NftChainObject {

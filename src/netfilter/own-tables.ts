@@ -1,22 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is ours in a namespace, by name, and how the kernel is asked for it.
 import type { NetlinkRequest } from "../linux/netlink/message.ts";
-import type { Family } from "./family.ts";
 import { getChain, getRules, getTable } from "./nft-wire.ts";
-
-/** What can be ours of one table. */
-export interface OwnTable {
-  readonly family: Family;
-  readonly table: string;
-  /** Our chains in the order in which they are made. */
-  readonly chains: readonly OwnChain[];
-}
-
-/** A chain of ours, and the base chain of everybody's in which one rule jumps to it. */
-export interface OwnChain {
-  readonly chain: string;
-  readonly hook: string;
-}
+import type { OwnTable } from "./told-rules.ts";
 
 /** What is asked: for a table, a chain, or the rules of either. */
 export interface Question {

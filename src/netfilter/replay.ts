@@ -141,14 +141,17 @@ function planTable(table: TableVerdict): NetlinkRequest[] {
   const { wanted, seen, chains } = table;
   if (wanted === undefined) return removeChains(table);
   const hooks = wanted.hooks.filter(({ chain }) => seen?.chains.has(chain) !== true);
-  const surplus = chains.flatMap(({ jumps, strays }) => [...jumps.slice(1), ...strays]);
+  const surplus = chains.flatMap(({ jumps, jump, strays }) => [
+    ...jumps.filter((each) => each !== jump),
+    ...strays,
+  ]);
   return [
     ...(seen === undefined ? [wanted.request] : []),
     ...chains.flatMap((chain) => (chain.seen === undefined && chain.wanted ? [chain.wanted.request] : [])),
     ...hooks.map(({ request }) => request),
     ...chains.flatMap((chain) => fill(table, chain)),
-    ...chains.flatMap(({ jumps, wanted }) =>
-      jumps.length === 0 && wanted !== undefined ? [wanted.jump.request] : [],
+    ...chains.flatMap(({ jump, wanted }) =>
+      jump === undefined && wanted !== undefined ? [wanted.jump.request] : [],
     ),
     ...deleteEntries(table, surplus),
   ];

@@ -83,6 +83,8 @@ export interface RuleEngine {
   readonly variant: "nft" | "legacy" | "native";
   /** Does beforehand what the first call with these rules would wait for. */
   prepare(wanted: WantedRules): Promise<void>;
+  /** Those of our chains that are there; writes and creates nothing. */
+  present(call: NetnsCall): Promise<readonly ChainState[]>;
   /** Compares; writes nothing. */
   verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState>;
   /**

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What an engine is told: tables, chains of ours in them, hooks, rules. It knows nothing of what they are for.
 import type { Family } from "./family.ts";
+import { normaliseRule } from "./rule-tokens.ts";
 
 /** What can be ours of one table. */
 export interface OwnTable {
@@ -44,4 +45,26 @@ export interface ToldRules {
   /** Tables that shall hold our chains, with rules in them or not. */
   readonly wanted: readonly Pick<OwnTable, "family" | "table">[];
   readonly rules: readonly ToldRule[];
+}
+
+// Source: RFC 5237 and the IANA registry of protocol numbers.
+const PROTOCOL_NUMBERS: Readonly<Record<string, number>> = { tcp: 6, udp: 17 };
+
+/** A rule from what follows `-A CHAIN`. @throws RangeError for a protocol of which the number is not known */
+export function toldRule(
+  place: Pick<ToldRule, "family" | "table" | "chain">,
+  args: readonly string[],
+): ToldRule {
+  const words = normaliseRule(args).tokens.join(" ");
+  return { ...place, args, words, protocol: protocolOf(args) };
+}
+
+function protocolOf(args: readonly string[]): RuleProtocol | undefined {
+  const at = args.indexOf("-p");
+  if (at < 0) return undefined;
+  const name = args[at + 1] ?? "";
+  const protocol = PROTOCOL_NUMBERS[name];
+  if (protocol === undefined)
+    throw new RangeError(`Cannot tell the kernel of protocol "${name}": its number is not known`);
+  return { protocol, inverted: args[at - 1] === "!" };
 }

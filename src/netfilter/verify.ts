@@ -2,28 +2,12 @@
 // Compares what is ours in a namespace with known bytes, and says how it differs.
 
 import type { Family } from "./family.ts";
-import type { KnownChain, KnownRule, KnownRules, KnownTable } from "./known-bytes.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
+import type { KnownChain, KnownRule, KnownRules, KnownTable } from "./nft-known.ts";
 import { type NftRuleObject, sameBytes, sameHook } from "./nft-objects.ts";
 import type { SeenChain, SeenObjects, SeenTable } from "./own-objects.ts";
-import type { OwnChain, OwnTable } from "./own-tables.ts";
-
-/** One way in which what is there differs from what should be there. */
-export interface Finding {
-  readonly kind:
-    | "missing-chain"
-    | "missing-rule"
-    | "extra-rule"
-    | "reordered"
-    | "missing-jump"
-    | "duplicate-jump"
-    | "unexpected-table";
-  readonly family: Family;
-  readonly table: string;
-  /** Empty where the finding concerns a whole table. */
-  readonly chain: string;
-  readonly detail: string;
-}
+import type { Finding } from "./rule-engine.ts";
+import type { OwnChain, OwnTable } from "./told-rules.ts";
 
 /** A rule in a base chain that leads into a chain of ours. */
 export interface Entry {
@@ -39,8 +23,10 @@ export interface ChainVerdict extends OwnChain {
   readonly hasRules: boolean;
   /** Its rules in words, those that are not known by a text of their own. */
   readonly words: readonly string[];
-  /** Rules that lead into it as one should. */
+  /** Rules that lead into it as one should, wherever in the base chain they stand. */
   readonly jumps: readonly Entry[];
+  /** That of them which stands where it should. */
+  readonly jump: Entry | undefined;
   /** Rules that lead into it in another way. */
   readonly strays: readonly Entry[];
 }
@@ -126,12 +112,12 @@ function checkUsable({ family, table, hooks }: KnownTable, seen: SeenTable): voi
 }
 
 function judgeChain(
-  { chain, hook }: OwnChain,
+  own: OwnChain,
   table: SeenTable | undefined,
   { known, accepted }: { known: KnownChain | undefined; accepted: KnownChain | undefined },
 ): ChainVerdict {
-  const seen = table?.chains.get(chain);
-  const entries = entriesOf({ chain, hook }, table, known?.jump);
+  const seen = table?.chains.get(own.chain);
+  const entries = entriesOf(own, table, known?.jump);
   const words = (seen?.rules ?? []).map((rule, index) =>
     wordsOf(rule, { index, known: known?.rules ?? [], accepted: accepted?.rules ?? [] }),
   );
@@ -139,32 +125,36 @@ function judgeChain(
     seen?.isComplete === true &&
     words.length === known?.rules.length &&
     known.rules.every((rule, index) => rule.words === words[index]);
-  return { chain, hook, wanted: known, seen, hasRules, words, ...entries };
+  return { ...own, wanted: known, seen, hasRules, words, ...entries };
 }
 
 /** @throws {NetfilterFault} TOO_MANY_RULES when the rest of the base chain may hold what was not found */
 function entriesOf(
-  { chain, hook }: OwnChain,
+  { chain, hook, isFirst = false }: OwnChain,
   table: SeenTable | undefined,
-  jump: KnownRule | undefined,
-): { jumps: Entry[]; strays: Entry[] } {
+  known: KnownRule | undefined,
+): Pick<ChainVerdict, "jumps" | "jump" | "strays"> {
   const jumps: Entry[] = [];
   const strays: Entry[] = [];
+  let jump: Entry | undefined;
   for (const base of table?.chains.values() ?? []) {
     if (base.base === undefined) continue;
-    for (const { handle, targets, expressions } of base.rules) {
+    for (const [index, { handle, targets, expressions }] of base.rules.entries()) {
       if (!targets.includes(chain)) continue;
-      const isJump = base.name === hook && jump !== undefined && sameBytes(expressions, jump.expressions);
-      (isJump ? jumps : strays).push({ hook: base.name, handle: handle.slice() });
+      const isJump = base.name === hook && known !== undefined && sameBytes(expressions, known.expressions);
+      const entry = { hook: base.name, handle: handle.slice() };
+      (isJump ? jumps : strays).push(entry);
+      if (isJump && (index === 0 || !isFirst)) jump ??= entry;
     }
   }
+  if (isFirst) return { jumps, jump, strays };
   const used = (table?.chains.get(chain)?.use ?? 0) > 0;
-  if (jump !== undefined && jumps.length === 0 && used && table?.chains.get(hook)?.isComplete === false)
+  if (known !== undefined && jump === undefined && used && table?.chains.get(hook)?.isComplete === false)
     throw new NetfilterFault(
       "TOO_MANY_RULES",
       `Cannot verify that ${hook} of table ${table.table} leads to ${chain}: more rules stand before it than are read`,
     );
-  return { jumps, strays };
+  return { jumps, jump, strays };
 }
 
 function wordsOf(
@@ -217,11 +207,13 @@ function compareRules(verdict: ChainVerdict, table: Place): Finding[] {
   ];
 }
 
-function compareJumps({ chain, hook, jumps }: ChainVerdict, table: Place): Finding[] {
+function compareJumps({ chain, hook, jumps, jump }: ChainVerdict, table: Place): Finding[] {
   const place = { ...table, chain: hook };
-  if (jumps.length === 1) return [];
   if (jumps.length === 0)
     return [{ kind: "missing-jump", ...place, detail: `${hook} does not jump to ${chain}` }];
+  if (jump === undefined)
+    return [{ kind: "jump-not-first", ...place, detail: `rules stand before the jump to ${chain}` }];
+  if (jumps.length === 1) return [];
   return [{ kind: "duplicate-jump", ...place, detail: `${hook} jumps to ${chain} ${jumps.length} times` }];
 }
 

@@ -5,7 +5,7 @@ import type { PodLook, PodPast } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import type { Family } from "../netfilter/family.ts";
-import { desiredState, fingerprint } from "../redirection/fingerprint.ts";
+import { desiredChains, fingerprint } from "../redirection/fingerprint.ts";
 import type { SkippedFamily } from "../redirection/pod-routing.ts";
 import { type RedirectOptions, redirectVariantKey } from "../redirection/rules.ts";
 import type { AgentFacts } from "./agent-facts.ts";
@@ -105,7 +105,7 @@ export function wantedFingerprint(options: RedirectOptions, family: Family): str
   const known = fingerprints.get(key);
   if (known !== undefined) return known;
   try {
-    const made = fingerprint(desiredState(options, family));
+    const made = fingerprint(desiredChains(options, family));
     if (fingerprints.size < maxFingerprints) fingerprints.set(key, made);
     return made;
   } catch {

@@ -2,9 +2,9 @@
 // The host's chain and the jump to it: what should be in the nat table, what is, and the smallest text between. Pure.
 
 import type { Family } from "../netfilter/family.ts";
+import { renderChain, renderTable } from "../netfilter/restore-text.ts";
 import { normaliseRule } from "../netfilter/rule-tokens.ts";
 import { joinWords, type SavedRuleset } from "../netfilter/save-parser.ts";
-import { renderChain, renderTable } from "../redirection/restore-text.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 import { PROBE_SETS } from "./probe-set.ts";
 

@@ -1,225 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-// Our share of a namespace's rules: what it is, whether two of them are equal, and how they differ in words.
+// How a pod's redirection differs, in words, and a hash of it for people who compare pods.
 import { createHash } from "node:crypto";
 import type { Family } from "../netfilter/family.ts";
-import { normaliseRule } from "../netfilter/rule-tokens.ts";
-import { joinWords, type SavedRuleset, type SavedTable } from "../netfilter/save-parser.ts";
-import {
-  CHAIN_HOOKS,
-  CHAIN_NAMES,
-  type ChainName,
-  type RedirectOptions,
-  type RedirectRule,
-  redirectRules,
-  redirectTables,
-  TABLE_NAMES,
-  type TableName,
-} from "./rules.ts";
-
-/** Our share of one table. */
-export interface TableState {
-  /** Rules of each of our chains that exists, in normal form and in order. */
-  readonly chains: ReadonlyMap<ChainName, readonly string[]>;
-  /** How many plain jumps lead from the built-in chain to each of our chains. */
-  readonly jumps: ReadonlyMap<ChainName, number>;
-  /** Rules outside our chains that lead into them in any other way, as `CHAIN words…`. */
-  readonly strays: readonly string[];
-}
-
-/** Our share of all tables; a table without anything of ours is left out. */
-export type RedirectState = ReadonlyMap<TableName, TableState>;
+import type { ChainState, Finding } from "../netfilter/rule-engine.ts";
+import { CHAIN_NAMES, type RedirectOptions, redirectTables, TABLE_NAMES } from "./rules.ts";
+import { toldRedirection } from "./told-redirection.ts";
 
 /** One way in which what is there differs from what should be there. */
-export interface Drift {
-  readonly kind:
-    | "missing-chain"
-    | "missing-rule"
-    | "extra-rule"
-    | "reordered"
-    | "missing-jump"
-    | "duplicate-jump"
-    | "unexpected-table"
-    | "missing-ip-rule"
-    | "missing-route";
-  readonly family: Family;
-  readonly table: string;
-  /** Empty where the drift concerns a whole table, the ip rule or the route. */
-  readonly chain: string;
-  readonly detail: string;
+export interface Drift extends Omit<Finding, "kind"> {
+  /** The last two concern the ip rule and the route. */
+  readonly kind: Finding["kind"] | "missing-ip-rule" | "missing-route";
 }
 
-/** The state that the options call for. @throws {RedirectOptionsError} as redirectRules does. */
-export function desiredState(options: RedirectOptions, family: Family): RedirectState {
-  const rules = redirectRules(options, family);
-  return new Map(
-    redirectTables(options).map((table) => {
-      const texts = (chain: ChainName) =>
-        rules
-          .filter((rule) => rule.table === table && rule.chain === chain)
-          .map((rule) => normaliseRule(rule.args).tokens.join(" "));
-      return [
-        table,
-        {
-          chains: new Map(CHAIN_NAMES.map((chain) => [chain, texts(chain)])),
-          jumps: new Map(CHAIN_NAMES.map((chain) => [chain, 1])),
-          strays: [],
-        },
-      ];
-    }),
+/** Our chains as the options call for them. @throws {RedirectOptionsError} as redirectRules does. */
+export function desiredChains(options: RedirectOptions, family: Family): ChainState[] {
+  const { rules } = toldRedirection(options, [family]);
+  return redirectTables(options).flatMap((table) =>
+    CHAIN_NAMES.map((chain) => ({
+      family,
+      table,
+      chain,
+      words: rules.filter((rule) => rule.table === table && rule.chain === chain).map(({ words }) => words),
+      jumpCount: 1,
+      strays: [],
+    })),
   );
 }
 
-/**
- * A state in which every rule that counts as one of these has its words, so that it compares as equal.
- * See {@link RedirectRule.accepted}.
- */
-export function inWordsOf(rules: readonly RedirectRule[], state: RedirectState): RedirectState {
-  const ruleText = (args: readonly string[]) => normaliseRule(args).tokens.join(" ");
-  const words = new Map(
-    rules.flatMap(({ table, chain, args, accepted }) =>
-      accepted === undefined ? [] : [[`${table} ${chain} ${ruleText(accepted)}`, ruleText(args)] as const],
-    ),
-  );
-  if (words.size === 0) return state;
-  return new Map(
-    [...state].map(([table, each]) => {
-      const chains = [...each.chains].map(
-        ([chain, texts]) =>
-          [chain, texts.map((text) => words.get(`${table} ${chain} ${text}`) ?? text)] as const,
-      );
-      return [table, { ...each, chains: new Map(chains) }];
-    }),
-  );
-}
-
-/** Our share of a parsed dump; rules of others are not looked at. */
-export function observedState(ruleset: SavedRuleset): RedirectState {
-  const state = new Map<TableName, TableState>();
-  for (const name of TABLE_NAMES) {
-    const table = ruleset.tables.get(name);
-    if (table === undefined) continue;
-    const ours = tableState(table);
-    if (ours.chains.size > 0) state.set(name, ours);
-  }
-  return state;
-}
-
-/** Hash that is equal for equal states and says nothing else. */
-export function fingerprint(state: RedirectState): string {
+/** Hash of one family's chains that is equal for equal ones and says nothing else. */
+export function fingerprint(chains: readonly ChainState[]): string {
   const canonical = TABLE_NAMES.map((name) => {
-    const table = state.get(name);
-    if (table === undefined) return [name];
-    const chains = CHAIN_NAMES.map((chain) => [table.chains.get(chain) ?? null, table.jumps.get(chain) ?? 0]);
-    return [name, chains, [...table.strays].sort()];
+    const ours = chains.filter(({ table }) => table === name);
+    if (ours.length === 0) return [name];
+    const states = CHAIN_NAMES.map((each) => {
+      const state = ours.find(({ chain }) => chain === each);
+      return [state?.words ?? null, state?.jumpCount ?? 0];
+    });
+    return [name, states, ours.flatMap(({ strays }) => strays).sort()];
   });
   return createHash("sha256").update(JSON.stringify(canonical)).digest("hex");
-}
-
-/** Every difference between two states of one family, in the order of tables and chains; empty when they are equal. */
-export function compareStates(observed: RedirectState, desired: RedirectState, family: Family): Drift[] {
-  return TABLE_NAMES.flatMap((table) =>
-    compareTable(observed.get(table), desired.get(table), { family, table }),
-  );
-}
-
-function tableState(table: SavedTable): TableState {
-  const present = CHAIN_NAMES.filter((chain) => table.chains.has(chain));
-  const chains = new Map<ChainName, string[]>(present.map((chain) => [chain, []]));
-  const jumps = new Map<ChainName, number>();
-  const strays: string[] = [];
-  for (const rule of table.rules) {
-    const own = chains.get(rule.chain as ChainName);
-    const target = present.find((chain) => chain === rule.target);
-    if (own !== undefined) {
-      own.push(rule.tokens.join(" "));
-    } else if (target !== undefined) {
-      const isJump = rule.chain === CHAIN_HOOKS[target] && rule.tokens.join(" ") === `-j ${target}`;
-      if (isJump) jumps.set(target, (jumps.get(target) ?? 0) + 1);
-      else strays.push(joinWords([rule.chain, ...rule.words]));
-    }
-  }
-  return { chains, jumps, strays };
-}
-
-interface Place {
-  readonly family: Family;
-  readonly table: TableName;
-}
-
-function compareTable(
-  observed: TableState | undefined,
-  desired: TableState | undefined,
-  place: Place,
-): Drift[] {
-  if (desired === undefined) {
-    if (observed === undefined) return [];
-    const chains = [...observed.chains.keys()].join(" and ");
-    return [
-      {
-        kind: "unexpected-table",
-        ...place,
-        chain: "",
-        detail: `${chains} should not be in table ${place.table}`,
-      },
-    ];
-  }
-  const strays = (observed?.strays ?? []).map((stray): Drift => {
-    const [chain = ""] = stray.split(" ", 1);
-    return { kind: "extra-rule", ...place, chain, detail: `-A ${stray}` };
-  });
-  const chains = [...desired.chains].flatMap(([chain, rules]) => [
-    ...compareChain(observed?.chains.get(chain), rules, { ...place, chain }),
-    ...compareJumps(observed?.jumps.get(chain) ?? 0, { ...place, chain }),
-  ]);
-  return [...chains, ...strays];
-}
-
-function compareJumps(count: number, { chain, ...place }: Place & { chain: ChainName }): Drift[] {
-  const hook = CHAIN_HOOKS[chain];
-  if (count === 1) return [];
-  if (count === 0)
-    return [{ kind: "missing-jump", ...place, chain: hook, detail: `${hook} does not jump to ${chain}` }];
-  return [
-    { kind: "duplicate-jump", ...place, chain: hook, detail: `${hook} jumps to ${chain} ${count} times` },
-  ];
-}
-
-function compareChain(
-  observed: readonly string[] | undefined,
-  desired: readonly string[],
-  place: Place & { chain: ChainName },
-): Drift[] {
-  if (observed === undefined) {
-    return [{ kind: "missing-chain", ...place, detail: `chain ${place.chain} is not there` }];
-  }
-  const wanted = partition(desired, observed);
-  const found = partition(observed, desired);
-  const drift: Drift[] = [
-    ...wanted.rest.map(
-      (rule): Drift => ({ kind: "missing-rule", ...place, detail: `-A ${place.chain} ${rule}` }),
-    ),
-    ...found.rest.map(
-      (rule): Drift => ({ kind: "extra-rule", ...place, detail: `-A ${place.chain} ${rule}` }),
-    ),
-  ];
-  const wrong = wanted.common.findIndex((rule, index) => found.common[index] !== rule);
-  if (wrong >= 0) {
-    const detail = `rule ${wrong + 1} should not be -A ${place.chain} ${found.common[wrong]}`;
-    drift.push({ kind: "reordered", ...place, detail });
-  }
-  return drift;
-}
-
-/** The elements of a list that another list has too, and the rest, counting repetitions. */
-function partition(list: readonly string[], other: readonly string[]): { common: string[]; rest: string[] } {
-  const left = new Map<string, number>();
-  for (const element of other) left.set(element, (left.get(element) ?? 0) + 1);
-  const common: string[] = [];
-  const rest: string[] = [];
-  for (const element of list) {
-    const count = left.get(element) ?? 0;
-    left.set(element, count - 1);
-    (count > 0 ? common : rest).push(element);
-  }
-  return { common, rest };
 }

@@ -8,22 +8,23 @@ import {
   removeRedirectRouting,
 } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
+import { ToolError } from "../linux/run-tool.ts";
 import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import type { Family } from "../netfilter/family.ts";
 import { findNativeTables } from "../netfilter/native-tables.ts";
-import { BackendError, type RedirectBackend } from "../netfilter/variant.ts";
-import { type Drift, desiredState, fingerprint } from "./fingerprint.ts";
-import { knownRedirections } from "./known-rules.ts";
-import { EarlierRules, type Leftovers, NO_SUSPECTS, type Suspects } from "./leftovers.ts";
-import { assertPodNetns, type NetnsCall, NetnsRules } from "./netns-rules.ts";
-import { NftEngine } from "./nft-engine.ts";
+import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
+import type { NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
+import type { RedirectBackend } from "../netfilter/variant.ts";
+import { EarlierRules, type Leftovers, type Suspects } from "./earlier-rules.ts";
+import { type Drift, fingerprint } from "./fingerprint.ts";
+import { podEngines } from "./pod-engines.ts";
+import { assertPodNetns } from "./pod-netns.ts";
 import { ensureRouting, familiesOf, type SkippedFamily } from "./pod-routing.ts";
 import { RedirectionError } from "./redirection-error.ts";
 import { routingDrift } from "./routing-drift.ts";
-import type { RuleEngine, RulesetLook } from "./rule-engine.ts";
-import { ALL_FAMILIES, MAX_ROUNDS, notConverged, RuleWriter } from "./rule-writer.ts";
 import type { RedirectOptions } from "./rules.ts";
+import { ALL_FAMILIES, wantedRedirection } from "./told-redirection.ts";
 
 export interface PodRedirectionOptions {
   readonly backend: RedirectBackend;
@@ -43,8 +44,6 @@ export interface RedirectionCall {
    * iptables variant nor istio-cni's tables are looked at. Default false: it is, once for each handle. Wrongly true, it costs a round more.
    */
   readonly isNew?: boolean;
-  /** /proc/PID/net of a process in the namespace, if one is known: spares a process at the first apply. */
-  readonly procNetDir?: string;
 }
 
 /** What a namespace has of its redirection. */
@@ -73,143 +72,143 @@ export interface ApplyReport {
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000;
+/** Somebody else may use the rules of an earlier agent again as soon as they are taken away. */
+const MAX_ROUNDS = 2;
 
 /** Redirects pods. Calls for different namespaces run in parallel, calls for the same one after each other. */
 export class PodRedirection {
   readonly #options: PodRedirectionOptions;
   readonly #engine: RuleEngine;
   readonly #earlier: EarlierRules;
+  /** Families that are written at all. */
+  readonly #families: readonly Family[];
   /** Handles whose namespace was searched for rules of earlier agents. */
   readonly #searched = new WeakSet<Netns>();
   readonly #queue = new KeyedMutex();
 
   /** @throws {BackendError} when IPv6 is wanted and its programs are not installed. @throws {RangeError} without host namespaces. */
   constructor(options: PodRedirectionOptions) {
-    const { backend, hostNetns, ipv6, timeoutMs = DEFAULT_TIMEOUT_MS } = options;
-    const { runner, tools, other } = backend;
+    const { hostNetns, ipv6, timeoutMs = DEFAULT_TIMEOUT_MS } = options;
     if (hostNetns.size === 0)
       throw new RangeError("Cannot redirect pods: the host's network namespace is not known");
-    if (ipv6 && tools[6] === undefined) {
-      throw new BackendError(
-        `Cannot redirect IPv6: ip6tables of variant "${backend.variant}" is not in PATH; ` +
-          "use an agent image that holds it, or set AMBIENT_IPV6=false",
-      );
-    }
-    const shared = { runner, hostNetns, timeoutMs };
     this.#options = options;
-    const programs = new RuleWriter(new NetnsRules(tools, shared));
-    const families = ipv6 ? ALL_FAMILIES : ([4] as const);
-    const known = () => knownRedirections(tools, { runner, timeoutMs });
-    this.#engine =
-      backend.variant === "nft"
-        ? new NftEngine({ known: known(), families, hostNetns, programs, timeoutMs })
-        : programs;
-    this.#earlier = new EarlierRules(other && new NetnsRules(other, shared), { runner, hostNetns });
+    this.#families = ipv6 ? ALL_FAMILIES : [4];
+    const { engine, others } = podEngines(options.backend, {
+      families: this.#families,
+      timeoutMs,
+      assertUsable: (call) => this.#assertUsable(call),
+    });
+    this.#engine = engine;
+    this.#earlier = new EarlierRules(others);
   }
 
   /**
    * Does beforehand what the first pod with these options would wait for: some 50 ms.
-   * @throws NetfilterFault: each pod gets its rules by iptables-restore then, until it is tried again
+   * @throws {RedirectionError} NO_KNOWN_BYTES: it is tried again when a pod asks
    */
   async prepare(options: RedirectOptions): Promise<void> {
-    await this.#engine.prepare(options);
+    await named(() => this.#engine.prepare(this.#wanted(options, this.#families)));
   }
 
   /**
    * Compares what is there with what should be; writes nothing.
-   * @throws {RedirectionError} @throws {ToolError} @throws {SaveParseError} and NetlinkError, NativeError when it cannot be read
+   * @throws {RedirectionError} @throws {ToolError} and NetlinkError, NativeError when it cannot be read
    */
   verify(netns: Netns, options: RedirectOptions, call: RedirectionCall = {}): Promise<Verification> {
-    return this.#queue.run(netns.key, () => this.#verify(netns, options, call));
+    return this.#queue.run(netns.key, () => named(() => this.#verify({ netns, ...call }, options)));
   }
 
-  /**
-   * Whether something of an ambient agent may be in the namespace, at the price of two netlink exchanges: our ip rule and route
-   * are written first and taken away last; istio-cni writes its own tables before them.
-   */
+  /** What an agent left that used another engine: the other iptables variant, or native nftables. @throws as {@link verify} */
+  leftovers(netns: Netns): Promise<Suspects> {
+    return this.#earlier.look({ netns });
+  }
+
+  /** Whether something of an ambient agent may be in the namespace: our ip rule and route are written first and taken away last. */
   async isTouched(netns: Netns): Promise<boolean> {
     const { v4, v6 } = await readRedirectRouting(netns.fd, { v6: true });
     if (v4.rule || v4.route || v6.rule || v6.route) return true;
+    // no chain is a sign: sidecars have one of our names, too
     return (await findNativeTables(netns.fd)).length > 0;
   }
 
   /**
    * Brings rules, ip rule and route about and verifies them; writes nothing where they are right already.
    * @throws {RedirectOptionsError} before anything is written
-   * @throws {RedirectionError} HOST_NETNS, NETNS_CLOSED, UNREADABLE_TABLE, NOT_CONVERGED
+   * @throws {RedirectionError} HOST_NETNS, NETNS_CLOSED, NOT_CONVERGED and those of the engine
    * @throws {ToolError} when a program is missing, fails or does not end; NetlinkError when the kernel refuses the routing
    */
   apply(netns: Netns, options: RedirectOptions, call: RedirectionCall = {}): Promise<ApplyReport> {
-    return this.#queue.run(netns.key, () => this.#apply(netns, options, call));
+    return this.#queue.run(netns.key, () => named(() => this.#apply({ netns, ...call }, options)));
   }
 
   /**
    * Stops the redirection of new connections and leaves everything else: connections that are open stay translated until
-   * {@link remove}, which belongs after a moment in which ztunnel can end them. Both families, both variants and istio-cni's tables,
-   * whatever the settings are now; absence is success. {@link apply} puts back what was taken.
+   * {@link remove}, which belongs after a moment in which ztunnel can end them. Both families and all engines, whatever the
+   * settings are now; absence is success. {@link apply} puts back what was taken.
    * @throws as {@link apply}
    */
   open(netns: Netns, call: RedirectionCall = {}): Promise<{ changed: boolean }> {
-    return this.#queue.run(netns.key, () => this.#open(netns, call));
+    return this.#queue.run(netns.key, () => named(() => this.#open({ netns, ...call })));
   }
 
   /**
-   * Removes everything of ours, in both families and both variants, and istio-cni's tables, whatever the settings are now;
-   * absence is success.
+   * Removes everything of ours, in both families and of all engines, whatever the settings are now; absence is success.
    * @throws as {@link apply}
    */
   remove(netns: Netns, call: RedirectionCall = {}): Promise<{ changed: boolean }> {
-    return this.#queue.run(netns.key, () => this.#remove(netns, call));
+    return this.#queue.run(netns.key, () => named(() => this.#remove({ netns, ...call })));
   }
 
-  async #verify(netns: Netns, options: RedirectOptions, call: RedirectionCall): Promise<Verification> {
-    assertPodNetns(netns, this.#options.hostNetns);
-    const netnsCall = { netns, signal: call.signal };
-    const [routing, look] = await this.#look(netnsCall);
+  async #verify(call: NetnsCall, options: RedirectOptions): Promise<Verification> {
+    this.#assertUsable(call);
+    const { netns } = call;
+    // one look for all families: which of them the namespace can have is told by the other
+    const [routing, rules] = await allDone([
+      this.#routing(netns),
+      this.#engine.verify(call, this.#wanted(options, this.#families)),
+    ]);
     const { families, skippedFamilies } = await familiesOf(netns, { routing, ipv6: this.#options.ipv6 });
-    const observations = await this.#engine.observe(netnsCall, { options, families }, look);
-    const drift = [...routingDrift(routing), ...observations.flatMap((observation) => observation.drift)];
+    const findings = rules.findings.filter(({ family }) => families.includes(family));
+    const drift = [...routingDrift(routing), ...findings];
     const fingerprints = new Map(
-      observations.map(({ family, state }) => [family, fingerprint(state ?? desiredState(options, family))]),
+      families.map((family) => [
+        family,
+        fingerprint(rules.chains.filter((chain) => chain.family === family)),
+      ]),
     );
     return { intact: drift.length === 0, drift, skippedFamilies, routing, fingerprints };
   }
 
-  async #apply(netns: Netns, options: RedirectOptions, call: RedirectionCall): Promise<ApplyReport> {
+  async #apply(call: NetnsCall & RedirectionCall, options: RedirectOptions): Promise<ApplyReport> {
     const startMs = performance.now();
-    assertPodNetns(netns, this.#options.hostNetns);
-    // Throws for options that no rule can hold, before anything is written.
-    for (const family of this.#options.ipv6 ? ALL_FAMILIES : ([4] as const)) desiredState(options, family);
-    const netnsCall = { netns, signal: call.signal };
-    const isNew = call.isNew === true;
-    const [before, look] = isNew
-      ? [await this.#lookAtRouting(netnsCall), undefined]
-      : await this.#look(netnsCall);
-    const { families, skippedFamilies } = await familiesOf(netns, {
-      routing: before,
-      ipv6: this.#options.ipv6,
-    });
+    this.#assertUsable(call);
+    const { netns, isNew = false } = call;
+    const { ipv6, hostNetns } = this.#options;
+    // throws for options that no rule can hold, before anything is written
+    this.#wanted(options, this.#families).told();
+    const before = await this.#routing(netns);
+    const { families, skippedFamilies } = await familiesOf(netns, { routing: before, ipv6 });
     const routing = isRoutingComplete(before)
       ? Promise.resolve(before)
-      : ensureRouting(netns, { ipv6: this.#options.ipv6, isNew, hostNetns: this.#options.hostNetns });
+      : ensureRouting(netns, { ipv6, isNew, hostNetns });
     // Routes before rules: a reply that the rules mark must find its route. In a new namespace nobody replies yet.
     if (!isNew) await routing;
+    const isUrgent = isNew;
     const [rules, suspects] = await allDone([
-      this.#engine.converge(netnsCall, { options, families }, { look, isNew }),
-      this.#lookForLeftovers(netnsCall, call),
+      this.#engine.apply({ ...call, isUrgent }, this.#wanted(options, families), { isNew }),
+      isNew || this.#searched.has(netns) ? Promise.resolve([]) : this.#earlier.look(call),
       routing,
     ]);
     // Only now: until our rules stand, the earlier ones keep the pod in the mesh.
-    const leftovers = await this.#removeEarlier(netnsCall, suspects);
-    const repaired = [...routingDrift(before), ...rules.repaired, ...leftovers.drift];
-    const writes = rules.writes + leftovers.writes;
+    const leftovers = await this.#removeEarlier(call, suspects);
+    const repaired = [...routingDrift(before), ...rules.before.findings, ...leftovers.drift];
     return {
       changed: repaired.length > 0,
-      writes,
+      writes: rules.writes + leftovers.writes,
       repaired,
       skippedFamilies,
       ...(leftovers.fault === undefined ? {} : { leftoverFault: leftovers.fault }),
-      ...(rules.fallback === undefined ? {} : { fallback: rules.fallback.message }),
+      ...(rules.fallback === undefined ? {} : { fallback: rules.fallback }),
       durationMs: performance.now() - startMs,
     };
   }
@@ -226,46 +225,56 @@ export class PodRedirection {
     }
   }
 
-  async #open(netns: Netns, call: RedirectionCall): Promise<{ changed: boolean }> {
-    assertPodNetns(netns, this.#options.hostNetns);
-    const netnsCall = { netns, signal: call.signal };
-    const [ownCount, suspects] = await allDone([
-      this.#engine.open(netnsCall),
-      this.#earlier.look(netnsCall, call),
-    ]);
+  async #open(call: NetnsCall): Promise<{ changed: boolean }> {
+    this.#assertUsable(call);
+    const [ownCount, suspects] = await allDone([this.#engine.open(call, "nat"), this.#earlier.look(call)]);
     let earlierCount = 0;
     for (let round = 0; ; round++) {
-      const count = await this.#earlier.open(netnsCall, suspects);
+      const count = await this.#earlier.open(call, suspects);
       if (count === 0) return { changed: ownCount + earlierCount > 0 };
-      if (round === MAX_ROUNDS) throw notConverged(netns, "open");
+      if (round === MAX_ROUNDS)
+        throw new RedirectionError(
+          "NOT_CONVERGED",
+          `Cannot open the redirection of network namespace ${call.netns.key}: our chains are used again right after ` +
+            "that; look for another program that writes ISTIO_PRERT or ISTIO_OUTPUT in this pod",
+        );
       earlierCount += count;
     }
   }
 
-  async #remove(netns: Netns, call: RedirectionCall): Promise<{ changed: boolean }> {
-    assertPodNetns(netns, this.#options.hostNetns);
-    const netnsCall = { netns, signal: call.signal };
-    const [removedCount, suspects] = await allDone([
-      this.#engine.remove(netnsCall),
-      this.#earlier.look(netnsCall, call),
-    ]);
-    const leftovers = await this.#earlier.remove(netnsCall, suspects);
+  async #remove(call: NetnsCall): Promise<{ changed: boolean }> {
+    this.#assertUsable(call);
+    const { netns } = call;
+    const [removedCount, suspects] = await allDone([this.#engine.remove(call), this.#earlier.look(call)]);
+    const leftovers = await this.#earlier.remove(call, suspects);
     const hadRouting = await this.isTouched(netns);
-    assertPodNetns(netns, this.#options.hostNetns);
+    this.#assertUsable(call);
     await removeRedirectRouting(netns.fd);
     return { changed: hadRouting || removedCount > 0 || leftovers.writes > 0 };
   }
 
-  #look(call: NetnsCall): Promise<[RoutingState, RulesetLook]> {
-    return allDone([this.#lookAtRouting(call), this.#engine.look(call)]);
+  #wanted(options: RedirectOptions, families: readonly Family[]) {
+    return wantedRedirection(options, { families, known: this.#families });
   }
 
-  #lookAtRouting({ netns }: NetnsCall): Promise<RoutingState> {
-    return readRedirectRouting(netns.fd, { v6: this.#options.ipv6 });
+  #routing({ fd }: Netns): Promise<RoutingState> {
+    return readRedirectRouting(fd, { v6: this.#options.ipv6 });
   }
 
-  async #lookForLeftovers(netnsCall: NetnsCall, call: RedirectionCall): Promise<Suspects> {
-    if (call.isNew === true || this.#searched.has(netnsCall.netns)) return NO_SUSPECTS;
-    return await this.#earlier.look(netnsCall, call);
+  #assertUsable({ netns, signal }: NetnsCall): void {
+    if (signal?.aborted === true)
+      throw new ToolError("TOOL_ABORTED", "Cannot finish with a pod's rules: the caller gave up");
+    assertPodNetns(netns, this.#options.hostNetns);
+  }
+}
+
+/** What the engine cannot do in a namespace is a fault of the pod's redirection. */
+async function named<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof NetfilterFault)) throw error;
+    const code = error.code === "NOT_AS_TOLD" ? "NOT_CONVERGED" : error.code;
+    throw new RedirectionError(code, error.message, { cause: error });
   }
 }

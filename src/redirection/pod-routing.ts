@@ -10,7 +10,7 @@ import {
 } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { Family } from "../netfilter/family.ts";
-import { assertPodNetns } from "./netns-rules.ts";
+import { assertPodNetns } from "./pod-netns.ts";
 import { RedirectionError } from "./redirection-error.ts";
 import { routingDrift } from "./routing-drift.ts";
 

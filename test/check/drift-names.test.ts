@@ -2,7 +2,7 @@
 // Differences in a pod's rules get their names.
 import { expect, test } from "vitest";
 import { isBlank, nameDrift } from "../../src/check/drift-names.ts";
-import { compareStates, desiredState, type RedirectState } from "../../src/redirection/fingerprint.ts";
+import { compareStates, desiredState, type RedirectState } from "../redirection/saved-state.ts";
 
 const options = {
   dnsCapture: true,

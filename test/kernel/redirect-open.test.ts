@@ -154,7 +154,7 @@ describe.each(["nft", "legacy"] as const)("rules of iptables-%s", (variant) => {
   test("are left as they are where there are none, and no table is made", async () => {
     using pod = await TestNetns.make();
     const handles = await pod.handles();
-    expect(await redirection(nft).open(pod.netns, { procNetDir: pod.procNetDir })).toEqual({
+    expect(await redirection(nft).open(pod.netns)).toEqual({
       changed: false,
     });
     expect(await pod.handles()).toBe(handles);

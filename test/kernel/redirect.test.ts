@@ -11,7 +11,7 @@ import type { Family } from "../../src/netfilter/family.ts";
 import { parseSave } from "../../src/netfilter/save-parser.ts";
 import type { RedirectBackend } from "../../src/netfilter/variant.ts";
 import type { Variant } from "../../src/netfilter/variant-tools.ts";
-import { desiredState, fingerprint, observedState } from "../../src/redirection/fingerprint.ts";
+import { desiredChains, fingerprint } from "../../src/redirection/fingerprint.ts";
 import { PodRedirection } from "../../src/redirection/pod-redirection.ts";
 import type { RedirectOptions } from "../../src/redirection/rules.ts";
 import { damage } from "../redirection/damage.ts";
@@ -23,6 +23,7 @@ import {
   redirection,
   saveTool,
 } from "../redirection/installed-backends.ts";
+import { observedState } from "../redirection/saved-state.ts";
 import { TestNetns, TOOL_PATH, withoutDates } from "../redirection/test-netns.ts";
 import { DEFAULT_OPTIONS, FAMILIES, seededRandom, VARIANTS } from "../redirection/variants.ts";
 
@@ -31,10 +32,7 @@ const { nft, legacy } = await installedBackends(runner);
 await expectNothingLeftAfterwards();
 
 function fixture(name: string, tool: { family: Family; variant: Variant }): string {
-  const url = new URL(
-    `../redirection/fixtures/${name}.v${tool.family}.${tool.variant}.save`,
-    import.meta.url,
-  );
+  const url = new URL(`../netfilter/fixtures/${name}.v${tool.family}.${tool.variant}.save`, import.meta.url);
   return withoutDates(readFileSync(url, "utf8"));
 }
 
@@ -125,7 +123,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
       for (let look = 0; look < 2; look++) {
         const { intact, fingerprints } = await redirect.verify(pod.netns, options);
         expect(intact).toBe(true);
-        expect(fingerprints.get(4)).toBe(fingerprint(desiredState(options, 4)));
+        expect(fingerprints.get(4)).toBe(fingerprint(desiredChains(options, 4)));
       }
       expect(await redirect.apply(pod.netns, options)).toMatchObject({ changed: false, writes: 0 });
       expect(await pod.handles()).toBe(handles);
@@ -456,8 +454,8 @@ describe("cost", () => {
       for (const pod of pods) await before.apply(pod.netns, DEFAULT_OPTIONS);
       const after = redirection(nft);
       const started = runner.startedCount;
-      for (const { netns, procNetDir } of pods) {
-        expect(await after.apply(netns, DEFAULT_OPTIONS, { procNetDir })).toMatchObject({
+      for (const { netns } of pods) {
+        expect(await after.apply(netns, DEFAULT_OPTIONS)).toMatchObject({
           changed: false,
           writes: 0,
         });

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who asks for known bytes shares them, keeps some of them, and is told when there are none.
 import { expect, test } from "vitest";
-import { Netns } from "../../src/linux/netns.ts";
-import { KnownBytes, knownRules, type ToldRules } from "../../src/netfilter/known-bytes.ts";
+import { KnownBytes } from "../../src/netfilter/known-bytes.ts";
+import { type KnownRules, knownRules } from "../../src/netfilter/nft-known.ts";
 import type { NftRuleObject } from "../../src/netfilter/nft-objects.ts";
 import type { SeenObjects } from "../../src/netfilter/own-objects.ts";
+import { type ToldRules, toldRule } from "../../src/netfilter/told-rules.ts";
 import { expectNothingLeftAfterwards } from "../redirection/installed-backends.ts";
 
 await expectNothingLeftAfterwards();
 
-/** Nothing is wanted, so that an empty namespace is as told. */
 const nothing: ToldRules = { own: [], wanted: [], rules: [] };
 
 function recorder(options: { fails?: () => boolean; maxEntries?: number } = {}) {
   const written: string[] = [];
   const clock = { nowMs: 0 };
-  const bytes = new KnownBytes<ToldRules>({
-    makeNetns: () => Netns.makeTemporary(),
-    write: async () => {
+  const bytes = new KnownBytes<KnownRules>({
+    record: async (told) => {
       if (options.fails?.() === true) throw new Error("the program is not there");
+      return { own: told.own, tables: [] };
     },
     now: () => clock.nowMs,
     retryAfterMs: 1000,
@@ -52,7 +52,6 @@ test("a failure is typed, kept for a while, and then tried again", async () => {
   const failing = () =>
     expect(get("a")).rejects.toMatchObject({
       code: "NO_KNOWN_BYTES",
-      isLeftToPrograms: true,
       message: expect.stringContaining("the program is not there"),
     });
   await failing();
@@ -89,7 +88,7 @@ const place = { family: 4, table: "nat" } as const;
 const told: ToldRules = {
   own: [{ ...place, chains: [{ chain: "OURS", hook: "OUTPUT" }] }],
   wanted: [place],
-  rules: [{ ...place, chain: "OURS", words: "-j ACCEPT" }],
+  rules: [toldRule({ ...place, chain: "OURS" }, ["-j", "ACCEPT"])],
 };
 
 test("each rule that was told is paired with the one in its place", () => {

@@ -5,28 +5,31 @@ import { once } from "node:events";
 import { describe, expect, test } from "vitest";
 import { encodeAttribute } from "../../src/linux/netlink/message.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
-import type { KnownRules } from "../../src/netfilter/known-bytes.ts";
+import { KnownBytes } from "../../src/netfilter/known-bytes.ts";
+import { type KnownRules, recordKnownRules } from "../../src/netfilter/nft-known.ts";
 import { ask, batch, newChain, newRule } from "../../src/netfilter/nft-wire.ts";
 import { readOwnObjects } from "../../src/netfilter/own-objects.ts";
 import { NOTHING_SEEN, planOpening, planReplay, replay } from "../../src/netfilter/replay.ts";
 import { parseSave } from "../../src/netfilter/save-parser.ts";
+import { TablesProgram } from "../../src/netfilter/tables-program.ts";
 import { findTools } from "../../src/netfilter/variant-tools.ts";
 import { type Verdict, verifyOwnObjects } from "../../src/netfilter/verify.ts";
-import { compareStates, desiredState, observedState } from "../../src/redirection/fingerprint.ts";
-import { knownRedirections, ownTables, toldRedirection } from "../../src/redirection/known-rules.ts";
 import { renderRestoreText } from "../../src/redirection/restore-text.ts";
+import { REDIRECT_TABLES, toldRedirection } from "../../src/redirection/told-redirection.ts";
 import { damage } from "../redirection/damage.ts";
 import { expectNothingLeftAfterwards, saveTool } from "../redirection/installed-backends.ts";
+import { compareStates, desiredState, observedState } from "../redirection/saved-state.ts";
 import { TestNetns, TOOL_PATH } from "../redirection/test-netns.ts";
 import { DEFAULT_OPTIONS, FAMILIES, seededRandom, VARIANTS } from "../redirection/variants.ts";
 
 const runner = new ToolRunner();
 const { nft } = await findTools(runner);
 if (nft === undefined) throw new Error("These tests need iptables-nft");
-const bytes = knownRedirections(nft, { runner, timeoutMs: 10_000 });
+const program = new TablesProgram(nft, { runner, timeoutMs: 10_000, assertUsable: () => {} });
+const bytes = new KnownBytes({ record: (told) => recordKnownRules(program, told, FAMILIES) });
 await expectNothingLeftAfterwards();
 
-const own = ownTables(FAMILIES);
+const own = REDIRECT_TABLES;
 const known = (name: string): Promise<KnownRules> =>
   bytes.get(name, () => toldRedirection(VARIANTS[name] ?? DEFAULT_OPTIONS, FAMILIES));
 /** Nothing of ours shall be there. */

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Judging what was read, and planning what to change, where no kernel is needed.
 import { expect, test } from "vitest";
-import { knownRules, type ToldRules } from "../../src/netfilter/known-bytes.ts";
+import { knownRules } from "../../src/netfilter/nft-known.ts";
 import type { NftBase, NftRuleObject } from "../../src/netfilter/nft-objects.ts";
 import type { SeenChain, SeenObjects, SeenTable } from "../../src/netfilter/own-objects.ts";
 import { planReplay } from "../../src/netfilter/replay.ts";
+import { type ToldRules, toldRule } from "../../src/netfilter/told-rules.ts";
 import { verifyOwnObjects } from "../../src/netfilter/verify.ts";
 
 const place = { family: 4, table: "nat" } as const;
 const told: ToldRules = {
   own: [{ ...place, chains: [{ chain: "OURS", hook: "OUTPUT" }] }],
   wanted: [place],
-  rules: ["-j ONE", "-j TWO"].map((words) => ({ ...place, chain: "OURS", words })),
+  rules: ["ONE", "TWO"].map((target) => toldRule({ ...place, chain: "OURS" }, ["-j", target])),
 };
 const base: NftBase = {
   type: "nat",

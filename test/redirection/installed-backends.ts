@@ -7,8 +7,8 @@ import type { Family } from "../../src/netfilter/family.ts";
 import { parseSave } from "../../src/netfilter/save-parser.ts";
 import type { RedirectBackend } from "../../src/netfilter/variant.ts";
 import { findTools, type Variant } from "../../src/netfilter/variant-tools.ts";
-import { observedState } from "../../src/redirection/fingerprint.ts";
 import { PodRedirection } from "../../src/redirection/pod-redirection.ts";
+import { observedState } from "./saved-state.ts";
 import { TestNetns } from "./test-netns.ts";
 import { FAMILIES } from "./variants.ts";
 

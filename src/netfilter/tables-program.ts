@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// The programs of one iptables variant in a namespace: restore writes where a call says; save is only asked of our own namespaces.
+import type { Netns } from "../linux/netns.ts";
+import type { ToolCall, ToolRunner } from "../linux/run-tool.ts";
+import type { Family } from "./family.ts";
+import { NetfilterFault } from "./netfilter-fault.ts";
+import { renderRestoreText } from "./restore-text.ts";
+import type { NetnsCall } from "./rule-engine.ts";
+import { parseSave } from "./save-parser.ts";
+import type { OwnChain, ToldRules } from "./told-rules.ts";
+import type { VariantTools } from "./variant-tools.ts";
+
+export interface TablesProgramOptions {
+  readonly runner: ToolRunner;
+  /** For each run, waiting for its turn included. */
+  readonly timeoutMs: number;
+  /** Throws where a namespace must not be written, or its handle is no longer its own. */
+  readonly assertUsable: (netns: Netns) => void;
+}
+
+/** Runs the programs of one variant. */
+export class TablesProgram {
+  readonly tools: VariantTools;
+  readonly #options: TablesProgramOptions;
+
+  constructor(tools: VariantTools, options: TablesProgramOptions) {
+    this.tools = tools;
+    this.#options = options;
+  }
+
+  /**
+   * Feeds a text to iptables-restore, which leaves everything that the text does not name.
+   * @throws {ToolError} and what `assertUsable` throws; nothing was written then
+   */
+  async restore(call: NetnsCall, { family, text }: { family: Family; text: string }): Promise<void> {
+    const tools = this.tools[family];
+    if (tools === undefined) return;
+    await this.#run(call, { argv: [tools.restore, "--noflush"], stdin: text });
+  }
+
+  /**
+   * Has the program write rules in a namespace of our own where nothing else is, and proves by the program's own list that they stand
+   * there.
+   * @throws {NetfilterFault} NOT_AS_TOLD @throws {ToolError}
+   */
+  async writeAndProve(netns: Netns, told: ToldRules, family: Family): Promise<void> {
+    const tools = this.tools[family];
+    if (tools === undefined) return;
+    await this.restore({ netns }, { family, text: renderRestoreText(told, family) });
+    const { stdout } = await this.#run({ netns }, { argv: [tools.save] });
+    const difference = findDifference(stdout, told, family);
+    if (difference === undefined) return;
+    throw new NetfilterFault(
+      "NOT_AS_TOLD",
+      `${tools.save} shows other rules of IPv${family} than ${tools.restore} was told: ${difference}`,
+    );
+  }
+
+  async #run(
+    { netns, signal }: NetnsCall,
+    call: Pick<ToolCall, "argv" | "stdin">,
+  ): Promise<{ stdout: string }> {
+    const { runner, timeoutMs, assertUsable } = this.#options;
+    return await runner.run({
+      ...call,
+      netnsFd: netns.fd,
+      timeoutMs,
+      ...(signal === undefined ? {} : { signal }),
+      // after the wait for a free place: the descriptor may be closed, and its number another file's, by then
+      beforeStart: () => assertUsable(netns),
+    });
+  }
+}
+
+/** The first difference between what iptables-save printed in a namespace of our own and what was told. Pure. */
+export function findDifference(saved: string, told: ToldRules, family: Family): string | undefined {
+  const dump = parseSave(saved);
+  for (const { table } of told.wanted.filter((each) => each.family === family)) {
+    const seen = dump.tables.get(table);
+    if (seen === undefined) return `table ${table} is not there`;
+    const chains = told.own.find((own) => own.family === family && own.table === table)?.chains ?? [];
+    const wanted = chains.flatMap((chain) => [
+      jumpLine(chain),
+      ...told.rules
+        .filter((rule) => rule.family === family && rule.table === table && rule.chain === chain.chain)
+        .map(({ words }) => `${chain.chain} ${words}`),
+    ]);
+    const found = seen.rules.map(({ chain, tokens }) => `${chain} ${tokens.join(" ")}`);
+    const lost = chains.find(({ chain }) => !seen.chains.has(chain));
+    if (lost !== undefined) return `chain ${lost.chain} is not there`;
+    const surplus = found.find((line) => !wanted.includes(line));
+    if (surplus !== undefined) return `-A ${surplus} was not told`;
+    const order = (chain: string, lines: readonly string[]) =>
+      lines.filter((line) => line.startsWith(`${chain} `)).join("\n");
+    for (const { chain } of chains)
+      if (order(chain, found) !== order(chain, wanted)) return `${chain} holds other rules`;
+    for (const chain of chains)
+      if (found.filter((line) => line === jumpLine(chain)).length !== 1)
+        return `not one jump leads to ${chain.chain}`;
+  }
+  return undefined;
+}
+
+function jumpLine({ chain, hook }: OwnChain): string {
+  return `${hook} -j ${chain}`;
+}

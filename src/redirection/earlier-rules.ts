@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an agent left that used another engine than this one does: the other iptables variant, istio-cni's own nft tables.
+import { allDone } from "../loop/all-done.ts";
+import type { NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
+import type { Drift } from "./fingerprint.ts";
+
+/** What was found and removed. */
+export interface Leftovers {
+  readonly drift: readonly Drift[];
+  readonly writes: number;
+}
+
+/** Engines that have something of ours in a namespace, and what. */
+export type Suspects = readonly { readonly engine: RuleEngine; readonly drift: readonly Drift[] }[];
+
+/** Rules of the engines that are not in use. */
+export class EarlierRules {
+  readonly #engines: readonly RuleEngine[];
+
+  constructor(engines: readonly RuleEngine[]) {
+    this.#engines = engines;
+  }
+
+  /** Looks; creates nothing. @throws as the engines do */
+  async look(call: NetnsCall): Promise<Suspects> {
+    const found = await allDone(
+      this.#engines.map(async (engine) => ({ engine, drift: await leftIn(engine, call) })),
+    );
+    return found.filter(({ drift }) => drift.length > 0);
+  }
+
+  /** Removes what was found. @throws as the engines do */
+  async remove(call: NetnsCall, suspects: Suspects): Promise<Leftovers> {
+    const writes = await allDone(suspects.map(({ engine }) => engine.remove(call)));
+    return { drift: suspects.flatMap(({ drift }) => drift), writes: sum(writes) };
+  }
+
+  /** Takes away what leads new connections into the rules that were found; the rules stay. @throws as the engines do */
+  async open(call: NetnsCall, suspects: Suspects): Promise<number> {
+    return sum(await allDone(suspects.map(({ engine }) => engine.open(call, "nat"))));
+  }
+}
+
+async function leftIn(engine: RuleEngine, call: NetnsCall): Promise<Drift[]> {
+  const places = new Map(
+    (await engine.present(call)).map(({ family, table }) => [`${family} ${table}`, { family, table }]),
+  );
+  return [...places.values()].map(({ family, table }) => {
+    const detail = `table ${table} of ${NAMES[engine.variant]} held our chains, but this agent uses another engine`;
+    return { kind: "unexpected-table", family, table, chain: "", detail };
+  });
+}
+
+const NAMES: Readonly<Record<RuleEngine["variant"], string>> = {
+  nft: "iptables-nft",
+  legacy: "iptables-legacy",
+  native: "native nftables",
+};
+
+function sum(counts: readonly number[]): number {
+  return counts.reduce((total, count) => total + count, 0);
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a namespace must be before anything is written there.
+import { fstatSync } from "node:fs";
+import type { Netns } from "../linux/netns.ts";
+import { RedirectionError } from "./redirection-error.ts";
+
+/**
+ * Checks that a handle is open, that its descriptor still is the namespace it was opened for, and that this is not one
+ * of the host's.
+ * @throws {RedirectionError} NETNS_CLOSED, HOST_NETNS
+ */
+export function assertPodNetns(netns: Netns, hostNetns: ReadonlySet<string>): void {
+  if (netns.closed) {
+    throw new RedirectionError(
+      "NETNS_CLOSED",
+      `Cannot redirect network namespace ${netns.key}: its handle is closed`,
+    );
+  }
+  const { dev, ino } = fstatSync(netns.fd, { bigint: true });
+  const key = `${dev}:${ino}`;
+  if (hostNetns.has(key) || hostNetns.has(netns.key)) {
+    throw new RedirectionError(
+      "HOST_NETNS",
+      `Cannot redirect network namespace ${key}: it is the host's or the agent's own; ` +
+        "pods with host networking are never part of the mesh",
+    );
+  }
+  if (key !== netns.key) {
+    throw new RedirectionError(
+      "NETNS_CLOSED",
+      `Cannot redirect network namespace ${netns.key}: its descriptor is that of ${key}`,
+    );
+  }
+}

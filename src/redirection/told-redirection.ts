@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// The redirection's rules as an engine is told them.
+import type { Family } from "../netfilter/family.ts";
+import type { WantedRules } from "../netfilter/rule-engine.ts";
+import { type OwnTable, type ToldRules, toldRule } from "../netfilter/told-rules.ts";
+import {
+  CHAIN_HOOKS,
+  CHAIN_NAMES,
+  keepsEstablished,
+  type RedirectOptions,
+  redirectRules,
+  redirectTables,
+  redirectVariantKey,
+  TABLE_NAMES,
+} from "./rules.ts";
+
+export const ALL_FAMILIES: readonly Family[] = [4, 6];
+
+/** All that can be ours in a pod, in both families. */
+export const REDIRECT_TABLES: readonly OwnTable[] = ownTables(ALL_FAMILIES);
+
+function ownTables(families: readonly Family[]): readonly OwnTable[] {
+  const chains = CHAIN_NAMES.map((chain) => ({ chain, hook: CHAIN_HOOKS[chain] }));
+  return families.flatMap((family) => TABLE_NAMES.map((table) => ({ family, table, chains })));
+}
+
+/** @throws {RedirectOptionsError} as redirectRules does */
+export function toldRedirection(options: RedirectOptions, families: readonly Family[]): ToldRules {
+  const wanted = redirectTables(options);
+  return {
+    own: REDIRECT_TABLES,
+    wanted: families.flatMap((family) => wanted.map((table) => ({ family, table }))),
+    rules: families.flatMap((family) =>
+      redirectRules(options, family).map(({ args, table, chain }) =>
+        toldRule({ family, table, chain }, args),
+      ),
+    ),
+  };
+}
+
+/**
+ * What a pod with these options should have. Istio's own rules count as ours where connections from before the capture live on.
+ * @param known.families that the agent writes at all, for which bytes are recorded
+ * @throws {RedirectOptionsError} as redirectRules does
+ */
+export function wantedRedirection(
+  options: RedirectOptions,
+  { families, known }: { readonly families: readonly Family[]; readonly known: readonly Family[] },
+): WantedRules {
+  const form = (each: RedirectOptions) => ({
+    key: known.map((family) => redirectVariantKey(each, family)).join("\n"),
+    told: () => toldRedirection(each, known),
+  });
+  const wanted = { ...form(options), families };
+  return keepsEstablished(options)
+    ? { ...wanted, accepted: form({ ...options, establishedConnections: "reset" }) }
+    : wanted;
+}
