@@ -14,7 +14,7 @@ import { renderRestoreText } from "./restore-text.ts";
 import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "./rule-engine.ts";
 import type { TablesProgram } from "./tables-program.ts";
 import type { OwnTable } from "./told-rules.ts";
-import { type TableVerdict, type Verdict, verifyOwnObjects, type Wanted } from "./verify.ts";
+import { printableName, type TableVerdict, type Verdict, verifyOwnObjects, type Wanted } from "./verify.ts";
 
 export interface NftEngineOptions {
   /** All that can be ours, in both families. The same list for each call. */
@@ -151,7 +151,7 @@ function stateOf({ findings, tables }: Verdict): RuleState {
         chain,
         words,
         jumpCount: jumps.length,
-        strays: strays.map(({ hook }) => hook),
+        strays: strays.map(({ hook }) => printableName(hook)),
       })),
   );
   return { findings, chains };

@@ -28,6 +28,8 @@ export interface SeenChain extends NftChainObject {
 /** A table as it is, with those of our chains and their base chains that are there. */
 export interface SeenTable extends NftTableObject, Pick<OwnTable, "family" | "table"> {
   readonly chains: ReadonlyMap<string, SeenChain>;
+  /** Rules in chains of others that lead into ours, as far as the table was read. */
+  readonly foreign: readonly Pick<NftRuleObject, "chain" | "handle" | "targets">[];
 }
 
 /** What was read. */
@@ -123,6 +125,7 @@ interface ReadTable extends NftTableObject, Pick<OwnTable, "family" | "table"> {
   readonly chains: Map<string, ReadChain>;
   /** Verdicts in any listed rule of the table that lead into a chain. */
   readonly references: Map<string, number>;
+  readonly foreign: Pick<NftRuleObject, "chain" | "handle" | "targets">[];
 }
 
 /** One attempt, as far as it went. */
@@ -175,7 +178,8 @@ class Reading {
     if (chain === undefined) {
       const { family, table: name } = own;
       const object = decodeTable(message.body);
-      this.#tables.set(own, { ...object, family, table: name, chains: new Map(), references: new Map() });
+      const none = { chains: new Map(), references: new Map(), foreign: [] };
+      this.#tables.set(own, { ...object, family, table: name, ...none });
     } else table?.chains.set(chain, { ...decodeChain(message.body), rules: [], isComplete: false });
   }
 
@@ -207,7 +211,9 @@ class Reading {
     for (const chain of table.chains.values()) chain.isComplete = true;
     for (const { body } of answer.messages) {
       const rule = decodeRule(body);
-      table.chains.get(rule.chain)?.rules.push(rule);
+      const chain = table.chains.get(rule.chain);
+      if (chain !== undefined) chain.rules.push(rule);
+      else if (rule.targets.some((target) => table.chains.has(target))) table.foreign.push(rule);
       for (const target of rule.targets)
         table.references.set(target, (table.references.get(target) ?? 0) + 1);
     }

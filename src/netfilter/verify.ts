@@ -147,6 +147,8 @@ function entriesOf(
       if (isJump && (index === 0 || !isFirst)) jump ??= entry;
     }
   }
+  for (const { chain: from, handle, targets } of table?.foreign ?? [])
+    if (targets.includes(chain)) strays.push({ hook: from, handle: handle.slice() });
   if (isFirst) return { jumps, jump, strays };
   const used = (table?.chains.get(chain)?.use ?? 0) > 0;
   if (known !== undefined && jump === undefined && used && table?.chains.get(hook)?.isComplete === false)
@@ -221,14 +223,20 @@ function compareJumps({ chain, hook, jumps, jump }: ChainVerdict, table: Place):
 function strayFindings(verdict: ChainVerdict, table: Place): Finding[] {
   const { chain, seen, jumps, strays } = verdict;
   const found = strays.map(({ hook }): Finding => {
-    const detail = `-A ${hook} leads into ${chain} by a rule that is not ours`;
-    return { kind: "extra-rule", ...table, chain: hook, detail };
+    const from = printableName(hook);
+    const detail = `-A ${from} leads into ${chain} by a rule that is not ours`;
+    return { kind: "extra-rule", ...table, chain: from, detail };
   });
   if (seen === undefined || !seen.isComplete) return found;
   const hiddenCount = seen.use - seen.rules.length - jumps.length - strays.length;
   if (hiddenCount <= 0) return found;
   const detail = `${hiddenCount} rules more stand in ${chain} or lead into it than are listed`;
   return [...found, { kind: "extra-rule", ...table, chain, detail }];
+}
+
+/** A chain's name can be anything but a NUL; whoever reads of it has a terminal. */
+export function printableName(name: string): string {
+  return /^[\w.:-]+$/.test(name) ? name : `(a name of ${name.length} bytes)`;
 }
 
 /** The elements of a list that another list has too, and the rest, counting repetitions. */

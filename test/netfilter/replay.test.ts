@@ -286,8 +286,19 @@ describe("what others do in the pod", () => {
     await pod.run("nft add chain ip nat theirs");
     await pod.run("nft add rule ip nat theirs jump ISTIO_OUTPUT");
     expect((await verdict(pod, await known("default"))).findings).toMatchObject([
-      { kind: "extra-rule", chain: "ISTIO_OUTPUT" },
+      { kind: "extra-rule", chain: "theirs" },
     ]);
+    await replay(pod.netns, { known: await known("default"), families: FAMILIES });
+    expect(await pod.run("nft list chain ip nat theirs")).not.toContain("jump");
+  });
+
+  test("the name of such a chain is not said where it is none to print", async () => {
+    using pod = await replayed();
+    await pod.run("iptables-nft -t nat -N $(printf 'e\\033[2Jx')");
+    await pod.run("iptables-nft -t nat -A $(printf 'e\\033[2Jx') -j ISTIO_OUTPUT");
+    const { findings } = await verdict(pod, await known("default"));
+    expect(findings).toMatchObject([{ kind: "extra-rule", chain: "(a name of 6 bytes)" }]);
+    expect(JSON.stringify(findings)).not.toContain("2J");
   });
 
   test("a table that was put to sleep is a fault of its own", async () => {

@@ -42,7 +42,10 @@ function seen(
     ["OURS", { name: "OURS", use: changes.use ?? rules.length + entries.length, rules, isComplete: true }],
     ["OUTPUT", { name: "OUTPUT", use: 0, base: changes.base ?? base, rules: entries, isComplete: true }],
   ]);
-  return { tables: [{ ...place, isDormant: false, isOwned: false, chains, ...table }], isSteady: true };
+  return {
+    tables: [{ ...place, isDormant: false, isOwned: false, foreign: [], chains, ...table }],
+    isSteady: true,
+  };
 }
 
 const wanted = { known: knownRules(told, seen()), families: [4] } as const;
