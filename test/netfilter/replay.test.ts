@@ -294,8 +294,8 @@ describe("what others do in the pod", () => {
 
   test("the name of such a chain is not said where it is none to print", async () => {
     using pod = await replayed();
-    await pod.run("iptables-nft -t nat -N $(printf 'e\\033[2Jx')");
-    await pod.run("iptables-nft -t nat -A $(printf 'e\\033[2Jx') -j ISTIO_OUTPUT");
+    await pod.run("iptables-nft -t nat -N e\x1b[2Jx");
+    await pod.run("iptables-nft -t nat -A e\x1b[2Jx -j ISTIO_OUTPUT");
     const { findings } = await verdict(pod, await known("default"));
     expect(findings).toMatchObject([{ kind: "extra-rule", chain: "(a name of 6 bytes)" }]);
     expect(JSON.stringify(findings)).not.toContain("2J");
