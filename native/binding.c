@@ -709,6 +709,8 @@ static napi_value table_value(napi_env env, struct job *job)
 	napi_value buffer, result;
 	void *copy = NULL;
 
+	if (table->absent)
+		return napi_get_undefined(env, &result) == napi_ok ? result : NULL;
 	if (napi_create_arraybuffer(env, bytes, &copy, &buffer) != napi_ok ||
 	    napi_create_typedarray(env, napi_uint8_array, bytes, buffer, 0, &result) != napi_ok)
 		return NULL;
@@ -718,15 +720,18 @@ static napi_value table_value(napi_env env, struct job *job)
 	return result;
 }
 
-// xtablesInNetns(netnsFd, family 4 or 6, table) -> Promise<Uint8Array>: struct ipt_getinfo, then the entries
+// xtablesInNetns(netnsFd, family 4 or 6, table, onlyExisting) -> Promise<Uint8Array | undefined>: struct ipt_getinfo, then the
+// entries; undefined: only an existing one was asked for, and there is none
 static napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
 {
-	napi_value arguments[3];
+	napi_value arguments[4];
 	int32_t netns_fd, family;
+	bool only_existing;
 	char *name;
 
-	if (!read_arguments(env, info, 3, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
-	    napi_get_value_int32(env, arguments[1], &family) != napi_ok || !(name = read_string(env, arguments[2])))
+	if (!read_arguments(env, info, 4, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
+	    napi_get_value_int32(env, arguments[1], &family) != napi_ok ||
+	    napi_get_value_bool(env, arguments[3], &only_existing) != napi_ok || !(name = read_string(env, arguments[2])))
 		return wrong_arguments(env);
 	size_t bytes = strlen(name) + 1;
 	struct xtables_job *xtables = calloc(1, sizeof(*xtables));
@@ -742,6 +747,7 @@ static napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
 	xtables->job.run = run_xtables;
 	xtables->job.value = table_value;
 	xtables->job.free = free_xtables;
+	xtables->table.only_existing = only_existing;
 	xtables->table.family = family == 6 ? AF_INET6 : AF_INET;
 	return start_job(env, &xtables->job, netns_fd, "xtablesInNetns");
 }

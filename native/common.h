@@ -116,6 +116,8 @@ int netns_netlink(int netns_fd, struct netlink_exchange *exchange, const char **
 struct xtables_read {
 	int family; // AF_INET or AF_INET6
 	char table[XTABLES_NAME_BYTES];
+	bool only_existing; // not to create it by asking
+	bool absent;        // nothing was read: the namespace has no such table
 	uint8_t info[XTABLES_INFO_BYTES]; // struct ipt_getinfo, which is also struct ip6t_getinfo
 	uint8_t *entries;                 // struct ipt_entry or struct ip6t_entry, one after the other
 	size_t entries_bytes;

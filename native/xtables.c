@@ -4,6 +4,7 @@
 #include "netns.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 
 #define MAX_TABLE_BYTES (64 * 1024 * 1024)
 #define MAX_ATTEMPTS 10
+#define MAX_LIST_BYTES 4096 // a kernel has no more than five or six tables of a family
 
 // Both families have the same numbers and the same structures around entries of their own.
 _Static_assert(IPT_SO_GET_INFO == IP6T_SO_GET_INFO && IPT_SO_GET_ENTRIES == IP6T_SO_GET_ENTRIES, "option numbers");
@@ -62,6 +64,38 @@ static int read_entries(int fd, int level, const struct ipt_getinfo *info, struc
 	return 0;
 }
 
+// Whether the text, a name on each line, has the name.
+static bool has_line(const char *text, const char *name)
+{
+	size_t bytes = strlen(name);
+
+	for (const char *at = text; at && *at; at = strchr(at, '\n'), at = at ? at + 1 : NULL)
+		if (strncmp(at, name, bytes) == 0 && (at[bytes] == '\n' || at[bytes] == '\0'))
+			return true;
+	return false;
+}
+
+// Whether the thread's namespace has the table, by the kernel's list; where that cannot be read, it is taken for there.
+// Source: linux net/netfilter/x_tables.c xt_proto_init; fs/proc/proc_net.c, the list is that of the thread that opens it.
+static bool may_exist(const struct xtables_read *table)
+{
+	const char *path = table->family == AF_INET6 ? "/proc/thread-self/net/ip6_tables_names"
+						     : "/proc/thread-self/net/ip_tables_names";
+	char list[MAX_LIST_BYTES + 1];
+	size_t bytes = 0;
+	ssize_t got;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	// With no such list in a /proc that is there, the kernel has none of these tables at all.
+	if (fd < 0)
+		return errno != ENOENT || access("/proc/thread-self/net", F_OK) < 0;
+	while ((got = read(fd, list + bytes, MAX_LIST_BYTES - bytes)) > 0)
+		bytes += (size_t)got;
+	close(fd);
+	list[bytes] = '\0';
+	return got < 0 || bytes == MAX_LIST_BYTES || has_line(list, table->table);
+}
+
 static int read_table_here(void *argument, const char **step)
 {
 	struct xtables_read *table = argument;
@@ -69,6 +103,9 @@ static int read_table_here(void *argument, const char **step)
 	struct ipt_getinfo info, again;
 	int result = -EAGAIN;
 
+	table->absent = table->only_existing && !may_exist(table);
+	if (table->absent)
+		return 0;
 	*step = "socket";
 	// Any socket of the family will do; a raw one would take another capability.
 	int fd = socket(table->family, SOCK_DGRAM | SOCK_CLOEXEC, 0);

@@ -39,7 +39,12 @@ export interface Addon {
     deadlineMs: number,
     enoughBytes: number,
   ): Promise<Uint8Array[]>;
-  xtablesInNetns(netnsFd: number, family: number, table: string): Promise<Uint8Array>;
+  xtablesInNetns(
+    netnsFd: number,
+    family: number,
+    table: string,
+    onlyExisting: boolean,
+  ): Promise<Uint8Array | undefined>;
 }
 
 // The numbers are those of native/binding.c.
@@ -177,7 +182,29 @@ export async function netlinkInNetns(
  *   far, has no iptables-legacy; EPERM: it takes NET_ADMIN; EAGAIN: it changed each time it was read; EMSGSIZE: over 64 MiB)
  */
 export async function xtablesInNetns(netnsFd: number, family: 4 | 6, table: string): Promise<Uint8Array> {
-  const ask = () => addon().xtablesInNetns(netnsFd, family, table);
+  return (await readXtables(netnsFd, { family, table, onlyExisting: false })) as Uint8Array;
+}
+
+/**
+ * As {@link xtablesInNetns}, but creates nothing: a namespace's own list of tables, which costs no process, is read first. Only where
+ * that cannot be read (no /proc is mounted) a table that is not there comes into being.
+ *
+ * @returns undefined when the namespace has no such table, or the kernel none at all
+ * @throws as {@link xtablesInNetns}
+ */
+export async function existingXtablesInNetns(
+  netnsFd: number,
+  family: 4 | 6,
+  table: string,
+): Promise<Uint8Array | undefined> {
+  return await readXtables(netnsFd, { family, table, onlyExisting: true });
+}
+
+async function readXtables(
+  netnsFd: number,
+  { family, table, onlyExisting }: { family: 4 | 6; table: string; onlyExisting: boolean },
+): Promise<Uint8Array | undefined> {
+  const ask = () => addon().xtablesInNetns(netnsFd, family, table, onlyExisting);
   try {
     return await ask().catch((error: unknown) => {
       // two who ask for a table that is not there yet both make it; the slower one is told so, and may ask again.

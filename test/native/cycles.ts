@@ -6,7 +6,13 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
-import { makeNetns, netlinkInNetns, socketInNetns, xtablesInNetns } from "../../src/linux/native.ts";
+import {
+  existingXtablesInNetns,
+  makeNetns,
+  netlinkInNetns,
+  socketInNetns,
+  xtablesInNetns,
+} from "../../src/linux/native.ts";
 import { encodeRequests, NLM, sortAnswers } from "../../src/linux/netlink/message.ts";
 import { connectSeqpacket, listenSeqpacket } from "../../src/linux/seqpacket.ts";
 
@@ -83,6 +89,7 @@ async function cycleTables(times: number): Promise<void> {
     if (i % 80 === 8) await xtablesInNetns(netnsFd, 4, "none").catch(() => {});
     if (i % 80 === 16) await xtablesInNetns(-1, 4, "nat").catch(() => {});
     if (i % 80 === 24) await xtablesInNetns(netnsFd, 6, "x".repeat(32)).catch(() => {});
+    if (i % 80 === 32) await existingXtablesInNetns(netnsFd, 6, i % 160 === 32 ? "nat" : "none");
   }
 }
 
@@ -106,8 +113,8 @@ async function cycleMistakes(times: number): Promise<void> {
     refused(() => addon.start(addon.connect(socketPath, 16, 0), null));
     refused(() => addon.listen(`${socketPath}\0`, 1, 0, 1, 0));
     refused(() => addon.netlinkInNetns(netnsFd, 0, [1, 2], 1, 0));
-    refused(() => addon.xtablesInNetns(netnsFd, 4));
-    refused(() => addon.xtablesInNetns(netnsFd, 4, "nat\0"));
+    refused(() => addon.xtablesInNetns(netnsFd, 4, "nat"));
+    refused(() => addon.xtablesInNetns(netnsFd, 4, "nat\0", false));
     const client = connectSeqpacket(socketPath);
     client.send(Buffer.from("too long"), netnsFd);
     await new Promise<void>((resolve) => {
@@ -134,7 +141,7 @@ async function cycleWorkers(times: number): Promise<void> {
     addon.send(client, new Uint8Array([1]), netnsFd);
     for (let i = 0; i < 20; i++) {
       addon.netlinkInNetns(netnsFd, 0, request, 1000, 0);
-      addon.xtablesInNetns(netnsFd, 4, "nat");
+      addon.xtablesInNetns(netnsFd, 4, "nat", i % 2 === 0);
     }
   `;
   for (let i = 0; i < times; i++) {

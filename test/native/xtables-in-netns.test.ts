@@ -2,7 +2,8 @@
 // iptables-legacy's tables as the kernel gives them, against what iptables-legacy-save prints.
 import { closeSync, openSync, readdirSync, readlinkSync } from "node:fs";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { type NativeError, xtablesInNetns } from "../../src/linux/native.ts";
+import { existingXtablesInNetns, type NativeError, xtablesInNetns } from "../../src/linux/native.ts";
+import { Netns } from "../../src/linux/netns.ts";
 import { type HeldNetns, holdNetns } from "../linux/held-netns.ts";
 
 const INFO_BYTES = 84;
@@ -130,4 +131,16 @@ test("every thread of this process is in its own namespace after many calls", as
   for (const task of readdirSync("/proc/self/task")) {
     expect(readlinkSync(`/proc/self/task/${task}/ns/net`)).toBe(own);
   }
+});
+
+test.each([4, 6] as const)("IPv%s: asked for an existing table only, none is created", async (family) => {
+  using netns = await Netns.makeTemporary();
+  const existing = (table: string) => existingXtablesInNetns(netns.fd, family, table);
+  expect(await existing("nat")).toBeUndefined();
+  expect(await existing("nat")).toBeUndefined();
+  const table = await xtablesInNetns(netns.fd, family, "nat");
+  expect(await existing("nat")).toEqual(table);
+  // neither a part of a name nor more than it, nor those of the other family
+  for (const name of ["na", "natt", "", "raw"]) expect(await existing(name)).toBeUndefined();
+  expect(await existingXtablesInNetns(netns.fd, family === 4 ? 6 : 4, "nat")).toBeUndefined();
 });
