@@ -6,6 +6,7 @@ import { listeningSockets } from "../linux/listening-sockets.ts";
 import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
 import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
 import { Netns } from "../linux/netns.ts";
+import type { PodProcess, WantedPod } from "../linux/proc-scan.ts";
 import type { Family } from "../netfilter/family.ts";
 import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
 import type { PodReport } from "../observe/state-report.ts";
@@ -15,7 +16,6 @@ import { CHAIN_NAMES, type RedirectOptions, TABLE_NAMES } from "../redirection/r
 import { isBlank, nameDrift } from "./drift-names.ts";
 import { type Fault, type FaultKind, fault } from "./fault.ts";
 import type { KernelEyes } from "./kernel-eyes.ts";
-import type { RunningPod } from "./pod-namespaces.ts";
 
 /** A pod to be looked at. */
 export interface PodSubject {
@@ -31,7 +31,7 @@ export interface PodSubject {
   readonly shouldRun: boolean;
   /** `dev:ino` that the agent, and that ztunnel, holds for it. */
   readonly heldNetns: { readonly agent: string | null; readonly ztunnel: string | null };
-  readonly running: RunningPod | undefined;
+  readonly running: PodProcess | undefined;
 }
 
 /** Every mismatch of one pod. @throws Error when the kernel cannot be asked */
@@ -50,7 +50,7 @@ export async function checkPod(eyes: KernelEyes, subject: PodSubject): Promise<F
 }
 
 /** What the state API says of a pod, as a subject. */
-export function subjectOf(pod: PodReport, running: RunningPod | undefined): PodSubject {
+export function subjectOf(pod: PodReport, running: PodProcess | undefined): PodSubject {
   return {
     name: `${pod.ns}/${pod.name}`,
     wanted: pod.desired.wanted === true,
@@ -63,8 +63,13 @@ export function subjectOf(pod: PodReport, running: RunningPod | undefined): PodS
   };
 }
 
+/** How its processes are found. */
+export function wantedPod({ uid, observed }: PodReport): WantedPod {
+  return { uid, containerIds: observed?.containerId ? [observed.containerId] : [] };
+}
+
 /** The process may have ended, and its number be another's, since it was looked at. */
-function openAs({ netnsPath, netnsKey }: RunningPod): Netns | undefined {
+function openAs({ netnsPath, netnsKey }: PodProcess): Netns | undefined {
   try {
     const netns = Netns.open(netnsPath);
     if (netns.key === netnsKey) return netns;

@@ -4,14 +4,13 @@ import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import { ApiClient } from "../kube/api-client.ts";
 import { recordOf, textOf } from "../kube/json-fields.ts";
-import { bareUid } from "../linux/cgroup-path.ts";
 import { listeningSockets } from "../linux/listening-sockets.ts";
 import { Netns } from "../linux/netns.ts";
+import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
 import type { NodeReport, PodDetailReport, PodListReport } from "../observe/state-report.ts";
 import type { Fault, FaultKind } from "./fault.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
-import { checkPod, subjectOf } from "./pod-check.ts";
-import { findPodNamespaces, type RunningPod } from "./pod-namespaces.ts";
+import { checkPod, subjectOf, wantedPod } from "./pod-check.ts";
 
 /** Who is asked about pods. */
 export interface DebugAgent {
@@ -53,13 +52,13 @@ export async function debugPods(options: DebugOptions): Promise<{ how: string; p
   const told = node.backend.variant;
   const variant = told === "nft" || told === "legacy" ? told : config.iptablesVariant;
   const eyes = await openEyes({ ...config, ipv6: node.settings.AMBIENT_IPV6 !== "false", variant });
-  const running = await findPodNamespaces({
+  const details = await Promise.all(names.map((name) => agent.pod(namespace, name)));
+  const pods = details.filter((pod) => pod !== undefined);
+  const { oldest } = await scanProc(pods.map(wantedPod), {
     procRoot: join(config.hostRoot, "proc"),
     ignoreNetns: eyes.hostNetns,
   });
-  const details = await Promise.all(names.map((name) => agent.pod(namespace, name)));
-  const pods = details.filter((pod) => pod !== undefined);
-  const debugged = await Promise.all(pods.map((pod) => debugPod(eyes, pod, running.get(bareUid(pod.uid)))));
+  const debugged = await Promise.all(pods.map((pod) => debugPod(eyes, pod, oldest.get(pod.uid))));
   return { how, pods: debugged };
 }
 
@@ -89,7 +88,7 @@ async function podNames(
 async function debugPod(
   eyes: KernelEyes,
   pod: PodDetailReport,
-  running: RunningPod | undefined,
+  running: PodProcess | undefined,
 ): Promise<PodDebug> {
   const faults = await checkPod(eyes, subjectOf(pod, running));
   const name = `${pod.ns}/${pod.name}`;
@@ -103,7 +102,7 @@ async function debugPod(
 }
 
 interface Known {
-  readonly running: RunningPod | undefined;
+  readonly running: PodProcess | undefined;
   readonly faults: readonly Fault[];
   readonly isWanted: boolean;
 }
@@ -149,7 +148,7 @@ async function ztunnelCheck(pod: PodDetailReport, { running, faults, isWanted }:
   return { title, lines, passed: true, verdict: "ztunnel has the pod and listens on all its ports" };
 }
 
-async function socketsOf({ netnsPath }: RunningPod) {
+async function socketsOf({ netnsPath }: PodProcess) {
   try {
     using netns = Netns.open(netnsPath);
     return await listeningSockets(netns.fd);
@@ -179,7 +178,7 @@ async function rulesCheck(eyes: KernelEyes, { running, faults, isWanted }: Known
 }
 
 /** Our rules, as iptables-save prints them. */
-async function ruleLines({ backend, ipv6 }: KernelEyes, { netnsPath }: RunningPod): Promise<string[]> {
+async function ruleLines({ backend, ipv6 }: KernelEyes, { netnsPath }: PodProcess): Promise<string[]> {
   using netns = Netns.open(netnsPath);
   const lines: string[] = [];
   for (const family of ipv6 ? ([4, 6] as const) : ([4] as const)) {

@@ -3,16 +3,15 @@
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { AgentConfig } from "../config.ts";
-import { bareUid } from "../linux/cgroup-path.ts";
 import { Netns } from "../linux/netns.ts";
+import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
 import { forEachLimited } from "../loop/limit.ts";
 import type { NodeReport, PodListReport, PodReport } from "../observe/state-report.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
 import { type Fault, fault } from "./fault.ts";
 import { checkHost, type HostMember } from "./host-check.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
-import { checkPod, type PodSubject, subjectOf } from "./pod-check.ts";
-import { findPodNamespaces, type RunningPod } from "./pod-namespaces.ts";
+import { checkPod, type PodSubject, subjectOf, wantedPod } from "./pod-check.ts";
 
 /** What the agent says should be. */
 export interface Expectation {
@@ -127,10 +126,9 @@ async function gather(options: VerifyOptions): Promise<Subjects> {
   const told = expected?.node.backend.variant;
   const variant = told === "nft" || told === "legacy" ? told : config.iptablesVariant;
   const eyes = await openEyes({ ...config, ...settings, variant });
-  const running = await findPodNamespaces({
+  const { oldest: running } = await scanProc(expected?.list.pods.map(wantedPod) ?? "all", {
     procRoot: join(config.hostRoot, "proc"),
     ignoreNetns: eyes.hostNetns,
-    byContainer: containersOf(expected?.list.pods ?? []),
   });
   if (expected === undefined) {
     const subjects = await unknownSubjects(eyes, { running, settings });
@@ -138,7 +136,7 @@ async function gather(options: VerifyOptions): Promise<Subjects> {
   }
   const known = expected.list.pods.filter(({ desired }) => desired.wanted !== null);
   const wanted = known.filter(isOnly(options.only));
-  const subjects = wanted.map((pod) => following(settings, subjectOf(pod, running.get(bareUid(pod.uid)))));
+  const subjects = wanted.map((pod) => following(settings, subjectOf(pod, running.get(pod.uid))));
   return { agentAway, subjects, members: membersOf(expected.list.pods), eyes, settings };
 }
 
@@ -149,14 +147,6 @@ function following({ establishedConnections }: Settings, subject: PodSubject): P
 
 function isOnly(only: VerifyOptions["only"]): (pod: PodReport) => boolean {
   return ({ ns, name }) => only === undefined || (only.ns === ns && only.name === name);
-}
-
-function containersOf(pods: readonly PodReport[]): Map<string, string> {
-  return new Map(
-    pods.flatMap(({ uid, observed }) =>
-      observed?.containerId ? [[observed.containerId, uid] as const] : [],
-    ),
-  );
 }
 
 function membersOf(pods: readonly PodReport[]): HostMember[] {
@@ -187,7 +177,7 @@ function settingsOf(config: AgentConfig, node: NodeReport | undefined): Settings
 /** Without an agent: every pod that has something of ours should have all of it, with the options that come nearest. */
 async function unknownSubjects(
   eyes: KernelEyes,
-  { running, settings }: { running: ReadonlyMap<string, RunningPod>; settings: Settings },
+  { running, settings }: { running: ReadonlyMap<string, PodProcess>; settings: Settings },
 ): Promise<PodSubject[]> {
   const subjects: PodSubject[] = [];
   for (const [uid, pod] of running) {
@@ -209,7 +199,7 @@ async function unknownSubjects(
 
 async function nearestOptions(
   { redirection }: KernelEyes,
-  { pod, settings }: { pod: RunningPod; settings: Settings },
+  { pod, settings }: { pod: PodProcess; settings: Settings },
 ): Promise<RedirectOptions | undefined> {
   using netns = Netns.open(pod.netnsPath);
   if (!(await redirection.isTouched(netns))) return undefined;

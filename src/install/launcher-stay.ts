@@ -2,6 +2,7 @@
 // Whether a runtime will still call the launcher for sandboxes of today, although no chain names it any more.
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { processesIn } from "../linux/proc.ts";
 import { launcherName } from "./launcher-copy.ts";
 
 /** Where the node is looked at. */
@@ -80,11 +81,9 @@ function mentions(text: string, type: string): boolean {
 const runtimesOfNow: ReadonlySet<string> = new Set(["containerd", "cri-dockerd"]);
 
 async function takesChainOfNow(hostRoot: string): Promise<boolean> {
-  const procRoot = join(hostRoot, "proc");
   let isKnown = false;
-  for (const pid of (await namesIn(procRoot)) ?? []) {
-    if (!/^\d+$/.test(pid)) continue;
-    const comm = (await readFile(join(procRoot, pid, "comm"), "utf8").catch(() => "")).trim();
+  for await (const process of processesIn(join(hostRoot, "proc"), { mayLack: true })) {
+    const comm = process.comm() ?? "";
     if (comm === "crio") return false;
     isKnown ||= runtimesOfNow.has(comm);
   }

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every network namespace of a node in which an agent may have written, found without knowing a single pod.
-import { readdirSync, readFileSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { setImmediate as nextTurn } from "node:timers/promises";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import { NativeError, xtablesInNetns } from "../linux/native.ts";
 import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
 import { readRedirectRouting } from "../linux/netlink/rtnetlink.ts";
 import { Netns, NetnsError } from "../linux/netns.ts";
+import { processesIn, unlessGone } from "../linux/proc.ts";
 import { findNativeTables } from "../netfilter/native-tables.ts";
 import { readLegacyTableNames } from "../netfilter/variant.ts";
 
@@ -31,27 +30,20 @@ export interface NetnsSearch {
 
 /** Where runtimes keep namespaces as files; /var/run may be a link that leads out of `hostRoot`. */
 const netnsFolders = ["var/run/netns", "run/netns", "var/run/docker/netns", "run/docker/netns"];
-const chunkSize = 25;
 
 /** All namespaces but the host's, each once, whether a process or only a file holds it. @throws Error when /proc cannot be read */
 export async function findNetns({ hostRoot, ignore }: NetnsSearch): Promise<FoundNetns[]> {
   const found = new Map<string, FoundNetns>();
-  const procRoot = join(hostRoot, "proc");
-  const pids = readdirSync(procRoot).filter((name) => /^\d+$/.test(name));
-  for (const [index, pid] of pids.entries()) {
-    // in short turns, as sandboxes are searched for: the files are in memory
-    if (index % chunkSize === chunkSize - 1) await nextTurn();
-    const folder = join(procRoot, pid);
-    const path = join(folder, "ns/net");
-    const key = orNothing(() => netnsKeyAt(path));
+  for await (const process of processesIn(join(hostRoot, "proc"))) {
+    const key = process.netnsKey();
     if (key === undefined || ignore.has(key) || found.has(key)) continue;
-    const comm = orNothing(() => readFileSync(join(folder, "comm"), "utf8").trim()) ?? "?";
-    found.set(key, { key, path, name: `process ${pid} (${comm})`, procNetDir: join(folder, "net") });
+    const { netnsPath: path, procNetDir } = process;
+    found.set(key, { key, path, name: `process ${process.pid} (${process.comm() ?? "?"})`, procNetDir });
   }
   for (const folder of netnsFolders.map((each) => join(hostRoot, each))) {
     for (const name of await readdir(folder).catch((): string[] => [])) {
       const path = join(folder, name);
-      const key = orNothing(() => netnsKeyAt(path));
+      const key = unlessGone(() => netnsKeyAt(path));
       if (key === undefined || ignore.has(key)) continue;
       found.set(key, { key, path, name, procNetDir: found.get(key)?.procNetDir });
     }
@@ -125,14 +117,5 @@ async function hasLegacyChain(
   } catch (error) {
     if (error instanceof NativeError && ["ENOENT", "ENOPROTOOPT"].includes(error.code)) return false;
     throw error;
-  }
-}
-
-/** A process may end between any two reads; that is no fault. */
-function orNothing<T>(read: () => T): T | undefined {
-  try {
-    return read();
-  } catch {
-    return undefined;
   }
 }

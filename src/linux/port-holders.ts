@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which processes hold given ports in a network namespace: the sockets from the kernel, their owners from /proc.
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { readdirSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { allDone } from "../loop/all-done.ts";
-import { netnsKeyAt } from "./host-netns.ts";
 import { type InetSocket, visitSockets } from "./netlink/inet-diag.ts";
 import type { Netns } from "./netns.ts";
+import { type Process, processesIn, unlessGone } from "./proc.ts";
 
 /** Somebody who holds a port. */
 export interface PortHolder {
@@ -24,8 +24,6 @@ interface HeldSocket {
   readonly inode: number;
 }
 
-/** Processes looked at between two turns of the event loop: about 2.5 ms. */
-const PROCESSES_PER_TURN = 25;
 const FDS_PER_TURN = 500;
 /** Bounds on what is read; beyond them an owner is not found. */
 const MAX_PROCESSES = 50_000;
@@ -49,18 +47,17 @@ export async function portHolders(
   const holders = new Map<string, PortHolder>();
   const open = new Map(held.map((socket) => [`socket:[${socket.inode}]`, socket]));
   const left = new Set(open.keys());
+  let count = 0;
   let insideCount = 0;
-  for (const [index, pid] of listProcesses(options.procRoot).entries()) {
-    if (left.size === 0 || insideCount === MAX_PROCESSES_INSIDE) break;
-    if (index % PROCESSES_PER_TURN === PROCESSES_PER_TURN - 1) await nextTurn();
-    const folder = join(options.procRoot, pid);
-    if (readOrUndefined(() => netnsKeyAt(join(folder, "ns/net"))) !== netns.key) continue;
+  for await (const process of processesIn(options.procRoot, { mayLack: true })) {
+    if (left.size === 0 || insideCount === MAX_PROCESSES_INSIDE || ++count > MAX_PROCESSES) break;
+    if (process.netnsKey() !== netns.key) continue;
     insideCount++;
-    for (const link of await socketLinks(folder, open)) {
+    for (const link of await socketLinks(process, open)) {
       const { port, protocol } = open.get(link) as HeldSocket;
       left.delete(link);
-      const holder = { port, protocol, pid: Number(pid), ...commandOf(folder) };
-      holders.set(`${protocol} ${port} ${pid}`, holder);
+      const { pid } = process;
+      holders.set(`${protocol} ${port} ${pid}`, { port, protocol, pid, ...commandOf(process) });
     }
   }
   for (const link of left) {
@@ -87,42 +84,25 @@ async function heldSockets(netnsFd: number, ports: readonly number[]): Promise<H
   return held;
 }
 
-function listProcesses(procRoot: string): string[] {
-  const names = readOrUndefined(() => readdirSync(procRoot)) ?? [];
-  return names.filter((name) => /^\d+$/.test(name)).slice(0, MAX_PROCESSES);
-}
-
 /** Those of the wanted links that a process has open. */
-async function socketLinks(folder: string, wanted: ReadonlyMap<string, unknown>): Promise<Set<string>> {
+async function socketLinks({ folder }: Process, wanted: ReadonlyMap<string, unknown>): Promise<Set<string>> {
   const found = new Set<string>();
-  const fds = (readOrUndefined(() => readdirSync(join(folder, "fd"))) ?? []).slice(0, MAX_FDS);
+  const fds = (unlessGone(() => readdirSync(join(folder, "fd"))) ?? []).slice(0, MAX_FDS);
   for (const [index, fd] of fds.entries()) {
     if (found.size === wanted.size) break;
     if (index % FDS_PER_TURN === FDS_PER_TURN - 1) await nextTurn();
-    const link = readOrUndefined(() => readlinkSync(join(folder, "fd", fd)));
+    const link = unlessGone(() => readlinkSync(join(folder, "fd", fd)));
     if (link !== undefined && wanted.has(link)) found.add(link);
   }
   return found;
 }
 
 /** Arguments may hold secrets, and the answer goes into Events: only the program's name is told. */
-function commandOf(folder: string): { command?: string } {
-  const [program = ""] = (readOrUndefined(() => readFileSync(join(folder, "cmdline"), "utf8")) ?? "").split(
-    "\0",
-    1,
-  );
-  const text = program === "" ? readOrUndefined(() => readFileSync(join(folder, "comm"), "utf8")) : program;
+function commandOf(process: Process): { command?: string } {
+  const [program = ""] = (process.read("cmdline") ?? "").split("\0", 1);
+  const text = program === "" ? process.read("comm") : program;
   const printable = text?.trim().replaceAll(/[^\x20-\x7e]/g, "?");
   return printable === undefined || printable === ""
     ? {}
     : { command: printable.slice(0, MAX_COMMAND_CHARACTERS) };
-}
-
-/** A process may end between any two reads; that is no fault. */
-function readOrUndefined<T>(read: () => T): T | undefined {
-  try {
-    return read();
-  } catch {
-    return undefined;
-  }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // PROBE_MATCH=kubelet: finds the kubelet and says by what its connections are told from those of other host processes.
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { setImmediate as nextTurn } from "node:timers/promises";
 import { netnsKeyAt } from "../linux/host-netns.ts";
+import { Process, processesIn } from "../linux/proc.ts";
 import type { ToolRunner } from "../linux/run-tool.ts";
 import type { Logger } from "../log/logger.ts";
 import { ANY_SOCKET, type ProbeMatchArgs } from "./probe-rules.ts";
@@ -31,21 +31,20 @@ export interface KubeletMatchOptions {
   readonly log: Logger;
 }
 
-interface Process {
-  readonly pid: string;
-  readonly startTime: string;
+interface Kubelet {
+  readonly pid: number;
+  readonly startTime: number;
   readonly uid: number;
 }
 
 /** Names of processes that are or hold a kubelet. Source: k3s and MicroK8s (kubelite) run it in a larger program. */
 const KUBELET_NAMES: ReadonlySet<string> = new Set(["kubelet", "kubelite", "k3s-server", "k3s-agent"]);
-const CHUNK_SIZE = 25;
 const MAX_PATH_BYTES = 500;
 
 /** Keeps track of the kubelet: it is searched for once, and again when its process has ended. */
 export class KubeletMatch {
   readonly #options: KubeletMatchOptions;
-  #process: Process | undefined;
+  #process: Kubelet | undefined;
   #match: ProbeMatch = MATCH_ANY;
   /** Kinds the kernel refused for this kubelet. */
   readonly #refused = new Set<ProbeMatch["kind"]>();
@@ -86,13 +85,10 @@ export class KubeletMatch {
     return true;
   }
 
-  async #matchFor(process: Process, refusal?: string): Promise<ProbeMatch> {
+  async #matchFor(process: Kubelet, refusal?: string): Promise<ProbeMatch> {
     const byCgroup = this.#refused.has("cgroup") ? undefined : await this.#cgroupMatch(process);
     if (typeof byCgroup === "object") {
-      this.#options.log.info(
-        { pid: Number(process.pid), match: byCgroup.args },
-        "probes are those of the kubelet",
-      );
+      this.#options.log.info({ pid: process.pid, match: byCgroup.args }, "probes are those of the kubelet");
       return byCgroup;
     }
     const why = refusal ?? byCgroup ?? "";
@@ -109,10 +105,10 @@ export class KubeletMatch {
   }
 
   /** @returns a match, or why there is none */
-  async #cgroupMatch({ pid, startTime }: Process): Promise<ProbeMatch | string> {
+  async #cgroupMatch({ pid, startTime }: Kubelet): Promise<ProbeMatch | string> {
     const hostNs = join(this.#options.procRoot, "1/ns/cgroup");
     const isOurs = netnsKeyAt(hostNs) === netnsKeyAt("/proc/self/ns/cgroup");
-    const file = join(this.#options.procRoot, pid, "cgroup");
+    const file = join(this.#options.procRoot, String(pid), "cgroup");
     let text: string;
     try {
       text = isOurs ? readFileSync(file, "utf8") : await this.#readIn(hostNs, file);
@@ -133,38 +129,17 @@ export class KubeletMatch {
   }
 
   /** The oldest process with a kubelet's name in the host's namespace that belongs to no pod. */
-  async #search(hostNetnsKey: string): Promise<Process | undefined> {
-    const { procRoot } = this.#options;
-    let oldest: Process | undefined;
-    const pids = readdirSync(procRoot).filter((name) => /^\d+$/.test(name));
-    for (const [index, pid] of pids.entries()) {
-      if (index % CHUNK_SIZE === CHUNK_SIZE - 1) await nextTurn();
-      const found = this.#kubeletAt(pid, hostNetnsKey);
-      if (found === undefined) continue;
-      if (oldest === undefined || BigInt(found.startTime) < BigInt(oldest.startTime)) oldest = found;
+  async #search(hostNetnsKey: string): Promise<Kubelet | undefined> {
+    let oldest: Kubelet | undefined;
+    for await (const process of processesIn(this.#options.procRoot)) {
+      const found = kubeletOf(process, hostNetnsKey);
+      if (found !== undefined && (oldest === undefined || found.startTime < oldest.startTime)) oldest = found;
     }
     return oldest;
   }
 
-  #kubeletAt(pid: string, hostNetnsKey: string): Process | undefined {
-    const folder = join(this.#options.procRoot, pid);
-    try {
-      if (!KUBELET_NAMES.has(readFileSync(join(folder, "comm"), "utf8").trim())) return undefined;
-      if (netnsKeyAt(join(folder, "ns/net")) !== hostNetnsKey) return undefined;
-      if (readFileSync(join(folder, "cgroup"), "utf8").includes("kubepods")) return undefined;
-      const startTime = parseStartTime(readFileSync(join(folder, "stat"), "latin1"));
-      return startTime === undefined ? undefined : { pid, startTime, uid: statSync(folder).uid };
-    } catch {
-      return undefined; // it ended between two reads
-    }
-  }
-
-  #isAlive({ pid, startTime }: Process): boolean {
-    try {
-      return parseStartTime(readFileSync(join(this.#options.procRoot, pid, "stat"), "latin1")) === startTime;
-    } catch {
-      return false;
-    }
+  #isAlive({ pid, startTime }: Kubelet): boolean {
+    return new Process(this.#options.procRoot, pid).startTime() === startTime;
   }
 
   #warn(why: string, instead = "any"): void {
@@ -185,7 +160,9 @@ export function unifiedPath(text: string): string | undefined {
   return Buffer.byteLength(path) <= MAX_PATH_BYTES && /^[^\s"'\\]+$/.test(path) ? path : undefined;
 }
 
-/** Field 22; the second one may hold spaces and parentheses. Source: proc_pid_stat(5). */
-function parseStartTime(stat: string): string | undefined {
-  return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+function kubeletOf(process: Process, hostNetnsKey: string): Kubelet | undefined {
+  if (!KUBELET_NAMES.has(process.comm() ?? "") || process.netnsKey() !== hostNetnsKey) return undefined;
+  const [cgroup, startTime, uid] = [process.read("cgroup"), process.startTime(), process.uid()];
+  if (cgroup === undefined || cgroup.includes("kubepods")) return undefined;
+  return startTime === undefined || uid === undefined ? undefined : { pid: process.pid, startTime, uid };
 }

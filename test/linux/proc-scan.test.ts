@@ -89,3 +89,12 @@ test("scanProc tells which pods have processes in a namespace, wanted or not", a
   expect(occupants.get(netnsKeyAt(elsewhere) ?? "")).toEqual(new Set([bare(other)]));
   expect(occupants.has(netnsKeyAt(nobodys) ?? "")).toBe(false);
 });
+
+test("scanProc finds all pods whose UID is in a cgroup path, by the bare UID", async () => {
+  addProcess(30, { cgroup: `/kubepods/pod${uid}/${id("a")}`, start: 7 });
+  addProcess(31, { cgroup: `/kubepods.slice/kubepods-pod${other.replaceAll("-", "_")}.slice/x` });
+  addProcess(32, { cgroup: `/machine.slice/crio-${id("d")}.scope` });
+  const { oldest } = await scanProc("all", { procRoot: root, ignoreNetns: new Set() });
+  expect([...oldest.keys()].sort()).toEqual([uid, other].map((each) => each.replaceAll("-", "")));
+  expect(oldest.get(uid.replaceAll("-", ""))?.procNetDir).toBe(join(root, "30/net"));
+});
