@@ -720,18 +720,20 @@ static napi_value table_value(napi_env env, struct job *job)
 	return result;
 }
 
-// xtablesInNetns(netnsFd, family 4 or 6, table, onlyExisting) -> Promise<Uint8Array | undefined>: struct ipt_getinfo, then the
-// entries; undefined: only an existing one was asked for, and there is none
+// xtablesInNetns(netnsFd, family 4 or 6, table, onlyExisting, maxBytes) -> Promise<Uint8Array | undefined>: struct ipt_getinfo, then
+// the entries unless they are more than maxBytes; undefined: only an existing one was asked for, and there is none
 static napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
 {
-	napi_value arguments[4];
+	napi_value arguments[5];
 	int32_t netns_fd, family;
 	bool only_existing;
+	uint32_t max_bytes;
 	char *name;
 
-	if (!read_arguments(env, info, 4, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
+	if (!read_arguments(env, info, 5, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
 	    napi_get_value_int32(env, arguments[1], &family) != napi_ok ||
-	    napi_get_value_bool(env, arguments[3], &only_existing) != napi_ok || !(name = read_string(env, arguments[2])))
+	    napi_get_value_bool(env, arguments[3], &only_existing) != napi_ok ||
+	    napi_get_value_uint32(env, arguments[4], &max_bytes) != napi_ok || !(name = read_string(env, arguments[2])))
 		return wrong_arguments(env);
 	size_t bytes = strlen(name) + 1;
 	struct xtables_job *xtables = calloc(1, sizeof(*xtables));
@@ -749,6 +751,7 @@ static napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
 	xtables->job.free = free_xtables;
 	xtables->table.only_existing = only_existing;
 	xtables->table.family = family == 6 ? AF_INET6 : AF_INET;
+	xtables->table.max_bytes = max_bytes;
 	return start_job(env, &xtables->job, netns_fd, "xtablesInNetns");
 }
 

@@ -114,7 +114,8 @@ int netns_netlink(int netns_fd, struct netlink_exchange *exchange, const char **
 
 // One x_tables table as the kernel gives it. The caller frees `entries`.
 struct xtables_read {
-	int family; // AF_INET or AF_INET6
+	int family;       // AF_INET or AF_INET6
+	size_t max_bytes; // a table with more bytes of entries comes without them
 	char table[XTABLES_NAME_BYTES];
 	bool only_existing; // not to create it by asking
 	bool absent;        // nothing was read: the namespace has no such table

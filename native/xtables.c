@@ -117,6 +117,10 @@ static int read_table_here(void *argument, const char **step)
 		free(table->entries);
 		table->entries = NULL;
 		result = read_info(fd, level, table->table, &info);
+		if (result == 0 && info.size > table->max_bytes) {
+			memcpy(table->info, &info, sizeof(info));
+			break;
+		}
 		if (result == 0)
 			result = read_entries(fd, level, &info, table);
 		// The kernel compares no more than sizes: rules of the same length may have changed places.

@@ -2,31 +2,32 @@
 // Which iptables variants the host uses, and whether IPv6 can be redirected.
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
 import { Netns } from "../linux/netns.ts";
-import { countForeignRules } from "../netfilter/nft-state.ts";
+import { countNftRules } from "../netfilter/nft-count.ts";
+import { describeCount, isAny, noRules } from "../netfilter/rule-count.ts";
 import { type RedirectBackend, readLegacyTableNames } from "../netfilter/variant.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
 
 /** Looks read-only: legacy tables are only named, because asking for one creates it. @param hostProcess /proc folder of a host process */
 export async function checkBackend(backend: RedirectBackend, hostProcess: string): Promise<Finding[]> {
   using host = Netns.open(join(hostProcess, "ns/net"));
-  const [nft, v4, v6] = await Promise.all([
-    dumpNftRuleset(host.fd).then(countForeignRules, () => 0),
+  const [count, v4, v6] = await Promise.all([
+    countNftRules(host.fd).catch(() => noRules),
     readLegacyTableNames(join(hostProcess, "net"), 4),
     readLegacyTableNames(join(hostProcess, "net"), 6),
   ]);
+  const hasNft = isAny(count);
   const legacy = [...new Set([...v4, ...v6])].sort();
   const chosen = `pods get their rules with iptables-${backend.variant} (${backend.reason})`;
-  if (nft > 0 && legacy.length > 0) {
-    const what = `the host uses both variants: ${nft} rules in nf_tables, tables ${legacy.join(", ")} in x_tables; ${chosen}`;
+  if (hasNft && legacy.length > 0) {
+    const what = `the host uses both variants: ${describeCount(count)} rules in nf_tables, tables ${legacy.join(", ")} in x_tables; ${chosen}`;
     const fix =
       "usually one program brings its own iptables: find it with iptables-legacy-save; FORCE_IPTABLES_BINARY settles ours";
     return [warning("backend", what, fix)];
   }
-  const isOdd = backend.variant === "nft" ? nft === 0 && legacy.length > 0 : nft > 0 && legacy.length === 0;
+  const isOdd = backend.variant === "nft" ? !hasNft && legacy.length > 0 : hasNft && legacy.length === 0;
   if (!isOdd) return [fine("backend", chosen)];
-  const what = `the host uses iptables-${nft > 0 ? "nft" : "legacy"} only, but ${chosen}`;
+  const what = `the host uses iptables-${hasNft ? "nft" : "legacy"} only, but ${chosen}`;
   return [
     warning(
       "backend",

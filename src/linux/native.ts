@@ -44,6 +44,7 @@ export interface Addon {
     family: number,
     table: string,
     onlyExisting: boolean,
+    maxBytes: number,
   ): Promise<Uint8Array | undefined>;
 }
 
@@ -177,12 +178,19 @@ export async function netlinkInNetns(
  * call returns. As with every question for it, a table that the kernel knows but the namespace has none of yet is created.
  *
  * @param table for example "nat"
+ * @param options.maxBytes of a table with more bytes of entries struct ipt_getinfo comes alone, which tells how many they are; cheap
+ *   however large it is. Default: no such bound
  * @returns struct ipt_getinfo (84 bytes), then the entries: struct ipt_entry or struct ip6t_entry, one after the other
  * @throws NativeError setns, socket (EAFNOSUPPORT) or getsockopt (ENOENT: no such table; ENOPROTOOPT: the kernel, or this
  *   far, has no iptables-legacy; EPERM: it takes NET_ADMIN; EAGAIN: it changed each time it was read; EMSGSIZE: over 64 MiB)
  */
-export async function xtablesInNetns(netnsFd: number, family: 4 | 6, table: string): Promise<Uint8Array> {
-  return (await readXtables(netnsFd, { family, table, onlyExisting: false })) as Uint8Array;
+export async function xtablesInNetns(
+  netnsFd: number,
+  family: 4 | 6,
+  table: string,
+  options: { maxBytes?: number } = {},
+): Promise<Uint8Array> {
+  return (await readXtables(netnsFd, { family, table, onlyExisting: false, ...options })) as Uint8Array;
 }
 
 /**
@@ -202,9 +210,10 @@ export async function existingXtablesInNetns(
 
 async function readXtables(
   netnsFd: number,
-  { family, table, onlyExisting }: { family: 4 | 6; table: string; onlyExisting: boolean },
+  sought: { family: 4 | 6; table: string; onlyExisting: boolean; maxBytes?: number },
 ): Promise<Uint8Array | undefined> {
-  const ask = () => addon().xtablesInNetns(netnsFd, family, table, onlyExisting);
+  const { family, table, onlyExisting, maxBytes = 0xffff_ffff } = sought;
+  const ask = () => addon().xtablesInNetns(netnsFd, family, table, onlyExisting, maxBytes);
   try {
     return await ask().catch((error: unknown) => {
       // two who ask for a table that is not there yet both make it; the slower one is told so, and may ask again.

@@ -66,6 +66,11 @@ export function getChain({ family, table, chain }: ChainPlace): NetlinkRequest {
   );
 }
 
+/** Asks for all chains of a family, whichever table they are in. */
+export function getChains(family: Family): NetlinkRequest {
+  return request(MESSAGE.getChain, NLM.dump, header(family));
+}
+
 /**
  * Asks for the rules of one chain, or of all chains of a table; the kernel passes over all others without a look.
  * Source: linux net/netfilter/nf_tables_api.c, nf_tables_dump_rules.

@@ -3,14 +3,14 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { replaceFile } from "../linux/atomic-file.ts";
-import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
 import { Netns } from "../linux/netns.ts";
 import { ToolRunner } from "../linux/run-tool.ts";
 import { type Logger, silentLogger } from "../log/logger.ts";
 import type { Family } from "./family.ts";
-import { countForeignRules } from "./nft-state.ts";
-import { parseSave } from "./save-parser.ts";
+import { countNftRules } from "./nft-count.ts";
+import { describeCount, isMore } from "./rule-count.ts";
 import { findTools, type InstalledTools, type Variant, type VariantTools } from "./variant-tools.ts";
+import { countXtablesRules } from "./xtables-count.ts";
 
 /** The variant in use, its programs, and those of the other variant, whose leftovers are removed with them. */
 export interface RedirectBackend {
@@ -53,15 +53,16 @@ export const LEGACY_TABLE_LISTS: Readonly<Record<Family, string>> = {
 
 /**
  * Chooses the variant: the operator's word, then the decision of this boot, then the variant in which the host keeps
- * more rules, then nft. Looking changes nothing: x_tables are read only where they exist already, because asking for
- * a table creates it, and the tables so created would be counted as rules after the next restart.
- * @throws {BackendError} when the programs it takes are not installed. @throws {ToolError} when they do not run.
+ * more rules, then nft. Rules are counted, by the kernel's own numbers where they are many, and never printed: what one says cannot
+ * matter. Looking changes nothing: x_tables are asked for only where they exist already, because asking for a table creates it.
+ * @throws {BackendError} when the programs it takes are not installed. @throws {ToolError} when plain ones do not tell their version.
+ * @throws NativeError when x_tables that exist cannot be asked
  * Source: istio/istio issue 61020 (self-priming detection); tools/istio-iptables/pkg/dependencies DetectIptablesVersion.
  */
 export async function chooseBackend(options: BackendOptions): Promise<RedirectBackend> {
   const { runner = new ToolRunner(), log = silentLogger } = options;
   const installed = await findTools(runner);
-  const choice = await choose(installed, { ...options, runner });
+  const choice = await choose(installed, options);
   const tools = installed[choice.variant];
   if (tools === undefined) throw notInstalled(choice);
   if (choice.decisionToKeep !== undefined) {
@@ -86,10 +87,7 @@ interface Decision {
   readonly variant: Variant;
 }
 
-async function choose(
-  installed: InstalledTools,
-  options: BackendOptions & { runner: ToolRunner },
-): Promise<Choice> {
+async function choose(installed: InstalledTools, options: BackendOptions): Promise<Choice> {
   const { variant: forced } = options;
   if (forced !== "auto")
     return { variant: forced, reason: "set by FORCE_IPTABLES_BINARY or NATIVE_NFTABLES" };
@@ -99,48 +97,27 @@ async function choose(
   if (kept !== undefined && installed[kept] !== undefined) {
     return { variant: kept, reason: "chosen earlier in this boot" };
   }
-  const detected = await detect(installed, options);
+  const detected = await detect(installed, options.hostProcess);
   const { variant } = detected;
   return bootId === undefined ? detected : { ...detected, decisionToKeep: { file, bootId, variant } };
 }
 
-async function detect(
-  installed: InstalledTools,
-  options: BackendOptions & { runner: ToolRunner },
-): Promise<Choice> {
+async function detect(installed: InstalledTools, hostProcess: string): Promise<Choice> {
   if (installed.nft === undefined) return { variant: "legacy", reason: "iptables-nft is not installed" };
   if (installed.legacy === undefined) return { variant: "nft", reason: "iptables-legacy is not installed" };
-  using netns = Netns.open(join(options.hostProcess, "ns/net"));
-  const legacyCount = await countLegacyRules(installed.legacy, { ...options, netnsFd: netns.fd });
-  const dump = await dumpNftRuleset(netns.fd).catch((error: Error) => error);
-  if (dump instanceof Error) {
-    return { variant: "legacy", reason: `the kernel's nf_tables cannot be read: ${dump.message}` };
+  using netns = Netns.open(join(hostProcess, "ns/net"));
+  const procNetDir = join(hostProcess, "net");
+  const [v4, v6] = await Promise.all([
+    readLegacyTableNames(procNetDir, 4),
+    readLegacyTableNames(procNetDir, 6),
+  ]);
+  const legacy = await countXtablesRules(netns.fd, { 4: v4, 6: v6 });
+  const nft = await countNftRules(netns.fd).catch((error: Error) => error);
+  if (nft instanceof Error) {
+    return { variant: "legacy", reason: `the kernel's nf_tables cannot be read: ${nft.message}` };
   }
-  const nftCount = countForeignRules(dump);
-  const reason = `the host has ${nftCount} iptables rules in nf_tables and ${legacyCount} in x_tables`;
-  return { variant: legacyCount > nftCount ? "legacy" : "nft", reason };
-}
-
-async function countLegacyRules(
-  tools: VariantTools,
-  { hostProcess, runner, netnsFd }: { hostProcess: string; runner: ToolRunner; netnsFd: number },
-): Promise<number> {
-  let count = 0;
-  for (const family of [4, 6] as const) {
-    const names = await readLegacyTableNames(join(hostProcess, "net"), family);
-    const save = tools[family]?.save;
-    if (names.length === 0 || save === undefined) continue;
-    const { stdout } = await runner.run({ argv: [save], netnsFd });
-    for (const table of parseSave(stdout).tables.values()) {
-      count += table.rules.filter((rule) => !isIstioRule(rule)).length;
-    }
-  }
-  return count;
-}
-
-/** Rules that an ambient agent wrote say how it chose earlier, not what the host uses. */
-function isIstioRule(rule: { chain: string; target: string | undefined }): boolean {
-  return rule.chain.startsWith("ISTIO_") || rule.target?.startsWith("ISTIO_") === true;
+  const reason = `the host has ${describeCount(nft)} iptables rules in nf_tables and ${describeCount(legacy)} in x_tables`;
+  return { variant: isMore(legacy, nft) ? "legacy" : "nft", reason };
 }
 
 /**

@@ -114,7 +114,7 @@ async function cycleMistakes(times: number): Promise<void> {
     refused(() => addon.listen(`${socketPath}\0`, 1, 0, 1, 0));
     refused(() => addon.netlinkInNetns(netnsFd, 0, [1, 2], 1, 0));
     refused(() => addon.xtablesInNetns(netnsFd, 4, "nat"));
-    refused(() => addon.xtablesInNetns(netnsFd, 4, "nat\0", false));
+    refused(() => addon.xtablesInNetns(netnsFd, 4, "nat\0", false, 0));
     const client = connectSeqpacket(socketPath);
     client.send(Buffer.from("too long"), netnsFd);
     await new Promise<void>((resolve) => {
@@ -141,7 +141,7 @@ async function cycleWorkers(times: number): Promise<void> {
     addon.send(client, new Uint8Array([1]), netnsFd);
     for (let i = 0; i < 20; i++) {
       addon.netlinkInNetns(netnsFd, 0, request, 1000, 0);
-      addon.xtablesInNetns(netnsFd, 4, "nat", i % 2 === 0);
+      addon.xtablesInNetns(netnsFd, 4, "nat", i % 2 === 0, i % 3 ? 0 : 1 << 20);
     }
   `;
   for (let i = 0; i < times; i++) {

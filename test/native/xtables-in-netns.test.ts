@@ -58,6 +58,16 @@ test.each([
   for (const each of ["CHAIN\0", "comment\0", "99\0"]) expect(text).toContain(each);
 });
 
+test("of a table that is larger than wanted its numbers come alone", async () => {
+  const whole = await xtablesInNetns(netnsFd, 4, "nat");
+  const { bytes } = describeTable(whole);
+  const upTo = (maxBytes: number) => xtablesInNetns(netnsFd, 4, "nat", { maxBytes });
+  expect(Buffer.compare(await upTo(bytes), whole)).toBe(0);
+  for (const maxBytes of [0, bytes - 1]) {
+    expect(Buffer.compare(await upTo(maxBytes), whole.subarray(0, INFO_BYTES))).toBe(0);
+  }
+});
+
 test("a table that is written all the time comes whole or not at all", async () => {
   const text = (count: number) => `*nat\n:A -\n${"-A A -j RETURN\n".repeat(count)}COMMIT\n`;
   let isWriting = true;

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// Counting rules in both variants, against rules that were put there.
+import { expect, test } from "vitest";
+import { countNftRules } from "../../src/netfilter/nft-count.ts";
+import { countXtablesRules } from "../../src/netfilter/xtables-count.ts";
+import { TestNetns } from "../redirection/test-netns.ts";
+
+const OURS_AND_THEIRS = `*nat
+:THEIRS -
+:ISTIO_POSTRT -
+-A POSTROUTING -j ISTIO_POSTRT
+-A POSTROUTING -j THEIRS
+-A ISTIO_POSTRT -j RETURN
+-A ISTIO_POSTRT -j ACCEPT
+-A THEIRS -p tcp -j ACCEPT
+COMMIT
+*filter
+:EMPTY -
+-A INPUT -j ACCEPT
+COMMIT
+`;
+
+test.each([4, 6] as const)(
+  "IPv%d: rules are counted without chains and those of an ambient agent",
+  async (family) => {
+    using host = await TestNetns.make();
+    const tool = family === 4 ? "iptables" : "ip6tables";
+    const tables = { 4: family === 4 ? ["nat", "filter"] : [], 6: family === 6 ? ["nat", "filter"] : [] };
+    for (const variant of ["nft", "legacy"]) await host.run(`${tool}-${variant}-restore`, OURS_AND_THEIRS);
+    await host.run("nft -f -", "table inet nat {\nchain x {\naccept\naccept\n}\n}\n");
+    expect(await countNftRules(host.netns.fd)).toMatchObject({ rules: 3 });
+    // six rules, three chains with a beginning and an end each
+    expect(await countXtablesRules(host.netns.fd, tables)).toEqual({ rules: 3, entries: 6 + 3 * 2 });
+  },
+);
+
+test("nothing is counted where nothing is", async () => {
+  using host = await TestNetns.make();
+  expect(await countNftRules(host.netns.fd)).toEqual({ rules: 0, entries: 0 });
+  expect(await countXtablesRules(host.netns.fd, { 4: [], 6: [] })).toEqual({ rules: 0, entries: 0 });
+});
