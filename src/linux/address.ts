@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // IP addresses compare by value, not by spelling.
-import { isIPv6, SocketAddress } from "node:net";
+import { isIPv4, isIPv6, SocketAddress } from "node:net";
 
 /** True when both texts name one address, however they are written (IPv6 has many spellings). */
 export function sameAddress(a: string, b: string): boolean {
@@ -10,4 +10,34 @@ export function sameAddress(a: string, b: string): boolean {
 /** The one spelling of an address to index it by; what is no IPv6 address is left as it is. */
 export function canonicalAddress(ip: string): string {
   return isIPv6(ip) ? new SocketAddress({ address: ip, family: "ipv6" }).address : ip;
+}
+
+/** An address in network order. @throws RangeError for what is none */
+export function addressBytes(address: string): Uint8Array {
+  if (isIPv4(address)) return Uint8Array.from(address.split("."), Number);
+  const [head = "", tail] = dotless(canonicalAddress(address)).split("::");
+  const groups = (part = "") => (part === "" ? [] : part.split(":").map((each) => Number.parseInt(each, 16)));
+  const [before, after] = [groups(head), groups(tail)];
+  const zeros = Array.from({ length: tail === undefined ? 0 : 8 - before.length - after.length }, () => 0);
+  const bytes = [...before, ...zeros, ...after].flatMap((group) => [group >> 8, group & 0xff]);
+  if (bytes.length !== 16 || bytes.some(Number.isNaN))
+    throw new RangeError(`Cannot encode "${address}": it is no IP address`);
+  return Uint8Array.from(bytes);
+}
+
+/** The spelling of an embedded IPv4 address as two groups. */
+function dotless(address: string): string {
+  return address.replace(/(\d+)\.(\d+)\.(\d+)\.(\d+)$/, (_, a, b, c, d) =>
+    [Number(a) * 256 + Number(b), Number(c) * 256 + Number(d)].map((group) => group.toString(16)).join(":"),
+  );
+}
+
+/** The text of an address of 4 or 16 bytes in network order. @throws RangeError for another number of bytes */
+export function addressText(bytes: Uint8Array): string {
+  if (bytes.length === 4) return bytes.join(".");
+  if (bytes.length !== 16) throw new RangeError(`Cannot read an address of ${bytes.length} bytes`);
+  const groups = Array.from({ length: 8 }, (_, at) =>
+    (((bytes[2 * at] ?? 0) << 8) | (bytes[2 * at + 1] ?? 0)).toString(16),
+  );
+  return canonicalAddress(groups.join(":"));
 }

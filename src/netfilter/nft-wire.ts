@@ -17,13 +17,16 @@ import type { RuleProtocol } from "./told-rules.ts";
 const NETLINK_NETFILTER = 12;
 const NFNL_SUBSYS_NFTABLES = 10;
 const NLM_F_APPEND = 0x800;
-// Source: linux/netfilter.h, NFPROTO_IPV4 and NFPROTO_IPV6.
-const PROTOCOL_FAMILY: Readonly<Record<Family, number>> = { 4: 2, 6: 10 };
+/** A family of tables; "inet": of both. */
+export type NftFamily = Family | "inet";
+// Source: linux/netfilter.h, NFPROTO_INET, NFPROTO_IPV4 and NFPROTO_IPV6.
+const PROTOCOL_FAMILY: Readonly<Record<NftFamily, number>> = { inet: 1, 4: 2, 6: 10 };
 
 // Source: linux/netfilter/nf_tables.h. Numbers in attributes are in network order.
 const MESSAGE = {
   newTable: 0,
   getTable: 1,
+  deleteTable: 2,
   newChain: 3,
   getChain: 4,
   deleteChain: 5,
@@ -32,8 +35,9 @@ const MESSAGE = {
   deleteRule: 8,
 } as const;
 const BATCH = { begin: 0x10, end: 0x11 } as const;
-export const TABLE = { name: 1, flags: 2, userdata: 6 } as const;
+export const TABLE = { name: 1, flags: 2, use: 3, userdata: 6 } as const;
 export const CHAIN = { table: 1, name: 3, hook: 4, policy: 5, use: 6, type: 7 } as const;
+const HOOK = { number: 1, priority: 2 } as const;
 export const RULE = { table: 1, chain: 2, handle: 3, expressions: 4, compat: 5, userdata: 7 } as const;
 const COMPAT = { protocol: 1, flags: 2 } as const;
 const COMPAT_INVERTED = 2;
@@ -43,7 +47,7 @@ export const HEADER_BYTES = 4;
 
 /** Where a table is. */
 export interface TablePlace {
-  readonly family: Family;
+  readonly family: NftFamily;
   readonly table: string;
 }
 
@@ -82,7 +86,7 @@ export function getRules({ family, table, chain }: TablePlace & { readonly chain
 
 /** Makes a table that must not be there yet. */
 export function newTable(table: {
-  readonly family: Family;
+  readonly family: NftFamily;
   readonly table: string;
   readonly userdata?: Uint8Array;
 }): NetlinkRequest {
@@ -91,12 +95,32 @@ export function newTable(table: {
   return request(MESSAGE.newTable, NLM.create | NLM.exclusive, body);
 }
 
+/** Deletes a table with all that is in it. */
+export function deleteTable({ family, table }: TablePlace): NetlinkRequest {
+  return request(MESSAGE.deleteTable, 0, concatBytes(header(family), name(TABLE.name, table)));
+}
+
 /** What makes a chain a base chain, as the kernel encodes it. */
 export interface BaseChain {
   readonly type: string;
   /** The nested attribute's value: number and priority of the hook. */
   readonly hook: Uint8Array;
   readonly policy: Uint8Array;
+}
+
+/** A hook's attribute. @param number as in enum nf_inet_hooks */
+export function encodeHook(hook: { readonly number: number; readonly priority: number }): Uint8Array {
+  return concatBytes(
+    encodeAttribute(HOOK.number, networkOrder(hook.number)),
+    encodeAttribute(HOOK.priority, networkOrder(hook.priority)),
+  );
+}
+
+/** A number of four bytes, signed or not. */
+export function networkOrder(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setInt32(0, value);
+  return bytes;
 }
 
 /** Makes a chain that must not be there yet: declaring one that is would change it, and cost an RCU wait. */
@@ -166,11 +190,11 @@ export async function ask(
   return sortAnswers(requests.length, datagrams);
 }
 
-function request(message: number, flags: number, body: Uint8Array): NetlinkRequest {
+export function request(message: number, flags: number, body: Uint8Array): NetlinkRequest {
   return { type: (NFNL_SUBSYS_NFTABLES << 8) | message, flags, body };
 }
 
-function header(family: Family): Uint8Array {
+export function header(family: NftFamily): Uint8Array {
   return Uint8Array.of(PROTOCOL_FAMILY[family], 0, 0, 0);
 }
 
@@ -178,7 +202,7 @@ function rulePlace({ family, table, chain }: ChainPlace): Uint8Array {
   return concatBytes(header(family), name(RULE.table, table), name(RULE.chain, chain));
 }
 
-function name(type: number, text: string): Uint8Array {
+export function name(type: number, text: string): Uint8Array {
   return encodeAttribute(type, Buffer.from(`${text}\0`, "latin1"));
 }
 

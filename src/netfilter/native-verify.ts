@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compares tables that are wholly ours with what should be in them, and says how they differ.
+import type { Family } from "./family.ts";
+import { hangsAt, type NativeLayout, type NativeTableLayout, printHook } from "./native-layout.ts";
+import type { SeenNative, SeenNativeTable } from "./native-objects.ts";
+import type { NativeChain, NativeRule, NativeTable } from "./native-rules.ts";
+import { NetfilterFault } from "./netfilter-fault.ts";
+import { sameExpressions } from "./nft-expressions.ts";
+import { sameBytes } from "./nft-objects.ts";
+import type { ChainState, Finding, RuleState } from "./rule-engine.ts";
+
+/** What should be there. */
+export interface NativeWanted {
+  readonly tables: readonly NativeTable[];
+  /** Another form of the same: each of its rules counts as the one in the same place. */
+  readonly accepted?: readonly NativeTable[] | undefined;
+  /** The family under whose name a finding is told that concerns no family alone. */
+  readonly family: Family;
+}
+
+/** A table with what it should be and how it differs. */
+export interface NativeVerdict {
+  readonly table: string;
+  readonly wanted: NativeTable | undefined;
+  readonly seen: SeenNativeTable | undefined;
+  readonly findings: readonly Finding[];
+  readonly chains: readonly ChainState[];
+}
+
+/**
+ * Judges what was read.
+ * @throws {NetfilterFault} TABLE_DORMANT: no rule of a wanted table is looked at; UNSTEADY
+ */
+export function verifyNative(layout: NativeLayout, seen: SeenNative, wanted: NativeWanted): NativeVerdict[] {
+  const verdicts = layout.map((table) => judgeTable(table, seen, wanted));
+  if (!seen.isSteady && verdicts.some(({ findings }) => findings.length > 0))
+    throw new NetfilterFault(
+      "UNSTEADY",
+      "Cannot verify the rules of this network namespace: they change while they are read; " +
+        "look for a program in the pod that writes rules without end",
+    );
+  return verdicts;
+}
+
+/** The answer to whoever asked. */
+export function stateOf(verdicts: readonly NativeVerdict[]): RuleState {
+  return {
+    findings: verdicts.flatMap(({ findings }) => findings),
+    chains: verdicts.flatMap(({ chains }) => chains),
+  };
+}
+
+function judgeTable(layout: NativeTableLayout, { tables }: SeenNative, all: NativeWanted): NativeVerdict {
+  const isIt = ({ table }: { readonly table: string }) => table === layout.table;
+  const seen = tables.find(isIt);
+  const wanted = all.tables.find(isIt);
+  const table = new TableJudge(layout.table, seen, all.family);
+  if (wanted === undefined) {
+    if (seen !== undefined)
+      table.find("unexpected-table", "", `table inet ${layout.table} should not be there`);
+  } else {
+    if (seen?.isDormant === true) throw dormant(layout.table);
+    const accepted = all.accepted?.find(isIt);
+    for (const chain of wanted.chains) {
+      table.judgeChain(
+        chain,
+        accepted?.chains.find((each) => each.chain === chain.chain),
+      );
+    }
+    table.judgeRest(wanted);
+  }
+  return { table: layout.table, wanted, seen, findings: table.findings, chains: table.states(layout) };
+}
+
+class TableJudge {
+  readonly findings: Finding[] = [];
+  readonly #words = new Map<string, readonly string[]>();
+  readonly #table: string;
+  readonly #seen: SeenNativeTable | undefined;
+  readonly #family: Family;
+
+  constructor(table: string, seen: SeenNativeTable | undefined, family: Family) {
+    this.#table = table;
+    this.#seen = seen;
+    this.#family = family;
+  }
+
+  find(kind: Finding["kind"], chain: string, detail: string, family: Family = this.#family): void {
+    this.findings.push({ kind, family, table: this.#table, chain, detail });
+  }
+
+  judgeChain(wanted: NativeChain, accepted: NativeChain | undefined): void {
+    const { chain, hook } = wanted;
+    const seen = this.#seen?.chains.get(chain);
+    if (seen === undefined) {
+      this.find("missing-chain", chain, `chain ${chain} is not there`);
+    } else {
+      if (!hangsAt(seen.base, hook)) {
+        const where = hook === undefined ? "no hook" : printHook(hook);
+        this.find("missing-chain", chain, `chain ${chain} does not hang as it should: ${where}`);
+      }
+      const words = seen.rules.map(({ expressions }, index) =>
+        wordsOf(expressions, { index, known: wanted.rules, accepted: accepted?.rules ?? [] }),
+      );
+      this.#words.set(chain, words);
+      this.#compareRules(wanted, words);
+    }
+  }
+
+  /** What no list shows: chains and sets of others, rules that are too long to be listed, verdicts in chains of others. */
+  judgeRest({ chains }: NativeTable): void {
+    const seen = this.#seen;
+    if (seen === undefined) return;
+    if (!seen.isComplete) this.find("extra-rule", "", "it holds more rules than are read");
+    const others = seen.use - seen.chains.size;
+    if (others > 0) this.find("extra-rule", "", `it holds ${others} chains or sets that are not ours`);
+    for (const { chain } of chains) {
+      const each = seen.chains.get(chain);
+      if (each === undefined || !seen.isComplete) continue;
+      const hidden = each.use - each.rules.length - countJumps(seen, chain);
+      if (hidden === 0) continue;
+      this.find(
+        "extra-rule",
+        chain,
+        `${hidden} rules more stand in ${chain} or lead into it than are listed`,
+      );
+    }
+  }
+
+  /** Our chains as they are; base chains hold nothing but the jumps that are counted here. */
+  states({ chains }: NativeTableLayout): ChainState[] {
+    const seen = this.#seen;
+    if (seen === undefined) return [];
+    return chains.flatMap(({ chain, base }) => {
+      const each = seen.chains.get(chain);
+      if (each === undefined) return [];
+      const words = this.#words.get(chain) ?? each.rules.map(() => "(a rule that should not be there)");
+      const jumpCount = (this.#words.get(base) ?? []).filter((word) => word === `jump ${chain}`).length;
+      const strays = [...seen.chains.values()].flatMap(({ name, rules }) =>
+        name === base ? [] : rules.filter(({ targets }) => targets.includes(chain)).map(() => name),
+      );
+      return [{ family: this.#family, table: this.#table, chain, words, jumpCount, strays }];
+    });
+  }
+
+  #compareRules({ chain, hook, rules }: NativeChain, found: readonly string[]): void {
+    const wanted = rules.map(({ words }) => words);
+    const lost = without(rules, found);
+    const extra = without(
+      found.map((words) => ({ words })),
+      wanted,
+    );
+    for (const { words, family } of lost) {
+      if (hook === undefined) this.find("missing-rule", chain, words, family);
+      else this.find("missing-jump", chain, `${chain} does not ${words}`);
+    }
+    for (const { words } of extra) {
+      const isJump = hook !== undefined && wanted.includes(words);
+      this.find(isJump ? "duplicate-jump" : "extra-rule", chain, words);
+    }
+    if (lost.length > 0 || extra.length > 0) return;
+    const wrong = wanted.findIndex((words, index) => found[index] !== words);
+    if (wrong < 0) return;
+    this.find("reordered", chain, `rule ${wrong + 1} should not be ${found[wrong]}`, rules[wrong]?.family);
+  }
+}
+
+function wordsOf(
+  expressions: Uint8Array,
+  told: { index: number; known: readonly NativeRule[]; accepted: readonly NativeRule[] },
+): string {
+  const { index, known, accepted } = told;
+  const here = known[index];
+  if (here !== undefined && sameBytes(here.expressions, expressions)) return here.words;
+  const isIt = (at: number) =>
+    [known[at], accepted[at]].some(
+      (rule) => rule !== undefined && sameExpressions(rule.expressions, expressions),
+    );
+  const at = isIt(index) ? index : known.findIndex((_, each) => isIt(each));
+  return known[at]?.words ?? `(a rule of ${expressions.length} bytes that is not ours)`;
+}
+
+function countJumps({ chains }: SeenNativeTable, chain: string): number {
+  let count = 0;
+  for (const { rules } of chains.values())
+    for (const { targets } of rules) count += targets.filter((target) => target === chain).length;
+  return count;
+}
+
+/** The elements whose words a list has not, counting repetitions. */
+function without<T extends { readonly words: string }>(list: readonly T[], other: readonly string[]): T[] {
+  const left = new Map<string, number>();
+  for (const words of other) left.set(words, (left.get(words) ?? 0) + 1);
+  return list.filter(({ words }) => {
+    const count = left.get(words) ?? 0;
+    left.set(words, count - 1);
+    return count <= 0;
+  });
+}
+
+function dormant(table: string): NetfilterFault {
+  return new NetfilterFault(
+    "TABLE_DORMANT",
+    `Cannot redirect by table inet ${table}: somebody put it to sleep, so that none of its rules is looked at; wake it up with nft`,
+  );
+}
