@@ -9,11 +9,15 @@ import {
 } from "../linux/netlink/nftables.ts";
 
 /** Names of the tables, all of family inet. Source: istio/istio cni/pkg/nftables/nftables.go. */
-const NATIVE_TABLES: readonly string[] = ["istio-ambient-nat", "istio-ambient-mangle", "istio-ambient-raw"];
+export const NATIVE_TABLE_NAMES: readonly string[] = [
+  "istio-ambient-nat",
+  "istio-ambient-mangle",
+  "istio-ambient-raw",
+];
 
 /** Those of a namespace. @throws NetlinkError, NativeError when they cannot be listed */
 export async function findNativeTables(netnsFd: number): Promise<string[]> {
-  return (await listInetTables(netnsFd)).filter((table) => NATIVE_TABLES.includes(table));
+  return (await listInetTables(netnsFd)).filter((table) => NATIVE_TABLE_NAMES.includes(table));
 }
 
 /** Removes tables with all that is in them, in one step; starts no process. @throws NetlinkError, NativeError; nothing was removed then */
@@ -30,7 +34,7 @@ export async function findNativeEntries(netnsFd: number): Promise<InetChain[]> {
   if ((await findNativeTables(netnsFd)).length === 0) return [];
   const tables = await dumpNftRuleset(netnsFd);
   return tables
-    .filter(({ family, table }) => family === "inet" && NATIVE_TABLES.includes(table))
+    .filter(({ family, table }) => family === "inet" && NATIVE_TABLE_NAMES.includes(table))
     .flatMap(({ table, chains }) =>
       chains
         .filter(({ type, rules }) => type === "nat" && rules.length > 0)

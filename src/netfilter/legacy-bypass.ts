@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// The built-in chains of iptables-legacy that a pod's packets pass before they are translated, out of the kernel's own answer.
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { NativeError, xtablesInNetns } from "../linux/native.ts";
+import type { OwnPlaces } from "./bypass.ts";
+import type { Position } from "./bypass-judgement.ts";
+import type { ChainSource, RootChain } from "./bypass-walk.ts";
+import type { Family } from "./family.ts";
+import type { PacketHook, RuleMeaning } from "./foreign-rule.ts";
+import { chainNameOf, isEndOfChain, LegacyTable, meaningOfLegacyRule } from "./legacy-rule-meaning.ts";
+
+/** Tables whose rules come before those in nat, or are in it. Source: net/ipv4/netfilter/iptable_*.c, their priorities. */
+const POSITIONS: Readonly<Record<string, ReadonlySet<Position>>> = {
+  raw: new Set<Position>(["hook", "tracking"]),
+  mangle: new Set<Position>(["hook"]),
+  nat: new Set<Position>(["nat", "hook"]),
+};
+const HOOKS: Readonly<Record<string, PacketHook>> = { PREROUTING: "prerouting", OUTPUT: "output" };
+const NAME_LISTS: Readonly<Record<Family, string>> = { 4: "ip_tables_names", 6: "ip6_tables_names" };
+/** Tables are read as a whole; of what is larger no rule is followed. */
+const MAX_TABLE_BYTES = 4 * 1024 * 1024;
+
+/** The built-in chains of one table. */
+export interface LegacyRoots {
+  readonly roots: readonly RootChain[];
+  readonly source: ChainSource;
+}
+
+/** @returns tables with their chains; `isComplete` is false when one of them could not be read @throws NativeError EPERM */
+export async function legacyRoots(
+  netnsFd: number,
+  where: OwnPlaces,
+): Promise<{ tables: LegacyRoots[]; isComplete: boolean }> {
+  const tables: LegacyRoots[] = [];
+  let isComplete = true;
+  for (const { family, table } of await placesOf(where)) {
+    const bytes = await readTable(netnsFd, family, table);
+    if (bytes === "absent") continue;
+    const parsed = bytes === "unread" ? undefined : LegacyTable.parse(bytes, family);
+    if (parsed === undefined) isComplete = false;
+    else tables.push(rootsOf({ family, table, parsed }, where));
+  }
+  return { tables, isComplete };
+}
+
+/** Asking for a table that is not there would make it. */
+async function placesOf({
+  variant,
+  own,
+  procNetDir,
+}: OwnPlaces): Promise<{ family: Family; table: string }[]> {
+  const families = [...new Set(own.map(({ family }) => family))];
+  const places: { family: Family; table: string }[] = [];
+  for (const family of families) {
+    const ours = variant === "legacy" ? own.filter((each) => each.family === family) : [];
+    const names = procNetDir === undefined ? [] : await tableNames(join(procNetDir, NAME_LISTS[family]));
+    const all = new Set([...ours.map(({ table }) => table), ...names]);
+    for (const table of all) if (Object.hasOwn(POSITIONS, table)) places.push({ family, table });
+  }
+  return places;
+}
+
+async function tableNames(path: string): Promise<string[]> {
+  try {
+    return (await readFile(path, "latin1")).split("\n").filter((name) => name !== "");
+  } catch {
+    // the kernel has no x_tables, or the process has ended
+    return [];
+  }
+}
+
+async function readTable(
+  netnsFd: number,
+  family: Family,
+  table: string,
+): Promise<Uint8Array | "absent" | "unread"> {
+  try {
+    const bytes = await xtablesInNetns(netnsFd, family, table);
+    return bytes.length > MAX_TABLE_BYTES ? "unread" : bytes;
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    if (["ENOENT", "ENOPROTOOPT", "EAFNOSUPPORT"].includes(error.code)) return "absent";
+    if (error.code === "EMSGSIZE" || error.code === "EAGAIN") return "unread";
+    throw error;
+  }
+}
+
+function rootsOf(
+  { family, table, parsed }: { family: Family; table: string; parsed: LegacyTable },
+  where: OwnPlaces,
+): LegacyRoots {
+  const source = new LegacySource(parsed);
+  const before = POSITIONS[table] ?? new Set<Position>();
+  const ourTable =
+    where.variant === "legacy"
+      ? where.own.find((each) => each.family === family && each.table === table)
+      : undefined;
+  const roots = Object.entries(HOOKS).flatMap(([chain, hook]): RootChain[] => {
+    const start = parsed.hookStart(chain);
+    if (start === undefined) return [];
+    const names = ourTable?.chains.filter((each) => each.hook === chain).map((each) => each.chain) ?? [];
+    const ours = new Set(names.flatMap((name) => parsed.chainStart(name) ?? []).map(String));
+    const isBase = ours.size > 0 && table !== "raw";
+    return [
+      {
+        family: family === 4 ? "ip" : "ip6",
+        table,
+        chain,
+        key: String(start),
+        hook,
+        positions: isBase ? new Set<Position>([...before, "base"]) : before,
+        positionsBehind: ours.size > 0 && table === "nat" ? new Set() : before,
+        ours,
+      },
+    ];
+  });
+  return { roots, source };
+}
+
+/** Chains are named by where they begin, as jumps do. */
+export class LegacySource implements ChainSource {
+  readonly #table: LegacyTable;
+
+  constructor(table: LegacyTable) {
+    this.#table = table;
+  }
+
+  async rules(key: string, hook: PacketHook): Promise<{ rules: Iterable<RuleMeaning>; isComplete: boolean }> {
+    return { rules: this.#meanings(Number(key), hook), isComplete: true };
+  }
+
+  /** Nothing here leads anywhere but where it says. */
+  siblings(): readonly string[] {
+    return [];
+  }
+
+  nameOf(key: string): string {
+    return this.#table.nameAt(Number(key));
+  }
+
+  *#meanings(start: number, hook: PacketHook): Iterable<RuleMeaning> {
+    const { entries, family } = this.#table;
+    for (let index = this.#table.indexAt(start); index < entries.length; index++) {
+      const entry = entries[index];
+      if (entry === undefined || chainNameOf(entry) !== undefined || isEndOfChain(this.#table, entry)) return;
+      yield meaningOfLegacyRule(entry, { family, hook });
+    }
+  }
+}
