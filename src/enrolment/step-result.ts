@@ -162,7 +162,11 @@ function advanceOut(
       return phase.at === "ended" || sandbox === undefined ? to({ phase: { at: "outside" } }) : to({});
     case "restore":
       return phase.at === "leaving" && isCurrent(workload, step.sandbox)
-        ? to({ phase: { at: "outside" }, isUnseen: false }, { isRestored: true, verified: undefined })
+        ? to(
+            // where no sandbox was found nobody has looked yet what is in it
+            { phase: { at: "outside" }, isUnseen: workload.isUnseen && step.sandbox === undefined },
+            { isRestored: true, verified: undefined },
+          )
         : to({});
     case "release": {
       if (!isCurrent(workload, step.sandbox) || phase.at !== "outside") return to({});
