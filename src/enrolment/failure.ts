@@ -6,10 +6,12 @@ import { NetlinkError } from "../linux/netlink/exchange.ts";
 import { NetnsError } from "../linux/netns.ts";
 import type { PortHolder } from "../linux/port-holders.ts";
 import { ToolError } from "../linux/run-tool.ts";
+import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
 import { SaveParseError } from "../netfilter/save-parser.ts";
 import { BackendError } from "../netfilter/variant.ts";
 import { RedirectionError } from "../redirection/redirection-error.ts";
 import { RedirectOptionsError } from "../redirection/rules.ts";
+import { type RulesKnowledge, rulesKnowledge } from "../redirection/rules-knowledge.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
 
 /** Why pods are not captured, in few words: label values of a metric. */
@@ -41,6 +43,8 @@ export interface Failure {
   readonly message: string;
   /** The end of a sentence that names the failure. */
   readonly remedy: string;
+  /** What it says of the rules that may stand in the pod; absent: nothing. */
+  readonly rules?: RulesKnowledge;
 }
 
 /** Where to look when ztunnel is away; the end of a sentence. */
@@ -65,7 +69,10 @@ export function failureOf(error: unknown): Failure {
   if (error instanceof StepError) return error.failure;
   const message = error instanceof Error ? error.message : String(error);
   const kind = failureKind(error);
-  if (!(error instanceof ZdsError)) return { code: "other", kind, message, remedy: logRemedy };
+  if (!(error instanceof ZdsError)) {
+    const rules = rulesKnowledge(error);
+    return { code: "other", kind, message, remedy: logRemedy, ...(rules === undefined ? {} : { rules }) };
+  }
   const isAway = error.code !== "NACK" && error.code !== "SUPERSEDED";
   const code = isAway ? "ztunnel-away" : error.code === "NACK" ? "ztunnel-refused" : "other";
   return { code, kind, message, remedy: ztunnelRemedy };
@@ -89,6 +96,7 @@ type ErrorClass = abstract new (...args: never[]) => Error;
 
 const kindsByClass = new Map<ErrorClass, FailureKind>([
   [RedirectionError, "rules"],
+  [NetfilterFault, "rules"],
   [RedirectOptionsError, "rules"],
   [ToolError, "rules"],
   [SaveParseError, "rules"],

@@ -8,8 +8,9 @@ import type { Desired } from "./desired-state.ts";
 import { type Failure, failureOf } from "./failure.ts";
 import type { Step } from "./next-step.ts";
 import type { PodHistory } from "./pod-history.ts";
-import type { PodRecord } from "./pod-record.ts";
-import { waitOf } from "./run-outcome.ts";
+import type { LastRun, PodRecord } from "./pod-record.ts";
+import { isSettled, waitOf } from "./run-outcome.ts";
+import { rulesStand } from "./workload.ts";
 
 /** A pod that must not start, because it would start outside the mesh. The message has cause and remedy. */
 export class EnrolmentError extends Error {
@@ -43,6 +44,9 @@ const maxRetryMs = 30_000;
 /** A port that ztunnel needs may be free at any moment; ztunnel itself tries again every 5 s. Source: istio/ztunnel src/inpod/statemanager.rs. */
 const maxRefusedRetryMs = 5_000;
 
+/** Of a cause in an Event, so that the remedy behind it is read too. */
+const maxCauseLength = 600;
+
 /** Counts what becomes of the runs and tells it in log, history and Events. */
 export class Outcomes {
   readonly #options: OutcomesOptions;
@@ -58,8 +62,11 @@ export class Outcomes {
     const failure = waitOf(outcome);
     if (failure !== undefined) return this.#waitingFor(record, { failure, againMs });
     const { reconcileIntervalMs, random = Math.random } = this.#options;
+    const wasUnverified = record.state === "unverified";
     record.failures = 0;
-    record.lastRun = "fine";
+    // a run that ended before a look at the rules says nothing of them
+    if (isSettled(outcome) || !isInDoubt(record)) record.lastRun = "fine";
+    this.#ifVerifiedAgain(record, { wasUnverified });
     if (outcome === "leaving") return againMs ?? 0;
     if (record.workload.doubtedMs !== undefined) return doubtMs;
     if (outcome === "outside") return againMs === undefined ? undefined : againMs + 1;
@@ -84,8 +91,12 @@ export class Outcomes {
     const { events, history, log } = this.#options;
     const { message, remedy, kind } = failure;
     const isZtunnel = failure.code === "ztunnel-away";
+    const wasUnverified = record.state === "unverified";
     record.failures++;
-    if (record.lastRun !== "failed") record.lastRun = "waiting";
+    // a captured pod's rules were seen to be right before anything could be waited for
+    if (record.lastRun !== "failed" && (!wasUnverified || record.workload.phase.at === "captured"))
+      record.lastRun = "waiting";
+    this.#ifVerifiedAgain(record, { wasUnverified });
     history.failed(record.uid, { kind, message, remedy });
     const pauseMs = this.#pauseMs(record.failures, maxRetryMs);
     const pod = record.facts;
@@ -113,8 +124,11 @@ export class Outcomes {
       log.info({ ...names, reason: failure.message }, "waiting for ztunnel");
       return this.#waiting(record, failure);
     }
+    const wasUnverified = record.state === "unverified";
     record.failures++;
-    record.lastRun = "failed";
+    record.lastRun = lastRunOf(record, failure);
+    if (record.state === "unverified") return this.#unverified(record, { error, failure, wasUnverified });
+    this.#ifVerifiedAgain(record, { wasUnverified });
     const { message, remedy, kind } = failure;
     history.failed(record.uid, { kind, message, remedy });
     log.warn({ ...names, err: error, remedy }, "pod not captured; trying again");
@@ -127,6 +141,40 @@ export class Outcomes {
       });
     }
     return this.#pauseMs(record.failures, isRefused ? maxRefusedRetryMs : maxRetryMs);
+  }
+
+  /** Its rules cannot be read or judged: told once, for as long as that lasts. @returns the pause before the next try, in ms */
+  #unverified(
+    record: PodRecord,
+    about: { readonly error: unknown; readonly failure: Failure; readonly wasUnverified: boolean },
+  ): number {
+    const { events, history, log } = this.#options;
+    const { facts: pod, uid, sandbox, failures: attempt } = record;
+    const { message, remedy, kind } = about.failure;
+    history.failed(uid, { kind, message, remedy });
+    const names = { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key, attempt };
+    if (about.wasUnverified)
+      log.debug({ ...names, reason: message }, "a pod's rules still cannot be verified");
+    else log.warn({ ...names, err: about.error, remedy }, "cannot verify a pod's rules; trying again");
+    // an ADD that fails is told by kubelet in an Event of its own
+    if (pod !== undefined && !about.wasUnverified && record.waiters.size === 0) {
+      events.record(pod, {
+        reason: "AmbientCannotVerify",
+        message:
+          `Cannot verify whether this pod is captured by the ambient mesh: ${message.slice(0, maxCauseLength)}${remedy}. ` +
+          "It stays as it is and is looked at again",
+      });
+    }
+    return this.#pauseMs(attempt, maxRetryMs);
+  }
+
+  #ifVerifiedAgain(
+    { facts: pod, uid, sandbox, state }: PodRecord,
+    { wasUnverified }: { readonly wasUnverified: boolean },
+  ): void {
+    if (!wasUnverified || state !== "enrolled") return;
+    const names = { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key };
+    this.#options.log.info(names, "a pod's rules can be verified again");
   }
 
   /** Notes what was found changed in a captured pod and has been put back. */
@@ -171,4 +219,18 @@ export class Outcomes {
     const random = this.#options.random ?? Math.random;
     return Math.min(maxMs, firstRetryMs * 2 ** Math.min(failures - 1, 20)) * (0.5 + random() / 2);
   }
+}
+
+/** What could not be read is in doubt only where rules may stand, and until a look at them succeeds. */
+function lastRunOf(record: PodRecord, { rules, kind }: Failure): LastRun {
+  const { phase } = record.workload;
+  if (!rulesStand(phase)) return "failed";
+  if (rules !== undefined) return rules === "unknown" ? "unverified" : "wrong";
+  const wasSeen = phase.at === "captured" && (kind === "ztunnel" || kind === "ztunnel-refused");
+  return isInDoubt(record) && !wasSeen ? record.lastRun : "failed";
+}
+
+/** Whether the last look at its rules ended in a failure. */
+function isInDoubt({ lastRun }: PodRecord): boolean {
+  return lastRun === "unverified" || lastRun === "wrong";
 }

@@ -111,7 +111,7 @@ export class PodHistory {
   /** Something may ask for the pod to be captured: from here on the time until then is counted. */
   asked(uid: string): void {
     const entry = this.#entry(uid);
-    if (entry.state !== "enrolled") entry.askedMs ??= this.#now();
+    if (entry.state !== "enrolled" && entry.state !== "unverified") entry.askedMs ??= this.#now();
   }
 
   /** A run begins. */

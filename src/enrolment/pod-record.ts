@@ -21,8 +21,11 @@ export interface Waiter {
   isLate: boolean;
 }
 
-/** How the last run ended, as far as the pod's standing depends on it. */
-export type LastRun = "fine" | "waiting" | "failed";
+/**
+ * How the last run ended, as far as the pod's standing depends on it.
+ * - `unverified`: rules that may stand could not be read or judged; `wrong`: they were judged, and could not be mended.
+ */
+export type LastRun = "fine" | "waiting" | "failed" | "unverified" | "wrong";
 
 /** One pod of the node. */
 export class PodRecord implements PodStatus {
@@ -125,6 +128,7 @@ export function captureFault(
   if (sandbox === undefined) return "its sandbox is not known to the agent";
   if (seen.netnsKey !== undefined && seen.netnsKey !== sandbox.netns.key)
     return `the agent serves another namespace (${sandbox.netns.key}) for it`;
+  if (state === "unverified") return "its rules cannot be verified";
   if (state !== "enrolled") return `it is ${state}`;
   return seen.acknowledged === sandbox.netns.key ? undefined : "ztunnel has not acknowledged it";
 }
@@ -133,14 +137,19 @@ export function captureFault(
 function stateOf({ phase }: Workload, lastRun: LastRun): EnrolmentState {
   switch (phase.at) {
     case "captured":
-      return "enrolled";
+      return stateOfCaptured(lastRun);
     case "held":
-      return "pending";
+      return lastRun === "unverified" ? "unverified" : "pending";
     case "leaving":
-      return phase.wasCaptured && !isOpen(phase.stage) ? "enrolled" : "pending";
+      return phase.wasCaptured && !isOpen(phase.stage) ? stateOfCaptured(lastRun) : "pending";
     case "outside":
     case "told":
     case "ended":
-      return lastRun === "failed" ? "failed" : lastRun === "waiting" ? "waiting" : "outside";
+      return lastRun === "fine" ? "outside" : lastRun === "waiting" ? "waiting" : "failed";
   }
+}
+
+/** What keeps ztunnel from serving it, or the host from exempting it, does not change its rules. */
+function stateOfCaptured(lastRun: LastRun): EnrolmentState {
+  return lastRun === "unverified" ? "unverified" : lastRun === "wrong" ? "failed" : "enrolled";
 }

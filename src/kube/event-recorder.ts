@@ -8,6 +8,7 @@ import { recordOf, textOf } from "./json-fields.ts";
 /**
  * Reasons the agent gives; the first word names the mesh, so that they can be searched for.
  * - `AmbientNotCaptured`: a step failed, or the pod's sandbox is not found; it is tried again.
+ * - `AmbientCannotVerify`: the pod's rules cannot be read or judged; it may well be captured, and is not taken out of the mesh.
  * - `AmbientRepaired`: somebody had changed the pod's redirection; it was put back.
  * - `AmbientRecaptured`: a CNI call had said that the pod's sandbox ended, which lives on; it is captured again.
  * - `AmbientZtunnelRefused`: ztunnel does not take the pod; names who holds a port that ztunnel needs, if anybody does.
@@ -17,6 +18,7 @@ import { recordOf, textOf } from "./json-fields.ts";
  */
 export type EventReason =
   | "AmbientNotCaptured"
+  | "AmbientCannotVerify"
   | "AmbientRepaired"
   | "AmbientRecaptured"
   | "AmbientZtunnelRefused"

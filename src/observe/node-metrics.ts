@@ -29,7 +29,7 @@ export class NodeMetrics {
   #definePods(): void {
     const states = this.#gauge("ambient_cni_pods", "Pods of the node, by where they stand", ["state"]);
     this.#setters.push(({ pods }) => {
-      for (const state of enrolmentStates) states.set({ state }, pods[state]);
+      for (const state of enrolmentStates) states.set({ state }, pods[state] ?? 0);
     });
     this.#value(
       "ambient_cni_pods_wanted",

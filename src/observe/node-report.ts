@@ -109,7 +109,7 @@ function reportProbePath(found: ProbePathFacts | undefined): ProbePathReport | n
 
 function countPods(facts: AgentFacts): PodCountsReport {
   const pods = knownPods(facts);
-  const states = { outside: 0, waiting: 0, pending: 0, enrolled: 0, failed: 0 };
+  const states = { outside: 0, waiting: 0, pending: 0, enrolled: 0, unverified: 0, failed: 0 };
   const failing = new Map<string, number>();
   let wanted = 0;
   let verified = 0;
@@ -130,7 +130,9 @@ function isVerified({ config }: AgentFacts, { record, past }: KnownPod): boolean
   return isCurrent && performance.now() - look.atMs <= 2 * config.reconcileIntervalMs;
 }
 
-function failingKind({ past, desired }: KnownPod): string | undefined {
+/** Of a pod whose rules cannot be known nobody knows that it fails. */
+function failingKind({ record, past, desired }: KnownPod): string | undefined {
+  if (record?.state === "unverified") return undefined;
   if (past.failure !== undefined) return past.failure.kind;
   return desired === undefined ? "namespace" : undefined;
 }

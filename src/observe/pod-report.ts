@@ -185,6 +185,7 @@ const statePhrases: Readonly<Record<PodReport["state"], string>> = {
   waiting: "waits, untouched",
   pending: "half-way: rules stand in it, and not everything is verified and acknowledged",
   enrolled: "captured",
+  unverified: "cannot verify whether it is captured",
   failed: "not captured",
 };
 

@@ -334,10 +334,12 @@ export interface PodCountsReport {
   readonly waiting: number;
   readonly pending: number;
   readonly enrolled: number;
+  /** Their rules cannot be read or judged. Absent: an older agent answered. */
+  readonly unverified?: number;
   readonly failed: number;
   /** Enrolled, and found right by a look that is not older than twice the interval. */
   readonly verified: number;
-  /** Wanted and not captured, by reason: sandbox, ztunnel, ztunnel-refused, rules, kernel, api, other. */
+  /** Wanted and not captured, by reason, those that are `unverified` left out: sandbox, ztunnel, ztunnel-refused, rules, kernel, api, other. */
   readonly failing: readonly CountReport[];
 }
 

@@ -9,7 +9,12 @@ import {
   unfinishedOf,
   waitOf,
 } from "../../src/enrolment/run-outcome.ts";
+import { NetlinkError } from "../../src/linux/netlink/exchange.ts";
 import type { PortHolder } from "../../src/linux/port-holders.ts";
+import { ToolError } from "../../src/linux/run-tool.ts";
+import { NetfilterFault } from "../../src/netfilter/netfilter-fault.ts";
+import { SaveParseError } from "../../src/netfilter/save-parser.ts";
+import { RedirectionError, type RedirectionErrorCode } from "../../src/redirection/redirection-error.ts";
 import { ZdsError, type ZdsErrorCode } from "../../src/ztunnel/zds-error.ts";
 
 test.each<[ZdsErrorCode, FailureCode]>([
@@ -19,6 +24,44 @@ test.each<[ZdsErrorCode, FailureCode]>([
 ])("a request of ztunnel's that ends in %s is %s, whatever its words are", (code, expected) => {
   for (const words of ["no ztunnel connection", "refused", ""])
     expect(failureOf(new ZdsError(code, words)).code).toBe(expected);
+});
+
+test.each<[RedirectionErrorCode, "unknown" | "wrong" | undefined]>([
+  ["UNSTEADY", "unknown"],
+  ["TOO_MANY_RULES", "unknown"],
+  ["UNREADABLE_TABLE", "unknown"],
+  ["HOOK_TAKEN", "unknown"],
+  ["NO_KNOWN_BYTES", "unknown"],
+  ["TABLE_DORMANT", "wrong"],
+  ["TABLE_OWNED", "wrong"],
+  ["BATCH_REFUSED", "wrong"],
+  ["NOT_AS_TOLD", "wrong"],
+  ["NOT_CONVERGED", "wrong"],
+  ["NETNS_CLOSED", undefined],
+  ["HOST_NETNS", undefined],
+])("%s says that the pod's rules are %s, whatever its words are", (code, rules) => {
+  for (const words of ["Cannot verify", "wrong", ""]) {
+    expect(failureOf(new RedirectionError(code, words)).rules).toBe(rules);
+    if (
+      code !== "NETNS_CLOSED" &&
+      code !== "HOST_NETNS" &&
+      code !== "UNREADABLE_TABLE" &&
+      code !== "NOT_CONVERGED"
+    )
+      expect(failureOf(new NetfilterFault(code, words))).toMatchObject({ rules, kind: "rules" });
+  }
+});
+
+test.each<[string, Error, "unknown" | undefined]>([
+  ["a program that wrote too much", new ToolError("TOOL_OUTPUT_TOO_LONG", "x"), "unknown"],
+  ["a program that did not end", new ToolError("TOOL_TIMED_OUT", "x"), "unknown"],
+  ["a text that cannot be read", new SaveParseError(1, "x", { why: "x" }), "unknown"],
+  ["a list that changed each time", new NetlinkError("read", "EAGAIN", "x"), "unknown"],
+  ["a refusal of the kernel", new NetlinkError("write", "ENETDOWN", "x"), undefined],
+  ["ztunnel", new ZdsError("NACK", "x"), undefined],
+  ["anything else", new Error("x"), undefined],
+])("%s leaves the pod's rules %s unknown, or says nothing of them", (_, error, rules) => {
+  expect(failureOf(error).rules).toBe(rules);
 });
 
 test("an error that nobody has a class for keeps its words, and sends people to the log", () => {

@@ -18,7 +18,14 @@ const comparers: Readonly<Record<SortKey, (a: PodReport, b: PodReport) => number
 /** Where everything changes, nothing stands out. */
 const maxFlashes = 20;
 const rowsPerFrame = 60;
-const countOrder: readonly PodStateReport[] = ["enrolled", "pending", "waiting", "failed", "outside"];
+const countOrder: readonly PodStateReport[] = [
+  "enrolled",
+  "pending",
+  "waiting",
+  "unverified",
+  "failed",
+  "outside",
+];
 
 /** Address of a pod in the page. */
 export function podHash({ ns, name }: { readonly ns: string; readonly name: string }): string {

@@ -4,13 +4,22 @@ import type { PodStateReport } from "../../observe/state-report.ts";
 import { make, setAttribute, setText } from "./element.ts";
 
 /** The worst first. */
-export const stateOrder: readonly PodStateReport[] = ["failed", "pending", "waiting", "enrolled", "outside"];
+export const stateOrder: readonly PodStateReport[] = [
+  "failed",
+  "unverified",
+  "pending",
+  "waiting",
+  "enrolled",
+  "outside",
+];
 
 /** What each state means, for a tooltip. */
 export const stateMeanings: Readonly<Record<PodStateReport, string>> = {
   enrolled: "redirected, acknowledged by ztunnel, and verified in the kernel",
   pending: "half-way: rules stand, and ztunnel has not acknowledged it; or it is on its way out",
   waiting: "wanted in the mesh and untouched so far",
+  unverified:
+    "its rules cannot be read or judged: it may well be captured, and is left as it is until they can",
   failed: "the last attempt ended in an error; the agent tries again by itself",
   outside: "not in the mesh and untouched",
 };

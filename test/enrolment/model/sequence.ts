@@ -17,6 +17,8 @@ type ActionName = keyof typeof actions;
 /** Calls of the runtime that are not answered yet. */
 class Runtime {
   readonly adds = new Set<Promise<unknown>>();
+  /** Sandboxes that get a second interface. */
+  readonly plugging = new Set<FakeSandbox>();
 
   start(add: Promise<unknown>): void {
     const done = add.finally(() => this.adds.delete(done));
@@ -75,14 +77,17 @@ const actions = {
       }),
     );
   },
+  // one at a time, as a runtime does. Source: CNI spec 1.1, "Lifecycle & Ordering"
   secondInterface: ({ world, runtime, uid }: Scene) => {
     const sandbox = world.living(uid);
-    if (sandbox?.runs === true && sandbox.attachments.length === 1)
-      runtime.start(
-        world.add(sandbox, net1).then((isMade) => {
-          if (isMade && !sandbox.lives) endSandbox({ world }, sandbox);
-        }),
-      );
+    if (sandbox?.runs !== true || sandbox.attachments.length !== 1 || runtime.plugging.has(sandbox)) return;
+    runtime.plugging.add(sandbox);
+    runtime.start(
+      world.add(sandbox, net1).then((isMade) => {
+        runtime.plugging.delete(sandbox);
+        if (isMade && !sandbox.lives) endSandbox({ world }, sandbox);
+      }),
+    );
   },
   unplug: ({ world, uid }: Scene) => {
     const sandbox = world.living(uid);
@@ -153,6 +158,10 @@ const actions = {
     sandbox.rules = "none";
     sandbox.isTampered = true;
   },
+  unreadable: ({ world, uid, which }: Scene) => {
+    const sandbox = world.living(uid);
+    if (sandbox !== undefined) sandbox.isUnreadable = which % 3 !== 0;
+  },
   go: ({ world, which }: Scene) => world.pending.splice(which % (world.pending.length || 1), 1)[0]?.go(),
   fail: ({ world, which }: Scene) => world.pending.splice(which % (world.pending.length || 1), 1)[0]?.fail(),
   soon: ({ world }: Scene) => world.clock.advance(60),
@@ -182,6 +191,7 @@ const weights: Readonly<Record<ActionName, number>> = {
   ztunnelComes: 4,
   refuse: 1,
   tamper: 2,
+  unreadable: 3,
   go: 16,
   fail: 2,
   soon: 3,
@@ -246,6 +256,7 @@ function brokenClaim(world: World): string | undefined {
       if (kernel?.wasVerified !== true) return `${uid} counts as captured, and ${key} was never verified`;
       if (!world.everAcked.has(`${uid} ${key}`))
         return `${uid} counts as captured, and ${key} was never acknowledged`;
+      if (kernel.isInDoubt) return `${uid} counts as captured, and ${key} could not be read`;
     }
     const isGoing = world.pods.get(uid)?.deletionTimestamp === true;
     if (world.letGo.has(uid) && world.annotations.get(uid) === "enabled" && !isGoing)
@@ -258,6 +269,7 @@ function brokenClaim(world: World): string | undefined {
 async function atRest(world: World, runtime: Runtime): Promise<string | undefined> {
   world.waits = () => false;
   world.isZtunnelRefusing = false;
+  for (const sandbox of world.sandboxes) sandbox.isUnreadable = false;
   world.connectZtunnel();
   for (let round = 0; round < 12; round++) {
     while (world.pending.length > 0) world.pending.shift()?.go();

@@ -13,6 +13,7 @@ import { defaultSelectors } from "../../../src/kube/selectors.ts";
 import type { Netns } from "../../../src/linux/netns.ts";
 import { silentLogger } from "../../../src/log/logger.ts";
 import type { Drift } from "../../../src/redirection/fingerprint.ts";
+import { RedirectionError } from "../../../src/redirection/redirection-error.ts";
 import { ZdsError } from "../../../src/ztunnel/zds-error.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 
@@ -38,6 +39,10 @@ export interface FakeSandbox {
   isTampered: boolean;
   /** Rules were verified in it at least once. */
   wasVerified: boolean;
+  /** What rules it has cannot be read. */
+  isUnreadable: boolean;
+  /** The last look that was to make them right could not read them. */
+  isInDoubt: boolean;
   readonly attachments: { readonly network: string; readonly ifname: string }[];
 }
 
@@ -175,6 +180,8 @@ export class World {
       rules: "none",
       isTampered: false,
       wasVerified: false,
+      isUnreadable: false,
+      isInDoubt: false,
       attachments: [],
     };
     this.sandboxes.push(sandbox);
@@ -221,6 +228,8 @@ export class World {
       });
       if (outcome === "enrolled" && !this.everAcked.has(`${uid} ${key}`))
         this.violations.push(`ADD of ${key} succeeded without an acknowledgement for it`);
+      if (outcome === "enrolled" && !sandbox.wasVerified)
+        this.violations.push(`ADD of ${key} succeeded, and its rules were never verified`);
       sandbox.attachments.push(attachment);
       sandbox.runs = true;
       return true;
@@ -382,6 +391,8 @@ export class World {
           this.violations.push(`rules lead running pod ${uid} to a ztunnel that has not acknowledged ${key}`);
         await this.#ask("apply");
         this.#use(netns, "apply");
+        sandbox.isInDoubt = sandbox.isUnreadable;
+        if (sandbox.isUnreadable) throw unreadable();
         const isChanged = sandbox.rules !== "full";
         sandbox.rules = "full";
         sandbox.wasVerified = true;
@@ -413,6 +424,7 @@ export class World {
     await this.#ask(rules);
     this.#use(netns, rules);
     const sandbox = this.#of(netns);
+    if (sandbox.isUnreadable) throw unreadable();
     if (sandbox.rules !== "none") sandbox.rules = rules;
     sandbox.wasVerified = false;
     sandbox.isTampered = false;
@@ -543,4 +555,8 @@ export class World {
     for (const sandbox of tampered) sandbox.isTampered = false;
     return tampered.length > 0;
   }
+}
+
+function unreadable(): RedirectionError {
+  return new RedirectionError("UNSTEADY", "the rules changed whenever they were read");
 }
