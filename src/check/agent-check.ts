@@ -107,8 +107,18 @@ function probePath({ probes: { path } }: NodeReport): Finding {
 }
 
 function pods({ pods: counts }: NodeReport, { pods: list }: PodListReport): Finding {
-  const bad = list.filter(({ lastError }) => lastError !== null);
+  const bad = list.filter(({ lastError, state }) => lastError !== null && state !== "unverified");
   const [first] = bad;
+  const unknown = list.find(({ state }) => state === "unverified");
+  if (first === undefined && unknown !== undefined) {
+    const { ns, name, lastError } = unknown;
+    const what = `${counts.unverified} pods cannot be verified, for example ${ns}/${name}: ${lastError?.message}`;
+    return warning(
+      "pods",
+      what,
+      "see what changes network rules in them; they stay as they are until it ends",
+    );
+  }
   if (first === undefined) {
     const waiting = counts.wanted - counts.enrolled;
     const what = `${counts.enrolled} of ${counts.wanted} wanted pods are captured, ${counts.verified} verified`;

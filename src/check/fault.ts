@@ -20,7 +20,8 @@ export const FAULT_FIXES = {
   "foreign-chain":
     "another program uses a chain name of ours in this pod: take that program (often istio-init) out of it",
   "unreadable-rules":
-    "somebody put rules into iptables' own tables with nft: let that program use a table of its own",
+    "the sentence names what keeps them from being judged; see which program in the pod writes rules there",
+  "dormant-table": "somebody put the table to sleep: wake it up with nft, or delete the pod",
   "missing-set":
     "a running agent makes it again within seconds; see the probes' part of `ambient-cni doctor`",
   "missing-set-entry": "a running agent adds it within seconds; until then kubelet probes go through ztunnel",
@@ -40,6 +41,14 @@ export const FAULT_FIXES = {
   "unwanted-capture":
     "the pod should be outside the mesh and is redirected: restart the agent, or delete the pod",
 } as const satisfies Readonly<Record<string, string>>;
+
+/** Faults that say that it is not known whether anything is wrong. */
+const UNKNOWN: ReadonlySet<FaultKind> = new Set(["unreadable-rules"]);
+
+/** Whether something is known to be wrong. */
+export function isKnownWrong({ kind }: Pick<Fault, "kind">): boolean {
+  return !UNKNOWN.has(kind);
+}
 
 /** Name of a fault. */
 export type FaultKind = keyof typeof FAULT_FIXES;

@@ -130,7 +130,8 @@ async function checkCaptured(eyes: KernelEyes, { subject, netns }: Looked): Prom
     closedSockets(netns, options),
     foreignTables(eyes, netns),
   ]);
-  if (typeof seen === "string") return [fault("unreadable-rules", name, seen)];
+  if (seen instanceof RedirectionError)
+    return [fault(seen.code === "TABLE_DORMANT" ? "dormant-table" : "unreadable-rules", name, seen.message)];
   const faults: Fault[] = [];
   const add = (kind: FaultKind, what: string): void => void faults.push(fault(kind, name, what));
   const families = ([4, 6] as const).filter((family) => isLookedAt(eyes, seen, family));
@@ -157,15 +158,15 @@ function isChainDrift(kind: string): boolean {
   return kind === "missing-chain" || kind === "missing-jump";
 }
 
-/** What differs, or why the rules cannot be read. */
+/** What differs, or why the rules cannot be judged. */
 async function verification(
   eyes: KernelEyes,
   { netns, options }: { netns: Netns; options: RedirectOptions },
-): Promise<Verification | string> {
+): Promise<Verification | RedirectionError> {
   try {
     return await eyes.redirection.verify(netns, options);
   } catch (error) {
-    if (error instanceof RedirectionError && error.isUnreadable) return error.message;
+    if (error instanceof RedirectionError && error.isUnreadable) return error;
     throw error;
   }
 }

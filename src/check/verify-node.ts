@@ -8,7 +8,8 @@ import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
 import { forEachLimited } from "../loop/limit.ts";
 import type { NodeReport, PodListReport, PodReport } from "../observe/state-report.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
-import { type Fault, fault } from "./fault.ts";
+import { rulesKnowledge } from "../redirection/rules-knowledge.ts";
+import { type Fault, fault, isKnownWrong } from "./fault.ts";
 import { checkHost, type HostMember } from "./host-check.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
 import { checkPod, type PodSubject, subjectOf, wantedPod } from "./pod-check.ts";
@@ -39,7 +40,10 @@ export interface VerifyReport {
   readonly agentAway: string | null;
   /** Pods that were looked at, and how many of them belong into the mesh. */
   readonly pods: { readonly looked: number; readonly wanted: number };
+  /** What is known to be wrong. */
   readonly faults: readonly Fault[];
+  /** Pods whose rules cannot be read or judged: they may well be right. */
+  readonly unverified: readonly Fault[];
   /** What could not be looked at, and why. */
   readonly unseen: readonly string[];
 }
@@ -54,11 +58,16 @@ const CONFIRM_MS = 300;
  */
 export async function verifyNode(options: VerifyOptions): Promise<VerifyReport> {
   const first = await look(options);
-  if (first.faults.length === 0) return first;
+  if (first.faults.length + first.unverified.length === 0) return first;
   await delay(options.confirmMs ?? CONFIRM_MS);
   const second = await look({ ...options, onprogress: () => {} });
-  const before = new Set(first.faults.map(keyOf));
-  return { ...second, faults: second.faults.filter((each) => before.has(keyOf(each))) };
+  const before = new Set([...first.faults, ...first.unverified].map(keyOf));
+  const wasSeen = (each: Fault): boolean => before.has(keyOf(each));
+  return {
+    ...second,
+    faults: second.faults.filter(wasSeen),
+    unverified: second.unverified.filter(wasSeen),
+  };
 }
 
 function keyOf({ kind, pod }: Fault): string {
@@ -98,17 +107,21 @@ async function look(options: VerifyOptions): Promise<VerifyReport> {
     try {
       faults.push(...(await checkPod(eyes, subject)));
     } catch (error) {
-      unseen.push(`${subject.name}: ${(error as Error).message}`);
+      const { message } = error as Error;
+      if (rulesKnowledge(error) === "unknown") faults.push(fault("unreadable-rules", subject.name, message));
+      else unseen.push(`${subject.name}: ${message}`);
     }
     onprogress?.(++done, subjects.length);
   };
   await Promise.all([host, forEachLimited(subjects, checkOne, { places: PARALLEL })]);
   const name = options.only && `${options.only.ns}/${options.only.name}`;
+  const found = faults.filter(({ pod }) => name === undefined || pod === null || pod === name).sort(byPlace);
   return {
     at: new Date().toISOString(),
     agentAway,
     pods: { looked: subjects.length, wanted: subjects.filter(({ wanted }) => wanted).length },
-    faults: faults.filter(({ pod }) => name === undefined || pod === null || pod === name).sort(byPlace),
+    faults: found.filter(isKnownWrong),
+    unverified: found.filter((each) => !isKnownWrong(each)),
     unseen,
   };
 }
@@ -151,7 +164,9 @@ function isOnly(only: VerifyOptions["only"]): (pod: PodReport) => boolean {
 
 function membersOf(pods: readonly PodReport[]): HostMember[] {
   return pods
-    .filter(({ desired, state }) => desired.wanted !== false || state === "enrolled")
+    .filter(
+      ({ desired, state }) => desired.wanted !== false || state === "enrolled" || state === "unverified",
+    )
     .map(({ ns, name, uid, ips, state, observed }) => ({
       name: `${ns}/${name}`,
       uid,

@@ -24,7 +24,8 @@ have the kernel looked at instead, use: ambient-cni verify
 
 columns:
   WANTED    it belongs into the mesh by its labels; ? while those of its namespace are not known
-  STATE     outside, waiting, pending (half-way in or out), enrolled, failed
+  STATE     outside, waiting, pending (half-way in or out), enrolled, unverified (its rules cannot be read or judged: it may
+            well be captured), failed
   VERIFIED  since rules, ip rule and route were last seen to be right in the kernel
   ZTUNNEL   ack: ztunnel has acknowledged the pod's present namespace; told: it has not yet
   PROBES    kubelet probes reach it past ztunnel
@@ -122,7 +123,7 @@ export function renderNode(node: NodeReport, colours: boolean): string {
     chain === null
       ? "chain left to others"
       : `chain ${chain.installed ? chain.file : paint("not installed", "bad", colours)}`,
-    `pods ${pods.known}: ${pods.wanted} wanted, ${pods.enrolled} enrolled, ${pods.verified} verified`,
+    `pods ${pods.known}: ${pods.wanted} wanted, ${pods.enrolled} enrolled, ${pods.verified} verified${unverifiedText(pods, colours)}`,
   ];
   const lines = [parts.join(" · ")];
   const say = (what: string): void => void lines.push(`  ${paint("!", "bad", colours)} ${printable(what)}`);
@@ -132,6 +133,10 @@ export function renderNode(node: NodeReport, colours: boolean): string {
   if (path !== null && path.outcome !== "bypassed") say(`probe path: ${path.message}. ${path.remedy ?? ""}`);
   for (const { kind, count } of pods.failing) say(`${count} pods not captured: ${kind}`);
   return `${lines.join("\n")}\n\n`;
+}
+
+function unverifiedText({ unverified = 0 }: NodeReport["pods"], colours: boolean): string {
+  return unverified === 0 ? "" : `, ${paint(`${unverified} cannot be verified`, "doubt", colours)}`;
 }
 
 const HEAD: readonly Cell[] = [
@@ -182,6 +187,7 @@ function rowOf(pod: PodReport, nowMs: number): Cell[] {
 }
 
 function styleOf({ state, desired, lastError }: PodReport): "good" | "bad" | "doubt" | "faint" {
+  if (state === "unverified") return "doubt";
   if (state === "failed" || lastError !== null) return "bad";
   if (state === "enrolled") return "good";
   return state === "outside" && desired.wanted === false ? "faint" : "doubt";

@@ -7,8 +7,8 @@ import { Progress } from "./progress.ts";
 import { stateClient } from "./state-client.ts";
 import { paint, printable } from "./table.ts";
 
-/** Exit codes of `verify`. */
-export const VERIFY_EXIT = { right: 0, mismatch: 1, blind: 3 } as const;
+/** Exit codes of `verify`, the worst of what holds: 1, then 3, then 4. */
+export const VERIFY_EXIT = { right: 0, mismatch: 1, blind: 3, unverified: 4 } as const;
 
 /** `ambient-cni verify`. */
 export const verifyCommand: Command = {
@@ -24,15 +24,18 @@ seen twice, 0.3 s apart: what a working agent repairs meanwhile is none.
 
 names of mismatches:
   missing-jump missing-chain missing-rule extra-rule reordered-rules duplicate-jump unexpected-table
-  missing-ip-rule missing-route wrong-backend foreign-chain unreadable-rules
+  missing-ip-rule missing-route wrong-backend foreign-chain dormant-table
   missing-set missing-set-entry wrong-set-entry stale-set-entry host-chain
   netns-swapped shared-netns no-sandbox ztunnel-sockets
   not-captured annotation-without-capture capture-without-annotation unwanted-capture
 
-options:
-  --json   print one JSON object: agentAway, pods, faults, unseen
+name of what is no mismatch, for nobody can know whether there is one: unreadable-rules
 
-exit code: 0 all is right, 1 something differs, 2 wrong usage, 3 it could not be looked at
+options:
+  --json   print one JSON object: agentAway, pods, faults, unverified, unseen
+
+exit code: 0 all is right, 1 something differs, 2 wrong usage, 3 it could not be looked at, 4 everything was looked at and
+nothing wrong was seen, but of some pods the rules cannot be read or judged
 
 examples:
   ambient-cni verify
@@ -77,14 +80,18 @@ async function runVerify(args: readonly string[], io: CommandIo): Promise<number
   return isUnknown ? VERIFY_EXIT.blind : exitCode(report);
 }
 
-function exitCode({ faults, unseen, agentAway }: VerifyReport): number {
+function exitCode({ faults, unverified, unseen, agentAway }: VerifyReport): number {
   if (faults.length > 0) return VERIFY_EXIT.mismatch;
-  return unseen.length > 0 || agentAway !== null ? VERIFY_EXIT.blind : VERIFY_EXIT.right;
+  if (unseen.length > 0 || agentAway !== null) return VERIFY_EXIT.blind;
+  return unverified.length > 0 ? VERIFY_EXIT.unverified : VERIFY_EXIT.right;
 }
 
 function renderReport(report: VerifyReport, colours: boolean): string {
-  const { faults, unseen, agentAway, pods } = report;
-  const lines = faults.flatMap((each) => renderFault(each, colours));
+  const { faults, unverified, unseen, agentAway, pods } = report;
+  const lines = [
+    ...faults.flatMap((each) => renderFault(each, { style: "bad", colours })),
+    ...unverified.flatMap((each) => renderFault(each, { style: "doubt", colours })),
+  ];
   for (const what of unseen) lines.push(`${paint("not looked at", "doubt", colours)}  ${printable(what)}`);
   if (agentAway !== null) {
     lines.push(`${paint("no agent", "doubt", colours)}  ${printable(agentAway)}`);
@@ -94,13 +101,21 @@ function renderReport(report: VerifyReport, colours: boolean): string {
   const verdict =
     faults.length > 0
       ? paint(`${faults.length} ${faults.length === 1 ? "mismatch" : "mismatches"}`, "bad", colours)
-      : agentAway === null && unseen.length === 0
+      : agentAway === null && unseen.length + unverified.length === 0
         ? paint("all is right", "good", colours)
-        : paint("nothing wrong was seen", "doubt", colours);
+        : paint(`nothing wrong was seen${cannotVerify(unverified)}`, "doubt", colours);
   return `${[...lines, `${verdict}: ${looked}`].join("\n")}\n`;
 }
 
-function renderFault({ kind, pod, what, fix }: Fault, colours: boolean): string[] {
+function cannotVerify(unverified: readonly Fault[]): string {
+  const { length } = unverified;
+  return length === 0 ? "" : `, and ${length} ${length === 1 ? "pod" : "pods"} cannot be verified`;
+}
+
+function renderFault(
+  { kind, pod, what, fix }: Fault,
+  { style, colours }: { readonly style: "bad" | "doubt"; readonly colours: boolean },
+): string[] {
   const place = pod ?? "host";
-  return [`${paint(kind, "bad", colours)}  ${place}: ${printable(what)}`, `    fix: ${printable(fix)}`];
+  return [`${paint(kind, style, colours)}  ${place}: ${printable(what)}`, `    fix: ${printable(fix)}`];
 }

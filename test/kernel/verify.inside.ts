@@ -256,6 +256,14 @@ const plants: Readonly<Record<string, { readonly hurt: readonly Step[]; readonly
     hurt: [["nft", "add table ip nat { flags dormant ; }"]],
     heal: [["nft", "add table ip nat"]],
   },
+  "a base chain that hangs elsewhere": {
+    hurt: [
+      ["nft", "flush chain ip nat PREROUTING"],
+      ["nft", "delete chain ip nat PREROUTING"],
+      ["nft", "add chain ip nat PREROUTING { type nat hook prerouting priority 7 ; }"],
+    ],
+    heal: [() => restore(web)],
+  },
   "missing set entry": {
     hurt: [() => run(["ipset", "del", v4Set, web.ip4])],
     heal: [() => run(["ipset", "add", v4Set, web.ip4, "comment", web.uid])],
@@ -323,8 +331,9 @@ export async function plantNoSockets(): Promise<{ code: number; faults: string[]
 
 async function verify(): Promise<{ code: number; faults: string[] }> {
   const { code, out } = await command("verify", ["--json"]);
-  const { faults, unseen } = JSON.parse(out) as VerifyReport;
-  return { code, faults: [...faults.map(({ kind, pod }) => `${kind} ${pod}`), ...unseen] };
+  const { faults, unverified, unseen } = JSON.parse(out) as VerifyReport;
+  const named = [...faults, ...unverified].map(({ kind, pod }) => `${kind} ${pod}`);
+  return { code, faults: [...named, ...unseen] };
 }
 
 /** More pods, found and captured after one label. */

@@ -115,7 +115,7 @@ describe("a planted fault is named", () => {
     ["foreign chain in another table", ["foreign-chain mesh/web"]],
     ["table of an istio-cni with NATIVE_NFTABLES", ["foreign-chain mesh/web"]],
     ["a rule that only nft can read", ["extra-rule mesh/web"]],
-    ["a table that was put to sleep", ["unreadable-rules mesh/web"]],
+    ["a table that was put to sleep", ["dormant-table mesh/web"]],
     ["missing set entry", ["missing-set-entry mesh/web"]],
     ["stale set entry", ["stale-set-entry null"]],
     ["set entry of another pod", ["wrong-set-entry mesh/web"]],
@@ -130,6 +130,14 @@ describe("a planted fault is named", () => {
     ["captured outsider", ["unwanted-capture plain/outsider"]],
   ])("%s", async (name, faults) => {
     expect(await node.call.plant(name)).toEqual({ code: 1, faults, healed: [] });
+  });
+
+  test("what nobody can judge is no mismatch, and has an exit code of its own", async () => {
+    expect(await node.call.plant("a base chain that hangs elsewhere")).toEqual({
+      code: 4,
+      faults: ["unreadable-rules mesh/web"],
+      healed: [],
+    });
   });
 
   test("namespace swapped", async () => {
