@@ -9,7 +9,7 @@ import { type NativeTable, nativeTables } from "./native-rules.ts";
 import { type NativeVerdict, type NativeWanted, stateOf, verifyNative } from "./native-verify.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
 import { ask, deleteRule, deleteTable } from "./nft-wire.ts";
-import type { Applied, NetnsCall, RuleEngine, RuleState, WantedRules } from "./rule-engine.ts";
+import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "./rule-engine.ts";
 
 export interface NativeEngineOptions {
   readonly layout: NativeLayout;
@@ -42,6 +42,11 @@ export class NativeEngine implements RuleEngine {
   /** Encodes; asks nobody. @throws RangeError for rules that cannot be said natively */
   async prepare(wanted: WantedRules): Promise<void> {
     for (const table of this.#wanted(wanted).tables) createTable(table);
+  }
+
+  async present(call: NetnsCall): Promise<readonly ChainState[]> {
+    const seen = await readNativeObjects(this.#ask(call), this.#options.layout);
+    return stateOf(this.#verdicts(seen, nothing())).chains;
   }
 
   async verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState> {

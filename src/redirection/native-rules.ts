@@ -3,15 +3,8 @@
 import type { Family } from "../netfilter/family.ts";
 import type { NativeChainLayout, NativeHook, NativeLayout } from "../netfilter/native-layout.ts";
 import { nativeTables, printTables } from "../netfilter/native-rules.ts";
-import type { ToldRules } from "../netfilter/told-rules.ts";
-import { ownTables } from "./known-rules.ts";
-import {
-  type CHAIN_HOOKS,
-  type RedirectOptions,
-  redirectRules,
-  redirectTables,
-  type TableName,
-} from "./rules.ts";
+import type { CHAIN_HOOKS, RedirectOptions, TableName } from "./rules.ts";
+import { toldRedirection } from "./told-redirection.ts";
 
 type Hook = "prerouting" | "output";
 
@@ -38,26 +31,8 @@ export const NATIVE_LAYOUT: NativeLayout = [
  * @throws {RedirectOptionsError} as redirectRules does Source: nft 1.0.6; later versions may spell the same otherwise
  */
 export function renderNativeText(options: RedirectOptions, families: readonly Family[]): string {
-  const told = toldNatively(options, families);
+  const told = toldRedirection(options, families);
   return printTables(nativeTables(told, { layout: NATIVE_LAYOUT, families }));
-}
-
-/** The rules of one pod as an engine is told them. @throws {RedirectOptionsError} as redirectRules does */
-export function toldNatively(options: RedirectOptions, families: readonly Family[]): ToldRules {
-  const tables = redirectTables(options);
-  return {
-    own: ownTables(families),
-    wanted: families.flatMap((family) => tables.map((table) => ({ family, table }))),
-    rules: families.flatMap((family) =>
-      redirectRules(options, family).map(({ table, chain, args }) => ({
-        family,
-        table,
-        chain,
-        args,
-        words: args.join(" "),
-      })),
-    ),
-  };
 }
 
 function table(

@@ -11,8 +11,9 @@ import type { Family } from "../../src/netfilter/family.ts";
 import { NativeEngine } from "../../src/netfilter/native-engine.ts";
 import type { NativeLayout } from "../../src/netfilter/native-layout.ts";
 import type { WantedRules } from "../../src/netfilter/rule-engine.ts";
-import { NATIVE_LAYOUT, renderNativeText, toldNatively } from "../../src/redirection/native-rules.ts";
+import { NATIVE_LAYOUT, renderNativeText } from "../../src/redirection/native-rules.ts";
 import type { RedirectOptions } from "../../src/redirection/rules.ts";
+import { toldRedirection } from "../../src/redirection/told-redirection.ts";
 import { TestNetns, TOOL_PATH } from "../redirection/test-netns.ts";
 import { DEFAULT_OPTIONS, FAMILIES, VARIANTS } from "../redirection/variants.ts";
 import { istioNativeText } from "./istio-native-text.ts";
@@ -24,7 +25,7 @@ function wanted(
   options: RedirectOptions = DEFAULT_OPTIONS,
   families: readonly Family[] = FAMILIES,
 ): WantedRules {
-  return { key: JSON.stringify(options), told: () => toldNatively(options, families), families };
+  return { key: JSON.stringify(options), told: () => toldRedirection(options, families), families };
 }
 
 /** A pod with the rules in it. */
@@ -84,7 +85,7 @@ describe("istio-cni's own rules", () => {
     const strict = wanted({ ...options, establishedConnections: "keep" });
     const keep = {
       ...strict,
-      accepted: { key: JSON.stringify(options), told: () => toldNatively(options, FAMILIES) },
+      accepted: { key: JSON.stringify(options), told: () => toldRedirection(options, FAMILIES) },
     };
     expect(await engine.apply({ netns: pod.netns }, keep, { isNew: false })).toMatchObject({ writes: 0 });
     expect(await pod.handles()).toBe(before);
@@ -349,7 +350,7 @@ describe("faults", () => {
   });
 
   test("words that no rule of ours has", async () => {
-    const told = toldNatively(DEFAULT_OPTIONS, FAMILIES);
+    const told = toldRedirection(DEFAULT_OPTIONS, FAMILIES);
     for (const args of [
       ["-p", "icmp", "-j", "ACCEPT"],
       ["-d", "10.0.0.0/8", "-j", "ACCEPT"],
