@@ -4,6 +4,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { availableParallelism } from "node:os";
 import type { Readable, Writable } from "node:stream";
 import { Limit } from "../loop/limit.ts";
+import { NOBODYS_LOCK } from "./lock-files.ts";
 
 /** One process to run. */
 export interface ToolCall {
@@ -15,8 +16,12 @@ export interface ToolCall {
   /** For the whole call, waiting for a free place included; default 10 s. */
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal;
-  /** Per namespace lock instead of the machine's: iptables-legacy locks the namespace's own file. */
+  /** What iptables-legacy locks instead of the machine's file. */
+  readonly lockFile?: string;
+  /** As {@link ToolCall.lockFile} with {@link NOBODYS_LOCK}. */
   readonly lockNetns?: boolean;
+  /** Somebody waits in CNI ADD: it has places of its own, which other runs cannot take. Default false. */
+  readonly isUrgent?: boolean;
   /** Called right before the process is started; what it throws rejects the call. */
   readonly beforeStart?: () => void;
 }
@@ -72,12 +77,15 @@ const KILL_GRACE_MS = 2_000;
 export class ToolRunner {
   readonly #path: string;
   readonly #places: Limit;
+  readonly #urgentPlaces: Limit;
   #startedCount = 0;
 
-  /** `path`: the tools' PATH, default the usual six folders; `maxParallel`: default twice the processors, at most 8. */
+  /** `path`: the tools' PATH, default the usual six folders; `maxParallel`: default twice the processors, at most 8; as many urgent ones beside them. */
   constructor(options: { path?: string; maxParallel?: number } = {}) {
     this.#path = options.path ?? DEFAULT_PATH;
-    this.#places = new Limit(options.maxParallel ?? Math.min(8, 2 * availableParallelism()));
+    const places = options.maxParallel ?? Math.min(8, 2 * availableParallelism());
+    this.#places = new Limit(places);
+    this.#urgentPlaces = new Limit(places);
   }
 
   /** Value of PATH that the tools are looked up in. */
@@ -105,7 +113,8 @@ export class ToolRunner {
     call.signal?.addEventListener("abort", onAbort, { once: true });
     const timer = setTimeout(() => fail("TOOL_TIMED_OUT", `no end after ${timeoutMs} ms`), timeoutMs);
     try {
-      return await this.#places.run(
+      const places = call.isUrgent === true ? this.#urgentPlaces : this.#places;
+      return await places.run(
         () => {
           call.beforeStart?.();
           this.#startedCount++;
@@ -123,9 +132,8 @@ export class ToolRunner {
   }
 
   #start(call: ToolCall): ChildProcess {
-    // The namespace's own file can be locked like any other: pods do not wait for each other or for the host.
-    const lock = call.lockNetns === true ? { XTABLES_LOCKFILE: `/proc/self/fd/${NETNS_CHILD_FD}` } : {};
-    const env = { PATH: this.#path, ...lock };
+    const lockFile = call.lockFile ?? (call.lockNetns === true ? NOBODYS_LOCK : undefined);
+    const env = { PATH: this.#path, ...(lockFile === undefined ? {} : { XTABLES_LOCKFILE: lockFile }) };
     if (call.netnsFd === undefined) {
       const [tool, ...args] = call.argv;
       return spawn(tool, args, { env, stdio: ["pipe", "pipe", "pipe"] });

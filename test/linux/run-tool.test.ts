@@ -39,8 +39,10 @@ describe("a tool", () => {
     process.env.SECRET_OF_TEST = "x";
     const { stdout } = await runner.run({ argv: ["env"] });
     expect(stdout).toBe(`PATH=${runner.path}\n`);
-    const locked = await runner.run({ argv: ["env"], lockNetns: true });
-    expect(locked.stdout.split("\n").sort()).toContain("XTABLES_LOCKFILE=/proc/self/fd/3");
+    const locked = await runner.run({ argv: ["env"], lockFile: "/run/of-ours" });
+    expect(locked.stdout.split("\n").sort()).toContain("XTABLES_LOCKFILE=/run/of-ours");
+    const alone = await runner.run({ argv: ["env"], lockNetns: true });
+    expect(alone.stdout.split("\n").sort()).toContain("XTABLES_LOCKFILE=/proc/self/environ");
   });
 
   test("inherits no descriptor of the agent's", async () => {
@@ -183,6 +185,28 @@ describe("the number of processes", () => {
     await busy;
     await expect(one.run({ argv: ["true"] })).resolves.toBeDefined();
     expect(one.startedCount).toBe(3);
+  });
+
+  test("is another one for those that somebody waits for: background work does not keep them waiting", async () => {
+    const one = new ToolRunner({ maxParallel: 1 });
+    const stop = new AbortController();
+    const background = [1, 2].map(() => one.run({ argv: ["sleep", "1000"], signal: stop.signal }));
+    const stopped = Promise.allSettled(background);
+    await vi.waitFor(() => expect(childCount()).toBe(1));
+    await expect(one.run({ argv: ["echo", "now"], isUrgent: true })).resolves.toMatchObject({
+      stdout: "now\n",
+    });
+    await expect(one.run({ argv: ["echo", "later"], timeoutMs: 50 })).rejects.toMatchObject({
+      code: "TOOL_TIMED_OUT",
+    });
+    // theirs are bounded, too
+    const urgent = one.run({ argv: ["sleep", "0.2"], isUrgent: true });
+    await expect(one.run({ argv: ["true"], isUrgent: true, timeoutMs: 50 })).rejects.toMatchObject({
+      code: "TOOL_TIMED_OUT",
+    });
+    await urgent;
+    stop.abort();
+    expect((await stopped).every(({ status }) => status === "rejected")).toBe(true);
   });
 
   test("leaves no descriptor behind", async () => {
