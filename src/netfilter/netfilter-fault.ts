@@ -9,6 +9,7 @@
  * - `TABLE_OWNED`: a table belongs to another process, and only that one may change it
  * - `HOOK_TAKEN`: a base chain's name is taken by a chain that hangs elsewhere
  * - `TOO_MANY_RULES`: more rules of others than are read stand where our jump should be
+ * - `UNREADABLE_TABLE`: the kernel shows a table in a form that is not known here
  * - `UNSTEADY`: the rules changed whenever they were read
  */
 export type NetfilterFaultCode =
@@ -19,6 +20,7 @@ export type NetfilterFaultCode =
   | "TABLE_OWNED"
   | "HOOK_TAKEN"
   | "TOO_MANY_RULES"
+  | "UNREADABLE_TABLE"
   | "UNSTEADY";
 
 /** Faults after which the programs may still do what netlink could not. */

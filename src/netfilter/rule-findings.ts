@@ -39,10 +39,12 @@ export interface ComparedJumps {
   readonly before?: number | undefined;
 }
 
-export function jumpFindings({ chain, hook, count, before = 0 }: ComparedJumps, table: TablePlace): Finding[] {
+export function jumpFindings(
+  { chain, hook, count, before = 0 }: ComparedJumps,
+  table: TablePlace,
+): Finding[] {
   const place = { ...table, chain: hook };
-  if (count === 0)
-    return [{ kind: "missing-jump", ...place, detail: `${hook} does not jump to ${chain}` }];
+  if (count === 0) return [{ kind: "missing-jump", ...place, detail: `${hook} does not jump to ${chain}` }];
   const findings: Finding[] = [];
   if (before > 0)
     findings.push({

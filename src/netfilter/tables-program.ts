@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The programs of one iptables variant in a namespace: restore writes where a call says; save is only asked of our own namespaces.
+
+import type { LockFiles } from "../linux/lock-files.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { ToolCall, ToolRunner } from "../linux/run-tool.ts";
 import type { Family } from "./family.ts";
@@ -16,7 +18,12 @@ export interface TablesProgramOptions {
   readonly timeoutMs: number;
   /** Throws where a namespace must not be written, or its handle is no longer its own. */
   readonly assertUsable: (netns: Netns) => void;
+  /** Locks that iptables-legacy takes in place of the machine's. */
+  readonly locks?: LockFiles;
 }
+
+/** How long iptables-legacy waits for another writer. */
+const LOCK_WAIT_SECONDS = 5;
 
 /** Runs the programs of one variant. */
 export class TablesProgram {
@@ -35,7 +42,17 @@ export class TablesProgram {
   async restore(call: NetnsCall, { family, text }: { family: Family; text: string }): Promise<void> {
     const tools = this.tools[family];
     if (tools === undefined) return;
-    await this.#run(call, { argv: [tools.restore, "--noflush"], stdin: text });
+    const argv = [tools.restore, "--noflush"] as const;
+    if (this.tools.variant === "nft") {
+      await this.#run(call, { argv, stdin: text });
+      return;
+    }
+    const legacy = { argv: [...argv, `--wait=${LOCK_WAIT_SECONDS}`] as const, stdin: text };
+    const { locks } = this.#options;
+    if (locks === undefined) await this.#run(call, legacy);
+    // a family's tables are its own
+    else
+      await locks.hold(`${call.netns.key}-${family}`, (lockFile) => this.#run(call, { ...legacy, lockFile }));
   }
 
   /**
@@ -57,14 +74,15 @@ export class TablesProgram {
   }
 
   async #run(
-    { netns, signal }: NetnsCall,
-    call: Pick<ToolCall, "argv" | "stdin">,
+    { netns, signal, isUrgent = false }: NetnsCall,
+    call: Pick<ToolCall, "argv" | "stdin" | "lockFile">,
   ): Promise<{ stdout: string }> {
     const { runner, timeoutMs, assertUsable } = this.#options;
     return await runner.run({
       ...call,
       netnsFd: netns.fd,
       timeoutMs,
+      isUrgent,
       ...(signal === undefined ? {} : { signal }),
       // after the wait for a free place: the descriptor may be closed, and its number another file's, by then
       beforeStart: () => assertUsable(netns),

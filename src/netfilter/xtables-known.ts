@@ -37,16 +37,10 @@ export interface KnownXtables {
 /**
  * Records told rules: the program writes them in a namespace made for it, its own list proves that they stand there, and the kernel
  * shows them.
- * @param options.prepare makes beforehand what rules name: sets, for example
  * @throws {NetfilterFault} NOT_AS_TOLD @throws {ToolError} @throws NativeError
  */
-export async function recordXtables(
-  program: TablesProgram,
-  told: ToldRules,
-  { prepare }: { prepare?: ((netns: Netns) => Promise<void>) | undefined } = {},
-): Promise<KnownXtables> {
+export async function recordXtables(program: TablesProgram, told: ToldRules): Promise<KnownXtables> {
   using netns = await Netns.makeTemporary();
-  await prepare?.(netns);
   const families = [...new Set(told.wanted.map(({ family }) => family))];
   await allDone(families.map((family) => program.writeAndProve(netns, told, family)));
   const isWanted = ({ family, table }: OwnTable) =>

@@ -89,7 +89,10 @@ class Walk {
 
   /** Our chains, the first of each name. */
   findChains(): FoundChain[] {
-    const names = this.#own.chains.map(({ chain }) => ({ chain, bytes: Buffer.from(`${chain}\0`, "latin1") }));
+    const names = this.#own.chains.map(({ chain }) => ({
+      chain,
+      bytes: Buffer.from(`${chain}\0`, "latin1"),
+    }));
     const found: FoundChain[] = [];
     let current: FoundChain | undefined;
     for (let offset = 0, next = 0; offset < this.#entries.length; offset = next) {
@@ -161,7 +164,9 @@ class Walk {
     return new Map(
       HOOKS.flatMap((hook, index) => {
         if ((valid & (1 << index)) === 0) return [];
-        return [[offsetAt(INFO.hookEntry, index), { hook, policy: offsetAt(INFO.underflow, index) }] as const];
+        return [
+          [offsetAt(INFO.hookEntry, index), { hook, policy: offsetAt(INFO.underflow, index) }] as const,
+        ];
       }),
     );
   }
