@@ -29,10 +29,8 @@ static void *enter_and_run(void *argument)
 {
 	struct netns_job *job = argument;
 
-	bool is_new = job->netns_fd == NETNS_NEW;
-
-	job->step = is_new ? "unshare" : "setns";
-	if ((is_new ? unshare(CLONE_NEWNET) : setns(job->netns_fd, CLONE_NEWNET)) < 0)
+	job->step = job->is_new ? "unshare" : "setns";
+	if ((job->is_new ? unshare(CLONE_NEWNET) : setns(job->netns_fd, CLONE_NEWNET)) < 0)
 		job->result = -errno;
 	else
 		job->result = job->run(job->argument, &job->step);
@@ -160,7 +158,7 @@ static int make_here(void *argument, const char **step)
 
 int netns_make(const char **step)
 {
-	struct netns_job job = { .netns_fd = NETNS_NEW, .run = make_here };
+	struct netns_job job = { .is_new = true, .run = make_here };
 
 	return run_in_netns(&job, step);
 }

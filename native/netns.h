@@ -4,10 +4,11 @@
 #ifndef AMBIENT_NETNS_H
 #define AMBIENT_NETNS_H
 
-#define NETNS_NEW -1 // in place of a descriptor: a namespace that is made for the job
+#include <stdbool.h>
 
 struct netns_job {
 	int netns_fd;
+	bool is_new; // in place of that descriptor's: a namespace that is made for the job
 	int (*run)(void *argument, const char **step);
 	void *argument;
 	const char *step;
