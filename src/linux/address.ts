@@ -12,17 +12,16 @@ export function canonicalAddress(ip: string): string {
   return isIPv6(ip) ? new SocketAddress({ address: ip, family: "ipv6" }).address : ip;
 }
 
-/** An address in network order. @throws RangeError for what is none */
+/** An address in network order, 4 or 16 bytes. @throws RangeError for what is none */
 export function addressBytes(address: string): Uint8Array {
   if (isIPv4(address)) return Uint8Array.from(address.split("."), Number);
-  const [head = "", tail] = dotless(canonicalAddress(address)).split("::");
-  const groups = (part = "") => (part === "" ? [] : part.split(":").map((each) => Number.parseInt(each, 16)));
-  const [before, after] = [groups(head), groups(tail)];
-  const zeros = Array.from({ length: tail === undefined ? 0 : 8 - before.length - after.length }, () => 0);
-  const bytes = [...before, ...zeros, ...after].flatMap((group) => [group >> 8, group & 0xff]);
-  if (bytes.length !== 16 || bytes.some(Number.isNaN))
+  if (!isIPv6(address) || address.includes("%"))
     throw new RangeError(`Cannot encode "${address}": it is no IP address`);
-  return Uint8Array.from(bytes);
+  const groups = (part = "") => (part === "" ? [] : part.split(":").map((each) => Number.parseInt(each, 16)));
+  const [before, after] = dotless(address).split("::").map(groups) as [number[], number[] | undefined];
+  const zeros = new Array<number>(8 - before.length - (after?.length ?? 0)).fill(0);
+  const all = [...before, ...(after === undefined ? [] : zeros), ...(after ?? [])];
+  return Uint8Array.from(all.flatMap((group) => [group >> 8, group & 0xff]));
 }
 
 /** The spelling of an embedded IPv4 address as two groups. */

@@ -107,12 +107,14 @@ async function readOnce(ask: AskNative, questions: readonly Questions[]): Promis
   return { tables, isSteady: generations.size <= 1 };
 }
 
-async function askSteadily(
+/** @returns undefined when a list changed while it was made, or an answer was lost */
+export async function askSteadily(
   ask: AskNative,
   requests: readonly NetlinkRequest[],
+  enoughBytes = ENOUGH_BYTES,
 ): Promise<NetlinkAnswer[] | undefined> {
   try {
-    const answers = await ask(requests, ENOUGH_BYTES);
+    const answers = await ask(requests, enoughBytes);
     return answers.some(({ interrupted, error }) => interrupted || error === -EINTR) ? undefined : answers;
   } catch (error) {
     // the kernel dropped an answer for want of room

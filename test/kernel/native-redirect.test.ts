@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rules of pure nf_tables and the sockets of the stand-in together: traffic between pods takes the way it should in both families,
+// and open connections live through all that happens to the rules. Root; namespaces of its own.
+import type { Socket } from "node:net";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { NativeEngine } from "../../src/netfilter/native-engine.ts";
+import type { WantedRules } from "../../src/netfilter/rule-engine.ts";
+import { NATIVE_LAYOUT, toldNatively } from "../../src/redirection/native-rules.ts";
+import { ensureRouting } from "../../src/redirection/pod-routing.ts";
+import type { RedirectOptions } from "../../src/redirection/rules.ts";
+import { DEFAULT_OPTIONS, FAMILIES } from "../redirection/variants.ts";
+import { addresses, type Place, PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
+import type { StandIn } from "../support/ztunnel/stand-in.ts";
+import { podEntry, ZdsHarness } from "../support/ztunnel/zds-harness.ts";
+
+const appPort = 8080;
+const pods = ["a", "b"] as const;
+const engine = new NativeEngine({ layout: NATIVE_LAYOUT });
+let network: PodNetwork;
+let harness: ZdsHarness;
+let ztunnel: StandIn;
+
+beforeEach(async () => {
+  network = await PodNetwork.create();
+  harness = new ZdsHarness();
+  harness.server.listen();
+  for (const place of pods) harness.server.hold(podEntry(place, network.netns[place]));
+  ztunnel = await harness.standIn({ depth: "sockets", dns: ["web.shop=10.77.0.3"] });
+  await ztunnel.waitForReady();
+  await network.listen("b", appPort, echo);
+});
+
+afterEach(async () => {
+  await network[Symbol.asyncDispose]();
+  await harness.close();
+});
+
+function echo(client: Socket): void {
+  client.write(`${client.remoteAddress?.replace("::ffff:", "")}\n`);
+  client.pipe(client);
+}
+
+function wanted(options: RedirectOptions): WantedRules {
+  return { key: JSON.stringify(options), told: () => toldNatively(options, FAMILIES), families: FAMILIES };
+}
+
+async function redirect(place: Place, options = DEFAULT_OPTIONS): Promise<number> {
+  const netns = network.netns[place];
+  await ensureRouting(netns, { ipv6: true, isNew: false, hostNetns: new Set() });
+  return (await engine.apply({ netns }, wanted(options), { isNew: false })).writes;
+}
+
+/** Sends a text through the echo app; @returns the address the app saw. */
+async function ask(from: Place, family: 4 | 6): Promise<string> {
+  const socket = await network.dial(from, { address: addresses.b[family], port: appPort });
+  socket.end("hello");
+  return (await readAll(socket)).toString().replace("\nhello", "");
+}
+
+/** How many connections each port of both pods had, "a15001=1 b15008=1". */
+async function way(): Promise<string> {
+  const { workloads } = await ztunnel.stats();
+  return Object.entries(workloads)
+    .flatMap(([uid, { ports }]) =>
+      Object.entries(ports).map(([port, { connections }]) => `${uid}${port}=${connections}`),
+    )
+    .sort()
+    .join(" ");
+}
+
+test("traffic goes through the ztunnel with the client's address kept, and is let go when the rules are removed", async () => {
+  for (const place of pods) expect(await redirect(place)).toBe(1);
+  for (const family of FAMILIES) expect(await ask("a", family)).toBe(addresses.a[family]);
+  expect(await way()).toBe("a15001=2 b15008=2");
+  for (const family of FAMILIES) expect(await ask("node", family)).toBe(addresses.node[family]);
+  expect(await way()).toBe("a15001=2 b15006=2 b15008=2");
+  // a pod that calls itself by its own address stays inside
+  for (const family of FAMILIES) expect(await ask("b", family)).toBe(addresses.b[family]);
+  expect(await way()).toBe("a15001=2 b15006=2 b15008=2");
+  for (const place of pods) expect(await engine.remove({ netns: network.netns[place] })).toBe(1);
+  for (const family of FAMILIES) expect(await ask("a", family)).toBe(addresses.a[family]);
+  expect(await way()).toBe("a15001=2 b15006=2 b15008=2");
+});
+
+test("a connection that is open lives through damage, a table made anew, and opening; new ones are led as the rules say", async () => {
+  for (const place of pods) await redirect(place);
+  const open = await network.dial("a", { address: addresses.b[4], port: appPort });
+  const answer = readAll(open);
+  open.write("one ");
+  await expect.poll(way).toBe("a15001=1 b15008=1");
+  for (const place of pods) {
+    await network.exec(place, ["nft", "flush", "chain", "inet", "istio-ambient-nat", "istio-output"]);
+    expect(await redirect(place)).toBe(1);
+  }
+  open.write("two ");
+  for (const family of FAMILIES) expect(await ask("a", family)).toBe(addresses.a[family]);
+  expect(await way()).toBe("a15001=3 b15008=3");
+  for (const place of pods) expect(await engine.open({ netns: network.netns[place] }, "nat")).toBe(1);
+  for (const family of FAMILIES) expect(await ask("a", family)).toBe(addresses.a[family]);
+  expect(await way()).toBe("a15001=3 b15008=3");
+  open.end("three");
+  expect((await answer).toString()).toBe(`${addresses.a[4]}\none two three`);
+});
+
+test("a connection from before the capture goes on past the ztunnel", async () => {
+  const early = await network.dial("a", { address: addresses.b[6], port: appPort });
+  const answer = readAll(early);
+  early.write("before ");
+  for (const place of pods) await redirect(place);
+  early.end("after");
+  expect((await answer).toString()).toBe(`${addresses.a[6]}\nbefore after`);
+  expect(await way()).toBe("");
+});
+
+test.each([
+  ["captured", true, 1],
+  ["left alone", false, 0],
+])("DNS is %s", async (_, dnsCapture, queries) => {
+  await redirect("a", { ...DEFAULT_OPTIONS, dnsCapture });
+  await network.listen("node", 53, (client) => client.end("the real resolver"));
+  const socket = await network.dial("a", { address: addresses.node[4], port: 53 });
+  socket.end(Buffer.from("001aabcd01000001000000000000037765620473686f700000010001", "hex"));
+  const answer = await readAll(socket);
+  if (dnsCapture) expect(answer.subarray(-4)).toEqual(Buffer.from([10, 77, 0, 3]));
+  else expect(answer.toString()).toBe("the real resolver");
+  expect((await ztunnel.stats()).workloads.a?.dnsQueries).toBe(queries);
+});
+
+test("in ingress mode inbound traffic goes straight to the app", async () => {
+  await redirect("b", { ...DEFAULT_OPTIONS, ingressMode: true });
+  for (const family of FAMILIES) expect(await ask("node", family)).toBe(addresses.node[family]);
+  expect(await way()).toBe("");
+});
