@@ -10,6 +10,7 @@ import { renderRulesCommand } from "../../src/cli/rules-command.ts";
 import type { Family } from "../../src/netfilter/family.ts";
 import { NativeEngine } from "../../src/netfilter/native-engine.ts";
 import type { NativeLayout } from "../../src/netfilter/native-layout.ts";
+import { ask, batch, newRule } from "../../src/netfilter/nft-wire.ts";
 import type { WantedRules } from "../../src/netfilter/rule-engine.ts";
 import { NATIVE_LAYOUT, renderNativeText } from "../../src/redirection/native-rules.ts";
 import type { RedirectOptions } from "../../src/redirection/rules.ts";
@@ -17,6 +18,7 @@ import { toldRedirection } from "../../src/redirection/told-redirection.ts";
 import { TestNetns, TOOL_PATH } from "../redirection/test-netns.ts";
 import { DEFAULT_OPTIONS, FAMILIES, VARIANTS } from "../redirection/variants.ts";
 import { istioNativeText } from "./istio-native-text.ts";
+import { unlistableRule } from "./unlistable-rule.ts";
 
 const engine = new NativeEngine({ layout: NATIVE_LAYOUT });
 const istios = Object.entries(VARIANTS).filter(([name]) => name.startsWith("reset-"));
@@ -243,6 +245,17 @@ describe("damage is named and mended in one write", () => {
       writes: 1,
     });
     expect(sorted(await rulesOf(pod))).toBe(sorted(renderNativeText(without, FAMILIES)));
+  });
+
+  test.each(["output", "istio-output"])("a rule that is too long to be listed in %s", async (chain) => {
+    using pod = await applied();
+    const place = { family: "inet", table: "istio-ambient-nat", chain } as const;
+    const answers = await ask(pod.netns.fd, batch([newRule(place, { expressions: unlistableRule() })]));
+    expect(answers.map(({ error }) => error)).toEqual([undefined, undefined, undefined]);
+    const { findings } = await engine.verify({ netns: pod.netns }, wanted());
+    expect(findings).toContainEqual(expect.objectContaining({ kind: "extra-rule", chain }));
+    expect(await engine.apply({ netns: pod.netns }, wanted(), { isNew: false })).toMatchObject({ writes: 1 });
+    expect(sorted(await rulesOf(pod))).toBe(sorted(renderNativeText(DEFAULT_OPTIONS, FAMILIES)));
   });
 
   test("more rules in our table than are read", async () => {

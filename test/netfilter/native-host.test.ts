@@ -6,9 +6,11 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { readImports } from "../../scripts/check-imports.ts";
 import { type HostMembers, NativeHost } from "../../src/netfilter/native-host.ts";
 import type { HostRules } from "../../src/netfilter/native-host-objects.ts";
+import { ask, batch, newRule } from "../../src/netfilter/nft-wire.ts";
 import { PROBE_SETS } from "../../src/probes/probe-set.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
 import { addresses, PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
+import { unlistableRule } from "./unlistable-rule.ts";
 
 const snat = { 4: "169.254.7.127", 6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff" } as const;
 const rules: HostRules = { families: [4, 6], sets: PROBE_SETS, snat, socket: 1000 };
@@ -154,6 +156,25 @@ describe("damage is named and mended in one write, with the members of others ke
     expect(await host.apply(node.netns, one)).toMatchObject({ writes: 1 });
     expect(await list()).toBe(right);
   });
+});
+
+test("a rule that is too long to be listed is noticed", async () => {
+  await host.apply(node.netns, one);
+  const place = { family: "inet", table: "istio-ambient-nat", chain: "postrouting" } as const;
+  await ask(node.netns.fd, batch([newRule(place, { expressions: unlistableRule() })]));
+  expect((await host.look(node.netns, one)).findings).toMatchObject([{ kind: "wrong-rules" }]);
+  expect(await host.apply(node.netns, one)).toMatchObject({ writes: 1 });
+  expect((await host.look(node.netns, one)).findings).toEqual([]);
+});
+
+test("a set of ranges is none of plain addresses", async () => {
+  await node.run("nft -f -", istios.replace("type ipv4_addr;", "type ipv4_addr; flags interval;"));
+  expect((await host.look(node.netns, one)).findings).toMatchObject([
+    { kind: "wrong-set", family: 4 },
+    { kind: "missing-member", family: 4 },
+  ]);
+  expect(await host.apply(node.netns, one)).toMatchObject({ writes: 1 });
+  expect(await list()).not.toContain("interval");
 });
 
 test("a table that was put to sleep is a fault, what others have is not touched, and removal takes all that is ours", async () => {
