@@ -137,7 +137,7 @@ export class Outcomes {
     if (pod !== undefined && record.waiters.size === 0) {
       events.record(pod, {
         reason: isRefused ? "AmbientZtunnelRefused" : "AmbientNotCaptured",
-        message: `Not captured by the ambient mesh: ${message}${remedy}`,
+        message: `Not captured by the ambient mesh: ${bounded(message)}${remedy}`,
       });
     }
     return this.#pauseMs(record.failures, isRefused ? maxRefusedRetryMs : maxRetryMs);
@@ -161,7 +161,7 @@ export class Outcomes {
       events.record(pod, {
         reason: "AmbientCannotVerify",
         message:
-          `Cannot verify whether this pod is captured by the ambient mesh: ${message.slice(0, maxCauseLength)}${remedy}. ` +
+          `Cannot verify whether this pod is captured by the ambient mesh: ${bounded(message)}${remedy}. ` +
           "It stays as it is and is looked at again",
       });
     }
@@ -187,7 +187,7 @@ export class Outcomes {
     );
     if (pod === undefined) return;
     const details = drift.map(({ family, detail }) => `IPv${family}: ${detail}`).join("; ");
-    const message = `The redirection of this pod had been changed and was put back: ${details}. Look for what writes network rules in it.`;
+    const message = `The redirection of this pod had been changed and was put back: ${bounded(details)}. Look for what writes network rules in it.`;
     this.#options.events.record(pod, { reason: "AmbientRepaired", message });
   }
 
@@ -233,4 +233,8 @@ function lastRunOf(record: PodRecord, { rules, kind }: Failure): LastRun {
 /** Whether the last look at its rules ended in a failure. */
 function isInDoubt({ lastRun }: PodRecord): boolean {
   return lastRun === "unverified" || lastRun === "wrong";
+}
+
+function bounded(cause: string): string {
+  return cause.length > maxCauseLength ? `${cause.slice(0, maxCauseLength)}…` : cause;
 }

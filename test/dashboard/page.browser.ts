@@ -56,6 +56,22 @@ async function focused({ page }: Visitor): Promise<string> {
 }
 
 describe.skipIf(noBrowser !== undefined)("page", () => {
+  test("shows a pod that cannot be verified with a word, a shape and a colour of its own", async () => {
+    node.setState(name(5), "unverified");
+    const { page } = await visit();
+    const button = page.getByRole("button", { name: /unverified 1/ });
+    await button.click();
+    const badge = page.locator("#pod-rows tr .state");
+    expect(await badge.allTextContents()).toEqual(["unverified"]);
+    const styles = await page.evaluate<string[]>(
+      `["unverified", "failed", "enrolled", "pending", "waiting", "outside"].map((state) => {
+        const badge = document.querySelector("#counts .state[data-state=" + state + "]");
+        return getComputedStyle(badge).color + getComputedStyle(badge.firstElementChild).borderTopStyle;
+      })`,
+    );
+    expect(new Set(styles).size).toBe(styles.length);
+  });
+
   test("shows the node, its pods, and what went wrong", async () => {
     const { page, complaints } = await visit();
     expect(await page.locator("#pod-rows tr").count()).toBe(17);

@@ -66,6 +66,16 @@ describe("Metrics", () => {
     expect(await read(metrics, "ambient_cni_pods_failing", { reason: "ztunnel" })).toBe(0);
   });
 
+  test("do not call a pod failing of which nobody can know whether it is captured", async () => {
+    const { agent, metrics } = make();
+    agent.add("a", { state: "unverified" });
+    agent.history.failed("uid-a", { kind: "rules", message: "they change while they are read", remedy: "" });
+    expect(await read(metrics, "ambient_cni_pods", { state: "unverified" })).toBe(1);
+    expect(await read(metrics, "ambient_cni_pods", { state: "enrolled" })).toBe(0);
+    expect(await read(metrics, "ambient_cni_pods_verified")).toBe(0);
+    expect(await read(metrics, "ambient_cni_pods_failing", { reason: "rules" })).toBe(0);
+  });
+
   test("count CNI calls by outcome, ADD with istio-cni's response codes too", async () => {
     const { metrics } = make();
     metrics.callAnswered("ADD", "captured", 0.02);

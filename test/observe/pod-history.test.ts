@@ -100,6 +100,25 @@ describe("PodHistory", () => {
     expect(captured).toEqual([2]);
   });
 
+  test("does not measure a captured pod again that could not be verified for a while", () => {
+    const captured: number[] = [];
+    const past = history({ listener: { captured: (seconds) => captured.push(seconds) } });
+    past.asked("u1");
+    nowMs = 1000;
+    past.end("u1", "enrolled", "enrolled");
+    past.failed("u1", { kind: "rules", message: "the rules change while they are read", remedy: "" });
+    past.end("u1", "unverified", "failed");
+    past.asked("u1");
+    nowMs = 60_000;
+    past.end("u1", "enrolled", "enrolled");
+    expect(captured).toEqual([1]);
+    expect(past.of("u1").transitions.slice(1)).toMatchObject([
+      { from: "enrolled", to: "unverified", reason: "the rules change while they are read" },
+      { from: "unverified", to: "enrolled", reason: expect.stringContaining("verified") },
+    ]);
+    expect(past.of("u1").failure).toBeUndefined();
+  });
+
   test("does not measure a pod that turned out not to be wanted", () => {
     const captured: number[] = [];
     const past = history({ listener: { captured: (seconds) => captured.push(seconds) } });
