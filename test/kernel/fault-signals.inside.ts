@@ -183,6 +183,16 @@ const injections: Readonly<Record<FaultName, Injection>> = {
       }),
   },
   "rules of a pod flushed": { hurt: () => web.exec(["iptables", "-t", "nat", "-F"]) },
+  "rules of a pod that cannot be judged": {
+    hurt: async () => {
+      const chain = "ip nat PREROUTING";
+      await web.exec(["nft", `flush chain ${chain}; delete chain ${chain}`]);
+      await web.exec(["nft", `add chain ${chain} { type nat hook prerouting priority 7 ; }`]);
+    },
+    heal: async () => {
+      await web.exec(["nft", "flush chain ip nat PREROUTING; delete chain ip nat PREROUTING"]);
+    },
+  },
   "host's rules flushed": { hurt: () => run(["iptables", "-t", "nat", "-F"]) },
   "host's rules flushed without an agent": {
     hurt: async () => {
@@ -273,7 +283,8 @@ async function isWell(): Promise<boolean> {
   );
   return (
     lines.every((line) => metrics.includes(`${line}\n`)) &&
-    !/^ambient_cni_pods_failing.* [1-9]/m.test(metrics)
+    !/^ambient_cni_pods_failing.* [1-9]/m.test(metrics) &&
+    metrics.includes('ambient_cni_pods{state="unverified"} 0\n')
   );
 }
 

@@ -161,6 +161,18 @@ export const faultSignals = {
       event("AmbientRepaired: .*jump to ISTIO_OUTPUT"),
     ],
   },
+  "rules of a pod that cannot be judged": {
+    madeIn: [["test/kernel/unverifiable.test.ts", "an ADD whose pod cannot be verified fails"]],
+    signals: [
+      metric('ambient_cni_pods\\{state="unverified"\\} 1'),
+      status(", 1 cannot be verified"),
+      status("^mesh +web .* unverified .*does not hang where iptables hangs it"),
+      { place: "doctor", says: "^warn  pods +1 pods cannot be verified, for example mesh/web" },
+      verify("^unreadable-rules  mesh/web: .*its chain PREROUTING does not hang"),
+      verify("nothing wrong was seen, and 1 pod cannot be verified"),
+      event("AmbientCannotVerify: .*does not hang where iptables hangs it"),
+    ],
+  },
   "host's rules flushed": {
     madeIn: [[probes, "through flushes of the host's rules and of its sets"]],
     signals: [counter("ambient_cni_probe_rules_restored_total")],
