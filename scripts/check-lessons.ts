@@ -58,6 +58,12 @@ export const lessons: readonly Lesson[] = [
     instead: "use a loop of src/loop, whose clock tests replace",
     isAllowedIn: (path) => path.startsWith("loop/"),
   },
+  {
+    name: "process",
+    pattern: /["'`](?:node:)?(?:child_process|cluster)["'`]/,
+    instead: "start it through the ToolRunner, which bounds number, time and output and inherits nothing",
+    isAllowedIn: (path) => path === "linux/run-tool.ts",
+  },
 ];
 
 export const exceptions: readonly Exception[] = [

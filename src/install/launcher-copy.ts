@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The launcher in the folder where the runtime looks for plugins.
-import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { readdir, readFile, rename, rm, stat, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { syncFolder, writeNewFile } from "../linux/atomic-file.ts";
+import { ToolRunner } from "../linux/run-tool.ts";
 
 /** Name of the launcher's file, which is the `type` of our entry in the chain. */
 export const launcherName = "ambient-cni";
@@ -16,6 +16,8 @@ export interface LauncherOptions {
   readonly source: string;
   /** The runtime's plugin folder as this process sees it. */
   readonly binDir: string;
+  /** What starts it once; default: one with its default settings. */
+  readonly runner?: ToolRunner;
 }
 
 /** A launcher that cannot be put in place; the message has the remedy. */
@@ -57,6 +59,7 @@ export function launcherPath(binDir: string): string {
 export async function installLauncher({
   source,
   binDir,
+  runner = new ToolRunner(),
 }: LauncherOptions): Promise<"installed" | "unchanged"> {
   const path = launcherPath(binDir);
   const wanted = await readFile(source).catch((error: Error) => {
@@ -67,7 +70,8 @@ export async function installLauncher({
       await removeStale(binDir);
       if (await isSame(path, wanted)) return "unchanged";
       const temporary = join(binDir, `.${launcherName}.${randomBytes(6).toString("hex")}`);
-      if (await replace(path, { temporary, wanted, isLast: attempt === maxAttempts })) return "installed";
+      const isLast = attempt === maxAttempts;
+      if (await replace(path, { temporary, wanted, runner, isLast })) return "installed";
     }
   } catch (error) {
     if (error instanceof LauncherError) throw error;
@@ -81,14 +85,15 @@ export async function installLauncher({
 interface Replacement {
   readonly temporary: string;
   readonly wanted: Buffer;
+  readonly runner: ToolRunner;
   readonly isLast: boolean;
 }
 
 /** @returns false when the temporary file was taken for a leftover by another agent: a rolling upgrade runs two of us */
-async function replace(path: string, { temporary, wanted, isLast }: Replacement): Promise<boolean> {
+async function replace(path: string, { temporary, wanted, runner, isLast }: Replacement): Promise<boolean> {
   try {
     await writeNewFile(temporary, { content: wanted, mode: 0o755 });
-    await assertStarts(temporary);
+    await assertStarts(temporary, runner);
     await rename(temporary, path);
   } catch (error) {
     const isTaken = !isLast && !existsSync(temporary) && existsSync(dirname(path));
@@ -147,9 +152,9 @@ const busyPauseMs = 20;
 const maxBusyTries = 50;
 
 /** VERSION needs neither agent nor pod. */
-async function assertStarts(path: string): Promise<void> {
+async function assertStarts(path: string, runner: ToolRunner): Promise<void> {
   for (let attempt = 1; ; attempt++) {
-    const why = await whyNotStarting(path);
+    const why = await whyNotStarting(path, runner);
     if (why === undefined) return;
     // "text file busy": a program that we start at this moment has our descriptor until its own exec
     if (why.code === "ETXTBSY" && attempt < maxBusyTries) {
@@ -165,27 +170,23 @@ async function assertStarts(path: string): Promise<void> {
 
 interface NotStarting {
   /** The system's, for a program that could not be started at all. */
-  readonly code: string | number | null | undefined;
+  readonly code?: string;
   readonly message: string;
 }
 
-function whyNotStarting(path: string): Promise<NotStarting | undefined> {
-  const { promise, resolve } = Promise.withResolvers<NotStarting | undefined>();
-  const options = { env: { CNI_COMMAND: "VERSION" }, timeout: startTimeoutMs };
+async function whyNotStarting(path: string, runner: ToolRunner): Promise<NotStarting | undefined> {
   try {
-    const child = execFile(path, [], options, (error, stdout) => {
-      if (error === null && stdout.includes("supportedVersions")) return resolve(undefined);
-      resolve({ code: error?.code, message: error?.message.split("\n")[0] ?? "it gave no answer" });
+    const { stdout } = await runner.run({
+      argv: [path],
+      env: { CNI_COMMAND: "VERSION" },
+      stdin: '{"cniVersion":"1.0.0"}',
+      timeoutMs: startTimeoutMs,
     });
-    // a copy that does not start reads nothing
-    child.stdin?.on("error", () => {});
-    child.stdin?.end('{"cniVersion":"1.0.0"}');
+    return stdout.includes("supportedVersions") ? undefined : { message: "it gave no answer" };
   } catch (error) {
-    // some reasons for not starting are thrown, others come as an event
-    const { code, message } = error as NodeJS.ErrnoException;
-    resolve({ code, message });
+    const { message, cause } = error as Error & { cause?: NodeJS.ErrnoException };
+    return cause?.code === undefined ? { message } : { code: cause.code, message: cause.code };
   }
-  return promise;
 }
 
 const stalePattern = new RegExp(`^\\.${launcherName}\\.[0-9a-f]{12}$`);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one place where redirection starts processes: bounded in number, time and output, and never through a shell.
+// The one place where processes are started: bounded in number, time and output, and never through a shell.
 import { type ChildProcess, spawn } from "node:child_process";
 import { availableParallelism } from "node:os";
 import type { Readable, Writable } from "node:stream";
@@ -13,6 +13,8 @@ export interface ToolCall {
   /** Network namespace to run in; the descriptor stays the caller's and must be open until the call settles. */
   readonly netnsFd?: number;
   readonly stdin?: string;
+  /** Besides PATH, which is the runner's; nothing is inherited. */
+  readonly env?: Readonly<Record<string, string>>;
   /** For the whole call, waiting for a free place included; default 10 s. */
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal;
@@ -133,7 +135,8 @@ export class ToolRunner {
 
   #start(call: ToolCall): ChildProcess {
     const lockFile = call.lockFile ?? (call.lockNetns === true ? NOBODYS_LOCK : undefined);
-    const env = { PATH: this.#path, ...(lockFile === undefined ? {} : { XTABLES_LOCKFILE: lockFile }) };
+    const lock = lockFile === undefined ? {} : { XTABLES_LOCKFILE: lockFile };
+    const env = { ...call.env, PATH: this.#path, ...lock };
     if (call.netnsFd === undefined) {
       const [tool, ...args] = call.argv;
       return spawn(tool, args, { env, stdio: ["pipe", "pipe", "pipe"] });

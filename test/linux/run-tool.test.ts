@@ -39,6 +39,8 @@ describe("a tool", () => {
     process.env.SECRET_OF_TEST = "x";
     const { stdout } = await runner.run({ argv: ["env"] });
     expect(stdout).toBe(`PATH=${runner.path}\n`);
+    const told = await runner.run({ argv: ["env"], env: { CNI_COMMAND: "VERSION", PATH: "/nowhere" } });
+    expect(told.stdout.split("\n").sort()).toEqual(["", "CNI_COMMAND=VERSION", `PATH=${runner.path}`]);
     const locked = await runner.run({ argv: ["env"], lockFile: "/run/of-ours" });
     expect(locked.stdout.split("\n").sort()).toContain("XTABLES_LOCKFILE=/run/of-ours");
     const alone = await runner.run({ argv: ["env"], lockNetns: true });

@@ -24,6 +24,9 @@ test.each([
   ["words", "if ((error as Error).message.match(/busy/)) continue;"],
   ["words", 'if (failure.message === "no ztunnel connection") wait();'],
   ["error-name", "switch (cause.constructor.name) {"],
+  ["process", 'import { execFile } from "node:child_process";'],
+  ["process", 'const { spawn } = await import("child_process");'],
+  ["process", 'const cluster = require("node:cluster");'],
 ])("a decision of the kind %s is found: %s", (name, line) => {
   const faults = findLessonFaults([{ path: "enrolment/planted.ts", text: `// above\n${line}\n` }], {
     allowed: [],
@@ -38,6 +41,7 @@ test.each([
   ["a code", "enrolment/x.ts", 'if (failure.code === "ztunnel-away") return;'],
   ["a comparison of two sentences", "kube/x.ts", "const isRepeat = earlier?.message === message;"],
   ["other texts", "linux/x.ts", 'if (line.includes("ISTIO_") || text.startsWith("-A ")) found.push(line);'],
+  ["the one place where processes start", "linux/run-tool.ts", 'import { spawn } from "node:child_process";'],
   ["the loops' own timer", "loop/x.ts", "setInterval(tick, 1_000);"],
 ])("%s is no fault", (_, path, text) => {
   expect(findLessonFaults([{ path, text }], { allowed: [] })).toEqual([]);
