@@ -5,9 +5,10 @@ import type { Socket } from "node:net";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { NativeEngine } from "../../src/netfilter/native-engine.ts";
 import type { WantedRules } from "../../src/netfilter/rule-engine.ts";
-import { NATIVE_LAYOUT, toldNatively } from "../../src/redirection/native-rules.ts";
+import { NATIVE_LAYOUT } from "../../src/redirection/native-rules.ts";
 import { ensureRouting } from "../../src/redirection/pod-routing.ts";
 import type { RedirectOptions } from "../../src/redirection/rules.ts";
+import { toldRedirection } from "../../src/redirection/told-redirection.ts";
 import { DEFAULT_OPTIONS, FAMILIES } from "../redirection/variants.ts";
 import { addresses, type Place, PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
 import type { StandIn } from "../support/ztunnel/stand-in.ts";
@@ -41,7 +42,7 @@ function echo(client: Socket): void {
 }
 
 function wanted(options: RedirectOptions): WantedRules {
-  return { key: JSON.stringify(options), told: () => toldNatively(options, FAMILIES), families: FAMILIES };
+  return { key: JSON.stringify(options), told: () => toldRedirection(options, FAMILIES), families: FAMILIES };
 }
 
 async function redirect(place: Place, options = DEFAULT_OPTIONS): Promise<number> {
