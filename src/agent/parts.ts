@@ -8,6 +8,7 @@ import { CniVerbs } from "../cni/cni-verbs.ts";
 import { PluginServer } from "../cni/plugin-server.ts";
 import type { AgentConfig } from "../config.ts";
 import { openAttachments } from "../enrolment/attachment-store.ts";
+import type { FindBypasses } from "../enrolment/bypass-step.ts";
 import { Enrolment } from "../enrolment/enrolment.ts";
 import { PodHistory } from "../enrolment/pod-history.ts";
 import { PodLookup } from "../enrolment/pod-lookup.ts";
@@ -31,6 +32,7 @@ import { Readiness } from "../observe/readiness.ts";
 import { HostProbes } from "../probes/host-probes.ts";
 import { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import { forgetCarried } from "../redirection/carried-tracking.ts";
+import { findPodBypasses } from "../redirection/pod-bypass.ts";
 import { countEarlier, countThroughZtunnel, resetEarlier } from "../redirection/pod-connections.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
 import { ZdsServer } from "../ztunnel/zds-server.ts";
@@ -100,6 +102,7 @@ export async function makeGround(
 export interface Capture {
   readonly ztunnel: ZdsServer;
   readonly redirection: PodRedirection;
+  readonly bypasses: FindBypasses;
   readonly probes: HostProbes;
   readonly probePath: ProbePathWatch;
   readonly history: PodHistory;
@@ -116,6 +119,7 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
   const { probes, probePath } = makeProbes(ground, wiring);
   const redirection = new PodRedirection({ backend, hostNetns, ipv6: config.ipv6 });
   const history = new PodHistory({ listener: metrics });
+  const bypasses = bypassLook(ground);
   const enrolment = new Enrolment({
     node,
     finder: new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") }),
@@ -132,6 +136,7 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
     events,
     probes,
     probePath,
+    bypasses,
     history,
     policy: { ...config, agentNamespace: config.podNamespace },
     log: loggers.scope("enrolment"),
@@ -141,7 +146,12 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
     ztunnelWaitMs: config.ztunnelWaitMs,
     pace: config,
   });
-  return { ztunnel, redirection, probes, probePath, history, enrolment };
+  return { ztunnel, redirection, bypasses, probes, probePath, history, enrolment };
+}
+
+function bypassLook({ backend, config }: Ground): FindBypasses {
+  const families = config.ipv6 ? ([4, 6] as const) : ([4] as const);
+  return (netns, redirect) => findPodBypasses(netns, { variant: backend.variant, families, redirect });
 }
 
 function makeProbes(

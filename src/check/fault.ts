@@ -19,6 +19,8 @@ export const FAULT_FIXES = {
     "restart the agent, which moves them; FORCE_IPTABLES_BINARY must be what was used when the rules were made",
   "foreign-chain":
     "another program uses a chain name of ours in this pod: take that program (often istio-init) out of it",
+  "may-be-bypassed":
+    "something in the pod comes before our rules: take it out, or let it come after them; the agent removes nothing of others",
   "unreadable-rules":
     "the sentence names what keeps them from being judged; see which program in the pod writes rules there",
   "dormant-table": "somebody put the table to sleep: wake it up with nft, or delete the pod",

@@ -10,6 +10,8 @@ import type { PodProcess, WantedPod } from "../linux/proc-scan.ts";
 import type { Family } from "../netfilter/family.ts";
 import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
 import type { PodReport } from "../observe/state-report.ts";
+import { bypassText } from "../redirection/bypass-words.ts";
+import { findPodBypasses } from "../redirection/pod-bypass.ts";
 import type { Verification } from "../redirection/pod-redirection.ts";
 import { RedirectionError } from "../redirection/redirection-error.ts";
 import { CHAIN_NAMES, type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";
@@ -124,11 +126,12 @@ async function checkCaptured(eyes: KernelEyes, { subject, netns }: Looked): Prom
   const { name, annotation } = subject;
   const options = subject.redirect;
   if (options === null) return [];
-  const [seen, elsewhere, closed, strangers] = await Promise.all([
+  const [seen, elsewhere, closed, strangers, bypasses] = await Promise.all([
     verification(eyes, { netns, options }),
     leftElsewhere(eyes, netns),
     closedSockets(netns, options),
     foreignTables(eyes, netns),
+    bypassesOf(eyes, { netns, running, options }),
   ]);
   if (seen instanceof RedirectionError)
     return [fault(seen.code === "TABLE_DORMANT" ? "dormant-table" : "unreadable-rules", name, seen.message)];
@@ -138,6 +141,8 @@ async function checkCaptured(eyes: KernelEyes, { subject, netns }: Looked): Prom
   const isGone = isBlank(seen.drift, options, families);
   if (elsewhere.length > 0) add("wrong-backend", describeElsewhere(eyes, { elsewhere, isGone }));
   for (const what of strangers) add("foreign-chain", what);
+  // before rules that do not stand nothing can be
+  if (!isGone && elsewhere.length === 0 && bypasses !== "") add("may-be-bypassed", bypasses);
   if (isGone && elsewhere.length === 0 && hasNoRouting(seen)) {
     const isClaimed = annotation === "enabled";
     if (isClaimed) add("annotation-without-capture", "it is annotated as enabled, and nothing redirects it");
@@ -169,6 +174,20 @@ async function verification(
     if (error instanceof RedirectionError && error.isUnreadable) return error;
     throw error;
   }
+}
+
+/** What stands before our rules, in words; empty: nothing. */
+async function bypassesOf(
+  { backend, ipv6 }: KernelEyes,
+  { netns, running, options }: { netns: Netns; running: RunningPod; options: RedirectOptions },
+): Promise<string> {
+  const report = await findPodBypasses(netns, {
+    variant: backend.variant,
+    families: ipv6 ? [4, 6] : [4],
+    redirect: options,
+    procNetDir: running.procNetDir,
+  });
+  return bypassText(report);
 }
 
 function isLookedAt(eyes: KernelEyes, { skippedFamilies }: Verification, family: Family): boolean {

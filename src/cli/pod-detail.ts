@@ -61,6 +61,7 @@ function observedLines(observed: ObservedReport | null): [string, string][] {
     ["looked at", `${observed.at} (${observed.source})`],
     ["namespace", observed.netns ?? "not known"],
     ...(observed.unread === null ? [] : ([["not read", observed.unread]] as [string, string][])),
+    ...bypassLines(observed),
     ...observed.families.map((family): [string, string] => [`IPv${family.family}`, familyText(family)]),
     [
       "sockets",
@@ -82,6 +83,17 @@ function observedLines(observed: ObservedReport | null): [string, string][] {
           ? `past ztunnel: ${probes.addresses.join(" ")}`
           : "not in the host's sets",
     ],
+  ];
+}
+
+/** What comes before our rules; of an older agent, and of a pod that was not looked at, nothing is said. */
+export function bypassLines({ bypasses }: ObservedReport): [string, string][] {
+  const found = bypasses?.found ?? [];
+  const lines = found.map(({ kind, detail }): [string, string] => ["may be bypassed", `${kind}: ${detail}`]);
+  if (bypasses?.complete !== false) return lines;
+  return [
+    ...lines,
+    ["may be bypassed", "what stands before our rules cannot be told: too much, or it changes"],
   ];
 }
 

@@ -3,7 +3,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { NodeReport, PodDetailReport, PodListReport, PodReport } from "../observe/state-report.ts";
 import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
-import { earlierText, renderPodDetail } from "./pod-detail.ts";
+import { bypassLines, earlierText, renderPodDetail } from "./pod-detail.ts";
 import { AgentAwayError, type StateClient, stateClient } from "./state-client.ts";
 import { type Cell, paint, printable, renderAge, renderTable } from "./table.ts";
 import { UsageError } from "./usage-error.ts";
@@ -30,7 +30,8 @@ columns:
   ZTUNNEL   ack: ztunnel has acknowledged the pod's present namespace; told: it has not yet
   PROBES    kubelet probes reach it past ztunnel
 
-Below the table: pods that had connections open when they were captured, and what became of those.
+Below the table: pods that had connections open when they were captured, and what became of those; pods whose traffic may get past
+ztunnel, because something comes before our rules.
 
 options:
   --json    print the agent's answer: {"node": …, "pods": …}, or the pod's
@@ -131,6 +132,7 @@ export function renderNode(node: NodeReport, colours: boolean): string {
   if (node.probes.fault !== null) say(`probes: ${node.probes.fault}`);
   const path = node.probes.path;
   if (path !== null && path.outcome !== "bypassed") say(`probe path: ${path.message}. ${path.remedy ?? ""}`);
+  if ((pods.mayBeBypassed ?? 0) > 0) say(`${pods.mayBeBypassed} pods may be bypassed: see below`);
   for (const { kind, count } of pods.failing) say(`${count} pods not captured: ${kind}`);
   return `${lines.join("\n")}\n\n`;
 }
@@ -158,7 +160,17 @@ export function renderPods(
   if (list.pods.length === 0) return "no pods on this node\n";
   const nowMs = Date.parse(list.at);
   const table = renderTable([HEAD, ...list.pods.map((pod) => rowOf(pod, nowMs))], options);
-  return table + renderEarlier(list.pods);
+  return table + renderEarlier(list.pods) + renderBypasses(list.pods);
+}
+
+/** Pods in which something comes before our rules. */
+function renderBypasses(pods: readonly PodReport[]): string {
+  const lines = pods.flatMap(({ ns, name, observed }) =>
+    (observed === null ? [] : bypassLines(observed)).map(
+      ([what, detail]) => `  ${printable(`${ns}/${name}`)}: ${what}: ${printable(detail)}\n`,
+    ),
+  );
+  return lines.length === 0 ? "" : `\n${lines.join("")}`;
 }
 
 /** Below the table, for they are few and pass: what is still outside the mesh of pods that are in it. */

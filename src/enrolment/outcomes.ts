@@ -3,6 +3,8 @@
 import type { EventRecorder } from "../kube/event-recorder.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Logger } from "../log/logger.ts";
+import type { BypassReport } from "../netfilter/bypass.ts";
+import { bypassMessage, bypassText } from "../redirection/bypass-words.ts";
 import type { Drift } from "../redirection/fingerprint.ts";
 import type { Desired } from "./desired-state.ts";
 import { type Failure, failureOf } from "./failure.ts";
@@ -203,6 +205,22 @@ export class Outcomes {
         "A CNI call (DEL or GC) said that this pod's sandbox had ended, so it was let go; the sandbox still has the " +
         "pod's addresses, and the pod is captured again. Look for what deletes network attachments of running pods.",
     });
+  }
+
+  /** Says what stands before the pod's rules, once for each change. */
+  bypassed(record: PodRecord, report: BypassReport): void {
+    const text = bypassText(report);
+    if (text === record.bypassTold) return;
+    record.bypassTold = text;
+    const { facts: pod, uid, sandbox } = record;
+    const names = { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key };
+    if (text === "") {
+      this.#options.log.info(names, "nothing stands before a pod's rules any more");
+      return;
+    }
+    this.#options.log.warn({ ...names, reason: text }, "a pod's traffic may get past ztunnel");
+    if (pod === undefined) return;
+    this.#options.events.record(pod, { reason: "AmbientMayBeBypassed", message: bypassMessage(report) });
   }
 
   /** Says what cannot be followed of the pod's annotations, once. */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What has become of each pod lately: changes of state with their times, the last look, the last failure. Bounded.
+import type { BypassReport } from "../netfilter/bypass.ts";
 import type { SkippedFamily } from "../redirection/pod-routing.ts";
 import type { EnrolmentState } from "./enrolment-state.ts";
 import type { FailureKind } from "./failure.ts";
@@ -52,6 +53,8 @@ export interface PodPast {
   readonly transitions: readonly PodTransition[];
   readonly look: PodLook | undefined;
   readonly failure: PodFailure | undefined;
+  /** What stood before our rules when that was looked for last; `undefined`: it was not yet. */
+  readonly bypasses?: BypassReport | undefined;
   /** Connections that were open when the running pod came into the mesh; `undefined`: it was captured before it ran. */
   readonly earlierConnections: number | undefined;
 }
@@ -82,6 +85,7 @@ interface Entry {
   transitions: PodTransition[];
   look: PodLook | undefined;
   failure: PodFailure | undefined;
+  bypasses: BypassReport | undefined;
   earlierConnections: number | undefined;
   askedMs: number | undefined;
   run: { startMs: number; stepMs: number; steps: StepTime[] } | undefined;
@@ -147,6 +151,11 @@ export class PodHistory {
     this.#entry(uid).look = { at: this.#isoTime(), atMs: this.#now(), netnsKey, skippedFamilies };
   }
 
+  /** What stands before our rules was looked for. */
+  sawBypasses(uid: string, report: BypassReport): void {
+    this.#entry(uid).bypasses = report;
+  }
+
   /** What keeps the pod from where it should be; it stands until a run gets there. */
   failed(uid: string, failure: { kind: FailureKind; message: string; remedy: string }): void {
     const entry = this.#entry(uid);
@@ -175,6 +184,7 @@ export class PodHistory {
     }
     if (state === "outside") {
       entry.look = undefined;
+      entry.bypasses = undefined;
       entry.earlierConnections = undefined;
     }
     if (state === entry.state) return;
@@ -211,6 +221,7 @@ export class PodHistory {
         transitions: [],
         look: undefined,
         failure: undefined,
+        bypasses: undefined,
         earlierConnections: undefined,
         askedMs: undefined,
         run: undefined,

@@ -37,6 +37,8 @@ export class PodRecord implements PodStatus {
   lastRun: LastRun = "fine";
   /** Warnings about the pod's annotations that have been logged already. */
   warned = "";
+  /** What stands before the pod's rules, as people were told; empty: nothing. */
+  bypassTold = "";
   /** Runs in a row that did not get where they wanted. */
   failures = 0;
 

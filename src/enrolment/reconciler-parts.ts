@@ -12,6 +12,7 @@ import type { countEarlier, countThroughZtunnel, resetEarlier } from "../redirec
 import type { PodRedirection } from "../redirection/pod-redirection.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
 import type { Attachments } from "./attachments.ts";
+import type { FindBypasses } from "./bypass-step.ts";
 import type { Desired } from "./desired-state.ts";
 import type { Pace } from "./next-step.ts";
 import type { Outcomes } from "./outcomes.ts";
@@ -34,6 +35,8 @@ export interface ReconcilerParts {
   readonly probes: Pick<HostProbes, "set" | "remove">;
   readonly probePath: Pick<ProbePathWatch, "enrolled" | "left">;
   readonly attachments: Pick<Attachments, "placeOf" | "forgetPod">;
+  /** Looks for what stands before a pod's rules. Default: nobody does. */
+  readonly bypasses?: FindBypasses | undefined;
   readonly history: PodHistory;
   readonly log: Logger;
   readonly clock: Clock;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The step that leads a pod's traffic to ztunnel: what is open already is counted or reset, rules and routes are made right.
+import { lookForBypasses } from "./bypass-step.ts";
 import type { Step } from "./next-step.ts";
 import type { Outcomes } from "./outcomes.ts";
 import type { PodRecord } from "./pod-record.ts";
 import type { ReconcilerParts } from "./reconciler-parts.ts";
 
 type RedirectStep = Extract<Step, { do: "redirect" }>;
-type Parts = Pick<ReconcilerParts, "redirection" | "connections" | "history" | "log"> & {
-  readonly outcomes: Pick<Outcomes, "repaired">;
+type Parts = Pick<ReconcilerParts, "redirection" | "connections" | "bypasses" | "history" | "log"> & {
+  readonly outcomes: Pick<Outcomes, "repaired" | "bypassed">;
 };
 
 /** Makes rules, ip rule and route right. @throws when they cannot be made or seen */
@@ -32,6 +33,7 @@ export async function redirectPod(step: RedirectStep, record: PodRecord, parts: 
     );
   const isStillThere = record.sandbox?.netns === netns && record.workload.phase.at === "captured";
   if (isRepair && report.changed && isStillThere) outcomes.repaired(record, report.repaired);
+  await lookForBypasses(record, { netns, redirect }, parts);
 }
 
 async function countEarlier({ sandbox }: RedirectStep, record: PodRecord, parts: Parts): Promise<void> {

@@ -11,6 +11,7 @@ import { recordOf, textOf } from "./json-fields.ts";
  * - `AmbientCannotVerify`: the pod's rules cannot be read or judged; it may well be captured, and is not taken out of the mesh.
  * - `AmbientRepaired`: somebody had changed the pod's redirection; it was put back.
  * - `AmbientRecaptured`: a CNI call had said that the pod's sandbox ended, which lives on; it is captured again.
+ * - `AmbientMayBeBypassed`: something in the pod stands before our rules and can take its traffic past ztunnel; nothing is removed.
  * - `AmbientZtunnelRefused`: ztunnel does not take the pod; names who holds a port that ztunnel needs, if anybody does.
  * - `AmbientWaitingForZtunnel`: no ztunnel is connected.
  * - `AmbientProbesMayFail`: a synthetic kubelet probe did not pass ztunnel.
@@ -21,6 +22,7 @@ export type EventReason =
   | "AmbientCannotVerify"
   | "AmbientRepaired"
   | "AmbientRecaptured"
+  | "AmbientMayBeBypassed"
   | "AmbientZtunnelRefused"
   | "AmbientWaitingForZtunnel"
   | "AmbientProbesMayFail"

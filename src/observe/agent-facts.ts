@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the reports ask of the agent's parts: the few facts of each, so that a part can be any object that has them.
 import type { AgentConfig } from "../config.ts";
+import type { FindBypasses } from "../enrolment/bypass-step.ts";
 import type { Desired } from "../enrolment/desired-state.ts";
 import type { PodHistory } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
@@ -141,6 +142,8 @@ export interface AgentFacts {
   readonly enrolment: EnrolmentFacts;
   readonly history: PodHistory;
   readonly redirection: RedirectionFacts;
+  /** Looks for what stands before a pod's rules. */
+  readonly bypasses?: FindBypasses | undefined;
   readonly ztunnel: ZtunnelFacts;
   readonly probes: ProbesFacts;
   readonly readiness: Readiness;

@@ -41,6 +41,11 @@ export class NodeMetrics {
       "Captured pods that were found right within twice the reconcile interval",
       ({ pods }) => pods.verified,
     );
+    this.#value(
+      "ambient_cni_pods_may_be_bypassed",
+      "Captured pods in which something stands before our rules that can take traffic past ztunnel, or which it cannot be told of",
+      ({ pods }) => pods.mayBeBypassed ?? 0,
+    );
     this.#kinds("ambient_cni_pods_failing", {
       help: "Pods that are not where they should be, by reason",
       label: "reason",

@@ -4,7 +4,7 @@ import { openNetnsCount } from "../linux/netns.ts";
 import { version } from "../version.ts";
 import type { AgentFacts, ChainFacts, ProbePathFacts, ReportedConfig, WatchFacts } from "./agent-facts.ts";
 import { renderSelector } from "./desired-report.ts";
-import { type KnownPod, knownPods } from "./pod-report.ts";
+import { type KnownPod, knownPods, mayBeBypassed } from "./pod-report.ts";
 import type {
   ChainReport,
   CountReport,
@@ -113,14 +113,23 @@ function countPods(facts: AgentFacts): PodCountsReport {
   const failing = new Map<string, number>();
   let wanted = 0;
   let verified = 0;
+  let bypassedCount = 0;
   for (const known of pods) {
     states[known.record?.state ?? "outside"]++;
     if (known.desired?.wanted === true) wanted++;
     if (isVerified(facts, known)) verified++;
+    if (mayBeBypassed(known)) bypassedCount++;
     const kind = failingKind(known);
     if (kind !== undefined) failing.set(kind, (failing.get(kind) ?? 0) + 1);
   }
-  return { known: pods.length, wanted, ...states, verified, failing: countsOf(failing) };
+  return {
+    known: pods.length,
+    wanted,
+    ...states,
+    verified,
+    mayBeBypassed: bypassedCount,
+    failing: countsOf(failing),
+  };
 }
 
 function isVerified({ config }: AgentFacts, { record, past }: KnownPod): boolean {

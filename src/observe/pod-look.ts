@@ -3,10 +3,12 @@
 
 import { listeningSockets } from "../linux/listening-sockets.ts";
 import { within } from "../loop/deadline.ts";
+import type { BypassReport } from "../netfilter/bypass.ts";
 import { routingDrift } from "../redirection/routing-drift.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
 import type { AgentFacts, RedirectionFacts } from "./agent-facts.ts";
 import {
+  bypassesOf,
   type KnownPod,
   probesOf,
   skipOf,
@@ -34,12 +36,16 @@ export async function lookAtPod(
   const netns = sandbox === undefined || sandbox.netns.closed ? undefined : sandbox.netns;
   const redirect = desired?.wanted === true ? desired.redirect : undefined;
   const isReadable = netns !== undefined && redirect !== undefined;
-  const [seen, sockets, probes] = await Promise.all([
+  const { bypasses: find } = facts;
+  const [seen, sockets, probes, bypasses] = await Promise.all([
     isReadable
       ? settle(limitMs, (signal) => facts.redirection.verify(netns, redirect, { signal }))
       : unread<Seen>(unreadReason(known)),
     netns === undefined ? unread<SocketReport[]>("") : settle(limitMs, () => listeningSockets(netns.fd)),
     settle(limitMs, () => probesNow(facts, known)),
+    isReadable && find !== undefined
+      ? settle(limitMs, () => find(netns, redirect))
+      : unread<BypassReport>(""),
   ]);
   const ports = redirect?.dnsCapture === false ? sockets.value?.filter(isNotDns) : sockets.value;
   return {
@@ -55,6 +61,7 @@ export async function lookAtPod(
     sockets: ports ?? null,
     ztunnel: ztunnelOf(facts, known),
     probes: probes.value ?? { ...probesOf(facts, known), member: null },
+    bypasses: bypassesOf(bypasses.value),
   };
 }
 

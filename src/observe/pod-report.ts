@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // One pod as the agent knows it from its last run, as a report. No I/O.
+
 import type { Desired } from "../enrolment/desired-state.ts";
 import type { PodLook, PodPast } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
+import type { BypassReport } from "../netfilter/bypass.ts";
 import type { Family } from "../netfilter/family.ts";
+import { bypassText } from "../redirection/bypass-words.ts";
 import { desiredChains, fingerprint } from "../redirection/fingerprint.ts";
 import type { SkippedFamily } from "../redirection/pod-routing.ts";
 import { type RedirectOptions, redirectVariantKey } from "../redirection/rules.ts";
 import type { AgentFacts } from "./agent-facts.ts";
 import { describeDesired } from "./desired-report.ts";
 import type {
+  BypassesReport,
   DesiredReport,
   FamilyReport,
   ObservedReport,
@@ -137,7 +141,19 @@ function observedLast(facts: AgentFacts, known: KnownPod): ObservedReport | null
     sockets: null,
     ztunnel: ztunnelOf(facts, known),
     probes: probesOf(facts, known),
+    bypasses: isRead ? bypassesOf(past.bypasses) : null,
   };
+}
+
+/** What stands before a pod's rules, as a report. */
+export function bypassesOf(seen: BypassReport | undefined): BypassesReport | null {
+  return seen === undefined ? null : { found: seen.bypasses, complete: seen.isComplete };
+}
+
+/** Captured, and perhaps not wholly. */
+export function mayBeBypassed({ record, past }: KnownPod): boolean {
+  if (record?.state !== "enrolled" || past.bypasses === undefined) return false;
+  return past.bypasses.bypasses.length > 0 || !past.bypasses.isComplete;
 }
 
 function familyLast(family: Family, seen: { options: RedirectOptions; look: PodLook }): FamilyReport {
@@ -168,7 +184,8 @@ function errorOf({ failure }: PodPast): PodErrorReport | null {
   return { at, message, remedy, attempts };
 }
 
-function summarise({ record, past }: KnownPod, desired: DesiredReport): string {
+function summarise(known: KnownPod, desired: DesiredReport): string {
+  const { record, past } = known;
   const state = record?.state ?? "outside";
   const { failure, look } = past;
   if (failure !== undefined) return `${statePhrases[state]}: ${failure.message}`;
@@ -177,6 +194,8 @@ function summarise({ record, past }: KnownPod, desired: DesiredReport): string {
   if (state === "outside") return `outside: ${desired.why}`;
   if (!desired.wanted) return `leaves the mesh: ${desired.why}`;
   if (state !== "enrolled") return statePhrases[state];
+  if (mayBeBypassed(known) && past.bypasses !== undefined)
+    return `captured, but traffic may get past ztunnel: ${bypassText(past.bypasses)}`;
   return look === undefined ? "captured" : `captured, verified at ${look.at}`;
 }
 

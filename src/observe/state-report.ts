@@ -112,6 +112,28 @@ export interface ObservedReport {
   readonly sockets: readonly SocketReport[] | null;
   readonly ztunnel: PodZtunnelReport;
   readonly probes: PodProbesReport;
+  /** What stands before our rules and can take traffic past ztunnel; `null`: not looked at. Absent: an older agent answered. */
+  readonly bypasses?: BypassesReport | null;
+}
+
+/** What was seen before our rules. */
+export interface BypassesReport {
+  /** At most 16; empty: nothing. */
+  readonly found: readonly FoundBypassReport[];
+  /** False: there is more than is read, or it changes while it is read. */
+  readonly complete: boolean;
+}
+
+/** Something of somebody else's that packets meet before our rules. */
+export interface FoundBypassReport {
+  /** accepts, marks, translates, untracked, diverts, queues or unknown. */
+  readonly kind: string;
+  /** ip, ip6, inet or netdev. */
+  readonly family: string;
+  readonly table: string;
+  readonly chain: string;
+  /** One sentence: which rule, and what it can do. */
+  readonly detail: string;
 }
 
 /** Redirection of one address family. */
@@ -339,6 +361,8 @@ export interface PodCountsReport {
   readonly failed: number;
   /** Enrolled, and found right by a look that is not older than twice the interval. */
   readonly verified: number;
+  /** Captured, but something stands before our rules, or it cannot be told whether. Absent: an older agent answered. */
+  readonly mayBeBypassed?: number;
   /** Wanted and not captured, by reason, those that are `unverified` left out: sandbox, ztunnel, ztunnel-refused, rules, kernel, api, other. */
   readonly failing: readonly CountReport[];
 }
