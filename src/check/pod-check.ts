@@ -48,7 +48,7 @@ export async function checkPod(eyes: KernelEyes, subject: PodSubject): Promise<F
   if (!subject.wanted) return await checkOutsider(eyes, { subject, netns });
   const swapped = await swappedFault(subject, netns);
   if (swapped !== undefined) return [swapped];
-  return await checkCaptured(eyes, { subject, netns });
+  return await checkCaptured(eyes, { subject, netns, running });
 }
 
 /** What the state API says of a pod, as a subject. */
@@ -122,7 +122,10 @@ async function checkOutsider(eyes: KernelEyes, { subject, netns }: Looked): Prom
   return [fault("annotation-without-capture", name, "it is annotated as enabled, and nothing redirects it")];
 }
 
-async function checkCaptured(eyes: KernelEyes, { subject, netns }: Looked): Promise<Fault[]> {
+async function checkCaptured(
+  eyes: KernelEyes,
+  { subject, netns, running }: Looked & { running: PodProcess },
+): Promise<Fault[]> {
   const { name, annotation } = subject;
   const options = subject.redirect;
   if (options === null) return [];
@@ -179,7 +182,7 @@ async function verification(
 /** What stands before our rules, in words; empty: nothing. */
 async function bypassesOf(
   { backend, ipv6 }: KernelEyes,
-  { netns, running, options }: { netns: Netns; running: RunningPod; options: RedirectOptions },
+  { netns, running, options }: { netns: Netns; running: PodProcess; options: RedirectOptions },
 ): Promise<string> {
   const report = await findPodBypasses(netns, {
     variant: backend.variant,
