@@ -29,6 +29,8 @@ export const rooms: readonly Room[] = [
   { name: "config", may: ["kube", "log", "settings-reader"] },
   { name: "netfilter", may: ground },
   { name: "redirection", may: [...ground, "netfilter"] },
+  // the one verdict on a pod's capture: whoever asks stands above
+  { name: "check", may: [...ground, "netfilter", "redirection"] },
   { name: "ztunnel", may: ground },
   { name: "probes", may: [...ground, "netfilter", "redirection"] },
   { name: "enrolment", may: [...ground, "kube", "netfilter", "redirection", "ztunnel", "probes"] },
@@ -36,7 +38,18 @@ export const rooms: readonly Room[] = [
   // leaving a node takes everything apart that the agent is made of
   {
     name: "install",
-    may: [...ground, "config", "kube", "netfilter", "redirection", "ztunnel", "probes", "enrolment", "cni"],
+    may: [
+      ...ground,
+      "config",
+      "kube",
+      "netfilter",
+      "redirection",
+      "check",
+      "ztunnel",
+      "probes",
+      "enrolment",
+      "cni",
+    ],
   },
   {
     name: "observe",
@@ -47,6 +60,7 @@ export const rooms: readonly Room[] = [
       "kube",
       "netfilter",
       "redirection",
+      "check",
       "ztunnel",
       "probes",
       "enrolment",
@@ -55,8 +69,8 @@ export const rooms: readonly Room[] = [
   },
   { name: "dashboard", may: [...ground, "netfilter", "redirection", "observe"] },
   {
-    name: "check",
-    may: [...ground, "config", "kube", "netfilter", "redirection", "probes", "install", "observe"],
+    name: "diagnose",
+    may: [...ground, "config", "kube", "netfilter", "redirection", "check", "probes", "install", "observe"],
   },
   {
     name: "agent",
@@ -66,6 +80,7 @@ export const rooms: readonly Room[] = [
       "kube",
       "netfilter",
       "redirection",
+      "check",
       "ztunnel",
       "probes",
       "enrolment",
@@ -74,12 +89,12 @@ export const rooms: readonly Room[] = [
       "observe",
       "dashboard",
       // the self-test at the start is a part of the agent
-      "check",
+      "diagnose",
     ],
   },
   {
     name: "cli",
-    may: [...ground, "settings-reader", "config", "redirection", "install", "observe", "check"],
+    may: [...ground, "settings-reader", "config", "redirection", "install", "observe", "diagnose"],
   },
   { name: "main", may: ["log", "version", "config", "cli", "agent"] },
 ];

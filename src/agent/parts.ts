@@ -3,10 +3,11 @@
 import { mkdir } from "node:fs/promises";
 import { uptime } from "node:os";
 import { join } from "node:path";
-import { SelfTestWatch } from "../check/self-test-watch.ts";
+import { isTouched } from "../check/signs.ts";
 import { CniVerbs } from "../cni/cni-verbs.ts";
 import { PluginServer } from "../cni/plugin-server.ts";
 import type { AgentConfig } from "../config.ts";
+import { SelfTestWatch } from "../diagnose/self-test-watch.ts";
 import { openAttachments } from "../enrolment/attachment-store.ts";
 import type { FindBypasses } from "../enrolment/bypass-step.ts";
 import { Enrolment } from "../enrolment/enrolment.ts";
@@ -124,6 +125,7 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
     node,
     finder: new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") }),
     redirection,
+    isTouched,
     connections: { countEarlier, resetEarlier, countThroughZtunnel, forgetCarried },
     portHolders: (netns) => portHolders(netns, ztunnelPorts, { procRoot: join(config.hostRoot, "proc") }),
     attachments: openAttachments({

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni debug APP_LABEL NAMESPACE`: the three checks that everybody makes by hand, for one app's pods on this node.
-import type { PodDebug } from "../check/pod-debug.ts";
+import type { PodDebug } from "../diagnose/pod-debug.ts";
 import { type Command, type CommandIo, parseCommandLine } from "./command.ts";
 import { AgentAwayError, stateClient } from "./state-client.ts";
 import { paint, printable } from "./table.ts";
@@ -36,7 +36,7 @@ async function runDebug(args: readonly string[], io: CommandIo): Promise<number>
     throw new UsageError("debug takes APP_LABEL and NAMESPACE; see ambient-cni debug --help");
   }
   const config = io.config();
-  const { debugPods } = await import("../check/pod-debug.ts");
+  const { debugPods } = await import("../diagnose/pod-debug.ts");
   try {
     const found = await debugPods({ config, agent: stateClient(config.runDir), label, namespace });
     if (found.pods.length === 0) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni doctor`: everything about the node that keeps pods out of the mesh, each with its fix.
-import type { Finding, FindingLevel } from "../check/finding.ts";
+import type { Finding, FindingLevel } from "../diagnose/finding.ts";
 import { type Command, type CommandIo, parseCommandLine } from "./command.ts";
 import { Progress } from "./progress.ts";
 import { stateClient } from "./state-client.ts";
@@ -42,8 +42,8 @@ async function runDoctor(args: readonly string[], io: CommandIo): Promise<number
     throw new UsageError("doctor takes no arguments; see ambient-cni doctor --help");
   const config = io.config();
   const [{ examineNode }, { worstLevel }] = await Promise.all([
-    import("../check/doctor.ts"),
-    import("../check/finding.ts"),
+    import("../diagnose/doctor.ts"),
+    import("../diagnose/finding.ts"),
   ]);
   const agent = stateClient(config.runDir, { timeoutMs: AGENT_TIMEOUT_MS });
   using progress = new Progress(io);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni verify`: what should be against what the kernel has.
-import type { Fault } from "../check/fault.ts";
-import type { VerifyReport } from "../check/verify-node.ts";
+import type { Fault } from "../diagnose/fault.ts";
+import type { VerifyReport } from "../diagnose/verify-node.ts";
 import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
 import { Progress } from "./progress.ts";
 import { stateClient } from "./state-client.ts";
@@ -23,7 +23,7 @@ without an agent each pod that has something of ours must have all of it. Writes
 seen twice, 0.3 s apart: what a working agent repairs meanwhile is none.
 
 names of mismatches:
-  missing-jump missing-chain missing-rule extra-rule reordered-rules duplicate-jump unexpected-table
+  missing-jump missing-chain missing-rule extra-rule reordered duplicate-jump jump-not-first unexpected-table
   missing-ip-rule missing-route wrong-backend foreign-chain dormant-table may-be-bypassed
   missing-set missing-set-entry wrong-set-entry stale-set-entry host-chain
   netns-swapped shared-netns no-sandbox ztunnel-sockets
@@ -54,7 +54,7 @@ async function runVerify(args: readonly string[], io: CommandIo): Promise<number
   if (rest.length > 0) parsePodName("verify", positionals.join(" "));
   const config = io.config();
   const agent = stateClient(config.runDir);
-  const { verifyNode } = await import("../check/verify-node.ts");
+  const { verifyNode } = await import("../diagnose/verify-node.ts");
   let report: VerifyReport;
   using progress = new Progress(io);
   try {

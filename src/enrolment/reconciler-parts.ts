@@ -23,7 +23,9 @@ import type { SandboxFinder } from "./sandbox-finder.ts";
 /** What the steps are done with. */
 export interface ReconcilerParts {
   readonly finder: Pick<SandboxFinder, "find" | "owns">;
-  readonly redirection: Pick<PodRedirection, "apply" | "open" | "remove" | "isTouched">;
+  readonly redirection: Pick<PodRedirection, "apply" | "open" | "remove">;
+  /** Whether an ambient agent wrote in a namespace. @throws when the kernel cannot be asked */
+  readonly isTouched: (netns: Netns) => Promise<boolean>;
   readonly connections: {
     readonly countEarlier: typeof countEarlier;
     readonly resetEarlier: typeof resetEarlier;

@@ -91,7 +91,7 @@ export class Reconciler {
       case "prove":
         return await this.#prove(step);
       case "inspect":
-        return { do: "inspect", isTouched: await this.#parts.redirection.isTouched(step.sandbox.netns) };
+        return { do: "inspect", isTouched: await this.#parts.isTouched(step.sandbox.netns) };
       case "count-carried":
         return { do: "count-carried", carried: await this.#countCarried(step) };
       case "clear":

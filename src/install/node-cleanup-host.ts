@@ -2,11 +2,11 @@
 // Takes the chain and the sets for kubelet probes out of the host.
 import { dirname, join } from "node:path";
 import { Netns } from "../linux/netns.ts";
+import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
 import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
 import { HostState } from "../probes/host-state.ts";
 import { PROBE_CHAIN, PROBE_TABLE } from "../probes/probe-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
-import { hasChain } from "./node-cleanup-netns.ts";
 import type { CleanupTools } from "./node-cleanup-tools.ts";
 
 export interface HostCleanupOptions {
@@ -54,13 +54,18 @@ export async function cleanHost(options: HostCleanupOptions): Promise<string[]> 
   return [...new Set(removed)];
 }
 
+const CHAINS = ([4, 6] as const).map((family) => ({ family, table: PROBE_TABLE, chain: PROBE_CHAIN }));
+
 async function lookIn({ netns, path }: HostNetns, tools: CleanupTools): Promise<string[]> {
   const procNetDir = join(dirname(dirname(path)), "net");
-  const isThere = await hasChain(netns, { chain: PROBE_CHAIN, tables: [PROBE_TABLE], procNetDir });
+  const chains = [
+    ...(await findChains(netns.fd, CHAINS)),
+    ...(await findLegacyChains(netns.fd, CHAINS, procNetDir)),
+  ];
   const sets = await ourSets(netns, tools);
   const tables = await findNativeTables(netns.fd);
   return [
-    ...(isThere ? [`chain ${PROBE_CHAIN}`] : []),
+    ...(chains.length > 0 ? [`chain ${PROBE_CHAIN}`] : []),
     ...sets.map((name) => `ipset ${name}`),
     ...tables.map(nativeTableName),
   ];

@@ -3,13 +3,8 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { netnsKeyAt } from "../linux/host-netns.ts";
-import { NativeError, xtablesInNetns } from "../linux/native.ts";
-import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
-import { readRedirectRouting } from "../linux/netlink/rtnetlink.ts";
 import { Netns, NetnsError } from "../linux/netns.ts";
 import { processesIn, unlessGone } from "../linux/proc.ts";
-import { findNativeTables } from "../netfilter/native-tables.ts";
-import { readLegacyTableNames } from "../netfilter/variant.ts";
 
 /** A namespace and the ways to it. */
 export interface FoundNetns {
@@ -61,61 +56,6 @@ export function openFound(found: FoundNetns): Netns | undefined {
   } catch (error) {
     const isGone = error instanceof NetnsError && ["ENOENT", "ESRCH", "ENOTNS"].includes(error.code);
     if (isGone) return undefined;
-    throw error;
-  }
-}
-
-/** In no sidecar's rules; ISTIO_OUTPUT is, and must stay there. Source: istio/istio tools/istio-iptables pkg/constants. */
-const tellingChain = "ISTIO_PRERT";
-const families = [4, 6] as const;
-
-/**
- * Whether an ambient agent wrote here: the ip rule or route, which are written first and removed last, or chain or tables that
- * only ambient mode has. Sidecars have a chain of a name that is ours, too: without one of these signs nothing is touched.
- * @throws NetlinkError, NativeError when the kernel cannot be asked
- */
-export async function isEnrolled(netns: Netns, procNetDir: string | undefined): Promise<boolean> {
-  const { v4, v6 } = await readRedirectRouting(netns.fd, { v6: true });
-  if (v4.rule || v4.route || v6.rule || v6.route) return true;
-  if ((await findNativeTables(netns.fd)).length > 0) return true;
-  return await hasChain(netns, { chain: tellingChain, tables: ["mangle", "nat"], procNetDir });
-}
-
-/** A chain to look for. */
-export interface SoughtChain {
-  readonly chain: string;
-  readonly tables: readonly string[];
-  /** Tells which x_tables exist: asking for another would create it. Undefined: they are not looked at. */
-  readonly procNetDir: string | undefined;
-}
-
-/** Whether a namespace has a chain, in either family of either iptables variant; starts no process. */
-export async function hasChain(netns: Netns, sought: SoughtChain): Promise<boolean> {
-  const { chain, tables, procNetDir } = sought;
-  // a kernel without nf_tables has no chains in them
-  const dump = await dumpNftRuleset(netns.fd).catch(() => []);
-  const isInNft = dump.some(
-    ({ family, table, chains }) =>
-      family !== "inet" && tables.includes(table) && chains.some(({ name }) => name === chain),
-  );
-  if (isInNft || procNetDir === undefined) return isInNft;
-  for (const family of families) {
-    const names = await readLegacyTableNames(procNetDir, family).catch((): string[] => []);
-    for (const table of names.filter((name) => tables.includes(name))) {
-      if (await hasLegacyChain(netns, { family, table, chain })) return true;
-    }
-  }
-  return false;
-}
-
-async function hasLegacyChain(
-  netns: Netns,
-  { family, table, chain }: { family: 4 | 6; table: string; chain: string },
-): Promise<boolean> {
-  try {
-    return Buffer.from(await xtablesInNetns(netns.fd, family, table)).includes(`${chain}\0`);
-  } catch (error) {
-    if (error instanceof NativeError && ["ENOENT", "ENOPROTOOPT"].includes(error.code)) return false;
     throw error;
   }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Takes our redirection out of every pod of the node; their traffic goes straight from then on.
+import { isTouched } from "../check/signs.ts";
 import { hostNetnsKeys, netnsKeyAt } from "../linux/host-netns.ts";
 import { forEachLimited } from "../loop/limit.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
-import { type FoundNetns, findNetns, isEnrolled, openFound } from "./node-cleanup-netns.ts";
+import { type FoundNetns, findNetns, openFound } from "./node-cleanup-netns.ts";
 import type { CleanupTools } from "./node-cleanup-tools.ts";
 
 export interface PodCleanupOptions {
@@ -78,7 +79,7 @@ async function findEnrolled(
       using netns = openFound(found);
       // the process that led here may have been replaced by another one since
       if (netns === undefined || ignore.has(netns.key)) return;
-      if (await isEnrolled(netns, found.procNetDir)) enrolled.push(found);
+      if (await isTouched(netns, found)) enrolled.push(found);
     } catch (error) {
       failed.push(`${found.name} cannot be looked at: ${(error as Error).message}`);
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the reports ask of the agent's parts: the few facts of each, so that a part can be any object that has them.
+import type { CaptureMeans } from "../check/look.ts";
 import type { AgentConfig } from "../config.ts";
 import type { FindBypasses } from "../enrolment/bypass-step.ts";
 import type { Desired } from "../enrolment/desired-state.ts";
@@ -7,12 +8,8 @@ import type { PodHistory } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { ReflectorCounts } from "../kube/reflector.ts";
-import type { Netns } from "../linux/netns.ts";
 import type { LogRing } from "../log/log-ring.ts";
-import type { Family } from "../netfilter/family.ts";
 import type { ProbeDrift } from "../probes/probe-drift.ts";
-import type { Verification } from "../redirection/pod-redirection.ts";
-import type { RedirectOptions } from "../redirection/rules.ts";
 import type { ProcessFacts } from "./process-facts.ts";
 import type { Readiness } from "./readiness.ts";
 import type { ProbePathReport } from "./state-report.ts";
@@ -78,15 +75,6 @@ export interface ProbesFacts {
   verify(): Promise<{ readonly drift: readonly ProbeDrift[] }>;
 }
 
-/** Reads a pod's redirection; writes nothing. */
-export interface RedirectionFacts {
-  verify(
-    netns: Netns,
-    options: RedirectOptions,
-    call?: { readonly signal?: AbortSignal },
-  ): Promise<Verification & { readonly fingerprints?: ReadonlyMap<Family, string> }>;
-}
-
 /** Our entry in the CNI chain. */
 export interface ChainFacts {
   /** File that holds our entry. */
@@ -141,7 +129,8 @@ export interface AgentFacts {
   readonly cluster: ClusterFacts;
   readonly enrolment: EnrolmentFacts;
   readonly history: PodHistory;
-  readonly redirection: RedirectionFacts;
+  /** Reads a pod's redirection; writes nothing. */
+  readonly redirection: CaptureMeans["redirection"];
   /** Looks for what stands before a pod's rules. */
   readonly bypasses?: FindBypasses | undefined;
   readonly ztunnel: ZtunnelFacts;

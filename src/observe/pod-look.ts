@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Looks at one pod in the kernel, bounded in time: a namespace that does not answer costs its own part of the report only.
 
-import { listeningSockets } from "../linux/listening-sockets.ts";
-import { within } from "../loop/deadline.ts";
-import type { BypassReport } from "../netfilter/bypass.ts";
+import { checkCapture } from "../check/capture.ts";
+import { answerOf } from "../check/look.ts";
+import type { Verification } from "../redirection/pod-redirection.ts";
 import { routingDrift } from "../redirection/routing-drift.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
-import type { AgentFacts, RedirectionFacts } from "./agent-facts.ts";
+import type { AgentFacts } from "./agent-facts.ts";
 import {
   bypassesOf,
   type KnownPod,
@@ -17,11 +17,9 @@ import {
   wantedFingerprint,
   ztunnelOf,
 } from "./pod-report.ts";
-import type { FamilyReport, ObservedReport, PodProbesReport, SocketReport } from "./state-report.ts";
+import type { FamilyReport, ObservedReport, PodProbesReport } from "./state-report.ts";
 
 const DEFAULT_LIMIT_MS = 3000;
-
-type Seen = Awaited<ReturnType<RedirectionFacts["verify"]>>;
 
 /** What is there of a pod now. @param options.limitMs for each of the questions, which are asked at once; default 3 s */
 export async function lookAtPod(
@@ -35,43 +33,37 @@ export async function lookAtPod(
   const { limitMs = DEFAULT_LIMIT_MS } = options;
   const netns = sandbox === undefined || sandbox.netns.closed ? undefined : sandbox.netns;
   const redirect = desired?.wanted === true ? desired.redirect : undefined;
-  const isReadable = netns !== undefined && redirect !== undefined;
-  const { bypasses: find } = facts;
-  const [seen, sockets, probes, bypasses] = await Promise.all([
-    isReadable
-      ? settle(limitMs, (signal) => facts.redirection.verify(netns, redirect, { signal }))
-      : unread<Seen>(unreadReason(known)),
-    netns === undefined ? unread<SocketReport[]>("") : settle(limitMs, () => listeningSockets(netns.fd)),
-    settle(limitMs, () => probesNow(facts, known)),
-    isReadable && find !== undefined
-      ? settle(limitMs, () => find(netns, redirect))
-      : unread<BypassReport>(""),
+  const { redirection, bypasses } = facts;
+  const [capture, probes] = await Promise.all([
+    netns && checkCapture(netns, { redirect: redirect ?? "outside" }, { redirection, bypasses, limitMs }),
+    answerOf(() => probesNow(facts, known), limitMs),
   ]);
-  const ports = redirect?.dnsCapture === false ? sockets.value?.filter(isNotDns) : sockets.value;
+  const rules = capture?.seen.rules.value;
+  const sockets = capture?.seen.sockets;
+  const ports = redirect?.dnsCapture === false ? sockets?.value?.filter(isNotDns) : sockets?.value;
+  const isAsked = netns !== undefined && redirect !== undefined;
   return {
     at: new Date().toISOString(),
     source: "kernel",
     netns: sandbox?.netns.key ?? null,
     containerId: sandbox?.containerId || null,
     families:
-      seen.value === undefined || redirect === undefined
-        ? []
-        : familiesOf(facts, { seen: seen.value, redirect }),
-    unread: seen.fault ?? sockets.fault ?? null,
+      rules === undefined || redirect === undefined ? [] : familiesOf(facts, { seen: rules, redirect }),
+    unread: isAsked ? ((capture?.seen.rules.error ?? sockets?.error)?.message ?? null) : unreadReason(known),
     sockets: ports ?? null,
     ztunnel: ztunnelOf(facts, known),
     probes: probes.value ?? { ...probesOf(facts, known), member: null },
-    bypasses: bypassesOf(bypasses.value),
+    bypasses: bypassesOf(capture?.seen.bypasses.value),
   };
 }
 
-function isNotDns({ port }: SocketReport): boolean {
+function isNotDns({ port }: { readonly port: number }): boolean {
   return port !== 15053;
 }
 
 function familiesOf(
   facts: AgentFacts,
-  { seen, redirect }: { seen: Seen; redirect: RedirectOptions },
+  { seen, redirect }: { seen: Verification; redirect: RedirectOptions },
 ): FamilyReport[] {
   const misrouted = routingDrift(seen.routing);
   return wantedFamilies(facts).map((family) => {
@@ -84,8 +76,7 @@ function familiesOf(
     return {
       family,
       skipped: skip?.reason ?? null,
-      fingerprint:
-        skip?.part === "all" ? null : (seen.fingerprints?.get(family) ?? (isRight ? wanted : null)),
+      fingerprint: skip?.part === "all" ? null : (seen.fingerprints.get(family) ?? (isRight ? wanted : null)),
       wantedFingerprint: wanted,
       drift: drift.map(({ kind, table, chain, detail }) => ({ kind, table, chain, detail })),
       ipRule: has("missing-ip-rule"),
@@ -99,28 +90,8 @@ async function probesNow(facts: AgentFacts, known: KnownPod): Promise<PodProbesR
   const told = probesOf(facts, known);
   const { drift } = await facts.probes.verify();
   const isMissing = drift.some(
-    ({ kind, uid }) => kind === "missing-set" || kind === "wrong-set" || uid === known.pod.uid,
+    ({ kind, uid }) =>
+      kind === "missing-set" || kind === "wrong-set" || (kind !== "stale-member" && uid === known.pod.uid),
   );
   return isMissing ? { ...told, member: false } : told;
-}
-
-interface Settled<T> {
-  readonly value: T | undefined;
-  readonly fault: string | undefined;
-}
-
-function unread<T>(fault: string): Promise<Settled<T>> {
-  return Promise.resolve({ value: undefined, fault: fault === "" ? undefined : fault });
-}
-
-/** Waits for an answer, but not for ever; who is too late is told to stop. */
-async function settle<T>(limitMs: number, ask: (signal: AbortSignal) => Promise<T>): Promise<Settled<T>> {
-  const abort = new AbortController();
-  try {
-    return { value: await within(ask(abort.signal), { ms: limitMs }), fault: undefined };
-  } catch (error) {
-    return { value: undefined, fault: (error as Error).message };
-  } finally {
-    abort.abort();
-  }
 }

@@ -18,7 +18,7 @@ export interface ProbeDrift {
     | "duplicate-jump"
     | "leftover";
   readonly family: Family;
-  /** The pod whose the entry should be: of `missing-member` and `wrong-owner`. */
+  /** The pod whose the entry should be (`missing-member`, `wrong-owner`), or says to be (`stale-member`). */
   readonly uid?: string;
   readonly detail: string;
 }

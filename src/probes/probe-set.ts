@@ -64,7 +64,8 @@ export function planSet(seen: SeenSet | undefined, wanted: WantedSet, family: Fa
   }
   for (const [address, comment] of seen.entries) {
     if (wanted.owners.has(address) || !wanted.isStale(comment)) continue;
-    drift.push({ kind: "stale-member", family, detail: `${address} still names pod ${comment}` });
+    const detail = `${address} still names pod ${comment}`;
+    drift.push({ kind: "stale-member", family, uid: comment, detail });
     lines.push(`del ${name} ${address}`);
   }
   return { drift, lines };

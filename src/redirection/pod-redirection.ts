@@ -12,7 +12,6 @@ import { ToolError } from "../linux/run-tool.ts";
 import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import type { Family } from "../netfilter/family.ts";
-import { findNativeTables } from "../netfilter/native-tables.ts";
 import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
 import type { NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
 import type { RedirectBackend } from "../netfilter/variant.ts";
@@ -121,14 +120,6 @@ export class PodRedirection {
   /** What an agent left that used another engine: the other iptables variant, or native nftables. @throws as {@link verify} */
   leftovers(netns: Netns): Promise<Suspects> {
     return this.#earlier.look({ netns });
-  }
-
-  /** Whether something of an ambient agent may be in the namespace: our ip rule and route are written first and taken away last. */
-  async isTouched(netns: Netns): Promise<boolean> {
-    const { v4, v6 } = await readRedirectRouting(netns.fd, { v6: true });
-    if (v4.rule || v4.route || v6.rule || v6.route) return true;
-    // no chain is a sign: sidecars have one of our names, too
-    return (await findNativeTables(netns.fd)).length > 0;
   }
 
   /**
@@ -247,7 +238,8 @@ export class PodRedirection {
     const { netns } = call;
     const [removedCount, suspects] = await allDone([this.#engine.remove(call), this.#earlier.look(call)]);
     const leftovers = await this.#earlier.remove(call, suspects);
-    const hadRouting = await this.isTouched(netns);
+    const { v4, v6 } = await readRedirectRouting(netns.fd, { v6: true });
+    const hadRouting = v4.rule || v4.route || v6.rule || v6.route;
     this.#assertUsable(call);
     await removeRedirectRouting(netns.fd);
     return { changed: hadRouting || removedCount > 0 || leftovers.writes > 0 };

@@ -3,7 +3,7 @@
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Finding } from "../../src/check/finding.ts";
+import type { Finding } from "../../src/diagnose/finding.ts";
 import { NodeModule } from "../support/node/node-module.ts";
 
 type Inside = typeof import("./bundle.inside.ts");

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What bypass.test.ts does inside a node: captured pods get rules before the agent's, as a program with NET_ADMIN in them can write.
-import type { VerifyReport } from "../../src/check/verify-node.ts";
+
 import { debugCommand } from "../../src/cli/debug-command.ts";
 import { statusCommand } from "../../src/cli/status-command.ts";
 import { verifyCommand } from "../../src/cli/verify-command.ts";
+import type { VerifyReport } from "../../src/diagnose/verify-node.ts";
 import type { PodDetailReport } from "../../src/observe/state-report.ts";
 import { capturedIo } from "../cli/captured-io.ts";
 import { ask } from "../observe/state-client.ts";

@@ -15,9 +15,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { readBackend } from "../../src/check/kernel-eyes.ts";
-import { runSelfTest } from "../../src/check/self-test.ts";
 import { loadCliConfig } from "../../src/cli/cli-config.ts";
+import { readBackend } from "../../src/diagnose/kernel-eyes.ts";
+import { runSelfTest } from "../../src/diagnose/self-test.ts";
 import { openNetnsCount } from "../../src/linux/netns.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
 import { chooseBackend, type RedirectBackend } from "../../src/netfilter/variant.ts";
@@ -117,8 +117,8 @@ describe.skipIf(!isRoot)("the self-test, as root", () => {
 
   test("without capabilities says which, and does not fail itself", async () => {
     const script = `
-      const { runSelfTest } = await import(${JSON.stringify(join(import.meta.dirname, "../../src/check/self-test.ts"))});
-      const { readBackend } = await import(${JSON.stringify(join(import.meta.dirname, "../../src/check/kernel-eyes.ts"))});
+      const { runSelfTest } = await import(${JSON.stringify(join(import.meta.dirname, "../../src/diagnose/self-test.ts"))});
+      const { readBackend } = await import(${JSON.stringify(join(import.meta.dirname, "../../src/diagnose/kernel-eyes.ts"))});
       const config = JSON.parse(process.argv[1]);
       const backend = await readBackend({ hostRoot: "/", runDir: config.runDir, variant: "nft" });
       console.log(JSON.stringify(await runSelfTest({ config, backend })));`;

@@ -5,6 +5,7 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { isTouched } from "../../src/check/signs.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
 import { countThroughZtunnel } from "../../src/redirection/pod-connections.ts";
 import { installedBackends, ourRules, redirection, saveTool } from "../redirection/installed-backends.ts";
@@ -166,7 +167,7 @@ describe.each(["nft", "legacy"] as const)("rules of iptables-%s", (variant) => {
     const pods = redirection(backends[variant]);
     await pods.apply(pod.netns, DEFAULT_OPTIONS);
     await pods.open(pod.netns);
-    expect(await pods.isTouched(pod.netns)).toBe(true);
+    expect(await isTouched(pod.netns)).toBe(true);
     expect(await pods.remove(pod.netns)).toEqual({ changed: true });
     expect(await ourRules(pod, variant)).toBe(0);
     expect(await pods.open(pod.netns)).toEqual({ changed: false });

@@ -106,7 +106,7 @@ describe("a planted fault is named", () => {
 
   test.each([
     ["missing jump", ["missing-jump mesh/web"]],
-    ["reordered rules", ["reordered-rules mesh/web"]],
+    ["reordered rules", ["reordered mesh/web"]],
     ["deleted ip rule", ["missing-ip-rule mesh/web"]],
     ["missing route", ["missing-route mesh/web"]],
     ["wrong table backend", ["wrong-backend mesh/web"]],

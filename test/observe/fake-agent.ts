@@ -7,7 +7,7 @@ import type { NamespaceFacts, PodFacts } from "../../src/kube/pod-facts.ts";
 import { defaultSelectors } from "../../src/kube/selectors.ts";
 import type { Netns } from "../../src/linux/netns.ts";
 import { LogRing } from "../../src/log/log-ring.ts";
-import type { AgentFacts, RedirectionFacts, ZdsConnectionFacts } from "../../src/observe/agent-facts.ts";
+import type { AgentFacts, ZdsConnectionFacts } from "../../src/observe/agent-facts.ts";
 import type { StateSource } from "../../src/observe/agent-state.ts";
 import { Metrics } from "../../src/observe/metrics.ts";
 import { ProcessFacts } from "../../src/observe/process-facts.ts";
@@ -57,7 +57,7 @@ export class FakeAgent {
   readonly history: PodHistory;
   readonly ring = new LogRing();
   readonly readiness = new Readiness({ watches: "the lists have not come yet" });
-  verify: RedirectionFacts["verify"] = () =>
+  verify: AgentFacts["redirection"]["verify"] = () =>
     Promise.resolve({
       intact: true,
       drift: [],

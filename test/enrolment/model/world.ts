@@ -292,6 +292,10 @@ export class World {
       node: this.#node(),
       finder: this.#finder(),
       redirection: this.#redirection(),
+      isTouched: async (netns) => {
+        this.#use(netns, "isTouched");
+        return this.#of(netns).rules !== "none";
+      },
       connections: {
         countEarlier: async () => ({ count: 0, isCapped: false }),
         resetEarlier: async () => ({ outcome: "reset", count: 0, isCapped: false }),
@@ -411,10 +415,6 @@ export class World {
       remove: async (netns) => {
         await this.#change(netns, "none");
         return { changed: true };
-      },
-      isTouched: async (netns) => {
-        this.#use(netns, "isTouched");
-        return this.#of(netns).rules !== "none";
       },
     };
   }

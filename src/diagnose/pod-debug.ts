@@ -4,13 +4,12 @@ import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import { ApiClient } from "../kube/api-client.ts";
 import { recordOf, textOf } from "../kube/json-fields.ts";
-import { listeningSockets } from "../linux/listening-sockets.ts";
 import { Netns } from "../linux/netns.ts";
 import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
 import type { NodeReport, PodDetailReport, PodListReport } from "../observe/state-report.ts";
 import type { Fault, FaultKind } from "./fault.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
-import { checkPod, subjectOf, wantedPod } from "./pod-check.ts";
+import { checkPod, type PodCheck, subjectOf, wantedPod } from "./pod-check.ts";
 
 /** Who is asked about pods. */
 export interface DebugAgent {
@@ -90,26 +89,28 @@ async function debugPod(
   pod: PodDetailReport,
   running: PodProcess | undefined,
 ): Promise<PodDebug> {
-  const faults = await checkPod(eyes, subjectOf(pod, running));
+  const { faults, unseen, seen } = await checkPod(eyes, subjectOf(pod, running));
   const name = `${pod.ns}/${pod.name}`;
   const isWanted = pod.desired.wanted === true;
   const checks = [
-    await ztunnelCheck(pod, { running, faults, isWanted }),
-    await rulesCheck(eyes, { running, faults, isWanted }),
+    ztunnelCheck(pod, { seen, faults, isWanted }),
+    await rulesCheck(eyes, { running, faults, unseen, isWanted }),
     logCheck(pod),
   ];
   return { name, summary: `${pod.state}, ${isWanted ? "wanted" : "not wanted"}: ${pod.desired.why}`, checks };
 }
 
 interface Known {
-  readonly running: PodProcess | undefined;
   readonly faults: readonly Fault[];
   readonly isWanted: boolean;
 }
 
 const IDENTITY_FAULTS: readonly FaultKind[] = ["no-sandbox", "netns-swapped", "shared-netns"];
 
-async function ztunnelCheck(pod: PodDetailReport, { running, faults, isWanted }: Known): Promise<DebugCheck> {
+function ztunnelCheck(
+  pod: PodDetailReport,
+  { seen, faults, isWanted }: Known & { readonly seen: PodCheck["seen"] | undefined },
+): DebugCheck {
   const title = "ztunnel is told of the pod and listens in it";
   const ztunnel = pod.observed?.ztunnel;
   const told =
@@ -118,8 +119,7 @@ async function ztunnelCheck(pod: PodDetailReport, { running, faults, isWanted }:
       : ztunnel?.inRoster === true
         ? "told of the pod, has not acknowledged it"
         : "not told of the pod";
-  const sockets = running === undefined ? [] : await socketsOf(running);
-  const open = sockets
+  const open = (seen?.sockets.value ?? [])
     .filter(({ listening }) => listening)
     .map(({ protocol, port }) => `${protocol}/${port}`);
   const earlier = pod.earlierConnections ?? 0;
@@ -148,18 +148,17 @@ async function ztunnelCheck(pod: PodDetailReport, { running, faults, isWanted }:
   return { title, lines, passed: true, verdict: "ztunnel has the pod and listens on all its ports" };
 }
 
-async function socketsOf({ netnsPath }: PodProcess) {
-  try {
-    using netns = Netns.open(netnsPath);
-    return await listeningSockets(netns.fd);
-  } catch {
-    return [];
-  }
-}
-
 const RULE_KINDS: readonly FaultKind[] = ["ztunnel-sockets", "capture-without-annotation"];
 
-async function rulesCheck(eyes: KernelEyes, { running, faults, isWanted }: Known): Promise<DebugCheck> {
+async function rulesCheck(
+  eyes: KernelEyes,
+  {
+    running,
+    faults,
+    unseen,
+    isWanted,
+  }: Known & Pick<PodCheck, "unseen"> & { readonly running: PodProcess | undefined },
+): Promise<DebugCheck> {
   const title = `rules in mangle and nat (iptables-${eyes.backend.variant})`;
   const lines = running === undefined ? ["no process of the pod was found"] : await ruleLines(eyes, running);
   const wrong = faults.filter(({ kind }) => !RULE_KINDS.includes(kind));
@@ -170,6 +169,10 @@ async function rulesCheck(eyes: KernelEyes, { running, faults, isWanted }: Known
       passed: false,
       verdict: wrong.map(({ kind, what, fix }) => `${kind}: ${what}; ${fix}`).join(" | "),
     };
+  }
+  if (unseen.length > 0) {
+    const why = unseen.map(({ message }) => message).join(" | ");
+    return { title, lines, passed: false, verdict: `could not be looked at: ${why}` };
   }
   const verdict = isWanted
     ? "chains, jumps, ip rule and route are as they should be"

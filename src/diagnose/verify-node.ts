@@ -2,6 +2,7 @@
 // The whole node against what should be: pods and host, looked at in the kernel; what is found is looked for twice.
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { isTouched } from "../check/signs.ts";
 import type { AgentConfig } from "../config.ts";
 import { Netns } from "../linux/netns.ts";
 import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
@@ -105,7 +106,9 @@ async function look(options: VerifyOptions): Promise<VerifyReport> {
   let done = 0;
   const checkOne = async (subject: PodSubject): Promise<void> => {
     try {
-      faults.push(...(await checkPod(eyes, subject)));
+      const pod = await checkPod(eyes, subject);
+      faults.push(...pod.faults);
+      for (const { message } of pod.unseen) unseen.push(`${subject.name}: ${message}`);
     } catch (error) {
       const { message } = error as Error;
       if (rulesKnowledge(error) === "unknown") faults.push(fault("unreadable-rules", subject.name, message));
@@ -217,7 +220,7 @@ async function nearestOptions(
   { pod, settings }: { pod: PodProcess; settings: Settings },
 ): Promise<RedirectOptions | undefined> {
   using netns = Netns.open(pod.netnsPath);
-  if (!(await redirection.isTouched(netns))) return undefined;
+  if (!(await isTouched(netns, pod))) return undefined;
   const { probeSnatV4, probeSnatV6, establishedConnections } = settings;
   let best: { options: RedirectOptions; drift: number } | undefined;
   for (const [dnsCapture, ingressMode] of VARIANTS) {

@@ -4,13 +4,13 @@ import { chmodSync, cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { type AccessReviewer, checkApiPermissions } from "../../src/check/api-permissions.ts";
-import { judgeCapabilities } from "../../src/check/capabilities.ts";
-import { checkChain } from "../../src/check/chain-check.ts";
-import { checkExemptions } from "../../src/check/exemption-check.ts";
-import { checkFolder } from "../../src/check/folders.ts";
-import { droppedProbes, type IngressPolicy } from "../../src/check/network-policy-check.ts";
 import { loadCliConfig } from "../../src/cli/cli-config.ts";
+import { type AccessReviewer, checkApiPermissions } from "../../src/diagnose/api-permissions.ts";
+import { judgeCapabilities } from "../../src/diagnose/capabilities.ts";
+import { checkChain } from "../../src/diagnose/chain-check.ts";
+import { checkExemptions } from "../../src/diagnose/exemption-check.ts";
+import { checkFolder } from "../../src/diagnose/folders.ts";
+import { droppedProbes, type IngressPolicy } from "../../src/diagnose/network-policy-check.ts";
 import { ApiError } from "../../src/kube/api-error.ts";
 
 let root: string;

@@ -1,16 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 // The names of what `verify` finds, and what to do about each.
 
-/** What can be wrong, by name. */
-export const FAULT_FIXES = {
+import type { CaptureKind } from "../check/capture.ts";
+
+/** What can be wrong besides a pod's capture. */
+type OtherKind =
+  | "missing-set"
+  | "missing-set-entry"
+  | "wrong-set-entry"
+  | "stale-set-entry"
+  | "host-chain"
+  | "shared-netns"
+  | "no-sandbox";
+
+/** What to do about each. */
+const FAULT_FIXES: Readonly<Record<CaptureKind | OtherKind, string>> = {
   "missing-jump":
     "a running agent puts it back within its interval; look for another program that writes these chains",
   "duplicate-jump": "a running agent removes it; look for another program that writes these chains",
   "missing-chain": "a running agent puts it back; look for a program in the pod that flushes iptables",
   "missing-rule": "a running agent puts it back; look for a program in the pod that changes iptables",
   "extra-rule": "a running agent removes it; look for a program in the pod that changes iptables",
-  "reordered-rules":
-    "a running agent puts them in order; look for a program in the pod that changes iptables",
+  reordered: "a running agent puts them in order; look for a program in the pod that changes iptables",
+  "jump-not-first": "a running agent puts it first; look for another program that writes these chains",
   "unexpected-table": "a running agent removes it; it is of an earlier set of options",
   "missing-ip-rule": "a running agent puts it back; look for a program in the pod that changes `ip rule`",
   "missing-route":
@@ -42,7 +54,7 @@ export const FAULT_FIXES = {
     "istiod does not know that the pod is in the mesh: check that the agent may patch pods/status (`ambient-cni doctor`)",
   "unwanted-capture":
     "the pod should be outside the mesh and is redirected: restart the agent, or delete the pod",
-} as const satisfies Readonly<Record<string, string>>;
+};
 
 /** Faults that say that it is not known whether anything is wrong. */
 const UNKNOWN: ReadonlySet<FaultKind> = new Set(["unreadable-rules"]);
@@ -53,7 +65,7 @@ export function isKnownWrong({ kind }: Pick<Fault, "kind">): boolean {
 }
 
 /** Name of a fault. */
-export type FaultKind = keyof typeof FAULT_FIXES;
+export type FaultKind = CaptureKind | OtherKind;
 
 /** One mismatch between what should be and what the kernel has. */
 export interface Fault {

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernel has of a pod's capture: every question for itself, so that one without an answer costs its own part only.
+import { listeningSockets, type ZtunnelSocket } from "../linux/listening-sockets.ts";
+import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
+import type { Netns } from "../linux/netns.ts";
+import { within } from "../loop/deadline.ts";
+import type { BypassReport } from "../netfilter/bypass.ts";
+import { findChains } from "../netfilter/find-chains.ts";
+import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
+import type { Verification } from "../redirection/pod-redirection.ts";
+import { CHAIN_NAMES, type RedirectOptions } from "../redirection/rules.ts";
+import { isTouched } from "./signs.ts";
+
+/** What became of a question; neither is there when it was not asked. */
+export interface Answer<T> {
+  readonly value?: T;
+  readonly error?: Error;
+}
+
+/** A pod's namespace as it is. */
+export interface SeenCapture {
+  /** `Netns.key` */
+  readonly key: string;
+  readonly rules: Answer<Verification>;
+  /** ztunnel's ports. */
+  readonly sockets: Answer<readonly ZtunnelSocket[]>;
+  /** Of all its interfaces. */
+  readonly addresses: Answer<readonly string[]>;
+  /** Whether an ambient agent wrote in it; not asked of a pod that is to be redirected. */
+  readonly touched: Answer<boolean>;
+  /** In which iptables variants our chains are besides the one in use. */
+  readonly elsewhere: Answer<readonly string[]>;
+  /** What has our names and is not ours, or is an istio-cni's. */
+  readonly strangers: Answer<readonly string[]>;
+  /** What stands before our rules. */
+  readonly bypasses: Answer<BypassReport>;
+}
+
+/** With what to look. */
+export interface CaptureMeans {
+  readonly redirection: {
+    verify(
+      netns: Netns,
+      options: RedirectOptions,
+      call?: { readonly signal?: AbortSignal },
+    ): Promise<Verification>;
+  };
+  /** Looks for what stands before our rules. Absent: it is not looked for. */
+  readonly bypasses?: ((netns: Netns, redirect: RedirectOptions) => Promise<BypassReport>) | undefined;
+  /** Also what neither redirects nor serves the pod, but should not be there. Absent: it is not looked for. */
+  readonly search?: {
+    /** /proc/PID/net of a process in the namespace. */
+    readonly procNetDir: string;
+    readonly elsewhere: (netns: Netns) => Promise<readonly string[]>;
+  };
+  /** For each question; they are asked at once. Default: as long as the kernel takes. */
+  readonly limitMs?: number;
+}
+
+/** Tables in which chains of our names are not ours. */
+const STRANGE = ([4, 6] as const).flatMap((family) =>
+  ["filter", "security"].flatMap((table) => CHAIN_NAMES.map((chain) => ({ family, table, chain }))),
+);
+
+/** Looks at a namespace; writes nothing, never rejects. @param redirect how it should be redirected; undefined: not, or not known */
+export async function lookAtCapture(
+  netns: Netns,
+  redirect: RedirectOptions | undefined,
+  { redirection, bypasses: find, search, limitMs }: CaptureMeans,
+): Promise<SeenCapture> {
+  const ask = <T>(question: false | undefined | ((signal: AbortSignal) => Promise<T>)): Promise<Answer<T>> =>
+    question ? answerOf(question, limitMs) : Promise.resolve({});
+  const [rules, sockets, addresses, touched, elsewhere, strangers, bypasses] = await Promise.all([
+    ask(redirect && ((signal) => redirection.verify(netns, redirect, { signal }))),
+    ask(() => listeningSockets(netns.fd)),
+    ask(search && (() => addressesOf(netns))),
+    ask(search && !redirect && (() => isTouched(netns, search))),
+    ask(redirect && search && (() => search.elsewhere(netns))),
+    ask(redirect && search && (() => strangersIn(netns))),
+    ask(redirect && find && (() => find(netns, redirect))),
+  ]);
+  return { key: netns.key, rules, sockets, addresses, touched, elsewhere, strangers, bypasses };
+}
+
+/** Waits for an answer, but not for ever; who is too late is told to stop. */
+export async function answerOf<T>(
+  question: (signal: AbortSignal) => Promise<T>,
+  limitMs?: number,
+): Promise<Answer<T>> {
+  const abort = new AbortController();
+  try {
+    const answer = question(abort.signal);
+    return { value: await (limitMs === undefined ? answer : within(answer, { ms: limitMs })) };
+  } catch (error) {
+    return { error: error as Error };
+  } finally {
+    abort.abort();
+  }
+}
+
+async function addressesOf(netns: Netns): Promise<string[]> {
+  return (await interfaceAddresses(netns.fd)).map(({ address }) => address);
+}
+
+async function strangersIn(netns: Netns): Promise<string[]> {
+  const [tables, chains] = await Promise.all([findNativeTables(netns.fd), findChains(netns.fd, STRANGE)]);
+  return [
+    ...tables.map(
+      (table) => `${nativeTableName(table)} is there, which an istio-cni with NATIVE_NFTABLES writes`,
+    ),
+    ...chains.map(({ family, table, chain }) => `table ${table} of IPv${family} has a chain ${chain}`),
+  ];
+}

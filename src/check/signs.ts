@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whether an ambient agent, ours or another, wrote in a namespace.
+import { readRedirectRouting } from "../linux/netlink/rtnetlink.ts";
+import type { Netns } from "../linux/netns.ts";
+import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
+import { findNativeTables } from "../netfilter/native-tables.ts";
+import { TABLE_NAMES } from "../redirection/rules.ts";
+
+/**
+ * Chains that no sidecar has: ISTIO_OUTPUT of table nat is a sidecar's too, and must stay there.
+ * Source: istio/istio tools/istio-iptables pkg/constants.
+ */
+const TELLING = ([4, 6] as const).flatMap((family) => [
+  ...TABLE_NAMES.map((table) => ({ family, table, chain: "ISTIO_PRERT" })),
+  { family, table: "mangle", chain: "ISTIO_OUTPUT" },
+]);
+
+/**
+ * Whether there is a sign of a capture: ip rule or route, which are written first and removed last, a table or a chain that only ambient
+ * mode has. Three netlink conversations at most where `procNetDir` is not known.
+ * @param place.procNetDir /proc/PID/net of a process in there: x_tables are looked at only with it
+ * @throws NetlinkError, NativeError when the kernel cannot be asked
+ */
+export async function isTouched(
+  netns: Netns,
+  { procNetDir }: { readonly procNetDir?: string | undefined } = {},
+): Promise<boolean> {
+  const { v4, v6 } = await readRedirectRouting(netns.fd, { v6: true });
+  if (v4.rule || v4.route || v6.rule || v6.route) return true;
+  if ((await findNativeTables(netns.fd)).length > 0) return true;
+  if ((await findChains(netns.fd, TELLING)).length > 0) return true;
+  return procNetDir !== undefined && (await findLegacyChains(netns.fd, TELLING, procNetDir)).length > 0;
+}

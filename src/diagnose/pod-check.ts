@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// One pod against what should be, as the one verdict has it: every mismatch by its name.
+import { type CaptureFinding, type CaptureReport, checkCapture } from "../check/capture.ts";
+import { Netns } from "../linux/netns.ts";
+import type { PodProcess, WantedPod } from "../linux/proc-scan.ts";
+import type { PodReport } from "../observe/state-report.ts";
+import { findPodBypasses } from "../redirection/pod-bypass.ts";
+import type { RedirectOptions } from "../redirection/rules.ts";
+import { type Fault, type FaultKind, fault } from "./fault.ts";
+import type { KernelEyes } from "./kernel-eyes.ts";
+
+/** A pod to be looked at. */
+export interface PodSubject {
+  /** `namespace/name`, or how the pod is called where its name is not known. */
+  readonly name: string;
+  readonly wanted: boolean;
+  /** How it should be redirected; needed for a wanted pod. */
+  readonly redirect: RedirectOptions | null;
+  /** Its annotation; `undefined`: not known. */
+  readonly annotation: string | null | undefined;
+  readonly ips: readonly string[];
+  /** It has, or should have, processes. */
+  readonly shouldRun: boolean;
+  /** `dev:ino` that the agent, and that ztunnel, holds for it. */
+  readonly heldNetns: { readonly agent: string | null; readonly ztunnel: string | null };
+  readonly running: PodProcess | undefined;
+}
+
+/** What was found of a pod. */
+export interface PodCheck {
+  readonly faults: readonly Fault[];
+  /** Questions that the kernel did not answer. */
+  readonly unseen: readonly Error[];
+  /** Absent: the pod has no namespace that could be looked at. */
+  readonly seen?: CaptureReport["seen"];
+}
+
+/** Every mismatch of one pod. @throws Error when its namespace may not be opened */
+export async function checkPod(
+  { redirection, elsewhere, backend, ipv6 }: KernelEyes,
+  subject: PodSubject,
+): Promise<PodCheck> {
+  const { running, name } = subject;
+  if (running === undefined) {
+    const isMissed = subject.wanted && subject.shouldRun;
+    const gone = fault("no-sandbox", name, "no process of the pod was found in /proc");
+    return { faults: isMissed ? [gone] : [], unseen: [] };
+  }
+  using netns = openAs(running);
+  if (netns === undefined) return { faults: [], unseen: [] };
+  const { annotation, ips, heldNetns: held } = subject;
+  const redirect = subject.wanted ? (subject.redirect ?? "unknown") : "outside";
+  const search = { procNetDir: running.procNetDir, elsewhere };
+  const wanted = { redirect, annotation, ips, held } as const;
+  const { findings, unseen, seen } = await checkCapture(netns, wanted, {
+    redirection,
+    search,
+    bypasses: (pod, options) =>
+      findPodBypasses(pod, {
+        variant: backend.variant,
+        families: ipv6 ? [4, 6] : [4],
+        redirect: options,
+        procNetDir: running.procNetDir,
+      }),
+  });
+  return { faults: faultsOf(name, findings), unseen, seen };
+}
+
+const MAX_DETAILS = 4;
+
+/** One fault for each kind. */
+function faultsOf(name: string, findings: readonly CaptureFinding[]): Fault[] {
+  const details = new Map<FaultKind, string[]>();
+  for (const { kind, detail, at } of findings) {
+    const line = at === undefined ? detail : `IPv${at.family} ${at.table}: ${detail}`;
+    details.set(kind, [...(details.get(kind) ?? []), line]);
+  }
+  return [...details].map(([kind, lines]) => {
+    const rest = lines.length - MAX_DETAILS;
+    return fault(kind, name, lines.slice(0, MAX_DETAILS).join("; ") + (rest > 0 ? ` and ${rest} more` : ""));
+  });
+}
+
+/** What the state API says of a pod, as a subject. */
+export function subjectOf(pod: PodReport, running: PodProcess | undefined): PodSubject {
+  return {
+    name: `${pod.ns}/${pod.name}`,
+    wanted: pod.desired.wanted === true,
+    redirect: pod.desired.redirect,
+    annotation: pod.annotation,
+    ips: pod.ips,
+    shouldRun: pod.phase === "Running" && pod.ips.length > 0,
+    heldNetns: { agent: pod.observed?.netns ?? null, ztunnel: pod.observed?.ztunnel.netns ?? null },
+    running,
+  };
+}
+
+/** How its processes are found. */
+export function wantedPod({ uid, observed }: PodReport): WantedPod {
+  return { uid, containerIds: observed?.containerId ? [observed.containerId] : [] };
+}
+
+/** The process may have ended, and its number be another's, since it was looked at. */
+function openAs({ netnsPath, netnsKey }: PodProcess): Netns | undefined {
+  try {
+    const netns = Netns.open(netnsPath);
+    if (netns.key === netnsKey) return netns;
+    netns.close();
+    return undefined;
+  } catch (error) {
+    const { code } = error as { code?: string };
+    if (code === "ENOENT" || code === "ESRCH") return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one verdict, as a table: what is there against what should be, and every finding by its name.
+import { describe, expect, test } from "vitest";
+import { checkCapture, judgeCapture, type WantedCapture } from "../../src/check/capture.ts";
+import type { SeenCapture } from "../../src/check/look.ts";
+import { ZTUNNEL_SOCKETS } from "../../src/linux/listening-sockets.ts";
+import { Netns } from "../../src/linux/netns.ts";
+import type { Family } from "../../src/netfilter/family.ts";
+import type { Verification } from "../../src/redirection/pod-redirection.ts";
+import { RedirectionError, type RedirectionErrorCode } from "../../src/redirection/redirection-error.ts";
+import { routingDrift } from "../../src/redirection/routing-drift.ts";
+import { compareStates, desiredState, type RedirectState } from "../redirection/saved-state.ts";
+
+const redirect = {
+  dnsCapture: true,
+  ingressMode: false,
+  virtualInterfaces: [],
+  probeSnatV4: "169.254.7.127",
+  probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
+};
+const desired = (family: Family) => desiredState(redirect, family);
+const there = { rule: true, route: true, supported: true };
+const absent = { rule: false, route: false, supported: true };
+const NOTHING: RedirectState = new Map();
+
+/** What `verify` says of a namespace with these rules. */
+function rules(
+  states: Partial<Record<Family, RedirectState>>,
+  { v4 = there, v6 = there, families = [4, 6] as readonly Family[] } = {},
+): SeenCapture["rules"] {
+  const routing = { v4, v6 };
+  const drift = [
+    ...routingDrift(routing),
+    ...families.flatMap((family) =>
+      compareStates(states[family] ?? desired(family), desired(family), family),
+    ),
+  ];
+  const value: Verification = {
+    intact: drift.length === 0,
+    drift,
+    skippedFamilies: [],
+    routing,
+    fingerprints: new Map(families.map((family) => [family, ""])),
+  };
+  return { value };
+}
+
+/** The wanted state of IPv4 with the rules of ISTIO_OUTPUT in nat replaced. */
+function withRules(change: (rules: readonly string[]) => readonly string[]): RedirectState {
+  const nat = desired(4).get("nat");
+  if (nat === undefined) throw new Error("no table nat");
+  const chains = new Map(nat.chains).set("ISTIO_OUTPUT", change(nat.chains.get("ISTIO_OUTPUT") ?? []));
+  return new Map(desired(4)).set("nat", { ...nat, chains });
+}
+
+/** Of ztunnel's ports all are open but these. */
+function sockets(...closed: string[]): SeenCapture["sockets"] {
+  const value = ZTUNNEL_SOCKETS.map(({ port, protocol }) => ({
+    port,
+    protocol,
+    listening: !closed.includes(`${protocol}/${port}`),
+  }));
+  return { value };
+}
+
+/** A pod that is captured as it should be, but for these answers. */
+function seen(but: Partial<SeenCapture> = {}): SeenCapture {
+  return {
+    key: "4:1",
+    rules: rules({}),
+    sockets: sockets(),
+    addresses: { value: ["10.1.0.9"] },
+    touched: { value: true },
+    elsewhere: { value: [] },
+    strangers: { value: [] },
+    bypasses: { value: { bypasses: [], isComplete: true } },
+    ...but,
+  };
+}
+
+const wanted: WantedCapture = {
+  redirect,
+  annotation: "enabled",
+  ips: ["10.1.0.9"],
+  held: { agent: "4:1", ztunnel: "4:1" },
+};
+
+function kinds(what: SeenCapture, but: Partial<WantedCapture> = {}): string[] {
+  return [...new Set(judgeCapture(what, { ...wanted, ...but }).map(({ kind }) => kind))];
+}
+
+const error = (code: RedirectionErrorCode) => ({ error: new RedirectionError(code, "as it is") });
+const gone = rules({ 4: NOTHING, 6: NOTHING }, { v4: absent, v6: absent });
+const moved = rules({ 4: NOTHING, 6: NOTHING });
+const legacy = { value: ["iptables-legacy (IPv4)"] };
+
+describe("rules", () => {
+  test.each<[string, (rules: readonly string[]) => readonly string[], string[]]>([
+    ["nothing else", (rules) => rules, []],
+    ["a rule less", (rules) => rules.slice(1), ["missing-rule"]],
+    ["a rule more", (rules) => [...rules, "-j ACCEPT"], ["extra-rule"]],
+    ["another order", (rules) => rules.toReversed(), ["reordered"]],
+    ["no rule at all", () => [], ["missing-rule"]],
+    ["rules of somebody else", () => ["-p tcp -j RETURN"], ["foreign-chain"]],
+    ["one of ours among them", (rules) => ["-j RETURN", rules[0] ?? ""], ["missing-rule", "extra-rule"]],
+  ])("%s", (_what, change, names) => {
+    expect(kinds(seen({ rules: rules({ 4: withRules(change) }) }))).toEqual(names);
+  });
+
+  test("a foreign chain is one finding, with its rules and its place", () => {
+    const state = withRules(() => ["-p tcp -j RETURN", "-j ACCEPT"]);
+    expect(judgeCapture(seen({ rules: rules({ 4: state }) }), wanted)).toEqual([
+      {
+        kind: "foreign-chain",
+        detail:
+          "ISTIO_OUTPUT holds none of our rules, but -A ISTIO_OUTPUT -p tcp -j RETURN, -A ISTIO_OUTPUT -j ACCEPT",
+        at: { family: 4, table: "nat", chain: "ISTIO_OUTPUT" },
+      },
+    ]);
+  });
+});
+
+describe("a pod of the mesh", () => {
+  test.each<[string, Partial<SeenCapture>, Partial<WantedCapture>, string[]]>([
+    ["is as it should be", {}, {}, []],
+    ["nothing there, and annotated", { rules: gone }, {}, ["annotation-without-capture"]],
+    ["nothing there, and not annotated", { rules: gone }, { annotation: null }, ["not-captured"]],
+    ["nothing there, annotation unknown", { rules: gone }, { annotation: undefined }, ["not-captured"]],
+    ["only rules are gone", { rules: moved }, {}, ["missing-chain", "missing-jump"]],
+    [
+      "one family is gone",
+      { rules: rules({ 6: NOTHING }, { v6: absent }) },
+      {},
+      ["missing-ip-rule", "missing-route", "missing-chain", "missing-jump"],
+    ],
+    [
+      "all that IPv4 alone has is gone",
+      { rules: rules({ 4: NOTHING }, { v4: absent, v6: { ...absent, supported: false }, families: [4] }) },
+      {},
+      ["annotation-without-capture"],
+    ],
+    ["ip rule missing", { rules: rules({}, { v4: { ...there, rule: false } }) }, {}, ["missing-ip-rule"]],
+    ["route missing", { rules: rules({}, { v6: { ...there, route: false } }) }, {}, ["missing-route"]],
+    ["moved to the other variant", { rules: moved, elsewhere: legacy }, {}, ["wrong-backend"]],
+    ["in both variants", { elsewhere: legacy }, {}, ["wrong-backend"]],
+    ["a stranger's chain beside ours", { strangers: { value: ["a chain"] } }, {}, ["foreign-chain"]],
+    ["rules cannot be read", { rules: error("UNREADABLE_TABLE") }, {}, ["unreadable-rules"]],
+    ["a table sleeps", { rules: error("TABLE_DORMANT") }, {}, ["unreadable-rules"]],
+    ["the kernel was not asked in time", { rules: { error: new Error("late") } }, {}, []],
+    ["a port closed", { sockets: sockets("tcp/15008") }, {}, ["ztunnel-sockets"]],
+    ["DNS closed", { sockets: sockets("udp/15053") }, {}, ["ztunnel-sockets"]],
+    [
+      "DNS closed and not captured",
+      {
+        sockets: sockets("udp/15053", "tcp/15053"),
+        rules: { value: { ...(rules({}).value as Verification), drift: [] } },
+      },
+      { redirect: { ...redirect, dnsCapture: false } },
+      [],
+    ],
+    ["not annotated", {}, { annotation: null }, ["capture-without-annotation"]],
+    ["still annotated as pending", {}, { annotation: "pending" }, ["capture-without-annotation"]],
+    [
+      "pending, and ztunnel is",
+      { sockets: sockets("tcp/15008") },
+      { annotation: "pending" },
+      ["ztunnel-sockets"],
+    ],
+    ["annotation unknown", {}, { annotation: undefined }, []],
+    ["the agent holds another namespace", {}, { held: { agent: "4:2", ztunnel: null } }, ["netns-swapped"]],
+    ["ztunnel was given another", {}, { held: { agent: null, ztunnel: "4:2" } }, ["netns-swapped"]],
+    ["none of its addresses", { addresses: { value: ["10.1.0.8"] } }, {}, ["netns-swapped"]],
+    ["one of its addresses", {}, { ips: ["fd00::9", "10.1.0.9"] }, []],
+    ["another spelling of its address", { addresses: { value: ["fd00::9"] } }, { ips: ["fd00:0::9"] }, []],
+    ["no address known", { addresses: { value: [] } }, { ips: [] }, []],
+    ["addresses not read", { addresses: {} }, {}, []],
+    ["a swapped namespace is all that is said", { rules: gone }, { ips: ["10.1.0.8"] }, ["netns-swapped"]],
+    ["how is not known", { rules: {} }, { redirect: "unknown" }, []],
+  ])("%s", (_what, there, should, names) => {
+    expect(kinds(seen(there), should)).toEqual(names);
+  });
+});
+
+describe("a look at a real namespace", () => {
+  const failing = (error: Error) => ({ redirection: { verify: () => Promise.reject(error) } });
+
+  test.each<[string, Error, string[], string[]]>([
+    ["that somebody made unreadable", error("TABLE_OWNED").error, ["unreadable-rules"], []],
+    ["that cannot be asked", new Error("no answer"), [], ["no answer"]],
+  ])("%s", async (_what, failure, names, unseen) => {
+    using netns = await Netns.makeTemporary();
+    const report = await checkCapture(netns, { redirect }, failing(failure));
+    expect(report.findings.map(({ kind }) => kind)).toEqual(names);
+    expect(report.unseen.map(({ message }) => message)).toEqual(unseen);
+    expect(report.seen.sockets.value?.map(({ listening }) => listening)).toEqual(Array(5).fill(false));
+  });
+
+  test("that does not answer in time, and is told to stop", async () => {
+    using netns = await Netns.makeTemporary();
+    let wasTold: AbortSignal | undefined;
+    const report = await checkCapture(
+      netns,
+      { redirect },
+      {
+        redirection: {
+          verify: (_netns, _options, { signal } = {}) => {
+            wasTold = signal;
+            return new Promise(() => {});
+          },
+        },
+        limitMs: 20,
+      },
+    );
+    expect(report.unseen.map(({ message }) => message)).toEqual(["it did not answer within 20 ms"]);
+    expect(wasTold?.aborted).toBe(true);
+  });
+
+  test("of a pod outside the mesh, with and without what only a search finds", async () => {
+    using netns = await Netns.makeTemporary();
+    const { redirection } = failing(new Error("not asked"));
+    const search = { procNetDir: "/nothing", elsewhere: () => Promise.reject(new Error("not asked")) };
+    const wanted = { redirect: "outside", annotation: "enabled" } as const;
+    const [shallow, searched] = [
+      await checkCapture(netns, wanted, { redirection }),
+      await checkCapture(netns, wanted, { redirection, search }),
+    ];
+    expect([shallow.findings, shallow.unseen]).toEqual([[], []]);
+    expect(searched.findings.map(({ kind }) => kind)).toEqual(["annotation-without-capture"]);
+    expect(searched.unseen).toEqual([]);
+  });
+});
+
+describe("a pod outside the mesh", () => {
+  test.each<[string, SeenCapture["touched"], string | null | undefined, string[]]>([
+    ["is left alone", { value: false }, null, []],
+    ["has something of ours", { value: true }, null, ["unwanted-capture"]],
+    ["has something of ours and says so", { value: true }, "enabled", ["unwanted-capture"]],
+    ["says what is not so", { value: false }, "enabled", ["annotation-without-capture"]],
+    ["was not looked into", {}, "enabled", []],
+  ])("%s", (_what, touched, annotation, names) => {
+    expect(kinds(seen({ touched, rules: {} }), { redirect: "outside", annotation })).toEqual(names);
+  });
+});
