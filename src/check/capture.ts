@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The one verdict: whether a pod is captured, or left alone, as it should be; the kernel is looked at, then judged. Judging is pure.
 import { sameAddress } from "../linux/address.ts";
+import { hasRouting } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { Family } from "../netfilter/family.ts";
 import type { Finding as RuleFinding } from "../netfilter/rule-engine.ts";
@@ -127,7 +128,7 @@ function judgeCaptured(
     ...(isGone || before === "" ? [] : [finding("may-be-bypassed", before)]),
   ];
   const isMoved = isGone && (elsewhere.value ?? []).length > 0;
-  if (isGone && !isMoved && hasNoRouting(found)) {
+  if (isGone && !isMoved && !hasRouting(found.routing)) {
     if (annotation === "enabled") return [...others, emptyClaim()];
     return [...others, finding("not-captured", "it belongs into the mesh, and nothing redirects it")];
   }
@@ -158,10 +159,6 @@ function isBlank({ drift, fingerprints }: Verification, redirect: RedirectOption
     (family) =>
       drift.filter((each) => each.kind === "missing-chain" && each.family === family).length === chainCount,
   );
-}
-
-function hasNoRouting({ routing: { v4, v6 } }: Verification): boolean {
-  return !v4.rule && !v4.route && !v6.rule && !v6.route;
 }
 
 function isOfChains(kind: Drift["kind"]): boolean {

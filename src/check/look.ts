@@ -5,10 +5,11 @@ import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
 import { within } from "../loop/deadline.ts";
 import type { BypassReport } from "../netfilter/bypass.ts";
-import { findChains } from "../netfilter/find-chains.ts";
+import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
 import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
+import type { ChainPlace } from "../netfilter/nft-wire.ts";
 import type { Verification } from "../redirection/pod-redirection.ts";
-import { CHAIN_NAMES, type RedirectOptions } from "../redirection/rules.ts";
+import { CHAIN_NAMES, type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";
 import { isTouched } from "./signs.ts";
 
 /** What became of a question; neither is there when it was not asked. */
@@ -36,6 +37,14 @@ export interface SeenCapture {
   readonly bypasses: Answer<BypassReport>;
 }
 
+/** Where else to look. */
+export interface Search {
+  /** The iptables variant that is not in use. */
+  readonly other: "nft" | "legacy";
+  /** /proc/PID/net of a process in the namespace. */
+  readonly procNetDir: string;
+}
+
 /** With what to look. */
 export interface CaptureMeans {
   readonly redirection: {
@@ -48,19 +57,14 @@ export interface CaptureMeans {
   /** Looks for what stands before our rules. Absent: it is not looked for. */
   readonly bypasses?: ((netns: Netns, redirect: RedirectOptions) => Promise<BypassReport>) | undefined;
   /** Also what neither redirects nor serves the pod, but should not be there. Absent: it is not looked for. */
-  readonly search?: {
-    /** /proc/PID/net of a process in the namespace. */
-    readonly procNetDir: string;
-    readonly elsewhere: (netns: Netns) => Promise<readonly string[]>;
-  };
+  readonly search?: Search;
   /** For each question; they are asked at once. Default: as long as the kernel takes. */
   readonly limitMs?: number;
 }
 
-/** Tables in which chains of our names are not ours. */
-const STRANGE = ([4, 6] as const).flatMap((family) =>
-  ["filter", "security"].flatMap((table) => CHAIN_NAMES.map((chain) => ({ family, table, chain }))),
-);
+/** Where chains of our names are ours, and where not. */
+const OURS = chainsOf(TABLE_NAMES);
+const STRANGE = chainsOf(["filter", "security"]);
 
 /** Looks at a namespace; writes nothing, never rejects. @param redirect how it should be redirected; undefined: not, or not known */
 export async function lookAtCapture(
@@ -75,7 +79,7 @@ export async function lookAtCapture(
     ask(() => listeningSockets(netns.fd)),
     ask(search && (() => addressesOf(netns))),
     ask(search && !redirect && (() => isTouched(netns, search))),
-    ask(redirect && search && (() => search.elsewhere(netns))),
+    ask(redirect && search && (() => elsewhereIn(netns, search))),
     ask(redirect && search && (() => strangersIn(netns))),
     ask(redirect && find && (() => find(netns, redirect))),
   ]);
@@ -102,6 +106,12 @@ async function addressesOf(netns: Netns): Promise<string[]> {
   return (await interfaceAddresses(netns.fd)).map(({ address }) => address);
 }
 
+async function elsewhereIn(netns: Netns, { other, procNetDir }: Search): Promise<string[]> {
+  const found =
+    other === "nft" ? await findChains(netns.fd, OURS) : await findLegacyChains(netns.fd, OURS, procNetDir);
+  return [...new Set(found.map(({ family }) => `iptables-${other} (IPv${family})`))];
+}
+
 async function strangersIn(netns: Netns): Promise<string[]> {
   const [tables, chains] = await Promise.all([findNativeTables(netns.fd), findChains(netns.fd, STRANGE)]);
   return [
@@ -110,4 +120,10 @@ async function strangersIn(netns: Netns): Promise<string[]> {
     ),
     ...chains.map(({ family, table, chain }) => `table ${table} of IPv${family} has a chain ${chain}`),
   ];
+}
+
+function chainsOf(tables: readonly string[]): ChainPlace[] {
+  return ([4, 6] as const).flatMap((family) =>
+    tables.flatMap((table) => CHAIN_NAMES.map((chain) => ({ family, table, chain }))),
+  );
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether an ambient agent, ours or another, wrote in a namespace.
-import { readRedirectRouting } from "../linux/netlink/rtnetlink.ts";
+import { hasRouting, readRedirectRouting } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
 import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
 import { findNativeTables } from "../netfilter/native-tables.ts";
@@ -25,8 +25,7 @@ export async function isTouched(
   netns: Netns,
   { procNetDir }: { readonly procNetDir?: string | undefined } = {},
 ): Promise<boolean> {
-  const { v4, v6 } = await readRedirectRouting(netns.fd, { v6: true });
-  if (v4.rule || v4.route || v6.rule || v6.route) return true;
+  if (hasRouting(await readRedirectRouting(netns.fd, { v6: true }))) return true;
   if ((await findNativeTables(netns.fd)).length > 0) return true;
   if ((await findChains(netns.fd, TELLING)).length > 0) return true;
   return procNetDir !== undefined && (await findLegacyChains(netns.fd, TELLING, procNetDir)).length > 0;

@@ -3,18 +3,8 @@
 
 import type { CaptureKind } from "../check/capture.ts";
 
-/** What can be wrong besides a pod's capture. */
-type OtherKind =
-  | "missing-set"
-  | "missing-set-entry"
-  | "wrong-set-entry"
-  | "stale-set-entry"
-  | "host-chain"
-  | "shared-netns"
-  | "no-sandbox";
-
-/** What to do about each. */
-const FAULT_FIXES: Readonly<Record<CaptureKind | OtherKind, string>> = {
+/** What to do about each of what can be wrong with a pod or the host. */
+const FAULT_FIXES = {
   "missing-jump":
     "a running agent puts it back within its interval; look for another program that writes these chains",
   "duplicate-jump": "a running agent removes it; look for another program that writes these chains",
@@ -54,7 +44,7 @@ const FAULT_FIXES: Readonly<Record<CaptureKind | OtherKind, string>> = {
     "istiod does not know that the pod is in the mesh: check that the agent may patch pods/status (`ambient-cni doctor`)",
   "unwanted-capture":
     "the pod should be outside the mesh and is redirected: restart the agent, or delete the pod",
-};
+} as const satisfies Readonly<Record<CaptureKind, string> & Record<string, string>>;
 
 /** Faults that say that it is not known whether anything is wrong. */
 const UNKNOWN: ReadonlySet<FaultKind> = new Set(["unreadable-rules"]);
@@ -65,7 +55,7 @@ export function isKnownWrong({ kind }: Pick<Fault, "kind">): boolean {
 }
 
 /** Name of a fault. */
-export type FaultKind = CaptureKind | OtherKind;
+export type FaultKind = keyof typeof FAULT_FIXES;
 
 /** One mismatch between what should be and what the kernel has. */
 export interface Fault {

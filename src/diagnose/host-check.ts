@@ -2,7 +2,6 @@
 // The host's side of kubelet probes: what the agent itself would find different, by the names of faults.
 import { Netns } from "../linux/netns.ts";
 import { silentLogger } from "../log/logger.ts";
-import type { Family } from "../netfilter/family.ts";
 import { HostState, type HostStateOptions } from "../probes/host-state.ts";
 import { KubeletMatch, MATCH_ANY, type ProbeMatch } from "../probes/kubelet-match.ts";
 import { canonicalAddress, familyOf } from "../probes/probe-address.ts";
@@ -38,31 +37,22 @@ export async function checkHost(options: HostCheckOptions): Promise<Fault[]> {
     rules: true,
   });
   const nameOf = (uid?: string) => members?.find((member) => member.uid === uid)?.name ?? null;
-  return drift.flatMap(({ kind, family, uid, detail }) => {
-    const [name, place] = naming(kind, family);
-    return name === undefined ? [] : [fault(name, nameOf(uid), `${place}: ${detail}`)];
-  });
+  return drift
+    .filter(({ kind }) => kind !== "stale-cgroup") // only who wrote the rule can tell
+    .map(({ kind, family, uid, detail }) => {
+      const ofSet = SET_FAULTS[kind];
+      const place = ofSet === undefined ? `IPv${family} nat of the host` : `ipset ${PROBE_SETS[family]}`;
+      return fault(ofSet ?? "host-chain", nameOf(uid), `${place}: ${detail}`);
+    });
 }
 
-function naming(kind: ProbeDrift["kind"], family: Family): [FaultKind | undefined, string] {
-  const set = `ipset ${PROBE_SETS[family]}`;
-  switch (kind) {
-    case "missing-set":
-    case "wrong-set":
-      return ["missing-set", set];
-    case "missing-member":
-      return ["missing-set-entry", set];
-    case "wrong-owner":
-      return ["wrong-set-entry", set];
-    case "stale-member":
-      return ["stale-set-entry", set];
-    // only who wrote the rule can tell
-    case "stale-cgroup":
-      return [undefined, ""];
-    default:
-      return ["host-chain", `IPv${family} nat of the host`];
-  }
-}
+const SET_FAULTS: Readonly<Partial<Record<ProbeDrift["kind"], FaultKind>>> = {
+  "missing-set": "missing-set",
+  "wrong-set": "missing-set",
+  "missing-member": "missing-set-entry",
+  "wrong-owner": "wrong-set-entry",
+  "stale-member": "stale-set-entry",
+};
 
 function wantedMembers(members: readonly HostMember[] | undefined): WantedMembers {
   const owners = { 4: new Map<string, string>(), 6: new Map<string, string>() };

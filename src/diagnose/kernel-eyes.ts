@@ -3,9 +3,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostNetnsKeys } from "../linux/host-netns.ts";
-import type { Netns } from "../linux/netns.ts";
 import { BACKEND_FILE, chooseBackend, type RedirectBackend } from "../netfilter/variant.ts";
-import type { Suspects } from "../redirection/earlier-rules.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
 
 const TIMEOUT_MS = 5_000;
@@ -23,8 +21,6 @@ export interface EyesOptions {
 export interface KernelEyes {
   readonly backend: RedirectBackend;
   readonly redirection: PodRedirection;
-  /** In which families our chains are in the iptables variant that is not in use, in words. */
-  readonly elsewhere: (netns: Netns) => Promise<readonly string[]>;
   readonly hostNetns: ReadonlySet<string>;
   readonly ipv6: boolean;
 }
@@ -34,24 +30,12 @@ export async function openEyes(options: EyesOptions): Promise<KernelEyes> {
   const hostNetns = hostNetnsKeys(options);
   const backend = await readBackend(options);
   const ipv6 = options.ipv6 && backend.tools[6] !== undefined;
-  const redirection = new PodRedirection({ backend, hostNetns, ipv6, timeoutMs: TIMEOUT_MS });
   return {
     backend,
-    redirection,
-    elsewhere: async (netns) => elsewhereWords(await redirection.leftovers(netns)),
+    redirection: new PodRedirection({ backend, hostNetns, ipv6, timeoutMs: TIMEOUT_MS }),
     hostNetns,
     ipv6,
   };
-}
-
-/** Native nftables are told of by their tables. */
-function elsewhereWords(suspects: Suspects): string[] {
-  return suspects
-    .filter(({ engine }) => engine.variant !== "native")
-    .map(({ engine: { variant }, drift }) => {
-      const families = [...new Set(drift.map(({ family }) => `IPv${family}`))];
-      return `iptables-${variant} (${families.join(", ")})`;
-    });
 }
 
 /** The variant that the agent uses, or would use; nothing is decided and kept by looking. */

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // One pod against what should be, as the one verdict has it: every mismatch by its name.
-import { type CaptureFinding, type CaptureReport, checkCapture } from "../check/capture.ts";
+import {
+  type CaptureFinding,
+  type CaptureReport,
+  checkCapture,
+  type WantedCapture,
+} from "../check/capture.ts";
 import { Netns } from "../linux/netns.ts";
 import type { PodProcess, WantedPod } from "../linux/proc-scan.ts";
 import type { PodReport } from "../observe/state-report.ts";
 import { findPodBypasses } from "../redirection/pod-bypass.ts";
-import type { RedirectOptions } from "../redirection/rules.ts";
 import { type Fault, type FaultKind, fault } from "./fault.ts";
 import type { KernelEyes } from "./kernel-eyes.ts";
 
@@ -13,16 +17,9 @@ import type { KernelEyes } from "./kernel-eyes.ts";
 export interface PodSubject {
   /** `namespace/name`, or how the pod is called where its name is not known. */
   readonly name: string;
-  readonly wanted: boolean;
-  /** How it should be redirected; needed for a wanted pod. */
-  readonly redirect: RedirectOptions | null;
-  /** Its annotation; `undefined`: not known. */
-  readonly annotation: string | null | undefined;
-  readonly ips: readonly string[];
+  readonly wanted: WantedCapture;
   /** It has, or should have, processes. */
   readonly shouldRun: boolean;
-  /** `dev:ino` that the agent, and that ztunnel, holds for it. */
-  readonly heldNetns: { readonly agent: string | null; readonly ztunnel: string | null };
   readonly running: PodProcess | undefined;
 }
 
@@ -37,31 +34,23 @@ export interface PodCheck {
 
 /** Every mismatch of one pod. @throws Error when its namespace may not be opened */
 export async function checkPod(
-  { redirection, elsewhere, backend, ipv6 }: KernelEyes,
-  subject: PodSubject,
+  { redirection, backend, ipv6 }: KernelEyes,
+  { name, wanted, shouldRun, running }: PodSubject,
 ): Promise<PodCheck> {
-  const { running, name } = subject;
   if (running === undefined) {
-    const isMissed = subject.wanted && subject.shouldRun;
+    const isMissed = shouldRun && wanted.redirect !== "outside";
     const gone = fault("no-sandbox", name, "no process of the pod was found in /proc");
     return { faults: isMissed ? [gone] : [], unseen: [] };
   }
   using netns = openAs(running);
   if (netns === undefined) return { faults: [], unseen: [] };
-  const { annotation, ips, heldNetns: held } = subject;
-  const redirect = subject.wanted ? (subject.redirect ?? "unknown") : "outside";
-  const search = { procNetDir: running.procNetDir, elsewhere };
-  const wanted = { redirect, annotation, ips, held } as const;
+  const { procNetDir } = running;
+  const { variant } = backend;
+  const families = ipv6 ? ([4, 6] as const) : ([4] as const);
   const { findings, unseen, seen } = await checkCapture(netns, wanted, {
     redirection,
-    search,
-    bypasses: (pod, options) =>
-      findPodBypasses(pod, {
-        variant: backend.variant,
-        families: ipv6 ? [4, 6] : [4],
-        redirect: options,
-        procNetDir: running.procNetDir,
-      }),
+    search: { procNetDir, other: variant === "nft" ? "legacy" : "nft" },
+    bypasses: (pod, redirect) => findPodBypasses(pod, { variant, families, redirect, procNetDir }),
   });
   return { faults: faultsOf(name, findings), unseen, seen };
 }
@@ -85,12 +74,13 @@ function faultsOf(name: string, findings: readonly CaptureFinding[]): Fault[] {
 export function subjectOf(pod: PodReport, running: PodProcess | undefined): PodSubject {
   return {
     name: `${pod.ns}/${pod.name}`,
-    wanted: pod.desired.wanted === true,
-    redirect: pod.desired.redirect,
-    annotation: pod.annotation,
-    ips: pod.ips,
+    wanted: {
+      redirect: pod.desired.wanted === true ? (pod.desired.redirect ?? "unknown") : "outside",
+      annotation: pod.annotation,
+      ips: pod.ips,
+      held: { agent: pod.observed?.netns ?? null, ztunnel: pod.observed?.ztunnel.netns ?? null },
+    },
     shouldRun: pod.phase === "Running" && pod.ips.length > 0,
-    heldNetns: { agent: pod.observed?.netns ?? null, ztunnel: pod.observed?.ztunnel.netns ?? null },
     running,
   };
 }

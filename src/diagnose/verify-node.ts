@@ -122,7 +122,7 @@ async function look(options: VerifyOptions): Promise<VerifyReport> {
   return {
     at: new Date().toISOString(),
     agentAway,
-    pods: { looked: subjects.length, wanted: subjects.filter(({ wanted }) => wanted).length },
+    pods: { looked: subjects.length, wanted: subjects.filter(isWanted).length },
     faults: found.filter(isKnownWrong),
     unverified: found.filter((each) => !isKnownWrong(each)),
     unseen,
@@ -158,7 +158,9 @@ async function gather(options: VerifyOptions): Promise<Subjects> {
 
 /** The report names what differs from pod to pod; this is one setting for all. */
 function following({ establishedConnections }: Settings, subject: PodSubject): PodSubject {
-  return { ...subject, redirect: subject.redirect && { ...subject.redirect, establishedConnections } };
+  const { redirect, ...wanted } = subject.wanted;
+  if (typeof redirect === "string") return subject;
+  return { ...subject, wanted: { ...wanted, redirect: { ...redirect, establishedConnections } } };
 }
 
 function isOnly(only: VerifyOptions["only"]): (pod: PodReport) => boolean {
@@ -201,16 +203,7 @@ async function unknownSubjects(
   for (const [uid, pod] of running) {
     const redirect = await nearestOptions(eyes, { pod, settings }).catch(() => undefined);
     if (redirect === undefined) continue;
-    subjects.push({
-      name: `pod ${uid}`,
-      wanted: true,
-      redirect,
-      annotation: undefined,
-      ips: [],
-      shouldRun: true,
-      heldNetns: { agent: null, ztunnel: null },
-      running: pod,
-    });
+    subjects.push({ name: `pod ${uid}`, wanted: { redirect }, shouldRun: true, running: pod });
   }
   return subjects;
 }
@@ -254,7 +247,7 @@ function sharedNamespaces(subjects: readonly PodSubject[]): Fault[] {
     byKey.set(netnsKey, [...(byKey.get(netnsKey) ?? []), subject]);
   }
   return [...byKey]
-    .filter(([, pods]) => pods.length > 1 && pods.some(({ wanted }) => wanted))
+    .filter(([, pods]) => pods.length > 1 && pods.some(isWanted))
     .flatMap(([key, pods]) =>
       pods.map(({ name }) =>
         fault(
@@ -264,6 +257,10 @@ function sharedNamespaces(subjects: readonly PodSubject[]): Fault[] {
         ),
       ),
     );
+}
+
+function isWanted({ wanted }: PodSubject): boolean {
+  return wanted.redirect !== "outside";
 }
 
 function byPlace(a: Fault, b: Fault): number {

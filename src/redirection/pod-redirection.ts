@@ -2,6 +2,7 @@
 // Redirection of one pod's namespace as a whole: rules, ip rule and route, checked, brought about and removed.
 
 import {
+  hasRouting,
   isRoutingComplete,
   type RoutingState,
   readRedirectRouting,
@@ -115,11 +116,6 @@ export class PodRedirection {
    */
   verify(netns: Netns, options: RedirectOptions, call: RedirectionCall = {}): Promise<Verification> {
     return this.#queue.run(netns.key, () => named(() => this.#verify({ netns, ...call }, options)));
-  }
-
-  /** What an agent left that used another engine: the other iptables variant, or native nftables. @throws as {@link verify} */
-  leftovers(netns: Netns): Promise<Suspects> {
-    return this.#earlier.look({ netns });
   }
 
   /**
@@ -238,8 +234,7 @@ export class PodRedirection {
     const { netns } = call;
     const [removedCount, suspects] = await allDone([this.#engine.remove(call), this.#earlier.look(call)]);
     const leftovers = await this.#earlier.remove(call, suspects);
-    const { v4, v6 } = await readRedirectRouting(netns.fd, { v6: true });
-    const hadRouting = v4.rule || v4.route || v6.rule || v6.route;
+    const hadRouting = hasRouting(await readRedirectRouting(netns.fd, { v6: true }));
     this.#assertUsable(call);
     await removeRedirectRouting(netns.fd);
     return { changed: hadRouting || removedCount > 0 || leftovers.writes > 0 };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The one verdict, as a table: what is there against what should be, and every finding by its name.
+import { execFileSync } from "node:child_process";
 import { describe, expect, test } from "vitest";
 import { checkCapture, judgeCapture, type WantedCapture } from "../../src/check/capture.ts";
 import type { SeenCapture } from "../../src/check/look.ts";
@@ -9,6 +10,8 @@ import type { Family } from "../../src/netfilter/family.ts";
 import type { Verification } from "../../src/redirection/pod-redirection.ts";
 import { RedirectionError, type RedirectionErrorCode } from "../../src/redirection/redirection-error.ts";
 import { routingDrift } from "../../src/redirection/routing-drift.ts";
+import type { ChainName } from "../../src/redirection/rules.ts";
+import { holdNetns } from "../linux/held-netns.ts";
 import { compareStates, desiredState, type RedirectState } from "../redirection/saved-state.ts";
 
 const redirect = {
@@ -51,6 +54,20 @@ function withRules(change: (rules: readonly string[]) => readonly string[]): Red
   if (nat === undefined) throw new Error("no table nat");
   const chains = new Map(nat.chains).set("ISTIO_OUTPUT", change(nat.chains.get("ISTIO_OUTPUT") ?? []));
   return new Map(desired(4)).set("nat", { ...nat, chains });
+}
+
+/** The wanted state without ISTIO_PRERT in mangle and the jump to it. */
+function withoutChain(family: Family): RedirectState {
+  const mangle = desired(family).get("mangle");
+  if (mangle === undefined) throw new Error("no table mangle");
+  const without = <T>(map: ReadonlyMap<ChainName, T>) =>
+    new Map([...map].filter(([chain]) => chain !== "ISTIO_PRERT"));
+  const { chains, jumps } = mangle;
+  return new Map(desired(family)).set("mangle", {
+    ...mangle,
+    chains: without(chains),
+    jumps: without(jumps),
+  });
 }
 
 /** Of ztunnel's ports all are open but these. */
@@ -139,9 +156,21 @@ describe("a pod of the mesh", () => {
       {},
       ["annotation-without-capture"],
     ],
+    [
+      "one chain of each family is gone, and the routing",
+      { rules: rules({ 4: withoutChain(4), 6: withoutChain(6) }, { v4: absent, v6: absent }) },
+      {},
+      ["missing-ip-rule", "missing-route", "missing-chain", "missing-jump"],
+    ],
     ["ip rule missing", { rules: rules({}, { v4: { ...there, rule: false } }) }, {}, ["missing-ip-rule"]],
     ["route missing", { rules: rules({}, { v6: { ...there, route: false } }) }, {}, ["missing-route"]],
     ["moved to the other variant", { rules: moved, elsewhere: legacy }, {}, ["wrong-backend"]],
+    [
+      "moved, and not annotated",
+      { rules: moved, elsewhere: legacy },
+      { annotation: null },
+      ["wrong-backend"],
+    ],
     ["in both variants", { elsewhere: legacy }, {}, ["wrong-backend"]],
     ["a stranger's chain beside ours", { strangers: { value: ["a chain"] } }, {}, ["foreign-chain"]],
     ["rules cannot be read", { rules: error("UNREADABLE_TABLE") }, {}, ["unreadable-rules"]],
@@ -215,10 +244,29 @@ describe("a look at a real namespace", () => {
     expect(wasTold?.aborted).toBe(true);
   });
 
+  test.each(["nft", "legacy"] as const)(
+    "that has our chains in iptables-%s, which is not in use",
+    async (other) => {
+      await using held = await holdNetns();
+      using netns = Netns.open(held.path);
+      const lock = { env: { ...process.env, XTABLES_LOCKFILE: held.path } };
+      const tool = `ip6tables-${other}`;
+      execFileSync("nsenter", [`--net=${held.path}`, tool, "-t", "nat", "-N", "ISTIO_OUTPUT"], lock);
+      const search = { other, procNetDir: held.path.replace(/ns\/net$/, "net") };
+      const means = { redirection: { verify: async () => rules({}).value as Verification }, search };
+      const { findings, unseen } = await checkCapture(netns, { redirect }, means);
+      expect(unseen).toEqual([]);
+      expect(findings).toContainEqual({
+        kind: "wrong-backend",
+        detail: `our chains are in iptables-${other} (IPv6), and also where this node keeps them`,
+      });
+    },
+  );
+
   test("of a pod outside the mesh, with and without what only a search finds", async () => {
     using netns = await Netns.makeTemporary();
     const { redirection } = failing(new Error("not asked"));
-    const search = { procNetDir: "/nothing", elsewhere: () => Promise.reject(new Error("not asked")) };
+    const search = { procNetDir: "/nothing", other: "legacy" } as const;
     const wanted = { redirect: "outside", annotation: "enabled" } as const;
     const [shallow, searched] = [
       await checkCapture(netns, wanted, { redirection }),

@@ -154,6 +154,11 @@ async function deleteRequests(netnsFd: number): Promise<NetlinkRequest[]> {
   ]);
 }
 
+/** Whether anything of it is there. */
+export function hasRouting({ v4, v6 }: RoutingState): boolean {
+  return v4.rule || v4.route || v6.rule || v6.route;
+}
+
 /** The redirection's routing is complete in each family in use. */
 export function isRoutingComplete({ v4, v6 }: RoutingState): boolean {
   return v4.rule && v4.route && (!v6.supported || (v6.rule && v6.route));
