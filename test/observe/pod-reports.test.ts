@@ -209,7 +209,8 @@ describe("a look at one pod", () => {
       detail: "of pod uid-web-0",
       uid: "uid-web-1",
     } as const;
-    agent.probeDrift.push(another);
+    // an old address that still names the pod lacks nothing
+    agent.probeDrift.push(another, { ...another, kind: "stale-member", uid: "uid-web-0" });
     expect((await looked(agent, "web-0")).observed).toMatchObject({ probes: { member: true } });
     agent.probeDrift.push({ ...another, uid: "uid-web-0", detail: "an entry is missing" });
     const { observed } = await looked(agent, "web-0");

@@ -46,7 +46,7 @@ describe("planSet", () => {
     expect(plan.drift.map(({ kind, uid }) => [kind, uid])).toEqual([
       ["wrong-owner", "a"],
       ["missing-member", "b"],
-      ["stale-member", undefined],
+      ["stale-member", "gone"],
     ]);
   });
 
