@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // Names what stands before our rules in a namespace and can take traffic past ztunnel. Reads no text, and changes nothing.
+import { allDone } from "../loop/all-done.ts";
 import type { Position } from "./bypass-judgement.ts";
-import { type Bypass, BypassWalk, type ChainSource, type RootChain } from "./bypass-walk.ts";
+import { type Bypass, BypassWalk, type RootChain } from "./bypass-walk.ts";
 import {
-  type ChainList,
-  type ChainRules,
   type ForeignBase,
   type ForeignChain,
   keyOf,
   listChains,
-  readChains,
+  sleepingTables,
+  tableKeyOf,
 } from "./foreign-chains.ts";
-import type { PacketHook, RuleMeaning } from "./foreign-rule.ts";
+import type { PacketHook } from "./foreign-rule.ts";
 import { legacyRoots } from "./legacy-bypass.ts";
 import type { PassingMarks } from "./mark-change.ts";
-import { meaningOfNftRule, type NftFamily } from "./nft-rule-meaning.ts";
+import type { NftFamily } from "./nft-rule-meaning.ts";
+import { NftSource } from "./nft-source.ts";
 import type { OwnTable } from "./told-rules.ts";
 
 /** Where our rules stand, and what they let pass. */
@@ -38,10 +39,8 @@ export interface BypassReport {
   readonly isComplete: boolean;
 }
 
-/** Bytes of rules that are heard in one look: some 5000 of them. */
-const MAX_RULE_BYTES = 1024 * 1024;
-/** Chains of which rules are read one by one. */
-const MAX_CHAINS = 256;
+/** As many as are told in one answer. */
+const MAX_FINDINGS = 16;
 const MAX_READS = 3;
 /** Source: linux/netfilter_ipv4.h, NF_IP_PRI_NAT_DST and NF_IP_PRI_CONNTRACK; the same for IPv6. */
 const PRIORITY = { nat: -100, tracking: -200 } as const;
@@ -58,27 +57,41 @@ const NOWHERE: ReadonlySet<Position> = new Set();
  * @throws NetlinkError EPERM @throws NativeError when the kernel cannot be asked
  */
 export async function findBypasses(netns: { readonly fd: number }, where: OwnPlaces): Promise<BypassReport> {
+  const [found, legacy] = await allDone([findNft(netns.fd, where), findLegacy(netns.fd, where)]);
+  return {
+    bypasses: [...found.bypasses, ...legacy.bypasses].slice(0, MAX_FINDINGS),
+    isComplete: found.isComplete && legacy.isComplete,
+  };
+}
+
+async function findNft(netnsFd: number, where: OwnPlaces): Promise<BypassReport> {
   for (let attempt = 1; ; attempt++) {
-    const list = await listChains(netns.fd);
-    const source = new NftSource(netns.fd, list);
+    const list = await listChains(netnsFd);
+    const source = new NftSource(netnsFd, list);
     const walk = new BypassWalk(source, where.marks);
-    const roots = list.chains.flatMap((chain) => rootOf(chain, where));
-    await source.read(roots.map(({ key }) => key));
-    for (const root of roots) await walk.follow(root);
-    const isWhole = walk.isComplete && list.isComplete && source.isSteady;
+    await follow(walk, { roots: list.bases.flatMap((chain) => rootOf(chain, where)), source, netnsFd });
+    const { bypasses } = walk;
+    const isProven = await source.isProven();
+    const isComplete = isProven && walk.isComplete && list.isComplete && source.isSteady;
     // what changes once is read again; what is too much stays too much
     const isChanging = !source.isSteady || list.isInterrupted;
-    if (isChanging && attempt < MAX_READS) continue;
-    const legacy = await findLegacy(netns, where);
-    return {
-      bypasses: [...walk.bypasses, ...legacy.bypasses].slice(0, 16),
-      isComplete: isWhole && legacy.isComplete,
-    };
+    if (!isChanging || attempt === MAX_READS) return { bypasses, isComplete };
   }
 }
 
-async function findLegacy(netns: { readonly fd: number }, where: OwnPlaces): Promise<BypassReport> {
-  const { tables, isComplete } = await legacyRoots(netns.fd, where);
+async function follow(
+  walk: BypassWalk,
+  found: { readonly roots: readonly NftRoot[]; readonly source: NftSource; readonly netnsFd: number },
+): Promise<void> {
+  if (found.roots.length === 0) return;
+  const asleep = await sleepingTables(found.netnsFd);
+  const roots = found.roots.filter(({ tableKey }) => !asleep.has(tableKey));
+  await found.source.read(roots.map(({ key }) => key));
+  for (const root of roots) await walk.follow(root);
+}
+
+async function findLegacy(netnsFd: number, where: OwnPlaces): Promise<BypassReport> {
+  const { tables, isComplete } = await legacyRoots(netnsFd, where);
   const found: Bypass[] = [];
   let isWhole = isComplete;
   for (const { roots, source } of tables) {
@@ -90,8 +103,12 @@ async function findLegacy(netns: { readonly fd: number }, where: OwnPlaces): Pro
   return { bypasses: found, isComplete: isWhole };
 }
 
+interface NftRoot extends RootChain {
+  readonly tableKey: string;
+}
+
 /** None for a chain that no packet passes before our rules, or that holds nothing but our jump. */
-function rootOf(chain: ForeignChain, where: OwnPlaces): RootChain[] {
+function rootOf(chain: ForeignChain, where: OwnPlaces): NftRoot[] {
   const { base, family, table } = chain;
   const hook = base === undefined ? undefined : HOOKS[family === "netdev" ? "netdev" : "inet"][base.hook];
   if (base === undefined || hook === undefined || chain.use === 0 || !isSeen(family, where.own)) return [];
@@ -104,7 +121,8 @@ function rootOf(chain: ForeignChain, where: OwnPlaces): RootChain[] {
   const isBase = ours.size > 0 && base.priority > PRIORITY.tracking;
   const positions = isBase ? new Set<Position>([...before, "base"]) : before;
   const positionsBehind = ours.size > 0 && base.type === "nat" ? NOWHERE : before;
-  return [{ family, table, chain: chain.chain, key: keyOf(chain), hook, positions, positionsBehind, ours }];
+  const keys = { key: keyOf(chain), tableKey: tableKeyOf(chain) };
+  return [{ family, table, chain: chain.chain, ...keys, hook, positions, positionsBehind, ours }];
 }
 
 function isSeen(family: NftFamily, own: readonly OwnTable[]): boolean {
@@ -135,66 +153,4 @@ function oursIn({ family, table, chain }: ForeignChain, own: readonly OwnTable[]
       chains.filter(({ hook }) => hook === chain).map((each) => keyOf({ family, table, chain: each.chain })),
     ),
   );
-}
-
-/** Rules of nf_tables, read as they are asked for. */
-class NftSource implements ChainSource {
-  readonly #netnsFd: number;
-  readonly #list: ChainList;
-  readonly #chains: ReadonlyMap<string, ForeignChain>;
-  readonly #read = new Map<string, ChainRules>();
-  #bytesLeft = MAX_RULE_BYTES;
-  isSteady = true;
-
-  constructor(netnsFd: number, list: ChainList) {
-    this.#netnsFd = netnsFd;
-    this.#list = list;
-    this.#chains = new Map(list.chains.map((chain) => [keyOf(chain), chain]));
-  }
-
-  /** Reads chains in one conversation. */
-  async read(keys: readonly string[]): Promise<void> {
-    const room = Math.max(0, MAX_CHAINS - this.#read.size);
-    const chains = keys.flatMap((key) => this.#chains.get(key) ?? []).slice(0, room);
-    if (chains.length === 0 || this.#bytesLeft <= 0) return;
-    const options = { maxBytes: this.#bytesLeft, generation: this.#list.generation };
-    const { byKey, bytes, isSteady } = await readChains(this.#netnsFd, chains, options);
-    for (const [key, rules] of byKey) this.#read.set(key, rules);
-    this.#bytesLeft -= bytes;
-    if (!isSteady) this.isSteady = false;
-  }
-
-  async rules(key: string, hook: PacketHook) {
-    if (!this.#read.has(key)) await this.read([key]);
-    const read = this.#read.get(key);
-    const family = this.#chains.get(key)?.family ?? "inet";
-    return {
-      rules: meanings(read?.rules ?? [], { key, family, hook }),
-      isComplete: read?.isComplete === true,
-    };
-  }
-
-  siblings(key: string): readonly string[] {
-    const chain = this.#chains.get(key);
-    return this.#list.chains
-      .filter(
-        ({ family, table, base }) => base === undefined && family === chain?.family && table === chain?.table,
-      )
-      .map(keyOf);
-  }
-
-  nameOf(key: string): string {
-    return this.#chains.get(key)?.chain ?? "";
-  }
-}
-
-function* meanings(
-  rules: readonly Uint8Array[],
-  seen: { readonly key: string; readonly family: NftFamily; readonly hook: PacketHook },
-): Iterable<RuleMeaning> {
-  const place = seen.key.slice(0, seen.key.lastIndexOf("\0"));
-  for (const rule of rules) {
-    const meaning = meaningOfNftRule(rule, seen);
-    yield { ...meaning, leads: meaning.leads.map((chain) => `${place}\0${chain}`) };
-  }
 }

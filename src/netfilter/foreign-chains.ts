@@ -59,16 +59,21 @@ export interface ForeignChain {
   readonly base?: ForeignBase;
 }
 
+/** Names a table among those of a namespace. No name has a NUL in it. */
+export function tableKeyOf({ family, table }: Pick<ForeignChain, "family" | "table">): string {
+  return `${family}\0${table}`;
+}
+
 /** Names a chain among those of a namespace. */
-export function keyOf({ family, table, chain }: Pick<ForeignChain, "family" | "table" | "chain">): string {
-  // no name has a NUL in it
-  return `${family}\0${table}\0${chain}`;
+export function keyOf(place: Pick<ForeignChain, "family" | "table" | "chain">): string {
+  return `${tableKeyOf(place)}\0${place.chain}`;
 }
 
 /** The chains of a namespace. */
 export interface ChainList {
-  /** But those of tables that sleep. */
-  readonly chains: readonly ForeignChain[];
+  readonly bases: readonly ForeignChain[];
+  /** Those that rules lead into; in most namespaces nobody asks for them. */
+  readonly others: () => readonly ForeignChain[];
   /** False: there are more than are heard, or they changed while they were listed. */
   readonly isComplete: boolean;
   /** They changed while they were listed. */
@@ -89,24 +94,42 @@ export interface ChainRules {
  * @throws NetlinkError EPERM @throws NativeError when the conversation failed
  */
 export async function listChains(netnsFd: number): Promise<ChainList> {
-  const [tables, chains] = await ask(netnsFd, [dump(GET.table), dump(GET.chain)], MAX_LIST_BYTES);
-  if (tables === undefined || chains === undefined || isAbsent(tables))
-    return { chains: [], isComplete: true, isInterrupted: false, generation: undefined };
-  refuse(tables, chains);
-  const asleep = new Set<string>();
-  for (const { body } of tables.messages) {
-    const attributes = decodeAttributes(body, HEADER_BYTES);
-    if ((numberOf(attributes.get(TABLE.flags)) & TABLE.dormant) !== 0)
-      asleep.add(`${body[0]} ${textOf(attributes.get(TABLE.name))}`);
+  const [answer] = await ask(netnsFd, [dump(GET.chain)], MAX_LIST_BYTES);
+  if (answer === undefined || isAbsent(answer))
+    return { bases: [], others: () => [], isComplete: true, isInterrupted: false, generation: undefined };
+  refuse(answer);
+  const bases: ForeignChain[] = [];
+  const others: Uint8Array[] = [];
+  for (const { body } of answer.messages) {
+    if (!FAMILIES.has(body[0] as number)) continue;
+    if (hasHook(body)) bases.push(decodeChain(body));
+    else others.push(body);
   }
-  const list = chains.messages.flatMap(({ body }) => {
-    const chain = decodeChain(body);
-    return chain === undefined || asleep.has(`${body[0]} ${chain.table}`) ? [] : [chain];
-  });
-  const generations = generationsOf([tables, chains]);
-  const isInterrupted = tables.interrupted || chains.interrupted || generations.size > 1;
-  const isComplete = isWhole(tables) && isWhole(chains) && !isInterrupted;
-  return { chains: list, isComplete, isInterrupted, generation: [...generations][0] };
+  const generations = generationsOf([answer]);
+  const isInterrupted = answer.interrupted || generations.size > 1;
+  return {
+    bases,
+    others: () => others.map(decodeChain),
+    isComplete: isWhole(answer) && !isInterrupted,
+    isInterrupted,
+    generation: [...generations][0],
+  };
+}
+
+/**
+ * Tables that sleep: none of their rules is looked at. What is cut off or changes counts as awake.
+ * @returns for {@link tableKeyOf} @throws as {@link listChains}
+ */
+export async function sleepingTables(netnsFd: number): Promise<Set<string>> {
+  const [answer] = await ask(netnsFd, [dump(GET.table)], MAX_LIST_BYTES);
+  const asleep = new Set<string>();
+  for (const { body } of answer?.messages ?? []) {
+    const attributes = decodeAttributes(body, HEADER_BYTES);
+    const family = FAMILIES.get(body[0] as number);
+    if (family !== undefined && (numberOf(attributes.get(TABLE.flags)) & TABLE.dormant) !== 0)
+      asleep.add(tableKeyOf({ family, table: textOf(attributes.get(TABLE.name)) }));
+  }
+  return asleep;
 }
 
 /**
@@ -137,9 +160,16 @@ export async function readChains(
   return { byKey, bytes, isSteady };
 }
 
-function decodeChain(body: Uint8Array): ForeignChain | undefined {
-  const family = FAMILIES.get(body[0] as number);
-  if (family === undefined) return undefined;
+function hasHook(body: Uint8Array): boolean {
+  let isFound = false;
+  forEachAttribute(body, HEADER_BYTES, body.length, (type) => {
+    if (type === CHAIN.hook) isFound = true;
+  });
+  return isFound;
+}
+
+function decodeChain(body: Uint8Array): ForeignChain {
+  const family = FAMILIES.get(body[0] as number) as NftFamily;
   const attributes = decodeAttributes(body, HEADER_BYTES);
   const chain = {
     family,

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What stands before our rules, in the real kernel: each way past ztunnel by its name, and what others have in pods by none.
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { encodeAttribute } from "../../src/linux/netlink/message.ts";
 import { findBypasses, type OwnPlaces } from "../../src/netfilter/bypass.ts";
+import { ask, batch, newRule } from "../../src/netfilter/nft-wire.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
 
 const chains = [
@@ -43,6 +45,17 @@ const chain = (hook: string, rules: string, family = "ip") =>
   `table ${family} z {\n chain c { ${hook}; ${rules}; }\n}\n`;
 const route = "type route hook output priority -300";
 const dstnat = (priority: number) => `type nat hook output priority ${priority}`;
+
+/** Some 40 KiB, which is more than a list has room for. */
+function unlistableRule(): Uint8Array {
+  const match = Buffer.concat([
+    encodeAttribute(1, Buffer.from("comment\0")),
+    encodeAttribute(2, new Uint8Array(4)),
+    encodeAttribute(3, new Uint8Array(256)),
+  ]);
+  const expression = Buffer.concat([encodeAttribute(1, Buffer.from("match\0")), encodeAttribute(2, match)]);
+  return Buffer.concat(Array.from({ length: 120 }, () => encodeAttribute(1, expression)));
+}
 
 /** What is written, for iptables-restore or nft, and what is found. */
 const ways: readonly [
@@ -323,10 +336,43 @@ describe("what is too much", () => {
     expect(await found()).toEqual([]);
   });
 
-  test("tables without end cannot be told", async () => {
-    const text = Array.from({ length: 6_000 }, (_, index) => `add table inet ${"t".repeat(100)}${index}`);
-    await netns.run("nft -f -", text.join("\n"));
+  test("tables without chains cost nothing, chains without end cannot be told", async () => {
+    const names = Array.from({ length: 6_000 }, (_, index) => `${"t".repeat(100)}${index}`);
+    await netns.run("nft -f -", names.map((name) => `add table inet ${name}`).join("\n"));
+    expect(await found()).toEqual([]);
+    await netns.run(
+      "nft -f -",
+      ["add table ip z", ...names.map((name) => `add chain ip z ${name}`)].join("\n"),
+    );
     expect(await found()).toEqual(["and more"]);
+  });
+
+  test("rules that change without end cannot be told, and end by themselves", async () => {
+    await netns.run("nft -f -", chain(route, "counter"));
+    const churn = netns.run(
+      "timeout 2 sh",
+      "while :; do nft 'add chain inet z d; delete chain inet z d'; nft 'add rule ip z c counter'; done",
+    );
+    await Promise.all([churn.catch(() => {}), found(), found()]);
+    expect(await found()).toEqual([]);
+  });
+
+  test.each(["c", "X"])("a rule that is too long to be listed is noticed in %s", async (name) => {
+    await netns.run("nft -f -", chain(route, "jump X").replace("z {", "z {\n chain X { }"));
+    expect(await found()).toEqual([]);
+    const place = { family: 4, table: "z", chain: name } as const;
+    const answers = await ask(netns.netns.fd, batch([newRule(place, { expressions: unlistableRule() })]));
+    expect(answers.map(({ error }) => error)).toEqual([undefined, undefined, undefined]);
+    expect(await found()).toEqual(["and more"]);
+  });
+
+  test("a chain that others lead into as well is read in full", async () => {
+    const text = chain(route, "jump X").replace(
+      "z {",
+      "z {\n chain X { counter; }\n chain Y { jump X; ip protocol icmp jump X; }",
+    );
+    await netns.run("nft -f -", text);
+    expect(await found()).toEqual([]);
   });
 
   test("names are printed in a few printable characters", async () => {
