@@ -155,10 +155,11 @@ const ways: readonly [
     ["translates ip z c"],
   ],
   [
+    // elements of a map are not read: what leads into its chains cannot be counted
     "verdicts of a map",
     "nft",
     chain(route, "tcp dport vmap { 80 : jump m }").replace("z {", "z {\n chain m { meta mark set 0x539; }"),
-    ["marks ip z c"],
+    ["marks ip z c", "and more"],
   ],
   [
     "a mark before its condition",
