@@ -4,7 +4,7 @@ import { decodeAttributes, decodeString, forEachAttribute, viewOf } from "../lin
 import type { ChainSource } from "./bypass-walk.ts";
 import { type ChainList, type ChainRules, type ForeignChain, keyOf, readChains } from "./foreign-chains.ts";
 import type { PacketHook, RuleMeaning } from "./foreign-rule.ts";
-import { CODE, DATA, EXPRESSION, IMMEDIATE, VERDICT } from "./nft-expressions.ts";
+import { CODE, DATA, EXPRESSION, IMMEDIATE, VERDICT } from "./nft-attributes.ts";
 import { meaningOfNftRule, type NftFamily } from "./nft-rule-meaning.ts";
 
 /** Bytes of rules that are heard in one look: some 5000 of them. */
