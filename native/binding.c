@@ -686,29 +686,33 @@ static napi_value js_netlink_in_netns(napi_env env, napi_callback_info info)
 
 struct xtables_job {
 	struct job job; // first
-	struct xtables_read table;
+	struct xtables_list list;
 };
 
 static void free_xtables(struct job *job)
 {
-	struct xtables_job *xtables = (struct xtables_job *)job;
+	struct xtables_list *list = &((struct xtables_job *)job)->list;
 
-	free(xtables->table.entries);
-	free(xtables);
+	for (size_t i = 0; i < list->count; i++)
+		free(list->tables[i].entries);
+	free(list->tables);
+	free(job);
 }
 
 static int run_xtables(struct job *job)
 {
-	return netns_xtables(job->netns_fd, &((struct xtables_job *)job)->table, &job->step);
+	return netns_xtables(job->netns_fd, &((struct xtables_job *)job)->list, &job->step);
 }
 
-static napi_value table_value(napi_env env, struct job *job)
+// struct ipt_getinfo, then the entries; undefined for a table that is not there; or how it failed.
+static napi_value table_value(napi_env env, const struct xtables_read *table)
 {
-	const struct xtables_read *table = &((const struct xtables_job *)job)->table;
 	size_t bytes = sizeof(table->info) + table->entries_bytes;
 	napi_value buffer, result;
 	void *copy = NULL;
 
+	if (table->result < 0)
+		return failure_value(env, table->result, table->step);
 	if (table->absent)
 		return napi_get_undefined(env, &result) == napi_ok ? result : NULL;
 	if (napi_create_arraybuffer(env, bytes, &copy, &buffer) != napi_ok ||
@@ -720,38 +724,69 @@ static napi_value table_value(napi_env env, struct job *job)
 	return result;
 }
 
-// xtablesInNetns(netnsFd, family 4 or 6, table, onlyExisting, maxBytes) -> Promise<Uint8Array | undefined>: struct ipt_getinfo, then
-// the entries unless they are more than maxBytes; undefined: only an existing one was asked for, and there is none
+static napi_value tables_value(napi_env env, struct job *job)
+{
+	const struct xtables_list *list = &((const struct xtables_job *)job)->list;
+	napi_value result, value;
+
+	if (napi_create_array_with_length(env, list->count, &result) != napi_ok)
+		return NULL;
+	for (size_t i = 0; i < list->count; i++)
+		if (!(value = table_value(env, &list->tables[i])) || napi_set_element(env, result, (uint32_t)i, value) != napi_ok)
+			return NULL;
+	return result;
+}
+
+// Fills `list` from "4nat\n6nat" with tables that are otherwise `like` this one; 0 or -errno.
+static int read_table_names(const char *names, const struct xtables_read *like, struct xtables_list *list)
+{
+	size_t count = 1;
+
+	for (const char *at = names; *at; at++)
+		count += *at == '\n';
+	list->tables = calloc(count, sizeof(*list->tables));
+	if (!list->tables)
+		return -ENOMEM;
+	list->count = count;
+	for (size_t i = 0; i < count; i++) {
+		struct xtables_read *table = &list->tables[i];
+		size_t bytes = strcspn(names, "\n");
+
+		if (bytes == 0 || bytes > sizeof(table->table))
+			return bytes == 0 ? -EINVAL : -ENAMETOOLONG;
+		*table = *like;
+		table->family = names[0] == '6' ? AF_INET6 : AF_INET;
+		memcpy(table->table, names + 1, bytes - 1);
+		names += bytes + 1;
+	}
+	return 0;
+}
+
+// xtablesInNetns(netnsFd, names, onlyExisting, maxBytes) -> Promise<(Uint8Array | undefined | [errno, step])[]>. Names are one a line,
+// each behind the digit of its family. Struct ipt_getinfo, then the entries unless they are more than maxBytes; undefined: only
+// existing ones were asked for, and this one is not there.
 static napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
 {
-	napi_value arguments[5];
-	int32_t netns_fd, family;
-	bool only_existing;
-	uint32_t max_bytes;
-	char *name;
+	struct xtables_read like = { 0 };
+	napi_value arguments[4];
+	int32_t netns_fd;
+	char *names;
 
-	if (!read_arguments(env, info, 5, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
-	    napi_get_value_int32(env, arguments[1], &family) != napi_ok ||
-	    napi_get_value_bool(env, arguments[3], &only_existing) != napi_ok ||
-	    napi_get_value_uint32(env, arguments[4], &max_bytes) != napi_ok || !(name = read_string(env, arguments[2])))
+	if (!read_arguments(env, info, 4, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
+	    napi_get_value_bool(env, arguments[2], &like.only_existing) != napi_ok ||
+	    napi_get_value_uint32(env, arguments[3], &like.max_bytes) != napi_ok || !(names = read_string(env, arguments[1])))
 		return wrong_arguments(env);
-	size_t bytes = strlen(name) + 1;
 	struct xtables_job *xtables = calloc(1, sizeof(*xtables));
-	if (!xtables || bytes > sizeof(xtables->table.table)) {
-		bool fits = bytes <= sizeof(xtables->table.table);
-
-		free(name);
-		free(xtables);
-		return fits ? fail(env, -ENOMEM, "malloc") : fail(env, -ENAMETOOLONG, "getsockopt");
+	int result = xtables ? read_table_names(names, &like, &xtables->list) : -ENOMEM;
+	free(names);
+	if (result < 0) {
+		if (xtables)
+			free_xtables(&xtables->job);
+		return fail(env, result, result == -ENOMEM ? "malloc" : "getsockopt");
 	}
-	memcpy(xtables->table.table, name, bytes);
-	free(name);
 	xtables->job.run = run_xtables;
-	xtables->job.value = table_value;
+	xtables->job.value = tables_value;
 	xtables->job.free = free_xtables;
-	xtables->table.only_existing = only_existing;
-	xtables->table.family = family == 6 ? AF_INET6 : AF_INET;
-	xtables->table.max_bytes = max_bytes;
 	return start_job(env, &xtables->job, netns_fd, "xtablesInNetns");
 }
 

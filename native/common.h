@@ -115,15 +115,23 @@ int netns_netlink(int netns_fd, struct netlink_exchange *exchange, const char **
 // One x_tables table as the kernel gives it. The caller frees `entries`.
 struct xtables_read {
 	int family;       // AF_INET or AF_INET6
-	size_t max_bytes; // a table with more bytes of entries comes without them
+	uint32_t max_bytes; // a table with more bytes of entries comes without them
 	char table[XTABLES_NAME_BYTES];
 	bool only_existing; // not to create it by asking
 	bool absent;        // nothing was read: the namespace has no such table
 	uint8_t info[XTABLES_INFO_BYTES]; // struct ipt_getinfo, which is also struct ip6t_getinfo
 	uint8_t *entries;                 // struct ipt_entry or struct ip6t_entry, one after the other
 	size_t entries_bytes;
+	int result; // 0, or -errno with the step that failed
+	const char *step;
 };
 
-int netns_xtables(int netns_fd, struct xtables_read *table, const char **step);
+// Reads tables one after the other; what became of each stands in it. A failure is that of entering the namespace.
+struct xtables_list {
+	struct xtables_read *tables;
+	size_t count;
+};
+
+int netns_xtables(int netns_fd, struct xtables_list *list, const char **step);
 
 #endif

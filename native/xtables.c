@@ -96,9 +96,8 @@ static bool may_exist(const struct xtables_read *table)
 	return got < 0 || bytes == MAX_LIST_BYTES || has_line(list, table->table);
 }
 
-static int read_table_here(void *argument, const char **step)
+static int read_table(struct xtables_read *table)
 {
-	struct xtables_read *table = argument;
 	int level = table->family == AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP;
 	struct ipt_getinfo info, again;
 	int result = -EAGAIN;
@@ -106,16 +105,17 @@ static int read_table_here(void *argument, const char **step)
 	table->absent = table->only_existing && !may_exist(table);
 	if (table->absent)
 		return 0;
-	*step = "socket";
+	table->step = "socket";
 	// Any socket of the family will do; a raw one would take another capability.
 	int fd = socket(table->family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	*step = "getsockopt";
+	table->step = "getsockopt";
 	// Somebody may write the table between the two questions.
 	for (int attempt = 0; attempt < MAX_ATTEMPTS && result == -EAGAIN; attempt++) {
 		free(table->entries);
 		table->entries = NULL;
+		table->entries_bytes = 0; // it may have grown too large since
 		result = read_info(fd, level, table->table, &info);
 		if (result == 0 && info.size > table->max_bytes) {
 			memcpy(table->info, &info, sizeof(info));
@@ -133,9 +133,19 @@ static int read_table_here(void *argument, const char **step)
 	return result;
 }
 
-int netns_xtables(int netns_fd, struct xtables_read *table, const char **step)
+static int read_tables_here(void *argument, const char **step)
 {
-	struct netns_job job = { .netns_fd = netns_fd, .run = read_table_here, .argument = table };
+	const struct xtables_list *list = argument;
+
+	(void)step;
+	for (size_t i = 0; i < list->count; i++)
+		list->tables[i].result = read_table(&list->tables[i]);
+	return 0;
+}
+
+int netns_xtables(int netns_fd, struct xtables_list *list, const char **step)
+{
+	struct netns_job job = { .netns_fd = netns_fd, .run = read_tables_here, .argument = list };
 
 	return run_in_netns(&job, step);
 }

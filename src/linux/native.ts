@@ -41,11 +41,10 @@ export interface Addon {
   ): Promise<Uint8Array[]>;
   xtablesInNetns(
     netnsFd: number,
-    family: number,
-    table: string,
+    names: string,
     onlyExisting: boolean,
     maxBytes: number,
-  ): Promise<Uint8Array | undefined>;
+  ): Promise<(Uint8Array | undefined | Failure)[]>;
 }
 
 // The numbers are those of native/binding.c.
@@ -190,41 +189,63 @@ export async function xtablesInNetns(
   table: string,
   options: { maxBytes?: number } = {},
 ): Promise<Uint8Array> {
-  return (await readXtables(netnsFd, { family, table, onlyExisting: false, ...options })) as Uint8Array;
+  const [bytes] = await readXtables(netnsFd, [{ family, table }], { ...options, onlyExisting: false });
+  return bytes as Uint8Array;
 }
 
 /**
- * As {@link xtablesInNetns}, but creates nothing: a namespace's own list of tables, which costs no process, is read first. Only where
- * that cannot be read (no /proc is mounted) a table that is not there comes into being.
+ * As {@link xtablesInNetns}, several tables with one entry into the namespace, and creates none: the namespace's own list of tables,
+ * which costs no process, is read first. Only where that cannot be read (no /proc is mounted) a table that is not there comes into
+ * being.
  *
- * @returns undefined when the namespace has no such table, or the kernel none at all
- * @throws as {@link xtablesInNetns}
+ * @returns in the order of `tables`; undefined when the namespace has no such table, or the kernel none at all
+ * @throws as {@link xtablesInNetns}, for the first in the list
  */
 export async function existingXtablesInNetns(
   netnsFd: number,
-  family: 4 | 6,
-  table: string,
-): Promise<Uint8Array | undefined> {
-  return await readXtables(netnsFd, { family, table, onlyExisting: true });
+  tables: readonly XtablesName[],
+): Promise<(Uint8Array | undefined)[]> {
+  return await readXtables(netnsFd, tables, { onlyExisting: true });
+}
+
+/** A table of iptables-legacy. */
+export interface XtablesName {
+  readonly family: 4 | 6;
+  readonly table: string;
 }
 
 async function readXtables(
   netnsFd: number,
-  sought: { family: 4 | 6; table: string; onlyExisting: boolean; maxBytes?: number },
-): Promise<Uint8Array | undefined> {
-  const { family, table, onlyExisting, maxBytes = 0xffff_ffff } = sought;
-  const ask = () => addon().xtablesInNetns(netnsFd, family, table, onlyExisting, maxBytes);
+  tables: readonly XtablesName[],
+  { onlyExisting, maxBytes = 0xffff_ffff }: { onlyExisting: boolean; maxBytes?: number },
+): Promise<(Uint8Array | undefined)[]> {
+  const [first] = tables;
+  if (first === undefined) return [];
+  const doing = ({ family, table }: XtablesName) =>
+    `read the iptables-legacy table "${table}" of IPv${family}`;
+  const ask = async (names: readonly XtablesName[]) => {
+    const lines = names.map(({ family, table }) => `${family}${table}`).join("\n");
+    return await addon().xtablesInNetns(netnsFd, lines, onlyExisting, maxBytes);
+  };
   try {
-    return await ask().catch((error: unknown) => {
-      // two who ask for a table that is not there yet both make it; the slower one is told so, and may ask again.
-      // Source: linux net/netfilter/x_tables.c, xt_find_table_lock and xt_register_table
-      const wasMadeMeanwhile = Array.isArray(error) && error[0] === -constants.errno.EEXIST;
-      if (!wasMadeMeanwhile) throw error;
-      return ask();
-    });
+    const found = await ask(tables);
+    return await Promise.all(
+      tables.map(async (name, index) => {
+        // two who ask for a table that is not there yet both make it; the slower one is told so, and may ask again.
+        // Source: linux net/netfilter/x_tables.c, xt_find_table_lock and xt_register_table
+        const wasMadeMeanwhile = isFailure(found[index]) && found[index][0] === -constants.errno.EEXIST;
+        const [answer] = wasMadeMeanwhile ? await ask([name]) : [found[index]];
+        if (isFailure(answer)) throw explain(doing(name), answer);
+        return answer;
+      }),
+    );
   } catch (error) {
-    throw explain(`read the iptables-legacy table "${table}" of IPv${family}`, error);
+    throw explain(doing(first), error);
   }
+}
+
+function isFailure(answer: Uint8Array | undefined | Failure): answer is Failure {
+  return Array.isArray(answer);
 }
 
 let loaded: Addon | undefined;

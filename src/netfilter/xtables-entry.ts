@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How iptables-legacy's rules lie in the kernel's memory, and what of a rule's bytes says what it does.
+import { viewOf } from "../linux/netlink/message.ts";
 import type { Family } from "./family.ts";
 import { sameBytes } from "./nft-objects.ts";
 
@@ -94,8 +95,4 @@ export function isPlainJump({ bytes, leadsTo }: XtablesRule, chain: string, fami
   const targetAt = viewOf(bytes).getUint16(targetOffset, true);
   // neither a match between header and target, nor anything asked of the header
   return targetAt === size && bytes.subarray(0, targetOffset).every((byte) => byte === 0);
-}
-
-export function viewOf(bytes: Uint8Array): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads what is ours in x_tables of a namespace; what the kernel cannot show in one piece is a fault of that namespace.
 import { existingXtablesInNetns, NativeError } from "../linux/native.ts";
-import { allDone } from "../loop/all-done.ts";
 import { type SeenXtables, tableKey } from "./legacy-verify.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
 import type { NetnsCall } from "./rule-engine.ts";
@@ -19,37 +18,35 @@ export async function readOwnXtables(
   assertUsable: (call: NetnsCall) => void,
 ): Promise<SeenXtables> {
   assertUsable(call);
-  const found = await allDone(
-    own.map(async (table) => {
-      const bytes = await read(call, table);
+  const tables = await read(call, own);
+  return new Map(
+    own.flatMap((table, index) => {
+      const bytes = tables[index];
       return bytes === undefined ? [] : [[tableKey(table), findOwn(bytes, table)] as const];
     }),
   );
-  return new Map(found.flat());
 }
 
-async function read({ netns }: NetnsCall, { family, table }: OwnTable): Promise<Uint8Array | undefined> {
+async function read({ netns }: NetnsCall, own: readonly OwnTable[]): Promise<(Uint8Array | undefined)[]> {
   try {
-    return await existingXtablesInNetns(netns.fd, family, table);
+    return await existingXtablesInNetns(netns.fd, own);
   } catch (error) {
-    const fault = faultOf(error, `the legacy table ${table} of IPv${family}`);
-    throw fault ?? error;
+    throw faultOf(error) ?? error;
   }
 }
 
 /** What whoever writes in the namespace can bring about. */
-function faultOf(cause: unknown, what: string): NetfilterFault | undefined {
+function faultOf(cause: unknown): NetfilterFault | undefined {
   if (!(cause instanceof NativeError)) return undefined;
   switch (cause.code) {
-    case "EAGAIN": {
-      const why =
-        "it changed each time it was read; look for a program in the pod that writes rules without end";
-      return new NetfilterFault("UNSTEADY", `Cannot read ${what}: ${why}`, { cause });
-    }
+    case "EAGAIN":
+      return new NetfilterFault(
+        "UNSTEADY",
+        `${cause.message}: it changed each time; look for a program in the pod that writes rules without end`,
+        { cause },
+      );
     case "EMSGSIZE":
-      return new NetfilterFault("TOO_MANY_RULES", `Cannot read ${what}: it has over 64 MiB of rules`, {
-        cause,
-      });
+      return new NetfilterFault("TOO_MANY_RULES", `${cause.message}: it has over 64 MiB of rules`, { cause });
     default:
       return undefined;
   }

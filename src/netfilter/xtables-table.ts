@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds what is ours in a table of iptables-legacy: two walks over the kernel's bytes that keep nothing of others' rules.
+import { viewOf } from "../linux/netlink/message.ts";
 import type { Family } from "./family.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
 import type { OwnTable } from "./told-rules.ts";
@@ -12,7 +13,6 @@ import {
   NEXT_RULE,
   startsWith,
   TARGET,
-  viewOf,
   type XtablesRule,
 } from "./xtables-entry.ts";
 

@@ -89,7 +89,11 @@ async function cycleTables(times: number): Promise<void> {
     if (i % 80 === 8) await xtablesInNetns(netnsFd, 4, "none").catch(() => {});
     if (i % 80 === 16) await xtablesInNetns(-1, 4, "nat").catch(() => {});
     if (i % 80 === 24) await xtablesInNetns(netnsFd, 6, "x".repeat(32)).catch(() => {});
-    if (i % 80 === 32) await existingXtablesInNetns(netnsFd, 6, i % 160 === 32 ? "nat" : "none");
+    if (i % 80 === 32)
+      await existingXtablesInNetns(netnsFd, [
+        { family: 6, table: i % 160 === 32 ? "nat" : "none" },
+        { family: 4, table: "nat" },
+      ]);
   }
 }
 
@@ -113,8 +117,10 @@ async function cycleMistakes(times: number): Promise<void> {
     refused(() => addon.start(addon.connect(socketPath, 16, 0), null));
     refused(() => addon.listen(`${socketPath}\0`, 1, 0, 1, 0));
     refused(() => addon.netlinkInNetns(netnsFd, 0, [1, 2], 1, 0));
-    refused(() => addon.xtablesInNetns(netnsFd, 4, "nat"));
-    refused(() => addon.xtablesInNetns(netnsFd, 4, "nat\0", false, 0));
+    refused(() => addon.xtablesInNetns(netnsFd, "4nat", false));
+    refused(() => addon.xtablesInNetns(netnsFd, "4nat\0", false, 0));
+    refused(() => addon.xtablesInNetns(netnsFd, "4nat\n", false, 0));
+    refused(() => addon.xtablesInNetns(netnsFd, `6nat\n4${"x".repeat(32)}`, false, 0));
     const client = connectSeqpacket(socketPath);
     client.send(Buffer.from("too long"), netnsFd);
     await new Promise<void>((resolve) => {
@@ -141,7 +147,7 @@ async function cycleWorkers(times: number): Promise<void> {
     addon.send(client, new Uint8Array([1]), netnsFd);
     for (let i = 0; i < 20; i++) {
       addon.netlinkInNetns(netnsFd, 0, request, 1000, 0);
-      addon.xtablesInNetns(netnsFd, 4, "nat", i % 2 === 0, i % 3 ? 0 : 1 << 20);
+      addon.xtablesInNetns(netnsFd, "4nat\\n6raw\\n4none", i % 2 === 0, i % 3 ? 0 : 1 << 20);
     }
   `;
   for (let i = 0; i < times; i++) {

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { LockFiles } from "../../src/linux/lock-files.ts";
-import { existingXtablesInNetns } from "../../src/linux/native.ts";
+import { existingXtablesInNetns, xtablesInNetns } from "../../src/linux/native.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
 import type { Family } from "../../src/netfilter/family.ts";
 import { LegacyEngine } from "../../src/netfilter/legacy-engine.ts";
@@ -15,6 +15,7 @@ import { renderRestoreText } from "../../src/netfilter/restore-text.ts";
 import type { NetnsCall, WantedRules } from "../../src/netfilter/rule-engine.ts";
 import { joinWords, parseSave } from "../../src/netfilter/save-parser.ts";
 import { TablesProgram } from "../../src/netfilter/tables-program.ts";
+import { toldRule } from "../../src/netfilter/told-rules.ts";
 import { findTools, type VariantTools } from "../../src/netfilter/variant-tools.ts";
 import type { RedirectOptions } from "../../src/redirection/rules.ts";
 import {
@@ -219,6 +220,50 @@ test("rules of ours in other words are not ours, and are told by their length al
   ]);
 });
 
+describe("a jump that should be the first", () => {
+  const table = {
+    family: 4,
+    table: "nat",
+    chains: [{ chain: "ISTIO_POSTRT", hook: "POSTROUTING", isFirst: true }],
+  } as const;
+  const told = {
+    own: [table],
+    wanted: [table],
+    rules: [toldRule({ family: 4, table: "nat", chain: "ISTIO_POSTRT" }, ["-p", "tcp", "-j", "ACCEPT"])],
+  };
+  const first: WantedRules = { key: "first", told: () => told, families: [4] };
+  const host = new LegacyEngine({
+    own: [table],
+    program: new TablesProgram(tools, { runner, timeoutMs: 30_000, assertUsable: () => {}, locks }),
+    assertUsable: () => {},
+    timeoutMs: 30_000,
+  });
+
+  test.each([
+    ["stands behind another's", "-I POSTROUTING 1 -j MINE", ["jump-not-first"]],
+    ["is there twice", "-A POSTROUTING -j ISTIO_POSTRT", ["duplicate-jump"]],
+    ["is gone", "-D POSTROUTING -j ISTIO_POSTRT", ["missing-jump"]],
+    [
+      "is there three times behind another's",
+      "-I POSTROUTING 1 -j MINE\n-A POSTROUTING -j ISTIO_POSTRT\n-I POSTROUTING 3 -j ISTIO_POSTRT",
+      ["jump-not-first", "duplicate-jump"],
+    ],
+  ])("and %s, is put right", async (_, lines, kinds) => {
+    using pod = await TestNetns.make();
+    await pod.run(restores[4], "*nat\n:MINE - [0:0]\n-A MINE -j RETURN\nCOMMIT\n");
+    await host.apply(call(pod), first, { isNew: false });
+    await pod.run(restores[4], `*nat\n-A POSTROUTING -p udp -j MINE\n${lines}\nCOMMIT\n`);
+    expect((await host.verify(call(pod), first)).findings.map(({ kind }) => kind)).toEqual(kinds);
+    expect((await host.apply(call(pod), first, { isNew: false })).writes).toBe(1);
+    const [top = "", ...others] = (await pod.run("iptables-legacy -t nat -S POSTROUTING"))
+      .split("\n")
+      .slice(1);
+    expect(top).toBe("-A POSTROUTING -j ISTIO_POSTRT");
+    expect(others.join("\n")).not.toContain("ISTIO_POSTRT");
+    expect(others).toContain("-A POSTROUTING -p udp -j MINE");
+  });
+});
+
 test("a table that these options do not need is emptied of ours", async () => {
   using pod = await TestNetns.make();
   await engine.apply(call(pod), wanted(), { isNew: true });
@@ -263,9 +308,8 @@ describe("who only looks", () => {
     expect(await engine.present(call(pod))).toEqual([]);
     expect(await engine.open(call(pod), "nat")).toBe(0);
     expect(await engine.remove(call(pod))).toBe(0);
-    for (const family of ALL_FAMILIES)
-      for (const { table } of REDIRECT_TABLES)
-        expect(await existingXtablesInNetns(pod.netns.fd, family, table)).toBeUndefined();
+    const tables = await existingXtablesInNetns(pod.netns.fd, REDIRECT_TABLES);
+    expect(tables).toEqual(REDIRECT_TABLES.map(() => undefined));
   });
 
   test("is told of each chain that is there", async () => {
@@ -330,7 +374,7 @@ test("50,000 rules of others are neither touched nor waited for", async () => {
 
 /** How many rules the kernel has in table nat of IPv4. */
 async function natEntries(pod: TestNetns): Promise<number> {
-  const table = (await existingXtablesInNetns(pod.netns.fd, 4, "nat")) as Uint8Array;
+  const table = await xtablesInNetns(pod.netns.fd, 4, "nat");
   return Buffer.from(table).readUInt32LE(76);
 }
 
