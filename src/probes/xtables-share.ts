@@ -3,34 +3,18 @@
 import { createHash, type Hash } from "node:crypto";
 import { viewOf } from "../linux/netlink/message.ts";
 import type { Family } from "../netfilter/family.ts";
+import { ENTRY, HOOKS, INFO, TARGET } from "../netfilter/xtables-entry.ts";
 
-/**
- * Layout of struct ipt_entry and struct ip6t_entry on 64-bit machines.
- * Source: linux/netfilter_ipv4/ip_tables.h, linux/netfilter_ipv6/ip6_tables.h.
- */
-const ENTRY: Readonly<Record<Family, { targetOffset: number; counters: number; size: number }>> = {
-  4: { targetOffset: 88, counters: 96, size: 112 },
-  6: { targetOffset: 140, counters: 152, size: 168 },
-};
 /** nextOffset follows targetOffset, both u16; two counters of u64. */
 const NEXT_OFFSET = 2;
 const COUNTERS_SIZE = 16;
-
-/** struct ipt_getinfo: name, u32 valid_hooks, u32 hook_entry[5], u32 underflow[5], u32 num_entries, u32 size. */
-const INFO = { hookEntry: 36, entriesSize: 80, size: 84 } as const;
-
-/** struct xt_entry_target: u16 size, name, u8 revision; then a verdict, or a name. Source: linux/netfilter/x_tables.h. */
-const TARGET = { name: 2, nameSize: 29, data: 32 } as const;
 const CHAIN_NAME_SIZE = 30;
 const ERROR_TARGET = "ERROR";
-
-/** Positions of the hooks in `hook_entry`. Source: linux/netfilter.h, enum nf_inet_hooks. */
-const HOOK = { PREROUTING: 0, INPUT: 1, FORWARD: 2, OUTPUT: 3, POSTROUTING: 4 } as const;
 
 /** The built-in chain that jumps to ours, and ours. */
 export interface XtablesShare {
   readonly family: Family;
-  readonly hook: keyof typeof HOOK;
+  readonly hook: (typeof HOOKS)[number];
   readonly chain: string;
 }
 
@@ -52,7 +36,7 @@ interface Entry {
 export function hashXtablesShare(table: Uint8Array, share: XtablesShare): string | undefined {
   const entries = readEntries(table, share.family);
   if (entries === undefined) return undefined;
-  const firstOffset = viewOf(table).getUint32(INFO.hookEntry + 4 * HOOK[share.hook], true);
+  const firstOffset = viewOf(table).getUint32(INFO.hookEntry + 4 * HOOKS.indexOf(share.hook), true);
   const first = entries.findIndex(({ offset }) => offset === firstOffset);
   if (first < 0) return undefined;
   const head = entries.findIndex((entry) => chainName(entry) === share.chain);
@@ -105,7 +89,7 @@ function endOfHook(
   { from, entries }: { from: number; entries: readonly Entry[] },
 ): number {
   const view = viewOf(table);
-  const starts = Object.values(HOOK).map((hook) => view.getUint32(INFO.hookEntry + 4 * hook, true));
+  const starts = HOOKS.map((_, hook) => view.getUint32(INFO.hookEntry + 4 * hook, true));
   const named = entries.find((entry) => chainName(entry) !== undefined)?.offset ?? table.length;
   return Math.min(named, ...starts.filter((start) => start > from));
 }
