@@ -18,6 +18,8 @@ export interface TablesProgramOptions {
   readonly timeoutMs: number;
   /** Throws where a namespace must not be written, or its handle is no longer its own. */
   readonly assertUsable: (netns: Netns) => void;
+  /** Program and arguments that start the restore program; default: nothing does. */
+  readonly startedBy?: readonly string[];
   /** Locks that iptables-legacy takes in place of the machine's. */
   readonly locks?: LockFiles;
 }
@@ -42,7 +44,9 @@ export class TablesProgram {
   async restore(call: NetnsCall, { family, text }: { family: Family; text: string }): Promise<void> {
     const tools = this.tools[family];
     if (tools === undefined) return;
-    const argv = [tools.restore, "--noflush"] as const;
+    const { startedBy = [] } = this.#options;
+    const [first = tools.restore, ...rest] = [...startedBy, tools.restore, "--noflush"];
+    const argv = [first, ...rest] as const;
     if (this.tools.variant === "nft") {
       await this.#run(call, { argv, stdin: text });
       return;

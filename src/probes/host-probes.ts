@@ -42,7 +42,7 @@ export interface ProbeCounts {
   readonly failures: number;
   /** Runs of `ipset restore`. */
   readonly setWrites: number;
-  /** Runs of iptables-restore. */
+  /** Batches of rules, or runs of iptables-restore. */
   readonly ruleWrites: number;
 }
 
@@ -99,8 +99,8 @@ export class HostProbes {
   }
 
   get counts(): ProbeCounts {
-    const { setWrites, ruleWrites } = this.#state.tools;
-    return { ...this.#counts, setWrites, ruleWrites };
+    const { tools, rules } = this.#state;
+    return { ...this.#counts, setWrites: tools.setWrites, ruleWrites: rules.writes };
   }
 
   /** What is wrong, undefined when nothing is. */
@@ -222,27 +222,26 @@ export class HostProbes {
     // what is asked for from now on has a run of its own coming
     const members = this.#members.wanted(this.#options.isOutside);
     const wasSettled = this.#settled;
-    let wroteRules = true;
+    let hasRules = false;
     for (let round = 0; ; round++) {
       const match = await this.#match(netns);
-      // rules that were right a moment ago are not read again
-      const seen = await this.#state.observe(netns, { members, match, rules: wroteRules });
-      if (seen.drift.length === 0) {
-        this.#members.settle(members);
-        if (!this.#runs.isNextRequested) this.#settled = true;
-        this.#wasIntact = true;
-        await this.#removeLeftovers(netns);
-        return;
-      }
-      if (round === 0) this.#noteDrift(seen.drift, wasSettled);
-      if (round === MAX_ROUNDS) throw notConvergedError(seen.drift);
       try {
-        wroteRules = seen.ruleTexts.length > 0;
+        // rules that were proved a moment ago are not read again
+        const seen = await this.#state.observe(netns, { members, match, rules: !hasRules });
+        if (seen.drift.length === 0) break;
+        if (round === 0) this.#noteDrift(seen.drift, wasSettled);
+        if (round === MAX_ROUNDS) throw notConvergedError(seen.drift);
         await this.#state.write(netns, seen, match);
+        hasRules = true;
       } catch (error) {
-        if (!(await this.#weaken(match, error))) throw error;
+        if (round === MAX_ROUNDS || !(await this.#weaken(match, error))) throw error;
+        hasRules = false;
       }
     }
+    this.#members.settle(members);
+    if (!this.#runs.isNextRequested) this.#settled = true;
+    this.#wasIntact = true;
+    await this.#removeLeftovers(netns);
   }
 
   /** @returns whether a weaker match may be taken in place of the one that was refused */

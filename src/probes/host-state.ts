@@ -1,33 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host's sets and rules against what they should be: looked at without a process where that is known already, written,
-// removed.
+// The host's sets and rules against what they should be: looked at without a process, written, removed.
 import { closeSync } from "node:fs";
-import { dirname, join } from "node:path";
 import { NativeError, socketInNetns } from "../linux/native.ts";
 import type { Netns } from "../linux/netns.ts";
-import { allDone } from "../loop/all-done.ts";
 import type { Family } from "../netfilter/family.ts";
 import { findNativeTables, nativeTableName, removeNativeTables } from "../netfilter/native-tables.ts";
-import { type RedirectBackend, readLegacyTableNames } from "../netfilter/variant.ts";
+import type { RedirectBackend } from "../netfilter/variant.ts";
 import type { VariantTools } from "../netfilter/variant-tools.ts";
-import { type HostLook, lookAtHost } from "./host-look.ts";
+import { lookAtHost } from "./host-look.ts";
+import { HostRules, type WantedHostRules } from "./host-rules.ts";
 import { HostTools } from "./host-tools.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import { canonicalAddress } from "./probe-address.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 import type { WantedMembers } from "./probe-members.ts";
-import {
-  compareProbeRules,
-  PROBE_TABLE,
-  planProbeRemoval,
-  planProbeRules,
-  probeRule,
-} from "./probe-rules.ts";
 import { isUsableSet, PROBE_SETS, planSet } from "./probe-set.ts";
 import { ProbesError } from "./probes-error.ts";
 
 export interface HostStateOptions {
-  /** Path of the namespace; its sibling folder `net` (as in /proc/PID) tells which x_tables exist, where there is one. */
+  /** Path of the namespace. */
   readonly hostNetnsPath: string;
   readonly backend: RedirectBackend;
   readonly probeSnatV4: string;
@@ -50,67 +41,74 @@ export interface SkippedProbeFamily {
   readonly reason: string;
 }
 
-/** How the host differs, and the texts that change it. */
+/** How the host differs, and what changes it. */
 export interface HostObservation {
   readonly drift: readonly ProbeDrift[];
   readonly skippedFamilies: readonly SkippedProbeFamily[];
   readonly setLines: readonly string[];
-  readonly ruleTexts: readonly { readonly family: Family; readonly text: string }[];
+  /** Families whose rules are to be written; sets that rules name come first. */
+  readonly ruleFamilies: readonly Family[];
   /** Entries in the sets. */
   readonly entryCount: number;
 }
 
 const ALL_FAMILIES: readonly Family[] = [4, 6];
-const MAX_KNOWN_HASHES = 64;
 
 /** One host. Not to be used by two callers at a time. */
 export class HostState {
   readonly tools: HostTools;
+  readonly rules: HostRules;
   readonly #options: HostStateOptions;
-  readonly #snat: Readonly<Record<Family, string>>;
-  /** Hashes that iptables-save has shown to be of the rules in the value. */
-  readonly #good = new Map<string, string>();
-  /** Key of the match that was written last, by family. */
-  readonly #writtenMatch = new Map<Family, string>();
+  /** Key of the match that was written last. */
+  #writtenMatch: string | undefined;
 
   /** @throws RangeError for a probe address that is none */
   constructor(options: HostStateOptions) {
+    const { backend, probeSnatV4, probeSnatV6 } = options;
     this.#options = options;
-    this.#snat = { 4: canonicalAddress(options.probeSnatV4), 6: canonicalAddress(options.probeSnatV6) };
-    this.tools = new HostTools(options.backend.runner);
+    this.rules = new HostRules(backend, {
+      4: canonicalAddress(probeSnatV4),
+      6: canonicalAddress(probeSnatV6),
+    });
+    this.tools = new HostTools(backend.runner);
   }
 
   /**
    * Compares what is there with what should be; writes nothing.
-   * @throws {ProbesError} FOREIGN_SET, UNREADABLE_TABLE; what the tools and netlink throw
+   * @throws {ProbesError} FOREIGN_SET, RULE_REFUSED; what the engine and netlink throw
    */
   async observe(netns: Netns, wanted: WantedHost): Promise<HostObservation> {
     const { families, skippedFamilies } = this.#families(netns);
-    const rules = wanted.rules ? this.#options.backend.variant : undefined;
-    const look = await lookAtHost(netns.fd, { families, rules });
-    // a rule goes before the set it names, and with the set the number that stands for it in the rule's bytes
-    if (families.some((family) => look.sets.get(family) === undefined)) this.#good.clear();
-    const observed = await allDone(
-      families.map((family) => this.#observeFamily(netns, { family, look, wanted })),
-    );
+    const { members, match } = wanted;
+    const { sets, numbers } = await lookAtHost(netns.fd, families);
+    const plans = families.map((family) => {
+      const set = sets.get(family);
+      if (!isUsableSet(set)) throw foreignSet(family, set?.type ?? "");
+      return planSet(set, { owners: members.owners[family], isStale: members.isStale }, family);
+    });
+    // a rule goes before the set it names: without all sets there are not all rules
+    const drift = !wanted.rules
+      ? []
+      : families.every((family) => sets.has(family))
+        ? await this.#observeRules(netns, { families, match, setNumbers: numbers })
+        : families.map((family) => missingRules(family));
     return {
-      drift: observed.flatMap(({ drift }) => drift),
+      drift: [...plans.flatMap((plan) => plan.drift), ...drift],
       skippedFamilies,
-      setLines: observed.flatMap(({ setLines }) => setLines),
-      ruleTexts: observed.flatMap(({ family, text }) => (text === undefined ? [] : [{ family, text }])),
-      entryCount: families.reduce((sum, family) => sum + (look.sets.get(family)?.entries.size ?? 0), 0),
+      setLines: plans.flatMap(({ lines }) => lines),
+      ruleFamilies: drift.length > 0 ? families : [],
+      entryCount: families.reduce((sum, family) => sum + (sets.get(family)?.entries.size ?? 0), 0),
     };
   }
 
-  /** Writes what {@link observe} planned: sets first, in one run, because rules name them. @throws {ToolError} */
+  /** Writes what {@link observe} planned: sets first, in one run, because rules name them. @throws as {@link observe}; {ToolError} */
   async write(netns: Netns, plan: HostObservation, match: ProbeMatch): Promise<void> {
-    if (plan.setLines.length > 0) await this.tools.restoreSets(netns, plan.setLines);
-    const { tools } = this.#options.backend;
-    const { cgroupNsPath } = match;
-    for (const { family, text } of plan.ruleTexts) {
-      await this.tools.restoreRules(netns, { tools, family, text, cgroupNsPath });
-      this.#writtenMatch.set(family, match.key);
-    }
+    const { setLines, ruleFamilies: families } = plan;
+    if (setLines.length > 0) await this.tools.restoreSets(netns, setLines);
+    if (families.length === 0) return;
+    const { numbers } = await lookAtHost(netns.fd, families);
+    await this.rules.write(netns, { families, match, setNumbers: numbers });
+    this.#writtenMatch = match.key;
   }
 
   /**
@@ -136,97 +134,30 @@ export class HostState {
     const removed = [...(await this.#removeRules(netns, tools)), ...(await this.removeLeftovers(netns))];
     const names = await this.setNames(netns);
     await this.tools.destroySets(netns, names);
-    this.#good.clear();
-    this.#writtenMatch.clear();
+    this.#writtenMatch = undefined;
     return removed.length > 0 || names.length > 0;
   }
 
   /** Our sets that exist. A rule that names a set keeps it from being destroyed: without sets there is no such rule. */
   async setNames(netns: Netns): Promise<string[]> {
-    const { sets } = await lookAtHost(netns.fd, { families: ALL_FAMILIES, rules: undefined });
-    return ALL_FAMILIES.filter((family) => sets.get(family) !== undefined).map(
-      (family) => PROBE_SETS[family],
-    );
+    const { sets } = await lookAtHost(netns.fd, ALL_FAMILIES);
+    return [...sets.keys()].map((family) => PROBE_SETS[family]);
   }
 
-  async #observeFamily(
-    netns: Netns,
-    { family, look, wanted }: { family: Family; look: HostLook; wanted: WantedHost },
-  ): Promise<{ family: Family; drift: ProbeDrift[]; setLines: readonly string[]; text: string | undefined }> {
-    const { members, match } = wanted;
-    const set = look.sets.get(family);
-    if (!isUsableSet(set)) throw foreignSet(family, set?.type ?? "");
-    const sets = planSet(set, { owners: members.owners[family], isStale: members.isStale }, family);
-    if (!wanted.rules) return { family, drift: [...sets.drift], setLines: sets.lines, text: undefined };
-    const rules = await this.#observeRules(netns, { family, hash: look.hashes.get(family), match });
-    return { family, drift: [...sets.drift, ...rules.drift], setLines: sets.lines, text: rules.text };
-  }
-
-  async #observeRules(
-    netns: Netns,
-    { family, hash, match }: { family: Family; hash: string | undefined; match: ProbeMatch },
-  ): Promise<{ drift: ProbeDrift[]; text: string | undefined }> {
-    const { tools } = this.#options.backend;
-    const rule = probeRule(family, { match: match.args, snat: this.#snat[family] });
+  async #observeRules(netns: Netns, wanted: WantedHostRules): Promise<ProbeDrift[]> {
+    const { families, match } = wanted;
+    const drift = await this.rules.observe(netns, wanted);
     // only the cgroup of today is certain to be the one that the kernel resolved
-    const isStale = match.kind === "cgroup" && this.#writtenMatch.get(family) !== match.key;
-    const ruleKey = rule.join(" ");
-    if (!isStale && hash !== undefined && this.#good.get(`${family} ${hash}`) === ruleKey) {
-      return { drift: [], text: undefined };
-    }
-    const state = await this.tools.readRules(netns, { tools, family });
-    const drift = compareProbeRules(state, { family, rule });
-    if (isStale && drift.length === 0) {
-      drift.push({
-        kind: "stale-cgroup",
-        family,
-        detail: `the rule may name an earlier cgroup (${match.key})`,
-      });
-    }
-    if (drift.length > 0) return { drift, text: planProbeRules(state, { rule, rewrite: isStale }) };
-    if (hash !== undefined) await this.#learn(netns, { family, hash, ruleKey });
-    return { drift, text: undefined };
-  }
-
-  /** The hash must be the same before and after iptables-save, or it may be of other rules than those shown. */
-  async #learn(
-    netns: Netns,
-    { family, hash, ruleKey }: { family: Family; hash: string; ruleKey: string },
-  ): Promise<void> {
-    const { hashes } = await lookAtHost(netns.fd, {
-      families: [family],
-      rules: this.#options.backend.variant,
-    });
-    if (hashes.get(family) !== hash) return;
-    if (this.#good.size >= MAX_KNOWN_HASHES) this.#good.clear();
-    this.#good.set(`${family} ${hash}`, ruleKey);
+    const isStale = match.kind === "cgroup" && this.#writtenMatch !== match.key;
+    if (!isStale || drift.length > 0) return drift;
+    const detail = `the rule may name an earlier cgroup (${match.key})`;
+    return families.map((family) => ({ kind: "stale-cgroup", family, detail }));
   }
 
   async #removeRules(netns: Netns, tools: VariantTools): Promise<ProbeDrift[]> {
-    const removed: ProbeDrift[] = [];
-    for (const family of await this.#familiesWithNat(netns, tools)) {
-      const state = await this.tools.readRules(netns, { tools, family });
-      const text = planProbeRemoval(state);
-      if (text === undefined) continue;
-      await this.tools.restoreRules(netns, { tools, family, text });
-      const detail = `iptables-${tools.variant} held our chain`;
-      removed.push({ kind: "leftover", family, detail });
-    }
-    return removed;
-  }
-
-  /** Families whose nat table may hold something of ours. Asking iptables-legacy for a table would create it. */
-  async #familiesWithNat(netns: Netns, tools: VariantTools): Promise<Family[]> {
-    const families = ALL_FAMILIES.filter((family) => tools[family] !== undefined);
-    if (tools.variant === "nft") {
-      const { hashes } = await lookAtHost(netns.fd, { families, rules: "nft" }).catch(() => ({
-        hashes: undefined,
-      }));
-      return families.filter((family) => hashes?.has(family));
-    }
-    const procNetDir = join(dirname(dirname(this.#options.hostNetnsPath)), "net");
-    const tables = await Promise.all(families.map((family) => readLegacyTableNames(procNetDir, family)));
-    return families.filter((_, index) => tables[index]?.includes(PROBE_TABLE));
+    const families = await this.rules.remove(netns, tools);
+    const detail = `iptables-${tools.variant} held our chain`;
+    return families.map((family) => ({ kind: "leftover", family, detail }));
   }
 
   #families(netns: Netns): { families: Family[]; skippedFamilies: SkippedProbeFamily[] } {
@@ -251,6 +182,10 @@ function supportsIpv6(netns: Netns): boolean {
     if (error instanceof NativeError && error.code === "EAFNOSUPPORT") return false;
     throw error;
   }
+}
+
+function missingRules(family: Family): ProbeDrift {
+  return { kind: "missing-chain", family, detail: `no rule can name the set ${PROBE_SETS[family]} yet` };
 }
 
 function foreignSet(family: Family, type: string): ProbesError {

@@ -1,26 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// The programs that read and write the host's sets and nat table, entered into the host's namespace when we are not in it.
+// The program that writes the host's sets, entered into the host's namespace when we are not in it.
 import { setTimeout as delay } from "node:timers/promises";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import type { Netns } from "../linux/netns.ts";
 import { ToolError, type ToolRunner } from "../linux/run-tool.ts";
-import type { Family } from "../netfilter/family.ts";
-import { parseSave } from "../netfilter/save-parser.ts";
-import type { VariantTools } from "../netfilter/variant-tools.ts";
-import { observeProbeRules, PROBE_TABLE, type ProbeRuleState } from "./probe-rules.ts";
-import { ProbesError, ruleRefusedError } from "./probes-error.ts";
+import { ProbesError } from "./probes-error.ts";
 
-/** How long iptables-legacy waits for another writer on the host. */
-const LOCK_WAIT_SECONDS = 5;
 /** The kernel lets go of a set some moments after the rule that named it. Source: linux nf_tables_api.c, nf_tables_trans_destroy_work. */
 const DESTROY_DEADLINE_MS = 2_000;
 const DESTROY_PAUSE_MS = 50;
 
-/** Runs programs in the host's namespace; counts those that write. */
+/** Runs ipset in the host's namespace; counts runs that write. */
 export class HostTools {
   readonly #runner: ToolRunner;
   #setWrites = 0;
-  #ruleWrites = 0;
 
   constructor(runner: ToolRunner) {
     this.#runner = runner;
@@ -29,11 +22,6 @@ export class HostTools {
   /** Runs of `ipset restore`. */
   get setWrites(): number {
     return this.#setWrites;
-  }
-
-  /** Runs of iptables-restore. */
-  get ruleWrites(): number {
-    return this.#ruleWrites;
   }
 
   /** @throws {ToolError} */
@@ -55,44 +43,6 @@ export class HostTools {
     }
   }
 
-  /** @throws {ToolError} @throws {SaveParseError} @throws {ProbesError} UNREADABLE_TABLE */
-  async readRules(netns: Netns, { tools, family }: HostFamily): Promise<ProbeRuleState> {
-    const save = tools[family]?.save;
-    if (save === undefined) return { chain: undefined, jumps: [], strays: [] };
-    const dump = parseSave(await this.#run(netns, { argv: [save, "-t", PROBE_TABLE] }));
-    if (dump.unreadable.includes(PROBE_TABLE)) {
-      throw new ProbesError(
-        "UNREADABLE_TABLE",
-        `Cannot read the host's table "${PROBE_TABLE}" of IPv${family}: it holds rules that only nft understands; ` +
-          "whoever adds rules with nft should use a table of its own",
-      );
-    }
-    return observeProbeRules(dump);
-  }
-
-  /**
-   * Feeds a text to iptables-restore, which leaves everything that the text does not name.
-   * @param change.cgroupNsPath cgroup namespace in which paths in the rules are meant, if it is not ours
-   * @throws {ProbesError} RULE_REFUSED @throws {ToolError}
-   */
-  async restoreRules(
-    netns: Netns,
-    { tools, family, text, cgroupNsPath }: HostFamily & { text: string; cgroupNsPath?: string | undefined },
-  ): Promise<void> {
-    const restore = tools[family]?.restore;
-    if (restore === undefined) return;
-    // The lock file is the machine's (/run/xtables.lock): other programs write the host's rules at any time.
-    const wait = tools.variant === "legacy" ? [`--wait=${LOCK_WAIT_SECONDS}`] : [];
-    const enter = cgroupNsPath === undefined ? [] : ["nsenter", `--cgroup=${cgroupNsPath}`, "--"];
-    const [first = restore, ...rest] = [...enter, restore, "--noflush", ...wait];
-    this.#ruleWrites++;
-    try {
-      await this.#run(netns, { argv: [first, ...rest], stdin: text });
-    } catch (error) {
-      throw isRuleRefused(error) ? ruleRefusedError(error) : error;
-    }
-  }
-
   async #run(netns: Netns, call: { argv: readonly [string, ...string[]]; stdin?: string }): Promise<string> {
     const isOurs = netnsKeyAt("/proc/self/ns/net") === netns.key;
     try {
@@ -107,15 +57,4 @@ export class HostTools {
       });
     }
   }
-}
-
-/** True for a refusal that lies in the rule itself; a lock that was not free comes with status 4. Source: iptables(8), exit status. */
-function isRuleRefused(error: unknown): error is ToolError {
-  return error instanceof ToolError && error.code === "TOOL_FAILED" && error.exitCode !== 4;
-}
-
-/** One family in one variant. */
-export interface HostFamily {
-  readonly tools: VariantTools;
-  readonly family: Family;
 }

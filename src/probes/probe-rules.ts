@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host's chain and the jump to it: what should be in the nat table, what is, and the smallest text between. Pure.
+// The host's chain and the jump to it: what should be in the nat table, and the words for how it differs. Pure.
 
 import type { Family } from "../netfilter/family.ts";
-import { renderChain, renderTable } from "../netfilter/restore-text.ts";
-import { normaliseRule } from "../netfilter/rule-tokens.ts";
-import { joinWords, type SavedRuleset } from "../netfilter/save-parser.ts";
+import type { Finding } from "../netfilter/rule-engine.ts";
+import { type OwnTable, type ToldRules, toldRule } from "../netfilter/told-rules.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 import { PROBE_SETS } from "./probe-set.ts";
 
@@ -13,21 +12,18 @@ export const PROBE_CHAIN = "ISTIO_POSTRT";
 export const PROBE_HOOK = "POSTROUTING";
 export const PROBE_TABLE = "nat";
 
+/** All that can be ours on the host. */
+export const PROBE_TABLES: readonly OwnTable[] = ([4, 6] as const).map((family) => ({
+  family,
+  table: PROBE_TABLE,
+  chains: [{ chain: PROBE_CHAIN, hook: PROBE_HOOK, isFirst: true }],
+}));
+
 /** What distinguishes a probe from other connections: the arguments of a match, as any host process or one of them. */
 export type ProbeMatchArgs = readonly string[];
 
 /** Any socket of the host itself: forwarded packets have none. Source: iptables-extensions(8), owner. */
 export const ANY_SOCKET: ProbeMatchArgs = ["-m", "owner", "--socket-exists"];
-
-/** Our share of the nat table. */
-export interface ProbeRuleState {
-  /** Rules of the chain in normal form; undefined when it is not there. */
-  readonly chain: readonly string[] | undefined;
-  /** Position of each plain jump in the built-in chain, from 1, as the words that delete it. */
-  readonly jumps: readonly { readonly position: number; readonly words: string }[];
-  /** Rules elsewhere that lead into the chain, as `CHAIN words…`. */
-  readonly strays: readonly string[];
-}
 
 /**
  * The one rule of the chain: a probe to an enrolled pod gets the source address that the pod's own rules let past ztunnel.
@@ -38,83 +34,36 @@ export function probeRule(family: Family, rule: { match: ProbeMatchArgs; snat: s
   return ["-p", "tcp", ...rule.match, ...isMember, "-j", "SNAT", "--to-source", rule.snat];
 }
 
-/** Our share of a dump. */
-export function observeProbeRules(dump: SavedRuleset): ProbeRuleState {
-  const table = dump.tables.get(PROBE_TABLE);
-  const chain: string[] = [];
-  const jumps: { position: number; words: string }[] = [];
-  const strays: string[] = [];
-  let position = 0;
-  for (const rule of table?.rules ?? []) {
-    if (rule.chain === PROBE_HOOK) position++;
-    if (rule.chain === PROBE_CHAIN) {
-      chain.push(rule.tokens.join(" "));
-    } else if (rule.target === PROBE_CHAIN) {
-      const words = joinWords([rule.chain, ...rule.words]);
-      const isJump = rule.chain === PROBE_HOOK && rule.tokens.join(" ") === `-j ${PROBE_CHAIN}`;
-      if (isJump) jumps.push({ position, words });
-      else strays.push(words);
-    }
-  }
-  return { chain: table?.chains.has(PROBE_CHAIN) === true ? chain : undefined, jumps, strays };
+/** What the host should have, as an engine is told it. */
+export function toldProbeRules(
+  families: readonly Family[],
+  rule: { match: ProbeMatchArgs; snat: Readonly<Record<Family, string>> },
+): ToldRules {
+  const place = (family: Family) => ({ family, table: PROBE_TABLE });
+  return {
+    own: PROBE_TABLES,
+    wanted: families.map(place),
+    rules: families.map((family) =>
+      toldRule(
+        { ...place(family), chain: PROBE_CHAIN },
+        probeRule(family, { match: rule.match, snat: rule.snat[family] }),
+      ),
+    ),
+  };
 }
+
+const DRIFT_KINDS: Readonly<Record<Finding["kind"], ProbeDrift["kind"]>> = {
+  "missing-chain": "missing-chain",
+  "missing-rule": "wrong-rules",
+  "extra-rule": "wrong-rules",
+  reordered: "wrong-rules",
+  "missing-jump": "missing-jump",
+  "duplicate-jump": "duplicate-jump",
+  "jump-not-first": "jump-not-first",
+  "unexpected-table": "leftover",
+};
 
 /** How the chain and its jump differ from what they should be. */
-export function compareProbeRules(
-  state: ProbeRuleState,
-  { family, rule }: { family: Family; rule: readonly string[] },
-): ProbeDrift[] {
-  const drift: ProbeDrift[] = [];
-  if (state.chain === undefined) {
-    drift.push({ kind: "missing-chain", family, detail: `chain ${PROBE_CHAIN} is not there` });
-  } else if (!isRightChain(state, rule)) {
-    const found = state.chain.map((each) => `"${each}"`).join(", ") || "nothing";
-    drift.push({ kind: "wrong-rules", family, detail: `chain ${PROBE_CHAIN} holds ${found}` });
-  }
-  const [first, ...others] = state.jumps;
-  if (first === undefined) {
-    drift.push({ kind: "missing-jump", family, detail: `${PROBE_HOOK} does not jump to ${PROBE_CHAIN}` });
-  } else {
-    if (first.position !== 1) {
-      const detail = `${first.position - 1} rules of others stand before the jump to ${PROBE_CHAIN}`;
-      drift.push({ kind: "jump-not-first", family, detail });
-    }
-    if (others.length > 0) {
-      const detail = `${PROBE_HOOK} jumps to ${PROBE_CHAIN} ${state.jumps.length} times`;
-      drift.push({ kind: "duplicate-jump", family, detail });
-    }
-  }
-  return drift;
-}
-
-/**
- * Input for `iptables-restore --noflush` that puts the rule into the chain and the jump first, one atomic step; it names
- * our chain and jumps to it and nothing else.
- * @param wanted.rewrite write the chain even if its text is right
- */
-export function planProbeRules(
-  state: ProbeRuleState,
-  { rule, rewrite }: { rule: readonly string[]; rewrite: boolean },
-): string | undefined {
-  const writesChain = rewrite || !isRightChain(state, rule);
-  const isOnlyAndFirst = state.jumps.length === 1 && state.jumps[0]?.position === 1;
-  const lines = [
-    ...(writesChain ? [renderChain(PROBE_CHAIN), `-A ${PROBE_CHAIN} ${joinWords(rule)}`] : []),
-    // never by position: another program may have moved the rules since they were read
-    ...(isOnlyAndFirst ? [] : state.jumps.map(({ words }) => `-D ${words}`)),
-    ...(isOnlyAndFirst ? [] : [`-I ${PROBE_HOOK} 1 -j ${PROBE_CHAIN}`]),
-  ];
-  return lines.length === 0 ? undefined : renderTable(PROBE_TABLE, lines);
-}
-
-/** Input for `iptables-restore --noflush` that removes everything of ours; undefined when there is nothing. */
-export function planProbeRemoval(state: ProbeRuleState): string | undefined {
-  const leading = [...state.jumps.map(({ words }) => words), ...state.strays];
-  const chain = state.chain === undefined ? [] : [`-F ${PROBE_CHAIN}`, `-X ${PROBE_CHAIN}`];
-  const lines = [...leading.map((words) => `-D ${words}`), ...chain];
-  return lines.length === 0 ? undefined : renderTable(PROBE_TABLE, lines);
-}
-
-function isRightChain(state: ProbeRuleState, rule: readonly string[]): boolean {
-  return state.chain?.length === 1 && state.chain[0] === normaliseRule(rule).tokens.join(" ");
+export function ruleDrift(findings: readonly Finding[]): ProbeDrift[] {
+  return findings.map(({ kind, family, detail }) => ({ kind: DRIFT_KINDS[kind], family, detail }));
 }

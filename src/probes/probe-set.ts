@@ -103,7 +103,8 @@ function planExchange(seen: SeenSet, wanted: WantedSet, family: Family): SetPlan
   };
 }
 
-function createLine(name: string, family: Family): string {
+/** The line that makes a set. */
+export function createLine(name: string, family: Family): string {
   return `create ${name} ${SET_TYPE} family ${family === 4 ? "inet" : "inet6"} comment`;
 }
 

@@ -4,19 +4,12 @@ import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
 
 /**
  * - `FAILED`: a program or the kernel refused; `cause` says what.
- * - `UNREADABLE_TABLE`: `nft` wrote something into the host's nat table that iptables cannot show.
  * - `FOREIGN_SET`: an ipset with our name is of another type.
  * - `NOT_CONVERGED`: rules or sets differ again right after each write: somebody else writes them too.
  * - `RULE_REFUSED`: the kernel or iptables does not take our rule; `cause` has their words.
  * - `STOPPED`: the agent is ending.
  */
-export type ProbesErrorCode =
-  | "FAILED"
-  | "UNREADABLE_TABLE"
-  | "FOREIGN_SET"
-  | "NOT_CONVERGED"
-  | "RULE_REFUSED"
-  | "STOPPED";
+export type ProbesErrorCode = "FAILED" | "FOREIGN_SET" | "NOT_CONVERGED" | "RULE_REFUSED" | "STOPPED";
 
 /** Kubelet probes cannot be let past ztunnel; `code` says why. */
 export class ProbesError extends Error {

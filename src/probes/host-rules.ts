@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// The host's rules through the engine of its variant: data and policy, and what a rule that names a set or a cgroup takes.
+import type { Netns } from "../linux/netns.ts";
+import { ToolError, type ToolRunner } from "../linux/run-tool.ts";
+import { allDone } from "../loop/all-done.ts";
+import type { Family } from "../netfilter/family.ts";
+import { LegacyEngine } from "../netfilter/legacy-engine.ts";
+import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
+import { NftEngine } from "../netfilter/nft-engine.ts";
+import { renderChain, renderJump, renderRule, renderTable } from "../netfilter/restore-text.ts";
+import type { RuleEngine, WantedRules } from "../netfilter/rule-engine.ts";
+import type { RedirectBackend } from "../netfilter/variant.ts";
+import type { VariantTools } from "../netfilter/variant-tools.ts";
+import { HostProgram } from "./host-program.ts";
+import type { ProbeMatch } from "./kubelet-match.ts";
+import type { ProbeDrift } from "./probe-drift.ts";
+import {
+  PROBE_CHAIN,
+  PROBE_HOOK,
+  PROBE_TABLE,
+  PROBE_TABLES,
+  ruleDrift,
+  toldProbeRules,
+} from "./probe-rules.ts";
+import { notConvergedError, ruleRefusedError } from "./probes-error.ts";
+
+/** What the host's rules should be. */
+export interface WantedHostRules {
+  readonly families: readonly Family[];
+  readonly match: ProbeMatch;
+  /** The kernel's numbers of our sets, by which rules name them. */
+  readonly setNumbers: ReadonlyMap<Family, number>;
+}
+
+const TIMEOUT_MS = 10_000;
+
+interface Engine {
+  readonly key: string;
+  readonly engine: RuleEngine;
+  readonly program: HostProgram;
+}
+
+/** Rules of one host. */
+export class HostRules {
+  readonly #backend: RedirectBackend;
+  readonly #snat: Readonly<Record<Family, string>>;
+  #last: Engine | undefined;
+  #writes = 0;
+
+  constructor(backend: RedirectBackend, snat: Readonly<Record<Family, string>>) {
+    this.#backend = backend;
+    this.#snat = snat;
+  }
+
+  /** Batches that the kernel took, and runs of iptables-restore. */
+  get writes(): number {
+    return this.#writes;
+  }
+
+  /** How the rules differ; writes nothing. @throws {ProbesError} RULE_REFUSED; what an engine throws */
+  async observe(netns: Netns, wanted: WantedHostRules): Promise<ProbeDrift[]> {
+    const { engine } = this.#engine(wanted);
+    const { findings } = await refusalsTold(engine.verify({ netns }, this.#told(wanted)));
+    return ruleDrift(findings);
+  }
+
+  /** Brings the rules about, and proves it. @throws {ProbesError} RULE_REFUSED, NOT_CONVERGED; what an engine throws */
+  async write(netns: Netns, wanted: WantedHostRules): Promise<void> {
+    const { engine, program } = this.#engine(wanted);
+    const told = this.#told(wanted);
+    if (wanted.match.kind !== "cgroup") {
+      const { writes } = await refusalsTold(engine.apply({ netns }, told, { isNew: false }));
+      this.#writes += writes;
+      return;
+    }
+    await this.#rewrite(netns, wanted, { engine, program });
+    const drift = await this.observe(netns, wanted);
+    if (drift.length > 0) throw notConvergedError(drift);
+  }
+
+  /** Takes our chain out of both families. @returns families that had it */
+  async remove(netns: Netns, tools: VariantTools): Promise<Family[]> {
+    const { engine } = makeEngine(tools, this.#backend.runner, { families: [], setNumbers: new Map() });
+    const present = await engine.present({ netns });
+    if (present.length > 0) this.#writes += await engine.remove({ netns });
+    return [...new Set(present.map(({ family }) => family))];
+  }
+
+  /**
+   * The kernel resolves a cgroup's path when the rule is made, as seen by whoever makes it: equal bytes are not enough, and the program
+   * makes it where the path is meant. One atomic step that names our chain and jumps to it and nothing else.
+   */
+  async #rewrite(
+    netns: Netns,
+    wanted: WantedHostRules,
+    { engine, program }: Pick<Engine, "engine" | "program">,
+  ): Promise<void> {
+    const told = toldProbeRules(wanted.families, { match: wanted.match.args, snat: this.#snat });
+    const { chains } = await refusalsTold(engine.verify({ netns }, this.#told(wanted)));
+    await allDone(
+      wanted.families.map(async (family) => {
+        const seen = chains.find((each) => each.family === family && each.chain === PROBE_CHAIN);
+        const jump = { chain: PROBE_CHAIN, hook: PROBE_HOOK, isFirst: true };
+        const lines = [
+          renderChain(PROBE_CHAIN),
+          ...told.rules.filter((rule) => rule.family === family).map(renderRule),
+          ...Array.from({ length: seen?.jumpCount ?? 0 }, () => `-D ${PROBE_HOOK} -j ${PROBE_CHAIN}`),
+          renderJump(jump),
+        ];
+        const text = renderTable(PROBE_TABLE, lines);
+        await refusalsTold(program.restore({ netns }, { family, text }));
+        this.#writes++;
+      }),
+    );
+  }
+
+  /** Bytes are of sets with these numbers, and of one cgroup namespace: with others there are other bytes. */
+  #engine(wanted: WantedHostRules): Engine {
+    const { families, setNumbers, match } = wanted;
+    const key = JSON.stringify([families, [...setNumbers], match.cgroupNsPath]);
+    if (this.#last?.key !== key) {
+      const { tools, runner } = this.#backend;
+      const { cgroupNsPath } = match;
+      this.#last = { key, ...makeEngine(tools, runner, { families, setNumbers, cgroupNsPath }) };
+    }
+    return this.#last;
+  }
+
+  #told({ families, match }: WantedHostRules): WantedRules {
+    return {
+      key: match.args.join(" "),
+      told: () => toldProbeRules(families, { match: match.args, snat: this.#snat }),
+      families,
+    };
+  }
+}
+
+function makeEngine(
+  tools: VariantTools,
+  runner: ToolRunner,
+  options: Pick<WantedHostRules, "families" | "setNumbers"> & { cgroupNsPath?: string | undefined },
+): Omit<Engine, "key"> {
+  const { families } = options;
+  const program = new HostProgram(tools, { runner, timeoutMs: TIMEOUT_MS, ...options });
+  // the handle stays the caller's until a call has ended
+  const common = { own: PROBE_TABLES, program, assertUsable: () => {}, timeoutMs: TIMEOUT_MS };
+  const engine = tools.variant === "nft" ? new NftEngine({ ...common, families }) : new LegacyEngine(common);
+  return { engine, program };
+}
+
+/** A refusal that lies in the rule itself is told as such: a weaker match may be taken instead. */
+async function refusalsTold<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    const cause = error instanceof NetfilterFault ? error.cause : error;
+    throw isRuleRefused(cause) ? ruleRefusedError(cause) : error;
+  }
+}
+
+/** A lock that was not free comes with status 4. Source: iptables(8), exit status. */
+function isRuleRefused(error: unknown): error is ToolError {
+  return error instanceof ToolError && error.code === "TOOL_FAILED" && error.exitCode !== 4;
+}
