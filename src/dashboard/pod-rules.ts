@@ -5,7 +5,7 @@ import type { Netns } from "../linux/netns.ts";
 import { Limit } from "../loop/limit.ts";
 import type { Family } from "../netfilter/family.ts";
 import { parseSave } from "../netfilter/save-parser.ts";
-import type { RedirectBackend } from "../netfilter/variant.ts";
+import { type RedirectBackend, toolsOf } from "../netfilter/variant.ts";
 import type { ClusterFacts, EnrolmentFacts } from "../observe/agent-facts.ts";
 import { assertPodNetns } from "../redirection/pod-netns.ts";
 import { type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";
@@ -16,7 +16,7 @@ export interface PodRulesOptions {
   readonly nodeName: string;
   readonly cluster: Pick<ClusterFacts, "podByName">;
   readonly enrolment: Pick<EnrolmentFacts, "record" | "records" | "desired">;
-  readonly backend: Pick<RedirectBackend, "tools" | "runner">;
+  readonly backend: Pick<RedirectBackend, "variant" | "installed" | "runner">;
   /** `Netns.key` of every namespace that is not a pod's. */
   readonly hostNetns: ReadonlySet<string>;
   /** AMBIENT_IPV6 */
@@ -104,7 +104,7 @@ export class PodRules implements RulesSource {
       uid,
       netns: subject.netns?.key ?? null,
       wanted,
-      variant: backend.tools.variant,
+      variant: backend.variant,
       ms: Math.round(10 * (performance.now() - startMs)) / 10,
       unread,
       families,
@@ -128,13 +128,13 @@ export class PodRules implements RulesSource {
 
   async #save(netns: Netns, family: Family): Promise<string> {
     const { backend, hostNetns } = this.#options;
-    const tools = backend.tools[family];
+    const tools = toolsOf(backend)?.[family];
     if (tools === undefined) return "";
     const { stdout } = await backend.runner.run({
       argv: [tools.save, "-c"],
       netnsFd: netns.fd,
       timeoutMs: toolTimeoutMs,
-      lockNetns: backend.tools.variant === "legacy",
+      lockNetns: backend.variant === "legacy",
       // the handle may have been closed while this waited for its turn
       beforeStart: () => assertPodNetns(netns, hostNetns),
     });

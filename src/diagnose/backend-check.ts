@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { Netns } from "../linux/netns.ts";
 import { countNftRules } from "../netfilter/nft-count.ts";
 import { describeCount, isAny, noRules } from "../netfilter/rule-count.ts";
-import { type RedirectBackend, readLegacyTableNames } from "../netfilter/variant.ts";
+import { type RedirectBackend, readLegacyTableNames, writesIpv6 } from "../netfilter/variant.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
 
 /** Looks read-only: legacy tables are only named, because asking for one creates it. @param hostProcess /proc folder of a host process */
@@ -51,7 +51,7 @@ export async function checkIpv6(
       "AMBIENT_IPV6 is false, and the node has IPv6: pods with IPv6 addresses pass the mesh by with it";
     return warning("ipv6", what, "set AMBIENT_IPV6=true unless no pod has an IPv6 address");
   }
-  if (backend.tools[6] === undefined) {
+  if (!writesIpv6(backend)) {
     const what = `AMBIENT_IPV6 is true, but ip6tables of variant ${backend.variant} is not installed`;
     return failing("ipv6", what, "use an agent image that holds it, or set AMBIENT_IPV6=false");
   }

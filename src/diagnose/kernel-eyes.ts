@@ -3,7 +3,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostNetnsKeys } from "../linux/host-netns.ts";
-import { BACKEND_FILE, chooseBackend, type RedirectBackend } from "../netfilter/variant.ts";
+import { BACKEND_FILE, chooseBackend, type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
 
 const TIMEOUT_MS = 5_000;
@@ -29,7 +29,7 @@ export interface KernelEyes {
 export async function openEyes(options: EyesOptions): Promise<KernelEyes> {
   const hostNetns = hostNetnsKeys(options);
   const backend = await readBackend(options);
-  const ipv6 = options.ipv6 && backend.tools[6] !== undefined;
+  const ipv6 = options.ipv6 && writesIpv6(backend);
   return {
     backend,
     redirection: new PodRedirection({ backend, hostNetns, ipv6, timeoutMs: TIMEOUT_MS }),

@@ -5,7 +5,7 @@ import { ensureRedirectRouting } from "../linux/netlink/rtnetlink.ts";
 import { Netns } from "../linux/netns.ts";
 import { ToolError } from "../linux/run-tool.ts";
 import type { Family } from "../netfilter/family.ts";
-import type { RedirectBackend } from "../netfilter/variant.ts";
+import { type RedirectBackend, toolsOf, writesIpv6 } from "../netfilter/variant.ts";
 import { MATCH_ANY } from "../probes/kubelet-match.ts";
 import { PROBE_CHAIN, PROBE_HOOK, probeRule } from "../probes/probe-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
@@ -113,7 +113,7 @@ export async function checkKernelFeatures(options: KernelFeatureOptions): Promis
     ];
   }
   try {
-    const families: Family[] = ipv6 && backend.tools[6] !== undefined ? [4, 6] : [4];
+    const families: Family[] = ipv6 && writesIpv6(backend) ? [4, 6] : [4];
     const found = (
       await Promise.all([
         routing(netns, families),
@@ -228,7 +228,7 @@ async function restore(
   netns: Netns,
   { backend, family, text }: PodRulesOptions & { readonly text: string },
 ): Promise<string | undefined> {
-  const argv = [backend.tools[family]?.restore ?? "", "--noflush"] as const;
+  const argv = [toolsOf(backend)?.[family]?.restore ?? "", "--noflush"] as const;
   const lockNetns = backend.variant === "legacy";
   try {
     await backend.runner.run({ argv, netnsFd: netns.fd, stdin: text, timeoutMs: TIMEOUT_MS, lockNetns });

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The three classic checks of a pod: ztunnel, rules, log; each with what was seen and one verdict.
+
 import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import { ApiClient } from "../kube/api-client.ts";
 import { recordOf, textOf } from "../kube/json-fields.ts";
 import { Netns } from "../linux/netns.ts";
 import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
+import { toolsOf } from "../netfilter/variant.ts";
 import type { NodeReport, PodDetailReport, PodListReport } from "../observe/state-report.ts";
 import type { Fault, FaultKind } from "./fault.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
@@ -185,7 +187,7 @@ async function ruleLines({ backend, ipv6 }: KernelEyes, { netnsPath }: PodProces
   using netns = Netns.open(netnsPath);
   const lines: string[] = [];
   for (const family of ipv6 ? ([4, 6] as const) : ([4] as const)) {
-    const save = backend.tools[family]?.save;
+    const save = toolsOf(backend)?.[family]?.save;
     if (save === undefined) continue;
     for (const table of ["mangle", "nat"]) {
       const { stdout } = await backend.runner.run({ argv: [save, "-t", table], netnsFd: netns.fd });

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Takes the chain and the sets for kubelet probes out of the host.
+
 import { dirname, join } from "node:path";
 import { Netns } from "../linux/netns.ts";
 import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
 import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
+import { writesIpv6 } from "../netfilter/variant.ts";
 import { HostState } from "../probes/host-state.ts";
 import { PROBE_CHAIN, PROBE_TABLE } from "../probes/probe-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
@@ -45,7 +47,7 @@ export async function cleanHost(options: HostCleanupOptions): Promise<string[]> 
       backend,
       probeSnatV4,
       probeSnatV6,
-      ipv6: backend.tools[6] !== undefined,
+      ipv6: writesIpv6(backend),
     });
     await state.remove(host.netns);
     await state.tools.destroySets(host.netns, await ourSets(host.netns, tools));

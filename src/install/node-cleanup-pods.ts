@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Takes our redirection out of every pod of the node; their traffic goes straight from then on.
+
 import { isTouched } from "../check/signs.ts";
 import { hostNetnsKeys, netnsKeyAt } from "../linux/host-netns.ts";
 import { forEachLimited } from "../loop/limit.ts";
+import { writesIpv6 } from "../netfilter/variant.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
 import { type FoundNetns, findNetns, openFound } from "./node-cleanup-netns.ts";
 import type { CleanupTools } from "./node-cleanup-tools.ts";
@@ -48,7 +50,7 @@ export async function cleanPods(options: PodCleanupOptions): Promise<PodCleanupR
     const todo = found.enrolled.filter(isNew);
     if (todo.length === 0) break;
     const backend = await options.tools.backend();
-    const redirection = new PodRedirection({ backend, hostNetns, ipv6: backend.tools[6] !== undefined });
+    const redirection = new PodRedirection({ backend, hostNetns, ipv6: writesIpv6(backend) });
     const cleanOne = async (each: FoundNetns): Promise<void> => {
       try {
         if (await clean(each, redirection)) cleaned.add(each.name);

@@ -22,16 +22,16 @@ export class CleanupTools {
   }
 
   async #find(): Promise<RedirectBackend> {
-    const { nft, legacy } = await findTools(this.runner);
+    const installed = await findTools(this.runner);
+    const { nft, legacy } = installed;
     // nf_tables first where the kernel has them: they are looked at without a process
-    const [tools, other] =
-      nft !== undefined && (await hasNftables()) ? [nft, legacy] : [legacy ?? nft, undefined];
+    const tools = nft !== undefined && (await hasNftables()) ? nft : (legacy ?? nft);
     if (tools === undefined) {
       throw new BackendError(
         "Cannot remove rules: neither iptables-nft nor iptables-legacy is in PATH; run this in the agent's image",
       );
     }
-    return { variant: tools.variant, tools, other, runner: this.runner, reason: "to clean up" };
+    return { variant: tools.variant, installed, runner: this.runner, reason: "to clean up" };
   }
 }
 

@@ -14,7 +14,7 @@ import {
 } from "./legacy-verify.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
 import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "./rule-engine.ts";
-import type { TablesProgram } from "./tables-program.ts";
+import { checkInstalled, type TablesProgram } from "./tables-program.ts";
 import type { OwnTable } from "./told-rules.ts";
 import { type KnownXtables, recordXtables } from "./xtables-known.ts";
 import { readOwnXtables } from "./xtables-read.ts";
@@ -22,7 +22,8 @@ import { readOwnXtables } from "./xtables-read.ts";
 export interface LegacyEngineOptions {
   /** All that can be ours, in both families. */
   readonly own: readonly OwnTable[];
-  readonly program: TablesProgram;
+  /** Undefined where it is not installed: then nothing can be written, and nothing that is there be taken away. */
+  readonly program: TablesProgram | undefined;
   /** Throws where a namespace must not be looked at or written, or its handle is no longer its own. */
   readonly assertUsable: (call: NetnsCall) => void;
   /** For how long a call waits for bytes to be recorded, in ms. */
@@ -43,7 +44,7 @@ export class LegacyEngine implements RuleEngine {
 
   constructor(options: LegacyEngineOptions) {
     this.#options = options;
-    this.#known = new KnownBytes({ record: (told) => recordXtables(options.program, told) });
+    this.#known = new KnownBytes({ record: (told) => recordXtables(checkInstalled(options.program), told) });
     this.#nothing = { known: { own: options.own, tables: [] }, families: ALL_FAMILIES };
   }
 
@@ -108,7 +109,7 @@ export class LegacyEngine implements RuleEngine {
   }
 
   async #restore(call: NetnsCall, { family, text }: RestoreText): Promise<void> {
-    const { program } = this.#options;
+    const program = checkInstalled(this.#options.program);
     if (program.tools[family] === undefined)
       throw new ToolError(
         "TOOL_MISSING",

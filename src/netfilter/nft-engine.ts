@@ -12,7 +12,7 @@ import { type Ask, readOwnObjects, type SeenObjects } from "./own-objects.ts";
 import { NOTHING_SEEN, planOpening, type ReplayOptions, type ReplayReport, replay } from "./replay.ts";
 import { renderRestoreText } from "./restore-text.ts";
 import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "./rule-engine.ts";
-import type { TablesProgram } from "./tables-program.ts";
+import { checkInstalled, type TablesProgram } from "./tables-program.ts";
 import type { OwnTable } from "./told-rules.ts";
 import { printableName, type TableVerdict, type Verdict, verifyOwnObjects, type Wanted } from "./verify.ts";
 
@@ -21,7 +21,8 @@ export interface NftEngineOptions {
   readonly own: readonly OwnTable[];
   /** Families that are written at all. */
   readonly families: readonly Family[];
-  readonly program: TablesProgram;
+  /** Undefined where it is not installed: what is there can be taken away, and nothing written. */
+  readonly program: TablesProgram | undefined;
   /** Throws where a namespace must not be looked at or written, or its handle is no longer its own. */
   readonly assertUsable: (call: NetnsCall) => void;
   /** For how long a call waits for bytes to be recorded, in ms. */
@@ -40,7 +41,9 @@ export class NftEngine implements RuleEngine {
   constructor(options: NftEngineOptions) {
     this.#options = options;
     const { program, families, own } = options;
-    this.#known = new KnownBytes({ record: (told) => recordKnownRules(program, told, families) });
+    this.#known = new KnownBytes({
+      record: (told) => recordKnownRules(checkInstalled(program), told, families),
+    });
     this.#nothing = { known: { own, tables: [] }, families: ALL_FAMILIES };
   }
 
@@ -93,7 +96,7 @@ export class NftEngine implements RuleEngine {
     { wanted, known }: { wanted: WantedRules; known: Wanted },
     fault: NetfilterFault,
   ): Promise<Applied> {
-    const { program } = this.#options;
+    const program = checkInstalled(this.#options.program);
     const before = stateOf((await this.#replay(call, known, { plan: () => [] })).before);
     const removals = await this.remove(call);
     const told = wanted.told();

@@ -3,7 +3,7 @@
 
 import type { LockFiles } from "../linux/lock-files.ts";
 import type { Netns } from "../linux/netns.ts";
-import type { ToolCall, ToolRunner } from "../linux/run-tool.ts";
+import { type ToolCall, ToolError, type ToolRunner } from "../linux/run-tool.ts";
 import type { Family } from "./family.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
 import { renderRestoreText } from "./restore-text.ts";
@@ -21,7 +21,7 @@ export interface TablesProgramOptions {
   /** Program and arguments that start the restore program; default: nothing does. */
   readonly startedBy?: readonly string[];
   /** Locks that iptables-legacy takes in place of the machine's. */
-  readonly locks?: LockFiles;
+  readonly locks?: LockFiles | undefined;
 }
 
 /** How long iptables-legacy waits for another writer. */
@@ -125,4 +125,13 @@ export function findDifference(saved: string, told: ToldRules, family: Family): 
 
 function jumpLine({ chain, hook }: OwnChain): string {
   return `${hook} -j ${chain}`;
+}
+
+/** @throws {ToolError} TOOL_MISSING */
+export function checkInstalled(program: TablesProgram | undefined): TablesProgram {
+  if (program !== undefined) return program;
+  throw new ToolError(
+    "TOOL_MISSING",
+    "Cannot write rules: the programs of this iptables variant are not in PATH; use an agent image that holds them",
+  );
 }

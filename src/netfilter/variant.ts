@@ -9,22 +9,22 @@ import { type Logger, silentLogger } from "../log/logger.ts";
 import type { Family } from "./family.ts";
 import { countNftRules } from "./nft-count.ts";
 import { describeCount, isMore } from "./rule-count.ts";
-import { findTools, type InstalledTools, type Variant, type VariantTools } from "./variant-tools.ts";
+import { findTools, type InstalledTools, type Variant } from "./variant-tools.ts";
 import { countXtablesRules } from "./xtables-count.ts";
 
-/** The variant in use, its programs, and those of the other variant, whose leftovers are removed with them. */
+/** How rules get into the kernel: by the bytes of an iptables variant, or in pure nf_tables, which takes no program. */
 export interface RedirectBackend {
-  readonly variant: Variant;
-  readonly tools: VariantTools;
-  readonly other: VariantTools | undefined;
+  readonly variant: Variant | "native";
+  /** Programs of the iptables variants, that in use among them: leftovers of the other are removed with its own. */
+  readonly installed: InstalledTools;
   readonly runner: ToolRunner;
   /** Why this variant was chosen, for the log. */
   readonly reason: string;
 }
 
 export interface BackendOptions {
-  /** FORCE_IPTABLES_BINARY; `auto` looks at the host. */
-  readonly variant: Variant | "auto";
+  /** FORCE_IPTABLES_BINARY, or NATIVE_NFTABLES; `auto` looks at the host. */
+  readonly variant: Variant | "native" | "auto";
   /** Folder that keeps the decision until the node's next boot. */
   readonly runDir: string;
   /** The /proc folder of a process in the host's network namespace, which is only read; for example /host/proc/1. */
@@ -40,6 +40,16 @@ export interface BackendOptions {
 export class BackendError extends Error {
   override readonly name = "BackendError";
   readonly code = "NO_IPTABLES";
+}
+
+/** Programs of the variant in use; undefined natively. */
+export function toolsOf({ variant, installed }: Pick<RedirectBackend, "variant" | "installed">) {
+  return variant === "native" ? undefined : installed[variant];
+}
+
+/** Whether rules of IPv6 can be written. */
+export function writesIpv6(backend: Pick<RedirectBackend, "variant" | "installed">): boolean {
+  return backend.variant === "native" || toolsOf(backend)?.[6] !== undefined;
 }
 
 /** File of the run folder that holds the decision. */
@@ -62,9 +72,13 @@ export const LEGACY_TABLE_LISTS: Readonly<Record<Family, string>> = {
 export async function chooseBackend(options: BackendOptions): Promise<RedirectBackend> {
   const { runner = new ToolRunner(), log = silentLogger } = options;
   const installed = await findTools(runner);
-  const choice = await choose(installed, options);
-  const tools = installed[choice.variant];
-  if (tools === undefined) throw notInstalled(choice);
+  if (options.variant === "native") {
+    const reason = "set by NATIVE_NFTABLES";
+    log.info({ variant: "native", reason }, "rules are written in native nftables");
+    return { variant: "native", installed, runner, reason };
+  }
+  const choice = await choose(installed, { ...options, variant: options.variant });
+  if (installed[choice.variant] === undefined) throw notInstalled(choice);
   if (choice.decisionToKeep !== undefined) {
     await keepDecision(choice.decisionToKeep).catch((error: unknown) =>
       // the next agent looks at the host again; without this one no pod of the mesh starts
@@ -72,8 +86,10 @@ export async function chooseBackend(options: BackendOptions): Promise<RedirectBa
     );
   }
   log.info({ variant: choice.variant, reason: choice.reason }, "iptables variant chosen");
-  return { ...choice, tools, other: installed[choice.variant === "nft" ? "legacy" : "nft"], runner };
+  return { variant: choice.variant, reason: choice.reason, installed, runner };
 }
+
+type IptablesOptions = BackendOptions & { readonly variant: Variant | "auto" };
 
 interface Choice {
   readonly variant: Variant;
@@ -87,10 +103,9 @@ interface Decision {
   readonly variant: Variant;
 }
 
-async function choose(installed: InstalledTools, options: BackendOptions): Promise<Choice> {
+async function choose(installed: InstalledTools, options: IptablesOptions): Promise<Choice> {
   const { variant: forced } = options;
-  if (forced !== "auto")
-    return { variant: forced, reason: "set by FORCE_IPTABLES_BINARY or NATIVE_NFTABLES" };
+  if (forced !== "auto") return { variant: forced, reason: "set by FORCE_IPTABLES_BINARY" };
   const bootId = await readBootId(options.bootIdPath ?? "/proc/sys/kernel/random/boot_id");
   const file = join(options.runDir, BACKEND_FILE);
   const kept = await readDecision(file, bootId);
@@ -136,7 +151,7 @@ function notInstalled({ variant, reason }: Choice): BackendError {
   return new BackendError(
     `Cannot use iptables variant "${variant}" (${reason}): neither iptables-${variant}-save and ` +
       `iptables-${variant}-restore nor plain programs of this variant are in PATH; use an agent image that holds ` +
-      "them, or change FORCE_IPTABLES_BINARY and NATIVE_NFTABLES",
+      "them, change FORCE_IPTABLES_BINARY, or set NATIVE_NFTABLES=true, which takes none",
   );
 }
 

@@ -9,7 +9,7 @@ import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
 import { NftEngine } from "../netfilter/nft-engine.ts";
 import { renderChain, renderJump, renderRule, renderTable } from "../netfilter/restore-text.ts";
 import type { RuleEngine, WantedRules } from "../netfilter/rule-engine.ts";
-import type { RedirectBackend } from "../netfilter/variant.ts";
+import { type RedirectBackend, toolsOf } from "../netfilter/variant.ts";
 import type { VariantTools } from "../netfilter/variant-tools.ts";
 import { HostProgram } from "./host-program.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
@@ -119,9 +119,13 @@ export class HostRules {
     const { families, setNumbers, match } = wanted;
     const key = JSON.stringify([families, [...setNumbers], match.cgroupNsPath]);
     if (this.#last?.key !== key) {
-      const { tools, runner } = this.#backend;
       const { cgroupNsPath } = match;
-      this.#last = { key, ...makeEngine(tools, runner, { families, setNumbers, cgroupNsPath }) };
+      const tools = toolsOf(this.#backend);
+      if (tools === undefined) throw new RangeError("Cannot write the host's rules natively with a program");
+      this.#last = {
+        key,
+        ...makeEngine(tools, this.#backend.runner, { families, setNumbers, cgroupNsPath }),
+      };
     }
     return this.#last;
   }

@@ -5,7 +5,7 @@ import { NativeError, socketInNetns } from "../linux/native.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { Family } from "../netfilter/family.ts";
 import { findNativeTables, nativeTableName, removeNativeTables } from "../netfilter/native-tables.ts";
-import type { RedirectBackend } from "../netfilter/variant.ts";
+import { type RedirectBackend, toolsOf, writesIpv6 } from "../netfilter/variant.ts";
 import type { VariantTools } from "../netfilter/variant-tools.ts";
 import { lookAtHost } from "./host-look.ts";
 import { HostRules, type WantedHostRules } from "./host-rules.ts";
@@ -116,8 +116,10 @@ export class HostState {
    * @throws as {@link observe}
    */
   async removeLeftovers(netns: Netns): Promise<ProbeDrift[]> {
-    const { other } = this.#options.backend;
-    const removed = other === undefined ? [] : await this.#removeRules(netns, other);
+    const { variant, installed } = this.#options.backend;
+    const removed: ProbeDrift[] = [];
+    for (const tools of Object.values(installed))
+      if (tools.variant !== variant) removed.push(...(await this.#removeRules(netns, tools)));
     const tables = await findNativeTables(netns.fd);
     if (tables.length === 0) return removed;
     await removeNativeTables(netns.fd, tables);
@@ -130,8 +132,9 @@ export class HostState {
    * @returns whether there was anything @throws as {@link observe}
    */
   async remove(netns: Netns): Promise<boolean> {
-    const { tools } = this.#options.backend;
-    const removed = [...(await this.#removeRules(netns, tools)), ...(await this.removeLeftovers(netns))];
+    const tools = toolsOf(this.#options.backend);
+    const ours = tools === undefined ? [] : await this.#removeRules(netns, tools);
+    const removed = [...ours, ...(await this.removeLeftovers(netns))];
     const names = await this.setNames(netns);
     await this.tools.destroySets(netns, names);
     this.#writtenMatch = undefined;
@@ -164,7 +167,7 @@ export class HostState {
     const { ipv6, backend } = this.#options;
     const reason = !ipv6
       ? "AMBIENT_IPV6 is false"
-      : backend.tools[6] === undefined
+      : !writesIpv6(backend)
         ? `ip6tables of variant "${backend.variant}" is not in PATH`
         : supportsIpv6(netns)
           ? undefined

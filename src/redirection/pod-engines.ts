@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The engine that pods get their rules by, and those that earlier agents may have used.
+import type { LockFiles } from "../linux/lock-files.ts";
 import type { Family } from "../netfilter/family.ts";
+import { LegacyEngine } from "../netfilter/legacy-engine.ts";
+import { NativeEngine } from "../netfilter/native-engine.ts";
 import { NftEngine } from "../netfilter/nft-engine.ts";
 import type { NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
 import { TablesProgram } from "../netfilter/tables-program.ts";
-import { BackendError, type RedirectBackend } from "../netfilter/variant.ts";
+import { BackendError, type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
+import type { VariantTools } from "../netfilter/variant-tools.ts";
+import { NATIVE_LAYOUT } from "./native-rules.ts";
 import { REDIRECT_TABLES } from "./told-redirection.ts";
 
 export interface PodEnginesOptions {
@@ -13,6 +18,8 @@ export interface PodEnginesOptions {
   readonly timeoutMs: number;
   /** Throws where a namespace must not be looked at or written, or its handle is no longer its own. */
   readonly assertUsable: (call: NetnsCall) => void;
+  /** What iptables-legacy locks in place of the machine's file. */
+  readonly locks?: LockFiles | undefined;
 }
 
 /** The one in use, and those of which leftovers are removed. */
@@ -23,19 +30,26 @@ export interface PodEngines {
 
 /** @throws {BackendError} when IPv6 is wanted and its programs are not installed */
 export function podEngines(backend: RedirectBackend, options: PodEnginesOptions): PodEngines {
-  const { variant, tools, runner } = backend;
-  const { families, timeoutMs, assertUsable } = options;
-  if (families.includes(6) && tools[6] === undefined) {
+  const { variant, installed, runner } = backend;
+  const { families, timeoutMs, assertUsable, locks } = options;
+  if (families.includes(6) && !writesIpv6(backend)) {
     throw new BackendError(
       `Cannot redirect IPv6: ip6tables of variant "${variant}" is not in PATH; ` +
         "use an agent image that holds it, or set AMBIENT_IPV6=false",
     );
   }
-  const program = new TablesProgram(tools, {
-    runner,
-    timeoutMs,
-    assertUsable: (netns) => assertUsable({ netns }),
-  });
-  const nft = new NftEngine({ own: REDIRECT_TABLES, families, program, assertUsable, timeoutMs });
-  return { engine: nft, others: [] };
+  const programOf = (found: VariantTools | undefined) =>
+    found &&
+    new TablesProgram(found, { runner, timeoutMs, assertUsable: (netns) => assertUsable({ netns }), locks });
+  const own = REDIRECT_TABLES;
+  const shared = { own, assertUsable, timeoutMs };
+  const engines: Readonly<Record<RuleEngine["variant"], RuleEngine>> = {
+    nft: new NftEngine({ ...shared, families, program: programOf(installed.nft) }),
+    legacy: new LegacyEngine({ ...shared, program: programOf(installed.legacy) }),
+    native: new NativeEngine({ layout: NATIVE_LAYOUT, assertUsable }),
+  };
+  return {
+    engine: engines[variant],
+    others: Object.values(engines).filter((engine) => engine.variant !== variant),
+  };
 }

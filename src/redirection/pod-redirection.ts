@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Redirection of one pod's namespace as a whole: rules, ip rule and route, checked, brought about and removed.
 
+import type { LockFiles } from "../linux/lock-files.ts";
 import {
   hasRouting,
   isRoutingComplete,
@@ -34,6 +35,8 @@ export interface PodRedirectionOptions {
   readonly ipv6: boolean;
   /** For each program run, waiting for its turn included; default 10 s. */
   readonly timeoutMs?: number;
+  /** What iptables-legacy locks in place of the machine's file. */
+  readonly locks?: LockFiles;
 }
 
 /** How a single call is made. */
@@ -96,6 +99,7 @@ export class PodRedirection {
     const { engine, others } = podEngines(options.backend, {
       families: this.#families,
       timeoutMs,
+      locks: options.locks,
       assertUsable: (call) => this.#assertUsable(call),
     });
     this.#engine = engine;
@@ -107,7 +111,7 @@ export class PodRedirection {
    * @throws {RedirectionError} NO_KNOWN_BYTES: it is tried again when a pod asks
    */
   async prepare(options: RedirectOptions): Promise<void> {
-    await named(() => this.#engine.prepare(this.#wanted(options, this.#families)));
+    await named({}, () => this.#engine.prepare(this.#wanted(options, this.#families)));
   }
 
   /**
@@ -115,7 +119,7 @@ export class PodRedirection {
    * @throws {RedirectionError} @throws {ToolError} and NetlinkError, NativeError when it cannot be read
    */
   verify(netns: Netns, options: RedirectOptions, call: RedirectionCall = {}): Promise<Verification> {
-    return this.#queue.run(netns.key, () => named(() => this.#verify({ netns, ...call }, options)));
+    return this.#queue.run(netns.key, () => named(call, () => this.#verify({ netns, ...call }, options)));
   }
 
   /**
@@ -125,7 +129,7 @@ export class PodRedirection {
    * @throws {ToolError} when a program is missing, fails or does not end; NetlinkError when the kernel refuses the routing
    */
   apply(netns: Netns, options: RedirectOptions, call: RedirectionCall = {}): Promise<ApplyReport> {
-    return this.#queue.run(netns.key, () => named(() => this.#apply({ netns, ...call }, options)));
+    return this.#queue.run(netns.key, () => named(call, () => this.#apply({ netns, ...call }, options)));
   }
 
   /**
@@ -135,7 +139,7 @@ export class PodRedirection {
    * @throws as {@link apply}
    */
   open(netns: Netns, call: RedirectionCall = {}): Promise<{ changed: boolean }> {
-    return this.#queue.run(netns.key, () => named(() => this.#open({ netns, ...call })));
+    return this.#queue.run(netns.key, () => named(call, () => this.#open({ netns, ...call })));
   }
 
   /**
@@ -143,7 +147,7 @@ export class PodRedirection {
    * @throws as {@link apply}
    */
   remove(netns: Netns, call: RedirectionCall = {}): Promise<{ changed: boolean }> {
-    return this.#queue.run(netns.key, () => named(() => this.#remove({ netns, ...call })));
+    return this.#queue.run(netns.key, () => named(call, () => this.#remove({ netns, ...call })));
   }
 
   async #verify(call: NetnsCall, options: RedirectOptions): Promise<Verification> {
@@ -180,9 +184,10 @@ export class PodRedirection {
       : ensureRouting(netns, { ipv6, isNew, hostNetns });
     // Routes before rules: a reply that the rules mark must find its route. In a new namespace nobody replies yet.
     if (!isNew) await routing;
-    const isUrgent = isNew;
+    // IPv6 that is off in the namespace changes nothing in tables of both families
+    const written = this.#engine.variant === "native" ? this.#families : families;
     const [rules, suspects] = await allDone([
-      this.#engine.apply({ ...call, isUrgent }, this.#wanted(options, families), { isNew }),
+      this.#engine.apply({ ...call, isUrgent: isNew }, this.#wanted(options, written), { isNew }),
       isNew || this.#searched.has(netns) ? Promise.resolve([]) : this.#earlier.look(call),
       routing,
     ]);
@@ -249,19 +254,23 @@ export class PodRedirection {
   }
 
   #assertUsable({ netns, signal }: NetnsCall): void {
-    if (signal?.aborted === true)
-      throw new ToolError("TOOL_ABORTED", "Cannot finish with a pod's rules: the caller gave up");
+    if (signal?.aborted === true) throw givenUp();
     assertPodNetns(netns, this.#options.hostNetns);
   }
 }
 
 /** What the engine cannot do in a namespace is a fault of the pod's redirection. */
-async function named<T>(work: () => Promise<T>): Promise<T> {
+async function named<T>({ signal }: RedirectionCall, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
+    if (signal?.aborted === true && !(error instanceof ToolError)) throw givenUp();
     if (!(error instanceof NetfilterFault)) throw error;
     const code = error.code === "NOT_AS_TOLD" ? "NOT_CONVERGED" : error.code;
     throw new RedirectionError(code, error.message, { cause: error });
   }
+}
+
+function givenUp(): ToolError {
+  return new ToolError("TOOL_ABORTED", "Cannot finish with a pod's rules: the caller gave up");
 }

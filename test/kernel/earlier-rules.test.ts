@@ -124,11 +124,15 @@ describe("tables of an istio-cni with NATIVE_NFTABLES", () => {
     using pod = await TestNetns.make();
     await pod.run("nft -f -", nativePodRules);
     const path = mkdtempSync(join(tmpdir(), "ambient-no-nft-"));
-    for (const tool of ["nsenter", ...Object.values(nft.tools[4]), ...Object.values(nft.tools[6]!)]) {
+    for (const tool of [
+      "nsenter",
+      ...Object.values(nft.installed.nft![4]),
+      ...Object.values(nft.installed.nft![6]!),
+    ]) {
       const file = execFileSync("which", [tool], { env: { PATH: TOOL_PATH }, encoding: "utf8" }).trim();
       symlinkSync(file, join(path, tool));
     }
-    const without = { ...nft, other: undefined, runner: new ToolRunner({ path }) };
+    const without = { ...nft, installed: { nft: nft.installed.nft! }, runner: new ToolRunner({ path }) };
     await redirection(without).apply(pod.netns, DEFAULT_OPTIONS);
     expect(await pod.run("nft list tables inet")).toBe("");
     rmSync(path, { recursive: true });

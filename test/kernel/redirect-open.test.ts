@@ -187,8 +187,11 @@ describe("what goes wrong", () => {
     const restore = join(folder, "lazy");
     writeFileSync(restore, "#!/bin/sh\ncat >/dev/null\n");
     chmodSync(restore, 0o755);
-    const lazy = { ...legacy.tools, 4: { ...legacy.tools[4], restore } };
-    await expect(redirection({ ...legacy, tools: lazy }).open(pod.netns)).rejects.toMatchObject({
+    const installed = legacy.installed.legacy!;
+    const lazy = { ...installed, 4: { ...installed[4], restore } };
+    await expect(
+      redirection({ ...legacy, installed: { legacy: lazy } }).open(pod.netns),
+    ).rejects.toMatchObject({
       code: "NOT_CONVERGED",
       message: expect.stringContaining("Cannot open"),
     });

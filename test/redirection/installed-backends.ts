@@ -18,9 +18,8 @@ const HOST_NETNS: ReadonlySet<string> = new Set(["not-a-namespace"]);
 export async function installedBackends(runner: ToolRunner): Promise<Record<Variant, RedirectBackend>> {
   const installed = await findTools(runner);
   const of = (variant: Variant): RedirectBackend => {
-    const tools = installed[variant];
-    if (tools === undefined) throw new Error(`These tests need iptables-${variant}`);
-    return { variant, tools, other: installed[variant === "nft" ? "legacy" : "nft"], runner, reason: "test" };
+    if (installed[variant] === undefined) throw new Error(`These tests need iptables-${variant}`);
+    return { variant, installed, runner, reason: "test" };
   };
   return { nft: of("nft"), legacy: of("legacy") };
 }
