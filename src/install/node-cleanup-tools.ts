@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Both iptables variants of this machine, whichever of them the agent of this node had chosen.
-import { dumpNftRuleset } from "../linux/netlink/nftables.ts";
+import { errorCode } from "../linux/netlink/exchange.ts";
 import { Netns } from "../linux/netns.ts";
 import { ToolRunner } from "../linux/run-tool.ts";
+import { ask, getTable } from "../netfilter/nft-wire.ts";
 import { BackendError, type RedirectBackend } from "../netfilter/variant.ts";
 import { findTools } from "../netfilter/variant-tools.ts";
 
@@ -35,10 +36,12 @@ export class CleanupTools {
   }
 }
 
+/** Any question will do: without nf_tables the kernel does not know the message. Source: linux net/netfilter/nfnetlink.c, nfnetlink_rcv_msg */
 async function hasNftables(): Promise<boolean> {
   using netns = Netns.open("/proc/self/ns/net");
-  return await dumpNftRuleset(netns.fd).then(
-    () => true,
-    () => false,
+  const [answer] = await ask(netns.fd, [getTable({ family: 4, table: "nat" })]).catch(() => []);
+  return (
+    answer !== undefined &&
+    (answer.error === 0 || errorCode(answer.error) === "ENOENT" || answer.messages.length > 0)
   );
 }
