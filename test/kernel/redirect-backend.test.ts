@@ -195,7 +195,7 @@ describe("the choice", () => {
     using host = await TestNetns.make();
     expect(await choose(host, { variant: "legacy" })).toMatchObject({
       variant: "legacy",
-      reason: "set by FORCE_IPTABLES_BINARY or NATIVE_NFTABLES",
+      reason: "set by FORCE_IPTABLES_BINARY",
     });
     expect(existsSync(join(folder, BACKEND_FILE))).toBe(false);
     expect((await choose(host)).variant).toBe("nft");
