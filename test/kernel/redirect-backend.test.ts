@@ -206,16 +206,17 @@ describe("the choice", () => {
     await host.run("iptables-legacy -A INPUT -j ACCEPT");
     await choose(host);
     const backend = await choose(host, { runner: runnerWith(...NFT) });
-    expect(backend).toMatchObject({
-      variant: "nft",
-      other: undefined,
-      reason: "iptables-legacy is not installed",
-    });
+    expect(backend).toMatchObject({ variant: "nft", reason: "iptables-legacy is not installed" });
+    expect(Object.keys(backend.installed)).toEqual(["nft"]);
   });
 
   test.each([
     ["auto", [], /Cannot use iptables variant "legacy".*iptables-nft is not installed/],
-    ["nft", LEGACY, /Cannot use iptables variant "nft" \(set by FORCE_IPTABLES_BINARY .*agent image/],
+    [
+      "nft",
+      LEGACY,
+      /Cannot use iptables variant "nft" \(set by FORCE_IPTABLES_BINARY\).*agent image.*NATIVE_NFTABLES=true/,
+    ],
     ["legacy", NFT, /Cannot use iptables variant "legacy"/],
   ] as const)("fails with the remedy when %s finds no programs", async (variant, programs, message) => {
     using host = await TestNetns.make();

@@ -193,7 +193,7 @@ describe("what goes wrong", () => {
       redirection({ ...legacy, installed: { legacy: lazy } }).open(pod.netns),
     ).rejects.toMatchObject({
       code: "NOT_CONVERGED",
-      message: expect.stringContaining("Cannot open"),
+      message: expect.stringContaining("look for another program"),
     });
   });
 
