@@ -24,7 +24,7 @@ import { EventRecorder } from "../kube/event-recorder.ts";
 import { NodeState } from "../kube/node-state.ts";
 import { OwnDaemonSet } from "../kube/own-daemonset.ts";
 import { hostNetnsKeys } from "../linux/host-netns.ts";
-import { LockFiles } from "../linux/lock-files.ts";
+import { LOCK_FOLDER, LockFiles } from "../linux/lock-files.ts";
 import { portHolders } from "../linux/port-holders.ts";
 import type { LoggerFactory } from "../log/logger.ts";
 import { systemClock } from "../loop/clock.ts";
@@ -119,7 +119,7 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
     onanswer: (result, seconds) => metrics.ztunnelAnswered(result, seconds),
   });
   const { probes, probePath } = makeProbes(ground, wiring);
-  const locks = new LockFiles(join(config.runDir, "xtables-locks"));
+  const locks = new LockFiles(join(config.runDir, LOCK_FOLDER));
   const redirection = new PodRedirection({ backend, hostNetns, ipv6: config.ipv6, locks });
   const history = new PodHistory({ listener: metrics });
   const bypasses = bypassLook(ground);

@@ -3,6 +3,7 @@
 import { lstat, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { SANDBOX_FOLDER } from "../enrolment/attachment-store.ts";
+import { LOCK_FOLDER } from "../linux/lock-files.ts";
 import { NativeError } from "../linux/native.ts";
 import { connectSeqpacket } from "../linux/seqpacket.ts";
 import { isServed } from "./uninstall-calls.ts";
@@ -16,6 +17,7 @@ export interface FileCleanupOptions {
 
 /** Files of ours; the folder itself stays, it may be a mount. */
 const ourFiles = /^(?:iptables-backend\.json(?:\.\d+\.tmp)?|exempt-namespaces(?:\.next)?)$/;
+const ourFolders: ReadonlySet<string> = new Set([SANDBOX_FOLDER, LOCK_FOLDER]);
 const ourSockets = /^(?:pluginevent|state)\.sock(?:\.\d+)?$/;
 
 /** Paths of what is there. @throws Error of the file system */
@@ -23,7 +25,7 @@ export async function lookAtFiles(options: FileCleanupOptions): Promise<string[]
   const { runDir, ztunnelSocketPath } = options;
   const names = await readdir(runDir).catch(whenAbsent<string[]>([]));
   const paths = names
-    .filter((name) => ourFiles.test(name) || ourSockets.test(name) || name === SANDBOX_FOLDER)
+    .filter((name) => ourFiles.test(name) || ourSockets.test(name) || ourFolders.has(name))
     .map((name) => join(runDir, name));
   return (await isSocket(ztunnelSocketPath)) ? [...paths, ztunnelSocketPath] : paths;
 }

@@ -11,6 +11,9 @@ import { KeyedMutex } from "../loop/keyed-mutex.ts";
  */
 export const NOBODYS_LOCK = "/proc/self/environ";
 
+/** Name of the folder in the run dir. */
+export const LOCK_FOLDER = "xtables-locks";
+
 /** No program that was started longer ago than this still runs. */
 const STALE_AFTER_MS = 10 * 60_000;
 

@@ -181,11 +181,12 @@ function findingsOf(verdict: Omit<TableVerdict, "findings">): Finding[] {
     return [{ kind: "unexpected-table", family, table, chain: "", detail }];
   }
   const place = { family, table };
-  return chains.flatMap((chain) => [
-    ...compareRules(chain, place),
-    ...compareJumps(chain, place),
-    ...strayFindings(chain, place),
-  ]);
+  // a way in that is not there says more than any rule behind it
+  return [
+    ...chains.flatMap((chain) => compareJumps(chain, place)),
+    ...chains.flatMap((chain) => compareRules(chain, place)),
+    ...chains.flatMap((chain) => strayFindings(chain, place)),
+  ];
 }
 
 type Place = Pick<Finding, "family" | "table">;

@@ -174,7 +174,7 @@ describe("a pod of the mesh", () => {
     ["in both variants", { elsewhere: legacy }, {}, ["wrong-backend"]],
     ["a stranger's chain beside ours", { strangers: { value: ["a chain"] } }, {}, ["foreign-chain"]],
     ["rules cannot be read", { rules: error("UNREADABLE_TABLE") }, {}, ["unreadable-rules"]],
-    ["a table sleeps", { rules: error("TABLE_DORMANT") }, {}, ["unreadable-rules"]],
+    ["a table sleeps", { rules: error("TABLE_DORMANT") }, {}, ["dormant-table"]],
     ["the kernel was not asked in time", { rules: { error: new Error("late") } }, {}, []],
     ["a port closed", { sockets: sockets("tcp/15008") }, {}, ["ztunnel-sockets"]],
     ["DNS closed", { sockets: sockets("udp/15053") }, {}, ["ztunnel-sockets"]],

@@ -2,6 +2,7 @@
 // What failed-add.test.ts does inside a node: an ADD that fails at one step, what is left of it, and the second try.
 import assert from "node:assert/strict";
 import { readFile, writeFile } from "node:fs/promises";
+import { setTimeout as delay } from "node:timers/promises";
 import { claimCaptured } from "../support/node/capture-state.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { CriError } from "./support/cri-client.ts";
@@ -15,6 +16,9 @@ export interface Failure {
   readonly message: string;
   readonly ms: number;
 }
+
+/** For how long a failed recording answers those who ask again. */
+const RECORDED_AGAIN_AFTER_MS = 5_000;
 
 let node: CriNode;
 let tools: RuleTools;
@@ -55,15 +59,23 @@ async function secondTry(spec: PodSpec): Promise<void> {
   await waitForNothing(node);
 }
 
+/** A pod whose rules nobody had before: their bytes are recorded with the program when it comes. */
+function createPodOfItsOwnRules(): PodSpec {
+  return node.createPod(meshNamespace, {
+    annotations: { "istio.io/reroute-virtual-interfaces": `tap${performance.now().toFixed(0)}` },
+  });
+}
+
 /** Fails an ADD, looks for containerd's DEL, then has a second try. */
 async function failAndTryAgain(cause: {
   begin(): Promise<unknown>;
   end(): Promise<unknown>;
   options?: RunOptions;
+  spec?: PodSpec;
 }): Promise<Failure> {
   const before = (await dels()).length;
   await cause.begin();
-  const spec = node.createPod(meshNamespace);
+  const spec = cause.spec ?? node.createPod(meshNamespace);
   const failure = await failing(spec, cause.options);
   // a caller that gives up has its answer before containerd has cleared up
   const sent = async (): Promise<string | undefined> => (await dels())[before];
@@ -74,9 +86,16 @@ async function failAndTryAgain(cause: {
   return failure;
 }
 
-/** The kernel refuses a rule. */
+/** The kernel refuses a rule when the agent has its bytes recorded. What failed is tried again only after a while. */
 export async function rulesRefused(): Promise<Failure> {
-  return failAndTryAgain({ begin: () => tools.set("fail"), end: () => tools.set("work") });
+  return failAndTryAgain({
+    begin: () => tools.set("fail"),
+    end: async () => {
+      await tools.set("work");
+      await delay(RECORDED_AGAIN_AFTER_MS);
+    },
+    spec: createPodOfItsOwnRules(),
+  });
 }
 
 /** ztunnel refuses the pod. */
@@ -191,7 +210,7 @@ async function restoring(): Promise<boolean> {
 
 /** The agent dies and stays away: the ADD fails, its DEL succeeds, and the next agent puts everything in order. */
 export async function killedAndAway(point: KillPoint): Promise<Failure> {
-  const spec = node.createPod(meshNamespace);
+  const spec = point === "rules" ? createPodOfItsOwnRules() : node.createPod(meshNamespace);
   let failure: Promise<Failure> | undefined;
   await killIn(point, () => {
     failure = failing(spec);
@@ -212,7 +231,7 @@ export async function killedAndAway(point: KillPoint): Promise<Failure> {
 
 /** The agent dies and comes back while the launcher waits: the same ADD succeeds. */
 export async function killedAndBack(point: KillPoint): Promise<void> {
-  const spec = node.createPod(meshNamespace);
+  const spec = point === "rules" ? createPodOfItsOwnRules() : node.createPod(meshNamespace);
   let running: ReturnType<CriNode["runPod"]> | undefined;
   await killIn(point, () => {
     running = node.runPod(spec);
