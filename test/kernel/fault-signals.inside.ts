@@ -186,8 +186,9 @@ const injections: Readonly<Record<FaultName, Injection>> = {
   "rules of a pod that cannot be judged": {
     hurt: async () => {
       const chain = "ip nat PREROUTING";
-      await web.exec(["nft", `flush chain ${chain}; delete chain ${chain}`]);
-      await web.exec(["nft", `add chain ${chain} { type nat hook prerouting priority 7 ; }`]);
+      const elsewhere = `add chain ${chain} { type nat hook prerouting priority 7 ; }`;
+      // in one step: between two the agent would put the chain back
+      await web.exec(["nft", `flush chain ${chain}; delete chain ${chain}; ${elsewhere}`]);
     },
     heal: async () => {
       await web.exec(["nft", "flush chain ip nat PREROUTING; delete chain ip nat PREROUTING"]);
