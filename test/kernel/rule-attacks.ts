@@ -66,8 +66,9 @@ export const attacks: Readonly<Record<string, (pod: Pod) => Promise<Attack>>> = 
     return { end: () => nft(pod, "add table ip nat") };
   },
   "a base chain that hangs elsewhere": async (pod) => {
-    await nft(pod, "flush chain ip nat PREROUTING ; delete chain ip nat PREROUTING");
-    await nft(pod, "add chain ip nat PREROUTING { type nat hook prerouting priority 7 ; }");
+    const elsewhere = "add chain ip nat PREROUTING { type nat hook prerouting priority 7 ; }";
+    // in one step: between two the agent would put the chain back
+    await nft(pod, `flush chain ip nat PREROUTING ; delete chain ip nat PREROUTING ; ${elsewhere}`);
     return { end: () => nft(pod, "flush chain ip nat PREROUTING ; delete chain ip nat PREROUTING") };
   },
   "a flush between any two steps": async (pod) => {
