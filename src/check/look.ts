@@ -8,6 +8,7 @@ import type { BypassReport } from "../netfilter/bypass.ts";
 import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
 import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
 import type { ChainPlace } from "../netfilter/nft-wire.ts";
+import { BACKEND_NAMES } from "../netfilter/variant.ts";
 import type { Verification } from "../redirection/pod-redirection.ts";
 import { CHAIN_NAMES, type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";
 import { isTouched } from "./signs.ts";
@@ -29,7 +30,7 @@ export interface SeenCapture {
   readonly addresses: Answer<readonly string[]>;
   /** Whether an ambient agent wrote in it; not asked of a pod that is to be redirected. */
   readonly touched: Answer<boolean>;
-  /** In which iptables variants our chains are besides the one in use. */
+  /** In which iptables variants our chains are besides what is in use. */
   readonly elsewhere: Answer<readonly string[]>;
   /** What has our names and is not ours, or is an istio-cni's. */
   readonly strangers: Answer<readonly string[]>;
@@ -39,8 +40,8 @@ export interface SeenCapture {
 
 /** Where else to look. */
 export interface Search {
-  /** The iptables variant that is not in use. */
-  readonly other: "nft" | "legacy";
+  /** What the node keeps its rules by: the others are searched. */
+  readonly variant: "nft" | "legacy" | "native";
   /** /proc/PID/net of a process in the namespace. */
   readonly procNetDir: string;
 }
@@ -80,7 +81,7 @@ export async function lookAtCapture(
     ask(search && (() => addressesOf(netns))),
     ask(search && !redirect && (() => isTouched(netns, search))),
     ask(redirect && search && (() => elsewhereIn(netns, search))),
-    ask(redirect && search && (() => strangersIn(netns))),
+    ask(redirect && search && (() => strangersIn(netns, search))),
     ask(redirect && find && (() => find(netns, redirect))),
   ]);
   return { key: netns.key, rules, sockets, addresses, touched, elsewhere, strangers, bypasses };
@@ -106,18 +107,25 @@ async function addressesOf(netns: Netns): Promise<string[]> {
   return (await interfaceAddresses(netns.fd)).map(({ address }) => address);
 }
 
-async function elsewhereIn(netns: Netns, { other, procNetDir }: Search): Promise<string[]> {
-  const found =
-    other === "nft" ? await findChains(netns.fd, OURS) : await findLegacyChains(netns.fd, OURS, procNetDir);
-  return [...new Set(found.map(({ family }) => `iptables-${other} (IPv${family})`))];
+async function elsewhereIn(netns: Netns, { variant, procNetDir }: Search): Promise<string[]> {
+  const [nft, legacy] = await Promise.all([
+    variant === "nft" ? [] : findChains(netns.fd, OURS),
+    variant === "legacy" ? [] : findLegacyChains(netns.fd, OURS, procNetDir),
+  ]);
+  const places = [
+    ...nft.map(({ family }) => `${BACKEND_NAMES.nft} (IPv${family})`),
+    ...legacy.map(({ family }) => `${BACKEND_NAMES.legacy} (IPv${family})`),
+  ];
+  return [...new Set(places)];
 }
 
-async function strangersIn(netns: Netns): Promise<string[]> {
-  const [tables, chains] = await Promise.all([findNativeTables(netns.fd), findChains(netns.fd, STRANGE)]);
+async function strangersIn(netns: Netns, { variant }: Search): Promise<string[]> {
+  const [tables, chains] = await Promise.all([
+    variant === "native" ? [] : findNativeTables(netns.fd),
+    findChains(netns.fd, STRANGE),
+  ]);
   return [
-    ...tables.map(
-      (table) => `${nativeTableName(table)} is there, which an istio-cni with NATIVE_NFTABLES writes`,
-    ),
+    ...tables.map((table) => `${nativeTableName(table)} is there, which NATIVE_NFTABLES=true writes`),
     ...chains.map(({ family, table, chain }) => `table ${table} of IPv${family} has a chain ${chain}`),
   ];
 }

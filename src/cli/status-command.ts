@@ -117,7 +117,7 @@ export function renderNode(node: NodeReport, colours: boolean): string {
   const parts = [
     `node ${node.node}: ${state}`,
     `agent ${node.version} up ${renderAge(node.uptimeSeconds * 1000)}`,
-    `iptables-${backend.variant}`,
+    backend.variant === "native" ? "native nftables" : `iptables-${backend.variant}`,
     newest === undefined
       ? paint("no ztunnel", "bad", colours)
       : `ztunnel ${ztunnel.ready ? "connected" : newest.phase}, ${newest.acknowledged} acknowledged`,

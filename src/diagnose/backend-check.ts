@@ -5,7 +5,12 @@ import { join } from "node:path";
 import { Netns } from "../linux/netns.ts";
 import { countNftRules } from "../netfilter/nft-count.ts";
 import { describeCount, isAny, noRules } from "../netfilter/rule-count.ts";
-import { type RedirectBackend, readLegacyTableNames, writesIpv6 } from "../netfilter/variant.ts";
+import {
+  BACKEND_NAMES,
+  type RedirectBackend,
+  readLegacyTableNames,
+  writesIpv6,
+} from "../netfilter/variant.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
 
 /** Looks read-only: legacy tables are only named, because asking for one creates it. @param hostProcess /proc folder of a host process */
@@ -18,14 +23,17 @@ export async function checkBackend(backend: RedirectBackend, hostProcess: string
   ]);
   const hasNft = isAny(count);
   const legacy = [...new Set([...v4, ...v6])].sort();
-  const chosen = `pods get their rules with iptables-${backend.variant} (${backend.reason})`;
+  const { variant } = backend;
+  const chosen = `pods get their rules with ${BACKEND_NAMES[variant]} (${backend.reason})`;
+  // nf_tables stand beside whatever else the host uses
+  if (variant === "native") return [fine("backend", chosen)];
   if (hasNft && legacy.length > 0) {
     const what = `the host uses both variants: ${describeCount(count)} rules in nf_tables, tables ${legacy.join(", ")} in x_tables; ${chosen}`;
     const fix =
       "usually one program brings its own iptables: find it with iptables-legacy-save; FORCE_IPTABLES_BINARY settles ours";
     return [warning("backend", what, fix)];
   }
-  const isOdd = backend.variant === "nft" ? !hasNft && legacy.length > 0 : hasNft && legacy.length === 0;
+  const isOdd = variant === "nft" ? !hasNft && legacy.length > 0 : hasNft && legacy.length === 0;
   if (!isOdd) return [fine("backend", chosen)];
   const what = `the host uses iptables-${hasNft ? "nft" : "legacy"} only, but ${chosen}`;
   return [

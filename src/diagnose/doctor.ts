@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import { ApiClient } from "../kube/api-client.ts";
-import type { RedirectBackend } from "../netfilter/variant.ts";
+import { knownVariant, type RedirectBackend } from "../netfilter/variant.ts";
 import type { NodeReport, PodListReport } from "../observe/state-report.ts";
 import { agentAway, judgeAgent } from "./agent-check.ts";
 import { checkApiPermissions } from "./api-permissions.ts";
@@ -86,10 +86,9 @@ async function askAgent({ agent }: DoctorOptions): Promise<AskedAgent> {
 
 async function backendOf(config: AgentConfig, agent: Promise<AskedAgent>): Promise<RedirectBackend> {
   const told = (await agent).node?.backend;
-  const isKnown = told?.variant === "nft" || told?.variant === "legacy";
-  const variant = isKnown ? (told.variant as "nft" | "legacy") : config.iptablesVariant;
-  const backend = await readBackend({ ...config, variant });
-  return isKnown ? { ...backend, reason: told.reason } : backend;
+  const variant = knownVariant(told?.variant);
+  const backend = await readBackend({ ...config, variant: variant ?? config.iptablesVariant });
+  return told === undefined || variant === undefined ? backend : { ...backend, reason: told.reason };
 }
 
 /** The agent's own where it can be seen: beside us in its container, or by its pid on the node. */

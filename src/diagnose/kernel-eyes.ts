@@ -14,7 +14,7 @@ export interface EyesOptions {
   readonly runDir: string;
   readonly ipv6: boolean;
   /** The variant that the agent says it uses; else what is kept for this boot, else what the host shows. */
-  readonly variant: "nft" | "legacy" | "auto";
+  readonly variant: RedirectBackend["variant"] | "auto";
 }
 
 /** Readers of pods' namespaces. */

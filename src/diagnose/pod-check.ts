@@ -49,7 +49,7 @@ export async function checkPod(
   const families = ipv6 ? ([4, 6] as const) : ([4] as const);
   const { findings, unseen, seen } = await checkCapture(netns, wanted, {
     redirection,
-    search: { procNetDir, other: variant === "nft" ? "legacy" : "nft" },
+    search: { procNetDir, variant },
     bypasses: (pod, redirect) => findPodBypasses(pod, { variant, families, redirect, procNetDir }),
   });
   return { faults: faultsOf(name, findings), unseen, seen };

@@ -7,7 +7,7 @@ import { ApiClient } from "../kube/api-client.ts";
 import { recordOf, textOf } from "../kube/json-fields.ts";
 import { Netns } from "../linux/netns.ts";
 import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
-import { toolsOf } from "../netfilter/variant.ts";
+import { BACKEND_NAMES, knownVariant, toolsOf } from "../netfilter/variant.ts";
 import type { NodeReport, PodDetailReport, PodListReport } from "../observe/state-report.ts";
 import type { Fault, FaultKind } from "./fault.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
@@ -50,8 +50,7 @@ export async function debugPods(options: DebugOptions): Promise<{ how: string; p
   const { config, agent, namespace } = options;
   const [list, node] = await Promise.all([agent.pods(), agent.node()]);
   const { how, names } = await podNames(options, list);
-  const told = node.backend.variant;
-  const variant = told === "nft" || told === "legacy" ? told : config.iptablesVariant;
+  const variant = knownVariant(node.backend.variant) ?? config.iptablesVariant;
   const eyes = await openEyes({ ...config, ipv6: node.settings.AMBIENT_IPV6 !== "false", variant });
   const details = await Promise.all(names.map((name) => agent.pod(namespace, name)));
   const pods = details.filter((pod) => pod !== undefined);
@@ -161,7 +160,7 @@ async function rulesCheck(
     isWanted,
   }: Known & Pick<PodCheck, "unseen"> & { readonly running: PodProcess | undefined },
 ): Promise<DebugCheck> {
-  const title = `rules in mangle and nat (iptables-${eyes.backend.variant})`;
+  const title = `rules in mangle and nat (${BACKEND_NAMES[eyes.backend.variant]})`;
   const lines = running === undefined ? ["no process of the pod was found"] : await ruleLines(eyes, running);
   const wrong = faults.filter(({ kind }) => !RULE_KINDS.includes(kind));
   if (wrong.length > 0) {

@@ -7,6 +7,7 @@ import type { AgentConfig } from "../config.ts";
 import { Netns } from "../linux/netns.ts";
 import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
 import { forEachLimited } from "../loop/limit.ts";
+import { knownVariant } from "../netfilter/variant.ts";
 import type { NodeReport, PodListReport, PodReport } from "../observe/state-report.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
 import { rulesKnowledge } from "../redirection/rules-knowledge.ts";
@@ -139,8 +140,7 @@ async function gather(options: VerifyOptions): Promise<Subjects> {
     agentAway = (error as Error).message;
   }
   const settings = settingsOf(config, expected?.node);
-  const told = expected?.node.backend.variant;
-  const variant = told === "nft" || told === "legacy" ? told : config.iptablesVariant;
+  const variant = knownVariant(expected?.node.backend.variant) ?? config.iptablesVariant;
   const eyes = await openEyes({ ...config, ...settings, variant });
   const { oldest: running } = await scanProc(expected?.list.pods.map(wantedPod) ?? "all", {
     procRoot: join(config.hostRoot, "proc"),

@@ -27,8 +27,8 @@ type Plan = (verdict: NativeVerdict) => readonly NetlinkRequest[];
 
 /**
  * The pod's rules without iptables. A table that differs is made anew as a whole, in one batch with all others that differ; where
- * nothing differs nothing is written. Findings and states carry the names of the native tables and chains, and what concerns no
- * family alone is told under the first that was asked for.
+ * nothing differs nothing is written. Findings carry the names of the native tables and chains, and what concerns no family alone is
+ * told under the first that was asked for; states are told for each family in the words and names that it was told.
  */
 export class NativeEngine implements RuleEngine {
   readonly variant = "native";
@@ -126,7 +126,7 @@ export class NativeEngine implements RuleEngine {
     return {
       tables: tablesOf({ key, told }),
       accepted: accepted === undefined ? undefined : tablesOf(accepted),
-      family: families[0] ?? 4,
+      families,
     };
   }
 
@@ -155,7 +155,7 @@ export class NativeEngine implements RuleEngine {
 }
 
 function nothing(): NativeWanted {
-  return { tables: [], family: 4 };
+  return { tables: [], families: [4] };
 }
 
 /** A delete makes whoever closes the socket wait for an RCU grace period, so what is not there is not deleted. */

@@ -30,6 +30,8 @@ export interface NativeRule {
   readonly expressions: Uint8Array;
   /** The family that it is for; absent: for any. */
   readonly family?: Family;
+  /** What was told that this stands for: of each family at most one rule. */
+  readonly told?: readonly Pick<ToldRule, "family" | "words">[];
 }
 
 /** @throws RangeError for what cannot be said natively */
@@ -85,16 +87,14 @@ function nativeTable(
 function merged(lists: readonly (readonly ToldRule[])[]): NativeRule[] {
   const count = Math.max(0, ...lists.map(({ length }) => length));
   return Array.from({ length: count }, (_, index) => lists.flatMap((list) => list[index] ?? [])).flatMap(
-    (sameRule) => {
-      const seen = new Set<string>();
-      return sameRule.flatMap(({ args, family }) => {
-        const words = args.join(" ");
-        if (seen.has(words)) return [];
-        seen.add(words);
-        const parts = translateRule(args);
-        return [nativeRule(parts, parts.some(({ kind }) => kind === "address") ? family : undefined)];
-      });
-    },
+    (sameRule) =>
+      [...Map.groupBy(sameRule, ({ args }) => args.join(" ")).values()].flatMap((told) => {
+        const [first] = told;
+        if (first === undefined) return [];
+        const parts = translateRule(first.args);
+        const hasFamily = parts.some(({ kind }) => kind === "address");
+        return [{ ...nativeRule(parts, hasFamily ? first.family : undefined), told }];
+      }),
   );
 }
 

@@ -14,8 +14,8 @@ export interface NativeWanted {
   readonly tables: readonly NativeTable[];
   /** Another form of the same: each of its rules counts as the one in the same place. */
   readonly accepted?: readonly NativeTable[] | undefined;
-  /** The family under whose name a finding is told that concerns no family alone. */
-  readonly family: Family;
+  /** What concerns no family alone is told under the first. */
+  readonly families: readonly Family[];
 }
 
 /** A table with what it should be and how it differs. */
@@ -54,8 +54,9 @@ function judgeTable(layout: NativeTableLayout, { tables }: SeenNative, all: Nati
   const isIt = ({ table }: { readonly table: string }) => table === layout.table;
   const seen = tables.find(isIt);
   const wanted = all.tables.find(isIt);
-  const table = new TableJudge(layout.table, seen, all.family);
-  if (wanted === undefined) {
+  const table = new TableJudge(layout, seen, all.families);
+  if (wanted !== undefined && seen === undefined) table.findNothing();
+  else if (wanted === undefined) {
     if (seen !== undefined)
       table.find("unexpected-table", "", `table inet ${layout.table} should not be there`);
   } else {
@@ -69,24 +70,31 @@ function judgeTable(layout: NativeTableLayout, { tables }: SeenNative, all: Nati
     }
     table.judgeRest(wanted);
   }
-  return { table: layout.table, wanted, seen, findings: table.findings, chains: table.states(layout) };
+  return { table: layout.table, wanted, seen, findings: table.findings, chains: table.states() };
 }
 
 class TableJudge {
   readonly findings: Finding[] = [];
-  readonly #words = new Map<string, readonly string[]>();
-  readonly #table: string;
+  readonly #rules = new Map<string, readonly JudgedRule[]>();
+  readonly #layout: NativeTableLayout;
   readonly #seen: SeenNativeTable | undefined;
-  readonly #family: Family;
+  readonly #families: readonly Family[];
 
-  constructor(table: string, seen: SeenNativeTable | undefined, family: Family) {
-    this.#table = table;
+  constructor(layout: NativeTableLayout, seen: SeenNativeTable | undefined, families: readonly Family[]) {
+    this.#layout = layout;
     this.#seen = seen;
-    this.#family = family;
+    this.#families = families;
   }
 
-  find(kind: Finding["kind"], chain: string, detail: string, family: Family = this.#family): void {
-    this.findings.push({ kind, family, table: this.#table, chain, detail });
+  find(kind: Finding["kind"], chain: string, detail: string, family = this.#families[0] ?? 4): void {
+    this.findings.push({ kind, family, table: this.#layout.table, chain, detail });
+  }
+
+  /** Each family lacks each of our chains. */
+  findNothing(): void {
+    for (const family of this.#families)
+      for (const { chain } of this.#layout.chains)
+        this.find("missing-chain", chain, `chain ${chain} is not there`, family);
   }
 
   judgeChain(wanted: NativeChain, accepted: NativeChain | undefined): void {
@@ -99,11 +107,14 @@ class TableJudge {
         const where = hook === undefined ? "no hook" : printHook(hook);
         this.find("missing-chain", chain, `chain ${chain} does not hang as it should: ${where}`);
       }
-      const words = seen.rules.map(({ expressions }, index) =>
-        wordsOf(expressions, { index, known: wanted.rules, accepted: accepted?.rules ?? [] }),
+      const rules = seen.rules.map(({ expressions }, index) =>
+        judgeRule(expressions, { index, known: wanted.rules, accepted: accepted?.rules ?? [] }),
       );
-      this.#words.set(chain, words);
-      this.#compareRules(wanted, words);
+      this.#rules.set(chain, rules);
+      this.#compareRules(
+        wanted,
+        rules.map(({ words }) => words),
+      );
     }
   }
 
@@ -127,19 +138,23 @@ class TableJudge {
     }
   }
 
-  /** Our chains as they are; base chains hold nothing but the jumps that are counted here. */
-  states({ chains }: NativeTableLayout): ChainState[] {
+  /** Our chains as they are, of each family as they are told; base chains hold nothing but the jumps that are counted here. */
+  states(): ChainState[] {
     const seen = this.#seen;
     if (seen === undefined) return [];
-    return chains.flatMap(({ chain, base }) => {
+    return this.#layout.chains.flatMap(({ told, chain, base }) => {
       const each = seen.chains.get(chain);
       if (each === undefined) return [];
-      const words = this.#words.get(chain) ?? each.rules.map(() => "(a rule that should not be there)");
-      const jumpCount = (this.#words.get(base) ?? []).filter((word) => word === `jump ${chain}`).length;
+      const rules = this.#rules.get(chain) ?? each.rules.map(() => UNWANTED);
+      const jumpCount = (this.#rules.get(base) ?? []).filter(({ words }) => words === `jump ${chain}`).length;
       const strays = [...seen.chains.values()].flatMap(({ name, rules }) =>
         name === base ? [] : rules.filter(({ targets }) => targets.includes(chain)).map(() => name),
       );
-      return [{ family: this.#family, table: this.#table, chain, words, jumpCount, strays }];
+      const { told: table, table: standsIn } = this.#layout;
+      return this.#families.map((family) => {
+        const words = rules.flatMap((rule) => toldWords(rule, family));
+        return { family, table, chain: told, standsIn, words, jumpCount, strays };
+      });
     });
   }
 
@@ -165,19 +180,31 @@ class TableJudge {
   }
 }
 
-function wordsOf(
+/** A rule as it is: one that is known, or a note. */
+type JudgedRule = Pick<NativeRule, "words" | "told">;
+
+const UNWANTED: JudgedRule = { words: "(a rule that should not be there)" };
+
+/** In the words in which it was told for a family; what nobody told of is there in each. */
+function toldWords({ words, told }: JudgedRule, family: Family): string[] {
+  return told === undefined
+    ? [words]
+    : told.filter((each) => each.family === family).map((each) => each.words);
+}
+
+function judgeRule(
   expressions: Uint8Array,
   told: { index: number; known: readonly NativeRule[]; accepted: readonly NativeRule[] },
-): string {
+): JudgedRule {
   const { index, known, accepted } = told;
   const here = known[index];
-  if (here !== undefined && sameBytes(here.expressions, expressions)) return here.words;
+  if (here !== undefined && sameBytes(here.expressions, expressions)) return here;
   const isIt = (at: number) =>
     [known[at], accepted[at]].some(
       (rule) => rule !== undefined && sameExpressions(rule.expressions, expressions),
     );
   const at = isIt(index) ? index : known.findIndex((_, each) => isIt(each));
-  return known[at]?.words ?? `(a rule of ${expressions.length} bytes that is not ours)`;
+  return known[at] ?? { words: `(a rule of ${expressions.length} bytes that is not ours)` };
 }
 
 function countJumps({ chains }: SeenNativeTable, chain: string): number {

@@ -47,6 +47,8 @@ export interface ChainState {
   readonly family: Family;
   readonly table: string;
   readonly chain: string;
+  /** The table that it really stands in, where that is called otherwise than it is told. */
+  readonly standsIn?: string;
   /** Its rules in words: those told for rules that are as told, a note for others. Never text of the namespace. */
   readonly words: readonly string[];
   /** Rules that lead into it as one should. */

@@ -22,6 +22,18 @@ export interface RedirectBackend {
   readonly reason: string;
 }
 
+/** How they are called in messages. */
+export const BACKEND_NAMES: Readonly<Record<RedirectBackend["variant"], string>> = {
+  nft: "iptables-nft",
+  legacy: "iptables-legacy",
+  native: "native nftables",
+};
+
+/** A variant as another process says it; undefined for one that this version does not know. */
+export function knownVariant(text: string | undefined): RedirectBackend["variant"] | undefined {
+  return text === "nft" || text === "legacy" || text === "native" ? text : undefined;
+}
+
 export interface BackendOptions {
   /** FORCE_IPTABLES_BINARY, or NATIVE_NFTABLES; `auto` looks at the host. */
   readonly variant: Variant | "native" | "auto";

@@ -2,6 +2,7 @@
 // What an agent left that used another engine than this one does: the other iptables variant, istio-cni's own nft tables.
 import { allDone } from "../loop/all-done.ts";
 import type { NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
+import { BACKEND_NAMES } from "../netfilter/variant.ts";
 import type { Drift } from "./fingerprint.ts";
 
 /** What was found and removed. */
@@ -43,19 +44,16 @@ export class EarlierRules {
 
 async function leftIn(engine: RuleEngine, call: NetnsCall): Promise<Drift[]> {
   const places = new Map(
-    (await engine.present(call)).map(({ family, table }) => [`${family} ${table}`, { family, table }]),
+    (await engine.present(call)).map(({ family, table, standsIn = table }) => [
+      `${family} ${standsIn}`,
+      { family, table: standsIn },
+    ]),
   );
   return [...places.values()].map(({ family, table }) => {
-    const detail = `table ${table} of ${NAMES[engine.variant]} held our chains, but this agent uses another engine`;
+    const detail = `table ${table} of ${BACKEND_NAMES[engine.variant]} held our chains, but this agent uses another engine`;
     return { kind: "unexpected-table", family, table, chain: "", detail };
   });
 }
-
-const NAMES: Readonly<Record<RuleEngine["variant"], string>> = {
-  nft: "iptables-nft",
-  legacy: "iptables-legacy",
-  native: "native nftables",
-};
 
 function sum(counts: readonly number[]): number {
   return counts.reduce((total, count) => total + count, 0);

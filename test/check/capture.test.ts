@@ -244,29 +244,31 @@ describe("a look at a real namespace", () => {
     expect(wasTold?.aborted).toBe(true);
   });
 
-  test.each(["nft", "legacy"] as const)(
-    "that has our chains in iptables-%s, which is not in use",
-    async (other) => {
-      await using held = await holdNetns();
-      using netns = Netns.open(held.path);
-      const lock = { env: { ...process.env, XTABLES_LOCKFILE: held.path } };
-      const tool = `ip6tables-${other}`;
-      execFileSync("nsenter", [`--net=${held.path}`, tool, "-t", "nat", "-N", "ISTIO_OUTPUT"], lock);
-      const search = { other, procNetDir: held.path.replace(/ns\/net$/, "net") };
-      const means = { redirection: { verify: async () => rules({}).value as Verification }, search };
-      const { findings, unseen } = await checkCapture(netns, { redirect }, means);
-      expect(unseen).toEqual([]);
-      expect(findings).toContainEqual({
-        kind: "wrong-backend",
-        detail: `our chains are in iptables-${other} (IPv6), and also where this node keeps them`,
-      });
-    },
-  );
+  test.each([
+    ["nft", "legacy"],
+    ["legacy", "nft"],
+    ["nft", "native"],
+    ["legacy", "native"],
+  ] as const)("that has our chains in iptables-%s, while %s is in use", async (other, variant) => {
+    await using held = await holdNetns();
+    using netns = Netns.open(held.path);
+    const lock = { env: { ...process.env, XTABLES_LOCKFILE: held.path } };
+    const tool = `ip6tables-${other}`;
+    execFileSync("nsenter", [`--net=${held.path}`, tool, "-t", "nat", "-N", "ISTIO_OUTPUT"], lock);
+    const search = { variant, procNetDir: held.path.replace(/ns\/net$/, "net") };
+    const means = { redirection: { verify: async () => rules({}).value as Verification }, search };
+    const { findings, unseen } = await checkCapture(netns, { redirect }, means);
+    expect(unseen).toEqual([]);
+    expect(findings).toContainEqual({
+      kind: "wrong-backend",
+      detail: `our chains are in iptables-${other} (IPv6), and also where this node keeps them`,
+    });
+  });
 
   test("of a pod outside the mesh, with and without what only a search finds", async () => {
     using netns = await Netns.makeTemporary();
     const { redirection } = failing(new Error("not asked"));
-    const search = { procNetDir: "/nothing", other: "legacy" } as const;
+    const search = { procNetDir: "/nothing", variant: "nft" } as const;
     const wanted = { redirect: "outside", annotation: "enabled" } as const;
     const [shallow, searched] = [
       await checkCapture(netns, wanted, { redirection }),

@@ -102,7 +102,11 @@ function agentLines({ version, backend, process, uptimeSeconds, openNetns }: Nod
   );
   return [
     { text: `version ${version}, up ${uptime}`, title: `process ${process.pid}` },
-    { text: `iptables-${backend.variant}`, tone: "dim", title: backend.reason },
+    {
+      text: backend.variant === "native" ? "native nftables" : `iptables-${backend.variant}`,
+      tone: "dim",
+      title: backend.reason,
+    },
     { text: `${size(process.rssBytes)}, ${count(openNetns, "namespace")} open`, tone: "dim" },
   ];
 }
