@@ -7,8 +7,8 @@ import { defaultSelectors, type EnablementSelector, parseEnablementSelectors } f
 import { type LogLevel, type LogSettings, logLevels } from "./log/logger.ts";
 import { ConfigError, type Settings, SettingsReader } from "./settings-reader.ts";
 
-/** Which of iptables' two kernel interfaces to use; `auto` asks the host. */
-export type IptablesVariant = "auto" | "nft" | "legacy";
+/** Which of iptables' two kernel interfaces to use, or none of them; `auto` asks the host. */
+export type IptablesVariant = "auto" | "nft" | "legacy" | "native";
 
 /** How the plugin gets into the chain of the node's runtime, and what it does there while the agent is away. */
 export interface InstallConfig {
@@ -103,8 +103,10 @@ const ignoredNames: readonly (readonly [RegExp, string])[] = [
   ],
 ];
 
-const nativeNote =
-  "NATIVE_NFTABLES: rules are written with iptables-nft, which keeps them in nf_tables too, whatever FORCE_IPTABLES_BINARY says; istio-cni's own tables are removed";
+const forcedBesideNative = "FORCE_IPTABLES_BINARY: NATIVE_NFTABLES=true takes no iptables";
+/** Source: linux net/netfilter/nft_socket.c: a socket's cgroup cannot be asked for where source addresses are changed. */
+const kubeletByUser =
+  "PROBE_MATCH=kubelet: native nftables know the kubelet by its user alone, so every host process of that user counts as the kubelet";
 
 /** The settings of this process; the only place that reads its environment. */
 export function processConfigSource(args: readonly string[]): ConfigSource {
@@ -185,17 +187,19 @@ export function loadConfig(source: ConfigSource, options: { needsNode?: boolean 
     dashboardPort: reader.integer("DASHBOARD_PORT", { fallback: 15015, min: 0, max: 65535 }),
     install: readInstall(reader, hostRoot),
     log: readLogSettings(reader, source.args),
-    ignored: ignoredSettings(source.env),
-    notes: isNative ? [nativeNote] : [],
+    ignored: [
+      ...(isNative && reader.text("FORCE_IPTABLES_BINARY", "auto") !== "auto" ? [forcedBesideNative] : []),
+      ...ignoredSettings(source.env),
+    ],
+    notes: isNative && reader.text("PROBE_MATCH", "any") === "kubelet" ? [kubeletByUser] : [],
   };
   if (reader.faults.length > 0) throw new ConfigError(reader.faults);
   return Object.freeze(config);
 }
 
-/** Whoever wants nf_tables by their own tool gets them through iptables-nft. */
 function readIptablesVariant(reader: SettingsReader, isNative: boolean): IptablesVariant {
   const forced = reader.choice("FORCE_IPTABLES_BINARY", ["auto", "nft", "legacy"], "auto");
-  return isNative ? "nft" : forced;
+  return isNative ? "native" : forced;
 }
 
 function readInstall(reader: SettingsReader, hostRoot: string): InstallConfig {

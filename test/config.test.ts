@@ -95,12 +95,17 @@ describe("loadConfig", () => {
     ]);
   });
 
-  test("gives nf_tables to whoever asks for native ones, and says how", () => {
+  test("takes no iptables where native nftables are asked for, and says what that leaves without effect", () => {
     const asked = { ...env, NATIVE_NFTABLES: "true", FORCE_IPTABLES_BINARY: "legacy" };
     expect(loadConfig({ env: asked, args: [] })).toMatchObject({
-      iptablesVariant: "nft",
+      iptablesVariant: "native",
+      ignored: ["FORCE_IPTABLES_BINARY: NATIVE_NFTABLES=true takes no iptables"],
+      notes: [],
+    });
+    const kubelet = { ...env, NATIVE_NFTABLES: "true", PROBE_MATCH: "kubelet" };
+    expect(loadConfig({ env: kubelet, args: [] })).toMatchObject({
       ignored: [],
-      notes: [expect.stringMatching(/^NATIVE_NFTABLES: .*iptables-nft.*whatever FORCE_IPTABLES_BINARY/)],
+      notes: [expect.stringMatching(/^PROBE_MATCH=kubelet: .*by its user alone/)],
     });
     const not = loadConfig({ env: { ...env, NATIVE_NFTABLES: "false" }, args: [] });
     expect(not).toMatchObject({ iptablesVariant: "auto", ignored: [], notes: [] });

@@ -31,6 +31,7 @@ export interface HostCheckOptions extends HostStateOptions {
 export async function checkHost(options: HostCheckOptions): Promise<Fault[]> {
   using host = Netns.open(options.hostNetnsPath);
   const { members } = options;
+  const isNative = options.backend.variant === "native";
   const { drift } = await new HostState(options).observe(host, {
     members: wantedMembers(members),
     match: await matchOf(options, host),
@@ -41,7 +42,8 @@ export async function checkHost(options: HostCheckOptions): Promise<Fault[]> {
     .filter(({ kind }) => kind !== "stale-cgroup") // only who wrote the rule can tell
     .map(({ kind, family, uid, detail }) => {
       const ofSet = SET_FAULTS[kind];
-      const place = ofSet === undefined ? `IPv${family} nat of the host` : `ipset ${PROBE_SETS[family]}`;
+      const ofHost = isNative ? "native nftables of the host" : `IPv${family} nat of the host`;
+      const place = ofSet === undefined ? ofHost : `${isNative ? "set" : "ipset"} ${PROBE_SETS[family]}`;
       return fault(ofSet ?? "host-chain", nameOf(uid), `${place}: ${detail}`);
     });
 }
@@ -71,5 +73,7 @@ async function matchOf(
   host: Netns,
 ): Promise<ProbeMatch> {
   if (probeMatch === "any") return MATCH_ANY;
-  return await new KubeletMatch({ procRoot, runner: backend.runner, log: silentLogger }).current(host.key);
+  const hasCgroups = backend.variant !== "native";
+  const kubelet = new KubeletMatch({ procRoot, runner: backend.runner, log: silentLogger, hasCgroups });
+  return await kubelet.current(host.key);
 }

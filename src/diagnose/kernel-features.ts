@@ -5,12 +5,13 @@ import { ensureRedirectRouting } from "../linux/netlink/rtnetlink.ts";
 import { Netns } from "../linux/netns.ts";
 import { ToolError } from "../linux/run-tool.ts";
 import type { Family } from "../netfilter/family.ts";
-import { type RedirectBackend, toolsOf, writesIpv6 } from "../netfilter/variant.ts";
+import { BACKEND_NAMES, type RedirectBackend, toolsOf, writesIpv6 } from "../netfilter/variant.ts";
 import { MATCH_ANY } from "../probes/kubelet-match.ts";
 import { PROBE_CHAIN, PROBE_HOOK, probeRule } from "../probes/probe-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
 import { renderRestoreText } from "../redirection/restore-text.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
+import { tryNatively } from "./native-features.ts";
 
 /** What is tried. */
 export interface KernelFeatureOptions {
@@ -117,15 +118,19 @@ export async function checkKernelFeatures(options: KernelFeatureOptions): Promis
     const found = (
       await Promise.all([
         routing(netns, families),
-        ...families.map((family) => podRules(netns, { ...options, family })),
-        hostRules(netns, { ...options, families }),
+        ...(backend.variant === "native"
+          ? [tryNatively(netns, { ...options, families })]
+          : [
+              ...families.map((family) => podRules(netns, { ...options, family })),
+              hostRules(netns, { ...options, families }),
+            ]),
       ])
     ).flat();
     if (found.length > 0) return found;
     return [
       fine(
         "kernel",
-        `rules, sets and routing were tried in a namespace of their own with iptables-${backend.variant}, ${families.map((family) => `IPv${family}`).join(" and ")}`,
+        `rules, sets and routing were tried in a namespace of their own with ${BACKEND_NAMES[backend.variant]}, ${families.map((family) => `IPv${family}`).join(" and ")}`,
       ),
     ];
   } finally {

@@ -6,9 +6,10 @@ import { Netns } from "../linux/netns.ts";
 import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
 import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
 import { writesIpv6 } from "../netfilter/variant.ts";
+import { findSets } from "../probes/host-look.ts";
 import { HostState } from "../probes/host-state.ts";
 import { PROBE_CHAIN, PROBE_TABLE } from "../probes/probe-rules.ts";
-import { PROBE_SETS } from "../probes/probe-set.ts";
+import { SET_NAMES } from "../probes/probe-set.ts";
 import type { CleanupTools } from "./node-cleanup-tools.ts";
 
 export interface HostCleanupOptions {
@@ -29,7 +30,7 @@ interface HostNetns {
 export async function lookAtHostRules(options: HostCleanupOptions): Promise<string[]> {
   const found: string[] = [];
   await inEach(options, async (host) => {
-    found.push(...(await lookIn(host, options.tools)));
+    found.push(...(await lookIn(host)));
   });
   return [...new Set(found)];
 }
@@ -38,7 +39,7 @@ export async function lookAtHostRules(options: HostCleanupOptions): Promise<stri
 export async function cleanHost(options: HostCleanupOptions): Promise<string[]> {
   const removed: string[] = [];
   await inEach(options, async (host) => {
-    const found = await lookIn(host, options.tools);
+    const found = await lookIn(host);
     if (found.length === 0) return;
     const { probeSnatV4, probeSnatV6, tools } = options;
     const backend = await tools.backend();
@@ -50,7 +51,6 @@ export async function cleanHost(options: HostCleanupOptions): Promise<string[]> 
       ipv6: writesIpv6(backend),
     });
     await state.remove(host.netns);
-    await state.tools.destroySets(host.netns, await ourSets(host.netns, tools));
     removed.push(...found);
   });
   return [...new Set(removed)];
@@ -58,29 +58,19 @@ export async function cleanHost(options: HostCleanupOptions): Promise<string[]> 
 
 const CHAINS = ([4, 6] as const).map((family) => ({ family, table: PROBE_TABLE, chain: PROBE_CHAIN }));
 
-async function lookIn({ netns, path }: HostNetns, tools: CleanupTools): Promise<string[]> {
+async function lookIn({ netns, path }: HostNetns): Promise<string[]> {
   const procNetDir = join(dirname(dirname(path)), "net");
   const chains = [
     ...(await findChains(netns.fd, CHAINS)),
     ...(await findLegacyChains(netns.fd, CHAINS, procNetDir)),
   ];
-  const sets = await ourSets(netns, tools);
+  const sets = await findSets(netns.fd, SET_NAMES);
   const tables = await findNativeTables(netns.fd);
   return [
     ...(chains.length > 0 ? [`chain ${PROBE_CHAIN}`] : []),
     ...sets.map((name) => `ipset ${name}`),
     ...tables.map(nativeTableName),
   ];
-}
-
-/** With what an exchange of a set that was cut off left behind. */
-async function ourSets(netns: Netns, { runner }: CleanupTools): Promise<string[]> {
-  // without the program, or the kernel's module, there is no set of ours
-  const { stdout } = await runner
-    .run({ argv: ["ipset", "list", "-n"], netnsFd: netns.fd })
-    .catch(() => ({ stdout: "" }));
-  const ours = Object.values(PROBE_SETS).flatMap((name) => [name, `${name}-new`]);
-  return stdout.split("\n").filter((name) => ours.includes(name));
 }
 
 /** The namespace the agent was told to use, and the host's, in case its settings were others earlier. */

@@ -4,7 +4,7 @@ import { errorCode } from "../linux/netlink/exchange.ts";
 import { Netns } from "../linux/netns.ts";
 import { ToolRunner } from "../linux/run-tool.ts";
 import { ask, getTable } from "../netfilter/nft-wire.ts";
-import { BackendError, type RedirectBackend } from "../netfilter/variant.ts";
+import type { RedirectBackend } from "../netfilter/variant.ts";
 import { findTools } from "../netfilter/variant-tools.ts";
 
 /** The programs that cleaning up takes, looked for when they are first needed. */
@@ -16,7 +16,7 @@ export class CleanupTools {
     this.runner = runner;
   }
 
-  /** @throws {BackendError} when no iptables is installed */
+  /** Without any program what is in nf_tables can be removed all the same. */
   backend(): Promise<RedirectBackend> {
     this.#backend ??= this.#find();
     return this.#backend;
@@ -27,12 +27,7 @@ export class CleanupTools {
     const { nft, legacy } = installed;
     // nf_tables first where the kernel has them: they are looked at without a process
     const tools = nft !== undefined && (await hasNftables()) ? nft : (legacy ?? nft);
-    if (tools === undefined) {
-      throw new BackendError(
-        "Cannot remove rules: neither iptables-nft nor iptables-legacy is in PATH; run this in the agent's image",
-      );
-    }
-    return { variant: tools.variant, installed, runner: this.runner, reason: "to clean up" };
+    return { variant: tools?.variant ?? "native", installed, runner: this.runner, reason: "to clean up" };
   }
 }
 

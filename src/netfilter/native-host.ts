@@ -42,7 +42,7 @@ export interface HostFinding {
     | "wrong-rules"
     | "leftover";
   readonly family: Family;
-  /** The pod whose the entry should be: of `missing-member` and `wrong-owner`. */
+  /** The pod whose the entry should be (`missing-member`, `wrong-owner`), or says to be (`stale-member`). */
   readonly uid?: string;
   readonly detail: string;
 }
@@ -70,6 +70,12 @@ export class NativeHost {
   /** Compares; writes nothing. @throws {NetfilterFault} TABLE_DORMANT, UNSTEADY @throws NetlinkError, NativeError */
   async look(netns: Netns, wanted: HostMembers): Promise<HostLook> {
     return this.#judge(await readHostTable(askIn(netns), this.#rules), wanted);
+  }
+
+  /** Comments by address, of each set that is there; nothing is judged. @throws {NetfilterFault} UNSTEADY @throws NetlinkError, NativeError */
+  async entries(netns: Netns): Promise<ReadonlyMap<Family, SetEntries>> {
+    const sets = (await readHostTable(askIn(netns), this.#rules))?.sets ?? new Map();
+    return new Map([...sets].filter(([, entries]) => entries !== undefined));
   }
 
   /**
@@ -190,8 +196,8 @@ function memberFindings(
     findings.push({ kind: comment === undefined ? "missing-member" : "wrong-owner", family, uid, detail });
   }
   for (const address of staleIn(family, entries, { owners, isStale })) {
-    const detail = `${address} still names pod ${entries.get(address)}`;
-    findings.push({ kind: "stale-member", family, detail });
+    const uid = entries.get(address) ?? "";
+    findings.push({ kind: "stale-member", family, uid, detail: `${address} still names pod ${uid}` });
   }
   return findings;
 }

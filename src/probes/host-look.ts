@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One look at the host's sets and at our share of its nat table, in the kernel: no process, whatever else the host has.
 import { SocketAddress } from "node:net";
-import { errorCode, NetlinkError, read } from "../linux/netlink/exchange.ts";
+import { check, errorCode, exchange, NetlinkError, read } from "../linux/netlink/exchange.ts";
 import {
   concatBytes,
   decodeAttributes,
@@ -21,7 +21,9 @@ const NFPROTO: Readonly<Record<Family, number>> = { 4: 2, 6: 10 };
 
 // Source: linux/netfilter/ipset/ip_set.h. Numbers in attributes are in network order.
 const NFNL_SUBSYS_IPSET = 6;
+const IPSET_CMD_DESTROY = 3;
 const IPSET_CMD_LIST = 7;
+const IPSET_CMD_HEADER = 12;
 const IPSET_CMD_GET_BYNAME = 14;
 /** Every kernel that has ipset speaks protocol 6; newer ones speak it too. */
 const IPSET_PROTOCOL = 6;
@@ -59,27 +61,43 @@ export async function lookAtHost(netnsFd: number, families: readonly Family[]): 
 }
 
 function listSet(family: Family): NetlinkRequest {
-  return {
-    type: (NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_LIST,
-    flags: NLM.dump,
-    body: concatBytes(
-      nfgenmsg(NFPROTO[family]),
-      encodeAttribute(SET.protocol, Uint8Array.of(IPSET_PROTOCOL)),
-      encodeAttribute(SET.name, cString(PROBE_SETS[family])),
-    ),
-  };
+  const body = setName(PROBE_SETS[family], { family, protocol: IPSET_PROTOCOL });
+  return { type: (NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_LIST, flags: NLM.dump, body };
 }
 
 function askNumber(family: Family): NetlinkRequest {
-  return {
-    type: (NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_GET_BYNAME,
+  const body = setName(PROBE_SETS[family], { family, protocol: IPSET_PROTOCOL_WITH_NUMBERS });
+  return { type: (NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_GET_BYNAME, flags: 0, body };
+}
+
+function setName(name: string, { family = 4, protocol }: { family?: Family; protocol: number }): Uint8Array {
+  return concatBytes(
+    nfgenmsg(NFPROTO[family]),
+    encodeAttribute(SET.protocol, Uint8Array.of(protocol)),
+    encodeAttribute(SET.name, cString(name)),
+  );
+}
+
+/** Those of some sets that are there. @throws NativeError if the conversation with the kernel failed */
+export async function findSets(netnsFd: number, names: readonly string[]): Promise<string[]> {
+  const requests = names.map((name) => ({
+    type: (NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_HEADER,
     flags: 0,
-    body: concatBytes(
-      nfgenmsg(NFPROTO[family]),
-      encodeAttribute(SET.protocol, Uint8Array.of(IPSET_PROTOCOL_WITH_NUMBERS)),
-      encodeAttribute(SET.name, cString(PROBE_SETS[family])),
-    ),
+    body: setName(name, { protocol: IPSET_PROTOCOL }),
+  }));
+  const answers = await read(netnsFd, NETLINK_NETFILTER, requests);
+  return names.filter((_, index) => (answers[index]?.messages.length ?? 0) > 0);
+}
+
+/** Destroys a set; absence is success. @throws NetlinkError while a rule names it */
+export async function destroySet(netnsFd: number, name: string): Promise<void> {
+  const request = {
+    type: (NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_DESTROY,
+    flags: NLM.ack,
+    body: setName(name, { protocol: IPSET_PROTOCOL }),
   };
+  const [answer] = await exchange(netnsFd, NETLINK_NETFILTER, [request]);
+  if (answer !== undefined && errorCode(answer.error) !== "ENOENT") check(`destroy ipset "${name}"`, answer);
 }
 
 /** struct nfgenmsg: family, version, u16 resource id. */

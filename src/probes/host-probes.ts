@@ -75,6 +75,7 @@ export class HostProbes {
   /** Members asked for and in the sets. */
   #settled = false;
   #wasIntact = false;
+  #hasCarried = false;
   #searchedLeftovers = false;
   #saidLeftovers = false;
   #isClosed = false;
@@ -94,13 +95,13 @@ export class HostProbes {
     });
     if (options.match === "kubelet") {
       const { procRoot = "/proc", backend, log } = options;
-      this.#kubelet = new KubeletMatch({ procRoot, runner: backend.runner, log });
+      const hasCgroups = backend.variant !== "native";
+      this.#kubelet = new KubeletMatch({ procRoot, runner: backend.runner, log, hasCgroups });
     }
   }
 
   get counts(): ProbeCounts {
-    const { tools, rules } = this.#state;
-    return { ...this.#counts, setWrites: tools.setWrites, ruleWrites: rules.writes };
+    return { ...this.#counts, ...this.#state.counts };
   }
 
   /** What is wrong, undefined when nothing is. */
@@ -176,7 +177,7 @@ export class HostProbes {
   /** Whether anything of ours is on the host. @throws {ProbesError} when the host cannot be read */
   async isPresent(): Promise<boolean> {
     try {
-      return await this.#runs.exclusively(async () => (await this.#state.setNames(this.#host())).length > 0);
+      return await this.#runs.exclusively(() => this.#state.isPresent(this.#host()));
     } catch (error) {
       throw asProbesError(error);
     }
@@ -220,7 +221,8 @@ export class HostProbes {
   async #converge(): Promise<void> {
     const netns = this.#host();
     // what is asked for from now on has a run of its own coming
-    const members = this.#members.wanted(this.#options.isOutside);
+    const asked = this.#members.wanted(this.#options.isOutside);
+    const members = this.#hasCarried ? asked : await this.#state.carriedOver(netns, asked);
     const wasSettled = this.#settled;
     let hasRules = false;
     for (let round = 0; ; round++) {
@@ -231,7 +233,7 @@ export class HostProbes {
         if (seen.drift.length === 0) break;
         if (round === 0) this.#noteDrift(seen.drift, wasSettled);
         if (round === MAX_ROUNDS) throw notConvergedError(seen.drift);
-        await this.#state.write(netns, seen, match);
+        await seen.write();
         hasRules = true;
       } catch (error) {
         if (round === MAX_ROUNDS || !(await this.#weaken(match, error))) throw error;
@@ -241,6 +243,7 @@ export class HostProbes {
     this.#members.settle(members);
     if (!this.#runs.isNextRequested) this.#settled = true;
     this.#wasIntact = true;
+    this.#hasCarried = true;
     await this.#removeLeftovers(netns);
   }
 

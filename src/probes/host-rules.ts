@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's rules through the engine of its variant: data and policy, and what a rule that names a set or a cgroup takes.
 import type { Netns } from "../linux/netns.ts";
-import { ToolError, type ToolRunner } from "../linux/run-tool.ts";
+import { ToolError } from "../linux/run-tool.ts";
 import { allDone } from "../loop/all-done.ts";
 import type { Family } from "../netfilter/family.ts";
 import { LegacyEngine } from "../netfilter/legacy-engine.ts";
@@ -10,7 +10,7 @@ import { NftEngine } from "../netfilter/nft-engine.ts";
 import { renderChain, renderJump, renderRule, renderTable } from "../netfilter/restore-text.ts";
 import type { RuleEngine, WantedRules } from "../netfilter/rule-engine.ts";
 import { type RedirectBackend, toolsOf } from "../netfilter/variant.ts";
-import type { VariantTools } from "../netfilter/variant-tools.ts";
+import type { Variant } from "../netfilter/variant-tools.ts";
 import { HostProgram } from "./host-program.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
@@ -78,9 +78,15 @@ export class HostRules {
     if (drift.length > 0) throw notConvergedError(drift);
   }
 
-  /** Takes our chain out of both families. @returns families that had it */
-  async remove(netns: Netns, tools: VariantTools): Promise<Family[]> {
-    const { engine } = makeEngine(tools, this.#backend.runner, { families: [], setNumbers: new Map() });
+  /**
+   * Takes our chain out of both families of a variant; with nf_tables that takes no program. @returns families that had it
+   * @throws what an engine throws: ToolError when x_tables hold our chain and iptables-legacy is not installed
+   */
+  async remove(netns: Netns, variant: Variant): Promise<Family[]> {
+    const { installed, runner } = this.#backend;
+    const tools = installed[variant];
+    const program = tools && new HostProgram(tools, { runner, timeoutMs: TIMEOUT_MS, setNumbers: new Map() });
+    const engine = makeEngine(variant, program, []);
     const present = await engine.present({ netns });
     if (present.length > 0) this.#writes += await engine.remove({ netns });
     return [...new Set(present.map(({ family }) => family))];
@@ -122,10 +128,9 @@ export class HostRules {
       const { cgroupNsPath } = match;
       const tools = toolsOf(this.#backend);
       if (tools === undefined) throw new RangeError("Cannot write the host's rules natively with a program");
-      this.#last = {
-        key,
-        ...makeEngine(tools, this.#backend.runner, { families, setNumbers, cgroupNsPath }),
-      };
+      const { runner } = this.#backend;
+      const program = new HostProgram(tools, { runner, timeoutMs: TIMEOUT_MS, setNumbers, cgroupNsPath });
+      this.#last = { key, program, engine: makeEngine(tools.variant, program, families) };
     }
     return this.#last;
   }
@@ -140,16 +145,13 @@ export class HostRules {
 }
 
 function makeEngine(
-  tools: VariantTools,
-  runner: ToolRunner,
-  options: Pick<WantedHostRules, "families" | "setNumbers"> & { cgroupNsPath?: string | undefined },
-): Omit<Engine, "key"> {
-  const { families } = options;
-  const program = new HostProgram(tools, { runner, timeoutMs: TIMEOUT_MS, ...options });
+  variant: Variant,
+  program: HostProgram | undefined,
+  families: readonly Family[],
+): RuleEngine {
   // the handle stays the caller's until a call has ended
   const common = { own: PROBE_TABLES, program, assertUsable: () => {}, timeoutMs: TIMEOUT_MS };
-  const engine = tools.variant === "nft" ? new NftEngine({ ...common, families }) : new LegacyEngine(common);
-  return { engine, program };
+  return variant === "nft" ? new NftEngine({ ...common, families }) : new LegacyEngine(common);
 }
 
 /** A refusal that lies in the rule itself is told as such: a weaker match may be taken instead. */

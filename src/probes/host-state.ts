@@ -1,21 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host's sets and rules against what they should be: looked at without a process, written, removed.
+// The host's sets and rules against what they should be, in the form that is in use; what is left of the other is carried over and removed.
 import { closeSync } from "node:fs";
 import { NativeError, socketInNetns } from "../linux/native.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { Family } from "../netfilter/family.ts";
-import { findNativeTables, nativeTableName, removeNativeTables } from "../netfilter/native-tables.ts";
-import { type RedirectBackend, toolsOf, writesIpv6 } from "../netfilter/variant.ts";
-import type { VariantTools } from "../netfilter/variant-tools.ts";
-import { lookAtHost } from "./host-look.ts";
-import { HostRules, type WantedHostRules } from "./host-rules.ts";
-import { HostTools } from "./host-tools.ts";
-import type { ProbeMatch } from "./kubelet-match.ts";
-import { canonicalAddress } from "./probe-address.ts";
+import { BACKEND_NAMES, type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
+import type { HostForm, SeenHost, WantedHost } from "./host-form.ts";
+import { IptablesHost } from "./iptables-host.ts";
+import { NativeProbes } from "./native-probes.ts";
+import { canonicalAddress, isUid } from "./probe-address.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 import type { WantedMembers } from "./probe-members.ts";
-import { isUsableSet, PROBE_SETS, planSet } from "./probe-set.ts";
-import { ProbesError } from "./probes-error.ts";
 
 export interface HostStateOptions {
   /** Path of the namespace. */
@@ -27,14 +22,6 @@ export interface HostStateOptions {
   readonly ipv6: boolean;
 }
 
-/** What should be there. */
-export interface WantedHost {
-  readonly members: WantedMembers;
-  readonly match: ProbeMatch;
-  /** False: only the sets are looked at. */
-  readonly rules: boolean;
-}
-
 /** A family that the host cannot have. */
 export interface SkippedProbeFamily {
   readonly family: Family;
@@ -42,125 +29,81 @@ export interface SkippedProbeFamily {
 }
 
 /** How the host differs, and what changes it. */
-export interface HostObservation {
-  readonly drift: readonly ProbeDrift[];
+export interface HostObservation extends SeenHost {
   readonly skippedFamilies: readonly SkippedProbeFamily[];
-  readonly setLines: readonly string[];
-  /** Families whose rules are to be written; sets that rules name come first. */
-  readonly ruleFamilies: readonly Family[];
-  /** Entries in the sets. */
-  readonly entryCount: number;
 }
 
 const ALL_FAMILIES: readonly Family[] = [4, 6];
 
 /** One host. Not to be used by two callers at a time. */
 export class HostState {
-  readonly tools: HostTools;
-  readonly rules: HostRules;
   readonly #options: HostStateOptions;
-  /** Key of the match that was written last. */
-  #writtenMatch: string | undefined;
+  readonly #iptables: IptablesHost;
+  readonly #native: NativeProbes;
 
   /** @throws RangeError for a probe address that is none */
   constructor(options: HostStateOptions) {
     const { backend, probeSnatV4, probeSnatV6 } = options;
+    const snat = { 4: canonicalAddress(probeSnatV4), 6: canonicalAddress(probeSnatV6) };
     this.#options = options;
-    this.rules = new HostRules(backend, {
-      4: canonicalAddress(probeSnatV4),
-      6: canonicalAddress(probeSnatV6),
-    });
-    this.tools = new HostTools(backend.runner);
+    this.#iptables = new IptablesHost(backend, snat);
+    this.#native = new NativeProbes(snat);
   }
 
-  /**
-   * Compares what is there with what should be; writes nothing.
-   * @throws {ProbesError} FOREIGN_SET, RULE_REFUSED; what the engine and netlink throw
-   */
-  async observe(netns: Netns, wanted: WantedHost): Promise<HostObservation> {
+  get counts(): HostForm["counts"] {
+    return this.#form.counts;
+  }
+
+  /** Compares what is there with what should be; writes nothing. @throws as {@link HostForm.observe} */
+  async observe(netns: Netns, wanted: Omit<WantedHost, "families">): Promise<HostObservation> {
     const { families, skippedFamilies } = this.#families(netns);
-    const { members, match } = wanted;
-    const { sets, numbers } = await lookAtHost(netns.fd, families);
-    const plans = families.map((family) => {
-      const set = sets.get(family);
-      if (!isUsableSet(set)) throw foreignSet(family, set?.type ?? "");
-      return planSet(set, { owners: members.owners[family], isStale: members.isStale }, family);
-    });
-    // a rule goes before the set it names: without all sets there are not all rules
-    const drift = !wanted.rules
-      ? []
-      : families.every((family) => sets.has(family))
-        ? await this.#observeRules(netns, { families, match, setNumbers: numbers })
-        : families.map((family) => missingRules(family));
-    return {
-      drift: [...plans.flatMap((plan) => plan.drift), ...drift],
-      skippedFamilies,
-      setLines: plans.flatMap(({ lines }) => lines),
-      ruleFamilies: drift.length > 0 ? families : [],
-      entryCount: families.reduce((sum, family) => sum + (sets.get(family)?.entries.size ?? 0), 0),
-    };
-  }
-
-  /** Writes what {@link observe} planned: sets first, in one run, because rules name them. @throws as {@link observe}; {ToolError} */
-  async write(netns: Netns, plan: HostObservation, match: ProbeMatch): Promise<void> {
-    const { setLines, ruleFamilies: families } = plan;
-    if (setLines.length > 0) await this.tools.restoreSets(netns, setLines);
-    if (families.length === 0) return;
-    const { numbers } = await lookAtHost(netns.fd, families);
-    await this.rules.write(netns, { families, match, setNumbers: numbers });
-    this.#writtenMatch = match.key;
+    return { ...(await this.#form.observe(netns, { ...wanted, families })), skippedFamilies };
   }
 
   /**
-   * Removes what an earlier agent left: our chain in the variant that is not in use, istio-cni's own nft tables.
-   * @throws as {@link observe}
+   * With the entries of the form that is not in use: an agent that used it knew of these pods, and their probes pass until this one
+   * knows of them too. Entries that are out of date stay behind. @throws as {@link HostForm.observe}
    */
+  async carriedOver(netns: Netns, members: WantedMembers): Promise<WantedMembers> {
+    const earlier = await this.#otherForm.entries(netns, ALL_FAMILIES);
+    const owners = (family: Family) => {
+      const entries = [...(earlier.get(family) ?? [])];
+      const kept = entries.filter(([, comment]) => isUid(comment) && !members.isStale(comment));
+      return new Map([...kept, ...members.owners[family]]);
+    };
+    return { ...members, owners: { 4: owners(4), 6: owners(6) } };
+  }
+
+  /** Removes what an earlier agent left that kept its rules in another way. @throws as {@link HostForm.observe} */
   async removeLeftovers(netns: Netns): Promise<ProbeDrift[]> {
-    const { variant, installed } = this.#options.backend;
-    const removed: ProbeDrift[] = [];
-    for (const tools of Object.values(installed))
-      if (tools.variant !== variant) removed.push(...(await this.#removeRules(netns, tools)));
-    const tables = await findNativeTables(netns.fd);
-    if (tables.length === 0) return removed;
-    await removeNativeTables(netns.fd, tables);
-    const detail = `${tables.map(nativeTableName).join(", ")} of an istio-cni with NATIVE_NFTABLES was there`;
-    return [...removed, { kind: "leftover", family: 4, detail }];
+    const { variant } = this.#options.backend;
+    if (variant === "native") return await this.#iptables.remove(netns);
+    const other = await this.#iptables.removeRules(netns, variant === "nft" ? "legacy" : "nft");
+    return [...other, ...(await this.#native.remove(netns))];
   }
 
   /**
-   * Removes everything of ours, in both families and both variants, and istio-cni's tables; absence is success.
-   * @returns whether there was anything @throws as {@link observe}
+   * Removes everything of ours, in both families and all forms; absence is success.
+   * @returns whether there was anything @throws as {@link HostForm.observe}
    */
   async remove(netns: Netns): Promise<boolean> {
-    const tools = toolsOf(this.#options.backend);
-    const ours = tools === undefined ? [] : await this.#removeRules(netns, tools);
-    const removed = [...ours, ...(await this.removeLeftovers(netns))];
-    const names = await this.setNames(netns);
-    await this.tools.destroySets(netns, names);
-    this.#writtenMatch = undefined;
-    return removed.length > 0 || names.length > 0;
+    const removed = [...(await this.#iptables.remove(netns)), ...(await this.#native.remove(netns))];
+    return removed.length > 0;
   }
 
-  /** Our sets that exist. A rule that names a set keeps it from being destroyed: without sets there is no such rule. */
-  async setNames(netns: Netns): Promise<string[]> {
-    const { sets } = await lookAtHost(netns.fd, ALL_FAMILIES);
-    return [...sets.keys()].map((family) => PROBE_SETS[family]);
+  /** Whether there are sets of ours: without them there is no rule that names them. @throws as {@link HostForm.observe} */
+  async isPresent(netns: Netns): Promise<boolean> {
+    for (const form of [this.#form, this.#otherForm])
+      if ((await form.entries(netns, ALL_FAMILIES)).size > 0) return true;
+    return false;
   }
 
-  async #observeRules(netns: Netns, wanted: WantedHostRules): Promise<ProbeDrift[]> {
-    const { families, match } = wanted;
-    const drift = await this.rules.observe(netns, wanted);
-    // only the cgroup of today is certain to be the one that the kernel resolved
-    const isStale = match.kind === "cgroup" && this.#writtenMatch !== match.key;
-    if (!isStale || drift.length > 0) return drift;
-    const detail = `the rule may name an earlier cgroup (${match.key})`;
-    return families.map((family) => ({ kind: "stale-cgroup", family, detail }));
+  get #form(): HostForm {
+    return this.#options.backend.variant === "native" ? this.#native : this.#iptables;
   }
 
-  async #removeRules(netns: Netns, tools: VariantTools): Promise<ProbeDrift[]> {
-    const families = await this.rules.remove(netns, tools);
-    const detail = `iptables-${tools.variant} held our chain`;
-    return families.map((family) => ({ kind: "leftover", family, detail }));
+  get #otherForm(): HostForm {
+    return this.#options.backend.variant === "native" ? this.#iptables : this.#native;
   }
 
   #families(netns: Netns): { families: Family[]; skippedFamilies: SkippedProbeFamily[] } {
@@ -168,7 +111,7 @@ export class HostState {
     const reason = !ipv6
       ? "AMBIENT_IPV6 is false"
       : !writesIpv6(backend)
-        ? `ip6tables of variant "${backend.variant}" is not in PATH`
+        ? `the IPv6 programs of ${BACKEND_NAMES[backend.variant]} are not in PATH`
         : supportsIpv6(netns)
           ? undefined
           : "the host's kernel has no IPv6";
@@ -185,17 +128,4 @@ function supportsIpv6(netns: Netns): boolean {
     if (error instanceof NativeError && error.code === "EAFNOSUPPORT") return false;
     throw error;
   }
-}
-
-function missingRules(family: Family): ProbeDrift {
-  return { kind: "missing-chain", family, detail: `no rule can name the set ${PROBE_SETS[family]} yet` };
-}
-
-function foreignSet(family: Family, type: string): ProbesError {
-  const name = PROBE_SETS[family];
-  return new ProbesError(
-    "FOREIGN_SET",
-    `Cannot use the host's ipset "${name}": it is of type ${type}, so something else made it; ` +
-      `remove what names it, then: ipset destroy ${name}`,
-  );
 }

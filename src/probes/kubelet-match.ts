@@ -12,6 +12,8 @@ import { ANY_SOCKET, type ProbeMatchArgs } from "./probe-rules.ts";
 export interface ProbeMatch {
   readonly kind: "any" | "cgroup" | "uid";
   readonly args: ProbeMatchArgs;
+  /** Of the kind "uid": whose connections count. */
+  readonly uid?: number;
   /**
    * Changes when the rule has to be written again although its text is the same: the kernel resolves a cgroup's path
    * once, and a service that is restarted gets a new cgroup with the old name.
@@ -29,6 +31,8 @@ export interface KubeletMatchOptions {
   readonly procRoot: string;
   readonly runner: ToolRunner;
   readonly log: Logger;
+  /** Whether rules can ask for a socket's cgroup. Source: linux net/netfilter/nft_socket.c: natively not where ours stand */
+  readonly hasCgroups?: boolean;
 }
 
 interface Kubelet {
@@ -100,12 +104,14 @@ export class KubeletMatch {
     return {
       kind: "uid",
       args: ["-m", "owner", "--uid-owner", String(process.uid)],
+      uid: process.uid,
       key: `uid ${process.uid}`,
     };
   }
 
   /** @returns a match, or why there is none */
   async #cgroupMatch({ pid, startTime }: Kubelet): Promise<ProbeMatch | string> {
+    if (this.#options.hasCgroups === false) return "native nftables cannot ask for its cgroup here";
     const hostNs = join(this.#options.procRoot, "1/ns/cgroup");
     const isOurs = netnsKeyAt(hostNs) === netnsKeyAt("/proc/self/ns/cgroup");
     const file = join(this.#options.procRoot, String(pid), "cgroup");

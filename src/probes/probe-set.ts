@@ -36,6 +36,12 @@ export interface SetPlan {
 const SET_TYPE = "hash:ip";
 const TEMPORARY_SUFFIX = "-new";
 
+/** Everything that may be there with a name of ours, with what an exchange leaves that was cut off. */
+export const SET_NAMES: readonly string[] = Object.values(PROBE_SETS).flatMap((name) => [
+  name,
+  `${name}${TEMPORARY_SUFFIX}`,
+]);
+
 /**
  * Lines for `ipset restore -exist`; none when nothing differs.
  *

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The self-test against the real kernel: all right in both variants, quick, without a trace; what is missing has its name.
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
 import {
   chmodSync,
   existsSync,
@@ -17,10 +18,12 @@ import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { loadCliConfig } from "../../src/cli/cli-config.ts";
 import { readBackend } from "../../src/diagnose/kernel-eyes.ts";
+import { tryNatively } from "../../src/diagnose/native-features.ts";
 import { runSelfTest } from "../../src/diagnose/self-test.ts";
 import { openNetnsCount } from "../../src/linux/netns.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
 import { chooseBackend, type RedirectBackend } from "../../src/netfilter/variant.ts";
+import { TestNetns } from "../redirection/test-netns.ts";
 
 const isRoot = process.getuid?.() === 0;
 const TOOLS = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
@@ -65,8 +68,8 @@ async function crippled(options: { words?: string; without?: string }): Promise<
 }
 
 describe.skipIf(!isRoot)("the self-test, as root", () => {
-  test.each(["nft", "legacy"] as const)(
-    "passes with iptables-%s, quickly, and leaves nothing",
+  test.each(["nft", "legacy", "native"] as const)(
+    "passes with %s, quickly, and leaves nothing",
     async (variant) => {
       const backend = await readBackend({ hostRoot: "/", runDir: folder, variant });
       const before = { netns: openNetnsCount(), own: readlinkSync("/proc/self/ns/net") };
@@ -106,6 +109,38 @@ describe.skipIf(!isRoot)("the self-test, as root", () => {
       expect(what).toContain("IPv4");
       expect(fix).toMatch(/modprobe|dmesg/);
     }
+  });
+
+  test("takes no program for native nftables, and names what is refused", async () => {
+    const path = join(folder, "empty");
+    mkdirSync(path);
+    const runner = new ToolRunner({ path });
+    const backend = await chooseBackend({
+      variant: "native",
+      runDir: folder,
+      hostProcess: "/proc/self",
+      runner,
+    });
+    const found = await runSelfTest({ config: configOf(), backend });
+    expect(found.filter(({ level }) => level !== "ok")).toEqual([]);
+    expect(found.find(({ id }) => id === "kernel")?.what).toContain("with native nftables, IPv4 and IPv6");
+    expect(runner.startedCount).toBe(0);
+    using pod = await TestNetns.make();
+    // the owner's socket keeps such a table from everybody else. Source: nft(8), flag owner
+    const owner = spawn("nsenter", [`--net=/proc/${pod.pid}/ns/net`, "nft", "-i"], {
+      stdio: ["pipe", "ignore", "ignore"],
+    });
+    const ended = once(owner, "exit");
+    owner.stdin.write("add table inet istio-ambient-mangle { flags owner; }\n");
+    await expect.poll(() => pod.run("nft list tables inet")).toContain("istio-ambient-mangle");
+    const { probeSnatV4, probeSnatV6 } = configOf();
+    const refused = await tryNatively(pod.netns, { families: [4, 6], probeSnatV4, probeSnatV6 });
+    owner.kill();
+    await ended;
+    expect(refused.map(({ id }) => id)).toContain("kernel-nf-tables");
+    expect(refused.map(({ id }) => id)).not.toContain("kernel-probes");
+    expect(refused[0]).toMatchObject({ level: "fail", fix: expect.stringContaining("modprobe nf_tables") });
+    expect(await tryNatively(pod.netns, { families: [4, 6], probeSnatV4, probeSnatV6 })).toEqual([]);
   });
 
   test("names a missing ipset", async () => {

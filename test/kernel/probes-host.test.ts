@@ -2,7 +2,7 @@
 // The host's sets and rules in a namespace of the test's own, entered as the agent enters the host's: brought about,
 // healed, owned, removed, and what that costs.
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -41,11 +41,14 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
-async function backendOf(variant: Variant, runner = new ToolRunner()): Promise<RedirectBackend> {
+async function backendOf(variant: Variant | "native", runner = new ToolRunner()): Promise<RedirectBackend> {
   return await chooseBackend({ variant, runDir: folder, hostProcess: "/proc/self", runner });
 }
 
-async function probesOn(variant: Variant, options: Partial<HostProbesOptions> = {}): Promise<HostProbes> {
+async function probesOn(
+  variant: Variant | "native",
+  options: Partial<HostProbesOptions> = {},
+): Promise<HostProbes> {
   const probes = new HostProbes({
     hostNetnsPath: `/proc/${host.pid}/ns/net`,
     backend: await backendOf(variant),
@@ -546,5 +549,150 @@ describe("PROBE_MATCH=kubelet", () => {
     await expectWhole("nft");
     expect(warnings).toEqual([expect.stringContaining("no kubelet process was found")]);
     expect((await probes.verify()).match).toBe("any");
+  });
+});
+
+describe("native nftables", () => {
+  const table = "table inet istio-ambient-nat";
+  const native = (options: Partial<HostProbesOptions> = {}) => probesOn("native", options);
+  const ruleset = () => host.run("nft list ruleset");
+  /** Whether a rule of a form would change a probe's source address. */
+  const isExempt = async (variant: Variant | "native"): Promise<boolean> => {
+    if (variant !== "native")
+      return (
+        (await natOf(variant)).includes(ruleOf[4]) &&
+        (await entries().catch((): string[] => [])).includes("10.0.0.1 a")
+      );
+    const text = await ruleset();
+    return text.includes("snat ip to 169.254.7.127") && text.includes('10.0.0.1 comment "a"');
+  };
+
+  test("come into being, are mended, and go, without a program", async () => {
+    const path = mkdtempSync(join(folder, "empty-"));
+    const backend = await backendOf("native", new ToolRunner({ path }));
+    const probes = await native({ backend });
+    await probes.start();
+    await probes.set("a", ["10.0.0.1", "fd00::1"]);
+    expect(states).toEqual([undefined]);
+    expect(await probes.verify()).toMatchObject({ intact: true, entryCount: 2, skippedFamilies: [] });
+    const before = probes.counts.ruleWrites;
+    await host.run("nft flush chain inet istio-ambient-nat postrouting");
+    await host.run(
+      'nft add element inet istio-ambient-nat istio-inpod-probes-v4 { 10.0.0.9 comment "theirs" }',
+    );
+    expect((await probes.verify()).drift.map(({ kind }) => kind)).toEqual(["wrong-rules"]);
+    await probes.set("b", ["10.0.0.2"]);
+    expect(probes.counts).toMatchObject({ restored: 1, ruleWrites: before + 1, setWrites: 0 });
+    const text = await ruleset();
+    for (const [address, pod] of [
+      ["10.0.0.1", "a"],
+      ["10.0.0.2", "b"],
+      ["fd00::1", "a"],
+      ["10.0.0.9", "theirs"],
+    ])
+      expect(text).toContain(`${address} comment "${pod}"`);
+    await probes.remove("b");
+    expect(await ruleset()).not.toContain("10.0.0.2");
+    expect(await probes.isPresent()).toBe(true);
+    expect(await probes.uninstall()).toBe(true);
+    expect(await ruleset()).toBe("");
+    expect(backend.runner.startedCount).toBe(0);
+  });
+
+  test("know the kubelet by its user", async () => {
+    const procRoot = join(folder, "proc");
+    mkdirSync(join(procRoot, "7/ns"), { recursive: true });
+    mkdirSync(join(procRoot, "1/ns"), { recursive: true });
+    symlinkSync(`/proc/${host.pid}/ns/net`, join(procRoot, "7/ns/net"));
+    const fields = Array.from({ length: 50 }, () => "1").join(" ");
+    const files = {
+      comm: "kubelet\n",
+      cgroup: "0::/kubelet.service\n",
+      stat: `7 (kubelet) S ${fields}\n`,
+      status: "Uid:\t0\t1234\t0\t0\n",
+    };
+    for (const [name, text] of Object.entries(files)) writeFileSync(join(procRoot, "7", name), text);
+    const probes = await native({ match: "kubelet", procRoot });
+    await probes.start();
+    expect((await probes.verify()).match).toBe("uid");
+    expect(await ruleset()).toMatch(/meta skuid \d+ ip daddr @istio-inpod-probes-v4/);
+    expect(warnings.join()).toMatch(/native nftables cannot ask for its cgroup/);
+  });
+
+  test.each(["nft", "legacy"] as const)(
+    "from iptables-%s and back there is a probe rule at every moment, and every entry",
+    async (variant) => {
+      const former = await probesOn(variant);
+      await former.start();
+      await former.set("a", ["10.0.0.1", "fd00::1"]);
+      await former.stop();
+      let looks = 0;
+      let gaps = 0;
+      // what goes is asked for first: where it has gone already, the other stands
+      const watch = async (work: Promise<void>, order: readonly (Variant | "native")[]) => {
+        let isDone = false;
+        const ended = work.finally(() => {
+          isDone = true;
+        });
+        while (!isDone) {
+          looks++;
+          let found = false;
+          for (const each of order) found ||= await isExempt(each);
+          if (!found) gaps++;
+        }
+        await ended;
+      };
+      // an agent that has not heard of any pod yet
+      const next = await native();
+      await watch(next.start(), [variant, "native"]);
+      expect(await host.run("ipset list -n")).toBe("");
+      expect(await natOf(variant)).not.toContain("ISTIO_POSTRT");
+      expect(await natOf(variant, 6)).not.toContain("ISTIO_POSTRT");
+      expect(await ruleset()).toContain('10.0.0.1 comment "a"');
+      expect(await ruleset()).toContain('fd00::1 comment "a"');
+      await next.stop();
+      const back = await probesOn(variant);
+      await watch(back.start(), ["native", variant]);
+      expect(await ruleset()).not.toContain(table);
+      expect(await entries()).toEqual(["10.0.0.1 a"]);
+      expect(await entries(6)).toEqual(["fd00::1 a"]);
+      await expectWhole(variant);
+      expect(looks).toBeGreaterThan(2);
+      expect(gaps).toBe(0);
+      // a list that is complete ends what was carried over
+      await back.replaceAll(new Map(), { prune: true });
+      expect(await entries()).toEqual([]);
+    },
+  );
+
+  test("what an agent of iptables left is carried over, but for what is known to be out of date", async () => {
+    const former = await probesOn("nft");
+    await former.start();
+    for (const [uid, address] of [
+      ["a", "10.0.0.1"],
+      ["b", "10.0.0.2"],
+      ["c", "10.0.0.3"],
+    ] as const)
+      await former.set(uid, [address]);
+    await former.stop();
+    const next = await native({ isOutside: (uid) => uid === "b" });
+    const started = next.start();
+    await next.set("c", ["10.0.0.4"]);
+    await started;
+    const text = await ruleset();
+    expect(["1", "2", "3", "4"].map((last) => text.includes(`10.0.0.${last} comment`))).toEqual([
+      true,
+      false,
+      false,
+      true,
+    ]);
+  });
+
+  test("a table that sleeps or is another's does not keep iptables from being used", async () => {
+    await host.run("nft -f -", `add table inet istio-ambient-nat { flags dormant ; }\n`);
+    const probes = await probesOn("nft");
+    await probes.start();
+    expect(states).toEqual([undefined]);
+    expect(await ruleset()).not.toContain(table);
   });
 });

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whether the kernel can do what native nftables take: tried with the agent's own writers, without a program.
+import type { Netns } from "../linux/netns.ts";
+import type { Family } from "../netfilter/family.ts";
+import { NativeEngine } from "../netfilter/native-engine.ts";
+import { NativeHost } from "../netfilter/native-host.ts";
+import { type ToldRules, toldRule } from "../netfilter/told-rules.ts";
+import { PROBE_SETS } from "../probes/probe-set.ts";
+import { NATIVE_LAYOUT } from "../redirection/native-rules.ts";
+import { ALL_FAMILIES, REDIRECT_TABLES, toldRedirection } from "../redirection/told-redirection.ts";
+import { type Finding, failing } from "./finding.ts";
+
+/** What is tried. */
+export interface NativeFeatureOptions {
+  readonly families: readonly Family[];
+  readonly probeSnatV4: string;
+  readonly probeSnatV6: string;
+}
+
+/** What our rules are made of, each as the smallest table that needs it. */
+interface NativePart {
+  readonly id: string;
+  readonly what: string;
+  readonly modules: string;
+  readonly table: "nat" | "mangle" | "raw";
+  readonly rules: readonly string[];
+}
+
+// Source: linux net/netfilter/Makefile, the objects of nf_tables
+const PARTS: readonly NativePart[] = [
+  { id: "nf-tables", what: "nf_tables of family inet", modules: "nf_tables", table: "mangle", rules: [] },
+  { id: "nft-nat", what: "chains of type nat", modules: "nft_chain_nat", table: "nat", rules: [] },
+  {
+    id: "nft-redirect",
+    what: "redirect",
+    modules: "nft_redir nf_nat",
+    table: "nat",
+    rules: ["-p tcp -j REDIRECT --to-ports 15001"],
+  },
+  {
+    id: "nft-ct",
+    what: "marks of connections",
+    modules: "nft_ct nf_conntrack",
+    table: "mangle",
+    rules: ["-j CONNMARK --set-xmark 0x111/0xfff"],
+  },
+  {
+    id: "nft-ct-zone",
+    what: "zones of connections",
+    modules: "nft_ct nf_conntrack",
+    table: "raw",
+    rules: ["-p udp -m udp --dport 53 -j CT --zone 1"],
+  },
+];
+
+/** Writes a pod's and the host's rules in a namespace of one's own. @returns what is missing; none: nothing is */
+export async function tryNatively(netns: Netns, options: NativeFeatureOptions): Promise<Finding[]> {
+  const engine = new NativeEngine({ layout: NATIVE_LAYOUT });
+  const { families, probeSnatV4, probeSnatV6 } = options;
+  const redirect = { dnsCapture: true, ingressMode: false, virtualInterfaces: [], probeSnatV4, probeSnatV6 };
+  const attempt = (key: string, told: ToldRules) =>
+    refusalOf(async () => {
+      await engine.apply({ netns }, { key, told: () => told, families }, { isNew: false });
+      await engine.remove({ netns });
+    });
+  const refusal = await attempt("all", toldRedirection(redirect, families));
+  const found: Finding[] = [];
+  if (refusal !== undefined) {
+    for (const part of PARTS) {
+      const why = await attempt(part.id, toldPart(part, families));
+      if (why !== undefined)
+        found.push(
+          failing(`kernel-${part.id}`, `the kernel has no ${part.what}: ${why}`, load(part.modules)),
+        );
+    }
+    if (found.length === 0)
+      found.push(
+        failing("kernel-rules", `the rules are refused: ${refusal}`, "look at the node's kernel log (dmesg)"),
+      );
+  }
+  return [...found, ...(await tryHost(netns, options))];
+}
+
+async function tryHost(
+  netns: Netns,
+  { families, probeSnatV4, probeSnatV6 }: NativeFeatureOptions,
+): Promise<Finding[]> {
+  const snat = { 4: probeSnatV4, 6: probeSnatV6 };
+  const host = new NativeHost({ families, sets: PROBE_SETS, snat, socket: "any" });
+  const owners = { 4: new Map([["192.0.2.1", "self-test"]]), 6: new Map([["2001:db8::1", "self-test"]]) };
+  const why = await refusalOf(() => host.apply(netns, { owners, isStale: () => false }));
+  if (why === undefined) return [];
+  const what = `sets of addresses, or the rule that changes the source of probes, are refused: ${why}`;
+  return [failing("kernel-probes", what, load("nft_chain_nat nft_nat"))];
+}
+
+function toldPart({ table, rules }: NativePart, families: readonly Family[]): ToldRules {
+  const place = (family: Family) => ({ family, table, chain: "ISTIO_OUTPUT" });
+  return {
+    own: REDIRECT_TABLES,
+    wanted: ALL_FAMILIES.map(place),
+    rules: families.flatMap((family) => rules.map((rule) => toldRule(place(family), rule.split(" ")))),
+  };
+}
+
+async function refusalOf(work: () => Promise<unknown>): Promise<string | undefined> {
+  try {
+    await work();
+    return undefined;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+function load(modules: string): string {
+  return `load it on the node (modprobe ${modules}) and at every boot (/etc/modules-load.d), or use a kernel that has it`;
+}
