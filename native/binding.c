@@ -696,6 +696,7 @@ static void free_xtables(struct job *job)
 	for (size_t i = 0; i < list->count; i++)
 		free(list->tables[i].entries);
 	free(list->tables);
+	free(list->names);
 	free(job);
 }
 
@@ -704,7 +705,7 @@ static int run_xtables(struct job *job)
 	return netns_xtables(job->netns_fd, &((struct xtables_job *)job)->list, &job->step);
 }
 
-// struct ipt_getinfo, then the entries; undefined for a table that is not there; or how it failed.
+// struct ipt_getinfo, then the entries, or the share; undefined for a table that is not there; or how it failed.
 static napi_value table_value(napi_env env, const struct xtables_read *table)
 {
 	size_t bytes = sizeof(table->info) + table->entries_bytes;
@@ -737,9 +738,10 @@ static napi_value tables_value(napi_env env, struct job *job)
 	return result;
 }
 
-// Fills `list` from "4nat\n6nat" with tables that are otherwise `like` this one; 0 or -errno.
-static int read_table_names(const char *names, const struct xtables_read *like, struct xtables_list *list)
+// Fills `list` from its names, "4nat\n6nat\tCHAIN\tCHAIN", with tables that are otherwise `like` this one; 0 or -errno.
+static int read_table_names(const struct xtables_read *like, struct xtables_list *list)
 {
+	const char *names = list->names;
 	size_t count = 1;
 
 	for (const char *at = names; *at; at++)
@@ -750,21 +752,23 @@ static int read_table_names(const char *names, const struct xtables_read *like, 
 	list->count = count;
 	for (size_t i = 0; i < count; i++) {
 		struct xtables_read *table = &list->tables[i];
-		size_t bytes = strcspn(names, "\n");
+		size_t bytes = strcspn(names, "\t\n");
 
 		if (bytes == 0 || bytes > sizeof(table->table))
 			return bytes == 0 ? -EINVAL : -ENAMETOOLONG;
 		*table = *like;
 		table->family = names[0] == '6' ? AF_INET6 : AF_INET;
 		memcpy(table->table, names + 1, bytes - 1);
-		names += bytes + 1;
+		if (names[bytes] == '\t')
+			table->chains = names + bytes + 1;
+		names += strcspn(names, "\n") + 1;
 	}
 	return 0;
 }
 
 // xtablesInNetns(netnsFd, names, onlyExisting, maxBytes) -> Promise<(Uint8Array | undefined | [errno, step])[]>. Names are one a line,
-// each behind the digit of its family. Struct ipt_getinfo, then the entries unless they are more than maxBytes; undefined: only
-// existing ones were asked for, and this one is not there.
+// each behind the digit of its family, and before tabs with the names of chains of which the share is wanted. Struct ipt_getinfo, then
+// the entries unless they are more than maxBytes; undefined: only existing ones were asked for, and this one is not there.
 static napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
 {
 	struct xtables_read like = { 0 };
@@ -777,11 +781,14 @@ static napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
 	    napi_get_value_uint32(env, arguments[3], &like.max_bytes) != napi_ok || !(names = read_string(env, arguments[1])))
 		return wrong_arguments(env);
 	struct xtables_job *xtables = calloc(1, sizeof(*xtables));
-	int result = xtables ? read_table_names(names, &like, &xtables->list) : -ENOMEM;
-	free(names);
+	if (!xtables) {
+		free(names);
+		return fail(env, -ENOMEM, "malloc");
+	}
+	xtables->list.names = names;
+	int result = read_table_names(&like, &xtables->list);
 	if (result < 0) {
-		if (xtables)
-			free_xtables(&xtables->job);
+		free_xtables(&xtables->job);
 		return fail(env, result, result == -ENOMEM ? "malloc" : "getsockopt");
 	}
 	xtables->job.run = run_xtables;

@@ -117,19 +117,33 @@ struct xtables_read {
 	int family;       // AF_INET or AF_INET6
 	uint32_t max_bytes; // a table with more bytes of entries comes without them
 	char table[XTABLES_NAME_BYTES];
+	const char *chains; // names between tabs, up to the end of the line: their share of the table; NULL: all of it
 	bool only_existing; // not to create it by asking
 	bool absent;        // nothing was read: the namespace has no such table
 	uint8_t info[XTABLES_INFO_BYTES]; // struct ipt_getinfo, which is also struct ip6t_getinfo
-	uint8_t *entries;                 // struct ipt_entry or struct ip6t_entry, one after the other
+	uint8_t *entries;                 // struct ipt_entry or struct ip6t_entry, one after the other, as a share each behind its place
 	size_t entries_bytes;
 	int result; // 0, or -errno with the step that failed
 	const char *step;
 };
 
+// What stands before each entry of a share.
+struct xtables_place {
+	uint32_t offset;   // in the table, which is what verdicts name
+	uint32_t position; // from 1 in its chain; 0: a chain begins behind it
+};
+
+#define XTABLES_SHARE_ENTRIES 10001 // of one chain, before the last, and of what leads into the chains
+
+// Puts what the named chains have of the entries, and what leads into them, in `table`; each chain's last entry is always among it.
+// An entry of another chain comes behind the one with that chain's name. Chains that are not there have nothing. -EPROTO: no table.
+int xtables_share(struct xtables_read *table, const uint8_t *entries, size_t bytes);
+
 // Reads tables one after the other; what became of each stands in it. A failure is that of entering the namespace.
 struct xtables_list {
 	struct xtables_read *tables;
 	size_t count;
+	char *names; // which tables point into
 };
 
 int netns_xtables(int netns_fd, struct xtables_list *list, const char **step);

@@ -8,6 +8,7 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 #include <linux/netfilter_ipv6/ip6_tables.h>
 
 #define MAX_TABLE_BYTES (64 * 1024 * 1024)
+#define MAPPED_BYTES (256 * 1024)
 #define MAX_ATTEMPTS 10
 #define MAX_LIST_BYTES 4096 // a kernel has no more than five or six tables of a family
 
@@ -36,32 +38,61 @@ static int read_info(int fd, int level, const char *table, struct ipt_getinfo *i
 	return bytes == sizeof(*info) ? 0 : -EPROTO;
 }
 
+// Zeroed memory, which goes back to the machine at once where it is much.
+static void *take_memory(size_t bytes)
+{
+	if (bytes < MAPPED_BYTES)
+		return calloc(1, bytes);
+	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return NULL;
+	madvise(memory, bytes, MADV_HUGEPAGE); // some thousand page faults less
+	return memory;
+}
+
+static void give_back(void *memory, size_t bytes)
+{
+	if (bytes < MAPPED_BYTES)
+		free(memory);
+	else
+		munmap(memory, bytes);
+}
+
+static int keep_all(struct xtables_read *table, const void *entries, size_t bytes)
+{
+	table->entries = malloc(bytes + 1);
+	if (!table->entries)
+		return -ENOMEM;
+	memcpy(table->entries, entries, bytes);
+	table->entries_bytes = bytes;
+	return 0;
+}
+
 // -EAGAIN when the table has another size by now.
 static int read_entries(int fd, int level, const struct ipt_getinfo *info, struct xtables_read *table)
 {
 	size_t bytes = sizeof(struct ipt_get_entries) + info->size;
 	socklen_t length = (socklen_t)bytes;
-	struct ipt_get_entries *entries;
+	struct ipt_get_entries *answer;
+	int result;
 
 	if (info->size > MAX_TABLE_BYTES)
 		return -EMSGSIZE;
 	// The kernel leaves gaps (the rest of a name's field), which must not hold chance.
-	entries = calloc(1, bytes);
-	if (!entries)
+	answer = take_memory(bytes);
+	if (!answer)
 		return -ENOMEM;
-	memcpy(entries->name, table->table, XTABLES_NAME_BYTES);
-	entries->size = info->size;
-	if (getsockopt(fd, level, IPT_SO_GET_ENTRIES, entries, &length) < 0) {
-		int error = errno;
-
-		free(entries);
-		return -error;
-	}
+	memcpy(answer->name, table->table, XTABLES_NAME_BYTES);
+	answer->size = info->size;
 	memcpy(table->info, info, sizeof(*info));
-	memmove(entries, entries->entrytable, info->size);
-	table->entries = (uint8_t *)entries;
-	table->entries_bytes = info->size;
-	return 0;
+	if (getsockopt(fd, level, IPT_SO_GET_ENTRIES, answer, &length) < 0)
+		result = -errno;
+	else if (table->chains)
+		result = xtables_share(table, (const uint8_t *)answer->entrytable, info->size);
+	else
+		result = keep_all(table, answer->entrytable, info->size);
+	give_back(answer, bytes);
+	return result;
 }
 
 // Whether the text, a name on each line, has the name.

@@ -194,16 +194,19 @@ export async function xtablesInNetns(
 }
 
 /**
- * As {@link xtablesInNetns}, several tables with one entry into the namespace, and creates none: the namespace's own list of tables,
- * which costs no process, is read first. Only where that cannot be read (no /proc is mounted) a table that is not there comes into
- * being.
+ * The share that named chains have of several tables, with one entry into the namespace: their entries, and those of other chains that
+ * lead into them. Creates no table: the namespace's own list of tables, which costs no process, is read first. Only where that cannot
+ * be read (no /proc is mounted) a table that is not there comes into being.
  *
- * @returns in the order of `tables`; undefined when the namespace has no such table, or the kernel none at all
- * @throws as {@link xtablesInNetns}, for the first in the list
+ * @returns in the order of `tables`; undefined when the namespace has no such table, or the kernel none at all. Struct ipt_getinfo (84
+ *   bytes), then entries in their order, each behind its place: u32 offset in the table, u32 position in its chain from 1 (0: it is what
+ *   stands before a chain, with its name). Of a chain the first 10,001 and the last; of what leads into one, 10,001. Before an entry of
+ *   another chain stands what is before that chain
+ * @throws as {@link xtablesInNetns}, for the first in the list; EPROTO: the bytes are no such table
  */
 export async function existingXtablesInNetns(
   netnsFd: number,
-  tables: readonly XtablesName[],
+  tables: readonly XtablesShare[],
 ): Promise<(Uint8Array | undefined)[]> {
   return await readXtables(netnsFd, tables, { onlyExisting: true });
 }
@@ -214,17 +217,28 @@ export interface XtablesName {
   readonly table: string;
 }
 
+/** What is asked of a table; up to 16 chains. */
+export interface XtablesShare extends XtablesName {
+  readonly chains: readonly { readonly chain: string }[];
+}
+
 async function readXtables(
   netnsFd: number,
-  tables: readonly XtablesName[],
+  tables: readonly (XtablesName & Partial<XtablesShare>)[],
   { onlyExisting, maxBytes = 0xffff_ffff }: { onlyExisting: boolean; maxBytes?: number },
 ): Promise<(Uint8Array | undefined)[]> {
   const [first] = tables;
   if (first === undefined) return [];
   const doing = ({ family, table }: XtablesName) =>
     `read the iptables-legacy table "${table}" of IPv${family}`;
-  const ask = async (names: readonly XtablesName[]) => {
-    const lines = names.map(({ family, table }) => `${family}${table}`).join("\n");
+  const ask = async (names: typeof tables) => {
+    const lines = names
+      .map(({ family, table, chains }) =>
+        chains === undefined
+          ? `${family}${table}`
+          : `${family}${table}\t${chains.map(({ chain }) => chain).join("\t")}`,
+      )
+      .join("\n");
     return await addon().xtablesInNetns(netnsFd, lines, onlyExisting, maxBytes);
   };
   try {

@@ -33,6 +33,9 @@ const NFCACHE_SIZE = 4;
  */
 export const INFO = { validHooks: 32, hookEntry: 36, underflow: 56, entriesSize: 80, size: 84 } as const;
 
+/** What stands before each entry of our share of a table: u32 offset in the table, u32 position in its chain. Source: native/common.h. */
+export const PLACE = { offset: 0, position: 4, size: 8 } as const;
+
 /** Base chains in the order of `hook_entry`. Source: linux/netfilter.h, enum nf_inet_hooks. */
 export const HOOKS = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"] as const;
 

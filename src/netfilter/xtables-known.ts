@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What iptables-legacy makes of told rules in x_tables, byte by byte, and the statements that make them again.
-import { xtablesInNetns } from "../linux/native.ts";
+import { existingXtablesInNetns } from "../linux/native.ts";
 import { Netns } from "../linux/netns.ts";
 import { allDone } from "../loop/all-done.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
@@ -45,12 +45,13 @@ export async function recordXtables(program: TablesProgram, told: ToldRules): Pr
   await allDone(families.map((family) => program.writeAndProve(netns, told, family)));
   const isWanted = ({ family, table }: OwnTable) =>
     told.wanted.some((each) => each.family === family && each.table === table);
-  const tables = await allDone(
-    told.own.filter(isWanted).map(async (own) => {
-      const bytes = await xtablesInNetns(netns.fd, own.family, own.table);
-      return knownTable(own, told, findOwn(bytes, own));
-    }),
-  );
+  const wanted = told.own.filter(isWanted);
+  const shares = await existingXtablesInNetns(netns.fd, wanted);
+  const tables = wanted.map((own, index) => {
+    const share = shares[index];
+    if (share === undefined) throw notAsTold(own, "it is not there");
+    return knownTable(own, told, findOwn(share, own));
+  });
   return { own: told.own, tables };
 }
 

@@ -21,8 +21,8 @@ export async function readOwnXtables(
   const tables = await read(call, own);
   return new Map(
     own.flatMap((table, index) => {
-      const bytes = tables[index];
-      return bytes === undefined ? [] : [[tableKey(table), findOwn(bytes, table)] as const];
+      const share = tables[index];
+      return share === undefined ? [] : [[tableKey(table), findOwn(share, table)] as const];
     }),
   );
 }
@@ -47,6 +47,12 @@ function faultOf(cause: unknown): NetfilterFault | undefined {
       );
     case "EMSGSIZE":
       return new NetfilterFault("TOO_MANY_RULES", `${cause.message}: it has over 64 MiB of rules`, { cause });
+    case "EPROTO":
+      return new NetfilterFault(
+        "UNREADABLE_TABLE",
+        `${cause.message}: it is not laid out as this agent knows tables`,
+        { cause },
+      );
     default:
       return undefined;
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finds what is ours in a table of iptables-legacy: two walks over the kernel's bytes that keep nothing of others' rules.
+// Tells what is ours in a table of iptables-legacy from our share of the kernel's bytes.
 import { viewOf } from "../linux/netlink/message.ts";
 import type { Family } from "./family.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
@@ -11,6 +11,7 @@ import {
   INFO,
   isErrorTarget,
   NEXT_RULE,
+  PLACE,
   startsWith,
   TARGET,
   type XtablesRule,
@@ -45,174 +46,170 @@ export interface XtablesView {
 
 /** More rules than told are told apart up to here, and counted from there on. */
 export const MAX_RULES_KEPT = 256;
-/** Nobody leads into our chains that often but to burden whoever looks. */
+/** Nobody leads into our chains that often but to burden whoever looks. One less than a share has of them. */
 const MAX_LEADS = 10_000;
 const MAX_NAME_BYTES = 29;
 
 /**
- * @param table as `xtablesInNetns` gives it
- * @throws {NetfilterFault} UNREADABLE_TABLE for bytes that are no such table; TOO_MANY_RULES when ten thousand rules lead into our chains
+ * @param share as `existingXtablesInNetns` gives it for the table's chains
+ * @throws {NetfilterFault} UNREADABLE_TABLE for bytes that are no such share; TOO_MANY_RULES when ten thousand rules lead into our chains
  */
-export function findOwn(table: Uint8Array, own: OwnTable): XtablesView {
-  const walk = new Walk(table, own);
-  const chains = walk.findChains();
+export function findOwn(share: Uint8Array, own: OwnTable): XtablesView {
+  const reader = new ShareReader(share, own);
+  const entries = reader.entries();
+  const found = reader.findChains(entries);
   return {
-    chains: new Map(chains.map((found) => [found.chain, walk.readChain(found, chains)])),
-    leads: chains.length === 0 ? [] : walk.findLeads(chains),
+    chains: new Map(found.map((each) => [each.chain, reader.readChain(each, found)])),
+    leads: reader.findLeads(entries, found),
   };
 }
 
-/** Offsets are those of the entries, which is how verdicts name them. */
-interface FoundChain {
-  readonly chain: string;
-  /** First entry behind the one with the name. */
-  readonly start: number;
-  /** Where the next chain begins. */
-  end: number;
+/** Offsets are those in the table, which is how verdicts name them; `at` and `targetAt` are those in the share. */
+interface Entry {
+  readonly offset: number;
+  readonly next: number;
+  readonly position: number;
+  readonly at: number;
+  readonly targetAt: number;
+  readonly isChain: boolean;
 }
 
-class Walk {
+interface FoundChain {
+  readonly chain: string;
+  readonly start: number;
+  readonly end: number;
+  readonly entries: readonly Entry[];
+}
+
+class ShareReader {
   readonly #own: OwnTable;
-  readonly #info: DataView;
-  readonly #entries: Uint8Array;
+  readonly #family: Family;
+  readonly #bytes: Uint8Array;
   readonly #view: DataView;
 
-  constructor(table: Uint8Array, own: OwnTable) {
+  constructor(share: Uint8Array, own: OwnTable) {
     this.#own = own;
-    this.#info = viewOf(table);
-    this.#entries = table.subarray(INFO.size);
-    this.#view = viewOf(this.#entries);
-    const isWhole =
-      table.length >= INFO.size && this.#info.getUint32(INFO.entriesSize, true) === this.#entries.length;
-    if (!isWhole) throw this.#unreadable();
+    this.#family = own.family;
+    this.#bytes = share;
+    this.#view = viewOf(share);
+    if (share.length < INFO.size) throw this.#unreadable();
+  }
+
+  /** @throws {NetfilterFault} UNREADABLE_TABLE for an entry that is none */
+  entries(): Entry[] {
+    const { nextOffset, targetOffset, size } = ENTRY[this.#family];
+    const entries: Entry[] = [];
+    for (let at = INFO.size; at < this.#bytes.length; ) {
+      const place = at;
+      at += PLACE.size;
+      const left = this.#bytes.length - at;
+      if (left < size) throw this.#unreadable();
+      const bytes = this.#view.getUint16(at + nextOffset, true);
+      const target = this.#view.getUint16(at + targetOffset, true);
+      if (target < size || target + TARGET.data + TARGET.verdictSize > bytes || bytes > left)
+        throw this.#unreadable();
+      const offset = this.#view.getUint32(place + PLACE.offset, true);
+      const targetAt = at + target;
+      entries.push({
+        offset,
+        next: offset + bytes,
+        position: this.#view.getUint32(place + PLACE.position, true),
+        at,
+        targetAt,
+        isChain: isErrorTarget(this.#bytes, targetAt),
+      });
+      at += bytes;
+    }
+    return entries;
   }
 
   /** Our chains, the first of each name. */
-  findChains(): FoundChain[] {
-    const names = this.#own.chains.map(({ chain }) => ({
-      chain,
-      bytes: Buffer.from(`${chain}\0`, "latin1"),
-    }));
+  findChains(entries: readonly Entry[]): FoundChain[] {
     const found: FoundChain[] = [];
-    let current: FoundChain | undefined;
-    for (let offset = 0, next = 0; offset < this.#entries.length; offset = next) {
-      next = this.#nextOf(offset);
-      const targetAt = this.#targetOf(offset);
-      if (!isErrorTarget(this.#entries, targetAt)) continue;
-      if (current !== undefined) current.end = offset;
-      current = undefined;
-      const name = names.find(({ bytes }) => startsWith(this.#entries, targetAt + TARGET.data, bytes));
-      if (name === undefined || found.some(({ chain }) => chain === name.chain)) continue;
-      current = { chain: name.chain, start: next, end: this.#entries.length };
-      found.push(current);
+    for (const [index, head] of entries.entries()) {
+      const chain = head.isChain ? this.#ownNameOf(head) : undefined;
+      if (chain === undefined || found.some((each) => each.chain === chain)) continue;
+      const end = entries.findIndex(({ isChain }, at) => at > index && isChain);
+      const own = entries.slice(index + 1, end < 0 ? undefined : end);
+      found.push({ chain, start: head.next, end: own.at(-1)?.next ?? head.next, entries: own });
     }
     return found;
   }
 
-  readChain({ start, end }: FoundChain, chains: readonly FoundChain[]): XtablesChain {
-    const rules: XtablesRule[] = [];
-    let count = 0;
-    let last = start;
-    for (let offset = start; offset < end; offset = this.#nextOf(offset), count++) {
-      last = offset;
-      if (count <= MAX_RULES_KEPT) rules.push(this.#rule(offset, chains));
-    }
-    if (count === 0) return { rules, ruleCount: 0, end: undefined };
-    const kept = rules.slice(0, Math.min(count - 1, MAX_RULES_KEPT));
-    return { rules: kept, ruleCount: count - 1, end: this.#rule(last, chains) };
+  readChain({ entries }: FoundChain, chains: readonly FoundChain[]): XtablesChain {
+    const last = entries.at(-1);
+    if (last === undefined) return { rules: [], ruleCount: 0, end: undefined };
+    const ruleCount = last.position - 1;
+    const kept = entries.slice(0, Math.min(entries.length - 1, MAX_RULES_KEPT));
+    return {
+      rules: kept.map((entry) => this.#rule(entry, chains)),
+      ruleCount,
+      end: this.#rule(last, chains),
+    };
   }
 
   /** What stands outside of our chains and leads into one of them, at its head or further down. */
-  findLeads(chains: readonly FoundChain[]): XtablesLead[] {
+  findLeads(entries: readonly Entry[], chains: readonly FoundChain[]): XtablesLead[] {
     const leads: XtablesLead[] = [];
-    const bases = this.#bases();
-    let place: { base?: Base | undefined; nameAt?: number; position: number } | undefined;
-    for (let offset = 0, next = 0; offset < this.#entries.length; offset = next) {
-      next = this.#nextOf(offset);
-      const own = chains.find(({ start }) => start === next);
-      if (own !== undefined && own.end > next) {
-        next = own.end;
+    let head: Entry | undefined;
+    for (const entry of entries) {
+      if (entry.isChain) head = entry;
+      if (entry.isChain || chains.some(({ start, end }) => entry.offset >= start && entry.offset < end))
         continue;
-      }
-      const targetAt = this.#targetOf(offset);
-      if (isErrorTarget(this.#entries, targetAt)) {
-        place = { nameAt: targetAt + TARGET.data, position: 0 };
-        continue;
-      }
-      const base = bases.get(offset);
-      if (base !== undefined) place = { base, position: 0 };
-      if (place !== undefined) place.position++;
-      const here = place;
-      // behind its policy a base chain has nothing that a packet reaches
-      if (offset === place?.base?.policy) place = undefined;
-      const verdict = this.#verdictOf(offset, targetAt);
-      if (verdict < 0) continue;
+      const verdict = this.#verdictOf(entry);
       const chain = chains.find(({ start, end }) => verdict >= start && verdict < end)?.chain;
       if (chain === undefined) continue;
       if (leads.length === MAX_LEADS) throw this.#tooManyLeads();
-      const isBase = here?.base !== undefined;
-      const from = here?.base?.hook ?? this.#nameAt(here?.nameAt);
-      leads.push({ chain, from, isBase, position: here?.position ?? 0, rule: this.#rule(offset, chains) });
+      const { from, isBase } = this.#placeOf(entry, head);
+      leads.push({ chain, from, isBase, position: entry.position, rule: this.#rule(entry, chains) });
     }
     return leads;
   }
 
-  /** By where they begin. */
-  #bases(): Map<number, Base> {
-    const valid = this.#info.getUint32(INFO.validHooks, true);
-    const offsetAt = (field: number, index: number) => this.#info.getUint32(field + 4 * index, true);
-    return new Map(
-      HOOKS.flatMap((hook, index) => {
-        if ((valid & (1 << index)) === 0) return [];
-        return [
-          [offsetAt(INFO.hookEntry, index), { hook, policy: offsetAt(INFO.underflow, index) }] as const,
-        ];
-      }),
-    );
+  /** The base chain or the user's chain that begins last before an entry; neither behind a base chain's policy. */
+  #placeOf(entry: Entry, head: Entry | undefined): Pick<XtablesLead, "from" | "isBase"> {
+    const valid = this.#view.getUint32(INFO.validHooks, true);
+    const offsetAt = (field: number, index: number) => this.#view.getUint32(field + 4 * index, true);
+    let base: { hook: string; start: number; policy: number } | undefined;
+    for (const [index, hook] of HOOKS.entries()) {
+      const start = offsetAt(INFO.hookEntry, index);
+      if ((valid & (1 << index)) === 0 || start > entry.offset || start < (base?.start ?? 0)) continue;
+      base = { hook, start, policy: offsetAt(INFO.underflow, index) };
+    }
+    if (base === undefined || (head !== undefined && head.offset > base.start))
+      return { from: head === undefined ? undefined : this.#nameOf(head), isBase: false };
+    return entry.offset <= base.policy
+      ? { from: base.hook, isBase: true }
+      : { from: undefined, isBase: false };
   }
 
-  #rule(offset: number, chains: readonly FoundChain[]): XtablesRule {
-    const next = this.#nextOf(offset);
-    const targetAt = this.#targetOf(offset);
-    const verdict = this.#verdictOf(offset, targetAt);
+  #rule(entry: Entry, chains: readonly FoundChain[]): XtablesRule {
+    const { at, targetAt, offset, next } = entry;
+    const verdict = this.#verdictOf(entry);
     const leadsTo = verdict === next ? NEXT_RULE : chains.find(({ start }) => start === verdict)?.chain;
-    return canonicalRule(this.#entries.subarray(offset, next), {
+    return canonicalRule(this.#bytes.subarray(at, at + next - offset), {
       family: this.#family,
-      targetAt: targetAt - offset,
+      targetAt: targetAt - at,
       leadsTo,
     });
   }
 
-  get #family(): Family {
-    return this.#own.family;
-  }
-
-  /** @throws {NetfilterFault} UNREADABLE_TABLE for an entry that is none */
-  #nextOf(offset: number): number {
-    const { nextOffset, targetOffset, size } = ENTRY[this.#family];
-    const left = this.#entries.length - offset;
-    if (left < size) throw this.#unreadable();
-    const bytes = this.#view.getUint16(offset + nextOffset, true);
-    const targetAt = this.#view.getUint16(offset + targetOffset, true);
-    if (targetAt < size || targetAt + TARGET.data + TARGET.verdictSize > bytes || bytes > left)
-      throw this.#unreadable();
-    return offset + bytes;
-  }
-
-  #targetOf(offset: number): number {
-    return offset + this.#view.getUint16(offset + ENTRY[this.#family].targetOffset, true);
-  }
-
   /** Where the rule goes on, negative for a final verdict and for targets that are modules. */
-  #verdictOf(offset: number, targetAt: number): number {
-    const isStandard = offset < targetAt && this.#entries[targetAt + TARGET.name] === 0;
+  #verdictOf({ targetAt }: Entry): number {
+    const isStandard = this.#bytes[targetAt + TARGET.name] === 0;
     return isStandard ? this.#view.getInt32(targetAt + TARGET.data, true) : -1;
   }
 
+  #ownNameOf({ targetAt }: Entry): string | undefined {
+    return this.#own.chains.find(({ chain }) =>
+      startsWith(this.#bytes, targetAt + TARGET.data, Buffer.from(`${chain}\0`, "latin1")),
+    )?.chain;
+  }
+
   /** A chain's name, where it is a word that means nothing else to anybody. */
-  #nameAt(at: number | undefined): string | undefined {
-    if (at === undefined) return undefined;
-    const field = this.#entries.subarray(at, at + MAX_NAME_BYTES);
+  #nameOf({ targetAt }: Entry): string | undefined {
+    const at = targetAt + TARGET.data;
+    const field = this.#bytes.subarray(at, at + MAX_NAME_BYTES);
     const end = field.indexOf(0);
     const name = Buffer.from(field.subarray(0, Math.max(end, 0))).toString("latin1");
     return /^[A-Za-z0-9_][A-Za-z0-9_.:-]*$/.test(name) ? name : undefined;
@@ -232,10 +229,4 @@ class Walk {
         "our chains; remove them in the pod",
     );
   }
-}
-
-interface Base {
-  readonly hook: string;
-  /** Where its last entry is. */
-  readonly policy: number;
 }

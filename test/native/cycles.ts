@@ -82,6 +82,7 @@ async function cycleNetlink(times: number): Promise<void> {
 }
 
 async function cycleTables(times: number): Promise<void> {
+  const chains = [{ chain: "A" }, { chain: "CHAIN" }];
   for (let i = 0; i < times; i += PIPELINE) {
     const reads = Array.from({ length: PIPELINE }, (_, j) => xtablesInNetns(netnsFd, j % 2 ? 6 : 4, "nat"));
     await Promise.all(reads);
@@ -91,8 +92,8 @@ async function cycleTables(times: number): Promise<void> {
     if (i % 80 === 24) await xtablesInNetns(netnsFd, 6, "x".repeat(32)).catch(() => {});
     if (i % 80 === 32)
       await existingXtablesInNetns(netnsFd, [
-        { family: 6, table: i % 160 === 32 ? "nat" : "none" },
-        { family: 4, table: "nat" },
+        { family: 6, table: i % 160 === 32 ? "nat" : "none", chains },
+        { family: 4, table: "nat", chains },
       ]);
   }
 }
@@ -120,6 +121,7 @@ async function cycleMistakes(times: number): Promise<void> {
     refused(() => addon.xtablesInNetns(netnsFd, "4nat", false));
     refused(() => addon.xtablesInNetns(netnsFd, "4nat\0", false, 0));
     refused(() => addon.xtablesInNetns(netnsFd, "4nat\n", false, 0));
+    refused(() => addon.xtablesInNetns(netnsFd, "4nat\tA\n\tA", false, 0));
     refused(() => addon.xtablesInNetns(netnsFd, `6nat\n4${"x".repeat(32)}`, false, 0));
     const client = connectSeqpacket(socketPath);
     client.send(Buffer.from("too long"), netnsFd);
@@ -147,7 +149,7 @@ async function cycleWorkers(times: number): Promise<void> {
     addon.send(client, new Uint8Array([1]), netnsFd);
     for (let i = 0; i < 20; i++) {
       addon.netlinkInNetns(netnsFd, 0, request, 1000, 0);
-      addon.xtablesInNetns(netnsFd, "4nat\\n6raw\\n4none", i % 2 === 0, i % 3 ? 0 : 1 << 20);
+      addon.xtablesInNetns(netnsFd, "4nat\\tA\\n6raw\\n4none\\t", i % 2 === 0, i % 3 ? 0 : 1 << 20);
     }
   `;
   for (let i = 0; i < times; i++) {

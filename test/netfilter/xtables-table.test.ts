@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Walking over a table's bytes: what is ours is found wherever it stands, and bytes that are no table are a fault.
+// Walking over a table's bytes: what is ours is found wherever it stands, and bytes that are no share of a table are a fault.
 import { beforeAll, expect, test } from "vitest";
-import { xtablesInNetns } from "../../src/linux/native.ts";
+import { existingXtablesInNetns } from "../../src/linux/native.ts";
 import type { Family } from "../../src/netfilter/family.ts";
 import type { OwnTable } from "../../src/netfilter/told-rules.ts";
 import { isPlainJump, NEXT_RULE, sameRule } from "../../src/netfilter/xtables-entry.ts";
@@ -39,7 +39,12 @@ const TEXT = [
 async function tableOf(family: Family, text: string): Promise<Uint8Array> {
   using netns = await TestNetns.make();
   await netns.run(`${family === 4 ? "iptables" : "ip6tables"}-legacy-restore`, text);
-  return await xtablesInNetns(netns.netns.fd, family, "filter");
+  return await shareOf(netns, family);
+}
+
+async function shareOf({ netns }: TestNetns, family: Family): Promise<Uint8Array> {
+  const [share] = await existingXtablesInNetns(netns.fd, [own(family)]);
+  return share as Uint8Array;
 }
 
 const tables: Partial<Record<Family, Uint8Array>> = {};
@@ -89,9 +94,7 @@ test.each(FAMILIES)(
     await netns.run(`${tool}-restore`, `*filter\n:BEFORE -\n${"-A BEFORE -j DROP\n".repeat(9)}COMMIT\n`);
     await netns.run(`${tool}-restore --noflush`, TEXT);
     await netns.run(`${tool} -A FORWARD -j OURS`);
-    const here = findOwn(await xtablesInNetns(netns.netns.fd, family, "filter"), own(family)).chains.get(
-      "OURS",
-    );
+    const here = findOwn(await shareOf(netns, family), own(family)).chains.get("OURS");
     const there = findOwn(table(family), own(family)).chains.get("OURS");
     const pairs = there?.rules
       .slice(0, 2)
@@ -108,14 +111,14 @@ test("counters do not make another rule", async () => {
       "iptables-legacy-restore --counters",
       "*filter\n:OURS - [0:0]\n[7:700] -A OURS -j ACCEPT\n[7:700] -A OUTPUT -j OURS\nCOMMIT\n",
     );
-    return await xtablesInNetns(netns.netns.fd, 4, "filter");
+    return await shareOf(netns, 4);
   })();
   expect(Buffer.compare(before, counted)).not.toBe(0);
   expect(findOwn(counted, own(4))).toEqual(findOwn(before, own(4)));
 });
 
 test.each(FAMILIES)(
-  "IPv%s: bytes that are no table are a fault, whatever is wrong with them, and never anything else",
+  "IPv%s: bytes that are no share of a table are a fault, whatever is wrong with them, and never anything else",
   (family) => {
     const whole = table(family);
     const fault = expect.objectContaining({ code: "UNREADABLE_TABLE" });
