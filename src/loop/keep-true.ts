@@ -11,8 +11,8 @@ export interface KeepTrueOptions {
   readonly work: (signal: AbortSignal) => Promise<void>;
   /** From the end of a run to the beginning of the next, at least; default 0. */
   readonly shortestMs?: number;
-  /** From the end of a run to one that nobody asked for; default: there is none. */
-  readonly longestMs?: number;
+  /** From the end of a run to one that nobody asked for, or what tells it at that moment; default: there is none. */
+  readonly longestMs?: number | (() => number);
   /** The part of `longestMs` that is left off at random, so that many do not march in step; 0 (the default) to 1. */
   readonly jitter?: number;
   /** Pauses after failures, where they are shorter than `longestMs`. Default: a failure brings no run of its own. */
@@ -128,16 +128,18 @@ export class KeepTrue {
     // what was planned before is this run
     this.#cancelTimer();
     const { work, backoff, longestMs = Number.POSITIVE_INFINITY } = this.#options;
+    const longest = () => (typeof longestMs === "function" ? longestMs() : longestMs);
     const { jitter = 0, random = Math.random, shortestMs = 0 } = this.#options;
-    let pauseMs = longestMs * (1 - jitter * random());
+    let failurePauseMs = Number.POSITIVE_INFINITY;
     let tell = (): void => run.resolve();
     try {
       await work(this.#stop.signal);
       backoff?.reset();
     } catch (error) {
-      if (backoff !== undefined) pauseMs = Math.min(pauseMs, backoff.nextMs());
+      failurePauseMs = backoff?.nextMs() ?? failurePauseMs;
       tell = () => run.reject(error);
     }
+    const pauseMs = Math.min(longest() * (1 - jitter * random()), failurePauseMs);
     this.#earliestMs = this.#clock.nowMs() + shortestMs;
     if (pauseMs !== Number.POSITIVE_INFINITY) this.requestIn(Math.max(pauseMs, shortestMs));
     return tell;

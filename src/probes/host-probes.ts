@@ -4,10 +4,17 @@
 import { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
 import { Backoff } from "../loop/backoff.ts";
-import type { Clock } from "../loop/clock.ts";
+import { type Clock, systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
-import { HostState, type HostStateOptions, type SkippedProbeFamily } from "./host-state.ts";
+import {
+  type HostObservation,
+  HostState,
+  type HostStateOptions,
+  type SkippedProbeFamily,
+  type WantedHost,
+} from "./host-state.ts";
 import { KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
+import { LookPace } from "./look-pace.ts";
 import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
 import { ProbeMembers } from "./probe-members.ts";
 import { asProbesError, notConvergedError, ProbesError, stoppedError } from "./probes-error.ts";
@@ -27,7 +34,7 @@ export interface HostProbesOptions extends HostStateOptions {
   readonly onstate: (fault: string | undefined) => void;
   /**
    * How often the host is looked at without a reason, default 3 s: what somebody flushed is back within 5 s, also on a slow machine. A look
-   * without a difference costs no process with nf_tables.
+   * without a difference costs no process. Where the kernel takes long to show the rules, they are looked at less often.
    */
   readonly intervalMs?: number;
   readonly clock?: Clock;
@@ -71,6 +78,7 @@ export class HostProbes {
   readonly #kubelet: KubeletMatch | undefined;
   readonly #members = new ProbeMembers();
   readonly #runs: KeepTrue;
+  readonly #pace: LookPace;
   #netns: Netns | undefined;
   /** Members asked for and in the sets. */
   #settled = false;
@@ -86,10 +94,11 @@ export class HostProbes {
   constructor(options: HostProbesOptions) {
     this.#options = options;
     this.#state = new HostState(options);
-    const { intervalMs = DEFAULT_INTERVAL_MS, clock } = options;
+    const { intervalMs = DEFAULT_INTERVAL_MS, clock = systemClock } = options;
+    this.#pace = new LookPace({ intervalMs, clock });
     this.#runs = new KeepTrue({
       work: () => this.#assert(),
-      longestMs: intervalMs,
+      longestMs: () => this.#pace.pauseMs,
       backoff: new Backoff({ baseMs: FIRST_RETRY_MS, capMs: intervalMs }),
       clock,
     });
@@ -212,6 +221,7 @@ export class HostProbes {
       this.#report(undefined);
     } catch (error) {
       this.#counts.failures++;
+      this.#pace.forget();
       this.#wasIntact = false;
       this.#report(asProbesError(error).message);
       throw asProbesError(error);
@@ -229,7 +239,11 @@ export class HostProbes {
       const match = await this.#match(netns);
       try {
         // rules that were proved a moment ago are not read again
-        const seen = await this.#state.observe(netns, { members, match, rules: !hasRules });
+        const seen = await this.#look(netns, {
+          members,
+          match,
+          rules: !hasRules && this.#pace.isDue(match.key),
+        });
         if (seen.drift.length === 0) break;
         if (round === 0) this.#noteDrift(seen.drift, wasSettled);
         if (round === MAX_ROUNDS) throw notConvergedError(seen.drift);
@@ -245,6 +259,11 @@ export class HostProbes {
     this.#wasIntact = true;
     this.#hasCarried = true;
     await this.#removeLeftovers(netns);
+  }
+
+  #look(netns: Netns, wanted: WantedHost): Promise<HostObservation> {
+    const look = () => this.#state.observe(netns, wanted);
+    return wanted.rules ? this.#pace.time(wanted.match.key, look) : look();
   }
 
   /** @returns whether a weaker match may be taken in place of the one that was refused */
