@@ -6,13 +6,8 @@ import type { Logger } from "../log/logger.ts";
 import { Backoff } from "../loop/backoff.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
-import {
-  type HostObservation,
-  HostState,
-  type HostStateOptions,
-  type SkippedProbeFamily,
-  type WantedHost,
-} from "./host-state.ts";
+import type { HostObservation, SkippedProbeFamily, WantedHost } from "./host-form.ts";
+import { HostState, type HostStateOptions } from "./host-state.ts";
 import { KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
 import { LookPace } from "./look-pace.ts";
 import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
