@@ -6,8 +6,13 @@ import type { Logger } from "../log/logger.ts";
 import { Backoff } from "../loop/backoff.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
-import type { HostObservation, SkippedProbeFamily, WantedHost } from "./host-form.ts";
-import { HostState, type HostStateOptions } from "./host-state.ts";
+import type { WantedHost } from "./host-form.ts";
+import {
+  type HostObservation,
+  HostState,
+  type HostStateOptions,
+  type SkippedProbeFamily,
+} from "./host-state.ts";
 import { KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
 import { LookPace } from "./look-pace.ts";
 import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
@@ -256,7 +261,7 @@ export class HostProbes {
     await this.#removeLeftovers(netns);
   }
 
-  #look(netns: Netns, wanted: WantedHost): Promise<HostObservation> {
+  #look(netns: Netns, wanted: Omit<WantedHost, "families">): Promise<HostObservation> {
     const look = () => this.#state.observe(netns, wanted);
     return wanted.rules ? this.#pace.time(wanted.match.key, look) : look();
   }

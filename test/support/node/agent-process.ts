@@ -19,6 +19,8 @@ export interface AgentOptions {
   readonly ztunnelSocket?: string;
   /** Further settings, see "Configuration" in the README; they win over the ones above. */
   readonly env?: Readonly<Record<string, string>>;
+  /** Command that starts it, before its own. */
+  readonly wrapper?: readonly string[];
 }
 
 /** A running agent. */
@@ -26,8 +28,8 @@ export class AgentProcess extends ManagedProcess {
   readonly #healthPort: string;
   readonly #monitoringPort: string;
 
-  private constructor(env: Readonly<Record<string, string>>) {
-    super([process.execPath, AGENT_BUNDLE, "agent"], { name: "agent", env });
+  private constructor(env: Readonly<Record<string, string>>, wrapper: readonly string[] = []) {
+    super([...wrapper, process.execPath, AGENT_BUNDLE, "agent"], { name: "agent", env });
     this.#healthPort = env.HEALTH_PORT ?? "8000";
     this.#monitoringPort = env.MONITORING_PORT ?? "15014";
   }
@@ -57,6 +59,7 @@ export class AgentProcess extends ManagedProcess {
         INSTALL_CNI_PLUGIN: "false",
         ...options.env,
       }),
+      options.wrapper,
     );
   }
 

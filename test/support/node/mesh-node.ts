@@ -79,8 +79,12 @@ export class MeshNode {
   }
 
   /** Starts an agent and waits until it is ready. */
-  async startAgent(env: Readonly<Record<string, string>> = {}): Promise<AgentProcess> {
+  async startAgent(
+    env: Readonly<Record<string, string>> = {},
+    { wrapper = [] }: { readonly wrapper?: readonly string[] } = {},
+  ): Promise<AgentProcess> {
     this.#agent = await AgentProcess.start({
+      wrapper,
       nodeName,
       kubeconfig,
       ztunnelSocket,
