@@ -12,6 +12,7 @@ export interface Measurements {
   chain_mesh_ms_p50: number;
   chain_other_ms_p50: number;
   rules_replay_ms_p50: number;
+  rules_native_ms_p50: number;
   check_ms_p50: number;
   rules_processes: number;
   rules_floor_ms_p50: number;
@@ -44,6 +45,7 @@ const rows: readonly Row[] = [
   { key: "chain_mesh_ms_p50", what: "  RunPodSandbox with us, in the mesh" },
   { key: "chain_other_ms_p50", what: "  RunPodSandbox with us, outside" },
   { key: "rules_replay_ms_p50", what: "rules and routes of a fresh pod, verified", budget: 1.5 },
+  { key: "rules_native_ms_p50", what: "  the same in native nftables", budget: 1.5 },
   { key: "check_ms_p50", what: "one look at a pod that is right", budget: 0.5 },
   { key: "rules_processes", what: "  processes started for them", budget: 0 },
   { key: "rules_floor_ms_p50", what: "  nsenter with two parallel iptables-restore" },

@@ -78,6 +78,7 @@ async function measureAll(samples: number, say: (line: string) => void): Promise
     chain_mesh_ms_p50: add.chainMesh,
     chain_other_ms_p50: add.chainOther,
     rules_replay_ms_p50: rules.replay,
+    rules_native_ms_p50: rules.native,
     check_ms_p50: rules.check,
     rules_processes: rules.processes,
     rules_floor_ms_p50: rules.floor,

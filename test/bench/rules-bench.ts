@@ -22,6 +22,8 @@ const options: RedirectOptions = {
 /** Medians in milliseconds, and the number of processes that our way starts. */
 export interface RuleCosts {
   readonly replay: number;
+  /** Natively. */
+  readonly native: number;
   /** One look at a pod that is right. */
   readonly check: number;
   readonly processes: number;
@@ -29,7 +31,7 @@ export interface RuleCosts {
   readonly checks25: number;
 }
 
-/** Measures the three in turn, each time in a namespace that never held a rule. */
+/** Measures them in turn, each time in a namespace that never held a rule. */
 export async function measureRules(samples: number): Promise<RuleCosts> {
   const runner = new ToolRunner();
   const backend = await chooseBackend({
@@ -39,10 +41,13 @@ export async function measureRules(samples: number): Promise<RuleCosts> {
     runner,
   });
   using host = Netns.open("/proc/1/ns/net");
-  const redirection = new PodRedirection({ backend, hostNetns: new Set([host.key]), ipv6: true });
+  const hostNetns = new Set([host.key]);
+  const redirection = new PodRedirection({ backend, hostNetns, ipv6: true });
+  const native = new PodRedirection({ backend: { ...backend, variant: "native" }, hostNetns, ipv6: true });
   // what an agent does at its start
-  await redirection.prepare(options);
+  for (const each of [redirection, native]) await each.prepare(options);
   const replays: number[] = [];
+  const natives: number[] = [];
   const looks: number[] = [];
   const floor: number[] = [];
   const checks: number[] = [];
@@ -59,11 +64,24 @@ export async function measureRules(samples: number): Promise<RuleCosts> {
       if (i % 3 === 0) checks.push(await checkOneByOne(path));
     });
     await inFreshNetns(async (path) => {
+      using netns = Netns.open(path);
+      natives.push(await timed(() => native.apply(netns, options, { isNew: true })));
+      const { intact } = await native.verify(netns, options);
+      if (!intact) throw new Error("Cannot count this sample: native rules are missing");
+    });
+    await inFreshNetns(async (path) => {
       floor.push(await timed(() => Promise.all([restore(path, 4), restore(path, 6)])));
       await assertRules(path);
     });
   }
-  return { replay: p50(replays), check: p50(looks), processes, floor: p50(floor), checks25: p50(checks) };
+  return {
+    replay: p50(replays),
+    native: p50(natives),
+    check: p50(looks),
+    processes,
+    floor: p50(floor),
+    checks25: p50(checks),
+  };
 }
 
 async function inFreshNetns(action: (path: string) => Promise<void>): Promise<void> {
