@@ -15,6 +15,7 @@ import { addresses, type Place, PodNetwork, readAll } from "../support/ztunnel/p
 import type { StandIn } from "../support/ztunnel/stand-in.ts";
 import { podEntry, ZdsHarness } from "../support/ztunnel/zds-harness.ts";
 
+type Variant = "nft" | "legacy" | "native";
 const families = [4, 6] as const;
 const appPort = 8080;
 const redirected: RedirectOptions = {
@@ -61,12 +62,12 @@ function echo(client: Socket): void {
   client.pipe(client);
 }
 
-async function redirection(variant: "nft" | "legacy" = "nft"): Promise<PodRedirection> {
+async function redirection(variant: Variant = "nft"): Promise<PodRedirection> {
   const backend = await chooseBackend({ variant, runDir: folder, hostProcess: "/proc/self" });
   return new PodRedirection({ backend, hostNetns: new Set([host.key]), ipv6: true });
 }
 
-async function redirectBoth(variant?: "nft" | "legacy"): Promise<PodRedirection> {
+async function redirectBoth(variant?: Variant): Promise<PodRedirection> {
   const pods = await redirection(variant);
   for (const place of ["a", "b"] as const) {
     expect((await pods.apply(network.netns[place], redirected)).skippedFamilies).toEqual([]);
@@ -94,7 +95,7 @@ async function way(): Promise<string> {
     .join(" ");
 }
 
-describe.each(["nft", "legacy"] as const)("rules of the %s variant", (variant) => {
+describe.each(["nft", "legacy", "native"] as const)("rules of the %s variant", (variant) => {
   test("take traffic through the ztunnel with the client's address kept, and let go of it when removed", async () => {
     const pods = await redirectBoth(variant);
     for (const family of families) expect(await ask("a", family)).toBe(addresses.a[family]);
@@ -135,6 +136,42 @@ test("pods of an istio-cni with NATIVE_NFTABLES are taken over without a way pas
   for (const place of ["a", "b"] as const) await fresh.remove(network.netns[place]);
   for (const family of families) expect(await ask("a", family)).toBe(addresses.a[family]);
   expect(await way()).toBe("a15001=7 b15008=7");
+});
+
+test.each([
+  ["nft", "native"],
+  ["native", "nft"],
+  ["legacy", "native"],
+  ["native", "legacy"],
+] as const)("from %s to %s no connection is lost or passes ztunnel", async (from, to) => {
+  await redirectBoth(from);
+  const open = await network.dial("a", { address: addresses.b[4], port: appPort });
+  const answer = readAll(open);
+  open.write("before ");
+  await expect.poll(way).toBe("a15001=1 b15008=1");
+  const fresh = await redirection(to);
+  let asked = 1;
+  let isDone = false;
+  const changes = (async () => {
+    for (const place of ["a", "b"] as const) {
+      const { leftoverFault, repaired } = await fresh.apply(network.netns[place], redirected);
+      expect(leftoverFault).toBeUndefined();
+      expect(repaired.some(({ kind }) => kind === "unexpected-table")).toBe(true);
+    }
+  })().finally(() => {
+    isDone = true;
+  });
+  do {
+    const family = asked % 2 === 0 ? 4 : 6;
+    expect(await ask("a", family)).toBe(addresses.a[family]);
+    asked++;
+  } while (!isDone || asked < 5);
+  await changes;
+  open.end("after");
+  expect((await answer).toString()).toBe(`${addresses.a[4]}\nbefore after`);
+  expect(await way()).toBe(`a15001=${asked} b15008=${asked}`);
+  for (const place of ["a", "b"] as const)
+    expect(await fresh.apply(network.netns[place], redirected)).toMatchObject({ changed: false, writes: 0 });
 });
 
 describe("each piece is needed", () => {
