@@ -16,6 +16,7 @@ export interface KnownBytesOptions<Known> {
 
 interface Entry<Known> {
   readonly rules: Promise<Known>;
+  known?: Known;
   failedAtMs?: number;
 }
 
@@ -49,6 +50,15 @@ export class KnownBytes<Known> {
     return await entry.rules;
   }
 
+  /** What is recorded already, without a wait; undefined: {@link get} it. */
+  peek(key: string): Known | undefined {
+    const entry = this.#entries.get(key);
+    if (entry?.known === undefined) return undefined;
+    this.#entries.delete(key);
+    this.#entries.set(key, entry);
+    return entry.known;
+  }
+
   #find(key: string): Entry<Known> | undefined {
     const entry = this.#entries.get(key);
     const { retryAfterMs = DEFAULT_RETRY_AFTER_MS } = this.#options;
@@ -58,9 +68,14 @@ export class KnownBytes<Known> {
 
   #begin(told: ToldRules): Entry<Known> {
     const entry: Entry<Known> = { rules: this.#record(told) };
-    entry.rules.catch(() => {
-      entry.failedAtMs = this.#now();
-    });
+    entry.rules.then(
+      (known) => {
+        entry.known = known;
+      },
+      () => {
+        entry.failedAtMs = this.#now();
+      },
+    );
     return entry;
   }
 

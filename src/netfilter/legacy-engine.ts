@@ -128,6 +128,8 @@ export class LegacyEngine implements RuleEngine {
   }
 
   async #recorded(wanted: Pick<WantedRules, "key" | "told">, signal?: AbortSignal): Promise<KnownXtables> {
+    const known = this.#known.peek(wanted.key);
+    if (known !== undefined) return known;
     const { timeoutMs } = this.#options;
     try {
       return await within(this.#known.get(wanted.key, wanted.told), { ms: timeoutMs, signal });

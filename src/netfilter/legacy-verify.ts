@@ -105,9 +105,13 @@ function judgeChain(
 ): XtablesChainVerdict {
   const { known, accepted } = told;
   const seen = view?.chains.get(own.chain);
-  const leads = (view?.leads ?? []).filter(({ chain }) => chain === own.chain);
-  const isJump = (lead: XtablesLead) =>
-    lead.isBase && lead.from === own.hook && isPlainJump(lead.rule, own.chain, family);
+  const jumps: XtablesLead[] = [];
+  const strays: XtablesLead[] = [];
+  for (const lead of view?.leads ?? []) {
+    if (lead.chain !== own.chain) continue;
+    const isJump = lead.isBase && lead.from === own.hook && isPlainJump(lead.rule, own.chain, family);
+    (isJump ? jumps : strays).push(lead);
+  }
   const words = wordsOf(seen, { known: known?.rules ?? [], accepted: accepted?.rules ?? [] });
   const hasRules =
     seen !== undefined &&
@@ -121,8 +125,8 @@ function judgeChain(
     isThere: seen !== undefined,
     hasRules,
     words,
-    jumps: leads.filter(isJump),
-    strays: leads.filter((lead) => !isJump(lead)),
+    jumps,
+    strays,
   };
 }
 

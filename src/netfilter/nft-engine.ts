@@ -125,6 +125,8 @@ export class NftEngine implements RuleEngine {
   }
 
   async #recorded(wanted: Pick<WantedRules, "key" | "told">, signal?: AbortSignal): Promise<KnownRules> {
+    const known = this.#known.peek(wanted.key);
+    if (known !== undefined) return known;
     const { timeoutMs } = this.#options;
     try {
       return await within(this.#known.get(wanted.key, wanted.told), { ms: timeoutMs, signal });

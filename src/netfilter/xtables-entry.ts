@@ -97,5 +97,7 @@ export function isPlainJump({ bytes, leadsTo }: XtablesRule, chain: string, fami
   const { size, targetOffset } = ENTRY[family];
   const targetAt = viewOf(bytes).getUint16(targetOffset, true);
   // neither a match between header and target, nor anything asked of the header
-  return targetAt === size && bytes.subarray(0, targetOffset).every((byte) => byte === 0);
+  if (targetAt !== size) return false;
+  for (let at = 0; at < targetOffset; at++) if (bytes[at] !== 0) return false;
+  return true;
 }

@@ -5,6 +5,7 @@ import type { LockFiles } from "../linux/lock-files.ts";
 import {
   hasRouting,
   isRoutingComplete,
+  lookAtRouting,
   type RoutingState,
   readRedirectRouting,
   removeRedirectRouting,
@@ -177,11 +178,12 @@ export class PodRedirection {
     const { ipv6, hostNetns } = this.#options;
     // throws for options that no rule can hold, before anything is written
     this.#wanted(options, this.#families).told();
-    const before = await this.#routing(netns);
+    const found = await lookAtRouting(netns.fd, { v6: ipv6 });
+    const before = found.state;
     const { families, skippedFamilies } = await familiesOf(netns, { routing: before, ipv6 });
     const routing = isRoutingComplete(before)
       ? Promise.resolve(before)
-      : ensureRouting(netns, { ipv6, isNew, hostNetns });
+      : ensureRouting(netns, { ipv6, isNew, hostNetns, found });
     // Routes before rules: a reply that the rules mark must find its route. In a new namespace nobody replies yet.
     if (!isNew) await routing;
     // IPv6 that is off in the namespace changes nothing in tables of both families

@@ -5,6 +5,7 @@ import { NetlinkError } from "../linux/netlink/exchange.ts";
 import {
   ensureRedirectRouting,
   interfaceAddresses,
+  type RoutingLook,
   type RoutingState,
   readRedirectRouting,
 } from "../linux/netlink/rtnetlink.ts";
@@ -30,23 +31,31 @@ export interface SkippedFamily {
 
 /**
  * Brings ip rule and route about and verifies them.
+ * @param options.found what was seen just now
  * @param options.isNew "lo" may not be up yet: waits for it up to 5 s
  * @throws NetlinkError when the kernel refuses; {RedirectionError} NOT_CONVERGED, and as {@link assertPodNetns}
  */
 export async function ensureRouting(
   netns: Netns,
-  options: { readonly ipv6: boolean; readonly isNew: boolean; readonly hostNetns: ReadonlySet<string> },
+  options: {
+    readonly ipv6: boolean;
+    readonly isNew: boolean;
+    readonly hostNetns: ReadonlySet<string>;
+    readonly found?: RoutingLook;
+  },
 ): Promise<RoutingState> {
+  let { found } = options;
   const families = { v6: options.ipv6 };
   const deadline = performance.now() + (options.isNew ? LOOPBACK_WAIT_MS : 0);
   for (;;) {
     assertPodNetns(netns, options.hostNetns);
     try {
-      await ensureRedirectRouting(netns.fd, families);
+      await ensureRedirectRouting(netns.fd, families, { found });
       break;
     } catch (error) {
       const isLoDown = error instanceof NetlinkError && error.code === "ENETDOWN";
       if (!isLoDown || performance.now() >= deadline) throw error;
+      found = undefined;
       await delay(LOOPBACK_POLL_MS);
     }
   }

@@ -29,7 +29,8 @@ function recorder(options: { fails?: () => boolean; maxEntries?: number } = {}) 
       written.push(key);
       return nothing;
     });
-  return { get, written, clock };
+  const peek = (key: string) => bytes.peek(key);
+  return { get, peek, written, clock };
 }
 
 test("all who ask for the same rules share one record", async () => {
@@ -38,6 +39,25 @@ test("all who ask for the same rules share one record", async () => {
   expect(second).toBe(first);
   expect(await get("a")).toBe(first);
   expect(written).toEqual(["a"]);
+});
+
+test("what is recorded is had without a wait, and nothing before that", async () => {
+  const { get, peek } = recorder({ maxEntries: 2 });
+  expect(peek("a")).toBeUndefined();
+  const record = get("a");
+  expect(peek("a")).toBeUndefined();
+  expect(peek("a") ?? (await record)).toBe(peek("a"));
+  // who only looks at it asks for it, too
+  await get("b");
+  peek("a");
+  await get("c");
+  expect([peek("a"), peek("b")]).toEqual([await record, undefined]);
+});
+
+test("a record that failed is none", async () => {
+  const { get, peek } = recorder({ fails: () => true });
+  await expect(get("a")).rejects.toMatchObject({ code: "NO_KNOWN_BYTES" });
+  expect(peek("a")).toBeUndefined();
 });
 
 test("the rules that were asked for longest ago are forgotten first", async () => {

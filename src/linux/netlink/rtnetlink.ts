@@ -44,6 +44,13 @@ export interface RoutingState {
   readonly v6: FamilyRouting;
 }
 
+/** What one look at a namespace shows. */
+export interface RoutingLook {
+  readonly state: RoutingState;
+  /** The loopback device is up. */
+  readonly loUp: boolean;
+}
+
 /** Policy routing as it was left by {@link ensureRedirectRouting}. */
 export interface RoutingReport extends RoutingState {
   /** Something was missing and has been added. */
@@ -70,16 +77,20 @@ interface Found {
  *
  * IPv6 that is off in the namespace (no module, or `net.ipv6.conf.lo.disable_ipv6=1`) is reported, not an error.
  *
+ * @param options.found what {@link lookAtRouting} has just shown; default: it is looked at
  * @throws NetlinkError ENETDOWN if the loopback device is down (nothing has been written then), EPERM, …
  * @throws NativeError if the conversation with the kernel failed
  */
 export async function ensureRedirectRouting(
   netnsFd: number,
   families: { v6: boolean },
+  options: { readonly found?: RoutingLook | undefined } = {},
 ): Promise<RoutingReport> {
   let changed = false;
+  let { found } = options;
   for (const exclusive of [true, false, false]) {
-    const { state, loUp } = await readState(netnsFd, families);
+    const { state, loUp } = found ?? (await lookAtRouting(netnsFd, families));
+    found = undefined;
     if (!loUp) throw new NetlinkError(ROUTING, "ENETDOWN", LO_DOWN);
     if (isRoutingComplete(state)) return { ...state, changed };
     changed = true;
@@ -119,7 +130,7 @@ async function addMissing(netnsFd: number, state: RoutingState, exclusive: boole
  * @throws NativeError if the conversation with the kernel failed
  */
 export async function readRedirectRouting(netnsFd: number, families: { v6: boolean }): Promise<RoutingState> {
-  return (await readState(netnsFd, families)).state;
+  return (await lookAtRouting(netnsFd, families)).state;
 }
 
 /**
@@ -208,10 +219,8 @@ export function formatAddress(bytes: Uint8Array): string {
   return `${groups.slice(0, best.start).join(":")}::${groups.slice(best.start + best.length).join(":")}`;
 }
 
-async function readState(
-  netnsFd: number,
-  families: { v6: boolean },
-): Promise<{ state: RoutingState; loUp: boolean }> {
+/** As {@link readRedirectRouting}, and what else matters to who wants to write. @throws as that */
+export async function lookAtRouting(netnsFd: number, families: { v6: boolean }): Promise<RoutingLook> {
   const requests = [loRequest(), ...dumpRequests(AF.inet), ...(families.v6 ? dumpRequests(AF.inet6) : [])];
   const [link, ...dumps] = await read(netnsFd, NETLINK_ROUTE, requests);
   check("look at the loopback device", link as NetlinkAnswer);

@@ -8,6 +8,7 @@ import {
   formatAddress,
   interfaceAddresses,
   isRoutingComplete,
+  lookAtRouting,
   readRedirectRouting,
   removeRedirectRouting,
 } from "../../../src/linux/netlink/rtnetlink.ts";
@@ -58,6 +59,20 @@ describe("ensureRedirectRouting", () => {
       "32764:\tfrom all fwmark 0x111/0xfff lookup 100\n",
     );
     expect(await held.run("ip", "route", "show", "table", "100")).toBe("local default dev lo scope host \n");
+  });
+
+  test("what was seen before spares a look, and is looked at again where it was not true", async () => {
+    const nothing = await lookAtRouting(fd, { v6: true });
+    expect(nothing).toEqual({ state: { v4: NONE, v6: NONE }, loUp: true });
+    await addWithIproute2(held);
+    const before = await show();
+    const report = await ensureRedirectRouting(fd, { v6: true }, { found: nothing });
+    expect(report).toMatchObject({ v4: ALL, v6: ALL });
+    expect(await show()).toBe(before);
+    const found = { ...nothing, loUp: false };
+    await expect(ensureRedirectRouting(fd, { v6: true }, { found })).rejects.toMatchObject({
+      code: "ENETDOWN",
+    });
   });
 
   test("changes nothing when iproute2 has made it, nor the second time", async () => {
