@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,7 +16,7 @@
 #include <linux/netfilter_ipv4/ip_tables.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
 
-#define MAX_TABLE_BYTES (64 * 1024 * 1024)
+#define MAX_TABLE_BYTES (128 * 1024 * 1024)
 #define MAPPED_BYTES (256 * 1024)
 #define MAX_ATTEMPTS 10
 #define MAX_LIST_BYTES 4096 // a kernel has no more than five or six tables of a family
@@ -38,24 +39,32 @@ static int read_info(int fd, int level, const char *table, struct ipt_getinfo *i
 	return bytes == sizeof(*info) ? 0 : -EPROTO;
 }
 
+// However many namespaces have large tables, there is memory for one of them at a time.
+static pthread_mutex_t large = PTHREAD_MUTEX_INITIALIZER;
+
 // Zeroed memory, which goes back to the machine at once where it is much.
 static void *take_memory(size_t bytes)
 {
 	if (bytes < MAPPED_BYTES)
 		return calloc(1, bytes);
+	pthread_mutex_lock(&large);
 	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED)
+	if (memory == MAP_FAILED) {
+		pthread_mutex_unlock(&large);
 		return NULL;
+	}
 	madvise(memory, bytes, MADV_HUGEPAGE); // some thousand page faults less
 	return memory;
 }
 
 static void give_back(void *memory, size_t bytes)
 {
-	if (bytes < MAPPED_BYTES)
+	if (bytes < MAPPED_BYTES) {
 		free(memory);
-	else
-		munmap(memory, bytes);
+		return;
+	}
+	munmap(memory, bytes);
+	pthread_mutex_unlock(&large);
 }
 
 static int keep_all(struct xtables_read *table, const void *entries, size_t bytes)

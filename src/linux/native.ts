@@ -181,7 +181,7 @@ export async function netlinkInNetns(
  *   however large it is. Default: no such bound
  * @returns struct ipt_getinfo (84 bytes), then the entries: struct ipt_entry or struct ip6t_entry, one after the other
  * @throws NativeError setns, socket (EAFNOSUPPORT) or getsockopt (ENOENT: no such table; ENOPROTOOPT: the kernel, or this
- *   far, has no iptables-legacy; EPERM: it takes NET_ADMIN; EAGAIN: it changed each time it was read; EMSGSIZE: over 64 MiB)
+ *   far, has no iptables-legacy; EPERM: it takes NET_ADMIN; EAGAIN: it changed each time it was read; EMSGSIZE: over 128 MiB)
  */
 export async function xtablesInNetns(
   netnsFd: number,

@@ -9,6 +9,7 @@ import type { ChainSource, RootChain } from "./bypass-walk.ts";
 import type { Family } from "./family.ts";
 import type { PacketHook, RuleMeaning } from "./foreign-rule.ts";
 import { chainNameOf, isEndOfChain, LegacyTable, meaningOfLegacyRule } from "./legacy-rule-meaning.ts";
+import { INFO } from "./xtables-entry.ts";
 
 /** Tables whose rules come before those in nat, or are in it. Source: net/ipv4/netfilter/iptable_*.c, their priorities. */
 const POSITIONS: Readonly<Record<string, ReadonlySet<Position>>> = {
@@ -18,7 +19,7 @@ const POSITIONS: Readonly<Record<string, ReadonlySet<Position>>> = {
 };
 const HOOKS: Readonly<Record<string, PacketHook>> = { PREROUTING: "prerouting", OUTPUT: "output" };
 const NAME_LISTS: Readonly<Record<Family, string>> = { 4: "ip_tables_names", 6: "ip6_tables_names" };
-/** Tables are read as a whole; of what is larger no rule is followed. */
+/** Tables are read as a whole; of what is larger no rule is read. */
 const MAX_TABLE_BYTES = 4 * 1024 * 1024;
 
 /** The built-in chains of one table. */
@@ -76,8 +77,9 @@ async function readTable(
   table: string,
 ): Promise<Uint8Array | "absent" | "unread"> {
   try {
-    const bytes = await xtablesInNetns(netnsFd, family, table);
-    return bytes.length > MAX_TABLE_BYTES ? "unread" : bytes;
+    const bytes = await xtablesInNetns(netnsFd, family, table, { maxBytes: MAX_TABLE_BYTES });
+    // a table has at least the entry that ends it
+    return bytes.length === INFO.size ? "unread" : bytes;
   } catch (error) {
     if (!(error instanceof NativeError)) throw error;
     if (["ENOENT", "ENOPROTOOPT", "EAFNOSUPPORT"].includes(error.code)) return "absent";

@@ -46,7 +46,9 @@ function faultOf(cause: unknown): NetfilterFault | undefined {
         { cause },
       );
     case "EMSGSIZE":
-      return new NetfilterFault("TOO_MANY_RULES", `${cause.message}: it has over 64 MiB of rules`, { cause });
+      return new NetfilterFault("TOO_MANY_RULES", `${cause.message}: it has over 128 MiB of rules`, {
+        cause,
+      });
     case "EPROTO":
       return new NetfilterFault(
         "UNREADABLE_TABLE",

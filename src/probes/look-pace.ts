@@ -9,7 +9,7 @@ export interface LookPaceOptions {
 }
 
 /** What a look takes where others have very many rules that come with ours; elsewhere a busy machine hardly takes it twice in turn. */
-const LONG_LOOK_MS = 200;
+const LONG_LOOK_MS = 150;
 /** Such a look is followed by a pause of so many times what it took: it costs at most a twentieth of a processor. */
 const REST_FACTOR = 20;
 const MAX_REST_MS = 30_000;

@@ -48,7 +48,7 @@ function turns(): Promise<void> {
 
 test.each([
   [2, INTERVAL_MS],
-  [199, INTERVAL_MS],
+  [149, INTERVAL_MS],
   [250, 5_000],
   [1_000, 20_000],
   [60_000, 30_000],
