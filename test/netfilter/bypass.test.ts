@@ -293,6 +293,11 @@ describe("with iptables-legacy", () => {
   beforeEach(() => layOut("legacy"));
   const legacy: OwnPlaces = { ...where, variant: "legacy" };
 
+  test("a table of more than 4 MiB is not read, which is said", async () => {
+    await netns.run("iptables-legacy-restore --noflush", `*nat\n:X -\n${"-A X\n".repeat(30_000)}COMMIT\n`);
+    expect(await found(legacy)).toEqual(["and more"]);
+  });
+
   test("nothing stands before our rules alone", async () => {
     expect(await found(legacy)).toEqual([]);
   });
