@@ -9,15 +9,11 @@ import {
   type TablePlace,
   unexpectedFindings,
 } from "./rule-findings.ts";
+import { type MatchedRule, matchRule, statesOf, sumOf } from "./rule-match.ts";
 import type { OwnChain, OwnTable } from "./told-rules.ts";
-import { isPlainJump, sameRule, type XtablesRule } from "./xtables-entry.ts";
-import type {
-  KnownXtables,
-  KnownXtablesChain,
-  KnownXtablesRule,
-  KnownXtablesTable,
-} from "./xtables-known.ts";
-import type { XtablesChain, XtablesLead, XtablesView } from "./xtables-table.ts";
+import { isPlainJump, sameRule } from "./xtables-entry.ts";
+import type { KnownXtables, KnownXtablesChain, KnownXtablesTable } from "./xtables-known.ts";
+import type { XtablesLead, XtablesView } from "./xtables-table.ts";
 
 /** By {@link tableKey}; a table that is not there has nothing of ours. */
 export type SeenXtables = ReadonlyMap<string, XtablesView>;
@@ -36,7 +32,9 @@ export interface XtablesChainVerdict extends OwnChain {
   readonly isThere: boolean;
   /** Its rules are the wanted ones, in order. */
   readonly hasRules: boolean;
-  readonly words: readonly string[];
+  /** Those that are kept apart; `ruleCount` has the others too. */
+  readonly rules: readonly MatchedRule[];
+  readonly ruleCount: number;
   readonly jumps: readonly XtablesLead[];
   readonly strays: readonly XtablesLead[];
 }
@@ -67,8 +65,18 @@ export function xtablesState(tables: readonly XtablesTableVerdict[]): RuleState 
   const chains = tables.flatMap(({ family, table, chains: all }) =>
     all
       .filter(({ isThere }) => isThere)
-      .map(({ chain, words, jumps, strays }): ChainState => {
-        return { family, table, chain, words, jumpCount: jumps.length, strays: strays.map(nameOf) };
+      .map((verdict): ChainState => {
+        const { chain, rules, jumps, strays } = verdict;
+        return {
+          family,
+          table,
+          chain,
+          ...statesOf(rules),
+          words: wordsOf(verdict),
+          jumpCount: jumps.length,
+          jumped: sumOf(jumps.map(({ rule }) => rule.count)),
+          strays: strays.map(nameOf),
+        };
       }),
   );
   return { findings: tables.flatMap(({ findings }) => findings), chains };
@@ -112,11 +120,17 @@ function judgeChain(
     const isJump = lead.isBase && lead.from === own.hook && isPlainJump(lead.rule, own.chain, family);
     (isJump ? jumps : strays).push(lead);
   }
-  const words = wordsOf(seen, { known: known?.rules ?? [], accepted: accepted?.rules ?? [] });
+  const forms = { known: known?.rules ?? [], accepted: accepted?.rules ?? [] };
+  const rules = (seen?.rules ?? []).map((rule, index) =>
+    matchRule({ index, bytes: rule.bytes.length, count: rule.count }, forms, (each) =>
+      sameRule(each.rule, rule),
+    ),
+  );
+  const ruleCount = seen?.ruleCount ?? 0;
   const hasRules =
     seen !== undefined &&
-    words.length === known?.rules.length &&
-    known.rules.every((rule, index) => rule.words === words[index]) &&
+    ruleCount === known?.rules.length &&
+    known.rules.every(({ words }, index) => words === rules[index]?.words) &&
     seen.end !== undefined &&
     sameRule(seen.end, known.end);
   return {
@@ -124,39 +138,26 @@ function judgeChain(
     wanted: known,
     isThere: seen !== undefined,
     hasRules,
-    words,
+    rules,
+    ruleCount,
     jumps,
     strays,
   };
 }
 
 /** Those of rules that are told, and notes on others. */
-function wordsOf(
-  seen: XtablesChain | undefined,
-  told: { known: readonly KnownXtablesRule[]; accepted: readonly KnownXtablesRule[] },
-): string[] {
-  if (seen === undefined) return [];
-  const words = seen.rules.map((rule, index) => ruleWords(rule, index, told));
-  const more = seen.ruleCount - seen.rules.length;
+function wordsOf({ rules, ruleCount }: XtablesChainVerdict): string[] {
+  const words = rules.map((rule) => rule.words);
+  const more = ruleCount - rules.length;
   return more > 0 ? [...words, `(and ${more} rules more)`] : words;
 }
 
-function ruleWords(
-  rule: XtablesRule,
-  index: number,
-  { known, accepted }: { known: readonly KnownXtablesRule[]; accepted: readonly KnownXtablesRule[] },
-): string {
-  const isIt = (each: KnownXtablesRule | undefined) => each !== undefined && sameRule(each.rule, rule);
-  const here = known[index];
-  if (here !== undefined && (isIt(here) || isIt(accepted[index]))) return here.words;
-  const elsewhere = known.find((each, at) => isIt(each) || isIt(accepted[at]));
-  return elsewhere?.words ?? `(a rule of ${rule.bytes.length} bytes that is not ours)`;
-}
-
 function findingsOf(verdict: XtablesChainVerdict, place: TablePlace): Finding[] {
-  const { chain, hook, isFirst = false, isThere, hasRules, wanted, words, jumps, strays } = verdict;
+  const { chain, hook, isFirst = false, isThere, hasRules, wanted, jumps, strays } = verdict;
   const told = (wanted?.rules ?? []).map((rule) => rule.words);
-  const rules = hasRules ? [] : ruleFindings({ chain, isThere, wanted: told, found: words }, place);
+  const rules = hasRules
+    ? []
+    : ruleFindings({ chain, isThere, wanted: told, found: wordsOf(verdict) }, place);
   const end: Finding = { kind: "extra-rule", ...place, chain, detail: `${chain} does not end as chains do` };
   const before = isFirst ? (jumps[0]?.position ?? 1) - 1 : 0;
   return [

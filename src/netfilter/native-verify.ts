@@ -6,8 +6,10 @@ import type { SeenNative, SeenNativeTable } from "./native-objects.ts";
 import type { NativeChain, NativeRule, NativeTable } from "./native-rules.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
 import { sameExpressions } from "./nft-expressions.ts";
-import { sameBytes } from "./nft-objects.ts";
+import type { NftRuleObject } from "./nft-objects.ts";
 import type { ChainState, Finding, RuleState } from "./rule-engine.ts";
+import { partition } from "./rule-findings.ts";
+import { type MatchedRule, matchRule, statesOf, sumOf } from "./rule-match.ts";
 
 /** What should be there. */
 export interface NativeWanted {
@@ -75,7 +77,7 @@ function judgeTable(layout: NativeTableLayout, { tables }: SeenNative, all: Nati
 
 class TableJudge {
   readonly findings: Finding[] = [];
-  readonly #rules = new Map<string, readonly JudgedRule[]>();
+  readonly #rules = new Map<string, readonly MatchedRule<NativeRule>[]>();
   readonly #layout: NativeTableLayout;
   readonly #seen: SeenNativeTable | undefined;
   readonly #families: readonly Family[];
@@ -107,8 +109,11 @@ class TableJudge {
         const where = hook === undefined ? "no hook" : printHook(hook);
         this.find("missing-chain", chain, `chain ${chain} does not hang as it should: ${where}`);
       }
-      const rules = seen.rules.map(({ expressions }, index) =>
-        judgeRule(expressions, { index, known: wanted.rules, accepted: accepted?.rules ?? [] }),
+      const forms = { known: wanted.rules, accepted: accepted?.rules ?? [] };
+      const rules = seen.rules.map(({ expressions, count }, index) =>
+        matchRule({ index, bytes: expressions.length, count }, forms, (each) =>
+          sameExpressions(each.expressions, expressions),
+        ),
       );
       this.#rules.set(chain, rules);
       this.#compareRules(
@@ -145,31 +150,29 @@ class TableJudge {
     return this.#layout.chains.flatMap(({ told, chain, base }) => {
       const each = seen.chains.get(chain);
       if (each === undefined) return [];
-      const rules = this.#rules.get(chain) ?? each.rules.map(() => UNWANTED);
-      const jumpCount = (this.#rules.get(base) ?? []).filter(({ words }) => words === `jump ${chain}`).length;
+      const rules = this.#rules.get(chain) ?? each.rules.map(unwanted);
+      const jumps = (this.#rules.get(base) ?? []).filter(({ words }) => words === `jump ${chain}`);
+      const jumped = sumOf(jumps.map(({ count }) => count));
       const strays = [...seen.chains.values()].flatMap(({ name, rules }) =>
         name === base ? [] : rules.filter(({ targets }) => targets.includes(chain)).map(() => name),
       );
-      const { told: table, table: standsIn } = this.#layout;
+      const place = { table: this.#layout.told, chain: told, standsIn: this.#layout.table };
       return this.#families.map((family) => {
-        const words = rules.flatMap((rule) => toldWords(rule, family));
-        return { family, table, chain: told, standsIn, words, jumpCount, strays };
+        const states = statesOf(rules.flatMap((rule) => toldAs(rule, family)));
+        return { ...place, family, ...states, jumpCount: jumps.length, jumped, strays };
       });
     });
   }
 
   #compareRules({ chain, hook, rules }: NativeChain, found: readonly string[]): void {
     const wanted = rules.map(({ words }) => words);
-    const lost = without(rules, found);
-    const extra = without(
-      found.map((words) => ({ words })),
-      wanted,
-    );
+    const lost = partition(rules, found, ({ words }) => words).rest;
+    const extra = partition(found, wanted, String).rest;
     for (const { words, family } of lost) {
       if (hook === undefined) this.find("missing-rule", chain, words, family);
       else this.find("missing-jump", chain, `${chain} does not ${words}`);
     }
-    for (const { words } of extra) {
+    for (const words of extra) {
       const isJump = hook !== undefined && wanted.includes(words);
       this.find(isJump ? "duplicate-jump" : "extra-rule", chain, words);
     }
@@ -180,31 +183,15 @@ class TableJudge {
   }
 }
 
-/** A rule as it is: one that is known, or a note. */
-type JudgedRule = Pick<NativeRule, "words" | "told">;
-
-const UNWANTED: JudgedRule = { words: "(a rule that should not be there)" };
-
-/** In the words in which it was told for a family; what nobody told of is there in each. */
-function toldWords({ words, told }: JudgedRule, family: Family): string[] {
-  return told === undefined
-    ? [words]
-    : told.filter((each) => each.family === family).map((each) => each.words);
+function unwanted({ count }: NftRuleObject): MatchedRule<NativeRule> {
+  return { words: "(a rule that should not be there)", known: undefined, form: "other", count };
 }
 
-function judgeRule(
-  expressions: Uint8Array,
-  told: { index: number; known: readonly NativeRule[]; accepted: readonly NativeRule[] },
-): JudgedRule {
-  const { index, known, accepted } = told;
-  const here = known[index];
-  if (here !== undefined && sameBytes(here.expressions, expressions)) return here;
-  const isIt = (at: number) =>
-    [known[at], accepted[at]].some(
-      (rule) => rule !== undefined && sameExpressions(rule.expressions, expressions),
-    );
-  const at = isIt(index) ? index : known.findIndex((_, each) => isIt(each));
-  return known[at] ?? { words: `(a rule of ${expressions.length} bytes that is not ours)` };
+/** In the words in which it was told for a family; what nobody told of is there in each. */
+function toldAs(rule: MatchedRule<NativeRule>, family: Family): Omit<MatchedRule, "known">[] {
+  const told = rule.known?.told;
+  if (told === undefined) return [rule];
+  return told.filter((each) => each.family === family).map(({ words }) => ({ ...rule, words }));
 }
 
 function countJumps({ chains }: SeenNativeTable, chain: string): number {
@@ -212,17 +199,6 @@ function countJumps({ chains }: SeenNativeTable, chain: string): number {
   for (const { rules } of chains.values())
     for (const { targets } of rules) count += targets.filter((target) => target === chain).length;
   return count;
-}
-
-/** The elements whose words a list has not, counting repetitions. */
-function without<T extends { readonly words: string }>(list: readonly T[], other: readonly string[]): T[] {
-  const left = new Map<string, number>();
-  for (const words of other) left.set(words, (left.get(words) ?? 0) + 1);
-  return list.filter(({ words }) => {
-    const count = left.get(words) ?? 0;
-    left.set(words, count - 1);
-    return count <= 0;
-  });
 }
 
 function dormant(table: string): NetfilterFault {

@@ -12,6 +12,7 @@ import { type Ask, readOwnObjects, type SeenObjects } from "./own-objects.ts";
 import { NOTHING_SEEN, planOpening, type ReplayOptions, type ReplayReport, replay } from "./replay.ts";
 import { renderRestoreText } from "./restore-text.ts";
 import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "./rule-engine.ts";
+import { statesOf, sumOf } from "./rule-match.ts";
 import { checkInstalled, type TablesProgram } from "./tables-program.ts";
 import type { OwnTable } from "./told-rules.ts";
 import { printableName, type TableVerdict, type Verdict, verifyOwnObjects, type Wanted } from "./verify.ts";
@@ -150,12 +151,13 @@ function stateOf({ findings, tables }: Verdict): RuleState {
   const chains = tables.flatMap(({ family, table, chains: all }) =>
     all
       .filter(({ seen }) => seen !== undefined)
-      .map(({ chain, words, jumps, strays }) => ({
+      .map(({ chain, rules, jumps, strays }) => ({
         family,
         table,
         chain,
-        words,
+        ...statesOf(rules),
         jumpCount: jumps.length,
+        jumped: sumOf(jumps.map(({ count }) => count)),
         strays: strays.map(({ hook }) => printableName(hook)),
       })),
   );

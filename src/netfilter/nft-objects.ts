@@ -2,6 +2,7 @@
 // What the kernel lists of a table, a chain and a rule, without what differs from namespace to namespace.
 import { decodeAttributes, decodeString, forEachAttribute, viewOf } from "../linux/netlink/message.ts";
 import { CHAIN, HEADER_BYTES, RULE, TABLE } from "./nft-wire.ts";
+import { NOTHING_COUNTED, type RuleCount } from "./rule-engine.ts";
 
 const EXPRESSION = { name: 1, data: 2 } as const;
 const HOOK = { number: 1, priority: 2 } as const;
@@ -10,6 +11,7 @@ const DATA_VERDICT = 2;
 const VERDICT = { code: 1, chain: 2 } as const;
 const NFT_JUMP = -3;
 const NFT_GOTO = -4;
+const COUNTER = { bytes: 1, packets: 2 } as const;
 /** Expressions whose data is what has happened, not what shall happen. */
 const STATEFUL = new Set(["counter", "last"]);
 // Source: linux/netfilter/nf_tables.h, enum nft_table_flags.
@@ -55,6 +57,8 @@ export interface NftRuleObject {
   readonly userdata?: Uint8Array;
   /** Chains that verdicts of the rule lead into. */
   readonly targets: readonly string[];
+  /** Of its first counter, as it was before it was set to zero. */
+  readonly count: RuleCount;
 }
 
 /** The body of NFT_MSG_NEWTABLE. */
@@ -98,7 +102,7 @@ export function decodeRule(body: Uint8Array): NftRuleObject {
     handle: attributes.get(RULE.handle) ?? new Uint8Array(),
     expressions,
     ...(userdata === undefined ? {} : { userdata }),
-    targets: readExpressions(expressions),
+    ...readExpressions(expressions),
   };
 }
 
@@ -117,18 +121,33 @@ export function sameHook(a: NftBase, b: NftBase): boolean {
   return a.type === b.type && a.number === b.number && a.priority === b.priority;
 }
 
-function readExpressions(bytes: Uint8Array): string[] {
+function readExpressions(bytes: Uint8Array): Pick<NftRuleObject, "targets" | "count"> {
   const targets: string[] = [];
+  let count = NOTHING_COUNTED;
   forEachAttribute(bytes, 0, bytes.length, (_, from, to) => {
     let name = "";
     forEachAttribute(bytes, from, to, (type, start, end) => {
       if (type === EXPRESSION.name) name = decodeString(bytes, start, end);
       else if (type !== EXPRESSION.data) return;
-      else if (STATEFUL.has(name)) clearValues(bytes, start, end);
-      else if (name === "immediate") targets.push(...targetOf(bytes.subarray(start, end)));
+      else if (STATEFUL.has(name)) {
+        if (name === "counter" && count === NOTHING_COUNTED) count = readCounter(bytes, start, end);
+        clearValues(bytes, start, end);
+      } else if (name === "immediate") targets.push(...targetOf(bytes.subarray(start, end)));
     });
   });
-  return targets;
+  return { targets, count };
+}
+
+/** Source: linux/netfilter/nf_tables.h, enum nft_counter_attributes; both u64. */
+function readCounter(bytes: Uint8Array, start: number, end: number): RuleCount {
+  let [packets, byteCount] = [0, 0];
+  const view = viewOf(bytes);
+  forEachAttribute(bytes, start, end, (type, from, to) => {
+    if (to - from !== 8) return;
+    if (type === COUNTER.packets) packets = Number(view.getBigUint64(from));
+    else if (type === COUNTER.bytes) byteCount = Number(view.getBigUint64(from));
+  });
+  return { packets, bytes: byteCount };
 }
 
 /** The headers stay, so that the rule can be sent again. */

@@ -29,7 +29,7 @@ export interface SeenChain extends NftChainObject {
 export interface SeenTable extends NftTableObject, Pick<OwnTable, "family" | "table"> {
   readonly chains: ReadonlyMap<string, SeenChain>;
   /** Rules in chains of others that lead into ours, as far as the table was read. */
-  readonly foreign: readonly Pick<NftRuleObject, "chain" | "handle" | "targets">[];
+  readonly foreign: readonly Pick<NftRuleObject, "chain" | "handle" | "targets" | "count">[];
 }
 
 /** What was read. */
@@ -125,7 +125,7 @@ interface ReadTable extends NftTableObject, Pick<OwnTable, "family" | "table"> {
   readonly chains: Map<string, ReadChain>;
   /** Verdicts in any listed rule of the table that lead into a chain. */
   readonly references: Map<string, number>;
-  readonly foreign: Pick<NftRuleObject, "chain" | "handle" | "targets">[];
+  readonly foreign: Pick<NftRuleObject, "chain" | "handle" | "targets" | "count">[];
 }
 
 /** One attempt, as far as it went. */

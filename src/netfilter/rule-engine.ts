@@ -42,6 +42,18 @@ export interface Finding {
   readonly detail: string;
 }
 
+/** What the kernel has counted on a rule; in a table nat that is the first packet of each connection. */
+export interface RuleCount {
+  readonly packets: number;
+  readonly bytes: number;
+}
+
+/** Of a rule on which nothing was counted. */
+export const NOTHING_COUNTED: RuleCount = { packets: 0, bytes: 0 };
+
+/** Which form of a rule stands: as it is told, as another form counts as it, or neither. */
+export type RuleForm = "told" | "accepted" | "other";
+
 /** A chain of ours as it is. */
 export interface ChainState {
   readonly family: Family;
@@ -51,8 +63,14 @@ export interface ChainState {
   readonly standsIn?: string;
   /** Its rules in words: those told for rules that are as told, a note for others. Never text of the namespace. */
   readonly words: readonly string[];
+  /** In the order of `words`; none for a note on several rules. */
+  readonly counts?: readonly RuleCount[];
+  /** In the order of `words`, which tell an accepted rule as that which it counts as. */
+  readonly forms?: readonly RuleForm[];
   /** Rules that lead into it as one should. */
   readonly jumpCount: number;
+  /** Counted on these rules together. */
+  readonly jumped?: RuleCount;
   /** Rules that lead into it in another way, by the chain they stand in. */
   readonly strays: readonly string[];
 }

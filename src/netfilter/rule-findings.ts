@@ -18,8 +18,8 @@ export interface ComparedRules {
 export function ruleFindings({ chain, isThere, wanted, found }: ComparedRules, table: TablePlace): Finding[] {
   const place = { ...table, chain };
   if (!isThere) return [{ kind: "missing-chain", ...place, detail: `chain ${chain} is not there` }];
-  const lost = partition(wanted, found);
-  const surplus = partition(found, wanted);
+  const lost = partition(wanted, found, String);
+  const surplus = partition(found, wanted, String);
   const line = (rule: string | undefined) => `-A ${chain} ${rule}`;
   const wrong = lost.common.findIndex((rule, index) => surplus.common[index] !== rule);
   const reordered = `rule ${wrong + 1} should not be ${line(surplus.common[wrong])}`;
@@ -77,15 +77,20 @@ export function unexpectedFindings(present: readonly string[], place: TablePlace
   return [{ kind: "unexpected-table", ...place, chain: "", detail }];
 }
 
-/** The elements of a list that another list has too, and the rest, counting repetitions. */
-function partition(list: readonly string[], other: readonly string[]): { common: string[]; rest: string[] } {
+/** The elements of a list whose words another list has too, and the rest, counting repetitions. */
+export function partition<T>(
+  list: readonly T[],
+  other: readonly string[],
+  wordsOf: (element: T) => string,
+): { common: T[]; rest: T[] } {
   const left = new Map<string, number>();
-  for (const element of other) left.set(element, (left.get(element) ?? 0) + 1);
-  const common: string[] = [];
-  const rest: string[] = [];
+  for (const words of other) left.set(words, (left.get(words) ?? 0) + 1);
+  const common: T[] = [];
+  const rest: T[] = [];
   for (const element of list) {
-    const count = left.get(element) ?? 0;
-    left.set(element, count - 1);
+    const words = wordsOf(element);
+    const count = left.get(words) ?? 0;
+    left.set(words, count - 1);
     (count > 0 ? common : rest).push(element);
   }
   return { common, rest };

@@ -4,15 +4,24 @@
 import type { Family } from "./family.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
 import type { KnownChain, KnownRule, KnownRules, KnownTable } from "./nft-known.ts";
-import { type NftRuleObject, sameBytes, sameHook } from "./nft-objects.ts";
+import { sameBytes, sameHook } from "./nft-objects.ts";
 import type { SeenChain, SeenObjects, SeenTable } from "./own-objects.ts";
-import type { Finding } from "./rule-engine.ts";
+import type { Finding, RuleCount } from "./rule-engine.ts";
+import {
+  jumpFindings,
+  ruleFindings,
+  strayFindings,
+  type TablePlace,
+  unexpectedFindings,
+} from "./rule-findings.ts";
+import { type MatchedRule, matchRule } from "./rule-match.ts";
 import type { OwnChain, OwnTable } from "./told-rules.ts";
 
 /** A rule in a base chain that leads into a chain of ours. */
 export interface Entry {
   readonly hook: string;
   readonly handle: Uint8Array;
+  readonly count: RuleCount;
 }
 
 /** What there is of one of our chains. */
@@ -21,10 +30,11 @@ export interface ChainVerdict extends OwnChain {
   readonly seen: SeenChain | undefined;
   /** Its rules are the wanted ones, in order. */
   readonly hasRules: boolean;
-  /** Its rules in words, those that are not known by a text of their own. */
-  readonly words: readonly string[];
+  readonly rules: readonly MatchedRule[];
   /** Rules that lead into it as one should, wherever in the base chain they stand. */
   readonly jumps: readonly Entry[];
+  /** How many rules stand before the first of them. */
+  readonly before: number;
   /** That of them which stands where it should. */
   readonly jump: Entry | undefined;
   /** Rules that lead into it in another way. */
@@ -118,14 +128,17 @@ function judgeChain(
 ): ChainVerdict {
   const seen = table?.chains.get(own.chain);
   const entries = entriesOf(own, table, known?.jump);
-  const words = (seen?.rules ?? []).map((rule, index) =>
-    wordsOf(rule, { index, known: known?.rules ?? [], accepted: accepted?.rules ?? [] }),
+  const forms = { known: known?.rules ?? [], accepted: accepted?.rules ?? [] };
+  const rules = (seen?.rules ?? []).map(({ expressions, count }, index) =>
+    matchRule({ index, bytes: expressions.length, count }, forms, (each) =>
+      sameBytes(each.expressions, expressions),
+    ),
   );
   const hasRules =
     seen?.isComplete === true &&
-    words.length === known?.rules.length &&
-    known.rules.every((rule, index) => rule.words === words[index]);
-  return { ...own, wanted: known, seen, hasRules, words, ...entries };
+    rules.length === known?.rules.length &&
+    known.rules.every(({ words }, index) => words === rules[index]?.words);
+  return { ...own, wanted: known, seen, hasRules, rules, ...entries };
 }
 
 /** @throws {NetfilterFault} TOO_MANY_RULES when the rest of the base chain may hold what was not found */
@@ -133,123 +146,73 @@ function entriesOf(
   { chain, hook, isFirst = false }: OwnChain,
   table: SeenTable | undefined,
   known: KnownRule | undefined,
-): Pick<ChainVerdict, "jumps" | "jump" | "strays"> {
+): Pick<ChainVerdict, "jumps" | "jump" | "before" | "strays"> {
   const jumps: Entry[] = [];
   const strays: Entry[] = [];
   let jump: Entry | undefined;
+  let before = 0;
   for (const base of table?.chains.values() ?? []) {
     if (base.base === undefined) continue;
-    for (const [index, { handle, targets, expressions }] of base.rules.entries()) {
+    for (const [index, { handle, targets, expressions, count }] of base.rules.entries()) {
       if (!targets.includes(chain)) continue;
       const isJump = base.name === hook && known !== undefined && sameBytes(expressions, known.expressions);
-      const entry = { hook: base.name, handle: handle.slice() };
+      const entry = { hook: base.name, handle: handle.slice(), count };
+      if (isJump && jumps.length === 0) before = index;
       (isJump ? jumps : strays).push(entry);
       if (isJump && (index === 0 || !isFirst)) jump ??= entry;
     }
   }
-  for (const { chain: from, handle, targets } of table?.foreign ?? [])
-    if (targets.includes(chain)) strays.push({ hook: from, handle: handle.slice() });
-  if (isFirst) return { jumps, jump, strays };
+  for (const { chain: from, handle, targets, count } of table?.foreign ?? [])
+    if (targets.includes(chain)) strays.push({ hook: from, handle: handle.slice(), count });
+  if (isFirst) return { jumps, jump, before, strays };
   const used = (table?.chains.get(chain)?.use ?? 0) > 0;
   if (known !== undefined && jump === undefined && used && table?.chains.get(hook)?.isComplete === false)
     throw new NetfilterFault(
       "TOO_MANY_RULES",
-      `Cannot verify that ${hook} of table ${table.table} leads to ${chain}: more rules stand before it than are read`,
+      `Cannot verify that ${hook} of table ${table.table} leads to ${chain}: more rules stand before it than are read; ` +
+        "take rules of others out of that chain, or let them come after ours",
     );
-  return { jumps, jump, strays };
+  return { jumps, jump, before: 0, strays };
 }
 
-function wordsOf(
-  rule: NftRuleObject,
-  told: { index: number; known: readonly KnownRule[]; accepted: readonly KnownRule[] },
-): string {
-  const { index, known, accepted } = told;
-  const isIt = (each: KnownRule | undefined) =>
-    each !== undefined && sameBytes(each.expressions, rule.expressions);
-  const here = known[index];
-  if (here !== undefined && (isIt(here) || isIt(accepted[index]))) return here.words;
-  const elsewhere = known.find((each, at) => isIt(each) || isIt(accepted[at]));
-  return elsewhere?.words ?? `(a rule of ${rule.expressions.length} bytes that is not ours)`;
-}
-
-function findingsOf(verdict: Omit<TableVerdict, "findings">): Finding[] {
-  const { family, table, wanted, chains } = verdict;
+function findingsOf({ family, table, wanted, chains }: Omit<TableVerdict, "findings">): Finding[] {
+  const place = { family, table };
   if (wanted === undefined) {
     const present = chains.flatMap(({ chain, seen }) => (seen === undefined ? [] : [chain]));
-    if (present.length === 0) return [];
-    const detail = `${present.join(" and ")} should not be in table ${table}`;
-    return [{ kind: "unexpected-table", family, table, chain: "", detail }];
+    return unexpectedFindings(present, place);
   }
-  const place = { family, table };
   // a way in that is not there says more than any rule behind it
   return [
-    ...chains.flatMap((chain) => compareJumps(chain, place)),
-    ...chains.flatMap((chain) => compareRules(chain, place)),
-    ...chains.flatMap((chain) => strayFindings(chain, place)),
+    ...chains.flatMap(({ chain, hook, jumps, before }) =>
+      jumpFindings({ chain, hook, count: jumps.length, before }, place),
+    ),
+    ...chains.flatMap((chain) => chainFindings(chain, place)),
+    ...chains.flatMap(({ chain, strays }) =>
+      strayFindings({ chain, strays: strays.map(({ hook }) => printableName(hook)) }, place),
+    ),
+    ...chains.flatMap((chain) => hiddenFindings(chain, place)),
   ];
 }
 
-type Place = Pick<Finding, "family" | "table">;
-
-function compareRules(verdict: ChainVerdict, table: Place): Finding[] {
-  const { chain, seen, wanted, words } = verdict;
-  const place = { ...table, chain };
-  if (seen === undefined) return [{ kind: "missing-chain", ...place, detail: `chain ${chain} is not there` }];
-  if (verdict.hasRules) return [];
-  const desired = (wanted?.rules ?? []).map((rule) => rule.words);
-  const lost = partition(desired, words);
-  const found = partition(words, desired);
-  const line = (rule: string | undefined) => `-A ${chain} ${rule}`;
-  const wrong = lost.common.findIndex((rule, index) => found.common[index] !== rule);
-  const reordered = `rule ${wrong + 1} should not be ${line(found.common[wrong])}`;
-  return [
-    ...lost.rest.map((rule): Finding => ({ kind: "missing-rule", ...place, detail: line(rule) })),
-    ...found.rest.map((rule): Finding => ({ kind: "extra-rule", ...place, detail: line(rule) })),
-    ...(wrong < 0 ? [] : [{ kind: "reordered", ...place, detail: reordered } as const]),
-    ...(seen.isComplete ? [] : [{ kind: "extra-rule", ...place, detail: line("(and more)") } as const]),
-  ];
-}
-
-function compareJumps({ chain, hook, jumps, jump }: ChainVerdict, table: Place): Finding[] {
-  const place = { ...table, chain: hook };
-  if (jumps.length === 0)
-    return [{ kind: "missing-jump", ...place, detail: `${hook} does not jump to ${chain}` }];
-  if (jump === undefined)
-    return [{ kind: "jump-not-first", ...place, detail: `rules stand before the jump to ${chain}` }];
-  if (jumps.length === 1) return [];
-  return [{ kind: "duplicate-jump", ...place, detail: `${hook} jumps to ${chain} ${jumps.length} times` }];
+function chainFindings({ chain, seen, wanted, hasRules, rules }: ChainVerdict, place: TablePlace): Finding[] {
+  if (hasRules) return [];
+  const told = (wanted?.rules ?? []).map(({ words }) => words);
+  const found = rules.map(({ words }) => words);
+  const findings = ruleFindings({ chain, isThere: seen !== undefined, wanted: told, found }, place);
+  if (seen?.isComplete !== false) return findings;
+  return [...findings, { kind: "extra-rule", ...place, chain, detail: `-A ${chain} (and more)` }];
 }
 
 /** The chain's own count shows rules and verdicts that no list does: those in others' chains, and what is too long to list. */
-function strayFindings(verdict: ChainVerdict, table: Place): Finding[] {
-  const { chain, seen, jumps, strays } = verdict;
-  const found = strays.map(({ hook }): Finding => {
-    const from = printableName(hook);
-    const detail = `-A ${from} leads into ${chain} by a rule that is not ours`;
-    return { kind: "extra-rule", ...table, chain: from, detail };
-  });
-  if (seen === undefined || !seen.isComplete) return found;
+function hiddenFindings({ chain, seen, jumps, strays }: ChainVerdict, place: TablePlace): Finding[] {
+  if (seen === undefined || !seen.isComplete) return [];
   const hiddenCount = seen.use - seen.rules.length - jumps.length - strays.length;
-  if (hiddenCount <= 0) return found;
+  if (hiddenCount <= 0) return [];
   const detail = `${hiddenCount} rules more stand in ${chain} or lead into it than are listed`;
-  return [...found, { kind: "extra-rule", ...table, chain, detail }];
+  return [{ kind: "extra-rule", ...place, chain, detail }];
 }
 
 /** A chain's name can be anything but a NUL; whoever reads of it has a terminal. */
 export function printableName(name: string): string {
   return /^[\w.:-]+$/.test(name) ? name : `(a name of ${name.length} bytes)`;
-}
-
-/** The elements of a list that another list has too, and the rest, counting repetitions. */
-function partition(list: readonly string[], other: readonly string[]): { common: string[]; rest: string[] } {
-  const left = new Map<string, number>();
-  for (const element of other) left.set(element, (left.get(element) ?? 0) + 1);
-  const common: string[] = [];
-  const rest: string[] = [];
-  for (const element of list) {
-    const count = left.get(element) ?? 0;
-    left.set(element, count - 1);
-    (count > 0 ? common : rest).push(element);
-  }
-  return { common, rest };
 }

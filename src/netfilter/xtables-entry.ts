@@ -3,6 +3,7 @@
 import { viewOf } from "../linux/netlink/message.ts";
 import type { Family } from "./family.ts";
 import { sameBytes } from "./nft-objects.ts";
+import type { RuleCount } from "./rule-engine.ts";
 
 /** Where the fields of an entry are, from its start. */
 export interface EntryLayout {
@@ -53,6 +54,7 @@ export interface XtablesRule {
   readonly bytes: Uint8Array;
   /** A chain of ours, or {@link NEXT_RULE}. */
   readonly leadsTo: string | undefined;
+  readonly count: RuleCount;
 }
 
 /** Two rules do the same. */
@@ -84,11 +86,19 @@ export function canonicalRule(
 ): XtablesRule {
   const layout = ENTRY[family];
   const bytes = entry.slice();
+  const count = countOf(bytes, layout);
   bytes.fill(0, layout.nfcache, layout.nfcache + NFCACHE_SIZE);
   bytes.fill(0, layout.comefrom, layout.size);
   if (leadsTo !== undefined)
     bytes.fill(0, targetAt + TARGET.data, targetAt + TARGET.data + TARGET.verdictSize);
-  return { bytes, leadsTo };
+  return { bytes, leadsTo, count };
+}
+
+/** struct xt_counters, summed over the processors. Source: linux/netfilter/x_tables.h. */
+function countOf(entry: Uint8Array, { counters }: EntryLayout): RuleCount {
+  const view = viewOf(entry);
+  const valueAt = (offset: number) => Number(view.getBigUint64(offset, true));
+  return { packets: valueAt(counters), bytes: valueAt(counters + 8) };
 }
 
 /** Whether this is `-j CHAIN` and nothing more: every packet takes it. */

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who asks for known bytes shares them, keeps some of them, and is told when there are none.
+
 import { expect, test } from "vitest";
 import { KnownBytes } from "../../src/netfilter/known-bytes.ts";
 import { type KnownRules, knownRules } from "../../src/netfilter/nft-known.ts";
 import type { NftRuleObject } from "../../src/netfilter/nft-objects.ts";
 import type { SeenObjects } from "../../src/netfilter/own-objects.ts";
+import { NOTHING_COUNTED } from "../../src/netfilter/rule-engine.ts";
 import { type ToldRules, toldRule } from "../../src/netfilter/told-rules.ts";
 import { expectNothingLeftAfterwards } from "../redirection/installed-backends.ts";
 
@@ -84,7 +86,14 @@ test("a failure is typed, kept for a while, and then tried again", async () => {
 });
 
 function rule(changes: Partial<NftRuleObject>): NftRuleObject {
-  return { chain: "OURS", handle: new Uint8Array(8), expressions: Uint8Array.of(1), targets: [], ...changes };
+  return {
+    chain: "OURS",
+    handle: new Uint8Array(8),
+    expressions: Uint8Array.of(1),
+    targets: [],
+    count: NOTHING_COUNTED,
+    ...changes,
+  };
 }
 
 function seen(changes: { rules?: NftRuleObject[]; jumps?: NftRuleObject[]; use?: number }): SeenObjects {

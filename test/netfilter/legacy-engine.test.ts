@@ -315,11 +315,8 @@ describe("who only looks", () => {
   test("is told of each chain that is there", async () => {
     using pod = await TestNetns.make();
     await pod.run(restores[6], "*mangle\n:ISTIO_PRERT - [0:0]\n-A PREROUTING -j ISTIO_PRERT\nCOMMIT\n");
-    expect(await engine.present(call(pod))).toEqual(
-      [
-        { family: 6, table: "mangle", chain: "ISTIO_PRERT", words: [], jumpCount: 0, strays: ["PREROUTING"] },
-      ].map((state) => ({ ...state, jumpCount: 1, strays: [] })),
-    );
+    const chain = { family: 6, table: "mangle", chain: "ISTIO_PRERT", words: [], jumpCount: 1, strays: [] };
+    expect(await engine.present(call(pod))).toMatchObject([chain]);
   });
 });
 

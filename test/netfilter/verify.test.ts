@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Judging what was read, and planning what to change, where no kernel is needed.
+
 import { expect, test } from "vitest";
 import { knownRules } from "../../src/netfilter/nft-known.ts";
 import type { NftBase, NftRuleObject } from "../../src/netfilter/nft-objects.ts";
 import type { SeenChain, SeenObjects, SeenTable } from "../../src/netfilter/own-objects.ts";
 import { planReplay } from "../../src/netfilter/replay.ts";
+import { NOTHING_COUNTED } from "../../src/netfilter/rule-engine.ts";
 import { type ToldRules, toldRule } from "../../src/netfilter/told-rules.ts";
 import { verifyOwnObjects } from "../../src/netfilter/verify.ts";
 
@@ -28,6 +30,7 @@ function rule(value: number, target?: string): NftRuleObject {
     handle: Uint8Array.of(value),
     expressions: Uint8Array.of(value),
     targets: target === undefined ? [] : [target],
+    count: NOTHING_COUNTED,
   };
 }
 
