@@ -111,7 +111,7 @@ function reportStages(
   ground: Ground,
   { capture, front, wiring }: { capture: Capture; front: Front; wiring: Wiring },
 ): Stage[] {
-  const { config, loggers, metrics, node, backend, hostNetns, readiness } = ground;
+  const { config, loggers, metrics, node, backend, readiness } = ground;
   const { probePath } = capture;
   const log = loggers.scope("agent");
   const processFacts = new ProcessFacts();
@@ -133,7 +133,13 @@ function reportStages(
   const api = new StateApi({ source, loggers, log });
   const stateServer = new StateServer({ path: join(config.runDir, STATE_SOCKET_NAME), api, log });
   const metricsServer = new MetricsServer({ metrics, api, log });
-  const rules = new PodRules({ ...config, cluster: node, enrolment: capture.enrolment, backend, hostNetns });
+  const rules = new PodRules({
+    ...config,
+    cluster: node,
+    enrolment: capture.enrolment,
+    backend,
+    redirection: capture.redirection,
+  });
   const dashboard = new DashboardServer({ source, rules, api, log });
   return [
     { name: "process facts", start: () => processFacts.start(), stop: () => processFacts.stop() },

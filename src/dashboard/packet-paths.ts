@@ -2,8 +2,8 @@
 // Which of a packet's ways through a captured pod each rule belongs to, and what the kernel has counted on it. No I/O.
 
 import type { Family } from "../netfilter/family.ts";
-import { normaliseRule } from "../netfilter/rule-tokens.ts";
-import { joinWords, type SavedRuleset } from "../netfilter/save-parser.ts";
+import { type ChainState, NOTHING_COUNTED, type RuleCount, type RuleForm } from "../netfilter/rule-engine.ts";
+import { toldRule } from "../netfilter/told-rules.ts";
 import {
   CHAIN_HOOKS,
   CHAIN_NAMES,
@@ -13,51 +13,23 @@ import {
   redirectRules,
   redirectTables,
   TABLE_NAMES,
+  type TableName,
 } from "../redirection/rules.ts";
 import type { HookReport, PacketPath, PathStage, RuleReport } from "./rules-report.ts";
 
-/** A rule's counters. */
-export interface RuleCount {
-  readonly packets: number;
-  readonly bytes: number;
-}
-
-/** A dump with counters: `counts` has one entry for each rule of the table, in order. */
-export interface CountedRuleset {
-  readonly ruleset: SavedRuleset;
-  readonly counts: ReadonlyMap<string, readonly RuleCount[]>;
-}
-
 interface FoundRule extends RuleCount {
-  readonly tokens: string;
-  readonly text: string;
-}
-
-const NOTHING: RuleCount = { packets: 0, bytes: 0 };
-
-/** The counters of each table's rules in the output of `iptables-save -c`, in its order. */
-export function readCounts(text: string): Map<string, RuleCount[]> {
-  const tables = new Map<string, RuleCount[]>();
-  let counts: RuleCount[] = [];
-  for (const line of text.split("\n")) {
-    const name = /^\*(\S+)/.exec(line)?.[1];
-    if (name !== undefined) {
-      counts = tables.get(name) ?? [];
-      tables.set(name, counts);
-    }
-    const rule = /^(?:\[(\d+):(\d+)\] )?-A /.exec(line);
-    if (rule !== null) counts.push({ packets: Number(rule[1] ?? 0), bytes: Number(rule[2] ?? 0) });
-  }
-  return tables;
+  readonly words: string;
+  readonly form: RuleForm;
 }
 
 /**
- * Our rules as they are beside our rules as they should be, in the order in which a packet meets them.
- * @param wanted `undefined`: the pod should have none, and what is found is left over
+ * Our rules as they are beside our rules as they should be, in the order in which a packet meets them. Those of others are notes.
+ * @param found our chains that are there, of any family
+ * @param wanted undefined: the pod should have none, and what is found is left over
  * @throws {RedirectOptionsError} for options that no rule can hold
  */
 export function explainRules(
-  found: CountedRuleset,
+  found: readonly ChainState[],
   wanted: RedirectOptions | undefined,
   family: Family,
 ): { rules: RuleReport[]; hooks: HookReport[] } {
@@ -67,14 +39,15 @@ export function explainRules(
   const wantedTables = wanted === undefined ? [] : redirectTables(wanted);
   for (const table of TABLE_NAMES) {
     for (const chain of CHAIN_NAMES) {
-      const place = { table, chain };
-      const there = rulesOf(found, place);
+      const state = found.find(
+        (each) => each.family === family && each.table === table && each.chain === chain,
+      );
       const should = wantedRules.filter((rule) => rule.table === table && rule.chain === chain);
-      rules.push(...match(there, should, { ...place, probes: probesOf(wanted) }));
-      const hook = hookOf(found, place);
-      if (hook !== undefined) hooks.push({ ...place, from: CHAIN_HOOKS[chain], present: true, ...hook });
-      else if (wantedTables.includes(table))
-        hooks.push({ ...place, from: CHAIN_HOOKS[chain], present: false, ...NOTHING });
+      rules.push(...match(state, should, { table, chain, family, probes: probesOf(wanted) }));
+      const present = state !== undefined && state.jumpCount > 0;
+      const { packets, bytes } = state?.jumped ?? NOTHING_COUNTED;
+      if (present || wantedTables.includes(table))
+        hooks.push({ table, chain, from: CHAIN_HOOKS[chain], present, packets, bytes });
     }
   }
   return { rules: rules.sort((a, b) => stageRank(a) - stageRank(b)), hooks };
@@ -113,61 +86,48 @@ export function purposeOf(
 }
 
 function match(
-  there: readonly FoundRule[],
+  state: ChainState | undefined,
   should: readonly RedirectRule[],
-  { table, chain, probes }: { table: string; chain: ChainName; probes: readonly string[] },
+  place: {
+    readonly table: TableName;
+    readonly chain: ChainName;
+    readonly family: Family;
+    readonly probes: readonly string[];
+  },
 ): RuleReport[] {
-  const open = [...there];
+  const { table, chain, family, probes } = place;
+  const open = rulesOf(state);
   const reports = should.map((rule): RuleReport => {
-    const forms = [rule.args, rule.accepted ?? rule.args].map((args) => normaliseRule(args).tokens.join(" "));
-    const at = open.findIndex((each) => forms.includes(each.tokens));
+    const { words } = toldRule({ family, table, chain }, rule.args);
+    const at = open.findIndex((each) => each.form !== "other" && each.words === words);
     const [seen] = at < 0 ? [] : open.splice(at, 1);
+    const args = seen?.form === "accepted" ? (rule.accepted ?? rule.args) : rule.args;
     return {
       table,
       chain,
       ...purposeOf(rule, probes),
       state: seen === undefined ? "missing" : "present",
-      text: seen?.text ?? joinWords(rule.args),
+      text: args.join(" "),
       comment: rule.comment,
       packets: seen?.packets ?? 0,
       bytes: seen?.bytes ?? 0,
     };
   });
-  const foreign = open.map(
-    ({ text, packets, bytes }): RuleReport => ({
-      table,
-      chain,
-      path: "other",
-      stage: "unknown",
-      state: "foreign",
-      text,
-      comment: null,
-      packets,
-      bytes,
+  return [
+    ...reports,
+    ...open.map(({ words, packets, bytes }): RuleReport => {
+      const purpose = { path: "other", stage: "unknown", state: "foreign", comment: null } as const;
+      return { table, chain, ...purpose, text: words, packets, bytes };
     }),
-  );
-  return [...reports, ...foreign];
+  ];
 }
 
-function rulesOf({ ruleset, counts }: CountedRuleset, place: { table: string; chain: string }): FoundRule[] {
-  const rules = ruleset.tables.get(place.table)?.rules ?? [];
-  const numbers = counts.get(place.table) ?? [];
-  return rules.flatMap(({ chain, tokens, words }, index) =>
-    chain === place.chain
-      ? [{ tokens: tokens.join(" "), text: joinWords(words), ...(numbers[index] ?? NOTHING) }]
-      : [],
-  );
-}
-
-/** Counters of the jump into a chain of ours. */
-function hookOf(
-  found: CountedRuleset,
-  { table, chain }: { table: string; chain: ChainName },
-): RuleCount | undefined {
-  const jump = rulesOf(found, { table, chain: CHAIN_HOOKS[chain] }).find(
-    ({ tokens }) => tokens === `-j ${chain}`,
-  );
-  return jump && { packets: jump.packets, bytes: jump.bytes };
+function rulesOf(state: ChainState | undefined): FoundRule[] {
+  return (state?.words ?? []).map((words, index) => ({
+    words,
+    form: state?.forms?.[index] ?? "other",
+    ...(state?.counts?.[index] ?? NOTHING_COUNTED),
+  }));
 }
 
 function probesOf(options: RedirectOptions | undefined): string[] {

@@ -2,23 +2,22 @@
 // Reads one pod's rules with their counters from the kernel, for people who look at it: bounded, shared, and writing nothing.
 import { performance } from "node:perf_hooks";
 import type { Netns } from "../linux/netns.ts";
+import { within } from "../loop/deadline.ts";
 import { Limit } from "../loop/limit.ts";
 import type { Family } from "../netfilter/family.ts";
-import { parseSave } from "../netfilter/save-parser.ts";
-import { type RedirectBackend, toolsOf } from "../netfilter/variant.ts";
+import type { RuleEngine } from "../netfilter/rule-engine.ts";
 import type { ClusterFacts, EnrolmentFacts } from "../observe/agent-facts.ts";
-import { assertPodNetns } from "../redirection/pod-netns.ts";
-import { type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";
-import { explainRules, readCounts } from "./packet-paths.ts";
+import type { PodRedirection } from "../redirection/pod-redirection.ts";
+import type { RedirectOptions } from "../redirection/rules.ts";
+import { explainRules } from "./packet-paths.ts";
 import type { PodRulesReport, RuleFamilyReport } from "./rules-report.ts";
 
 export interface PodRulesOptions {
   readonly nodeName: string;
   readonly cluster: Pick<ClusterFacts, "podByName">;
   readonly enrolment: Pick<EnrolmentFacts, "record" | "records" | "desired">;
-  readonly backend: Pick<RedirectBackend, "variant" | "installed" | "runner">;
-  /** `Netns.key` of every namespace that is not a pod's. */
-  readonly hostNetns: ReadonlySet<string>;
+  readonly backend: { readonly variant: RuleEngine["variant"] };
+  readonly redirection: Pick<PodRedirection, "rules">;
   /** AMBIENT_IPV6 */
   readonly ipv6: boolean;
 }
@@ -36,11 +35,12 @@ interface Subject {
   readonly redirect: RedirectOptions | undefined;
 }
 
-/** Looks under way at a time: each is two short processes. */
+/** Looks under way at a time. */
 const maxLooks = 2;
 /** Several pages that look at one pod cost as much as one. */
 const maxAgeMs = 500;
-const toolTimeoutMs = 3000;
+/** Whoever writes in the same namespace goes first. */
+const lookTimeoutMs = 3000;
 
 /** Rules with counters, read when somebody asks. */
 export class PodRules implements RulesSource {
@@ -60,7 +60,7 @@ export class PodRules implements RulesSource {
     if (subject === undefined) return undefined;
     const nowMs = performance.now();
     for (const [uid, { startedMs }] of this.#looks)
-      if (nowMs - startedMs > toolTimeoutMs) this.#looks.delete(uid);
+      if (nowMs - startedMs > lookTimeoutMs) this.#looks.delete(uid);
     const known = this.#looks.get(subject.uid);
     if (known !== undefined && nowMs - known.startedMs < maxAgeMs) return await known.report;
     const report = this.#places.run(() => this.#look(subject, { ns, name }));
@@ -111,33 +111,16 @@ export class PodRules implements RulesSource {
     };
   }
 
-  async #read(netns: Netns, redirect: RedirectOptions | undefined): Promise<RuleFamilyReport[]> {
-    const { ipv6 } = this.#options;
+  async #read(netns: Netns, wanted: RedirectOptions | undefined): Promise<RuleFamilyReport[]> {
+    const { ipv6, redirection } = this.#options;
     const families: readonly Family[] = ipv6 ? [4, 6] : [4];
-    return await Promise.all(
-      families.map(async (family) => {
-        const text = await this.#save(netns, family);
-        const found = { ruleset: parseSave(text), counts: readCounts(text) };
-        const table = TABLE_NAMES.find((name) => found.ruleset.unreadable.includes(name));
-        if (table !== undefined)
-          throw new Error(`table ${table} of IPv${family} holds rules that only nft understands`);
-        return { family, ...explainRules(found, redirect, family) };
-      }),
-    );
-  }
-
-  async #save(netns: Netns, family: Family): Promise<string> {
-    const { backend, hostNetns } = this.#options;
-    const tools = toolsOf(backend)?.[family];
-    if (tools === undefined) return "";
-    const { stdout } = await backend.runner.run({
-      argv: [tools.save, "-c"],
-      netnsFd: netns.fd,
-      timeoutMs: toolTimeoutMs,
-      lockNetns: backend.variant === "legacy",
-      // the handle may have been closed while this waited for its turn
-      beforeStart: () => assertPodNetns(netns, hostNetns),
-    });
-    return stdout;
+    const abort = new AbortController();
+    try {
+      const look = redirection.rules(netns, wanted, { signal: abort.signal });
+      const { chains } = await within(look, { ms: lookTimeoutMs });
+      return families.map((family) => ({ family, ...explainRules(chains, wanted, family) }));
+    } finally {
+      abort.abort();
+    }
   }
 }

@@ -30,7 +30,7 @@ export interface PodRulesReport {
   readonly netns: string | null;
   /** `null` while the labels of the pod's namespace are not known. */
   readonly wanted: boolean | null;
-  /** The iptables variant that was asked. */
+  /** The engine that was asked: an iptables variant, or `native`. */
   readonly variant: string;
   /** How long the look took. */
   readonly ms: number;
@@ -48,7 +48,10 @@ export interface RuleFamilyReport {
   readonly hooks: readonly HookReport[];
 }
 
-/** One rule with what the kernel has counted on it. In table nat that is the first packet of each connection. */
+/**
+ * One rule with what the kernel has counted on it. In table nat that is the first packet of each connection. A native rule that names
+ * no address is one for both families, and so is its count.
+ */
 export interface RuleReport {
   readonly table: string;
   readonly chain: string;
@@ -56,7 +59,7 @@ export interface RuleReport {
   readonly stage: PathStage;
   /** `foreign`: in our chain and not ours. */
   readonly state: "present" | "missing" | "foreign";
-  /** What follows `-A CHAIN`. */
+  /** What follows `-A CHAIN`; natively the rule that was told. Of a foreign rule a note, never its text. */
   readonly text: string;
   /** What it is for. */
   readonly comment: string | null;
@@ -64,11 +67,11 @@ export interface RuleReport {
   readonly bytes: number;
 }
 
-/** The jump from a built-in chain into one of ours. */
+/** The jump from a base chain into one of ours; natively it counts nothing. */
 export interface HookReport {
   readonly table: string;
   readonly chain: string;
-  /** The built-in chain. */
+  /** The base chain. */
   readonly from: string;
   readonly present: boolean;
   readonly packets: number;

@@ -90,8 +90,8 @@ export function wantedPod({ uid, observed }: PodReport): WantedPod {
   return { uid, containerIds: observed?.containerId ? [observed.containerId] : [] };
 }
 
-/** The process may have ended, and its number be another's, since it was looked at. */
-function openAs({ netnsPath, netnsKey }: PodProcess): Netns | undefined {
+/** The process may have ended, and its number be another's, since it was looked at: undefined then. @throws NetnsError */
+export function openAs({ netnsPath, netnsKey }: PodProcess): Netns | undefined {
   try {
     const netns = Netns.open(netnsPath);
     if (netns.key === netnsKey) return netns;

@@ -5,13 +5,13 @@ import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import { ApiClient } from "../kube/api-client.ts";
 import { recordOf, textOf } from "../kube/json-fields.ts";
-import { Netns } from "../linux/netns.ts";
 import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
-import { BACKEND_NAMES, knownVariant, toolsOf } from "../netfilter/variant.ts";
+import { BACKEND_NAMES, knownVariant } from "../netfilter/variant.ts";
 import type { NodeReport, PodDetailReport, PodListReport } from "../observe/state-report.ts";
 import type { Fault, FaultKind } from "./fault.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
-import { checkPod, type PodCheck, subjectOf, wantedPod } from "./pod-check.ts";
+import { checkPod, openAs, type PodCheck, subjectOf, wantedPod } from "./pod-check.ts";
+import { ruleLines } from "./rule-lines.ts";
 
 /** Who is asked about pods. */
 export interface DebugAgent {
@@ -93,9 +93,10 @@ async function debugPod(
   const { faults, unseen, seen } = await checkPod(eyes, subjectOf(pod, running));
   const name = `${pod.ns}/${pod.name}`;
   const isWanted = pod.desired.wanted === true;
+  const lines = await ruleLinesOf(eyes, pod, running);
   const checks = [
     ztunnelCheck(pod, { seen, faults, isWanted }),
-    await rulesCheck(eyes, { running, faults, unseen, isWanted }),
+    rulesCheck(eyes, { lines, faults, unseen, isWanted }),
     logCheck(pod),
   ];
   return { name, summary: `${pod.state}, ${isWanted ? "wanted" : "not wanted"}: ${pod.desired.why}`, checks };
@@ -151,17 +152,11 @@ function ztunnelCheck(
 
 const RULE_KINDS: readonly FaultKind[] = ["ztunnel-sockets", "capture-without-annotation"];
 
-async function rulesCheck(
-  eyes: KernelEyes,
-  {
-    running,
-    faults,
-    unseen,
-    isWanted,
-  }: Known & Pick<PodCheck, "unseen"> & { readonly running: PodProcess | undefined },
-): Promise<DebugCheck> {
-  const title = `rules in mangle and nat (${BACKEND_NAMES[eyes.backend.variant]})`;
-  const lines = running === undefined ? ["no process of the pod was found"] : await ruleLines(eyes, running);
+function rulesCheck(
+  { backend }: KernelEyes,
+  { lines, faults, unseen, isWanted }: Known & Pick<PodCheck, "unseen"> & { readonly lines: string[] },
+): DebugCheck {
+  const title = `rules in mangle and nat (${BACKEND_NAMES[backend.variant]})`;
   const wrong = faults.filter(({ kind }) => !RULE_KINDS.includes(kind));
   if (wrong.length > 0) {
     return {
@@ -181,23 +176,22 @@ async function rulesCheck(
   return { title, lines, passed: true, verdict };
 }
 
-/** Our rules, as iptables-save prints them. */
-async function ruleLines({ backend, ipv6 }: KernelEyes, { netnsPath }: PodProcess): Promise<string[]> {
-  using netns = Netns.open(netnsPath);
-  const lines: string[] = [];
-  for (const family of ipv6 ? ([4, 6] as const) : ([4] as const)) {
-    const save = toolsOf(backend)?.[family]?.save;
-    if (save === undefined) continue;
-    for (const table of ["mangle", "nat"]) {
-      const { stdout } = await backend.runner.run({ argv: [save, "-t", table], netnsFd: netns.fd });
-      const rules = stdout.split("\n").filter((line) => line.startsWith("-A ") && line.includes("ISTIO_"));
-      lines.push(
-        `IPv${family} ${table}: ${rules.length === 0 ? "no rule of ours" : `${rules.length} rules`}`,
-      );
-      if (family === 4) lines.push(...rules.map((rule) => `  ${rule}`));
-    }
+/** Our rules as the engine tells them; why there are none to tell where it cannot. */
+async function ruleLinesOf(
+  { redirection, ipv6 }: KernelEyes,
+  { desired }: PodDetailReport,
+  running: PodProcess | undefined,
+): Promise<string[]> {
+  if (running === undefined) return ["no process of the pod was found"];
+  using netns = openAs(running);
+  if (netns === undefined) return ["its process has ended"];
+  const wanted = desired.wanted === true ? (desired.redirect ?? undefined) : undefined;
+  try {
+    const { chains } = await redirection.rules(netns, wanted);
+    return ruleLines(chains, ipv6 ? [4, 6] : [4]);
+  } catch (error) {
+    return [`not known: ${(error as Error).message}`];
   }
-  return lines;
 }
 
 function logCheck({ log, lastError }: PodDetailReport): DebugCheck {

@@ -16,7 +16,7 @@ import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import type { Family } from "../netfilter/family.ts";
 import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
-import type { NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
+import type { NetnsCall, RuleEngine, RuleState } from "../netfilter/rule-engine.ts";
 import type { RedirectBackend } from "../netfilter/variant.ts";
 import { EarlierRules, type Leftovers, type Suspects } from "./earlier-rules.ts";
 import { type Drift, fingerprint } from "./fingerprint.ts";
@@ -124,6 +124,15 @@ export class PodRedirection {
   }
 
   /**
+   * The rules as they stand in both families, with what the kernel counted on them, named as the engine names them; writes nothing.
+   * @param options undefined for a pod that should have none: what is there of our chains, without findings
+   * @throws as {@link verify}
+   */
+  rules(netns: Netns, options: RedirectOptions | undefined, call: RedirectionCall = {}): Promise<RuleState> {
+    return this.#queue.run(netns.key, () => named(call, () => this.#rules({ netns, ...call }, options)));
+  }
+
+  /**
    * Brings rules, ip rule and route about and verifies them; writes nothing where they are right already.
    * @throws {RedirectOptionsError} before anything is written
    * @throws {RedirectionError} HOST_NETNS, NETNS_CLOSED, NOT_CONVERGED and those of the engine
@@ -169,6 +178,12 @@ export class PodRedirection {
       ]),
     );
     return { intact: drift.length === 0, drift, skippedFamilies, routing, fingerprints };
+  }
+
+  async #rules(call: NetnsCall, options: RedirectOptions | undefined): Promise<RuleState> {
+    this.#assertUsable(call);
+    if (options === undefined) return { findings: [], chains: await this.#engine.present(call) };
+    return await this.#engine.verify(call, this.#wanted(options, this.#families));
   }
 
   async #apply(call: NetnsCall & RedirectionCall, options: RedirectOptions): Promise<ApplyReport> {

@@ -120,11 +120,7 @@ export class FakeNode {
   }
 
   #family(family: Family): RuleFamilyReport {
-    const { rules, hooks } = explainRules(
-      { ruleset: { tables: new Map(), unreadable: [] }, counts: new Map() },
-      options,
-      family,
-    );
+    const { rules, hooks } = explainRules([], options, family);
     const counted = rules.map((rule, index) => {
       const packets = index % 3 === family % 3 ? 0 : this.packets * (index + 1);
       return { ...rule, state: "present" as const, packets, bytes: 60 * packets };

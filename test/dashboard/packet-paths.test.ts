@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, test } from "vitest";
-import { explainRules, PATH_STAGES, purposeOf, readCounts } from "../../src/dashboard/packet-paths.ts";
+import { explainRules, PATH_STAGES, purposeOf } from "../../src/dashboard/packet-paths.ts";
 import { missingHooks, packetLanes, verdictOf } from "../../src/dashboard/page/packet-lanes.ts";
 import type { PodRulesReport } from "../../src/dashboard/rules-report.ts";
 import type { Family } from "../../src/netfilter/family.ts";
-import { parseSave } from "../../src/netfilter/save-parser.ts";
-import { renderRestoreText } from "../../src/redirection/restore-text.ts";
+import type { ChainState, RuleForm } from "../../src/netfilter/rule-engine.ts";
+import { desiredChains } from "../../src/redirection/fingerprint.ts";
 import { type RedirectOptions, redirectRules } from "../../src/redirection/rules.ts";
 
 const plain: RedirectOptions = {
@@ -22,16 +22,62 @@ const variants: readonly RedirectOptions[] = [
   { ...plain, virtualInterfaces: ["net1", "tap0"] },
 ];
 
-/** What `iptables-save -c` would print of these rules: the number of the line on each. */
-function saved(options: RedirectOptions, family: Family): string {
-  return renderRestoreText(options, family)
-    .split("\n")
-    .map((line, index) => (line.startsWith("-A") ? `[${index}:${60 * index}] ${line}` : line))
-    .join("\n");
+/** Our chains as an engine tells them: each rule has counted another number of packets. */
+function standing(options: RedirectOptions, family: Family, form: RuleForm = "told"): ChainState[] {
+  let packets = 0;
+  const count = () => ({ packets: ++packets, bytes: 60 * packets });
+  return desiredChains(options, family).map((chain) => ({
+    ...chain,
+    counts: chain.words.map(count),
+    forms: chain.words.map(() => form),
+    jumped: count(),
+  }));
 }
 
-function explain(text: string, options: RedirectOptions | undefined = plain, family: Family = 4) {
-  return explainRules({ ruleset: parseSave(text), counts: readCounts(text) }, options, family);
+/** The chains with one of them changed. */
+function changed(
+  chains: readonly ChainState[],
+  place: Pick<ChainState, "table" | "chain">,
+  change: (chain: ChainState) => Partial<ChainState>,
+): ChainState[] {
+  const isIt = ({ table, chain }: ChainState) => table === place.table && chain === place.chain;
+  return chains.map((each) => (isIt(each) ? { ...each, ...change(each) } : each));
+}
+
+const natOutput = { table: "nat", chain: "ISTIO_OUTPUT" };
+const note = "(a rule of 88 bytes that is not ours)";
+
+/** A rule is gone. */
+function lost(chains: readonly ChainState[], isIt: (words: string) => boolean): ChainState[] {
+  return changed(chains, natOutput, ({ words, counts, forms }) => {
+    const at = words.findIndex(isIt);
+    return {
+      words: words.toSpliced(at, 1),
+      ...(counts && { counts: counts.toSpliced(at, 1) }),
+      ...(forms && { forms: forms.toSpliced(at, 1) }),
+    };
+  });
+}
+
+/** Somebody put a rule of theirs where one of ours stood. */
+function replaced(chains: readonly ChainState[], isIt: (words: string) => boolean): ChainState[] {
+  return changed(chains, natOutput, ({ words, counts = [], forms = [] }) => {
+    const at = words.findIndex(isIt);
+    if (at < 0) throw new Error("there is no such rule");
+    return {
+      words: words.with(at, note),
+      counts: counts.with(at, { packets: 5, bytes: 9 }),
+      forms: forms.with(at, "other"),
+    };
+  });
+}
+
+function explain(
+  chains: readonly ChainState[],
+  wanted: RedirectOptions | undefined = plain,
+  family: Family = 4,
+) {
+  return explainRules(chains, wanted, family);
 }
 
 function report(rules: ReturnType<typeof explain>): PodRulesReport {
@@ -44,7 +90,7 @@ describe("explained rules", () => {
   test.each(variants.flatMap((options) => ([4, 6] as const).map((family) => ({ family, options }))))(
     "each rule is on one path when all are there: $family $options",
     ({ family, options }) => {
-      const { rules, hooks } = explain(saved(options, family), options, family);
+      const { rules, hooks } = explain(standing(options, family), options, family);
       expect(rules.length).toBe(redirectRules(options, family).length);
       expect(
         rules.every(
@@ -60,27 +106,25 @@ describe("explained rules", () => {
   test.each([4, 6] as const)(
     "rules of istio-cni are present where they count as ours, and are shown as they are: v%i",
     (family) => {
-      const istios = { ...plain, establishedConnections: "reset" } as const;
-      const { rules } = explain(saved(istios, family), plain, family);
+      const { rules } = explain(standing(plain, family, "accepted"), plain, family);
       expect(rules.map(({ state }) => state)).toEqual(redirectRules(plain, family).map(() => "present"));
       expect(rules.map(({ text }) => text).join()).not.toContain("--tcp-flags");
-      const ours = explain(saved(plain, family), istios, family).rules;
-      expect(ours.filter(({ state }) => state === "missing")).toHaveLength(2);
-      expect(ours.filter(({ state }) => state === "foreign")).toHaveLength(2);
+      const ours = explain(standing(plain, family), plain, family).rules;
+      expect(ours.filter(({ text }) => text.includes("--tcp-flags"))).toHaveLength(2);
     },
   );
 
   test("each counter stands at its own rule", () => {
-    const text = saved(plain, 4);
-    for (const { text: rule, table, chain, packets } of explain(text).rules) {
-      const line = text.split("\n")[packets] ?? "";
-      expect(line, `${table} ${chain}`).toContain(`-A ${chain} `);
-      expect(line).toContain(rule.split(" -j ")[1] ?? "?");
+    const chains = standing(plain, 4);
+    for (const { text, table, chain, packets } of explain(chains).rules) {
+      const state = chains.find((each) => each.table === table && each.chain === chain);
+      const at = state?.counts?.findIndex((each) => each.packets === packets) ?? -1;
+      expect(state?.words[at], `${table} ${chain}`).toContain(text.split(" -j ")[1] ?? "?");
     }
   });
 
   test("ways have their rules in the packet's order", () => {
-    const { rules } = explain(saved(plain, 4));
+    const { rules } = explain(standing(plain, 4));
     const ways = Map.groupBy(rules, ({ path }) => path);
     expect(
       Object.fromEntries(
@@ -94,39 +138,33 @@ describe("explained rules", () => {
     });
   });
 
-  test("a rule that is gone is missing, one of somebody else's is not ours", () => {
-    const text = saved(plain, 4).replace(
-      /^.*-A ISTIO_OUTPUT .*--dport 53.*15053\n/m,
-      "[5:9] -A ISTIO_OUTPUT -p tcp -j RETURN\n",
-    );
-    const odd = explain(text).rules.filter(({ state }) => state !== "present");
+  test("a rule that is gone is missing, one of somebody else's is a note", () => {
+    const chains = replaced(standing(plain, 4), (words) => words.includes("-p udp"));
+    const odd = explain(chains).rules.filter(({ state }) => state !== "present");
     expect(odd).toMatchObject([
       { path: "dns", state: "missing", packets: 0, comment: "DNS queries over UDP are answered by ztunnel" },
-      { path: "other", state: "foreign", packets: 5, bytes: 9, comment: null, text: "-p tcp -j RETURN" },
+      { path: "other", state: "foreign", packets: 5, bytes: 9, comment: null, text: note },
     ]);
   });
 
   test("a chain that nothing enters is named", () => {
-    const text = saved(plain, 4).replace(/^.*-A OUTPUT -j ISTIO_OUTPUT\n/m, "");
-    expect(missingHooks(report(explain(text)))).toEqual([
+    const mangle = { table: "mangle", chain: "ISTIO_OUTPUT" };
+    const chains = changed(standing(plain, 4), mangle, () => ({ jumpCount: 0 }));
+    expect(missingHooks(report(explain(chains)))).toEqual([
       "IPv4: nothing leads from OUTPUT to ISTIO_OUTPUT in table mangle",
     ]);
   });
 
   test("of a pod outside the mesh everything is left over, or nothing is there", () => {
-    const nothing = { ruleset: parseSave(""), counts: readCounts("") };
-    expect(explainRules(nothing, undefined, 4)).toEqual({ rules: [], hooks: [] });
-    const { rules } = explainRules(
-      { ruleset: parseSave(saved(plain, 4)), counts: readCounts(saved(plain, 4)) },
-      undefined,
-      4,
-    );
+    expect(explainRules([], undefined, 4)).toEqual({ rules: [], hooks: [] });
+    const { rules } = explainRules(standing(plain, 4, "other"), undefined, 4);
     expect(rules.every(({ state }) => state === "foreign")).toBe(true);
     expect(rules.length).toBe(redirectRules(plain, 4).length);
   });
 
-  test("a dump without counters counts nothing", () => {
-    const { rules } = explain(renderRestoreText(plain, 4));
+  test("rules without counters count nothing", () => {
+    const chains = standing(plain, 4).map(({ counts: _, ...chain }) => chain);
+    const { rules } = explain(chains);
     expect(rules.every(({ packets, state }) => packets === 0 && state === "present")).toBe(true);
   });
 });
@@ -143,8 +181,12 @@ describe("purpose of a rule", () => {
 
 describe("lanes", () => {
   test("families share a stop, and a stop says the worse of the two", () => {
-    const v4 = explain(saved(plain, 4));
-    const v6 = explain(saved(plain, 6).replace(/^.*15001\n/m, ""), plain, 6);
+    const v4 = explain(standing(plain, 4));
+    const v6 = explain(
+      lost(standing(plain, 6), (words) => words.includes("15001")),
+      plain,
+      6,
+    );
     const both: PodRulesReport = {
       ...report(v4),
       families: [
@@ -165,7 +207,7 @@ describe("lanes", () => {
 
   test("a way without a rule is not drawn", () => {
     const paths = (options: RedirectOptions) =>
-      packetLanes(report(explain(saved(options, 4), options)), null).map(({ path }) => path);
+      packetLanes(report(explain(standing(options, 4), options)), null).map(({ path }) => path);
     expect(paths(plain)).toEqual(["in", "out", "dns", "probe"]);
     expect(paths({ ...plain, dnsCapture: false })).toEqual(["in", "out", "probe"]);
   });
