@@ -64,6 +64,19 @@ export const lessons: readonly Lesson[] = [
     instead: "start it through the ToolRunner, which bounds number, time and output and inherits nothing",
     isAllowedIn: (path) => path === "linux/run-tool.ts",
   },
+  {
+    name: "printed-rules",
+    pattern: new RegExp(
+      [
+        String.raw`\bparseSave\b|/save-parser\.ts["']`,
+        // the program, as an iptables variant's tools name it, or by its own name
+        String.raw`(?:\btools|\])!?\??\.save\b|\{[^}]*\bsave\b[^}]*\} = |["'\`]ip6?tables(?:-nft|-legacy)?-save\b`,
+      ].join("|"),
+    ),
+    instead: "ask an engine: whoever writes in a namespace writes what a program prints of it",
+    // in namespaces of the agent's own, where nobody else writes, it proves what is recorded there
+    isAllowedIn: (path) => /^netfilter\/(?:[a-z]+\/)?(?:save-parser|tables-program)\.ts$/.test(path),
+  },
 ];
 
 export const exceptions: readonly Exception[] = [
@@ -96,6 +109,12 @@ export const exceptions: readonly Exception[] = [
     lesson: "interval",
     line: "setInterval(() => {",
     reason: "runs in a browser",
+  },
+  {
+    path: "netfilter/variant-tools.ts",
+    lesson: "printed-rules",
+    line: "await isInstalled(tools.save, runner.path)",
+    reason: "looks whether the program is there",
   },
 ];
 

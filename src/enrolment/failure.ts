@@ -7,7 +7,6 @@ import { NetnsError } from "../linux/netns.ts";
 import type { PortHolder } from "../linux/port-holders.ts";
 import { ToolError } from "../linux/run-tool.ts";
 import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
-import { SaveParseError } from "../netfilter/save-parser.ts";
 import { BackendError } from "../netfilter/variant.ts";
 import { RedirectionError } from "../redirection/redirection-error.ts";
 import { RedirectOptionsError } from "../redirection/rules.ts";
@@ -99,7 +98,6 @@ const kindsByClass = new Map<ErrorClass, FailureKind>([
   [NetfilterFault, "rules"],
   [RedirectOptionsError, "rules"],
   [ToolError, "rules"],
-  [SaveParseError, "rules"],
   [BackendError, "rules"],
   [NetlinkError, "kernel"],
   [NativeError, "kernel"],

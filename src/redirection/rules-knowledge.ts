@@ -4,7 +4,6 @@
 import { NetlinkError } from "../linux/netlink/exchange.ts";
 import { ToolError } from "../linux/run-tool.ts";
 import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
-import { SaveParseError } from "../netfilter/save-parser.ts";
 import { RedirectionError, type RedirectionErrorCode } from "./redirection-error.ts";
 
 /**
@@ -35,7 +34,7 @@ const BY_CODE: Readonly<Record<RedirectionErrorCode, RulesKnowledge | undefined>
 export function rulesKnowledge(error: unknown): RulesKnowledge | undefined {
   if (error instanceof RedirectionError || error instanceof NetfilterFault) return BY_CODE[error.code];
   // a program that was to read them, or to write them and to read them again
-  if (error instanceof ToolError || error instanceof SaveParseError) return "unknown";
+  if (error instanceof ToolError) return "unknown";
   // lists that changed whenever they were read
   if (error instanceof NetlinkError && error.code === "EAGAIN") return "unknown";
   return undefined;

@@ -13,7 +13,6 @@ import { NetlinkError } from "../../src/linux/netlink/exchange.ts";
 import type { PortHolder } from "../../src/linux/port-holders.ts";
 import { ToolError } from "../../src/linux/run-tool.ts";
 import { NetfilterFault } from "../../src/netfilter/netfilter-fault.ts";
-import { SaveParseError } from "../../src/netfilter/save-parser.ts";
 import { RedirectionError, type RedirectionErrorCode } from "../../src/redirection/redirection-error.ts";
 import { ZdsError, type ZdsErrorCode } from "../../src/ztunnel/zds-error.ts";
 
@@ -55,7 +54,6 @@ test.each<[RedirectionErrorCode, "unknown" | "wrong" | undefined]>([
 test.each<[string, Error, "unknown" | undefined]>([
   ["a program that wrote too much", new ToolError("TOOL_OUTPUT_TOO_LONG", "x"), "unknown"],
   ["a program that did not end", new ToolError("TOOL_TIMED_OUT", "x"), "unknown"],
-  ["a text that cannot be read", new SaveParseError(1, "x", { why: "x" }), "unknown"],
   ["a list that changed each time", new NetlinkError("read", "EAGAIN", "x"), "unknown"],
   ["a refusal of the kernel", new NetlinkError("write", "ENETDOWN", "x"), undefined],
   ["ztunnel", new ZdsError("NACK", "x"), undefined],

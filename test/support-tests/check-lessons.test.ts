@@ -10,7 +10,7 @@ test("no source has a fault that this code had once, and no exception is left ov
   expect(findLessonFaults(readSources(src))).toEqual([]);
 });
 
-/** The first seven are lines that this code had. */
+/** The first seven, and those that print rules, are lines that this code had. */
 test.each([
   ["words", 'const isZtunnel = reason.includes("ztunnel");'],
   ["words", 'else if (outcome.startsWith("no-")) record.failures = 0;'],
@@ -27,6 +27,12 @@ test.each([
   ["process", 'import { execFile } from "node:child_process";'],
   ["process", 'const { spawn } = await import("child_process");'],
   ["process", 'const cluster = require("node:cluster");'],
+  ["printed-rules", 'import { parseSave } from "../netfilter/save-parser.ts";'],
+  ["printed-rules", "const found = { ruleset: parseSave(text), counts: readCounts(text) };"],
+  ["printed-rules", 'argv: [tools.save, "-c"],'],
+  ["printed-rules", "const save = toolsOf(backend)?.[family]?.save;"],
+  ["printed-rules", "const { save, restore } = tools;"],
+  ["printed-rules", 'const { stdout } = await runner.run({ argv: ["iptables-nft-save"], netnsFd });'],
 ])("a decision of the kind %s is found: %s", (name, line) => {
   const faults = findLessonFaults([{ path: "enrolment/planted.ts", text: `// above\n${line}\n` }], {
     allowed: [],
@@ -42,6 +48,8 @@ test.each([
   ["a comparison of two sentences", "kube/x.ts", "const isRepeat = earlier?.message === message;"],
   ["other texts", "linux/x.ts", 'if (line.includes("ISTIO_") || text.startsWith("-A ")) found.push(line);'],
   ["the one place where processes start", "linux/run-tool.ts", 'import { spawn } from "node:child_process";'],
+  ["the proof in a namespace of our own", "netfilter/tables-program.ts", "argv: [tools.save]"],
+  ["something else that is saved", "enrolment/x.ts", "this.#keeper?.save(sandbox);"],
   ["the loops' own timer", "loop/x.ts", "setInterval(tick, 1_000);"],
 ])("%s is no fault", (_, path, text) => {
   expect(findLessonFaults([{ path, text }], { allowed: [] })).toEqual([]);
