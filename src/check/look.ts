@@ -5,9 +5,8 @@ import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
 import { within } from "../loop/deadline.ts";
 import type { BypassReport } from "../netfilter/bypass.ts";
-import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
+import { findChains, findLegacyChains, type LegacyChain } from "../netfilter/find-chains.ts";
 import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
-import type { ChainPlace } from "../netfilter/nft-wire.ts";
 import { BACKEND_NAMES } from "../netfilter/variant.ts";
 import type { Verification } from "../redirection/pod-redirection.ts";
 import { CHAIN_NAMES, type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";
@@ -42,8 +41,6 @@ export interface SeenCapture {
 export interface Search {
   /** What the node keeps its rules by: the others are searched. */
   readonly variant: "nft" | "legacy" | "native";
-  /** /proc/PID/net of a process in the namespace. */
-  readonly procNetDir: string;
 }
 
 /** With what to look. */
@@ -79,7 +76,7 @@ export async function lookAtCapture(
     ask(redirect && ((signal) => redirection.verify(netns, redirect, { signal }))),
     ask(() => listeningSockets(netns.fd)),
     ask(search && (() => addressesOf(netns))),
-    ask(search && !redirect && (() => isTouched(netns, search))),
+    ask(search && !redirect && (() => isTouched(netns))),
     ask(redirect && search && (() => elsewhereIn(netns, search))),
     ask(redirect && search && (() => strangersIn(netns, search))),
     ask(redirect && find && (() => find(netns, redirect))),
@@ -107,10 +104,10 @@ async function addressesOf(netns: Netns): Promise<string[]> {
   return (await interfaceAddresses(netns.fd)).map(({ address }) => address);
 }
 
-async function elsewhereIn(netns: Netns, { variant, procNetDir }: Search): Promise<string[]> {
+async function elsewhereIn(netns: Netns, { variant }: Search): Promise<string[]> {
   const [nft, legacy] = await Promise.all([
     variant === "nft" ? [] : findChains(netns.fd, OURS),
-    variant === "legacy" ? [] : findLegacyChains(netns.fd, OURS, procNetDir),
+    variant === "legacy" ? [] : findLegacyChains(netns.fd, OURS),
   ]);
   const places = [
     ...nft.map(({ family }) => `${BACKEND_NAMES.nft} (IPv${family})`),
@@ -130,7 +127,7 @@ async function strangersIn(netns: Netns, { variant }: Search): Promise<string[]>
   ];
 }
 
-function chainsOf(tables: readonly string[]): ChainPlace[] {
+function chainsOf(tables: readonly string[]): LegacyChain[] {
   return ([4, 6] as const).flatMap((family) =>
     tables.flatMap((table) => CHAIN_NAMES.map((chain) => ({ family, table, chain }))),
   );

@@ -17,16 +17,12 @@ const TELLING = ([4, 6] as const).flatMap((family) => [
 
 /**
  * Whether there is a sign of a capture: ip rule or route, which are written first and removed last, a table or a chain that only ambient
- * mode has. Three netlink conversations at most where `procNetDir` is not known.
- * @param place.procNetDir /proc/PID/net of a process in there: x_tables are looked at only with it
+ * mode has. Three netlink conversations and a look at x_tables at most.
  * @throws NetlinkError, NativeError when the kernel cannot be asked
  */
-export async function isTouched(
-  netns: Netns,
-  { procNetDir }: { readonly procNetDir?: string | undefined } = {},
-): Promise<boolean> {
+export async function isTouched(netns: Netns): Promise<boolean> {
   if (hasRouting(await readRedirectRouting(netns.fd, { v6: true }))) return true;
   if ((await findNativeTables(netns.fd)).length > 0) return true;
   if ((await findChains(netns.fd, TELLING)).length > 0) return true;
-  return procNetDir !== undefined && (await findLegacyChains(netns.fd, TELLING, procNetDir)).length > 0;
+  return (await findLegacyChains(netns.fd, TELLING)).length > 0;
 }

@@ -44,13 +44,12 @@ export async function checkPod(
   }
   using netns = openAs(running);
   if (netns === undefined) return { faults: [], unseen: [] };
-  const { procNetDir } = running;
   const { variant } = backend;
   const families = ipv6 ? ([4, 6] as const) : ([4] as const);
   const { findings, unseen, seen } = await checkCapture(netns, wanted, {
     redirection,
-    search: { procNetDir, variant },
-    bypasses: (pod, redirect) => findPodBypasses(pod, { variant, families, redirect, procNetDir }),
+    search: { variant },
+    bypasses: (pod, redirect) => findPodBypasses(pod, { variant, families, redirect }),
   });
   return { faults: faultsOf(name, findings), unseen, seen };
 }

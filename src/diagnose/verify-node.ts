@@ -213,7 +213,7 @@ async function nearestOptions(
   { pod, settings }: { pod: PodProcess; settings: Settings },
 ): Promise<RedirectOptions | undefined> {
   using netns = Netns.open(pod.netnsPath);
-  if (!(await isTouched(netns, pod))) return undefined;
+  if (!(await isTouched(netns))) return undefined;
   const { probeSnatV4, probeSnatV6, establishedConnections } = settings;
   let best: { options: RedirectOptions; drift: number } | undefined;
   for (const [dnsCapture, ingressMode] of VARIANTS) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Takes the chain and the sets for kubelet probes out of the host.
 
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { Netns } from "../linux/netns.ts";
 import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
 import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
@@ -58,12 +58,8 @@ export async function cleanHost(options: HostCleanupOptions): Promise<string[]> 
 
 const CHAINS = ([4, 6] as const).map((family) => ({ family, table: PROBE_TABLE, chain: PROBE_CHAIN }));
 
-async function lookIn({ netns, path }: HostNetns): Promise<string[]> {
-  const procNetDir = join(dirname(dirname(path)), "net");
-  const chains = [
-    ...(await findChains(netns.fd, CHAINS)),
-    ...(await findLegacyChains(netns.fd, CHAINS, procNetDir)),
-  ];
+async function lookIn({ netns }: HostNetns): Promise<string[]> {
+  const chains = [...(await findChains(netns.fd, CHAINS)), ...(await findLegacyChains(netns.fd, CHAINS))];
   const sets = await findSets(netns.fd, SET_NAMES);
   const tables = await findNativeTables(netns.fd);
   return [

@@ -12,8 +12,6 @@ export interface FoundNetns {
   readonly path: string;
   /** For people: the file's name, or a process in there. */
   readonly name: string;
-  /** /proc/PID/net of a process in there; none when only a file names the namespace. */
-  readonly procNetDir: string | undefined;
 }
 
 export interface NetnsSearch {
@@ -32,15 +30,15 @@ export async function findNetns({ hostRoot, ignore }: NetnsSearch): Promise<Foun
   for await (const process of processesIn(join(hostRoot, "proc"))) {
     const key = process.netnsKey();
     if (key === undefined || ignore.has(key) || found.has(key)) continue;
-    const { netnsPath: path, procNetDir } = process;
-    found.set(key, { key, path, name: `process ${process.pid} (${process.comm() ?? "?"})`, procNetDir });
+    const name = `process ${process.pid} (${process.comm() ?? "?"})`;
+    found.set(key, { key, path: process.netnsPath, name });
   }
   for (const folder of netnsFolders.map((each) => join(hostRoot, each))) {
     for (const name of await readdir(folder).catch((): string[] => [])) {
       const path = join(folder, name);
       const key = unlessGone(() => netnsKeyAt(path));
       if (key === undefined || ignore.has(key)) continue;
-      found.set(key, { key, path, name, procNetDir: found.get(key)?.procNetDir });
+      found.set(key, { key, path, name });
     }
   }
   return [...found.values()];

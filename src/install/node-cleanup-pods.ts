@@ -81,7 +81,7 @@ async function findEnrolled(
       using netns = openFound(found);
       // the process that led here may have been replaced by another one since
       if (netns === undefined || ignore.has(netns.key)) return;
-      if (await isTouched(netns, found)) enrolled.push(found);
+      if (await isTouched(netns)) enrolled.push(found);
     } catch (error) {
       failed.push(`${found.name} cannot be looked at: ${(error as Error).message}`);
     }

@@ -211,6 +211,20 @@ export async function existingXtablesInNetns(
   return await readXtables(netnsFd, tables, { onlyExisting: true });
 }
 
+/**
+ * As {@link xtablesInNetns}, several tables with one entry into the namespace, and creates none, as {@link existingXtablesInNetns}.
+ * @returns in the order of `tables`; undefined when the namespace has no such table, or the kernel none at all
+ * @throws as {@link xtablesInNetns}, for the first in the list
+ */
+export async function wholeXtablesInNetns(
+  netnsFd: number,
+  tables: readonly XtablesName[],
+  options: { maxBytes?: number } = {},
+): Promise<(Uint8Array | undefined)[]> {
+  const whole = tables.map(({ family, table }) => ({ family, table }));
+  return await readXtables(netnsFd, whole, { ...options, onlyExisting: true });
+}
+
 /** A table of iptables-legacy. */
 export interface XtablesName {
   readonly family: 4 | 6;

@@ -15,7 +15,6 @@ export interface PodProcess {
   readonly netnsPath: string;
   readonly netnsKey: string;
   /** /proc/PID/net of the process. */
-  readonly procNetDir: string;
   /** Clock ticks since boot at which the process started. */
   readonly startTime: number;
   /** Innermost container id of its cgroup path: the sandbox's; empty when the path has none. */
@@ -61,9 +60,8 @@ export async function scanProc(
     if (uid === undefined || startTime === undefined) continue;
     const older = oldest.get(uid);
     if (older !== undefined && older.startTime <= startTime) continue;
-    const { netnsPath, procNetDir } = process;
     const containerId = containerIds.at(-1) ?? "";
-    oldest.set(uid, { netnsPath, netnsKey, procNetDir, startTime, containerId });
+    oldest.set(uid, { netnsPath: process.netnsPath, netnsKey, startTime, containerId });
   }
   return { oldest, occupants };
 }

@@ -24,11 +24,6 @@ export class Process {
     return join(this.folder, "ns/net");
   }
 
-  /** Where the kernel shows what its network namespace has. */
-  get procNetDir(): string {
-    return join(this.folder, "net");
-  }
-
   /** `Netns.key` of its network namespace. */
   netnsKey(): string | undefined {
     return unlessGone(() => netnsKeyAt(this.netnsPath));

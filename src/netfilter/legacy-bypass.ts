@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The built-in chains of iptables-legacy that a pod's packets pass before they are translated, out of the kernel's own answer.
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
-import { NativeError, xtablesInNetns } from "../linux/native.ts";
+import { NativeError, wholeXtablesInNetns, type XtablesName } from "../linux/native.ts";
+import { allDone } from "../loop/all-done.ts";
 import type { OwnPlaces } from "./bypass.ts";
 import type { Position } from "./bypass-judgement.ts";
 import type { ChainSource, RootChain } from "./bypass-walk.ts";
@@ -18,8 +17,7 @@ const POSITIONS: Readonly<Record<string, ReadonlySet<Position>>> = {
   nat: new Set<Position>(["nat", "hook"]),
 };
 const HOOKS: Readonly<Record<string, PacketHook>> = { PREROUTING: "prerouting", OUTPUT: "output" };
-const NAME_LISTS: Readonly<Record<Family, string>> = { 4: "ip_tables_names", 6: "ip6_tables_names" };
-/** Tables are read as a whole; of what is larger no rule is read. */
+/** Of what is larger no rule is followed, and nothing is read. */
 const MAX_TABLE_BYTES = 4 * 1024 * 1024;
 
 /** The built-in chains of one table. */
@@ -35,56 +33,33 @@ export async function legacyRoots(
 ): Promise<{ tables: LegacyRoots[]; isComplete: boolean }> {
   const tables: LegacyRoots[] = [];
   let isComplete = true;
-  for (const { family, table } of await placesOf(where)) {
-    const bytes = await readTable(netnsFd, family, table);
-    if (bytes === "absent") continue;
-    const parsed = bytes === "unread" ? undefined : LegacyTable.parse(bytes, family);
+  const families = [...new Set(where.own.map(({ family }) => family))];
+  const places = families.flatMap((family) => Object.keys(POSITIONS).map((table) => ({ family, table })));
+  for (const [index, bytes] of (await readTables(netnsFd, places)).entries()) {
+    const place = places[index];
+    if (bytes === undefined || place === undefined) continue;
+    const parsed = bytes === "unread" ? undefined : LegacyTable.parse(bytes, place.family);
     if (parsed === undefined) isComplete = false;
-    else tables.push(rootsOf({ family, table, parsed }, where));
+    else tables.push(rootsOf({ ...place, parsed }, where));
   }
   return { tables, isComplete };
 }
 
-/** Asking for a table that is not there would make it. */
-async function placesOf({
-  variant,
-  own,
-  procNetDir,
-}: OwnPlaces): Promise<{ family: Family; table: string }[]> {
-  const families = [...new Set(own.map(({ family }) => family))];
-  const places: { family: Family; table: string }[] = [];
-  for (const family of families) {
-    const ours = variant === "legacy" ? own.filter((each) => each.family === family) : [];
-    const names = procNetDir === undefined ? [] : await tableNames(join(procNetDir, NAME_LISTS[family]));
-    const all = new Set([...ours.map(({ table }) => table), ...names]);
-    for (const table of all) if (Object.hasOwn(POSITIONS, table)) places.push({ family, table });
-  }
-  return places;
-}
-
-async function tableNames(path: string): Promise<string[]> {
-  try {
-    return (await readFile(path, "latin1")).split("\n").filter((name) => name !== "");
-  } catch {
-    // the kernel has no x_tables, or the process has ended
-    return [];
-  }
-}
-
-async function readTable(
+/** Undefined for a table that is not there: looking makes none. */
+async function readTables(
   netnsFd: number,
-  family: Family,
-  table: string,
-): Promise<Uint8Array | "absent" | "unread"> {
+  places: readonly XtablesName[],
+): Promise<(Uint8Array | "unread" | undefined)[]> {
   try {
-    const bytes = await xtablesInNetns(netnsFd, family, table, { maxBytes: MAX_TABLE_BYTES });
+    const found = await wholeXtablesInNetns(netnsFd, places, { maxBytes: MAX_TABLE_BYTES });
     // a table has at least the entry that ends it
-    return bytes.length === INFO.size ? "unread" : bytes;
+    return found.map((bytes) => (bytes?.length === INFO.size ? "unread" : bytes));
   } catch (error) {
-    if (!(error instanceof NativeError)) throw error;
-    if (["ENOENT", "ENOPROTOOPT", "EAFNOSUPPORT"].includes(error.code)) return "absent";
-    if (error.code === "EMSGSIZE" || error.code === "EAGAIN") return "unread";
-    throw error;
+    if (!(error instanceof NativeError && (error.code === "EMSGSIZE" || error.code === "EAGAIN")))
+      throw error;
+    const [only] = places;
+    if (places.length === 1 || only === undefined) return ["unread"];
+    return (await allDone(places.map((place) => readTables(netnsFd, [place])))).flat();
   }
 }
 

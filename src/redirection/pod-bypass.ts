@@ -16,8 +16,6 @@ export interface BypassOptions {
   readonly families: readonly Family[];
   /** How the pod is redirected. */
   readonly redirect: RedirectOptions;
-  /** /proc/PID/net of a process in the pod, if one is known: tables of the other iptables variant are looked at too. */
-  readonly procNetDir?: string | undefined;
 }
 
 /** Looks once; a pod in which our rules do not stand has nothing before them. @throws as findBypasses */
@@ -25,7 +23,7 @@ export function findPodBypasses(
   netns: { readonly fd: number },
   options: BypassOptions,
 ): Promise<BypassReport> {
-  const { variant, families, redirect, procNetDir } = options;
+  const { variant, families, redirect } = options;
   const chains = CHAIN_NAMES.map((chain) => ({ chain, hook: CHAIN_HOOKS[chain] }));
   const tables = redirectTables(redirect);
   return findBypasses(netns, {
@@ -34,6 +32,5 @@ export function findPodBypasses(
     // in another mode they are not verified, whoever wrote them
     inetTables: variant === "native" ? NATIVE_TABLE_NAMES : [],
     marks: MARKS,
-    procNetDir,
   });
 }

@@ -255,7 +255,7 @@ describe("a look at a real namespace", () => {
     const lock = { env: { ...process.env, XTABLES_LOCKFILE: held.path } };
     const tool = `ip6tables-${other}`;
     execFileSync("nsenter", [`--net=${held.path}`, tool, "-t", "nat", "-N", "ISTIO_OUTPUT"], lock);
-    const search = { variant, procNetDir: held.path.replace(/ns\/net$/, "net") };
+    const search = { variant };
     const means = { redirection: { verify: async () => rules({}).value as Verification }, search };
     const { findings, unseen } = await checkCapture(netns, { redirect }, means);
     expect(unseen).toEqual([]);
@@ -268,7 +268,7 @@ describe("a look at a real namespace", () => {
   test("of a pod outside the mesh, with and without what only a search finds", async () => {
     using netns = await Netns.makeTemporary();
     const { redirection } = failing(new Error("not asked"));
-    const search = { procNetDir: "/nothing", variant: "nft" } as const;
+    const search = { variant: "nft" } as const;
     const wanted = { redirect: "outside", annotation: "enabled" } as const;
     const [shallow, searched] = [
       await checkCapture(netns, wanted, { redirection }),

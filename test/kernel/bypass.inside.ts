@@ -68,6 +68,14 @@ const attacks: Readonly<Record<string, { readonly hurt: string[][]; readonly hea
     ],
     heal: [["iptables", "-t", "mangle", "-D", "OUTPUT", "-p", "tcp", "-j", "MARK", "--set-mark", "0x539"]],
   },
+  "ztunnel's mark by iptables-legacy": {
+    hurt: [
+      // an Event in the same words as an earlier one would be that one
+      ["iptables-legacy", "-t", "mangle", "-A", "OUTPUT", "-p", "icmp"],
+      ["iptables-legacy", "-t", "mangle", "-A", "OUTPUT", "-p", "tcp", "-j", "MARK", "--set-mark", "0x539"],
+    ],
+    heal: [["iptables-legacy", "-t", "mangle", "-F", "OUTPUT"]],
+  },
   "a table of its own at an earlier hook": {
     hurt: [
       [

@@ -96,5 +96,5 @@ test("scanProc finds all pods whose UID is in a cgroup path, by the bare UID", a
   addProcess(32, { cgroup: `/machine.slice/crio-${id("d")}.scope` });
   const { oldest } = await scanProc("all", { procRoot: root, ignoreNetns: new Set() });
   expect([...oldest.keys()].sort()).toEqual([uid, other].map((each) => each.replaceAll("-", "")));
-  expect(oldest.get(uid.replaceAll("-", ""))?.procNetDir).toBe(join(root, "30/net"));
+  expect(oldest.get(uid.replaceAll("-", ""))?.netnsPath).toBe(join(root, "30/ns/net"));
 });

@@ -316,11 +316,10 @@ describe("with iptables-legacy", () => {
 describe("of the other variant", () => {
   test("rules of iptables-legacy are seen beside those of iptables-nft, and looking makes no table", async () => {
     await layOut("nft");
-    const places = { ...where, procNetDir: netns.procNetDir };
-    expect(await found(places)).toEqual([]);
+    expect(await found()).toEqual([]);
     expect(await netns.run("cat /proc/net/ip_tables_names")).toBe("");
     await write("iptables", "*mangle\n-A OUTPUT -j MARK --set-mark 0x539", "legacy");
-    expect(await found(places)).toEqual(["marks ip mangle OUTPUT"]);
+    expect(await found()).toEqual(["marks ip mangle OUTPUT"]);
   });
 });
 

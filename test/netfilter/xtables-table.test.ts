@@ -5,7 +5,7 @@ import { existingXtablesInNetns } from "../../src/linux/native.ts";
 import type { Family } from "../../src/netfilter/family.ts";
 import type { OwnTable } from "../../src/netfilter/told-rules.ts";
 import { isPlainJump, NEXT_RULE, sameRule } from "../../src/netfilter/xtables-entry.ts";
-import { findOwn } from "../../src/netfilter/xtables-table.ts";
+import { findOwn, type XtablesView } from "../../src/netfilter/xtables-table.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
 import { FAMILIES, seededRandom } from "../redirection/variants.ts";
 
@@ -114,7 +114,14 @@ test("counters do not make another rule", async () => {
     return await shareOf(netns, 4);
   })();
   expect(Buffer.compare(before, counted)).not.toBe(0);
-  expect(findOwn(counted, own(4))).toEqual(findOwn(before, own(4)));
+  const [one, other] = [findOwn(before, own(4)), findOwn(counted, own(4))];
+  const rulesOf = ({ chains, leads }: XtablesView) => [
+    ...(chains.get("OURS")?.rules ?? []),
+    ...leads.map(({ rule }) => rule),
+  ];
+  expect(rulesOf(one).map((rule, index) => sameRule(rule, rulesOf(other)[index]!))).toEqual([true, true]);
+  expect(rulesOf(one).map(({ count }) => count.packets)).toEqual([0, 0]);
+  expect(rulesOf(other).map(({ count }) => count)).toEqual(Array(2).fill({ packets: 7, bytes: 700 }));
 });
 
 test.each(FAMILIES)(
