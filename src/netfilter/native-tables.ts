@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tables in which istio-cni keeps its rules when it uses nft itself (NATIVE_NFTABLES): found, opened and removed, never written.
-import {
-  deleteInetTables,
-  dumpNftRuleset,
-  emptyInetChains,
-  type InetChain,
-  listInetTables,
-} from "../linux/netlink/nftables.ts";
+// Tables in which istio-cni keeps its rules when it uses nft itself (NATIVE_NFTABLES): asked for by name, and removed.
+import { check } from "../linux/netlink/exchange.ts";
+import { askAbout } from "./find-chains.ts";
+import { ask, batch, declareTable, deleteTable, getTable, type TablePlace } from "./nft-wire.ts";
 
 /** Names of the tables, all of family inet. Source: istio/istio cni/pkg/nftables/nftables.go. */
 export const NATIVE_TABLE_NAMES: readonly string[] = [
@@ -15,39 +11,31 @@ export const NATIVE_TABLE_NAMES: readonly string[] = [
   "istio-ambient-raw",
 ];
 
-/** Those of a namespace. @throws NetlinkError, NativeError when they cannot be listed */
+/** Those of a namespace, however many others it has. @throws NetlinkError, NativeError when they cannot be asked for */
 export async function findNativeTables(netnsFd: number): Promise<string[]> {
-  return (await listInetTables(netnsFd)).filter((table) => NATIVE_TABLE_NAMES.includes(table));
-}
-
-/** Removes tables with all that is in them, in one step; starts no process. @throws NetlinkError, NativeError; nothing was removed then */
-export function removeNativeTables(netnsFd: number, tables: readonly string[]): Promise<void> {
-  return deleteInetTables(netnsFd, tables);
+  const places = NATIVE_TABLE_NAMES.map(placeOf);
+  return (await askAbout(netnsFd, places, getTable)).map(({ table }) => table);
 }
 
 /**
- * The chains in which the kernel begins to translate new connections, those that hold rules. Empty they redirect nothing; as long
- * as they are hooked, connections that are open stay translated.
- * @throws NetlinkError, NativeError when they cannot be read
+ * Removes tables with all that is in them, in one step; one that is not there is no error.
+ * @throws NetlinkError, NativeError; nothing was removed then
  */
-export async function findNativeEntries(netnsFd: number): Promise<InetChain[]> {
-  if ((await findNativeTables(netnsFd)).length === 0) return [];
-  const tables = await dumpNftRuleset(netnsFd);
-  return tables
-    .filter(({ family, table }) => family === "inet" && NATIVE_TABLE_NAMES.includes(table))
-    .flatMap(({ table, chains }) =>
-      chains
-        .filter(({ type, rules }) => type === "nat" && rules.length > 0)
-        .map(({ name }) => ({ table, chain: name })),
-    );
-}
-
-/** Empties such chains in one step; starts no process. @throws NetlinkError, NativeError; nothing was changed then */
-export function emptyNativeEntries(netnsFd: number, entries: readonly InetChain[]): Promise<void> {
-  return emptyInetChains(netnsFd, entries);
+export async function removeNativeTables(netnsFd: number, tables: readonly string[]): Promise<void> {
+  if (tables.length === 0) return;
+  // made first, so that there is one to delete
+  const changes = tables.map(placeOf).flatMap((place) => [declareTable(place), deleteTable(place)]);
+  const answers = await ask(netnsFd, batch(changes));
+  // nothing is acknowledged: the kernel says what it refuses
+  const refusal = answers.find(({ error }) => error !== undefined && error !== 0);
+  if (refusal !== undefined) check("delete nf_tables tables", refusal);
 }
 
 /** How a table is called in messages. */
 export function nativeTableName(table: string): string {
   return `table inet ${table}`;
+}
+
+function placeOf(table: string): TablePlace {
+  return { family: "inet", table };
 }

@@ -95,6 +95,11 @@ export function newTable(table: {
   return request(MESSAGE.newTable, NLM.create | NLM.exclusive, body);
 }
 
+/** Makes a table, or finds it there. */
+export function declareTable({ family, table }: TablePlace): NetlinkRequest {
+  return request(MESSAGE.newTable, NLM.create, concatBytes(header(family), name(TABLE.name, table)));
+}
+
 /** Deletes a table with all that is in it. */
 export function deleteTable({ family, table }: TablePlace): NetlinkRequest {
   return request(MESSAGE.deleteTable, 0, concatBytes(header(family), name(TABLE.name, table)));
