@@ -10,6 +10,7 @@ import type { Drift } from "../redirection/fingerprint.ts";
 import type { Verification } from "../redirection/pod-redirection.ts";
 import { RedirectionError } from "../redirection/redirection-error.ts";
 import { CHAIN_NAMES, type RedirectOptions, redirectRules, redirectTables } from "../redirection/rules.ts";
+import { rulesKnowledge } from "../redirection/rules-knowledge.ts";
 import { type Answer, type CaptureMeans, lookAtCapture, type SeenCapture } from "./look.ts";
 
 /** What should be of a pod, and what others say of it. */
@@ -75,7 +76,7 @@ export function judgeCapture(seen: SeenCapture, wanted: WantedCapture): CaptureF
   if (swapped !== undefined) return [finding("netns-swapped", swapped)];
   if (wanted.redirect === "unknown") return [];
   const { rules } = seen;
-  if (rules.error instanceof RedirectionError && rules.error.isUnreadable)
+  if (isOfNamespace(rules.error))
     return [
       finding(
         rules.error.code === "TABLE_DORMANT" ? "dormant-table" : "unreadable-rules",
@@ -88,10 +89,14 @@ export function judgeCapture(seen: SeenCapture, wanted: WantedCapture): CaptureF
 }
 
 function unseenOf({ key: _, ...answers }: SeenCapture): Error[] {
-  const isJudged = (error: Error) => error instanceof RedirectionError && error.isUnreadable;
   return Object.values(answers).flatMap(({ error }: Answer<unknown>) =>
-    error === undefined || isJudged(error) ? [] : [error],
+    error === undefined || isOfNamespace(error) ? [] : [error],
   );
+}
+
+/** It says something of the rules: no question that was left without an answer. */
+function isOfNamespace(error: Error | undefined): error is RedirectionError {
+  return error instanceof RedirectionError && rulesKnowledge(error) !== undefined;
 }
 
 function judgeOutsider({ touched }: SeenCapture, { annotation }: WantedCapture): CaptureFinding[] {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether the kernel can do what redirection takes: tried for real, in a network namespace made for it, never in the host's.
+import { NOBODYS_LOCK } from "../linux/lock-files.ts";
 import { NativeError } from "../linux/native.ts";
 import { ensureRedirectRouting } from "../linux/netlink/rtnetlink.ts";
 import { Netns } from "../linux/netns.ts";
@@ -234,9 +235,10 @@ async function restore(
   { backend, family, text }: PodRulesOptions & { readonly text: string },
 ): Promise<string | undefined> {
   const argv = [toolsOf(backend)?.[family]?.restore ?? "", "--noflush"] as const;
-  const lockNetns = backend.variant === "legacy";
+  // nobody else writes in a namespace that was made for this
+  const lock = backend.variant === "legacy" ? { lockFile: NOBODYS_LOCK } : {};
   try {
-    await backend.runner.run({ argv, netnsFd: netns.fd, stdin: text, timeoutMs: TIMEOUT_MS, lockNetns });
+    await backend.runner.run({ argv, netnsFd: netns.fd, stdin: text, timeoutMs: TIMEOUT_MS, ...lock });
     return undefined;
   } catch (error) {
     if (error instanceof ToolError) return error.stderr.trim().split("\n")[0] || error.message;

@@ -4,7 +4,6 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { availableParallelism } from "node:os";
 import type { Readable, Writable } from "node:stream";
 import { Limit } from "../loop/limit.ts";
-import { NOBODYS_LOCK } from "./lock-files.ts";
 
 /** One process to run. */
 export interface ToolCall {
@@ -20,8 +19,6 @@ export interface ToolCall {
   readonly signal?: AbortSignal;
   /** What iptables-legacy locks instead of the machine's file. */
   readonly lockFile?: string;
-  /** As {@link ToolCall.lockFile} with {@link NOBODYS_LOCK}. */
-  readonly lockNetns?: boolean;
   /** Somebody waits in CNI ADD: it has places of its own, which other runs cannot take. Default false. */
   readonly isUrgent?: boolean;
   /** Called right before the process is started; what it throws rejects the call. */
@@ -134,7 +131,7 @@ export class ToolRunner {
   }
 
   #start(call: ToolCall): ChildProcess {
-    const lockFile = call.lockFile ?? (call.lockNetns === true ? NOBODYS_LOCK : undefined);
+    const { lockFile } = call;
     const lock = lockFile === undefined ? {} : { XTABLES_LOCKFILE: lockFile };
     const env = { ...call.env, PATH: this.#path, ...lock };
     if (call.netnsFd === undefined) {

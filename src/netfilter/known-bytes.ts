@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keeps what told rules look like in the kernel: recorded once, in a namespace of the agent's own, never learned from a pod.
+import { DeadlineError, within } from "../loop/deadline.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
+import type { WantedRules } from "./rule-engine.ts";
 import type { ToldRules } from "./told-rules.ts";
 
 export interface KnownBytesOptions<Known> {
@@ -50,8 +52,28 @@ export class KnownBytes<Known> {
     return await entry.rules;
   }
 
-  /** What is recorded already, without a wait; undefined: {@link get} it. */
-  peek(key: string): Known | undefined {
+  /**
+   * As {@link get}, for as long as a call can wait; recording goes on.
+   * @throws {NetfilterFault} NO_KNOWN_BYTES, also when it is late; the signal's reason
+   */
+  async within(
+    { key, told }: Pick<WantedRules, "key" | "told">,
+    limits: { readonly ms: number; readonly signal?: AbortSignal | undefined },
+  ): Promise<Known> {
+    // what is recorded needs no timer
+    const recorded = this.#peek(key);
+    if (recorded !== undefined) return recorded;
+    try {
+      return await within(this.get(key, told), limits);
+    } catch (error) {
+      if (!(error instanceof DeadlineError)) throw error;
+      throw new NetfilterFault("NO_KNOWN_BYTES", `Cannot wait for known bytes: ${error.message}`, {
+        cause: error,
+      });
+    }
+  }
+
+  #peek(key: string): Known | undefined {
     const entry = this.#entries.get(key);
     if (entry?.known === undefined) return undefined;
     this.#entries.delete(key);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rules of iptables-legacy: the kernel's own bytes are compared with known ones, and its restore program writes what differs.
 import { ToolError } from "../linux/run-tool.ts";
-import { DeadlineError, within } from "../loop/deadline.ts";
 import type { Family } from "./family.ts";
 import { KnownBytes } from "./known-bytes.ts";
 import { planXtables, planXtablesOpening, type RestoreText } from "./legacy-plan.ts";
@@ -127,18 +126,8 @@ export class LegacyEngine implements RuleEngine {
     return { ...wanted, accepted: await this.#recorded(accepted, call.signal) };
   }
 
-  async #recorded(wanted: Pick<WantedRules, "key" | "told">, signal?: AbortSignal): Promise<KnownXtables> {
-    const known = this.#known.peek(wanted.key);
-    if (known !== undefined) return known;
-    const { timeoutMs } = this.#options;
-    try {
-      return await within(this.#known.get(wanted.key, wanted.told), { ms: timeoutMs, signal });
-    } catch (error) {
-      if (!(error instanceof DeadlineError)) throw error;
-      throw new NetfilterFault("NO_KNOWN_BYTES", `Cannot wait for known bytes: ${error.message}`, {
-        cause: error,
-      });
-    }
+  #recorded(wanted: Pick<WantedRules, "key" | "told">, signal?: AbortSignal): Promise<KnownXtables> {
+    return this.#known.within(wanted, { ms: this.#options.timeoutMs, signal });
   }
 
   #read(call: NetnsCall, families = ALL_FAMILIES): Promise<SeenXtables> {

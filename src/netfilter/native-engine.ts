@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rules in pure nf_tables: tables that are wholly ours, written and compared over netlink; no program, nothing of xtables.
+
 import type { NetlinkRequest } from "../linux/netlink/message.ts";
 import type { Family } from "./family.ts";
-import { createTable, writeBefore } from "./native-batch.ts";
+import { createTable } from "./native-batch.ts";
 import type { NativeLayout } from "./native-layout.ts";
-import { type AskNative, readNativeObjects, type SeenNative } from "./native-objects.ts";
+import { readNativeObjects, type SeenNative } from "./native-objects.ts";
 import { type NativeTable, nativeTables } from "./native-rules.ts";
 import { type NativeVerdict, type NativeWanted, stateOf, verifyNative } from "./native-verify.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
+import type { Ask } from "./nft-wire.ts";
 import { ask, deleteRule, deleteTable } from "./nft-wire.ts";
 import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "./rule-engine.ts";
+import { writeBefore } from "./write-batch.ts";
 
 export interface NativeEngineOptions {
   readonly layout: NativeLayout;
@@ -145,7 +148,7 @@ export class NativeEngine implements RuleEngine {
     return tables;
   }
 
-  #ask(call: NetnsCall): AskNative {
+  #ask(call: NetnsCall): Ask {
     return (requests, enoughBytes) => {
       call.signal?.throwIfAborted();
       this.#options.assertUsable?.(call);

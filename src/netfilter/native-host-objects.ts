@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's table in pure nf_tables: what should be in it, and what is, read by name in one conversation.
+
 import { check, errorCode } from "../linux/netlink/exchange.ts";
 import { decodeAttributes, type NetlinkAnswer, viewOf } from "../linux/netlink/message.ts";
 import type { Family } from "./family.ts";
 import { hangsAt, type NativeHook } from "./native-layout.ts";
-import { type AskNative, askSteadily } from "./native-objects.ts";
+import { askSteadily } from "./native-objects.ts";
 import { type NativeRule, nativeRule } from "./native-rules.ts";
 import { decodeElements, decodeSet, getElements, getSet, type SetPlace } from "./native-sets.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
@@ -16,6 +17,7 @@ import {
   type NftRuleObject,
   type NftTableObject,
 } from "./nft-objects.ts";
+import type { Ask } from "./nft-wire.ts";
 import { getChain, getRules, getTable, HEADER_BYTES, TABLE } from "./nft-wire.ts";
 
 /** Source: istio/istio cni/pkg/nftables/nftables.go CreateHostRulesForHealthChecks, executeHostCommands; host_sets.go. */
@@ -90,7 +92,7 @@ export function setsOf({ families, sets }: HostRules): SetPlace[] {
  * @returns undefined where there is no such table
  * @throws {NetfilterFault} UNSTEADY @throws NetlinkError, NativeError when the kernel cannot be asked
  */
-export async function readHostTable(ask: AskNative, rules: HostRules): Promise<SeenHostTable | undefined> {
+export async function readHostTable(ask: Ask, rules: HostRules): Promise<SeenHostTable | undefined> {
   const place = { family: "inet", table: HOST_TABLE } as const;
   const sets = setsOf(rules);
   const requests = [

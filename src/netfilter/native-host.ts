@@ -2,7 +2,6 @@
 // The host's rule for probes in pure nf_tables: connections of host sockets to enrolled pods get a source address of their own.
 import type { NetlinkRequest } from "../linux/netlink/message.ts";
 import type { Family } from "./family.ts";
-import { writeBefore } from "./native-batch.ts";
 import {
   HOST_CHAIN,
   HOST_HOOK,
@@ -17,10 +16,11 @@ import {
   setsOf,
 } from "./native-host-objects.ts";
 import { encodeBase } from "./native-layout.ts";
-import type { AskNative } from "./native-objects.ts";
 import { addElements, deleteElements, newSet, type SetPlace } from "./native-sets.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
+import type { Ask } from "./nft-wire.ts";
 import { ask, deleteTable, newChain, newRule, newTable } from "./nft-wire.ts";
+import { writeBefore } from "./write-batch.ts";
 
 /** Who owns which address. */
 export interface HostMembers {
@@ -109,7 +109,7 @@ export class NativeHost {
   }
 
   async #write(
-    askKernel: AskNative,
+    askKernel: Ask,
     seen: SeenHostTable | undefined,
     changes: readonly NetlinkRequest[],
   ): Promise<SeenHostTable | undefined> {
@@ -173,7 +173,7 @@ export class NativeHost {
   }
 }
 
-function askIn(netns: Netns): AskNative {
+function askIn(netns: Netns): Ask {
   return (requests, enoughBytes) => ask(netns.fd, requests, { enoughBytes });
 }
 

@@ -19,7 +19,7 @@ import {
   type NftRuleObject,
   type NftTableObject,
 } from "./nft-objects.ts";
-import { getChain, getRules, getTable, HEADER_BYTES, TABLE } from "./nft-wire.ts";
+import { type Ask, getChain, getRules, getTable, HEADER_BYTES, TABLE } from "./nft-wire.ts";
 
 /** A chain of ours as it is. */
 export interface SeenNativeChain extends NftChainObject {
@@ -44,12 +44,6 @@ export interface SeenNative {
   readonly isSteady: boolean;
 }
 
-/** How the kernel is asked; hearing may end once `enoughBytes` are received. */
-export type AskNative = (
-  requests: readonly NetlinkRequest[],
-  enoughBytes: number,
-) => Promise<NetlinkAnswer[]>;
-
 /** Bound of what is heard of rules at once; ours take 8 KiB. */
 const ENOUGH_BYTES = 256 * 1024;
 const MAX_READS = 5;
@@ -70,7 +64,7 @@ const questionsOf = new WeakMap<NativeLayout, readonly Questions[]>();
  * @throws {NetfilterFault} UNSTEADY @throws NetlinkError EPERM
  * @throws NativeError if the conversation with the kernel failed (EPROTONOSUPPORT: a kernel without nfnetlink)
  */
-export async function readNativeObjects(ask: AskNative, layout: NativeLayout): Promise<SeenNative> {
+export async function readNativeObjects(ask: Ask, layout: NativeLayout): Promise<SeenNative> {
   const questions = questionsAbout(layout);
   for (let attempt = 1; ; attempt++) {
     const isLast = attempt === MAX_READS;
@@ -86,7 +80,7 @@ export async function readNativeObjects(ask: AskNative, layout: NativeLayout): P
 }
 
 /** @returns undefined when a list changed while it was made, or an answer was lost */
-async function readOnce(ask: AskNative, questions: readonly Questions[]): Promise<SeenNative | undefined> {
+async function readOnce(ask: Ask, questions: readonly Questions[]): Promise<SeenNative | undefined> {
   const requests = [...questions.flatMap(({ heads }) => heads), ...questions.map(({ list }) => list)];
   const answers = await askSteadily(ask, requests);
   if (answers === undefined) return undefined;
@@ -109,7 +103,7 @@ async function readOnce(ask: AskNative, questions: readonly Questions[]): Promis
 
 /** @returns undefined when a list changed while it was made, or an answer was lost */
 export async function askSteadily(
-  ask: AskNative,
+  ask: Ask,
   requests: readonly NetlinkRequest[],
   enoughBytes = ENOUGH_BYTES,
 ): Promise<NetlinkAnswer[] | undefined> {

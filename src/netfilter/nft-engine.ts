@@ -2,13 +2,13 @@
 // Rules of iptables-nft without its programs: known bytes are replayed and compared. What the kernel does not take from us, the
 // program writes, and the bytes prove it all the same.
 import { allDone } from "../loop/all-done.ts";
-import { DeadlineError, within } from "../loop/deadline.ts";
 import type { Family } from "./family.ts";
 import { KnownBytes } from "./known-bytes.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
 import { type KnownRules, recordKnownRules } from "./nft-known.ts";
+import type { Ask } from "./nft-wire.ts";
 import { ask } from "./nft-wire.ts";
-import { type Ask, readOwnObjects, type SeenObjects } from "./own-objects.ts";
+import { readOwnObjects, type SeenObjects } from "./own-objects.ts";
 import { NOTHING_SEEN, planOpening, type ReplayOptions, type ReplayReport, replay } from "./replay.ts";
 import { renderRestoreText } from "./restore-text.ts";
 import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "./rule-engine.ts";
@@ -125,18 +125,8 @@ export class NftEngine implements RuleEngine {
     return { ...wanted, accepted: await this.#recorded(accepted, call.signal) };
   }
 
-  async #recorded(wanted: Pick<WantedRules, "key" | "told">, signal?: AbortSignal): Promise<KnownRules> {
-    const known = this.#known.peek(wanted.key);
-    if (known !== undefined) return known;
-    const { timeoutMs } = this.#options;
-    try {
-      return await within(this.#known.get(wanted.key, wanted.told), { ms: timeoutMs, signal });
-    } catch (error) {
-      if (!(error instanceof DeadlineError)) throw error;
-      throw new NetfilterFault("NO_KNOWN_BYTES", `Cannot wait for known bytes: ${error.message}`, {
-        cause: error,
-      });
-    }
+  #recorded(wanted: Pick<WantedRules, "key" | "told">, signal?: AbortSignal): Promise<KnownRules> {
+    return this.#known.within(wanted, { ms: this.#options.timeoutMs, signal });
   }
 
   #ask(call: NetnsCall): Ask {

@@ -181,6 +181,9 @@ export function batch(changes: readonly NetlinkRequest[]): NetlinkRequest[] {
   return [end(BATCH.begin), ...changes, end(BATCH.end)];
 }
 
+/** How the kernel is asked; hearing may end once `enoughBytes` are received. */
+export type Ask = (requests: readonly NetlinkRequest[], enoughBytes: number) => Promise<NetlinkAnswer[]>;
+
 /**
  * Sends requests inside a namespace; one answer each.
  * @param options.enoughBytes hearing ends once this much is received; what was not heard to its end has no `error`

@@ -3,7 +3,7 @@
 
 import { NativeError } from "../linux/native.ts";
 import { check, errorCode } from "../linux/netlink/exchange.ts";
-import type { NetlinkAnswer, NetlinkRequest } from "../linux/netlink/message.ts";
+import type { NetlinkAnswer } from "../linux/netlink/message.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
 import {
   decodeChain,
@@ -14,7 +14,7 @@ import {
   type NftRuleObject,
   type NftTableObject,
 } from "./nft-objects.ts";
-import { ask } from "./nft-wire.ts";
+import { type Ask, ask } from "./nft-wire.ts";
 import { type Question, type Questions, questionsAbout } from "./own-tables.ts";
 import type { OwnTable } from "./told-rules.ts";
 
@@ -49,9 +49,6 @@ const LIMITS = {
 } as const;
 const MAX_READS = 5;
 const EINTR = 4;
-
-/** How the kernel is asked; hearing may end once `enoughBytes` are received. */
-export type Ask = (requests: readonly NetlinkRequest[], enoughBytes: number) => Promise<NetlinkAnswer[]>;
 
 /** Handles of namespaces in whose tables others have so much that our chains are asked for one by one. */
 const crowded = new WeakSet<object>();

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Brings known rules about in a namespace: one batch for both families, taken as a whole or not at all.
 
-import { NativeError } from "../linux/native.ts";
-import { errorCode } from "../linux/netlink/exchange.ts";
-import type { NetlinkAnswer, NetlinkRequest } from "../linux/netlink/message.ts";
+import type { NetlinkRequest } from "../linux/netlink/message.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
-import { ask, batch, deleteChain, deleteRule, getRules } from "./nft-wire.ts";
-import { type Ask, readOwnObjects, type SeenObjects } from "./own-objects.ts";
+import type { Ask } from "./nft-wire.ts";
+import { ask, deleteChain, deleteRule } from "./nft-wire.ts";
+import { readOwnObjects, type SeenObjects } from "./own-objects.ts";
 import {
   type ChainVerdict,
   type Entry,
@@ -15,6 +14,7 @@ import {
   verifyOwnObjects,
   type Wanted,
 } from "./verify.ts";
+import { writeBefore } from "./write-batch.ts";
 
 /**
  * The changes that turn what was found into what should be there, tables and chains before the rules that name them. Adds to
@@ -91,7 +91,7 @@ export async function replay(
     if (changes.length === 0 && (isDone(after) || options.plan !== undefined))
       return { before, after, writes };
     if (round === MAX_ROUNDS || changes.length === 0) throw notAsTold(after);
-    const writing = writeAndRead(askKernel, changes);
+    const writing = writeBefore(askKernel, changes);
     const seen = await readOwnObjects(netns, own, { ask: writing.ask });
     const refusal = writing.refusal();
     // somebody else may have been faster; what is there now says whether it was that
@@ -99,41 +99,6 @@ export async function replay(
     if (refusal === undefined) writes++;
     after = verifyOwnObjects(seen, wanted);
   }
-}
-
-/** One conversation: the batch, and behind it the look at what it made. */
-function writeAndRead(
-  askKernel: Ask,
-  changes: readonly NetlinkRequest[],
-): { ask: Ask; refusal: () => NetfilterFault | undefined } {
-  // a list is sent apart from what stands before it; behind a batch in one piece with it, nothing would be heard
-  const fence = getRules({ family: 4, table: "", chain: "" });
-  let first: readonly NetlinkRequest[] = [...batch(changes), fence];
-  let refusal: NetfilterFault | undefined;
-  return {
-    ask: async (requests, enoughBytes) => {
-      const sent = first;
-      first = [];
-      try {
-        const answers = await askKernel([...sent, ...requests], enoughBytes);
-        refusal ??= refusalIn(answers.slice(0, Math.max(0, sent.length - 1)));
-        return answers.slice(sent.length);
-      } catch (error) {
-        // more than the socket takes at once
-        if (!(error instanceof NativeError && error.code === "EMSGSIZE" && sent.length > 0)) throw error;
-        throw refused(error.code, { cause: error });
-      }
-    },
-    refusal: () => refusal,
-  };
-}
-
-/** Nothing is acknowledged: the kernel says what it refuses. */
-function refusalIn(answers: readonly NetlinkAnswer[]): NetfilterFault | undefined {
-  const refusal = answers.find(({ error }) => error !== undefined && error !== 0);
-  if (refusal === undefined) return undefined;
-  const code = errorCode(refusal.error);
-  return refused(refusal.reason === undefined ? code : `${code} (${refusal.reason})`);
 }
 
 function planTable(table: TableVerdict): NetlinkRequest[] {
@@ -194,10 +159,6 @@ function checkNotOwned({ family, table, seen }: TableVerdict): void {
     "TABLE_OWNED",
     `Cannot write table ${table} of IPv${family}: a process owns it (nft "flags owner"), and only that one may change it`,
   );
-}
-
-function refused(why: string, options: { cause?: unknown } = {}): NetfilterFault {
-  return new NetfilterFault("BATCH_REFUSED", `Cannot write rules: the kernel refused them: ${why}`, options);
 }
 
 function notAsTold({ findings }: Verdict): NetfilterFault {

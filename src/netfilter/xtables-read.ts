@@ -46,9 +46,11 @@ function faultOf(cause: unknown): NetfilterFault | undefined {
         { cause },
       );
     case "EMSGSIZE":
-      return new NetfilterFault("TOO_MANY_RULES", `${cause.message}: it has over 128 MiB of rules`, {
-        cause,
-      });
+      return new NetfilterFault(
+        "TOO_MANY_RULES",
+        `${cause.message}: it has over 128 MiB of rules; look for a program in the pod that writes rules without end`,
+        { cause },
+      );
     case "EPROTO":
       return new NetfilterFault(
         "UNREADABLE_TABLE",

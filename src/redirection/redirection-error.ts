@@ -16,16 +16,6 @@ export type RedirectionErrorCode =
   | "NOT_CONVERGED"
   | NetfilterFaultCode;
 
-/** What is there cannot be judged, or not be put right by rules, and only whoever did it can end that. */
-const UNREADABLE: ReadonlySet<RedirectionErrorCode> = new Set([
-  "UNREADABLE_TABLE",
-  "TABLE_DORMANT",
-  "TABLE_OWNED",
-  "HOOK_TAKEN",
-  "TOO_MANY_RULES",
-  "UNSTEADY",
-]);
-
 /** A namespace's redirection cannot be brought about; `code` says why. */
 export class RedirectionError extends Error {
   override readonly name = "RedirectionError";
@@ -34,10 +24,5 @@ export class RedirectionError extends Error {
   constructor(code: RedirectionErrorCode, message: string, options: { cause?: unknown } = {}) {
     super(message, options);
     this.code = code;
-  }
-
-  /** Whether it is not known what the pod has, because of what somebody else has there. */
-  get isUnreadable(): boolean {
-    return UNREADABLE.has(this.code);
   }
 }

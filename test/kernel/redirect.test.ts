@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Redirection against the real kernel and the real iptables programs, in namespaces of its own.
+
 import { execFileSync } from "node:child_process";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { NOBODYS_LOCK } from "../../src/linux/lock-files.ts";
 import { Netns } from "../../src/linux/netns.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
 import type { Family } from "../../src/netfilter/family.ts";
@@ -386,7 +388,7 @@ describe("drift in the kernel", () => {
     using pod = await TestNetns.make();
     await redirect().apply(pod.netns, DEFAULT_OPTIONS);
     await pod.run("nft add table ip nat { flags dormant ; }");
-    const fault = { name: "RedirectionError", code: "TABLE_DORMANT", isUnreadable: true };
+    const fault = { name: "RedirectionError", code: "TABLE_DORMANT" };
     await expect(redirect().verify(pod.netns, DEFAULT_OPTIONS)).rejects.toMatchObject(fault);
     await expect(redirect().apply(pod.netns, DEFAULT_OPTIONS)).rejects.toMatchObject(fault);
   });
@@ -667,7 +669,7 @@ describe("programs that fail", () => {
     for (const tools of [nft.installed.nft!, legacy.installed.legacy!]) {
       const call = { argv: [tools[4].restore, "--noflush"] as const, netnsFd: pod.netns.fd };
       const stdin = "*nat\n:X - [0:0]\n-A X -j REDIRECT --to-ports nonsense\nCOMMIT\n";
-      await expect(runner.run({ ...call, stdin, lockNetns: true })).rejects.toMatchObject({
+      await expect(runner.run({ ...call, stdin, lockFile: NOBODYS_LOCK })).rejects.toMatchObject({
         code: "TOOL_FAILED",
         inputLine: "-A X -j REDIRECT --to-ports nonsense",
       });

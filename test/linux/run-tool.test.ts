@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Running tools: environment, input, output, failure, time and number.
+
 import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { NOBODYS_LOCK } from "../../src/linux/lock-files.ts";
 import { ToolError, ToolRunner } from "../../src/linux/run-tool.ts";
 
 const runner = new ToolRunner();
@@ -43,7 +45,7 @@ describe("a tool", () => {
     expect(told.stdout.split("\n").sort()).toEqual(["", "CNI_COMMAND=VERSION", `PATH=${runner.path}`]);
     const locked = await runner.run({ argv: ["env"], lockFile: "/run/of-ours" });
     expect(locked.stdout.split("\n").sort()).toContain("XTABLES_LOCKFILE=/run/of-ours");
-    const alone = await runner.run({ argv: ["env"], lockNetns: true });
+    const alone = await runner.run({ argv: ["env"], lockFile: NOBODYS_LOCK });
     expect(alone.stdout.split("\n").sort()).toContain("XTABLES_LOCKFILE=/proc/self/environ");
   });
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reading native tables while others write rules without end.
+
 import { constants } from "node:os";
 import { expect, test } from "vitest";
 import { NativeError } from "../../src/linux/native.ts";
 import { NativeEngine } from "../../src/netfilter/native-engine.ts";
-import { type AskNative, readNativeObjects } from "../../src/netfilter/native-objects.ts";
+import { readNativeObjects } from "../../src/netfilter/native-objects.ts";
 import { nativeTables } from "../../src/netfilter/native-rules.ts";
 import { verifyNative } from "../../src/netfilter/native-verify.ts";
+import type { Ask } from "../../src/netfilter/nft-wire.ts";
 import { ask } from "../../src/netfilter/nft-wire.ts";
 import { NATIVE_LAYOUT } from "../../src/redirection/native-rules.ts";
 import { toldRedirection } from "../../src/redirection/told-redirection.ts";
@@ -17,7 +19,7 @@ const told = toldRedirection(DEFAULT_OPTIONS, FAMILIES);
 const tables = nativeTables(told, { layout: NATIVE_LAYOUT, families: FAMILIES });
 
 /** The kernel's answers in a pod with the rules, and how often it was asked. */
-async function kernel(): Promise<{ pod: TestNetns; asked: () => number; ask: AskNative }> {
+async function kernel(): Promise<{ pod: TestNetns; asked: () => number; ask: Ask }> {
   const pod = await TestNetns.make();
   const wanted = { key: "", told: () => told, families: FAMILIES };
   await new NativeEngine({ layout: NATIVE_LAYOUT }).apply({ netns: pod.netns }, wanted, { isNew: true });

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reading from a kernel that changes, refuses or answers in part.
+
 import { expect, test } from "vitest";
 import { NativeError } from "../../src/linux/native.ts";
 import {
@@ -8,7 +9,8 @@ import {
   type NetlinkAnswer,
   type NetlinkRequest,
 } from "../../src/linux/netlink/message.ts";
-import { type Ask, readOwnObjects } from "../../src/netfilter/own-objects.ts";
+import type { Ask } from "../../src/netfilter/nft-wire.ts";
+import { readOwnObjects } from "../../src/netfilter/own-objects.ts";
 
 const own = [{ family: 4, table: "nat", chains: [{ chain: "OURS", hook: "OUTPUT" }] }] as const;
 const netns = { fd: -1 };
