@@ -61,7 +61,7 @@ export class KnownBytes<Known> {
     limits: { readonly ms: number; readonly signal?: AbortSignal | undefined },
   ): Promise<Known> {
     // what is recorded needs no timer
-    const recorded = this.#peek(key);
+    const recorded = this.peek(key);
     if (recorded !== undefined) return recorded;
     try {
       return await within(this.get(key, told), limits);
@@ -73,7 +73,8 @@ export class KnownBytes<Known> {
     }
   }
 
-  #peek(key: string): Known | undefined {
+  /** What is recorded already, without a wait. */
+  peek(key: string): Known | undefined {
     const entry = this.#entries.get(key);
     if (entry?.known === undefined) return undefined;
     this.#entries.delete(key);
