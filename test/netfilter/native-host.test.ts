@@ -86,7 +86,7 @@ test("members come and go one by one, and the rest of the table stays as it is",
   expect(findings.map(({ kind, family, uid }) => [kind, family, uid])).toEqual([
     ["wrong-owner", 4, "uid-9"],
     ["missing-member", 4, "uid-2"],
-    ["stale-member", 6, undefined],
+    ["stale-member", 6, "uid-1"],
   ]);
   expect(await host.apply(node.netns, next)).toMatchObject({ findings, writes: 1 });
   const { members: now } = await host.look(node.netns, next);
