@@ -4,9 +4,9 @@ import { listeningSockets, type ZtunnelSocket } from "../linux/listening-sockets
 import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
 import { within } from "../loop/deadline.ts";
-import type { BypassReport } from "../netfilter/bypass.ts";
+import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import { findChains, findLegacyChains, type LegacyChain } from "../netfilter/find-chains.ts";
-import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
+import { findNativeTables, nativeTableName } from "../netfilter/native/native-tables.ts";
 import { BACKEND_NAMES } from "../netfilter/variant.ts";
 import type { Verification } from "../redirection/pod-redirection.ts";
 import { CHAIN_NAMES, type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";

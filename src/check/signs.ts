@@ -3,7 +3,7 @@
 import { hasRouting, readRedirectRouting } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
 import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
-import { findNativeTables } from "../netfilter/native-tables.ts";
+import { findNativeTables } from "../netfilter/native/native-tables.ts";
 import { TABLE_NAMES } from "../redirection/rules.ts";
 
 /**

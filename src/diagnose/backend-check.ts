@@ -3,7 +3,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Netns } from "../linux/netns.ts";
-import { countNftRules } from "../netfilter/nft-count.ts";
+import { countNftRules } from "../netfilter/nft/nft-count.ts";
 import { describeCount, isAny, noRules } from "../netfilter/rule-count.ts";
 import {
   BACKEND_NAMES,

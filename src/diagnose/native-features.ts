@@ -2,8 +2,8 @@
 // Whether the kernel can do what native nftables take: tried with the agent's own writers, without a program.
 import type { Netns } from "../linux/netns.ts";
 import type { Family } from "../netfilter/family.ts";
-import { NativeEngine } from "../netfilter/native-engine.ts";
-import { NativeHost } from "../netfilter/native-host.ts";
+import { NativeEngine } from "../netfilter/native/native-engine.ts";
+import { NativeHost } from "../netfilter/native/native-host.ts";
 import { type ToldRules, toldRule } from "../netfilter/told-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
 import { NATIVE_LAYOUT } from "../redirection/native-rules.ts";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Looks for what stands before a captured pod's rules, after these were seen to be right. Changes nothing, and fails no run.
 import type { Netns } from "../linux/netns.ts";
-import type { BypassReport } from "../netfilter/bypass.ts";
+import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
 import type { Outcomes } from "./outcomes.ts";
 import type { PodRecord } from "./pod-record.ts";

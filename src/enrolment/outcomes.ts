@@ -3,7 +3,7 @@
 import type { EventRecorder } from "../kube/event-recorder.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Logger } from "../log/logger.ts";
-import type { BypassReport } from "../netfilter/bypass.ts";
+import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import { bypassMessage, bypassText } from "../redirection/bypass-words.ts";
 import type { Drift } from "../redirection/fingerprint.ts";
 import type { Desired } from "./desired-state.ts";

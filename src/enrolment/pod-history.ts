@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What has become of each pod lately: changes of state with their times, the last look, the last failure. Bounded.
-import type { BypassReport } from "../netfilter/bypass.ts";
+import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import type { SkippedFamily } from "../redirection/pod-routing.ts";
 import type { EnrolmentState } from "./enrolment-state.ts";
 import type { FailureKind } from "./failure.ts";

@@ -4,7 +4,7 @@
 import { join } from "node:path";
 import { Netns } from "../linux/netns.ts";
 import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
-import { findNativeTables, nativeTableName } from "../netfilter/native-tables.ts";
+import { findNativeTables, nativeTableName } from "../netfilter/native/native-tables.ts";
 import { writesIpv6 } from "../netfilter/variant.ts";
 import { findSets } from "../probes/host-look.ts";
 import { HostState } from "../probes/host-state.ts";

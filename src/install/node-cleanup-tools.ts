@@ -3,7 +3,7 @@
 import { errorCode } from "../linux/netlink/exchange.ts";
 import { Netns } from "../linux/netns.ts";
 import { ToolRunner } from "../linux/run-tool.ts";
-import { ask, getTable } from "../netfilter/nft-wire.ts";
+import { ask, getTable } from "../netfilter/nft/nft-wire.ts";
 import type { RedirectBackend } from "../netfilter/variant.ts";
 import { findTools } from "../netfilter/variant-tools.ts";
 

@@ -3,7 +3,7 @@
 import { existingXtablesInNetns, NativeError, type XtablesName } from "../linux/native.ts";
 import { check, errorCode } from "../linux/netlink/exchange.ts";
 import type { NetlinkRequest } from "../linux/netlink/message.ts";
-import { ask, type ChainPlace, getChain } from "./nft-wire.ts";
+import { ask, type ChainPlace, getChain } from "./nft/nft-wire.ts";
 
 /** Answers that say "not there": no such table or chain; a kernel without nf_tables, or without them for the family. */
 const ABSENT = ["ENOENT", "EINVAL", "EOPNOTSUPP", "EAFNOSUPPORT"];

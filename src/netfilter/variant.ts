@@ -7,10 +7,10 @@ import { Netns } from "../linux/netns.ts";
 import { ToolRunner } from "../linux/run-tool.ts";
 import { type Logger, silentLogger } from "../log/logger.ts";
 import type { Family } from "./family.ts";
-import { countNftRules } from "./nft-count.ts";
+import { countXtablesRules } from "./legacy/xtables-count.ts";
+import { countNftRules } from "./nft/nft-count.ts";
 import { describeCount, isMore } from "./rule-count.ts";
 import { findTools, type InstalledTools, type Variant } from "./variant-tools.ts";
-import { countXtablesRules } from "./xtables-count.ts";
 
 /** How rules get into the kernel: by the bytes of an iptables variant, or in pure nf_tables, which takes no program. */
 export interface RedirectBackend {

@@ -4,8 +4,8 @@ import { NativeError } from "../linux/native.ts";
 import { errorCode } from "../linux/netlink/exchange.ts";
 import type { NetlinkAnswer, NetlinkRequest } from "../linux/netlink/message.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
-import type { Ask } from "./nft-wire.ts";
-import { batch, getRules } from "./nft-wire.ts";
+import type { Ask } from "./nft/nft-wire.ts";
+import { batch, getRules } from "./nft/nft-wire.ts";
 
 /** Asks the kernel for changes first, and then whatever is asked of it. */
 export interface Writing {

@@ -5,7 +5,7 @@ import type { Desired } from "../enrolment/desired-state.ts";
 import type { PodLook, PodPast } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
-import type { BypassReport } from "../netfilter/bypass.ts";
+import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import type { Family } from "../netfilter/family.ts";
 import { bypassText } from "../redirection/bypass-words.ts";
 import { desiredChains, fingerprint } from "../redirection/fingerprint.ts";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What stands before a pod's rules, in sentences for people. Pure.
-import type { BypassReport } from "../netfilter/bypass.ts";
+import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 
 const MAX_SHOWN = 4;
 const UNSURE =

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where the redirection's rules stand in nf_tables when no iptables is used: named as istio-cni names them in this mode.
 import type { Family } from "../netfilter/family.ts";
-import type { NativeChainLayout, NativeHook, NativeLayout } from "../netfilter/native-layout.ts";
-import { nativeTables, printTables } from "../netfilter/native-rules.ts";
+import type { NativeChainLayout, NativeHook, NativeLayout } from "../netfilter/native/native-layout.ts";
+import { nativeTables, printTables } from "../netfilter/native/native-rules.ts";
 import type { CHAIN_HOOKS, RedirectOptions, TableName } from "./rules.ts";
 import { toldRedirection } from "./told-redirection.ts";
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What stands before the redirection's rules in a pod: where those rules are and which marks they let pass, for the look itself.
-import { type BypassReport, findBypasses } from "../netfilter/bypass.ts";
+import { type BypassReport, findBypasses } from "../netfilter/bypass/bypass.ts";
+import type { PassingMarks } from "../netfilter/bypass/mark-change.ts";
 import type { Family } from "../netfilter/family.ts";
-import type { PassingMarks } from "../netfilter/mark-change.ts";
-import { NATIVE_TABLE_NAMES } from "../netfilter/native-tables.ts";
+import { NATIVE_TABLE_NAMES } from "../netfilter/native/native-tables.ts";
 import { CHAIN_HOOKS, CHAIN_NAMES, type RedirectOptions, redirectTables } from "./rules.ts";
 
 /** ztunnel's own packets, and packets of connections that it opened: the marks that {@link redirectRules} leaves alone. */

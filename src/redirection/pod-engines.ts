@@ -2,9 +2,9 @@
 // The engine that pods get their rules by, and those that earlier agents may have used.
 import type { LockFiles } from "../linux/lock-files.ts";
 import type { Family } from "../netfilter/family.ts";
-import { LegacyEngine } from "../netfilter/legacy-engine.ts";
-import { NativeEngine } from "../netfilter/native-engine.ts";
-import { NftEngine } from "../netfilter/nft-engine.ts";
+import { LegacyEngine } from "../netfilter/legacy/legacy-engine.ts";
+import { NativeEngine } from "../netfilter/native/native-engine.ts";
+import { NftEngine } from "../netfilter/nft/nft-engine.ts";
 import type { NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
 import { TablesProgram } from "../netfilter/tables-program.ts";
 import { BackendError, type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";

@@ -3,7 +3,7 @@
 // and open connections live through all that happens to the rules. Root; namespaces of its own.
 import type { Socket } from "node:net";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { NativeEngine } from "../../src/netfilter/native-engine.ts";
+import { NativeEngine } from "../../src/netfilter/native/native-engine.ts";
 import type { WantedRules } from "../../src/netfilter/rule-engine.ts";
 import { NATIVE_LAYOUT } from "../../src/redirection/native-rules.ts";
 import { ensureRouting } from "../../src/redirection/pod-routing.ts";

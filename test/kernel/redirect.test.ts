@@ -337,8 +337,7 @@ describe("drift in the kernel", () => {
     for (const command of commands) await pod.run(command);
     const verification = await redirected.verify(pod.netns, DEFAULT_OPTIONS);
     expect(verification.intact).toBe(false);
-    for (const each of drift)
-      expect(verification.drift).toContainEqual(expect.objectContaining(each));
+    for (const each of drift) expect(verification.drift).toContainEqual(expect.objectContaining(each));
     expect(verification.drift).toHaveLength(drift.length);
     const report = await redirected.apply(pod.netns, DEFAULT_OPTIONS);
     expect(report.changed).toBe(true);

@@ -3,9 +3,9 @@
 
 import { expect, test } from "vitest";
 import { KnownBytes } from "../../src/netfilter/known-bytes.ts";
-import { type KnownRules, knownRules } from "../../src/netfilter/nft-known.ts";
-import type { NftRuleObject } from "../../src/netfilter/nft-objects.ts";
-import type { SeenObjects } from "../../src/netfilter/own-objects.ts";
+import { type KnownRules, knownRules } from "../../src/netfilter/nft/nft-known.ts";
+import type { NftRuleObject } from "../../src/netfilter/nft/nft-objects.ts";
+import type { SeenObjects } from "../../src/netfilter/nft/own-objects.ts";
 import { NOTHING_COUNTED } from "../../src/netfilter/rule-engine.ts";
 import { type ToldRules, toldRule } from "../../src/netfilter/told-rules.ts";
 import { expectNothingLeftAfterwards } from "../redirection/installed-backends.ts";

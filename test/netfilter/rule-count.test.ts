@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Counting rules in both variants, against rules that were put there.
 import { expect, test } from "vitest";
-import { countNftRules } from "../../src/netfilter/nft-count.ts";
-import { countXtablesRules } from "../../src/netfilter/xtables-count.ts";
+import { countXtablesRules } from "../../src/netfilter/legacy/xtables-count.ts";
+import { countNftRules } from "../../src/netfilter/nft/nft-count.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
 
 const OURS_AND_THEIRS = `*nat

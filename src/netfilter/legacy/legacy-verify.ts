@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compares what is ours in x_tables with known bytes, and says how it differs. Pure.
+import type { Family } from "../family.ts";
+import type { ChainState, Finding, RuleState } from "../rule-engine.ts";
+import {
+  jumpFindings,
+  ruleFindings,
+  strayFindings,
+  type TablePlace,
+  unexpectedFindings,
+} from "../rule-findings.ts";
+import { type MatchedRule, matchRule, statesOf, sumOf } from "../rule-match.ts";
+import type { OwnChain, OwnTable } from "../told-rules.ts";
+import { isPlainJump, sameRule } from "./xtables-entry.ts";
+import type { KnownXtables, KnownXtablesChain, KnownXtablesTable } from "./xtables-known.ts";
+import type { XtablesLead, XtablesView } from "./xtables-table.ts";
+
+/** By {@link tableKey}; a table that is not there has nothing of ours. */
+export type SeenXtables = ReadonlyMap<string, XtablesView>;
+
+/** What should be there. */
+export interface WantedXtables {
+  readonly known: KnownXtables;
+  readonly families: readonly Family[];
+  /** Each rule may also be the one that stands in the same place of these. */
+  readonly accepted?: KnownXtables | undefined;
+}
+
+/** What there is of one of our chains. */
+export interface XtablesChainVerdict extends OwnChain {
+  readonly wanted: KnownXtablesChain | undefined;
+  readonly isThere: boolean;
+  /** Its rules are the wanted ones, in order. */
+  readonly hasRules: boolean;
+  /** Those that are kept apart; `ruleCount` has the others too. */
+  readonly rules: readonly MatchedRule[];
+  readonly ruleCount: number;
+  readonly jumps: readonly XtablesLead[];
+  readonly strays: readonly XtablesLead[];
+}
+
+/** What there is of ours in one table. */
+export interface XtablesTableVerdict extends TablePlace {
+  readonly wanted: KnownXtablesTable | undefined;
+  readonly chains: readonly XtablesChainVerdict[];
+  readonly findings: readonly Finding[];
+}
+
+/** Where a rule stands whose chain's name is not read. */
+const NAMELESS = "(a chain of others)";
+
+export function tableKey({ family, table }: TablePlace): string {
+  return `${family} ${table}`;
+}
+
+/** Judges what was read of each table of the wanted families. */
+export function verifyXtables(seen: SeenXtables, wanted: WantedXtables): XtablesTableVerdict[] {
+  return wanted.known.own
+    .filter(({ family }) => wanted.families.includes(family))
+    .map((own) => judgeTable(own, seen.get(tableKey(own)), wanted));
+}
+
+/** As callers are told. */
+export function xtablesState(tables: readonly XtablesTableVerdict[]): RuleState {
+  const chains = tables.flatMap(({ family, table, chains: all }) =>
+    all
+      .filter(({ isThere }) => isThere)
+      .map((verdict): ChainState => {
+        const { chain, rules, jumps, strays } = verdict;
+        return {
+          family,
+          table,
+          chain,
+          ...statesOf(rules),
+          words: wordsOf(verdict),
+          jumpCount: jumps.length,
+          jumped: sumOf(jumps.map(({ rule }) => rule.count)),
+          strays: strays.map(nameOf),
+        };
+      }),
+  );
+  return { findings: tables.flatMap(({ findings }) => findings), chains };
+}
+
+function judgeTable(
+  own: OwnTable,
+  view: XtablesView | undefined,
+  { known, accepted }: WantedXtables,
+): XtablesTableVerdict {
+  const { family, table } = own;
+  const isIt = (each: TablePlace) => each.family === family && each.table === table;
+  const wanted = known.tables.find(isIt);
+  const others = accepted?.tables.find(isIt);
+  const chains = own.chains.map((chain) => {
+    const ofChain = (each: OwnChain) => each.chain === chain.chain;
+    const told = { known: wanted?.chains.find(ofChain), accepted: others?.chains.find(ofChain) };
+    return judgeChain(chain, { view, family }, told);
+  });
+  const findings =
+    wanted === undefined
+      ? unexpectedFindings(
+          chains.flatMap(({ chain, isThere }) => (isThere ? [chain] : [])),
+          { family, table },
+        )
+      : chains.flatMap((chain) => findingsOf(chain, { family, table }));
+  return { family, table, wanted, chains, findings };
+}
+
+function judgeChain(
+  own: OwnChain,
+  { view, family }: { view: XtablesView | undefined; family: Family },
+  told: { known: KnownXtablesChain | undefined; accepted: KnownXtablesChain | undefined },
+): XtablesChainVerdict {
+  const { known, accepted } = told;
+  const seen = view?.chains.get(own.chain);
+  const jumps: XtablesLead[] = [];
+  const strays: XtablesLead[] = [];
+  for (const lead of view?.leads ?? []) {
+    if (lead.chain !== own.chain) continue;
+    const isJump = lead.isBase && lead.from === own.hook && isPlainJump(lead.rule, own.chain, family);
+    (isJump ? jumps : strays).push(lead);
+  }
+  const forms = { known: known?.rules ?? [], accepted: accepted?.rules ?? [] };
+  const rules = (seen?.rules ?? []).map((rule, index) =>
+    matchRule({ index, bytes: rule.bytes.length, count: rule.count }, forms, (each) =>
+      sameRule(each.rule, rule),
+    ),
+  );
+  const ruleCount = seen?.ruleCount ?? 0;
+  const hasRules =
+    seen !== undefined &&
+    ruleCount === known?.rules.length &&
+    known.rules.every(({ words }, index) => words === rules[index]?.words) &&
+    seen.end !== undefined &&
+    sameRule(seen.end, known.end);
+  return {
+    ...own,
+    wanted: known,
+    isThere: seen !== undefined,
+    hasRules,
+    rules,
+    ruleCount,
+    jumps,
+    strays,
+  };
+}
+
+/** Those of rules that are told, and notes on others. */
+function wordsOf({ rules, ruleCount }: XtablesChainVerdict): string[] {
+  const words = rules.map((rule) => rule.words);
+  const more = ruleCount - rules.length;
+  return more > 0 ? [...words, `(and ${more} rules more)`] : words;
+}
+
+function findingsOf(verdict: XtablesChainVerdict, place: TablePlace): Finding[] {
+  const { chain, hook, isFirst = false, isThere, hasRules, wanted, jumps, strays } = verdict;
+  const told = (wanted?.rules ?? []).map((rule) => rule.words);
+  const rules = hasRules
+    ? []
+    : ruleFindings({ chain, isThere, wanted: told, found: wordsOf(verdict) }, place);
+  const end: Finding = { kind: "extra-rule", ...place, chain, detail: `${chain} does not end as chains do` };
+  const before = isFirst ? (jumps[0]?.position ?? 1) - 1 : 0;
+  return [
+    ...(hasRules || rules.length > 0 ? rules : [end]),
+    ...jumpFindings({ chain, hook, count: jumps.length, before }, place),
+    ...strayFindings({ chain, strays: strays.map(nameOf) }, place),
+  ];
+}
+
+function nameOf({ from }: XtablesLead): string {
+  return from ?? NAMELESS;
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rules in pure nf_tables: tables that are wholly ours, written and compared over netlink; no program, nothing of xtables.
+
+import type { NetlinkRequest } from "../../linux/netlink/message.ts";
+import type { Family } from "../family.ts";
+import { NetfilterFault } from "../netfilter-fault.ts";
+import type { Ask } from "../nft/nft-wire.ts";
+import { ask, deleteRule, deleteTable } from "../nft/nft-wire.ts";
+import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "../rule-engine.ts";
+import { writeBefore } from "../write-batch.ts";
+import { createTable } from "./native-batch.ts";
+import type { NativeLayout } from "./native-layout.ts";
+import { readNativeObjects, type SeenNative } from "./native-objects.ts";
+import { type NativeTable, nativeTables } from "./native-rules.ts";
+import { type NativeVerdict, type NativeWanted, stateOf, verifyNative } from "./native-verify.ts";
+
+export interface NativeEngineOptions {
+  readonly layout: NativeLayout;
+  /** Called before each conversation: a descriptor may be another namespace's by now. What it throws, the call throws. */
+  readonly assertUsable?: (call: NetnsCall) => void;
+}
+
+const NOTHING_SEEN: SeenNative = { tables: [], isSteady: true };
+/** Sets of rules whose bytes are kept. */
+const MAX_KNOWN = 128;
+/** The first round writes; the second exists for whoever wrote at the same moment. */
+const MAX_ROUNDS = 2;
+
+type Plan = (verdict: NativeVerdict) => readonly NetlinkRequest[];
+
+/**
+ * The pod's rules without iptables. A table that differs is made anew as a whole, in one batch with all others that differ; where
+ * nothing differs nothing is written. Findings carry the names of the native tables and chains, and what concerns no family alone is
+ * told under the first that was asked for; states are told for each family in the words and names that it was told.
+ */
+export class NativeEngine implements RuleEngine {
+  readonly variant = "native";
+  readonly #options: NativeEngineOptions;
+  readonly #known = new Map<string, readonly NativeTable[]>();
+
+  constructor(options: NativeEngineOptions) {
+    this.#options = options;
+  }
+
+  /** Encodes; asks nobody. @throws RangeError for rules that cannot be said natively */
+  async prepare(wanted: WantedRules): Promise<void> {
+    for (const table of this.#wanted(wanted).tables) createTable(table);
+  }
+
+  async present(call: NetnsCall): Promise<readonly ChainState[]> {
+    const seen = await readNativeObjects(this.#ask(call), this.#options.layout);
+    return stateOf(this.#verdicts(seen, nothing())).chains;
+  }
+
+  async verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState> {
+    const seen = await readNativeObjects(this.#ask(call), this.#options.layout);
+    return stateOf(this.#verdicts(seen, this.#wanted(wanted)));
+  }
+
+  /** @throws {NetfilterFault} BATCH_REFUSED: nothing of the last batch stayed; NOT_AS_TOLD, TABLE_OWNED, TABLE_DORMANT, UNSTEADY */
+  async apply(
+    call: NetnsCall,
+    wanted: WantedRules,
+    { isNew }: { readonly isNew: boolean },
+  ): Promise<Applied> {
+    const first = isNew ? NOTHING_SEEN : undefined;
+    const { before, writes } = await this.#converge(call, this.#wanted(wanted), { plan: planTable, first });
+    return { before, writes };
+  }
+
+  /**
+   * Empties the base chains of a table: no new connection is led anywhere, and as long as they are hooked, open ones stay translated.
+   * @param table as it is told @throws as {@link apply}
+   */
+  async open(call: NetnsCall, table: string): Promise<number> {
+    const layout = this.#options.layout.find(({ told }) => told === table);
+    if (layout === undefined) return 0;
+    const plan: Plan = ({ table: name, seen }) => {
+      if (name !== layout.table || seen === undefined) return [];
+      const full = layout.chains.filter(({ base }) => (seen.chains.get(base)?.use ?? 0) > 0);
+      if (full.length > 0) checkNotOwned(name, seen);
+      return full.map(({ base }) => deleteRule({ family: "inet", table: name, chain: base }));
+    };
+    const { writes, verdicts } = await this.#converge(call, nothing(), { plan });
+    const seen = verdicts.find((each) => each.table === layout.table)?.seen;
+    for (const { chain } of layout.chains) {
+      const each = seen?.chains.get(chain);
+      if (each === undefined || each.use <= each.rules.length) continue;
+      throw new NetfilterFault("NOT_AS_TOLD", `Cannot open: a chain of others leads into ${chain}`);
+    }
+    return writes;
+  }
+
+  /** @throws as {@link apply} */
+  async remove(call: NetnsCall): Promise<number> {
+    return (await this.#converge(call, nothing(), { plan: planTable })).writes;
+  }
+
+  /** Reads, writes what differs, and reads again until nothing does: until there is nothing to plan. */
+  async #converge(
+    call: NetnsCall,
+    wanted: NativeWanted,
+    { plan, first }: { readonly plan: Plan; readonly first?: SeenNative | undefined },
+  ): Promise<{ before: RuleState; writes: number; verdicts: readonly NativeVerdict[] }> {
+    const { layout } = this.#options;
+    const askKernel = this.#ask(call);
+    let verdicts = this.#verdicts(first ?? (await readNativeObjects(askKernel, layout)), wanted);
+    const before = stateOf(verdicts);
+    for (let round = 0, writes = 0; ; round++) {
+      const changes = verdicts.flatMap(plan);
+      if (changes.length === 0) return { before, writes, verdicts };
+      if (round === MAX_ROUNDS) throw notAsTold(verdicts);
+      const writing = writeBefore(askKernel, changes);
+      const seen = await readNativeObjects(writing.ask, layout);
+      const refusal = writing.refusal();
+      // somebody else may have been faster; what is there now says whether it was that
+      if (refusal !== undefined && round > 0) throw refusal;
+      if (refusal === undefined) writes++;
+      verdicts = this.#verdicts(seen, wanted);
+    }
+  }
+
+  #verdicts(seen: SeenNative, wanted: NativeWanted): NativeVerdict[] {
+    return verifyNative(this.#options.layout, seen, wanted);
+  }
+
+  #wanted({ key, told, families, accepted }: WantedRules): NativeWanted {
+    const tablesOf = (rules: Pick<WantedRules, "key" | "told">) => this.#tables(rules, families);
+    return {
+      tables: tablesOf({ key, told }),
+      accepted: accepted === undefined ? undefined : tablesOf(accepted),
+      families,
+    };
+  }
+
+  /** Names in annotations of pods make sets of rules without end, so not all are kept. */
+  #tables(
+    { key, told }: Pick<WantedRules, "key" | "told">,
+    families: readonly Family[],
+  ): readonly NativeTable[] {
+    const place = `${families.join()} ${key}`;
+    const known = this.#known.get(place);
+    if (known !== undefined) return known;
+    const tables = nativeTables(told(), { layout: this.#options.layout, families });
+    const [oldest] = this.#known.keys();
+    if (this.#known.size >= MAX_KNOWN && oldest !== undefined) this.#known.delete(oldest);
+    this.#known.set(place, tables);
+    return tables;
+  }
+
+  #ask(call: NetnsCall): Ask {
+    return (requests, enoughBytes) => {
+      call.signal?.throwIfAborted();
+      this.#options.assertUsable?.(call);
+      return ask(call.netns.fd, requests, { enoughBytes });
+    };
+  }
+}
+
+function nothing(): NativeWanted {
+  return { tables: [], families: [4] };
+}
+
+/** A delete makes whoever closes the socket wait for an RCU grace period, so what is not there is not deleted. */
+function planTable({ table, wanted, seen, findings }: NativeVerdict): NetlinkRequest[] {
+  if (findings.length === 0) return [];
+  if (seen !== undefined) checkNotOwned(table, seen);
+  return [
+    ...(seen === undefined ? [] : [deleteTable({ family: "inet", table })]),
+    ...(wanted === undefined ? [] : createTable(wanted)),
+  ];
+}
+
+function checkNotOwned(table: string, { isOwned }: { readonly isOwned: boolean }): void {
+  if (!isOwned) return;
+  throw new NetfilterFault(
+    "TABLE_OWNED",
+    `Cannot write table inet ${table}: a process owns it (nft "flags owner"), and only that one may change it; ` +
+      "end that process",
+  );
+}
+
+function notAsTold(verdicts: readonly NativeVerdict[]): NetfilterFault {
+  const list = stateOf(verdicts).findings.map(({ table, detail }) => `${table}: ${detail}`);
+  return new NetfilterFault(
+    "NOT_AS_TOLD",
+    `Cannot bring rules about: they differ right after they were written (${list.join("; ")}); ` +
+      "look for another program that writes the same tables",
+  );
+}

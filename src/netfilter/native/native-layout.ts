@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tables of nf_tables that are wholly ours: where what is told in iptables' words stands in them.
+import { type NftBase, sameBytes } from "../nft/nft-objects.ts";
+import { type BaseChain, encodeHook, networkOrder } from "../nft/nft-wire.ts";
+
+/** Source: linux/netfilter.h, enum nf_inet_hooks. */
+const HOOK_NUMBER = { prerouting: 0, input: 1, forward: 2, output: 3, postrouting: 4 } as const;
+/** What becomes of a packet on which no rule decides. Source: linux/netfilter.h, NF_ACCEPT. */
+const ACCEPT = networkOrder(1);
+
+/** Where a base chain hangs. */
+export interface NativeHook {
+  readonly type: "filter" | "nat" | "route";
+  readonly hook: keyof typeof HOOK_NUMBER;
+  readonly priority: number;
+}
+
+/** A chain of ours in two parts: its base chain, which holds nothing but a jump, and the chain with the rules. */
+export interface NativeChainLayout {
+  /** Our chain as it is told. */
+  readonly told: string;
+  readonly chain: string;
+  readonly base: string;
+  readonly hook: NativeHook;
+}
+
+/** A table of family inet, for the rules of both families. */
+export interface NativeTableLayout {
+  /** The table as it is told. */
+  readonly told: string;
+  readonly table: string;
+  readonly chains: readonly NativeChainLayout[];
+}
+
+/** In the order in which they are made. */
+export type NativeLayout = readonly NativeTableLayout[];
+
+/** As the kernel is told, and lists it. */
+export function encodeBase({ type, hook, priority }: NativeHook): BaseChain {
+  return { type, hook: encodeHook({ number: HOOK_NUMBER[hook], priority }), policy: ACCEPT };
+}
+
+/** Whether a chain hangs there, and lets through what no rule decides on; of no hook: whether it hangs nowhere. */
+export function hangsAt(base: NftBase | undefined, hook: NativeHook | undefined): boolean {
+  if (base === undefined || hook === undefined) return base === undefined && hook === undefined;
+  return (
+    base.type === hook.type &&
+    base.number === HOOK_NUMBER[hook.hook] &&
+    base.priority === hook.priority &&
+    sameBytes(base.policy, ACCEPT)
+  );
+}
+
+/** Names that nft has for priorities. Source: nft(8), "Standard priority names"; nft 1.0.6 knows dstnat in prerouting alone. */
+export function printHook({ type, hook, priority }: NativeHook): string {
+  const names: Readonly<Record<number, string>> = {
+    [-300]: "raw",
+    [-150]: "mangle",
+    ...(hook === "prerouting" ? { [-100]: "dstnat" } : {}),
+    0: "filter",
+    ...(hook === "postrouting" ? { 100: "srcnat" } : {}),
+  };
+  return `type ${type} hook ${hook} priority ${names[priority] ?? priority}; policy accept;`;
+}

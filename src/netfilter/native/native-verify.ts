@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compares tables that are wholly ours with what should be in them, and says how they differ.
+import type { Family } from "../family.ts";
+import { NetfilterFault } from "../netfilter-fault.ts";
+import type { NftRuleObject } from "../nft/nft-objects.ts";
+import type { ChainState, Finding, RuleState } from "../rule-engine.ts";
+import { partition } from "../rule-findings.ts";
+import { type MatchedRule, matchRule, statesOf, sumOf } from "../rule-match.ts";
+import { hangsAt, type NativeLayout, type NativeTableLayout, printHook } from "./native-layout.ts";
+import type { SeenNative, SeenNativeTable } from "./native-objects.ts";
+import type { NativeChain, NativeRule, NativeTable } from "./native-rules.ts";
+import { sameExpressions } from "./nft-expressions.ts";
+
+/** What should be there. */
+export interface NativeWanted {
+  readonly tables: readonly NativeTable[];
+  /** Another form of the same: each of its rules counts as the one in the same place. */
+  readonly accepted?: readonly NativeTable[] | undefined;
+  /** What concerns no family alone is told under the first. */
+  readonly families: readonly Family[];
+}
+
+/** A table with what it should be and how it differs. */
+export interface NativeVerdict {
+  readonly table: string;
+  readonly wanted: NativeTable | undefined;
+  readonly seen: SeenNativeTable | undefined;
+  readonly findings: readonly Finding[];
+  readonly chains: readonly ChainState[];
+}
+
+/**
+ * Judges what was read.
+ * @throws {NetfilterFault} TABLE_DORMANT: no rule of a wanted table is looked at; UNSTEADY
+ */
+export function verifyNative(layout: NativeLayout, seen: SeenNative, wanted: NativeWanted): NativeVerdict[] {
+  const verdicts = layout.map((table) => judgeTable(table, seen, wanted));
+  if (!seen.isSteady && verdicts.some(({ findings }) => findings.length > 0))
+    throw new NetfilterFault(
+      "UNSTEADY",
+      "Cannot verify the rules of this network namespace: they change while they are read; " +
+        "look for a program in the pod that writes rules without end",
+    );
+  return verdicts;
+}
+
+/** The answer to whoever asked. */
+export function stateOf(verdicts: readonly NativeVerdict[]): RuleState {
+  return {
+    findings: verdicts.flatMap(({ findings }) => findings),
+    chains: verdicts.flatMap(({ chains }) => chains),
+  };
+}
+
+function judgeTable(layout: NativeTableLayout, { tables }: SeenNative, all: NativeWanted): NativeVerdict {
+  const isIt = ({ table }: { readonly table: string }) => table === layout.table;
+  const seen = tables.find(isIt);
+  const wanted = all.tables.find(isIt);
+  const table = new TableJudge(layout, seen, all.families);
+  if (wanted !== undefined && seen === undefined) table.findNothing();
+  else if (wanted === undefined) {
+    if (seen !== undefined)
+      table.find("unexpected-table", "", `table inet ${layout.table} should not be there`);
+  } else {
+    if (seen?.isDormant === true) throw dormant(layout.table);
+    const accepted = all.accepted?.find(isIt);
+    for (const chain of wanted.chains) {
+      table.judgeChain(
+        chain,
+        accepted?.chains.find((each) => each.chain === chain.chain),
+      );
+    }
+    table.judgeRest(wanted);
+  }
+  return { table: layout.table, wanted, seen, findings: table.findings, chains: table.states() };
+}
+
+class TableJudge {
+  readonly findings: Finding[] = [];
+  readonly #rules = new Map<string, readonly MatchedRule<NativeRule>[]>();
+  readonly #layout: NativeTableLayout;
+  readonly #seen: SeenNativeTable | undefined;
+  readonly #families: readonly Family[];
+
+  constructor(layout: NativeTableLayout, seen: SeenNativeTable | undefined, families: readonly Family[]) {
+    this.#layout = layout;
+    this.#seen = seen;
+    this.#families = families;
+  }
+
+  find(kind: Finding["kind"], chain: string, detail: string, family = this.#families[0] ?? 4): void {
+    this.findings.push({ kind, family, table: this.#layout.table, chain, detail });
+  }
+
+  /** Each family lacks each of our chains. */
+  findNothing(): void {
+    for (const family of this.#families)
+      for (const { chain } of this.#layout.chains)
+        this.find("missing-chain", chain, `chain ${chain} is not there`, family);
+  }
+
+  judgeChain(wanted: NativeChain, accepted: NativeChain | undefined): void {
+    const { chain, hook } = wanted;
+    const seen = this.#seen?.chains.get(chain);
+    if (seen === undefined) {
+      this.find("missing-chain", chain, `chain ${chain} is not there`);
+    } else {
+      if (!hangsAt(seen.base, hook)) {
+        const where = hook === undefined ? "no hook" : printHook(hook);
+        this.find("missing-chain", chain, `chain ${chain} does not hang as it should: ${where}`);
+      }
+      const forms = { known: wanted.rules, accepted: accepted?.rules ?? [] };
+      const rules = seen.rules.map(({ expressions, count }, index) =>
+        matchRule({ index, bytes: expressions.length, count }, forms, (each) =>
+          sameExpressions(each.expressions, expressions),
+        ),
+      );
+      this.#rules.set(chain, rules);
+      this.#compareRules(
+        wanted,
+        rules.map(({ words }) => words),
+      );
+    }
+  }
+
+  /** What no list shows: chains and sets of others, rules that are too long to be listed, verdicts in chains of others. */
+  judgeRest({ chains }: NativeTable): void {
+    const seen = this.#seen;
+    if (seen === undefined) return;
+    if (!seen.isComplete) this.find("extra-rule", "", "it holds more rules than are read");
+    const others = seen.use - seen.chains.size;
+    if (others > 0) this.find("extra-rule", "", `it holds ${others} chains or sets that are not ours`);
+    for (const { chain } of chains) {
+      const each = seen.chains.get(chain);
+      if (each === undefined || !seen.isComplete) continue;
+      const hidden = each.use - each.rules.length - countJumps(seen, chain);
+      if (hidden === 0) continue;
+      this.find(
+        "extra-rule",
+        chain,
+        `${hidden} rules more stand in ${chain} or lead into it than are listed`,
+      );
+    }
+  }
+
+  /** Our chains as they are, of each family as they are told; base chains hold nothing but the jumps that are counted here. */
+  states(): ChainState[] {
+    const seen = this.#seen;
+    if (seen === undefined) return [];
+    return this.#layout.chains.flatMap(({ told, chain, base }) => {
+      const each = seen.chains.get(chain);
+      if (each === undefined) return [];
+      const rules = this.#rules.get(chain) ?? each.rules.map(unwanted);
+      const jumps = (this.#rules.get(base) ?? []).filter(({ words }) => words === `jump ${chain}`);
+      const jumped = sumOf(jumps.map(({ count }) => count));
+      const strays = [...seen.chains.values()].flatMap(({ name, rules }) =>
+        name === base ? [] : rules.filter(({ targets }) => targets.includes(chain)).map(() => name),
+      );
+      const place = { table: this.#layout.told, chain: told, standsIn: this.#layout.table };
+      return this.#families.map((family) => {
+        const states = statesOf(rules.flatMap((rule) => toldAs(rule, family)));
+        return { ...place, family, ...states, jumpCount: jumps.length, jumped, strays };
+      });
+    });
+  }
+
+  #compareRules({ chain, hook, rules }: NativeChain, found: readonly string[]): void {
+    const wanted = rules.map(({ words }) => words);
+    const lost = partition(rules, found, ({ words }) => words).rest;
+    const extra = partition(found, wanted, String).rest;
+    for (const { words, family } of lost) {
+      if (hook === undefined) this.find("missing-rule", chain, words, family);
+      else this.find("missing-jump", chain, `${chain} does not ${words}`);
+    }
+    for (const words of extra) {
+      const isJump = hook !== undefined && wanted.includes(words);
+      this.find(isJump ? "duplicate-jump" : "extra-rule", chain, words);
+    }
+    if (lost.length > 0 || extra.length > 0) return;
+    const wrong = wanted.findIndex((words, index) => found[index] !== words);
+    if (wrong < 0) return;
+    this.find("reordered", chain, `rule ${wrong + 1} should not be ${found[wrong]}`, rules[wrong]?.family);
+  }
+}
+
+function unwanted({ count }: NftRuleObject): MatchedRule<NativeRule> {
+  return { words: "(a rule that should not be there)", known: undefined, form: "other", count };
+}
+
+/** In the words in which it was told for a family; what nobody told of is there in each. */
+function toldAs(rule: MatchedRule<NativeRule>, family: Family): Omit<MatchedRule, "known">[] {
+  const told = rule.known?.told;
+  if (told === undefined) return [rule];
+  return told.filter((each) => each.family === family).map(({ words }) => ({ ...rule, words }));
+}
+
+function countJumps({ chains }: SeenNativeTable, chain: string): number {
+  let count = 0;
+  for (const { rules } of chains.values())
+    for (const { targets } of rules) count += targets.filter((target) => target === chain).length;
+  return count;
+}
+
+function dormant(table: string): NetfilterFault {
+  return new NetfilterFault(
+    "TABLE_DORMANT",
+    `Cannot redirect by table inet ${table}: somebody put it to sleep, so that none of its rules is looked at; wake it up with nft`,
+  );
+}

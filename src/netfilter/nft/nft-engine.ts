@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rules of iptables-nft without its programs: known bytes are replayed and compared. What the kernel does not take from us, the
+// program writes, and the bytes prove it all the same.
+import { allDone } from "../../loop/all-done.ts";
+import type { Family } from "../family.ts";
+import { KnownBytes } from "../known-bytes.ts";
+import { NetfilterFault } from "../netfilter-fault.ts";
+import { renderRestoreText } from "../restore-text.ts";
+import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "../rule-engine.ts";
+import { statesOf, sumOf } from "../rule-match.ts";
+import { checkInstalled, type TablesProgram } from "../tables-program.ts";
+import type { OwnTable } from "../told-rules.ts";
+import { type KnownRules, recordKnownRules } from "./nft-known.ts";
+import type { Ask } from "./nft-wire.ts";
+import { ask } from "./nft-wire.ts";
+import { readOwnObjects, type SeenObjects } from "./own-objects.ts";
+import { NOTHING_SEEN, planOpening, type ReplayOptions, type ReplayReport, replay } from "./replay.ts";
+import { printableName, type TableVerdict, type Verdict, verifyOwnObjects, type Wanted } from "./verify.ts";
+
+export interface NftEngineOptions {
+  /** All that can be ours, in both families. The same list for each call. */
+  readonly own: readonly OwnTable[];
+  /** Families that are written at all. */
+  readonly families: readonly Family[];
+  /** Undefined where it is not installed: what is there can be taken away, and nothing written. */
+  readonly program: TablesProgram | undefined;
+  /** Throws where a namespace must not be looked at or written, or its handle is no longer its own. */
+  readonly assertUsable: (call: NetnsCall) => void;
+  /** For how long a call waits for bytes to be recorded, in ms. */
+  readonly timeoutMs: number;
+}
+
+const ALL_FAMILIES: readonly Family[] = [4, 6];
+
+/** Rules byte by byte. */
+export class NftEngine implements RuleEngine {
+  readonly variant = "nft";
+  readonly #options: NftEngineOptions;
+  readonly #known: KnownBytes<KnownRules>;
+  readonly #nothing: Wanted;
+
+  constructor(options: NftEngineOptions) {
+    this.#options = options;
+    const { program, families, own } = options;
+    this.#known = new KnownBytes({
+      record: (told) => recordKnownRules(checkInstalled(program), told, families),
+    });
+    this.#nothing = { known: { own, tables: [] }, families: ALL_FAMILIES };
+  }
+
+  async prepare(wanted: WantedRules): Promise<void> {
+    await this.#recorded(wanted);
+  }
+
+  async present(call: NetnsCall): Promise<readonly ChainState[]> {
+    const seen = await readOwnObjects(call.netns, this.#options.own, { ask: this.#ask(call) });
+    return stateOf(verifyOwnObjects(seen, this.#nothing)).chains;
+  }
+
+  async verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState> {
+    const seen = await readOwnObjects(call.netns, this.#options.own, { ask: this.#ask(call) });
+    return stateOf(verifyOwnObjects(seen, await this.#wanted(call, wanted, seen)));
+  }
+
+  async apply(call: NetnsCall, wanted: WantedRules, { isNew }: { isNew: boolean }): Promise<Applied> {
+    const found = isNew
+      ? NOTHING_SEEN
+      : await readOwnObjects(call.netns, this.#options.own, { ask: this.#ask(call) });
+    const known = await this.#wanted(call, wanted, found);
+    try {
+      const { before, writes } = await this.#replay(call, known, { found });
+      return { before: stateOf(before), writes };
+    } catch (error) {
+      if (!(error instanceof NetfilterFault) || !error.isLeftToPrograms) throw error;
+      return await this.#writeByProgram(call, { wanted, known }, error);
+    }
+  }
+
+  async open(call: NetnsCall, table: string): Promise<number> {
+    const plan = (verdict: Verdict) => planOpening(verdict, { table });
+    const { after, writes } = await this.#replay(call, this.#nothing, { plan });
+    if (after.tables.some((each) => each.table === table && isLedInto(each)))
+      throw new NetfilterFault(
+        "NOT_AS_TOLD",
+        `Cannot open table ${table}: a chain of somebody else leads into ours; look for who writes rules in this namespace`,
+      );
+    return writes;
+  }
+
+  async remove(call: NetnsCall): Promise<number> {
+    return (await this.#replay(call, this.#nothing, {})).writes;
+  }
+
+  /** From nothing, so that its text need not know what was there. Known bytes say what came of it. */
+  async #writeByProgram(
+    call: NetnsCall,
+    { wanted, known }: { wanted: WantedRules; known: Wanted },
+    fault: NetfilterFault,
+  ): Promise<Applied> {
+    const program = checkInstalled(this.#options.program);
+    const before = stateOf((await this.#replay(call, known, { plan: () => [] })).before);
+    const removals = await this.remove(call);
+    const told = wanted.told();
+    await allDone(
+      wanted.families.map((family) =>
+        program.restore(call, { family, text: renderRestoreText(told, family) }),
+      ),
+    );
+    const { findings } = await this.verify(call, wanted);
+    if (findings.length > 0) throw fault;
+    return { before, writes: removals + wanted.families.length, fallback: fault.message };
+  }
+
+  #replay(call: NetnsCall, wanted: Wanted, options: ReplayOptions): Promise<ReplayReport> {
+    const { assertUsable } = this.#options;
+    return replay(call.netns, wanted, { ...options, beforeEach: () => assertUsable(call) });
+  }
+
+  /** The other form counts only where others than ours stand, so it is recorded only then. */
+  async #wanted(call: NetnsCall, rules: WantedRules, seen: SeenObjects): Promise<Wanted> {
+    const { families, accepted } = rules;
+    const wanted = { known: await this.#recorded(rules, call.signal), families };
+    if (accepted === undefined || !hasOurs(seen)) return wanted;
+    if (verifyOwnObjects(seen, wanted).findings.length === 0) return wanted;
+    return { ...wanted, accepted: await this.#recorded(accepted, call.signal) };
+  }
+
+  #recorded(wanted: Pick<WantedRules, "key" | "told">, signal?: AbortSignal): Promise<KnownRules> {
+    return this.#known.within(wanted, { ms: this.#options.timeoutMs, signal });
+  }
+
+  #ask(call: NetnsCall): Ask {
+    return (requests, enoughBytes) => {
+      this.#options.assertUsable(call);
+      return ask(call.netns.fd, requests, { enoughBytes });
+    };
+  }
+}
+
+function stateOf({ findings, tables }: Verdict): RuleState {
+  const chains = tables.flatMap(({ family, table, chains: all }) =>
+    all
+      .filter(({ seen }) => seen !== undefined)
+      .map(({ chain, rules, jumps, strays }) => ({
+        family,
+        table,
+        chain,
+        ...statesOf(rules),
+        jumpCount: jumps.length,
+        jumped: sumOf(jumps.map(({ count }) => count)),
+        strays: strays.map(({ hook }) => printableName(hook)),
+      })),
+  );
+  return { findings, chains };
+}
+
+function hasOurs({ tables }: SeenObjects): boolean {
+  return tables.some(({ chains }) => [...chains.values()].some(({ base }) => base === undefined));
+}
+
+function isLedInto({ chains }: TableVerdict): boolean {
+  return chains.some(({ seen }) => seen !== undefined && seen.use > seen.rules.length);
+}

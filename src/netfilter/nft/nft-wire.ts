@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// nf_tables messages as requests: what is asked by name, and what a batch changes.
+
+import { netlinkInNetns } from "../../linux/native.ts";
+import {
+  concatBytes,
+  encodeAttribute,
+  encodeRequests,
+  type NetlinkAnswer,
+  type NetlinkRequest,
+  NLM,
+  sortAnswers,
+} from "../../linux/netlink/message.ts";
+import type { Family } from "../family.ts";
+import type { RuleProtocol } from "../told-rules.ts";
+
+const NETLINK_NETFILTER = 12;
+const NFNL_SUBSYS_NFTABLES = 10;
+const NLM_F_APPEND = 0x800;
+/** A family of tables; "inet": of both. */
+export type NftFamily = Family | "inet";
+// Source: linux/netfilter.h, NFPROTO_INET, NFPROTO_IPV4 and NFPROTO_IPV6.
+const PROTOCOL_FAMILY: Readonly<Record<NftFamily, number>> = { inet: 1, 4: 2, 6: 10 };
+
+// Source: linux/netfilter/nf_tables.h. Numbers in attributes are in network order.
+const MESSAGE = {
+  newTable: 0,
+  getTable: 1,
+  deleteTable: 2,
+  newChain: 3,
+  getChain: 4,
+  deleteChain: 5,
+  newRule: 6,
+  getRule: 7,
+  deleteRule: 8,
+} as const;
+const BATCH = { begin: 0x10, end: 0x11 } as const;
+export const TABLE = { name: 1, flags: 2, use: 3, userdata: 6 } as const;
+export const CHAIN = { table: 1, name: 3, hook: 4, policy: 5, use: 6, type: 7 } as const;
+const HOOK = { number: 1, priority: 2 } as const;
+export const RULE = { table: 1, chain: 2, handle: 3, expressions: 4, compat: 5, userdata: 7 } as const;
+const COMPAT = { protocol: 1, flags: 2 } as const;
+const COMPAT_INVERTED = 2;
+const NLA_F_NESTED = 0x8000;
+/** Bytes of struct nfgenmsg, which stands before the attributes: family, version, u16 generation. */
+export const HEADER_BYTES = 4;
+
+/** Where a table is. */
+export interface TablePlace {
+  readonly family: NftFamily;
+  readonly table: string;
+}
+
+/** Where a chain is. */
+export interface ChainPlace extends TablePlace {
+  readonly chain: string;
+}
+
+/** Asks for one table by name. */
+export function getTable({ family, table }: TablePlace): NetlinkRequest {
+  return request(MESSAGE.getTable, 0, concatBytes(header(family), name(TABLE.name, table)));
+}
+
+/** Asks for one chain by name. */
+export function getChain({ family, table, chain }: ChainPlace): NetlinkRequest {
+  return request(
+    MESSAGE.getChain,
+    0,
+    concatBytes(header(family), name(CHAIN.table, table), name(CHAIN.name, chain)),
+  );
+}
+
+/** Asks for all chains of a family, whichever table they are in. */
+export function getChains(family: Family): NetlinkRequest {
+  return request(MESSAGE.getChain, NLM.dump, header(family));
+}
+
+/**
+ * Asks for the rules of one chain, or of all chains of a table; the kernel passes over all others without a look.
+ * Source: linux net/netfilter/nf_tables_api.c, nf_tables_dump_rules.
+ */
+export function getRules({ family, table, chain }: TablePlace & { readonly chain?: string }): NetlinkRequest {
+  const one = chain === undefined ? [] : [name(RULE.chain, chain)];
+  return request(MESSAGE.getRule, NLM.dump, concatBytes(header(family), name(RULE.table, table), ...one));
+}
+
+/** Makes a table that must not be there yet. */
+export function newTable(table: {
+  readonly family: NftFamily;
+  readonly table: string;
+  readonly userdata?: Uint8Array;
+}): NetlinkRequest {
+  const userdata = table.userdata === undefined ? [] : [encodeAttribute(TABLE.userdata, table.userdata)];
+  const body = concatBytes(header(table.family), name(TABLE.name, table.table), ...userdata);
+  return request(MESSAGE.newTable, NLM.create | NLM.exclusive, body);
+}
+
+/** Makes a table, or finds it there. */
+export function declareTable({ family, table }: TablePlace): NetlinkRequest {
+  return request(MESSAGE.newTable, NLM.create, concatBytes(header(family), name(TABLE.name, table)));
+}
+
+/** Deletes a table with all that is in it. */
+export function deleteTable({ family, table }: TablePlace): NetlinkRequest {
+  return request(MESSAGE.deleteTable, 0, concatBytes(header(family), name(TABLE.name, table)));
+}
+
+/** What makes a chain a base chain, as the kernel encodes it. */
+export interface BaseChain {
+  readonly type: string;
+  /** The nested attribute's value: number and priority of the hook. */
+  readonly hook: Uint8Array;
+  readonly policy: Uint8Array;
+}
+
+/** A hook's attribute. @param number as in enum nf_inet_hooks */
+export function encodeHook(hook: { readonly number: number; readonly priority: number }): Uint8Array {
+  return concatBytes(
+    encodeAttribute(HOOK.number, networkOrder(hook.number)),
+    encodeAttribute(HOOK.priority, networkOrder(hook.priority)),
+  );
+}
+
+/** A number of four bytes, signed or not. */
+export function networkOrder(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setInt32(0, value);
+  return bytes;
+}
+
+/** Makes a chain that must not be there yet: declaring one that is would change it, and cost an RCU wait. */
+export function newChain({ family, table, chain }: ChainPlace, base?: BaseChain): NetlinkRequest {
+  const hooked =
+    base === undefined
+      ? []
+      : [
+          encodeAttribute(CHAIN.hook | NLA_F_NESTED, base.hook),
+          encodeAttribute(CHAIN.policy, base.policy),
+          name(CHAIN.type, base.type),
+        ];
+  const body = concatBytes(header(family), name(CHAIN.table, table), name(CHAIN.name, chain), ...hooked);
+  return request(MESSAGE.newChain, NLM.create | NLM.exclusive, body);
+}
+
+/** Deletes a chain without rules that no rule leads into. */
+export function deleteChain({ family, table, chain }: ChainPlace): NetlinkRequest {
+  const body = concatBytes(header(family), name(CHAIN.table, table), name(CHAIN.name, chain));
+  return request(MESSAGE.deleteChain, 0, body);
+}
+
+/** Appends a rule to its chain, or puts it before all others. `expressions` and `userdata` are as the kernel lists them. */
+export function newRule(
+  place: ChainPlace,
+  rule: {
+    readonly expressions: Uint8Array;
+    readonly userdata?: Uint8Array;
+    readonly protocol?: RuleProtocol | undefined;
+    /** Default false. */
+    readonly isFirst?: boolean;
+  },
+): NetlinkRequest {
+  const { expressions, userdata, protocol, isFirst = false } = rule;
+  const body = concatBytes(
+    rulePlace(place),
+    encodeAttribute(RULE.expressions | NLA_F_NESTED, expressions),
+    ...(protocol === undefined ? [] : [encodeCompat(protocol)]),
+    ...(userdata === undefined ? [] : [encodeAttribute(RULE.userdata, userdata)]),
+  );
+  return request(MESSAGE.newRule, NLM.create | (isFirst ? 0 : NLM_F_APPEND), body);
+}
+
+/** Deletes one rule, or all of the chain. */
+export function deleteRule(place: ChainPlace, handle?: Uint8Array): NetlinkRequest {
+  const which = handle === undefined ? [] : [encodeAttribute(RULE.handle, handle)];
+  return request(MESSAGE.deleteRule, 0, concatBytes(rulePlace(place), ...which));
+}
+
+/** Puts changes between the two messages that make them one transaction. */
+export function batch(changes: readonly NetlinkRequest[]): NetlinkRequest[] {
+  const end = (type: number) => ({ type, flags: 0, body: Uint8Array.of(0, 0, 0, NFNL_SUBSYS_NFTABLES) });
+  return [end(BATCH.begin), ...changes, end(BATCH.end)];
+}
+
+/** How the kernel is asked; hearing may end once `enoughBytes` are received. */
+export type Ask = (requests: readonly NetlinkRequest[], enoughBytes: number) => Promise<NetlinkAnswer[]>;
+
+/**
+ * Sends requests inside a namespace; one answer each.
+ * @param options.enoughBytes hearing ends once this much is received; what was not heard to its end has no `error`
+ * @throws NativeError if the conversation itself failed
+ */
+export async function ask(
+  netnsFd: number,
+  requests: readonly NetlinkRequest[],
+  options: { readonly enoughBytes?: number } = {},
+): Promise<NetlinkAnswer[]> {
+  const datagrams = await netlinkInNetns(netnsFd, NETLINK_NETFILTER, encodeRequests(requests), options);
+  return sortAnswers(requests.length, datagrams);
+}
+
+export function request(message: number, flags: number, body: Uint8Array): NetlinkRequest {
+  return { type: (NFNL_SUBSYS_NFTABLES << 8) | message, flags, body };
+}
+
+export function header(family: NftFamily): Uint8Array {
+  return Uint8Array.of(PROTOCOL_FAMILY[family], 0, 0, 0);
+}
+
+function rulePlace({ family, table, chain }: ChainPlace): Uint8Array {
+  return concatBytes(header(family), name(RULE.table, table), name(RULE.chain, chain));
+}
+
+export function name(type: number, text: string): Uint8Array {
+  return encodeAttribute(type, Buffer.from(`${text}\0`, "latin1"));
+}
+
+/** A dump has no such attribute, but the kernel checks matches and targets of x_tables against it. Source: nft_compat.c. */
+function encodeCompat({ protocol, inverted }: RuleProtocol): Uint8Array {
+  const number = (type: number, value: number) => encodeAttribute(type, Uint8Array.of(0, 0, 0, value));
+  return encodeAttribute(
+    RULE.compat | NLA_F_NESTED,
+    concatBytes(number(COMPAT.protocol, protocol), number(COMPAT.flags, inverted ? COMPAT_INVERTED : 0)),
+  );
+}
