@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The step of the demo in which the dashboard's numbers are held against the kernel's.
+
 import { DASHBOARD_PORT } from "../../src/dashboard/dashboard-server.ts";
 import type { PodRulesReport } from "../../src/dashboard/rules-report.ts";
+import { normaliseRule } from "../../src/netfilter/rule-tokens.ts";
 import { firstEvent } from "../dashboard/first-event.ts";
 import { claim } from "../support/node/claim.ts";
 import { iptablesSave, listeningSockets, ruleCounters } from "../support/node/kernel.ts";
@@ -51,7 +53,7 @@ async function claimCounters(pod: Pod): Promise<number> {
   let rules = 0;
   for (const { family, rules: shown } of report.families) {
     for (const { table, chain, text, packets, state } of shown) {
-      const rule = `IPv${family} ${table} ${chain} ${text}`;
+      const rule = `IPv${family} ${oneSpelling(`${table} ${chain} ${text}`)}`;
       claim(state === "present", `the page calls "${rule}" ${state}`);
       const [low, high] = [before.get(rule), after.get(rule)];
       claim(low !== undefined && high !== undefined, `the kernel has no rule "${rule}" in "${name}"`);
@@ -71,9 +73,15 @@ async function allCounters(pod: Pod): Promise<Map<string, number>> {
   const counters = new Map<string, number>();
   for (const family of [4, 6] as const) {
     for (const [rule, { packets }] of await ruleCounters(pod.netns, family))
-      counters.set(`IPv${family} ${rule}`, packets);
+      counters.set(`IPv${family} ${oneSpelling(rule)}`, packets);
   }
   return counters;
+}
+
+/** The page shows what iptables-restore is told, iptables-save what it makes of that. */
+function oneSpelling(rule: string): string {
+  const [table, chain, ...words] = rule.split(" ");
+  return [table, chain, ...normaliseRule(words).tokens].join(" ");
 }
 
 async function looksCaptured(pod: Pod): Promise<boolean> {
