@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One look at the host's sets and at our share of its nat table, in the kernel: no process, whatever else the host has.
 import { SocketAddress } from "node:net";
+import { addressBytes } from "../linux/address.ts";
 import { check, errorCode, exchange, NetlinkError, read } from "../linux/netlink/exchange.ts";
 import {
   concatBytes,
@@ -14,7 +15,7 @@ import {
   viewOf,
 } from "../linux/netlink/message.ts";
 import type { Family } from "../netfilter/family.ts";
-import { PROBE_SETS, type SeenSet } from "./probe-set.ts";
+import { type EntryChange, PROBE_SETS, type SeenSet } from "./probe-set.ts";
 
 const NETLINK_NETFILTER = 12;
 const NFPROTO: Readonly<Record<Family, number>> = { 4: 2, 6: 10 };
@@ -23,6 +24,8 @@ const NFPROTO: Readonly<Record<Family, number>> = { 4: 2, 6: 10 };
 const NFNL_SUBSYS_IPSET = 6;
 const IPSET_CMD_DESTROY = 3;
 const IPSET_CMD_LIST = 7;
+const IPSET_CMD_ADD = 9;
+const IPSET_CMD_DEL = 10;
 const IPSET_CMD_HEADER = 12;
 const IPSET_CMD_GET_BYNAME = 14;
 /** Every kernel that has ipset speaks protocol 6; newer ones speak it too. */
@@ -31,6 +34,8 @@ const IPSET_PROTOCOL_WITH_NUMBERS = 7;
 const SET = { protocol: 1, name: 2, typeName: 3, data: 7, entries: 8, number: 11 } as const;
 const ENTRY = { ip: 1, timeout: 6, flags: 8, comment: 26 } as const;
 const IP = { v4: 1, v6: 2 } as const;
+const NLA_F_NESTED = 0x8000;
+const NLA_F_NET_BYTEORDER = 0x4000;
 const FLAG_WITH_COMMENT = 1 << 4;
 
 /** What was seen; nothing of a set that is not there. */
@@ -98,6 +103,29 @@ export async function destroySet(netnsFd: number, name: string): Promise<void> {
   };
   const [answer] = await exchange(netnsFd, NETLINK_NETFILTER, [request]);
   if (answer !== undefined && errorCode(answer.error) !== "ENOENT") check(`destroy ipset "${name}"`, answer);
+}
+
+/**
+ * Adds and takes away entries of sets that are there, without a process; what is as it should be already is none to fail over.
+ * @throws NetlinkError for the first that the kernel refuses (ENOENT: no such set); those before it are done
+ */
+export async function changeEntries(netnsFd: number, changes: readonly EntryChange[]): Promise<void> {
+  const answers = await exchange(netnsFd, NETLINK_NETFILTER, changes.map(changeEntry));
+  for (const [index, { family, address }] of changes.entries()) {
+    const answer = answers[index];
+    if (answer !== undefined) check(`change the entry ${address} of ipset "${PROBE_SETS[family]}"`, answer);
+  }
+}
+
+function changeEntry({ family, address, owner }: EntryChange): NetlinkRequest {
+  const ip = encodeAttribute((family === 4 ? IP.v4 : IP.v6) | NLA_F_NET_BYTEORDER, addressBytes(address));
+  const comment = owner === undefined ? [] : [encodeAttribute(ENTRY.comment, cString(owner))];
+  const data = concatBytes(encodeAttribute(ENTRY.ip | NLA_F_NESTED, ip), ...comment);
+  const name = setName(PROBE_SETS[family], { family, protocol: IPSET_PROTOCOL });
+  const body = concatBytes(name, encodeAttribute(SET.data | NLA_F_NESTED, data));
+  const command = owner === undefined ? IPSET_CMD_DEL : IPSET_CMD_ADD;
+  // without NLM_F_EXCL: an entry that is there gets the comment, and one that is not there can be deleted
+  return { type: (NFNL_SUBSYS_IPSET << 8) | command, flags: NLM.ack, body };
 }
 
 /** struct nfgenmsg: family, version, u16 resource id. */

@@ -47,7 +47,7 @@ export interface ProbeCounts {
   /** Times that the host was found, or brought, as it should be. */
   readonly reasserted: number;
   readonly failures: number;
-  /** Runs of `ipset restore`. */
+  /** Runs of `ipset restore`, and batches of entries that the kernel took without it. */
   readonly setWrites: number;
   /** Batches of rules, or runs of iptables-restore. */
   readonly ruleWrites: number;

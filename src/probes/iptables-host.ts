@@ -7,12 +7,12 @@ import type { Family } from "../netfilter/family.ts";
 import { BACKEND_NAMES, type RedirectBackend } from "../netfilter/variant.ts";
 import type { Variant } from "../netfilter/variant-tools.ts";
 import type { HostForm, SeenHost, WantedHost } from "./host-form.ts";
-import { destroySet, findSets, lookAtHost } from "./host-look.ts";
+import { changeEntries, destroySet, findSets, lookAtHost } from "./host-look.ts";
 import { HostRules, type WantedHostRules } from "./host-rules.ts";
 import { HostTools } from "./host-tools.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
-import { isUsableSet, PROBE_SETS, planSet, SET_NAMES } from "./probe-set.ts";
+import { type EntryChange, isUsableSet, PROBE_SETS, planSet, SET_NAMES } from "./probe-set.ts";
 import { ProbesError } from "./probes-error.ts";
 
 /** The kernel lets go of a set some moments after the rule that named it. Source: linux nf_tables_api.c, nf_tables_trans_destroy_work. */
@@ -20,6 +20,7 @@ const DESTROY_DEADLINE_MS = 2_000;
 const DESTROY_PAUSE_MS = 50;
 
 interface HostPlan {
+  readonly entries: readonly EntryChange[];
   readonly setLines: readonly string[];
   /** Families whose rules are to be written; sets that rules name come first. */
   readonly ruleFamilies: readonly Family[];
@@ -30,6 +31,7 @@ interface HostPlan {
 export class IptablesHost implements HostForm {
   readonly #tools: HostTools;
   readonly #rules: HostRules;
+  #entryWrites = 0;
   /** Key of the match that was written last. */
   #writtenMatch: string | undefined;
 
@@ -39,7 +41,7 @@ export class IptablesHost implements HostForm {
   }
 
   get counts() {
-    return { setWrites: this.#tools.setWrites, ruleWrites: this.#rules.writes };
+    return { setWrites: this.#tools.setWrites + this.#entryWrites, ruleWrites: this.#rules.writes };
   }
 
   /** @throws {ProbesError} FOREIGN_SET, RULE_REFUSED; what the engine and netlink throw */
@@ -58,10 +60,12 @@ export class IptablesHost implements HostForm {
         ? await this.#observeRules(netns, { families, match, setNumbers: numbers })
         : families.map((family) => missingRules(family));
     const setLines = plans.flatMap(({ lines }) => lines);
+    const entries = plans.flatMap((plan) => plan.entries);
     return {
       drift: [...plans.flatMap((plan) => plan.drift), ...drift],
       entryCount: families.reduce((sum, family) => sum + (sets.get(family)?.entries.size ?? 0), 0),
-      write: () => this.#write(netns, { setLines, ruleFamilies: drift.length > 0 ? families : [], match }),
+      write: () =>
+        this.#write(netns, { entries, setLines, ruleFamilies: drift.length > 0 ? families : [], match }),
     };
   }
 
@@ -90,8 +94,12 @@ export class IptablesHost implements HostForm {
     ];
   }
 
-  /** Sets first, in one run, because rules name them. */
-  async #write(netns: Netns, { setLines, ruleFamilies: families, match }: HostPlan): Promise<void> {
+  /** Sets first, because rules name them; a program only makes them. */
+  async #write(netns: Netns, { entries, setLines, ruleFamilies: families, match }: HostPlan): Promise<void> {
+    if (entries.length > 0) {
+      this.#entryWrites++;
+      await changeEntries(netns.fd, entries);
+    }
     if (setLines.length > 0) await this.#tools.restoreSets(netns, setLines);
     if (families.length === 0) return;
     const { numbers } = await lookAtHost(netns.fd, families);

@@ -27,9 +27,18 @@ export interface WantedSet {
   readonly isStale: (comment: string) => boolean;
 }
 
-/** How a set differs, and the lines that change it. */
+/** An entry that is to be there, or to go. */
+export interface EntryChange {
+  readonly family: Family;
+  readonly address: string;
+  /** UID of the pod that owns the address; absent: the entry goes. */
+  readonly owner?: string;
+}
+
+/** How a set differs, and what changes it: entries of a set that is right, or the lines that make it. */
 export interface SetPlan {
   readonly drift: readonly ProbeDrift[];
+  readonly entries: readonly EntryChange[];
   readonly lines: readonly string[];
 }
 
@@ -43,7 +52,7 @@ export const SET_NAMES: readonly string[] = Object.values(PROBE_SETS).flatMap((n
 ]);
 
 /**
- * Lines for `ipset restore -exist`; none when nothing differs.
+ * Entries, or lines for `ipset restore -exist`; neither when nothing differs.
  *
  * A set without comments, or whose entries expire, is exchanged for a right one in one step, so that the rule that
  * names it goes on matching; entries that are not known to be out of date move along.
@@ -53,11 +62,15 @@ export function planSet(seen: SeenSet | undefined, wanted: WantedSet, family: Fa
   const name = PROBE_SETS[family];
   if (seen === undefined) {
     const drift: ProbeDrift = { kind: "missing-set", family, detail: `set ${name} is not there` };
-    return { drift: [drift], lines: [createLine(name, family), ...addLines(name, wanted.owners)] };
+    return {
+      drift: [drift],
+      entries: [],
+      lines: [createLine(name, family), ...addLines(name, wanted.owners)],
+    };
   }
   if (!isRightSet(seen)) return planExchange(seen, wanted, family);
   const drift: ProbeDrift[] = [];
-  const lines: string[] = [];
+  const entries: EntryChange[] = [];
   for (const [address, owner] of wanted.owners) {
     const comment = seen.entries.get(address);
     if (comment === owner) continue;
@@ -66,15 +79,15 @@ export function planSet(seen: SeenSet | undefined, wanted: WantedSet, family: Fa
     if (comment === undefined)
       drift.push({ kind: "missing-member", family, uid, detail: `${detail} is missing` });
     else drift.push({ kind: "wrong-owner", family, uid, detail: `${detail} names "${comment}"` });
-    lines.push(addLine(name, address, owner));
+    entries.push({ family, address, owner });
   }
   for (const [address, comment] of seen.entries) {
     if (wanted.owners.has(address) || !wanted.isStale(comment)) continue;
     const detail = `${address} still names pod ${comment}`;
     drift.push({ kind: "stale-member", family, uid: comment, detail });
-    lines.push(`del ${name} ${address}`);
+    entries.push({ family, address });
   }
-  return { drift, lines };
+  return { drift, entries, lines: [] };
 }
 
 /** Whether a set with our name can be turned into a right one at all. */
@@ -95,6 +108,7 @@ function planExchange(seen: SeenSet, wanted: WantedSet, family: Family): SetPlan
   const why = seen.hasTimeout ? "its entries expire" : "its entries have no comments";
   return {
     drift: [{ kind: "wrong-set", family, detail: `set ${name} was made by something else: ${why}` }],
+    entries: [],
     lines: [
       createLine(temporary, family),
       // a leftover of an exchange that was cut off

@@ -33,16 +33,17 @@ describe("planSet", () => {
 
   test("changes nothing where every address names its owner, whatever strangers are there", () => {
     const plan = planSet(seen({ "10.0.0.1": "a", "10.0.0.2": "b", "10.0.0.9": "stranger" }), wanted, 4);
-    expect(plan).toEqual({ drift: [], lines: [] });
+    expect(plan).toEqual({ drift: [], entries: [], lines: [] });
   });
 
   test("adds, corrects and deletes what differs and nothing else", () => {
     const plan = planSet(seen({ "10.0.0.1": "gone", "10.0.0.8": "gone", "10.0.0.9": "stranger" }), wanted, 4);
-    expect(plan.lines).toEqual([
-      'add istio-inpod-probes-v4 10.0.0.1 comment "a"',
-      'add istio-inpod-probes-v4 10.0.0.2 comment "b"',
-      "del istio-inpod-probes-v4 10.0.0.8",
+    expect(plan.entries).toEqual([
+      { family: 4, address: "10.0.0.1", owner: "a" },
+      { family: 4, address: "10.0.0.2", owner: "b" },
+      { family: 4, address: "10.0.0.8" },
     ]);
+    expect(plan.lines).toEqual([]);
     expect(plan.drift.map(({ kind, uid }) => [kind, uid])).toEqual([
       ["wrong-owner", "a"],
       ["missing-member", "b"],
