@@ -7,13 +7,10 @@ import {
   interfaceAddresses,
   type RoutingLook,
   type RoutingState,
-  readRedirectRouting,
 } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { Family } from "../netfilter/family.ts";
 import { assertPodNetns } from "./pod-netns.ts";
-import { RedirectionError } from "./redirection-error.ts";
-import { routingDrift } from "./routing-drift.ts";
 
 /**
  * containerd runs the loopback plugin beside the chain, not before it: "lo" of a new sandbox may come up after our ADD has
@@ -33,7 +30,7 @@ export interface SkippedFamily {
  * Brings ip rule and route about and verifies them.
  * @param options.found what was seen just now
  * @param options.isNew "lo" may not be up yet: waits for it up to 5 s
- * @throws NetlinkError when the kernel refuses; {RedirectionError} NOT_CONVERGED, and as {@link assertPodNetns}
+ * @throws NetlinkError when the kernel refuses, EAGAIN when it is changed again right after that; as {@link assertPodNetns}
  */
 export async function ensureRouting(
   netns: Netns,
@@ -50,8 +47,8 @@ export async function ensureRouting(
   for (;;) {
     assertPodNetns(netns, options.hostNetns);
     try {
-      await ensureRedirectRouting(netns.fd, families, { found });
-      break;
+      // what it shows is what the kernel showed after the write
+      return await ensureRedirectRouting(netns.fd, families, { found });
     } catch (error) {
       const isLoDown = error instanceof NetlinkError && error.code === "ENETDOWN";
       if (!isLoDown || performance.now() >= deadline) throw error;
@@ -59,14 +56,6 @@ export async function ensureRouting(
       await delay(LOOPBACK_POLL_MS);
     }
   }
-  const routing = await readRedirectRouting(netns.fd, families);
-  const [missing] = routingDrift(routing);
-  if (missing === undefined) return routing;
-  throw new RedirectionError(
-    "NOT_CONVERGED",
-    `Cannot redirect network namespace ${netns.key}: ${missing.detail} (IPv${missing.family}) right after it was ` +
-      "added; look for another program that changes the routing rules of this pod",
-  );
 }
 
 /**

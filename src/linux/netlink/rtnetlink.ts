@@ -94,22 +94,27 @@ export async function ensureRedirectRouting(
     if (!loUp) throw new NetlinkError(ROUTING, "ENETDOWN", LO_DOWN);
     if (isRoutingComplete(state)) return { ...state, changed };
     changed = true;
-    if (await addMissing(netnsFd, state, exclusive)) {
-      const done = { supported: true, rule: true, route: true };
-      return { v4: done, v6: state.v6.supported ? done : state.v6, changed };
-    }
+    const after = await addMissing(netnsFd, { state, families, exclusive });
+    if (after !== undefined && isRoutingComplete(after)) return { ...after, changed };
   }
   throw new NetlinkError(ROUTING, "EAGAIN", CONTENDED);
 }
 
-/** False if it has to be looked at again, because the kernel found something that we had not seen. */
-async function addMissing(netnsFd: number, state: RoutingState, exclusive: boolean): Promise<boolean> {
+/**
+ * Writes, and looks at what came of it in the same conversation.
+ * @returns undefined if it has to be looked at again, because the kernel found something that we had not seen
+ */
+async function addMissing(
+  netnsFd: number,
+  { state, families, exclusive }: { state: RoutingState; families: { v6: boolean }; exclusive: boolean },
+): Promise<RoutingState | undefined> {
   const wanted = [
     ...missing(AF.inet, state.v4, exclusive).map((request) => ({ ...request, family: AF.inet as Family })),
     ...missing(AF.inet6, state.v6, exclusive).map((request) => ({ ...request, family: AF.inet6 as Family })),
   ];
-  const answers = await exchange(netnsFd, NETLINK_ROUTE, wanted);
-  let certain = true;
+  const answers = await exchange(netnsFd, NETLINK_ROUTE, [...wanted, ...lookRequests(families)]);
+  const looked = answers.slice(wanted.length);
+  let certain = !looked.some(({ interrupted }) => interrupted);
   wanted.forEach(({ family, type }, index) => {
     const answer = answers[index] as NetlinkAnswer;
     const code = errorCode(answer.error);
@@ -120,7 +125,7 @@ async function addMissing(netnsFd: number, state: RoutingState, exclusive: boole
     if (collision || switchedOff) certain = false;
     else check(`add the ${type === RTM.newRule ? "rule" : "route"} for redirected packets`, answer);
   });
-  return certain;
+  return certain ? decodeLook(looked, families).state : undefined;
 }
 
 /**
@@ -221,8 +226,14 @@ export function formatAddress(bytes: Uint8Array): string {
 
 /** As {@link readRedirectRouting}, and what else matters to who wants to write. @throws as that */
 export async function lookAtRouting(netnsFd: number, families: { v6: boolean }): Promise<RoutingLook> {
-  const requests = [loRequest(), ...dumpRequests(AF.inet), ...(families.v6 ? dumpRequests(AF.inet6) : [])];
-  const [link, ...dumps] = await read(netnsFd, NETLINK_ROUTE, requests);
+  return decodeLook(await read(netnsFd, NETLINK_ROUTE, lookRequests(families)), families);
+}
+
+function lookRequests({ v6 }: { v6: boolean }): NetlinkRequest[] {
+  return [loRequest(), ...dumpRequests(AF.inet), ...(v6 ? dumpRequests(AF.inet6) : [])];
+}
+
+function decodeLook([link, ...dumps]: readonly NetlinkAnswer[], families: { v6: boolean }): RoutingLook {
   check("look at the loopback device", link as NetlinkAnswer);
   const lo = decodeLo((link as NetlinkAnswer).messages[0]);
   const v4 = describeFamily(findOurs(AF.inet, dumps.slice(0, 2)));
