@@ -22,12 +22,11 @@ const webApp = await web.startApp();
 const peerApp = await peer.startApp();
 await webApp.call.serveHttp(8080);
 await peerApp.call.serveHttp(8080);
-// a table that iptables cannot read: nobody can write our rules into it
-await broken.exec(["iptables", "-t", "nat", "-N", "ISTIO_OUTPUT"]);
-await broken.exec(["nft", "add rule ip nat ISTIO_OUTPUT meta hour 5-6 accept"]);
+// a chain of iptables' name that no packet passes where ours do: nobody can write our rules behind it
+await broken.exec(["nft", "add table ip nat; add chain ip nat OUTPUT { type nat hook input priority 100; }"]);
 // ztunnel has the one before its rules are tried, and refuses the other
 kubelet.labelPod(broken, { "istio.io/dataplane-mode": "ambient" });
-await waitFor("the rules to fail", () => mesh.agent.text.includes("holds rules that only nft understands"));
+await waitFor("the rules to fail", () => mesh.agent.text.includes("does not hang where iptables hangs it"));
 await mesh.ztunnel.setFaults("nack=not today");
 kubelet.labelPod(refused, { "istio.io/dataplane-mode": "ambient" });
 const browser = await browserStarts;

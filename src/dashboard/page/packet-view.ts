@@ -96,7 +96,8 @@ function ruleItem(): KeyedItem<RuleStop> {
       setAttribute(element, "data-hit", total > 0 ? "" : undefined);
       const lack = stop.state === "missing" ? "Missing: " : "";
       setText(title, `${lack}${stop.title}`);
-      setText(verdict, `→ ${stop.verdict}`);
+      // where a rule of others leads is nobody's to tell
+      setText(verdict, stop.verdict === "" ? "" : `→ ${stop.verdict}`);
       setText(matches, `${stop.where} ${stop.matches}`.trimEnd());
       for (const { family, packets, bytes, state } of stop.counts) {
         let number = shown.get(family);

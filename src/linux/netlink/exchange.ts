@@ -40,20 +40,16 @@ export function read(
   netnsFd: number,
   protocol: number,
   requests: readonly NetlinkRequest[],
-  isConsistent?: (answers: NetlinkAnswer[]) => boolean,
 ): Promise<NetlinkAnswer[]> {
-  return repeatUntilConsistent(() => exchange(netnsFd, protocol, requests), isConsistent);
+  return repeatUntilConsistent(() => exchange(netnsFd, protocol, requests));
 }
 
 /** The part of {@link read} that decides: `ask` is called up to five times. */
-export async function repeatUntilConsistent(
-  ask: () => Promise<NetlinkAnswer[]>,
-  isConsistent: (answers: NetlinkAnswer[]) => boolean = () => true,
-): Promise<NetlinkAnswer[]> {
+export async function repeatUntilConsistent(ask: () => Promise<NetlinkAnswer[]>): Promise<NetlinkAnswer[]> {
   for (let attempt = 1; attempt <= MAX_READS; attempt++) {
     try {
       const answers = await ask();
-      if (!answers.some(({ interrupted }) => interrupted) && isConsistent(answers)) return answers;
+      if (!answers.some(({ interrupted }) => interrupted)) return answers;
     } catch (error) {
       // ENOBUFS: the kernel dropped an answer for want of room. Reading again costs nothing.
       if (!(error instanceof NativeError && error.code === "ENOBUFS" && attempt < MAX_READS)) throw error;

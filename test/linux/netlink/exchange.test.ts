@@ -32,12 +32,6 @@ test.each([
   expect(asked.times).toBe(times);
 });
 
-test("a reading is repeated when the caller finds its lists do not fit together", async () => {
-  const { ask, asked } = asker(FINE);
-  await repeatUntilConsistent(ask, () => asked.times === 3);
-  expect(asked.times).toBe(3);
-});
-
 test.each([
   { what: "every list was interrupted", outcome: INTERRUPTED, code: "EAGAIN", times: 5 },
   { what: "every answer was lost", outcome: LOST, code: "ENOBUFS", times: 5 },
