@@ -133,6 +133,7 @@ struct xtables_place {
 	uint32_t position; // from 1 in its chain; 0: a chain begins behind it
 };
 
+#define XTABLES_SHARE_BYTES (4 * 1024 * 1024) // of one table, else -EMSGSIZE
 #define XTABLES_SHARE_ENTRIES 10001 // of one chain, before the last, and of what leads into the chains
 
 // Puts what the named chains have of the entries, and what leads into them, in `table`; each chain's last entry is always among it.

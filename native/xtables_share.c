@@ -151,6 +151,9 @@ static int add(struct walk *walk, const struct entry *entry, uint32_t position)
 	size_t bytes = entry->next - entry->offset;
 	size_t needed = table->entries_bytes + sizeof(place) + bytes;
 
+	// An entry may be as long as 64 KiB: what somebody in a pod makes of our chains is bounded in bytes, too.
+	if (needed > XTABLES_SHARE_BYTES)
+		return -EMSGSIZE;
 	if (needed > walk->capacity) {
 		size_t capacity = needed * 2;
 		uint8_t *grown = realloc(table->entries, capacity);

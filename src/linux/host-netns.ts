@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which network namespaces are the host's, so that none of them is ever taken for a pod's.
-import { statSync } from "node:fs";
+import { closeSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { NativeError, socketInNetns } from "./native.ts";
+import { Netns } from "./netns.ts";
 
 /** Where the host is looked for. */
 export interface HostNetnsOptions {
@@ -37,4 +39,21 @@ function knownKeyAt(path: string): string {
 export function netnsKeyAt(path: string): string | undefined {
   const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
   return stat === undefined ? undefined : `${stat.dev}:${stat.ino}`;
+}
+
+/** Whether the kernel lets a namespace have IPv6 sockets; `ipv6.disable=1` and a kernel without the module do not. */
+export function supportsIpv6({ fd }: { readonly fd: number }): boolean {
+  try {
+    closeSync(socketInNetns(fd, { family: 6, type: "dgram" }));
+    return true;
+  } catch (error) {
+    if (error instanceof NativeError && error.code === "EAFNOSUPPORT") return false;
+    throw error;
+  }
+}
+
+/** Whether this kernel has IPv6 at all. */
+export function hasIpv6(): boolean {
+  using own = Netns.open("/proc/self/ns/net");
+  return supportsIpv6(own);
 }

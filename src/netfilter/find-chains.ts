@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which of some chains a namespace has, asked for by name: what others have there is not listed, and no process is started.
 import { existingXtablesInNetns, NativeError, type XtablesName } from "../linux/native.ts";
-import { check, errorCode } from "../linux/netlink/exchange.ts";
+import { check, errorCode, NetlinkError } from "../linux/netlink/exchange.ts";
 import type { NetlinkRequest } from "../linux/netlink/message.ts";
 import { ask, type ChainPlace, getChain } from "./nft/nft-wire.ts";
 
 /** Answers that say "not there": no such table or chain; a kernel without nf_tables, or without them for the family. */
 const ABSENT = ["ENOENT", "EINVAL", "EOPNOTSUPP", "EAFNOSUPPORT"];
+
+/** Whether an error says that this kernel has no nf_tables, or none of a family: nothing of ours can be in them. */
+export function isWithoutNft(error: unknown): boolean {
+  if (error instanceof NativeError) return error.code === "EPROTONOSUPPORT";
+  return error instanceof NetlinkError && ABSENT.includes(error.code);
+}
 
 /** Those that are there in nf_tables. @throws NetlinkError, NativeError when the kernel cannot be asked */
 export function findChains<P extends ChainPlace>(netnsFd: number, places: readonly P[]): Promise<P[]> {
@@ -29,7 +35,7 @@ export async function askAbout<P>(
       return error === 0 && answer.messages.length > 0;
     });
   } catch (error) {
-    if (error instanceof NativeError && error.code === "EPROTONOSUPPORT") return [];
+    if (isWithoutNft(error)) return [];
     throw error;
   }
 }
@@ -53,6 +59,9 @@ export async function findLegacyChains<P extends LegacyChain>(
   const bytesOf = new Map(tables.map((table, index) => [keyOf(table), found[index]]));
   return places.filter((place) => {
     const bytes = bytesOf.get(keyOf(place));
-    return bytes !== undefined && Buffer.from(bytes).includes(`${place.chain}\0`);
+    return (
+      bytes !== undefined &&
+      Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).includes(`${place.chain}\0`)
+    );
   });
 }

@@ -5,6 +5,18 @@ import type { OwnChain, ToldRule, ToldRules } from "./told-rules.ts";
 
 /** The input of `iptables-restore --noflush` for one family, where nothing of ours is yet; chains of others stay as they are. */
 export function renderRestoreText(told: ToldRules, family: Family): string {
+  return renderRewriteText(told, family, () => 0);
+}
+
+/**
+ * As {@link renderRestoreText}, where something of ours may be: each table becomes right in one step, at no moment without its rules.
+ * @param jumpCount how many plain jumps lead to a chain
+ */
+export function renderRewriteText(
+  told: ToldRules,
+  family: Family,
+  jumpCount: (place: { readonly table: string; readonly chain: string }) => number,
+): string {
   const isOf = (each: { family: Family; table: string }, table: string) =>
     each.family === family && each.table === table;
   return told.own
@@ -12,6 +24,9 @@ export function renderRestoreText(told: ToldRules, family: Family): string {
     .map(({ table, chains }) =>
       renderTable(table, [
         ...chains.map(({ chain }) => renderChain(chain)),
+        ...chains.flatMap(({ chain, hook }) =>
+          Array.from({ length: jumpCount({ table, chain }) }, () => `-D ${hook} -j ${chain}`),
+        ),
         ...chains.map(renderJump),
         ...chains.flatMap(({ chain }) =>
           told.rules.filter((rule) => isOf(rule, table) && rule.chain === chain).map(renderRule),

@@ -67,7 +67,8 @@ export class TablesProgram {
   async writeAndProve(netns: Netns, told: ToldRules, family: Family): Promise<void> {
     const tools = this.tools[family];
     if (tools === undefined) return;
-    await this.restore({ netns }, { family, text: renderRestoreText(told, family) });
+    // somebody may wait for it in ADD
+    await this.restore({ netns, isUrgent: true }, { family, text: renderRestoreText(told, family) });
     const { stdout } = await this.#run({ netns }, { argv: [tools.save] });
     const difference = findDifference(stdout, told, family);
     if (difference === undefined) return;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's sets and rules against what they should be, in the form that is in use; what is left of the other is carried over and removed.
-import { closeSync } from "node:fs";
-import { NativeError, socketInNetns } from "../linux/native.ts";
+import { supportsIpv6 } from "../linux/host-netns.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { Family } from "../netfilter/family.ts";
 import { BACKEND_NAMES, type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
@@ -117,15 +116,5 @@ export class HostState {
           : "the host's kernel has no IPv6";
     if (reason === undefined) return { families: [4, 6], skippedFamilies: [] };
     return { families: [4], skippedFamilies: [{ family: 6, reason }] };
-  }
-}
-
-function supportsIpv6(netns: Netns): boolean {
-  try {
-    closeSync(socketInNetns(netns.fd, { family: 6, type: "dgram" }));
-    return true;
-  } catch (error) {
-    if (error instanceof NativeError && error.code === "EAFNOSUPPORT") return false;
-    throw error;
   }
 }

@@ -54,11 +54,11 @@ export class IptablesHost implements HostForm {
       return planSet(set, { owners: members.owners[family], isStale: members.isStale }, family);
     });
     // a rule goes before the set it names: without all sets there are not all rules
-    const drift = !wanted.rules
-      ? []
-      : families.every((family) => sets.has(family))
+    const drift = !families.every((family) => sets.has(family))
+      ? families.map((family) => missingRules(family))
+      : wanted.rules
         ? await this.#observeRules(netns, { families, match, setNumbers: numbers })
-        : families.map((family) => missingRules(family));
+        : [];
     const setLines = plans.flatMap(({ lines }) => lines);
     const entries = plans.flatMap((plan) => plan.entries);
     return {

@@ -14,6 +14,16 @@ export interface Leftovers {
 /** Engines that have something of ours in a namespace, and what. */
 export type Suspects = readonly { readonly engine: RuleEngine; readonly drift: readonly Drift[] }[];
 
+/** What a look came to. */
+export interface EarlierLook {
+  readonly suspects: Suspects;
+  /** Why it is not known of an engine. */
+  readonly fault?: Error;
+}
+
+/** Nothing was looked for. */
+export const NOT_LOOKED: EarlierLook = { suspects: [] };
+
 /** Rules of the engines that are not in use. */
 export class EarlierRules {
   readonly #engines: readonly RuleEngine[];
@@ -22,12 +32,18 @@ export class EarlierRules {
     this.#engines = engines;
   }
 
-  /** Looks; creates nothing. @throws as the engines do */
-  async look(call: NetnsCall): Promise<Suspects> {
-    const found = await allDone(
+  /** Looks; creates nothing, and does not fail: what one engine cannot be asked is no reason to leave the other's work undone. */
+  async look(call: NetnsCall): Promise<EarlierLook> {
+    const looks = await Promise.allSettled(
       this.#engines.map(async (engine) => ({ engine, drift: await leftIn(engine, call) })),
     );
-    return found.filter(({ drift }) => drift.length > 0);
+    const suspects = looks.flatMap((look) =>
+      look.status === "fulfilled" && look.value.drift.length > 0 ? [look.value] : [],
+    );
+    const failure = looks.find(({ status }) => status === "rejected");
+    return failure === undefined
+      ? { suspects }
+      : { suspects, fault: (failure as PromiseRejectedResult).reason };
   }
 
   /** Removes what was found. @throws as the engines do */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Redirection of one pod's namespace as a whole: rules, ip rule and route, checked, brought about and removed.
 
+import { hasIpv6 } from "../linux/host-netns.ts";
 import type { LockFiles } from "../linux/lock-files.ts";
 import {
   hasRouting,
@@ -18,7 +19,7 @@ import type { Family } from "../netfilter/family.ts";
 import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
 import type { NetnsCall, RuleEngine, RuleState } from "../netfilter/rule-engine.ts";
 import type { RedirectBackend } from "../netfilter/variant.ts";
-import { EarlierRules, type Leftovers, type Suspects } from "./earlier-rules.ts";
+import { type EarlierLook, EarlierRules, type Leftovers, NOT_LOOKED } from "./earlier-rules.ts";
 import { type Drift, fingerprint } from "./fingerprint.ts";
 import { podEngines } from "./pod-engines.ts";
 import { assertPodNetns } from "./pod-netns.ts";
@@ -96,7 +97,8 @@ export class PodRedirection {
     if (hostNetns.size === 0)
       throw new RangeError("Cannot redirect pods: the host's network namespace is not known");
     this.#options = options;
-    this.#families = ipv6 ? ALL_FAMILIES : [4];
+    // a kernel without IPv6 takes no rules of it, not even where they would be recorded
+    this.#families = ipv6 && hasIpv6() ? ALL_FAMILIES : [4];
     const { engine, others } = podEngines(options.backend, {
       families: this.#families,
       timeoutMs,
@@ -203,13 +205,13 @@ export class PodRedirection {
     if (!isNew) await routing;
     // IPv6 that is off in the namespace changes nothing in tables of both families
     const written = this.#engine.variant === "native" ? this.#families : families;
-    const [rules, suspects] = await allDone([
+    const [rules, earlier] = await allDone([
       this.#engine.apply({ ...call, isUrgent: isNew }, this.#wanted(options, written), { isNew }),
-      isNew || this.#searched.has(netns) ? Promise.resolve([]) : this.#earlier.look(call),
+      isNew || this.#searched.has(netns) ? Promise.resolve(NOT_LOOKED) : this.#earlier.look(call),
       routing,
     ]);
     // Only now: until our rules stand, the earlier ones keep the pod in the mesh.
-    const leftovers = await this.#removeEarlier(call, suspects);
+    const leftovers = await this.#removeEarlier(call, earlier);
     const repaired = [...routingDrift(before), ...rules.before.findings, ...leftovers.drift];
     return {
       changed: repaired.length > 0,
@@ -223,9 +225,13 @@ export class PodRedirection {
   }
 
   /** A pod that both sets of rules lead to ztunnel is captured: what cannot be removed is no reason to keep it from ztunnel. */
-  async #removeEarlier(call: NetnsCall, suspects: Suspects): Promise<Leftovers & { fault?: string }> {
+  async #removeEarlier(
+    call: NetnsCall,
+    { suspects, fault }: EarlierLook,
+  ): Promise<Leftovers & { fault?: string }> {
     try {
       const leftovers = await this.#earlier.remove(call, suspects);
+      if (fault !== undefined) return { ...leftovers, fault: fault.message };
       this.#searched.add(call.netns);
       return leftovers;
     } catch (error) {
@@ -236,10 +242,14 @@ export class PodRedirection {
 
   async #open(call: NetnsCall): Promise<{ changed: boolean }> {
     this.#assertUsable(call);
-    const [ownCount, suspects] = await allDone([this.#engine.open(call, "nat"), this.#earlier.look(call)]);
+    const [ownCount, { suspects, fault }] = await allDone([
+      this.#engine.open(call, "nat"),
+      this.#earlier.look(call),
+    ]);
     let earlierCount = 0;
     for (let round = 0; ; round++) {
       const count = await this.#earlier.open(call, suspects);
+      if (count === 0 && fault !== undefined) throw fault;
       if (count === 0) return { changed: ownCount + earlierCount > 0 };
       if (round === MAX_ROUNDS)
         throw new RedirectionError(
@@ -254,11 +264,16 @@ export class PodRedirection {
   async #remove(call: NetnsCall): Promise<{ changed: boolean }> {
     this.#assertUsable(call);
     const { netns } = call;
-    const [removedCount, suspects] = await allDone([this.#engine.remove(call), this.#earlier.look(call)]);
+    const [removedCount, { suspects, fault }] = await allDone([
+      this.#engine.remove(call),
+      this.#earlier.look(call),
+    ]);
     const leftovers = await this.#earlier.remove(call, suspects);
     const hadRouting = hasRouting(await readRedirectRouting(netns.fd, { v6: true }));
     this.#assertUsable(call);
     await removeRedirectRouting(netns.fd);
+    // last: what is ours by this engine is gone, whatever another one keeps
+    if (fault !== undefined) throw fault;
     return { changed: hadRouting || removedCount > 0 || leftovers.writes > 0 };
   }
 

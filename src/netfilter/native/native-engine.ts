@@ -3,6 +3,7 @@
 
 import type { NetlinkRequest } from "../../linux/netlink/message.ts";
 import type { Family } from "../family.ts";
+import { isWithoutNft } from "../find-chains.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import type { Ask } from "../nft/nft-wire.ts";
 import { ask, deleteRule, deleteTable } from "../nft/nft-wire.ts";
@@ -48,8 +49,13 @@ export class NativeEngine implements RuleEngine {
   }
 
   async present(call: NetnsCall): Promise<readonly ChainState[]> {
-    const seen = await readNativeObjects(this.#ask(call), this.#options.layout);
-    return stateOf(this.#verdicts(seen, nothing())).chains;
+    try {
+      const seen = await readNativeObjects(this.#ask(call), this.#options.layout);
+      return stateOf(this.#verdicts(seen, nothing())).chains;
+    } catch (error) {
+      if (isWithoutNft(error)) return [];
+      throw error;
+    }
   }
 
   async verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState> {

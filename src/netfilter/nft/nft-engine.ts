@@ -3,9 +3,10 @@
 // program writes, and the bytes prove it all the same.
 import { allDone } from "../../loop/all-done.ts";
 import type { Family } from "../family.ts";
+import { isWithoutNft } from "../find-chains.ts";
 import { KnownBytes } from "../known-bytes.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
-import { renderRestoreText } from "../restore-text.ts";
+import { renderRewriteText } from "../restore-text.ts";
 import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "../rule-engine.ts";
 import { statesOf, sumOf } from "../rule-match.ts";
 import { checkInstalled, type TablesProgram } from "../tables-program.ts";
@@ -53,8 +54,13 @@ export class NftEngine implements RuleEngine {
   }
 
   async present(call: NetnsCall): Promise<readonly ChainState[]> {
-    const seen = await readOwnObjects(call.netns, this.#options.own, { ask: this.#ask(call) });
-    return stateOf(verifyOwnObjects(seen, this.#nothing)).chains;
+    try {
+      const seen = await readOwnObjects(call.netns, this.#options.own, { ask: this.#ask(call) });
+      return stateOf(verifyOwnObjects(seen, this.#nothing)).chains;
+    } catch (error) {
+      if (isWithoutNft(error)) return [];
+      throw error;
+    }
   }
 
   async verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState> {
@@ -72,7 +78,8 @@ export class NftEngine implements RuleEngine {
       return { before: stateOf(before), writes };
     } catch (error) {
       if (!(error instanceof NetfilterFault) || !error.isLeftToPrograms) throw error;
-      return await this.#writeByProgram(call, { wanted, known }, error);
+      const before = stateOf(verifyOwnObjects(found, known));
+      return await this.#writeByProgram(call, { wanted, before }, error);
     }
   }
 
@@ -91,24 +98,27 @@ export class NftEngine implements RuleEngine {
     return (await this.#replay(call, this.#nothing, {})).writes;
   }
 
-  /** From nothing, so that its text need not know what was there. Known bytes say what came of it. */
+  /** Each table in one step, so that the pod is at no moment without what it has. Known bytes say what came of it. */
   async #writeByProgram(
     call: NetnsCall,
-    { wanted, known }: { wanted: WantedRules; known: Wanted },
+    { wanted, before }: { wanted: WantedRules; before: RuleState },
     fault: NetfilterFault,
   ): Promise<Applied> {
     const program = checkInstalled(this.#options.program);
-    const before = stateOf((await this.#replay(call, known, { plan: () => [] })).before);
-    const removals = await this.remove(call);
     const told = wanted.told();
+    const { chains } = await this.verify(call, wanted);
     await allDone(
-      wanted.families.map((family) =>
-        program.restore(call, { family, text: renderRestoreText(told, family) }),
-      ),
+      wanted.families.map(async (family) => {
+        const jumpCount = (place: { table: string; chain: string }) =>
+          chains.find(
+            (each) => each.family === family && each.table === place.table && each.chain === place.chain,
+          )?.jumpCount ?? 0;
+        await program.restore(call, { family, text: renderRewriteText(told, family, jumpCount) });
+      }),
     );
     const { findings } = await this.verify(call, wanted);
     if (findings.length > 0) throw fault;
-    return { before, writes: removals + wanted.families.length, fallback: fault.message };
+    return { before, writes: wanted.families.length, fallback: fault.message };
   }
 
   #replay(call: NetnsCall, wanted: Wanted, options: ReplayOptions): Promise<ReplayReport> {
