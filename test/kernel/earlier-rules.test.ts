@@ -62,6 +62,22 @@ describe("the other variant", () => {
   });
 });
 
+test("what cannot be read of another engine is told of, and keeps nothing of ours from being done", async () => {
+  using pod = await TestNetns.make();
+  const leads = Array.from({ length: 10_050 }, () => "-A THEIRS -p tcp -j ISTIO_PRERT\n").join("");
+  await pod.run(
+    "iptables-legacy-restore --noflush",
+    `*nat\n:ISTIO_PRERT - [0:0]\n:THEIRS - [0:0]\n${leads}COMMIT\n`,
+  );
+  const redirect = redirection(nft);
+  const report = await redirect.apply(pod.netns, DEFAULT_OPTIONS);
+  expect(report).toMatchObject({ changed: true, leftoverFault: expect.stringMatching(/IPv4 nat|more/) });
+  expect((await redirect.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(true);
+  await expect(redirect.remove(pod.netns)).rejects.toMatchObject({ code: "TOO_MANY_RULES" });
+  expect(await ourRules(pod, "nft")).toBe(0);
+  expect(await pod.run("ip rule")).not.toContain("0x111");
+});
+
 describe("tables of an istio-cni with NATIVE_NFTABLES", () => {
   test.each(["nft", "legacy"] as const)(
     "with %s are removed once our rules stand, and nothing else",

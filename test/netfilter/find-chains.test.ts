@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chains asked for by name in namespaces of the test's own, in both variants.
 import { execFileSync } from "node:child_process";
+import { constants } from "node:os";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { isTouched } from "../../src/check/signs.ts";
+import { NativeError } from "../../src/linux/native.ts";
+import { NetlinkError } from "../../src/linux/netlink/exchange.ts";
 import { Netns } from "../../src/linux/netns.ts";
-import { findChains, findLegacyChains } from "../../src/netfilter/find-chains.ts";
+import { findChains, findLegacyChains, isWithoutNft } from "../../src/netfilter/find-chains.ts";
 import { type HeldNetns, holdNetns } from "../linux/held-netns.ts";
 
 let held: HeldNetns;
@@ -68,4 +71,14 @@ describe("a namespace is touched", () => {
     inside(line);
     expect(await isTouched(netns)).toBe(touched);
   });
+});
+
+test.each([
+  [new NativeError("talk", -constants.errno.EPROTONOSUPPORT, "socket"), true],
+  [new NativeError("talk", -constants.errno.EPERM, "setns"), false],
+  [new NetlinkError("look for rules", "EINVAL", "no such subsystem"), true],
+  [new NetlinkError("look for rules", "EPERM", "not allowed"), false],
+  [new Error("EINVAL"), false],
+])("%s says whether the kernel has nf_tables at all", (error, isWithout) => {
+  expect(isWithoutNft(error)).toBe(isWithout);
 });
