@@ -151,7 +151,9 @@ function makeEngine(
 ): RuleEngine {
   // the handle stays the caller's until a call has ended
   const common = { own: PROBE_TABLES, program, assertUsable: () => {}, timeoutMs: TIMEOUT_MS };
-  return variant === "nft" ? new NftEngine({ ...common, families }) : new LegacyEngine(common);
+  return variant === "nft"
+    ? new NftEngine({ ...common, families })
+    : new LegacyEngine({ ...common, leavesStrays: true });
 }
 
 /** A refusal that lies in the rule itself is told as such: a weaker match may be taken instead. */

@@ -27,6 +27,11 @@ export interface LegacyEngineOptions {
   readonly assertUsable: (call: NetnsCall) => void;
   /** For how long a call waits for bytes to be recorded, in ms. */
   readonly timeoutMs: number;
+  /**
+   * Others write the same tables all the time, as on a host: their rules, which the program can only take away by a position that may be
+   * another rule's by then, stay until {@link remove}. Default false.
+   */
+  readonly leavesStrays?: boolean;
 }
 
 const ALL_FAMILIES: readonly Family[] = [4, 6];
@@ -120,7 +125,8 @@ export class LegacyEngine implements RuleEngine {
   /** The other form counts only where others than ours stand, so it is recorded only then. */
   async #wanted(call: NetnsCall, rules: WantedRules, seen: SeenXtables): Promise<WantedXtables> {
     const { families, accepted } = rules;
-    const wanted = { known: await this.#recorded(rules, call.signal), families };
+    const { leavesStrays } = this.#options;
+    const wanted = { known: await this.#recorded(rules, call.signal), families, leavesStrays };
     if (accepted === undefined || ![...seen.values()].some(({ chains }) => chains.size > 0)) return wanted;
     if (hasNoFindings(verifyXtables(seen, wanted))) return wanted;
     return { ...wanted, accepted: await this.#recorded(accepted, call.signal) };

@@ -24,6 +24,8 @@ export interface WantedXtables {
   readonly families: readonly Family[];
   /** Each rule may also be the one that stands in the same place of these. */
   readonly accepted?: KnownXtables | undefined;
+  /** Rules that lead into our chains in another way than by our jump are somebody else's: neither told of nor taken away. Default false. */
+  readonly leavesStrays?: boolean | undefined;
 }
 
 /** What there is of one of our chains. */
@@ -85,7 +87,7 @@ export function xtablesState(tables: readonly XtablesTableVerdict[]): RuleState 
 function judgeTable(
   own: OwnTable,
   view: XtablesView | undefined,
-  { known, accepted }: WantedXtables,
+  { known, accepted, leavesStrays = false }: WantedXtables,
 ): XtablesTableVerdict {
   const { family, table } = own;
   const isIt = (each: TablePlace) => each.family === family && each.table === table;
@@ -94,7 +96,8 @@ function judgeTable(
   const chains = own.chains.map((chain) => {
     const ofChain = (each: OwnChain) => each.chain === chain.chain;
     const told = { known: wanted?.chains.find(ofChain), accepted: others?.chains.find(ofChain) };
-    return judgeChain(chain, { view, family }, told);
+    const verdict = judgeChain(chain, { view, family }, told);
+    return leavesStrays ? { ...verdict, strays: [] } : verdict;
   });
   const findings =
     wanted === undefined

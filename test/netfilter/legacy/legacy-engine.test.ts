@@ -184,6 +184,20 @@ describe("what leads into our chains in another way", () => {
     expect((await shown(pod))[4]).toContain("-A MINE -p udp -j RETURN");
   });
 
+  test("stays, untold, where others write all the time, until everything of ours goes", async () => {
+    using pod = await TestNetns.make();
+    const program = new TablesProgram(tools, { runner, timeoutMs: 30_000, assertUsable: () => {}, locks });
+    const shared = { own: REDIRECT_TABLES, program, assertUsable: () => {}, timeoutMs: 30_000 };
+    const host = new LegacyEngine({ ...shared, leavesStrays: true });
+    await host.apply(call(pod), wanted(), { isNew: true });
+    await pod.run(restores[4], "*nat\n-I OUTPUT 1 -p udp -j ISTIO_OUTPUT\nCOMMIT\n");
+    expect((await host.verify(call(pod), wanted())).findings).toEqual([]);
+    expect(await host.apply(call(pod), wanted(), { isNew: false })).toMatchObject({ writes: 0 });
+    expect((await shown(pod))[4]).toContain("-A OUTPUT -p udp -j ISTIO_OUTPUT");
+    await host.remove(call(pod));
+    expect((await shown(pod))[4]).not.toContain("ISTIO");
+  });
+
   test("is no text: names with control characters are neither printed nor written", async () => {
     using pod = await TestNetns.make();
     await engine.apply(call(pod), wanted(), { isNew: true });
