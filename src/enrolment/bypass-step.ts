@@ -14,16 +14,27 @@ type Parts = Pick<ReconcilerParts, "bypasses" | "history" | "log"> & {
   readonly outcomes: Pick<Outcomes, "bypassed">;
 };
 
-/** What cannot be asked is asked again with the next look. */
+/** A namespace in which nf_tables stayed as they were is looked into again all the same now and then: x_tables have no such count. */
+const MAX_SPARED = 5;
+
+/** By handle: what the last look was of, and how many have been spared since. */
+const lastLooks = new WeakMap<Netns, { readonly generation: number; spared: number }>();
+
+/** What cannot be asked is asked again with the next look. @param about.generation as the redirection's report has it */
 export async function lookForBypasses(
   record: PodRecord,
-  { netns, redirect }: { readonly netns: Netns; readonly redirect: RedirectOptions },
+  {
+    netns,
+    redirect,
+    generation,
+  }: { readonly netns: Netns; readonly redirect: RedirectOptions; readonly generation?: number | undefined },
   { bypasses, history, log, outcomes }: Parts,
 ): Promise<void> {
   // in a pod that is being made nothing runs yet, and it is waited for
-  if (bypasses === undefined || record.isAdding) return;
+  if (bypasses === undefined || record.isAdding || isSpared(netns, generation)) return;
   try {
     const report = await bypasses(netns, redirect);
+    if (generation !== undefined) lastLooks.set(netns, { generation, spared: 0 });
     if (record.sandbox?.netns !== netns) return;
     history.sawBypasses(record.uid, report);
     outcomes.bypassed(record, report);
@@ -33,4 +44,11 @@ export async function lookForBypasses(
       "cannot look for what stands before a pod's rules",
     );
   }
+}
+
+function isSpared(netns: Netns, generation: number | undefined): boolean {
+  const last = lastLooks.get(netns);
+  if (last === undefined || last.generation !== generation || last.spared === MAX_SPARED) return false;
+  last.spared++;
+  return true;
 }

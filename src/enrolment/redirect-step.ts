@@ -33,7 +33,7 @@ export async function redirectPod(step: RedirectStep, record: PodRecord, parts: 
     );
   const isStillThere = record.sandbox?.netns === netns && record.workload.phase.at === "captured";
   if (isRepair && report.changed && isStillThere) outcomes.repaired(record, report.repaired);
-  await lookForBypasses(record, { netns, redirect }, parts);
+  await lookForBypasses(record, { netns, redirect, generation: report.generation }, parts);
 }
 
 async function countEarlier({ sandbox }: RedirectStep, record: PodRecord, parts: Parts): Promise<void> {

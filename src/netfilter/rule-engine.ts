@@ -81,6 +81,8 @@ export interface RuleState {
   readonly findings: readonly Finding[];
   /** Those of our chains that are there. */
   readonly chains: readonly ChainState[];
+  /** Equal for two looks between which nobody changed nf_tables in this namespace; absent where that is not known. */
+  readonly generation?: number | undefined;
 }
 
 /** What bringing rules about took. */

@@ -71,6 +71,8 @@ export interface ApplyReport {
   readonly skippedFamilies: readonly SkippedFamily[];
   /** Why something that an earlier agent left is still there beside ours; it is tried again with the next call. */
   readonly leftoverFault?: string;
+  /** Equal for two looks between which nobody changed nf_tables in the namespace; absent where that is not known, or something was written. */
+  readonly generation?: number;
   /** Why iptables-restore wrote the rules, which takes many times longer than the batch that could not be. */
   readonly fallback?: string;
   readonly durationMs: number;
@@ -212,6 +214,7 @@ export class PodRedirection {
     ]);
     // Only now: until our rules stand, the earlier ones keep the pod in the mesh.
     const leftovers = await this.#removeEarlier(call, earlier);
+    const { generation } = rules.before;
     const repaired = [...routingDrift(before), ...rules.before.findings, ...leftovers.drift];
     return {
       changed: repaired.length > 0,
@@ -220,6 +223,7 @@ export class PodRedirection {
       skippedFamilies,
       ...(leftovers.fault === undefined ? {} : { leftoverFault: leftovers.fault }),
       ...(rules.fallback === undefined ? {} : { fallback: rules.fallback }),
+      ...(generation === undefined || repaired.length > 0 ? {} : { generation }),
       durationMs: performance.now() - startMs,
     };
   }

@@ -75,7 +75,7 @@ export class NftEngine implements RuleEngine {
     const known = await this.#wanted(call, wanted, found);
     try {
       const { before, writes } = await this.#replay(call, known, { found });
-      return { before: stateOf(before), writes };
+      return { before: { ...stateOf(before), generation: found.generation }, writes };
     } catch (error) {
       if (!(error instanceof NetfilterFault) || !error.isLeftToPrograms) throw error;
       const before = stateOf(verifyOwnObjects(found, known));

@@ -38,6 +38,8 @@ export interface SeenObjects {
   readonly tables: readonly SeenTable[];
   /** False: the rules changed while they were read, each time; each chain by itself is as it was at one moment. */
   readonly isSteady: boolean;
+  /** Low bits of the kernel's count of changes in this namespace; absent where nothing was told of, or while it changes. */
+  readonly generation?: number | undefined;
 }
 
 /** Bounds in bytes of what is heard of rules. */
@@ -74,7 +76,8 @@ export async function readOwnObjects(
       continue;
     }
     if (reading.isCrowded) crowded.add(netns);
-    if (reading.isSteady || isLast) return { tables: reading.tables, isSteady: reading.isSteady };
+    const { tables, isSteady, generation } = reading;
+    if (isSteady || isLast) return { tables, isSteady, ...(isSteady ? { generation } : {}) };
   }
 }
 
@@ -147,6 +150,10 @@ class Reading {
 
   get chainLists(): readonly Question[] {
     return this.#questions.chainLists;
+  }
+
+  get generation(): number | undefined {
+    return this.#generation;
   }
 
   get tables(): SeenTable[] {
