@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { claimCaptured } from "../support/node/capture-state.ts";
+import { iptablesSave } from "../support/node/kernel.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import type { Pod } from "../support/node/pod.ts";
 import { ruleGeneration } from "../support/node/rule-generation.ts";
@@ -121,15 +122,25 @@ export async function newerZtunnelDies(): Promise<void> {
 export interface CheckCosts {
   readonly checks: number;
   readonly cpuMsPerCheck: number;
+  /** What it costs here and now to have the programs print a pod's rules of both families once. */
+  readonly cpuMsOfPrograms: number;
   readonly ruleWrites: number;
   readonly annotationWrites: number;
 }
 
-/** The agent's processor time with that of the programs it has run. Source: proc_pid_stat(5), fields 14 to 17 in ticks of 10 ms. */
-function cpuMs(): number {
-  const stat = readFileSync(`/proc/${mesh.agent.pid}/stat`, "utf8");
+/** A process' time with that of the programs it has run. Source: proc_pid_stat(5), fields 14 to 17 in ticks of 10 ms. */
+function cpuMs(pid: number | "self" = mesh.agent.pid): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   return fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks) * 10, 0);
+}
+
+/** The processor time of a look with the programs, ours for starting them included. */
+async function programCosts(pods: readonly { readonly netns: string }[]): Promise<number> {
+  const before = cpuMs("self");
+  for (const { netns } of pods)
+    for (const family of [4, 6] as const) await iptablesSave(netns, family, { variant: "nft" });
+  return (cpuMs("self") - before) / pods.length;
 }
 
 /** Counts the periodic checks of a full node and the agent's processor time for them, its log included. */
@@ -162,6 +173,7 @@ export async function checkCosts(options: { pods: number; checks: number }): Pro
   return {
     checks,
     cpuMsPerCheck: usedMs / checks,
+    cpuMsOfPrograms: await programCosts(pods),
     ruleWrites: after.reduce((sum, each, index) => sum + each - (generations[index] ?? 0), 0),
     annotationWrites: patches() - before.patches,
   };

@@ -44,9 +44,13 @@ describe("ztunnel", () => {
   });
 });
 
-test("a check of a pod that is right writes nothing and takes at most 4 ms of processor time", async () => {
+test("a check of a pod that is right writes nothing and takes less than half of printing its rules once", async () => {
   const costs = await node.call.checkCosts({ pods: 40, checks: 200 });
   expect(costs.checks).toBeGreaterThanOrEqual(200);
   expect(costs).toMatchObject({ ruleWrites: 0, annotationWrites: 0 });
-  expect(costs.cpuMsPerCheck).toBeLessThan(4);
+  // beside a floor of the same run: the same work takes half as long again on this machine from one hour to the next
+  expect(costs.cpuMsPerCheck).toBeLessThan(costs.cpuMsOfPrograms / 2);
+  process.stdout.write(
+    `a check: ${costs.cpuMsPerCheck.toFixed(1)} ms of processor time; iptables-save and ip6tables-save: ${costs.cpuMsOfPrograms.toFixed(1)} ms\n`,
+  );
 });
