@@ -110,7 +110,7 @@ async function runDespiteHalfFiles(spec: PodSpec): Promise<CriPod> {
       if (!isHalfFile(error)) throw error;
       for (const id of await node.cri.listPodSandbox(spec.uid)) {
         await despiteHalfFiles(() => node.cri.stopPodSandbox(id));
-        await node.cri.removePodSandbox(id);
+        await despiteHalfFiles(() => node.cri.removePodSandbox(id));
       }
       await delay(20);
     }
