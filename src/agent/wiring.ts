@@ -1,16 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who tells whom: what one part finds out, and what the others, readiness and people hear of it.
+import type { AgentConfig } from "../config.ts";
+import type { Enrolment } from "../enrolment/enrolment.ts";
 import type { EventRecorder } from "../kube/event-recorder.ts";
 import type { NodeState } from "../kube/node-state.ts";
 import type { Readiness } from "../observe/readiness.ts";
-import type { ProbePathReport } from "../probes/probe-path-watch.ts";
-import type { Capture, Ground } from "./parts.ts";
+import type { ProbePathReport, ProbePathWatch } from "../probes/probe-path-watch.ts";
 
 /** Another program takes our entry out of the chain again and again. */
 export interface ChainFight {
   readonly rewrites: number;
   readonly path: string;
   readonly remedy: string;
+}
+
+/** What hears of things from the start. */
+export interface Listeners {
+  readonly readiness: Readiness;
+  readonly node: NodeState;
+  readonly events: EventRecorder;
+  readonly config: Pick<AgentConfig, "podNamespace" | "podName">;
+}
+
+/** What is made with the wiring, and hears of others through it. */
+export interface Joined {
+  readonly enrolment: Enrolment;
+  readonly probePath: ProbePathWatch;
 }
 
 /** The parts are made with it, and joined by it once they are all there. */
@@ -20,11 +35,11 @@ export class Wiring {
   readonly #node: NodeState;
   readonly #events: EventRecorder;
   readonly #self: { readonly podNamespace: string; readonly podName: string };
-  #capture: Pick<Capture, "enrolment" | "probePath"> | undefined;
+  #capture: Joined | undefined;
   /** What the last synthetic probe that did not pass has found. */
   probeFinding: { readonly message: string; readonly remedy: string } | undefined;
 
-  constructor({ readiness, node, events, config }: Ground) {
+  constructor({ readiness, node, events, config }: Listeners) {
     this.#readiness = readiness;
     this.#node = node;
     this.#events = events;
@@ -32,7 +47,7 @@ export class Wiring {
   }
 
   /** From here on the parts hear of each other. */
-  join(capture: Capture): void {
+  join(capture: Joined): void {
     this.#capture = capture;
   }
 

@@ -8,6 +8,7 @@ import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import { findChains, findLegacyChains, type LegacyChain } from "../netfilter/find-chains.ts";
 import { findNativeTables, nativeTableName } from "../netfilter/native/native-tables.ts";
 import { BACKEND_NAMES } from "../netfilter/variant.ts";
+import type { FindBypasses } from "../redirection/pod-bypass.ts";
 import type { Verification } from "../redirection/pod-redirection.ts";
 import { CHAIN_NAMES, type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";
 import { isTouched } from "./signs.ts";
@@ -53,7 +54,7 @@ export interface CaptureMeans {
     ): Promise<Verification>;
   };
   /** Looks for what stands before our rules. Absent: it is not looked for. */
-  readonly bypasses?: ((netns: Netns, redirect: RedirectOptions) => Promise<BypassReport>) | undefined;
+  readonly bypasses?: FindBypasses | undefined;
   /** Also what neither redirects nor serves the pod, but should not be there. Absent: it is not looked for. */
   readonly search?: Search;
   /** For each question; they are asked at once. Default: as long as the kernel takes. */

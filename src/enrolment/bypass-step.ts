@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Looks for what stands before a captured pod's rules, after these were seen to be right. Changes nothing, and fails no run.
 import type { Netns } from "../linux/netns.ts";
-import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
 import type { Outcomes } from "./outcomes.ts";
 import type { PodRecord } from "./pod-record.ts";
 import type { ReconcilerParts } from "./reconciler-parts.ts";
-
-/** Looks into one namespace. */
-export type FindBypasses = (netns: Netns, redirect: RedirectOptions) => Promise<BypassReport>;
 
 type Parts = Pick<ReconcilerParts, "bypasses" | "history" | "log"> & {
   readonly outcomes: Pick<Outcomes, "bypassed">;

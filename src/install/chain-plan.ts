@@ -2,7 +2,7 @@
 // Which files of the CNI folder must change so that the runtime's chain calls our plugin exactly once; pure, no I/O.
 
 import { supportedCniVersions } from "../cni/cni-request.ts";
-import { type ConfText, confValue, isConfName, type ParsedConf, parseConf } from "./conf-text.ts";
+import { type ConfText, confValue, isConfName, parseConf } from "./conf-text.ts";
 import { chooseListName, savedNameOf } from "./conf-wrap.ts";
 import {
   chainEntries,
@@ -14,18 +14,9 @@ import {
   removePlugin,
   wrapConf,
 } from "./conflist-edit.ts";
+import type { Action, Conf, FolderFiles } from "./folder-files.ts";
 import { delegateTarget } from "./multus-delegate.ts";
 import { planRemoval } from "./removal-plan.ts";
-
-/** Files of the folder by name; what is no regular file is not among them. */
-export type FolderFiles = ReadonlyMap<string, ConfText>;
-
-/** One change in the folder; a list of them is safe to stop after any. */
-export type Action =
-  /** `like`: the file whose mode and owner a new file gets. */
-  | { readonly kind: "write"; readonly name: string; readonly text: ConfText; readonly like?: string }
-  | { readonly kind: "rename"; readonly from: string; readonly to: string }
-  | { readonly kind: "remove"; readonly name: string };
 
 /** How we want to be in the chain. */
 export interface ChainOptions {
@@ -40,12 +31,6 @@ export interface ChainOptions {
   readonly replaceIstioCni: boolean;
   /** Leave an entry of ours with other settings, which another agent of this node may have written. */
   readonly keepSettings?: boolean;
-}
-
-/** A configuration of the folder that a runtime would load. */
-export interface Conf extends ParsedConf {
-  readonly name: string;
-  readonly text: ConfText;
 }
 
 /** What to do, and what to tell people. */

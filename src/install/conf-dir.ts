@@ -5,9 +5,9 @@ import { type BigIntStats, lstatSync, renameSync, unlinkSync } from "node:fs";
 import { type FileHandle, lstat, readdir, readFile, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { syncFolder, writeNewFile } from "../linux/atomic-file.ts";
-import type { Action, FolderFiles } from "./chain-plan.ts";
 import { type ConfText, confBytes, confTextOf, isConfName } from "./conf-text.ts";
 import { originalNameOf } from "./conf-wrap.ts";
+import type { Action, FolderFiles } from "./folder-files.ts";
 
 /** The folder as it was at one moment. */
 export interface FolderSnapshot {

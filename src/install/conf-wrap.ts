@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A `.conf` holds one plugin and no chain: it is saved under a name no runtime reads, beside the list made of it.
-import type { Conf, FolderFiles } from "./chain-plan.ts";
 import { chainEntries, removePlugin, wrapConf } from "./conflist-edit.ts";
+import type { Conf, FolderFiles } from "./folder-files.ts";
 
 const savedSuffix = ".ambient-cni-saved";
 

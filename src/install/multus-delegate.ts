@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Multus runs the chain of another file as its delegate: our entry must be in one of the two, never in both.
 import { basename } from "node:path";
-import type { Conf } from "./chain-plan.ts";
 import { confValue } from "./conf-text.ts";
 import { chainEntries } from "./conflist-edit.ts";
+import type { Conf } from "./folder-files.ts";
 
 /** Where our entry belongs, and which files must not hold one besides. */
 export interface DelegateTarget {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which files of the CNI folder must change so that nothing of ours is left in any chain; pure, no I/O.
-import type { Action, FolderFiles } from "./chain-plan.ts";
 import { type ConfText, confValue, isConfName } from "./conf-text.ts";
 import { isWrapOf, listNamesOf, originalNameOf, savedNameOf } from "./conf-wrap.ts";
 import { chainEntries, pluginType, removePlugin } from "./conflist-edit.ts";
+import type { Action, FolderFiles } from "./folder-files.ts";
 
 /** What counts as ours when we leave. */
 export interface RemovalOptions {

@@ -2,7 +2,6 @@
 // What the reports ask of the agent's parts: the few facts of each, so that a part can be any object that has them.
 import type { CaptureMeans } from "../check/look.ts";
 import type { AgentConfig } from "../config.ts";
-import type { FindBypasses } from "../enrolment/bypass-step.ts";
 import type { Desired } from "../enrolment/desired-state.ts";
 import type { PodHistory } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
@@ -10,6 +9,7 @@ import type { PodFacts } from "../kube/pod-facts.ts";
 import type { ReflectorCounts } from "../kube/reflector.ts";
 import type { LogRing } from "../log/log-ring.ts";
 import type { ProbeDrift } from "../probes/probe-drift.ts";
+import type { FindBypasses } from "../redirection/pod-bypass.ts";
 import type { ProcessFacts } from "./process-facts.ts";
 import type { Readiness } from "./readiness.ts";
 import type { ProbePathReport } from "./state-report.ts";

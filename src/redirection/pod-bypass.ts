@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What stands before the redirection's rules in a pod: where those rules are and which marks they let pass, for the look itself.
+import type { Netns } from "../linux/netns.ts";
 import { type BypassReport, findBypasses } from "../netfilter/bypass/bypass.ts";
 import type { PassingMarks } from "../netfilter/bypass/mark-change.ts";
 import type { Family } from "../netfilter/family.ts";
@@ -17,6 +18,9 @@ export interface BypassOptions {
   /** How the pod is redirected. */
   readonly redirect: RedirectOptions;
 }
+
+/** Looks into one namespace. */
+export type FindBypasses = (netns: Netns, redirect: RedirectOptions) => Promise<BypassReport>;
 
 /** Looks once; a pod in which our rules do not stand has nothing before them. @throws as findBypasses */
 export function findPodBypasses(

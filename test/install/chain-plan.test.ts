@@ -2,9 +2,10 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { type Action, type ChainOptions, type ChainPlan, planChain } from "../../src/install/chain-plan.ts";
+import { type ChainOptions, type ChainPlan, planChain } from "../../src/install/chain-plan.ts";
 import { confTextOf, isConfName, parseConf } from "../../src/install/conf-text.ts";
 import { chainEntries, insertPlugin, type PluginEntry, wrapConf } from "../../src/install/conflist-edit.ts";
+import type { Action } from "../../src/install/folder-files.ts";
 import { planRemoval } from "../../src/install/removal-plan.ts";
 
 const entry: PluginEntry = {

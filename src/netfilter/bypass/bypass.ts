@@ -14,20 +14,9 @@ import {
 } from "./foreign-chains.ts";
 import type { PacketHook } from "./foreign-rule.ts";
 import { legacyRoots } from "./legacy-bypass.ts";
-import type { PassingMarks } from "./mark-change.ts";
 import type { NftFamily } from "./nft-rule-meaning.ts";
 import { NftSource } from "./nft-source.ts";
-
-/** Where our rules stand, and what they let pass. */
-export interface OwnPlaces {
-  /** Which engine holds them. */
-  readonly variant: "nft" | "legacy" | "native";
-  /** Our chains and the base chains that lead to them; with `native` their families alone count. */
-  readonly own: readonly OwnTable[];
-  /** Tables of family inet that are ours as a whole. */
-  readonly inetTables: readonly string[];
-  readonly marks: PassingMarks;
-}
+import type { OwnPlaces } from "./own-places.ts";
 
 /** What was found. */
 export interface BypassReport {

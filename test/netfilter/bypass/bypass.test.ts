@@ -2,7 +2,8 @@
 // What stands before our rules, in the real kernel: each way past ztunnel by its name, and what others have in pods by none.
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { encodeAttribute } from "../../../src/linux/netlink/message.ts";
-import { findBypasses, type OwnPlaces } from "../../../src/netfilter/bypass/bypass.ts";
+import { findBypasses } from "../../../src/netfilter/bypass/bypass.ts";
+import type { OwnPlaces } from "../../../src/netfilter/bypass/own-places.ts";
 import { ask, batch, newRule } from "../../../src/netfilter/nft/nft-wire.ts";
 import { TestNetns } from "../../redirection/test-netns.ts";
 
