@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which room of src/ may import which: ARCHITECTURE.md's sentence as a table, and the check that fails where it is not true.
+// Which room of src/ may import which: ARCHITECTURE.md's sentence as a table, and the check that fails where it is not true,
+// or where files import each other.
 import { globSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 
@@ -17,6 +18,10 @@ export interface Import {
 }
 
 const ground = ["log", "loop", "linux"];
+/** What one pod's redirection is made of, from the engines up to the verdict on it. */
+const capture = [...ground, "kube", "config", "netfilter", "redirection", "check", "probes"];
+/** And what decides for the pods of a node. */
+const node = [...capture, "ztunnel", "enrolment", "cni"];
 
 /** From the ground up: a room may import rooms that stand before it, so that no two can ever import each other. */
 export const rooms: readonly Room[] = [
@@ -36,62 +41,12 @@ export const rooms: readonly Room[] = [
   { name: "enrolment", may: [...ground, "kube", "netfilter", "redirection", "ztunnel", "probes"] },
   { name: "cni", may: [...ground, "kube", "enrolment"] },
   // leaving a node takes everything apart that the agent is made of
-  {
-    name: "install",
-    may: [
-      ...ground,
-      "config",
-      "kube",
-      "netfilter",
-      "redirection",
-      "check",
-      "ztunnel",
-      "probes",
-      "enrolment",
-      "cni",
-    ],
-  },
-  {
-    name: "observe",
-    may: [
-      ...ground,
-      "version",
-      "config",
-      "kube",
-      "netfilter",
-      "redirection",
-      "check",
-      "ztunnel",
-      "probes",
-      "enrolment",
-      "cni",
-    ],
-  },
+  { name: "install", may: node },
+  { name: "observe", may: [...node, "version"] },
   { name: "dashboard", may: [...ground, "netfilter", "redirection", "observe"] },
-  {
-    name: "diagnose",
-    may: [...ground, "config", "kube", "netfilter", "redirection", "check", "probes", "install", "observe"],
-  },
-  {
-    name: "agent",
-    may: [
-      ...ground,
-      "config",
-      "kube",
-      "netfilter",
-      "redirection",
-      "check",
-      "ztunnel",
-      "probes",
-      "enrolment",
-      "cni",
-      "install",
-      "observe",
-      "dashboard",
-      // the self-test at the start is a part of the agent
-      "diagnose",
-    ],
-  },
+  { name: "diagnose", may: [...capture, "install", "observe"] },
+  // the self-test at the start is a part of the agent
+  { name: "agent", may: [...node, "install", "observe", "dashboard", "diagnose"] },
   {
     name: "cli",
     may: [...ground, "settings-reader", "config", "redirection", "install", "observe", "diagnose"],
@@ -118,6 +73,45 @@ export function findImportFaults(imports: readonly Import[], table: readonly Roo
       );
   }
   return faults;
+}
+
+/** Files that import each other, by whatever way round, each circle named once; types count. Pure. */
+export function findCircles(imports: readonly Import[]): string[] {
+  const targets = new Map(imports.map(({ from }) => [from, new Set<string>()]));
+  for (const { from, to } of imports) if (targets.has(to)) targets.get(from)?.add(to);
+  const faults: string[] = [];
+  for (;;) {
+    peel(targets);
+    const circle = walkRound(targets);
+    if (circle === undefined) return faults;
+    faults.push(`imports run in a circle: ${circle.map((file) => `src/${file}`).join(" -> ")}`);
+    for (const file of circle) targets.delete(file);
+  }
+}
+
+/** Takes away what imports nothing that is left, again and again: what remains leads into a circle, or is in one. */
+function peel(targets: Map<string, Set<string>>): void {
+  let before: number;
+  do {
+    before = targets.size;
+    for (const [file, imported] of targets) {
+      for (const each of imported) if (!targets.has(each)) imported.delete(each);
+      if (imported.size === 0) targets.delete(file);
+    }
+  } while (targets.size < before);
+}
+
+/** Everything left imports something that is left, so a walk comes back to where it was. */
+function walkRound(targets: ReadonlyMap<string, ReadonlySet<string>>): string[] | undefined {
+  const way: string[] = [];
+  let [file] = targets.keys();
+  while (file !== undefined) {
+    const start = way.indexOf(file);
+    way.push(file);
+    if (start >= 0) return way.slice(start);
+    [file] = targets.get(file) ?? [];
+  }
+  return undefined;
 }
 
 /** A room that names one at or above its own place makes a circle possible. */
@@ -157,7 +151,8 @@ export function importsIn(text: string): string[] {
 }
 
 function main(): number {
-  const faults = findImportFaults(readImports(join(import.meta.dirname, "../src")));
+  const imports = readImports(join(import.meta.dirname, "../src"));
+  const faults = [...findImportFaults(imports), ...findCircles(imports)];
   for (const fault of faults) process.stdout.write(`${fault}\n`);
   return faults.length === 0 ? 0 : 1;
 }

@@ -2,13 +2,13 @@
 // The check of who imports whom: what it finds, that it can find it, and that the sources pass.
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { findImportFaults, importsIn, readImports, rooms } from "../../scripts/check-imports.ts";
+import { findCircles, findImportFaults, importsIn, readImports, rooms } from "../../scripts/check-imports.ts";
 
 const src = join(import.meta.dirname, "../../src");
 
 test("the sources import as the table says, and every room of it is there", () => {
   const imports = readImports(src);
-  expect(findImportFaults(imports)).toEqual([]);
+  expect([...findImportFaults(imports), ...findCircles(imports)]).toEqual([]);
   const found = new Set(imports.map(({ from }) => (from.includes("/") ? from.split("/")[0] : from)));
   // what imports nothing is not among those that import
   const silent = ["settings-reader", "log"];
@@ -51,6 +51,26 @@ test("a table in which two rooms could import each other is a fault of its own",
     { name: "b", may: ["a"] },
   ];
   expect(findImportFaults([], table)).toEqual(["the table lets a import b, which does not stand below it"]);
+});
+
+test("files that import each other are a fault, whichever way round, and what leads there is none", () => {
+  const imports = [
+    ["cni/leads.ts", "cni/a.ts"],
+    ["cni/a.ts", "cni/b.ts"],
+    ["cni/b.ts", "cni/c.ts"],
+    ["cni/c.ts", "cni/a.ts"],
+    ["cni/c.ts", "cni/leaf.ts"],
+    ["kube/x.ts", "kube/y.ts"],
+    ["kube/y.ts", "kube/x.ts"],
+  ].map(([from = "", to = ""]) => ({ from, to }));
+  expect(findCircles(imports)).toEqual([
+    "imports run in a circle: src/cni/a.ts -> src/cni/b.ts -> src/cni/c.ts -> src/cni/a.ts",
+    "imports run in a circle: src/kube/x.ts -> src/kube/y.ts -> src/kube/x.ts",
+  ]);
+  const open = imports.filter(
+    ({ from, to }) => !["cni/a.ts", "kube/x.ts"].includes(to) || from === "cni/leads.ts",
+  );
+  expect(findCircles(open)).toEqual([]);
 });
 
 test("imports are found in all their forms, packages and text left out", () => {
