@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rules of pure nf_tables and the sockets of the stand-in together: traffic between pods takes the way it should in both families,
 // and open connections live through all that happens to the rules. Root; namespaces of its own.
-import type { Socket } from "node:net";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { NativeEngine } from "../../src/netfilter/native/native-engine.ts";
 import type { WantedRules } from "../../src/netfilter/rule-engine.ts";
@@ -10,36 +9,25 @@ import { ensureRouting } from "../../src/redirection/pod-routing.ts";
 import type { RedirectOptions } from "../../src/redirection/rules.ts";
 import { toldRedirection } from "../../src/redirection/told-redirection.ts";
 import { DEFAULT_OPTIONS, FAMILIES } from "../redirection/variants.ts";
-import { addresses, type Place, PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
-import type { StandIn } from "../support/ztunnel/stand-in.ts";
-import { podEntry, ZdsHarness } from "../support/ztunnel/zds-harness.ts";
+import { appPort, EchoPods } from "../support/ztunnel/echo-pods.ts";
+import { addresses, type Place, type PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
 
-const appPort = 8080;
 const pods = ["a", "b"] as const;
 const engine = new NativeEngine({ layout: NATIVE_LAYOUT });
+let echoPods: EchoPods;
 let network: PodNetwork;
-let harness: ZdsHarness;
-let ztunnel: StandIn;
 
 beforeEach(async () => {
-  network = await PodNetwork.create();
-  harness = new ZdsHarness();
-  harness.server.listen();
-  for (const place of pods) harness.server.hold(podEntry(place, network.netns[place]));
-  ztunnel = await harness.standIn({ depth: "sockets", dns: ["web.shop=10.77.0.3"] });
-  await ztunnel.waitForReady();
-  await network.listen("b", appPort, echo);
+  echoPods = await EchoPods.start();
+  ({ network } = echoPods);
 });
 
 afterEach(async () => {
-  await network[Symbol.asyncDispose]();
-  await harness.close();
+  await echoPods[Symbol.asyncDispose]();
 });
 
-function echo(client: Socket): void {
-  client.write(`${client.remoteAddress?.replace("::ffff:", "")}\n`);
-  client.pipe(client);
-}
+const ask = (from: Place, family: 4 | 6) => echoPods.ask(from, family);
+const way = () => echoPods.way();
 
 function wanted(options: RedirectOptions): WantedRules {
   return { key: JSON.stringify(options), told: () => toldRedirection(options, FAMILIES), families: FAMILIES };
@@ -49,24 +37,6 @@ async function redirect(place: Place, options = DEFAULT_OPTIONS): Promise<number
   const netns = network.netns[place];
   await ensureRouting(netns, { ipv6: true, isNew: false, hostNetns: new Set() });
   return (await engine.apply({ netns }, wanted(options), { isNew: false })).writes;
-}
-
-/** Sends a text through the echo app; @returns the address the app saw. */
-async function ask(from: Place, family: 4 | 6): Promise<string> {
-  const socket = await network.dial(from, { address: addresses.b[family], port: appPort });
-  socket.end("hello");
-  return (await readAll(socket)).toString().replace("\nhello", "");
-}
-
-/** How many connections each port of both pods had, "a15001=1 b15008=1". */
-async function way(): Promise<string> {
-  const { workloads } = await ztunnel.stats();
-  return Object.entries(workloads)
-    .flatMap(([uid, { ports }]) =>
-      Object.entries(ports).map(([port, { connections }]) => `${uid}${port}=${connections}`),
-    )
-    .sort()
-    .join(" ");
 }
 
 test("traffic goes through the ztunnel with the client's address kept, and is let go when the rules are removed", async () => {
@@ -124,7 +94,7 @@ test.each([
   const answer = await readAll(socket);
   if (dnsCapture) expect(answer.subarray(-4)).toEqual(Buffer.from([10, 77, 0, 3]));
   else expect(answer.toString()).toBe("the real resolver");
-  expect((await ztunnel.stats()).workloads.a?.dnsQueries).toBe(queries);
+  expect((await echoPods.ztunnel.stats()).workloads.a?.dnsQueries).toBe(queries);
 });
 
 test("in ingress mode inbound traffic goes straight to the app", async () => {

@@ -2,7 +2,6 @@
 // The rules of src/redirection and the sockets of the stand-in together: traffic between pods takes the way it should, and
 // every piece of the redirection is needed for it. Root; namespaces of its own.
 import { mkdtempSync, rmSync } from "node:fs";
-import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
@@ -11,13 +10,11 @@ import { chooseBackend } from "../../src/netfilter/variant.ts";
 import { PodRedirection } from "../../src/redirection/pod-redirection.ts";
 import type { RedirectOptions } from "../../src/redirection/rules.ts";
 import { nativePodRules } from "../support/node/istio-native.ts";
-import { addresses, type Place, PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
-import type { StandIn } from "../support/ztunnel/stand-in.ts";
-import { podEntry, ZdsHarness } from "../support/ztunnel/zds-harness.ts";
+import { appPort, EchoPods, echo } from "../support/ztunnel/echo-pods.ts";
+import { addresses, type Place, type PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
 
 type Variant = "nft" | "legacy" | "native";
 const families = [4, 6] as const;
-const appPort = 8080;
 const redirected: RedirectOptions = {
   dnsCapture: true,
   ingressMode: false,
@@ -28,9 +25,8 @@ const redirected: RedirectOptions = {
 
 let folder: string;
 let host: Netns;
+let echoPods: EchoPods;
 let network: PodNetwork;
-let harness: ZdsHarness;
-let ztunnel: StandIn;
 
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "ztunnel-redirect-"));
@@ -43,24 +39,16 @@ afterAll(() => {
 });
 
 beforeEach(async () => {
-  network = await PodNetwork.create();
-  harness = new ZdsHarness();
-  harness.server.listen();
-  for (const place of ["a", "b"] as const) harness.server.hold(podEntry(place, network.netns[place]));
-  ztunnel = await harness.standIn({ depth: "sockets", dns: ["web.shop=10.77.0.3"] });
-  await ztunnel.waitForReady();
-  await network.listen("b", appPort, echo);
+  echoPods = await EchoPods.start();
+  ({ network } = echoPods);
 });
 
 afterEach(async () => {
-  await network[Symbol.asyncDispose]();
-  await harness.close();
+  await echoPods[Symbol.asyncDispose]();
 });
 
-function echo(client: Socket): void {
-  client.write(`${client.remoteAddress?.replace("::ffff:", "")}\n`);
-  client.pipe(client);
-}
+const ask = (from: Place, family: 4 | 6) => echoPods.ask(from, family);
+const way = () => echoPods.way();
 
 async function redirection(variant: Variant = "nft"): Promise<PodRedirection> {
   const backend = await chooseBackend({ variant, runDir: folder, hostProcess: "/proc/self" });
@@ -73,26 +61,6 @@ async function redirectBoth(variant?: Variant): Promise<PodRedirection> {
     expect((await pods.apply(network.netns[place], redirected)).skippedFamilies).toEqual([]);
   }
   return pods;
-}
-
-/** Sends a text through the echo app; @returns the address the app saw. */
-async function ask(from: Place, family: 4 | 6, text = "hello"): Promise<string> {
-  const socket = await network.dial(from, { address: addresses.b[family], port: appPort });
-  socket.end(text);
-  const answer = (await readAll(socket)).toString();
-  expect(answer.endsWith(`\n${text}`)).toBe(true);
-  return answer.slice(0, -text.length - 1);
-}
-
-/** How many connections each port of both pods had, "a15001=1 b15008=1". */
-async function way(): Promise<string> {
-  const { workloads } = await ztunnel.stats();
-  return Object.entries(workloads)
-    .flatMap(([uid, { ports }]) =>
-      Object.entries(ports).map(([port, { connections }]) => `${uid}${port}=${connections}`),
-    )
-    .sort()
-    .join(" ");
 }
 
 describe.each(["nft", "legacy", "native"] as const)("rules of the %s variant", (variant) => {
@@ -227,7 +195,7 @@ test.each([
   const answer = await readAll(socket);
   if (dnsCapture) expect(answer.subarray(-4)).toEqual(Buffer.from([10, 77, 0, 3]));
   else expect(answer.toString()).toBe("the real resolver");
-  expect((await ztunnel.stats()).workloads.a?.dnsQueries).toBe(queries);
+  expect((await echoPods.ztunnel.stats()).workloads.a?.dnsQueries).toBe(queries);
   expect(await way()).toBe(dnsCapture ? "" : "a15001=1");
 });
 
