@@ -1,26 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The words for how the host differs from what it should be.
-import type { Family } from "../netfilter/family.ts";
+import type { HostFinding } from "../netfilter/native/native-host.ts";
 
 /** One way in which the host's sets and rules differ from what they should be. */
-export interface ProbeDrift {
-  readonly kind:
-    | "missing-set"
-    | "wrong-set"
-    | "missing-member"
-    | "wrong-owner"
-    | "stale-member"
-    | "missing-chain"
-    | "wrong-rules"
-    | "stale-cgroup"
-    | "missing-jump"
-    | "jump-not-first"
-    | "duplicate-jump"
-    | "leftover";
-  readonly family: Family;
-  /** The pod whose the entry should be (`missing-member`, `wrong-owner`), or says to be (`stale-member`). */
-  readonly uid?: string;
-  readonly detail: string;
+export interface ProbeDrift extends Omit<HostFinding, "kind"> {
+  /** Beside what both modes have, what the chains of iptables alone can have. */
+  readonly kind: HostFinding["kind"] | "stale-cgroup" | "missing-jump" | "jump-not-first" | "duplicate-jump";
 }
 
 /** The first few of a list in one line. */
