@@ -39,7 +39,7 @@ export class TablesProgram {
 
   /**
    * Feeds a text to iptables-restore, which leaves everything that the text does not name.
-   * @throws {ToolError} and what `assertUsable` throws; nothing was written then
+   * @throws {ToolError}: each table of the text stands whole or is as it was @throws what `assertUsable` throws: nothing was written
    */
   async restore(call: NetnsCall, { family, text }: { family: Family; text: string }): Promise<void> {
     const tools = this.tools[family];

@@ -5,16 +5,10 @@ import type { NetfilterFaultCode } from "../netfilter/netfilter-fault.ts";
 /**
  * - `HOST_NETNS`: the namespace is the host's or the agent's own; nothing was written.
  * - `NETNS_CLOSED`: the handle was closed, or its descriptor is another namespace's by now; nothing was written.
- * - `UNREADABLE_TABLE`: `nft` wrote something into a table of ours that iptables cannot show.
  * - `NOT_CONVERGED`: the rules differ again right after each write: somebody else writes them too.
  * - and those of the netfilter engine
  */
-export type RedirectionErrorCode =
-  | "HOST_NETNS"
-  | "NETNS_CLOSED"
-  | "UNREADABLE_TABLE"
-  | "NOT_CONVERGED"
-  | NetfilterFaultCode;
+export type RedirectionErrorCode = "HOST_NETNS" | "NETNS_CLOSED" | "NOT_CONVERGED" | NetfilterFaultCode;
 
 /** A namespace's redirection cannot be brought about; `code` says why. */
 export class RedirectionError extends Error {
