@@ -39,7 +39,7 @@ static int read_info(int fd, int level, const char *table, struct ipt_getinfo *i
 	return bytes == sizeof(*info) ? 0 : -EPROTO;
 }
 
-// However many namespaces have large tables, there is memory for one of them at a time.
+// However many namespaces have large tables, one of them at a time is read; what is kept of each stays until it is handed over.
 static pthread_mutex_t large = PTHREAD_MUTEX_INITIALIZER;
 
 // Zeroed memory, which goes back to the machine at once where it is much.

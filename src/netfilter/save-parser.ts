@@ -94,13 +94,6 @@ export function splitWords(line: string): string[] | undefined {
   return line.slice(end).trim() === "" ? words : undefined;
 }
 
-/** Joins words into a line that {@link splitWords} and iptables-restore read back as the same words. */
-export function joinWords(words: readonly string[]): string {
-  return words
-    .map((word) => (/^[^\s"'\\]+$/.test(word) ? word : `"${word.replaceAll(/["'\\]/g, "\\$&")}"`))
-    .join(" ");
-}
-
 function openTable(name: string, tables: ReadonlyMap<string, SavedTable>): OpenTable {
   const before = tables.get(name);
   return { name, chains: new Map(before?.chains), rules: [...(before?.rules ?? [])] };

@@ -3,8 +3,8 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { normaliseRule } from "../../src/netfilter/rule-tokens.ts";
-import { joinWords, parseSave, SaveParseError, splitWords } from "../../src/netfilter/save-parser.ts";
-import { compareStates, desiredState, observedState } from "../redirection/saved-state.ts";
+import { parseSave, SaveParseError, splitWords } from "../../src/netfilter/save-parser.ts";
+import { compareStates, desiredState, joinWords, observedState } from "../redirection/saved-state.ts";
 import { FAMILIES, VARIANTS } from "../redirection/variants.ts";
 
 function fixture(name: string): string {

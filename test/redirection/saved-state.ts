@@ -2,7 +2,7 @@
 // Our share of what iptables-save prints, and how two of them differ: what the kernel is judged by, apart from the engine.
 import type { Family } from "../../src/netfilter/family.ts";
 import { normaliseRule } from "../../src/netfilter/rule-tokens.ts";
-import { joinWords, type SavedRuleset, type SavedTable } from "../../src/netfilter/save-parser.ts";
+import type { SavedRuleset, SavedTable } from "../../src/netfilter/save-parser.ts";
 import type { Drift } from "../../src/redirection/fingerprint.ts";
 import {
   CHAIN_HOOKS,
@@ -168,4 +168,11 @@ function partition(list: readonly string[], other: readonly string[]): { common:
     (count > 0 ? common : rest).push(element);
   }
   return { common, rest };
+}
+
+/** Joins words into a line that `splitWords` and iptables-restore read back as the same words. */
+export function joinWords(words: readonly string[]): string {
+  return words
+    .map((word) => (/^[^\s"'\\]+$/.test(word) ? word : `"${word.replaceAll(/["'\\]/g, "\\$&")}"`))
+    .join(" ");
 }

@@ -98,16 +98,6 @@ export class NativeHost {
     );
   }
 
-  /** Takes the table away with all that is in it. @returns the number of writes @throws as {@link apply} */
-  async remove(netns: Netns): Promise<number> {
-    const askKernel = askIn(netns);
-    const seen = await readHostTable(askKernel, this.#rules);
-    if (seen === undefined) return 0;
-    const changes = [deleteTable({ family: "inet", table: HOST_TABLE })];
-    if ((await this.#write(askKernel, seen, changes)) === undefined) return 1;
-    throw new NetfilterFault("NOT_AS_TOLD", `Cannot remove table inet ${HOST_TABLE}: it is there again`);
-  }
-
   async #write(
     askKernel: Ask,
     seen: SeenHostTable | undefined,

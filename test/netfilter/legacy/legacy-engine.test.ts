@@ -13,7 +13,7 @@ import type { Family } from "../../../src/netfilter/family.ts";
 import { LegacyEngine } from "../../../src/netfilter/legacy/legacy-engine.ts";
 import { renderRestoreText } from "../../../src/netfilter/restore-text.ts";
 import type { NetnsCall, WantedRules } from "../../../src/netfilter/rule-engine.ts";
-import { joinWords, parseSave } from "../../../src/netfilter/save-parser.ts";
+import { parseSave } from "../../../src/netfilter/save-parser.ts";
 import { TablesProgram } from "../../../src/netfilter/tables-program.ts";
 import { toldRule } from "../../../src/netfilter/told-rules.ts";
 import { findTools, type VariantTools } from "../../../src/netfilter/variant-tools.ts";
@@ -26,6 +26,7 @@ import {
 } from "../../../src/redirection/told-redirection.ts";
 import { damage } from "../../redirection/damage.ts";
 import { expectNothingLeftAfterwards } from "../../redirection/installed-backends.ts";
+import { joinWords } from "../../redirection/saved-state.ts";
 import { TestNetns, TOOL_PATH, withoutDates } from "../../redirection/test-netns.ts";
 import { DEFAULT_OPTIONS, seededRandom, VARIANTS } from "../../redirection/variants.ts";
 
