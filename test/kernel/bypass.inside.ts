@@ -8,19 +8,13 @@ import type { VerifyReport } from "../../src/diagnose/verify-node.ts";
 import type { PodDetailReport } from "../../src/observe/state-report.ts";
 import { capturedIo } from "../cli/captured-io.ts";
 import { ask } from "../observe/state-client.ts";
+import { commandEnv } from "../support/node/command-env.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import type { Pod } from "../support/node/pod.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
 const socketPath = "/var/run/istio-cni/state.sock";
 const reason = "AmbientMayBeBypassed";
-const env = {
-  HOST_ROOT: "/",
-  CNI_AGENT_RUN_DIR: "/var/run/istio-cni",
-  MOUNTED_CNI_NET_DIR: "/run/node/net.d",
-  INSTALL_CNI_PLUGIN: "false",
-  KUBECONFIG: "/run/node/kubeconfig",
-};
 
 const mesh = await MeshNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "1" } });
 mesh.kubelet.createNamespace("mesh", { "istio.io/dataplane-mode": "ambient" });
@@ -168,7 +162,7 @@ async function faultsOf({ spec }: Pod): Promise<string[]> {
 }
 
 async function output(run: typeof verifyCommand.run, args: readonly string[]): Promise<string> {
-  const io = capturedIo(env);
+  const io = capturedIo(commandEnv);
   await run(args, io);
   return io.out();
 }

@@ -8,6 +8,7 @@ import type { PodDetailReport, PodListReport, PodReport } from "../../src/observ
 import { capturedIo } from "../cli/captured-io.ts";
 import { ask } from "../observe/state-client.ts";
 import { AGENT_BUNDLE, AgentProcess } from "../support/node/agent-process.ts";
+import { commandEnv } from "../support/node/command-env.ts";
 import { inNetns, ipRules, iptablesSave } from "../support/node/kernel.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import type { Pod } from "../support/node/pod.ts";
@@ -22,14 +23,6 @@ const socketPath = "/var/run/istio-cni/state.sock";
 const native = { NATIVE_NFTABLES: "true" };
 const bare = { wrapper: WITHOUT_PROGRAMS };
 const iptables = { NATIVE_NFTABLES: "false" };
-const cliEnv = {
-  HOST_ROOT: "/",
-  CNI_AGENT_RUN_DIR: "/var/run/istio-cni",
-  MOUNTED_CNI_NET_DIR: "/run/node/net.d",
-  INSTALL_CNI_PLUGIN: "false",
-  KUBECONFIG: "/run/node/kubeconfig",
-  NATIVE_NFTABLES: "true",
-};
 
 await allowWithoutPrograms();
 const mesh = await MeshNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "1" } });
@@ -46,7 +39,7 @@ const target = { host: server.ip4, port: 8080 };
 export async function withoutPrograms(): Promise<{ code: number; output: string }> {
   const agent = await AgentProcess.start({
     nodeName: "node-1",
-    kubeconfig: cliEnv.KUBECONFIG,
+    kubeconfig: commandEnv.KUBECONFIG,
     wrapper: WITHOUT_PROGRAMS,
   });
   return { code: await agent.exited, output: agent.text };
@@ -211,10 +204,9 @@ export async function switched() {
 export async function uninstalled() {
   const { netns } = web();
   await mesh.agent.kill();
-  const { NATIVE_NFTABLES: _, ...env } = cliEnv;
   const { code, stdout, stderr } = await run(
     [...WITHOUT_PROGRAMS, process.execPath, AGENT_BUNDLE, "uninstall", "--quiet-seconds", "0"],
-    { env: cleanEnv(env), mayFail: true, timeoutMs: 60_000 },
+    { env: cleanEnv(commandEnv), mayFail: true, timeoutMs: 60_000 },
   );
   return {
     code,
@@ -300,7 +292,7 @@ async function verified(): Promise<string[]> {
 }
 
 async function output(run: typeof verifyCommand.run, args: readonly string[]): Promise<string> {
-  const io = capturedIo(cliEnv);
+  const io = capturedIo({ ...commandEnv, ...native });
   await run(args, io);
   return io.out();
 }

@@ -10,6 +10,7 @@ import type { PodDetailReport } from "../../src/observe/state-report.ts";
 import { capturedIo } from "../cli/captured-io.ts";
 import { ask } from "../observe/state-client.ts";
 import { CniRuntime } from "../support/node/cni-runtime.ts";
+import { commandEnv } from "../support/node/command-env.ts";
 import { Kubelet } from "../support/node/kubelet.ts";
 import { MeshNode, PLUGIN_DIR } from "../support/node/mesh-node.ts";
 import { type Pod, PodRuntime } from "../support/node/pod.ts";
@@ -17,12 +18,6 @@ import { waitFor } from "../support/node/wait-for.ts";
 import { attacks } from "./rule-attacks.ts";
 
 const socketPath = "/var/run/istio-cni/state.sock";
-const env = {
-  HOST_ROOT: "/",
-  CNI_AGENT_RUN_DIR: "/var/run/istio-cni",
-  INSTALL_CNI_PLUGIN: "false",
-  KUBECONFIG: "/run/node/kubeconfig",
-};
 const commands: Readonly<Record<string, Command>> = { verify: verifyCommand, status: statusCommand };
 
 const mesh = await MeshNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "1" } });
@@ -165,7 +160,7 @@ async function isWell(evil: Running): Promise<boolean> {
 }
 
 async function command(name: string, args: readonly string[]): Promise<{ code: number; out: string }> {
-  const io = capturedIo(env);
+  const io = capturedIo(commandEnv);
   const code = await (commands[name] as Command).run(args, io);
   return { code, out: io.out() + io.err() };
 }

@@ -16,6 +16,7 @@ import { capturedIo } from "../cli/captured-io.ts";
 import { type Answers, RecordedAgent } from "../cli/recorded-agent.ts";
 import { ask } from "../observe/state-client.ts";
 import { joinCgroup } from "../support/node/cgroup.ts";
+import { commandEnv } from "../support/node/command-env.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import type { Pod } from "../support/node/pod.ts";
 import { cleanEnv, run } from "../support/node/run.ts";
@@ -23,13 +24,6 @@ import { waitFor } from "../support/node/wait-for.ts";
 import { startFleet } from "./verified-fleet.ts";
 
 const socketPath = "/var/run/istio-cni/state.sock";
-const env = {
-  HOST_ROOT: "/",
-  CNI_AGENT_RUN_DIR: "/var/run/istio-cni",
-  MOUNTED_CNI_NET_DIR: "/run/node/net.d",
-  INSTALL_CNI_PLUGIN: "false",
-  KUBECONFIG: "/run/node/kubeconfig",
-};
 
 const mesh = await MeshNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "3600" } });
 mesh.kubelet.createNamespace("mesh", { "istio.io/dataplane-mode": "ambient" });
@@ -65,7 +59,7 @@ const commands: Readonly<Record<string, Command>> = {
 
 /** Runs a command in this process. */
 export async function command(name: string, args: readonly string[]): Promise<Outcome> {
-  const io = capturedIo(env);
+  const io = capturedIo(commandEnv);
   const startMs = performance.now();
   const code = await (commands[name] as Command).run(args, io);
   return { code, out: io.out(), err: io.err(), ms: performance.now() - startMs };
@@ -80,7 +74,7 @@ export async function commandProcess(
   const startMs = performance.now();
   const { code, stdout, stderr } = await run([process.execPath, script, ...args], {
     mayFail: true,
-    env: { ...env, ...more },
+    env: { ...commandEnv, ...more },
   });
   return { code, out: stdout, err: stderr, ms: performance.now() - startMs };
 }
