@@ -198,6 +198,7 @@ export async function xtablesInNetns(
  * lead into them. Creates no table: the namespace's own list of tables, which costs no process, is read first. Only where that cannot
  * be read (no /proc is mounted) a table that is not there comes into being.
  *
+ * @param options.maxBytes as for {@link xtablesInNetns}
  * @returns in the order of `tables`; undefined when the namespace has no such table, or the kernel none at all. Struct ipt_getinfo (84
  *   bytes), then entries in their order, each behind its place: u32 offset in the table, u32 position in its chain from 1 (0: it is what
  *   stands before a chain, with its name). Of a chain the first 10,001 and the last; of what leads into one, 10,001. Before an entry of
@@ -207,8 +208,9 @@ export async function xtablesInNetns(
 export async function existingXtablesInNetns(
   netnsFd: number,
   tables: readonly XtablesShare[],
+  options: { maxBytes?: number } = {},
 ): Promise<(Uint8Array | undefined)[]> {
-  return await readXtables(netnsFd, tables, { onlyExisting: true });
+  return await readXtables(netnsFd, tables, { ...options, onlyExisting: true });
 }
 
 /**

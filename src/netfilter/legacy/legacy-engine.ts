@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rules of iptables-legacy: the kernel's own bytes are compared with known ones, and its restore program writes what differs.
 import { ToolError } from "../../linux/run-tool.ts";
+import { Limit } from "../../loop/limit.ts";
 import type { Family } from "../family.ts";
 import { KnownBytes } from "../known-bytes.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
@@ -45,6 +46,8 @@ export class LegacyEngine implements RuleEngine {
   readonly #options: LegacyEngineOptions;
   readonly #known: KnownBytes<KnownXtables>;
   readonly #nothing: WantedXtables;
+  /** One for each engine, so that pods keep the host's waiting no longer than one table takes. */
+  readonly #large = new Limit(1);
 
   constructor(options: LegacyEngineOptions) {
     this.#options = options;
@@ -138,7 +141,7 @@ export class LegacyEngine implements RuleEngine {
 
   #read(call: NetnsCall, families = ALL_FAMILIES): Promise<SeenXtables> {
     const own = this.#options.own.filter(({ family }) => families.includes(family));
-    return readOwnXtables(call, own, this.#options.assertUsable);
+    return readOwnXtables(call, own, { assertUsable: this.#options.assertUsable, large: this.#large });
   }
 }
 

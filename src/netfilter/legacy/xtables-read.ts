@@ -1,24 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads what is ours in x_tables of a namespace; what the kernel cannot show in one piece is a fault of that namespace.
 import { existingXtablesInNetns, NativeError } from "../../linux/native.ts";
+import { viewOf } from "../../linux/netlink/message.ts";
+import { allDone } from "../../loop/all-done.ts";
+import type { Limit } from "../../loop/limit.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import type { NetnsCall } from "../rule-engine.ts";
 import type { OwnTable } from "../told-rules.ts";
 import { type SeenXtables, tableKey } from "./legacy-verify.ts";
+import { INFO } from "./xtables-entry.ts";
 import { findOwn } from "./xtables-table.ts";
+
+/** Bytes of entries. The kernel hands out whole tables, and above 256 KiB the addon reads one after the other. Source: native/xtables.c. */
+const LARGE_BYTES = 128 * 1024;
+
+/** How a namespace is looked at. */
+export interface XtablesLook {
+  /** Called right before the kernel is asked: the descriptor may be another namespace's by now. */
+  readonly assertUsable: (call: NetnsCall) => void;
+  /** Who reads a large table has a place: others wait here, not in the workers that all small looks need too. */
+  readonly large: Limit;
+}
 
 /**
  * Looks at each table that is there; creates none.
- * @param assertUsable called right before the kernel is asked
  * @throws {NetfilterFault} UNSTEADY, TOO_MANY_RULES, UNREADABLE_TABLE @throws NativeError and what `assertUsable` throws
  */
 export async function readOwnXtables(
   call: NetnsCall,
   own: readonly OwnTable[],
-  assertUsable: (call: NetnsCall) => void,
+  { assertUsable, large }: XtablesLook,
 ): Promise<SeenXtables> {
   assertUsable(call);
-  const tables = await read(call, own);
+  const small = await read(call, own, LARGE_BYTES);
+  const tables = await allDone(
+    own.map(async (table, index) => {
+      const share = small[index];
+      if (share === undefined || !isTooLarge(share)) return share;
+      const readWhole = async () => {
+        assertUsable(call);
+        const [whole] = await read(call, [table]);
+        return whole;
+      };
+      return await large.run(readWhole, call.signal === undefined ? {} : { signal: call.signal });
+    }),
+  );
   return new Map(
     own.flatMap((table, index) => {
       const share = tables[index];
@@ -27,9 +53,18 @@ export async function readOwnXtables(
   );
 }
 
-async function read({ netns }: NetnsCall, own: readonly OwnTable[]): Promise<(Uint8Array | undefined)[]> {
+/** It came without its entries. */
+function isTooLarge(share: Uint8Array): boolean {
+  return viewOf(share).getUint32(INFO.entriesSize, true) > LARGE_BYTES;
+}
+
+async function read(
+  { netns }: NetnsCall,
+  own: readonly OwnTable[],
+  maxBytes?: number,
+): Promise<(Uint8Array | undefined)[]> {
   try {
-    return await existingXtablesInNetns(netns.fd, own);
+    return await existingXtablesInNetns(netns.fd, own, maxBytes === undefined ? {} : { maxBytes });
   } catch (error) {
     throw faultOf(error) ?? error;
   }

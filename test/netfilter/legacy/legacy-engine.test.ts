@@ -390,6 +390,25 @@ async function natEntries(pod: TestNetns): Promise<number> {
   return Buffer.from(table).readUInt32LE(76);
 }
 
+test("namespaces with large tables keep no look at another one waiting, however many they are", async () => {
+  const rule = "-A OUTPUT -d 192.0.2.1/32 -m comment --comment theirs -j RETURN\n";
+  const large = await Promise.all(Array.from({ length: 6 }, () => TestNetns.make()));
+  using pod = await TestNetns.make();
+  try {
+    await Promise.all(large.map((each) => each.run(restores[4], `*nat\n${rule.repeat(100_000)}COMMIT\n`)));
+    for (const each of [...large, pod]) await engine.apply(call(each), wanted(), { isNew: false });
+    const ended: TestNetns[] = [];
+    const looks = [...large, pod].map(async (each) => {
+      expect((await engine.verify(call(each), wanted())).findings).toEqual([]);
+      ended.push(each);
+    });
+    await Promise.all(looks);
+    expect(ended.indexOf(pod)).toBeLessThanOrEqual(1);
+  } finally {
+    for (const each of large) each[Symbol.dispose]();
+  }
+});
+
 test("more than is kept apart of our own chain is counted, and goes", async () => {
   using pod = await TestNetns.make();
   await engine.apply(call(pod), wanted(), { isNew: true });
