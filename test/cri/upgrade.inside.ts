@@ -85,8 +85,7 @@ function generations(pods: readonly CriPod[]): Promise<number[]> {
 async function handOver(ending: Ending, { port, churn }: { port: number; churn: Churn }): Promise<Handover> {
   const old = node.agent;
   const ports = { HEALTH_PORT: String(port), MONITORING_PORT: String(port + 100) };
-  await waitFor("as many pods to be under way as there may be", () => churn.underWay === concurrency);
-  const { underWay } = churn;
+  const underWay = await churn.allUnderWay();
   const began = performance.now();
   const ended = (ending === "stop" ? old.stop(10_000) : old.kill()).then(() => performance.now() - began);
   if (ending === "kill") await ended;
@@ -105,6 +104,7 @@ class Churn {
   #asked = 0;
   #ran = 0;
   #alive = 0;
+  #room = maxPods;
   #isStopped = false;
   #failure: Error | undefined;
   readonly #followUps = new Set<Promise<void>>();
@@ -127,6 +127,23 @@ class Churn {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
+  /**
+   * Waits until as many pods are being run as there may be, whatever else they are at, and says how many.
+   *
+   * On a busy machine pods end more slowly than they start, and the node is then full: there is room for one round more.
+   * @throws what went wrong with any pod
+   */
+  async allUnderWay(): Promise<number> {
+    this.#room = maxPods + concurrency;
+    await waitFor(
+      "as many pods to be under way as there may be",
+      () => this.#failure !== undefined || this.underWay === concurrency,
+    );
+    this.#room = maxPods;
+    if (this.#failure !== undefined) throw this.#failure;
+    return this.underWay;
+  }
+
   async stop(): Promise<void> {
     this.#isStopped = true;
     await Promise.all(this.#runners);
@@ -136,7 +153,7 @@ class Churn {
 
   async #run(): Promise<void> {
     while (!this.#isStopped && this.#failure === undefined) {
-      if (this.#alive >= maxPods) {
+      if (this.#alive >= this.#room) {
         await delay(5);
         continue;
       }
