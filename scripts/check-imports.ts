@@ -27,6 +27,8 @@ const node = [...capture, "ztunnel", "enrolment", "cni"];
 export const rooms: readonly Room[] = [
   { name: "version", may: [] },
   { name: "settings-reader", may: [] },
+  // the text of a chain, parsed and edited; pure
+  { name: "conflist", may: [] },
   { name: "log", may: [] },
   { name: "loop", may: ["log"] },
   { name: "linux", may: ["log", "loop"] },
@@ -39,17 +41,28 @@ export const rooms: readonly Room[] = [
   { name: "ztunnel", may: ground },
   { name: "probes", may: [...ground, "netfilter", "redirection"] },
   { name: "enrolment", may: [...ground, "kube", "netfilter", "redirection", "ztunnel", "probes"] },
-  { name: "cni", may: [...ground, "kube", "enrolment"] },
+  { name: "cni", may: [...ground, "kube", "enrolment", "conflist"] },
+  { name: "install", may: [...ground, "kube", "config", "conflist"] },
   // leaving a node takes everything apart that the agent is made of
-  { name: "install", may: node },
-  { name: "observe", may: [...node, "version"] },
-  { name: "dashboard", may: [...ground, "netfilter", "redirection", "observe"] },
-  { name: "diagnose", may: [...capture, "install", "observe"] },
+  { name: "uninstall", may: [...node, "conflist", "install"] },
+  { name: "status", may: [...node, "version"] },
+  { name: "dashboard", may: [...ground, "netfilter", "redirection", "status"] },
+  { name: "diagnose", may: [...capture, "conflist", "install", "status"] },
   // the self-test at the start is a part of the agent
-  { name: "agent", may: [...node, "install", "observe", "dashboard", "diagnose"] },
+  { name: "agent", may: [...node, "conflist", "install", "uninstall", "status", "dashboard", "diagnose"] },
   {
     name: "cli",
-    may: [...ground, "settings-reader", "config", "redirection", "install", "observe", "diagnose"],
+    may: [
+      ...ground,
+      "settings-reader",
+      "config",
+      "redirection",
+      "conflist",
+      "install",
+      "uninstall",
+      "status",
+      "diagnose",
+    ],
   },
   { name: "main", may: ["log", "version", "config", "cli", "agent"] },
 ];

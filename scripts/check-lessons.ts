@@ -93,7 +93,7 @@ export const exceptions: readonly Exception[] = [
     reason: "the name of a DOMException is its code. Source: WHATWG DOM, AbortSignal.timeout",
   },
   {
-    path: "observe/process-facts.ts",
+    path: "status/process-facts.ts",
     lesson: "interval",
     line: "this.#timer = setInterval(() => {",
     reason: "empties a histogram of the event loop at even times; it keeps nothing true",

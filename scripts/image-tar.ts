@@ -2,7 +2,7 @@
 // Writes tar archives whose bytes depend on nothing but their entries: sorted, owned by root, one time for all.
 // Source: POSIX.1-2017 pax, "ustar Interchange Format".
 
-/** One path of an archive; paths are relative, without "./" in front. */
+/** One path of an archive; paths are relative, without "." in front. */
 export type TarEntry =
   | { readonly path: string; readonly kind: "file"; readonly data: Uint8Array; readonly mode: number }
   | { readonly path: string; readonly kind: "link"; readonly target: string }

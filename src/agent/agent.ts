@@ -5,15 +5,15 @@ import type { AgentConfig } from "../config.ts";
 import { DashboardServer } from "../dashboard/dashboard-server.ts";
 import { PodRules } from "../dashboard/pod-rules.ts";
 import { redirectOf } from "../enrolment/desired-state.ts";
-import { leaveNode } from "../install/leave-node.ts";
 import type { Logger, LoggerFactory } from "../log/logger.ts";
-import { AgentState } from "../observe/agent-state.ts";
-import { HealthServer } from "../observe/health-server.ts";
-import { MetricsServer } from "../observe/metrics-server.ts";
-import { ProcessFacts } from "../observe/process-facts.ts";
-import { StateApi } from "../observe/state-api.ts";
-import { STATE_SOCKET_NAME } from "../observe/state-report.ts";
-import { StateServer } from "../observe/state-server.ts";
+import { AgentState } from "../status/agent-state.ts";
+import { HealthServer } from "../status/health-server.ts";
+import { MetricsServer } from "../status/metrics-server.ts";
+import { ProcessFacts } from "../status/process-facts.ts";
+import { StateApi } from "../status/state-api.ts";
+import { STATE_SOCKET_NAME } from "../status/state-report.ts";
+import { StateServer } from "../status/state-server.ts";
+import { leaveNode } from "../uninstall/leave-node.ts";
 import { Lifecycle, type Stage } from "./lifecycle.ts";
 import {
   type Capture,

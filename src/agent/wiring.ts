@@ -4,8 +4,8 @@ import type { AgentConfig } from "../config.ts";
 import type { Enrolment } from "../enrolment/enrolment.ts";
 import type { EventRecorder } from "../kube/event-recorder.ts";
 import type { NodeState } from "../kube/node-state.ts";
-import type { Readiness } from "../observe/readiness.ts";
 import type { ProbePathReport, ProbePathWatch } from "../probes/probe-path-watch.ts";
+import type { Readiness } from "../status/readiness.ts";
 
 /** Another program takes our entry out of the chain again and again. */
 export interface ChainFight {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Everything that is known of one pod, as text for people.
-import type { FamilyReport, ObservedReport, PodDetailReport, PodReport } from "../observe/state-report.ts";
+import type { FamilyReport, ObservedReport, PodDetailReport, PodReport } from "../status/state-report.ts";
 import { paint, printable } from "./table.ts";
 
 /** A pod's report as lines of `name: value`. */

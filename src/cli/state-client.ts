@@ -8,7 +8,7 @@ import {
   type PodListReport,
   STATE_PATHS,
   STATE_SOCKET_NAME,
-} from "../observe/state-report.ts";
+} from "../status/state-report.ts";
 
 /** No agent answers; the message names the socket, the cause and the remedy. */
 export class AgentAwayError extends Error {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni status`: the agent's own picture of the node, one line a pod.
 import { setTimeout as delay } from "node:timers/promises";
-import type { NodeReport, PodDetailReport, PodListReport, PodReport } from "../observe/state-report.ts";
+import type { NodeReport, PodDetailReport, PodListReport, PodReport } from "../status/state-report.ts";
 import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
 import { bypassLines, earlierText, renderPodDetail } from "./pod-detail.ts";
 import { AgentAwayError, type StateClient, stateClient } from "./state-client.ts";

@@ -2,8 +2,8 @@
 // `ambient-cni uninstall`: takes everything of the agent's off this node.
 import { parseArgs } from "node:util";
 import type { AgentConfig } from "../config.ts";
-import { UninstallError, type UninstallReport, uninstallNode } from "../install/uninstall.ts";
 import { silentLogger } from "../log/logger.ts";
+import { UninstallError, type UninstallReport, uninstallNode } from "../uninstall/uninstall.ts";
 
 export const uninstallHelp = `usage: ambient-cni uninstall [OPTION...]
 

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // One CNI call as a plain value: parsed and checked from what the launcher relays. Pure, no I/O.
 // Source: CNI spec 1.1.0, "Parameters" and "Operations", https://www.cni.dev/docs/spec/
+import { supportedCniVersions } from "../conflist/cni-versions.ts";
 import { CniError } from "./cni-error.ts";
 import { topLevelValue } from "./top-level-value.ts";
-
-/** Versions of the configuration the agent speaks, oldest first. */
-export const supportedCniVersions = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] as const;
 
 export const cniVerbs = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"] as const;
 export type CniVerb = (typeof cniVerbs)[number];

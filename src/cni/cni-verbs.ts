@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What each CNI verb does on the agent's side.
 import { join } from "node:path";
+import { supportedCniVersions } from "../conflist/cni-versions.ts";
 import type { Attachment, Place } from "../enrolment/attachments.ts";
 import type { Enrolment } from "../enrolment/enrolment.ts";
 import { EnrolmentError } from "../enrolment/outcomes.ts";
@@ -11,7 +12,7 @@ import { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
 import { type CallOutcome, callOutcomeOf } from "./call-outcome.ts";
 import { CniError } from "./cni-error.ts";
-import { type CniPod, type CniRequest, supportedCniVersions } from "./cni-request.ts";
+import type { CniPod, CniRequest } from "./cni-request.ts";
 
 export interface CniVerbsOptions {
   readonly enrolment: Pick<Enrolment, "add" | "remove" | "keepOnly" | "check">;

@@ -3,9 +3,9 @@
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Logger } from "../log/logger.ts";
-import type { StateSource } from "../observe/agent-state.ts";
-import { closeServer, createLimitedServer } from "../observe/http-limits.ts";
-import { StateApi } from "../observe/state-api.ts";
+import type { StateSource } from "../status/agent-state.ts";
+import { closeServer, createLimitedServer } from "../status/http-limits.ts";
+import { StateApi } from "../status/state-api.ts";
 import { embeddedPage, type PageText } from "./embedded-page.ts";
 import { LiveFeed } from "./live-feed.ts";
 import { refusalOf } from "./loopback-guard.ts";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the live feed sends to a page, as types.
-import type { NodeReport, PodReport } from "../observe/state-report.ts";
+import type { NodeReport, PodReport } from "../status/state-report.ts";
 
 /** Everything; the first event of each connection, and again for a page that could not keep up. */
 export interface WholeEvent {

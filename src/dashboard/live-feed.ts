@@ -2,8 +2,8 @@
 // Tells the pages that are open what has changed, as server-sent events; while none is open it does nothing at all.
 import type { ServerResponse } from "node:http";
 import type { Logger } from "../log/logger.ts";
-import type { StateSource } from "../observe/agent-state.ts";
-import type { NodeReport, PodReport } from "../observe/state-report.ts";
+import type { StateSource } from "../status/agent-state.ts";
+import type { NodeReport, PodReport } from "../status/state-report.ts";
 import type { ChangeEvent, WholeEvent } from "./feed-events.ts";
 
 export interface LiveFeedOptions {

@@ -6,9 +6,9 @@ import { within } from "../loop/deadline.ts";
 import { Limit } from "../loop/limit.ts";
 import type { Family } from "../netfilter/family.ts";
 import type { RuleEngine } from "../netfilter/rule-engine.ts";
-import type { ClusterFacts, EnrolmentFacts } from "../observe/agent-facts.ts";
 import type { PodRedirection } from "../redirection/pod-redirection.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
+import type { ClusterFacts, EnrolmentFacts } from "../status/agent-facts.ts";
 import { explainRules } from "./packet-paths.ts";
 import type { PodRulesReport, RuleFamilyReport } from "./rules-report.ts";
 

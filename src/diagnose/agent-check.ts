@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the agent's own report means: is it ready, is ztunnel there, do probes pass, which pods are not captured and why.
-import type { NodeReport, PodListReport } from "../observe/state-report.ts";
+import type { NodeReport, PodListReport } from "../status/state-report.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
 
 const MANY_REPAIRS = 20;

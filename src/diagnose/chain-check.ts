@@ -3,12 +3,12 @@
 import { access, constants } from "node:fs/promises";
 import { join } from "node:path";
 import type { InstallConfig } from "../config.ts";
-import { readConfs } from "../install/chain-plan.ts";
+import { readConfs } from "../conflist/chain-plan.ts";
+import { chainEntries, pluginType, readEntry } from "../conflist/conflist-edit.ts";
 import { readFolder } from "../install/conf-dir.ts";
-import { chainEntries, pluginType, readEntry } from "../install/conflist-edit.ts";
 import { launcherPath } from "../install/launcher-copy.ts";
 import { findIstioCni } from "../install/launcher-leftover.ts";
-import type { ChainReport, PodListReport } from "../observe/state-report.ts";
+import type { ChainReport, PodListReport } from "../status/state-report.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
 import { findPlatformFolders } from "./platform-folders.ts";
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import { ApiClient } from "../kube/api-client.ts";
 import { knownVariant, type RedirectBackend } from "../netfilter/variant.ts";
-import type { NodeReport, PodListReport } from "../observe/state-report.ts";
+import type { NodeReport, PodListReport } from "../status/state-report.ts";
 import { agentAway, judgeAgent } from "./agent-check.ts";
 import { checkApiPermissions } from "./api-permissions.ts";
 import { checkBackend, checkIpv6 } from "./backend-check.ts";

@@ -2,7 +2,7 @@
 // The list of namespaces that start without the agent: whether it says what it should.
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { PodListReport } from "../observe/state-report.ts";
+import type { PodListReport } from "../status/state-report.ts";
 import { type Finding, fine, warning } from "./finding.ts";
 
 /** What is known of the agent. */

@@ -2,7 +2,7 @@
 // Where Kubernetes distributions keep the CNI folders: found on the node, so that nobody has to know them by heart.
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { isConfName } from "../install/conf-text.ts";
+import { isConfName } from "../conflist/conf-text.ts";
 
 /** A distribution's folders, as the host sees them. */
 export interface PlatformFolders {

@@ -8,8 +8,8 @@ import {
 } from "../check/capture.ts";
 import { Netns } from "../linux/netns.ts";
 import type { PodProcess, WantedPod } from "../linux/proc-scan.ts";
-import type { PodReport } from "../observe/state-report.ts";
 import { findPodBypasses } from "../redirection/pod-bypass.ts";
+import type { PodReport } from "../status/state-report.ts";
 import { type Fault, type FaultKind, fault } from "./fault.ts";
 import type { KernelEyes } from "./kernel-eyes.ts";
 

@@ -7,7 +7,7 @@ import { ApiClient } from "../kube/api-client.ts";
 import { recordOf, textOf } from "../kube/json-fields.ts";
 import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
 import { BACKEND_NAMES, knownVariant } from "../netfilter/variant.ts";
-import type { NodeReport, PodDetailReport, PodListReport } from "../observe/state-report.ts";
+import type { NodeReport, PodDetailReport, PodListReport } from "../status/state-report.ts";
 import type { Fault, FaultKind } from "./fault.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
 import { checkPod, openAs, type PodCheck, subjectOf, wantedPod } from "./pod-check.ts";

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keeps our entry in the node's CNI chain, exactly once, for as long as the agent runs; leaves it there afterwards.
 import { join } from "node:path";
+import { type ChainOptions, type ChainPlan, planChain } from "../conflist/chain-plan.ts";
+import { folderFault } from "../conflist/conf-fault.ts";
+import type { PluginEntry } from "../conflist/conflist-edit.ts";
 import type { Logger } from "../log/logger.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
-import { type ChainOptions, type ChainPlan, planChain } from "./chain-plan.ts";
 import { type ChainRemovalReport, defaultOwnedFileName, removeFromChain } from "./chain-removal.ts";
 import {
   applyActions,
@@ -13,8 +15,6 @@ import {
   readFolder,
   removeTemporaries,
 } from "./conf-dir.ts";
-import { folderFault } from "./conf-fault.ts";
-import type { PluginEntry } from "./conflist-edit.ts";
 import { FightWatch, fightRemedy } from "./fight.ts";
 import { FolderWatch } from "./folder-watch.ts";
 import { HalfWritten } from "./half-written.ts";

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Leaves the chain for good: needs no running agent and no API server.
+
+import { folderFault } from "../conflist/conf-fault.ts";
+import { planRemoval } from "../conflist/removal-plan.ts";
 import { applyActions, FolderChangedError, readFolder, removeTemporaries } from "./conf-dir.ts";
-import { folderFault } from "./conf-fault.ts";
-import { planRemoval } from "./removal-plan.ts";
 
 /** Where to leave from. */
 export interface ChainRemovalOptions {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Puts the plugin into the node's chain and keeps it there: the launcher first, then the entry that calls it.
 import type { InstallConfig } from "../config.ts";
+import { pluginType } from "../conflist/conflist-edit.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import { type ChainFight, ChainKeeper } from "./chain-keeper.ts";
 import { defaultOwnedFileName } from "./chain-removal.ts";
-import { pluginType } from "./conflist-edit.ts";
 import { fileMark, installLauncher, launcherPath, ownLauncher } from "./launcher-copy.ts";
 import { findIstioCni, removeIstioCni } from "./launcher-leftover.ts";
 

@@ -2,7 +2,7 @@
 // The plugin binary of the istio-cni whose place this agent takes: recognised, and removed only when asked.
 import { lstat, unlink } from "node:fs/promises";
 import { join } from "node:path";
-import { istioCniType } from "./conflist-edit.ts";
+import { istioCniType } from "../conflist/conflist-edit.ts";
 import { whyLauncherStays } from "./launcher-stay.ts";
 
 export interface LeftoverOptions {

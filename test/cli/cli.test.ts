@@ -16,8 +16,8 @@ import { AgentAwayError, stateClient } from "../../src/cli/state-client.ts";
 import { renderPods } from "../../src/cli/status-command.ts";
 import { printable, renderAge, renderTable } from "../../src/cli/table.ts";
 import { UsageError } from "../../src/cli/usage-error.ts";
-import { AgentState } from "../../src/observe/agent-state.ts";
-import { FakeAgent } from "../observe/fake-agent.ts";
+import { AgentState } from "../../src/status/agent-state.ts";
+import { FakeAgent } from "../status/fake-agent.ts";
 import { capturedIo } from "./captured-io.ts";
 import { RecordedAgent } from "./recorded-agent.ts";
 

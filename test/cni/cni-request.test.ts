@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, test } from "vitest";
 import { CniError, cniErrorCodes } from "../../src/cni/cni-error.ts";
-import { parseCniRequest, supportedCniVersions } from "../../src/cni/cni-request.ts";
+import { parseCniRequest } from "../../src/cni/cni-request.ts";
 import { parseIstioAddEvent } from "../../src/cni/istio-add-event.ts";
+import { supportedCniVersions } from "../../src/conflist/cni-versions.ts";
 
 const uid = "11111111-2222-3333-4444-555555555555";
 const env = {

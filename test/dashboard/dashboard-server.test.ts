@@ -4,7 +4,7 @@ import { Writable } from "node:stream";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { LiveFeed } from "../../src/dashboard/live-feed.ts";
 import { refusalOf } from "../../src/dashboard/loopback-guard.ts";
-import { AgentState } from "../../src/observe/agent-state.ts";
+import { AgentState } from "../../src/status/agent-state.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { FakeNode, quietLog } from "./fake-node.ts";
 

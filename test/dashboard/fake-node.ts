@@ -9,10 +9,10 @@ import type { PodRulesReport, RuleFamilyReport } from "../../src/dashboard/rules
 import type { EnrolmentState } from "../../src/enrolment/enrolment-state.ts";
 import type { Logger } from "../../src/log/logger.ts";
 import type { Family } from "../../src/netfilter/family.ts";
-import { AgentState } from "../../src/observe/agent-state.ts";
-import { StateApi } from "../../src/observe/state-api.ts";
 import type { RedirectOptions } from "../../src/redirection/rules.ts";
-import { FakeAgent, type FakePod } from "../observe/fake-agent.ts";
+import { AgentState } from "../../src/status/agent-state.ts";
+import { StateApi } from "../../src/status/state-api.ts";
+import { FakeAgent, type FakePod } from "../status/fake-agent.ts";
 
 const apps = ["cart", "catalogue", "checkout", "frontend", "payments", "reviews", "search", "shipping"];
 const options: RedirectOptions = {

@@ -54,7 +54,7 @@ describe("a folder", () => {
 });
 
 describe("the chain", () => {
-  const fixtures = join(import.meta.dirname, "../install/fixtures");
+  const fixtures = join(import.meta.dirname, "../conflist/fixtures");
   const check = async (change: () => void, told?: Parameters<typeof checkChain>[0]["told"]) => {
     for (const name of ["etc/cni/net.d", "opt/cni/bin"]) mkdirSync(join(root, name), { recursive: true });
     change();

@@ -18,10 +18,10 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { parseConf } from "../../src/conflist/conf-text.ts";
+import { chainEntries, insertPlugin, type PluginEntry } from "../../src/conflist/conflist-edit.ts";
 import { type ChainFight, ChainKeeper, type ChainKeeperOptions } from "../../src/install/chain-keeper.ts";
 import { removeFromChain } from "../../src/install/chain-removal.ts";
-import { parseConf } from "../../src/install/conf-text.ts";
-import { chainEntries, insertPlugin, type PluginEntry } from "../../src/install/conflist-edit.ts";
 import { silentLogger } from "../../src/log/logger.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { waitFor } from "../support/node/wait-for.ts";

@@ -11,8 +11,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
+import type { Action } from "../../src/conflist/folder-files.ts";
 import { applyActions, FolderChangedError, readFolder } from "../../src/install/conf-dir.ts";
-import type { Action } from "../../src/install/folder-files.ts";
 
 let dir: string;
 beforeEach(() => {

@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
-import { type UninstallOptions, type UninstallReport, uninstallNode } from "../../src/install/uninstall.ts";
-import { isServed } from "../../src/install/uninstall-calls.ts";
 import { silentLogger } from "../../src/log/logger.ts";
+import { type UninstallOptions, type UninstallReport, uninstallNode } from "../../src/uninstall/uninstall.ts";
+import { isServed } from "../../src/uninstall/uninstall-calls.ts";
 import { AGENT_BUNDLE } from "../support/node/agent-process.ts";
 import { execPlugin } from "../support/node/cni-exec.ts";
 import { nativeHostRules, nativePodRules } from "../support/node/istio-native.ts";

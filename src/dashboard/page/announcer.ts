@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Says changes of state to screen readers: in few words, and not for each of a hundred pods.
-import type { PodReport } from "../../observe/state-report.ts";
+import type { PodReport } from "../../status/state-report.ts";
 import { byId, make } from "./element.ts";
 
 const waiting = new Map<string, string>();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The pod that is open: asks the agent to look at it again and again, while anybody can see the answer.
-import type { PodDetailReport, PodReport, StateErrorReport } from "../../observe/state-report.ts";
+import type { PodDetailReport, PodReport, StateErrorReport } from "../../status/state-report.ts";
 import type { PodRulesReport } from "../rules-report.ts";
 import type { PodDetail } from "./pod-detail.ts";
 

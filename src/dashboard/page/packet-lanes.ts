@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Puts a pod's rules on the ways of its packets: stops in the order in which a packet meets them. No DOM.
-import type { ObservedReport } from "../../observe/state-report.ts";
+import type { ObservedReport } from "../../status/state-report.ts";
 import type { PacketPath, PathStage, PodRulesReport, RuleReport } from "../rules-report.ts";
 
 /** Counters of one family on a stop. */

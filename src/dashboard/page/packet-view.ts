@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Draws the ways of a pod's packets as lines with stops, and lets the counters grow where they stand.
-import type { ObservedReport } from "../../observe/state-report.ts";
+import type { ObservedReport } from "../../status/state-report.ts";
 import type { PodRulesReport } from "../rules-report.ts";
 import { make, setAttribute, setText } from "./element.ts";
 import { count, duration, size } from "./format.ts";

@@ -1,11 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One pod in full: why it stands where it stands, what was seen in the kernel, its rules, its time line, its log.
-import type {
-  LogLineReport,
-  ObservedReport,
-  PodDetailReport,
-  PodReport,
-} from "../../observe/state-report.ts";
+import type { LogLineReport, ObservedReport, PodDetailReport, PodReport } from "../../status/state-report.ts";
 import type { PodRulesReport } from "../rules-report.ts";
 import { keyOf, logItem } from "./activity.ts";
 import { make, setAttribute, setText } from "./element.ts";

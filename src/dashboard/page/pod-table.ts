@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of pods: rows keep their place and their focus while the pods in them change.
-import type { PodReport, PodStateReport } from "../../observe/state-report.ts";
+import type { PodReport, PodStateReport } from "../../status/state-report.ts";
 import { showAge } from "./age-clock.ts";
 import { byId, make, setAttribute, setText } from "./element.ts";
 import { duration } from "./format.ts";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A pod's state as a shape, a colour and a word: none of the three is needed to understand the others.
-import type { PodStateReport } from "../../observe/state-report.ts";
+import type { PodStateReport } from "../../status/state-report.ts";
 import { make, setAttribute, setText } from "./element.ts";
 
 /** The worst first. */

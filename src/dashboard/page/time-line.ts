@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A pod's changes of state: a band of the time spent in each, and the changes with what each run did.
-import type { PodReport, StepReport, TransitionReport } from "../../observe/state-report.ts";
+import type { PodReport, StepReport, TransitionReport } from "../../status/state-report.ts";
 import { agentNow } from "./age-clock.ts";
 import { make, setText } from "./element.ts";
 import { clock, duration } from "./format.ts";

@@ -2,11 +2,11 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { type ChainOptions, type ChainPlan, planChain } from "../../src/install/chain-plan.ts";
-import { confTextOf, isConfName, parseConf } from "../../src/install/conf-text.ts";
-import { chainEntries, insertPlugin, type PluginEntry, wrapConf } from "../../src/install/conflist-edit.ts";
-import type { Action } from "../../src/install/folder-files.ts";
-import { planRemoval } from "../../src/install/removal-plan.ts";
+import { type ChainOptions, type ChainPlan, planChain } from "../../src/conflist/chain-plan.ts";
+import { confTextOf, isConfName, parseConf } from "../../src/conflist/conf-text.ts";
+import { chainEntries, insertPlugin, type PluginEntry, wrapConf } from "../../src/conflist/conflist-edit.ts";
+import type { Action } from "../../src/conflist/folder-files.ts";
+import { planRemoval } from "../../src/conflist/removal-plan.ts";
 
 const entry: PluginEntry = {
   type: "ambient-cni",

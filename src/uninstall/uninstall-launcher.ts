@@ -2,8 +2,8 @@
 // The launcher leaves the node when nobody calls it any more.
 import { lstat } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
-import { launcherPath, removeLauncher } from "./launcher-copy.ts";
-import { whyLauncherStays } from "./launcher-stay.ts";
+import { launcherPath, removeLauncher } from "../install/launcher-copy.ts";
+import { whyLauncherStays } from "../install/launcher-stay.ts";
 import type { UninstallCalls } from "./uninstall-calls.ts";
 
 export interface LauncherLookOptions {

@@ -6,10 +6,10 @@ import { parseEnablementSelectors } from "../../src/kube/selectors.ts";
 import { listeningSockets } from "../../src/linux/listening-sockets.ts";
 import { socketInNetns } from "../../src/linux/native.ts";
 import { Netns } from "../../src/linux/netns.ts";
-import { AgentState } from "../../src/observe/agent-state.ts";
-import { describeDesired, renderSelector } from "../../src/observe/desired-report.ts";
-import type { PodDetailReport, PodReport } from "../../src/observe/state-report.ts";
 import type { Drift } from "../../src/redirection/fingerprint.ts";
+import { AgentState } from "../../src/status/agent-state.ts";
+import { describeDesired, renderSelector } from "../../src/status/desired-report.ts";
+import type { PodDetailReport, PodReport } from "../../src/status/state-report.ts";
 import { holdNetns } from "../linux/held-netns.ts";
 import { FakeAgent } from "./fake-agent.ts";
 

@@ -2,14 +2,14 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { confBytes, confTextOf, confValue, parseConf } from "../../src/install/conf-text.ts";
+import { confBytes, confTextOf, confValue, parseConf } from "../../src/conflist/conf-text.ts";
 import {
   chainEntries,
   insertPlugin,
   type PluginEntry,
   removePlugin,
   wrapConf,
-} from "../../src/install/conflist-edit.ts";
+} from "../../src/conflist/conflist-edit.ts";
 import { seededRandom } from "../plugin/random-json.ts";
 
 const entry: PluginEntry = {

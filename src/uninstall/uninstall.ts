@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Leaves a node for good: chain, pods, host side, launcher, run dir. Needs neither the API server nor a running agent.
 import { existsSync } from "node:fs";
+import { planRemoval } from "../conflist/removal-plan.ts";
+import { defaultOwnedFileName, removeFromChain } from "../install/chain-removal.ts";
+import { readFolder } from "../install/conf-dir.ts";
 import type { Logger } from "../log/logger.ts";
-import { defaultOwnedFileName, removeFromChain } from "./chain-removal.ts";
-import { readFolder } from "./conf-dir.ts";
 import { cleanFiles, lookAtFiles } from "./node-cleanup-files.ts";
 import { cleanHost, lookAtHostRules } from "./node-cleanup-host.ts";
 import { cleanPods, lookAtPods } from "./node-cleanup-pods.ts";
 import { CleanupTools } from "./node-cleanup-tools.ts";
-import { planRemoval } from "./removal-plan.ts";
 import { isServed, UninstallCalls } from "./uninstall-calls.ts";
 import { leaveLauncher, lookAtLauncher } from "./uninstall-launcher.ts";
 

@@ -7,12 +7,12 @@ import type { NamespaceFacts, PodFacts } from "../../src/kube/pod-facts.ts";
 import { defaultSelectors } from "../../src/kube/selectors.ts";
 import type { Netns } from "../../src/linux/netns.ts";
 import { LogRing } from "../../src/log/log-ring.ts";
-import type { AgentFacts, ZdsConnectionFacts } from "../../src/observe/agent-facts.ts";
-import type { StateSource } from "../../src/observe/agent-state.ts";
-import { Metrics } from "../../src/observe/metrics.ts";
-import { ProcessFacts } from "../../src/observe/process-facts.ts";
-import { Readiness } from "../../src/observe/readiness.ts";
 import type { ProbeDrift } from "../../src/probes/probe-drift.ts";
+import type { AgentFacts, ZdsConnectionFacts } from "../../src/status/agent-facts.ts";
+import type { StateSource } from "../../src/status/agent-state.ts";
+import { Metrics } from "../../src/status/metrics.ts";
+import { ProcessFacts } from "../../src/status/process-facts.ts";
+import { Readiness } from "../../src/status/readiness.ts";
 
 /** A pod for {@link FakeAgent.add}. */
 export interface FakePod {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, it } from "vitest";
-import { parseConf } from "../../src/install/conf-text.ts";
+import { parseConf } from "../../src/conflist/conf-text.ts";
 
 it.each([
   ["a.conflist", "", "JSON"],

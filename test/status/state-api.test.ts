@@ -5,17 +5,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createLoggers, silentLogger } from "../../src/log/logger.ts";
-import { AgentState } from "../../src/observe/agent-state.ts";
-import type { ClientLimits } from "../../src/observe/http-limits.ts";
-import { MetricsServer } from "../../src/observe/metrics-server.ts";
-import { StateApi } from "../../src/observe/state-api.ts";
-import { StateServer } from "../../src/observe/state-server.ts";
+import { AgentState } from "../../src/status/agent-state.ts";
+import type { ClientLimits } from "../../src/status/http-limits.ts";
+import { MetricsServer } from "../../src/status/metrics-server.ts";
+import { StateApi } from "../../src/status/state-api.ts";
+import { StateServer } from "../../src/status/state-server.ts";
 import { FakeAgent, metricsOf } from "./fake-agent.ts";
 import { validate } from "./json-schema.ts";
 import { ask, type Target } from "./state-client.ts";
 
 const schema = JSON.parse(
-  readFileSync(new URL("../../src/observe/state-schema.json", import.meta.url), "utf8"),
+  readFileSync(new URL("../../src/status/state-schema.json", import.meta.url), "utf8"),
 );
 const limits: ClientLimits = { maxConnections: 50, idleMs: 700, requestMs: 600, answerMs: 1500 };
 

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
-import { AgentState } from "../../src/observe/agent-state.ts";
+import { AgentState } from "../../src/status/agent-state.ts";
 import { FakeAgent, metricsOf } from "./fake-agent.ts";
 import { type MetricFamily, parsePrometheusText } from "./prometheus-text.ts";
 

@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { NodeReport, PodDetailReport, PodListReport } from "../../src/observe/state-report.ts";
+import type { NodeReport, PodDetailReport, PodListReport } from "../../src/status/state-report.ts";
 import { NodeModule } from "../support/node/node-module.ts";
 import { validate } from "./json-schema.ts";
 import { parsePrometheusText } from "./prometheus-text.ts";
@@ -11,7 +11,7 @@ import { parsePrometheusText } from "./prometheus-text.ts";
 type Inside = typeof import("./real-agent.inside.ts");
 let node: NodeModule<Inside>;
 const schema = JSON.parse(
-  readFileSync(new URL("../../src/observe/state-schema.json", import.meta.url), "utf8"),
+  readFileSync(new URL("../../src/status/state-schema.json", import.meta.url), "utf8"),
 );
 
 beforeAll(async () => {

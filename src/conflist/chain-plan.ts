@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which files of the CNI folder must change so that the runtime's chain calls our plugin exactly once; pure, no I/O.
 
-import { supportedCniVersions } from "../cni/cni-request.ts";
+import { supportedCniVersions } from "./cni-versions.ts";
 import { type ConfText, confValue, isConfName, parseConf } from "./conf-text.ts";
 import { chooseListName, savedNameOf } from "./conf-wrap.ts";
 import {

@@ -6,7 +6,7 @@ import { createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { isServed, UninstallCalls } from "../../src/install/uninstall-calls.ts";
+import { isServed, UninstallCalls } from "../../src/uninstall/uninstall-calls.ts";
 
 let folder: string;
 let path: string;

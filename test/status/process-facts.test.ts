@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { setTimeout as delay, setImmediate as turn } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
-import { ProcessFacts } from "../../src/observe/process-facts.ts";
+import { ProcessFacts } from "../../src/status/process-facts.ts";
 
 function block(ms: number): void {
   const endMs = performance.now() + ms;

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { cleanFiles, lookAtFiles } from "../../src/install/node-cleanup-files.ts";
+import { cleanFiles, lookAtFiles } from "../../src/uninstall/node-cleanup-files.ts";
 
 let runDir: string;
 
