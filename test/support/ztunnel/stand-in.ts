@@ -10,7 +10,7 @@ import type { StandInStats } from "./ztunnel-process.ts";
 
 const mainPath = fileURLToPath(new URL("./main.ts", import.meta.url));
 /** Makes a start three times as fast: the types need not be stripped again. */
-const compileCachePath = fileURLToPath(new URL("../../../node_modules/.cache/stand-in", import.meta.url));
+const compileCachePath = fileURLToPath(new URL("../../../node_modules/.cache/stand-in/", import.meta.url));
 const startDeadlineMs = 10_000;
 const stopDeadlineMs = 10_000;
 
