@@ -11,7 +11,7 @@ export type Handle = object;
 /** What the addon throws and rejects with: -errno and the system call. */
 type Failure = readonly [errno: number, syscall: string];
 
-/** The functions of native/binding.c. */
+/** The functions of native/binding.h. */
 export interface Addon {
   listen(path: string, backlog: number, mode: number, maxPacketBytes: number, maxFds: number): Handle;
   connect(path: string, maxPacketBytes: number, maxFds: number): Handle;
@@ -47,7 +47,7 @@ export interface Addon {
   ): Promise<(Uint8Array | undefined | Failure)[]>;
 }
 
-// The numbers are those of native/binding.c.
+// The numbers are those of native/binding_netns.c.
 const SOCKET = {
   bind: 1,
   setV6only: 2,
