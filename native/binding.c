@@ -108,6 +108,8 @@ static napi_value init(napi_env env, napi_value exports)
 #undef FUNCTION
 	};
 
+	if (!init_jobs(env))
+		return NULL;
 	return napi_define_properties(env, exports, sizeof(functions) / sizeof(functions[0]), functions) == napi_ok ? exports
 														     : NULL;
 }

@@ -7,6 +7,7 @@
 #include <node_api.h>
 
 #include "common.h"
+#include "visitor.h"
 
 napi_value number(napi_env env, int64_t value);
 napi_value boolean(napi_env env, bool value);
@@ -22,22 +23,20 @@ bool read_bytes(napi_env env, napi_value value, uint8_t **data, size_t *bytes);
 // A string without NUL inside, to be freed.
 char *read_string(napi_env env, napi_value value);
 
-// A job that runs beside the event loop and settles a promise. The first member of what belongs to one function.
+// A visit that settles a promise. The first member of what belongs to one function, which sets `run` of the visit and what is below.
 struct job {
-	napi_async_work work;
+	struct visit visit; // first
+	napi_threadsafe_function function; // acquired for it
 	napi_deferred deferred;
-	int netns_fd;
-	int result;
-	const char *step;
-	int (*run)(struct job *job);
 	napi_value (*value)(napi_env env, struct job *job); // NULL: no memory
 	void (*free)(struct job *job);
 };
 
-// Takes the job, also when it fails.
-napi_value queue_job(napi_env env, struct job *job, const char *name);
+bool init_jobs(napi_env env);
+// A promise. Takes the job, also when it fails.
+napi_value queue_job(napi_env env, struct job *job);
 // As queue_job, with a descriptor of its own: the caller may close its, and the number be used again, before the work begins.
-napi_value start_job(napi_env env, struct job *job, int netns_fd, const char *name);
+napi_value start_job(napi_env env, struct job *job, int netns_fd);
 
 // The functions, each told where it is written.
 napi_value js_listen(napi_env env, napi_callback_info info);

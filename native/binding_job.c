@@ -1,75 +1,130 @@
 // SPDX-License-Identifier: Apache-2.0
-// Work beside the event loop, as a promise.
+// Visits of namespaces as promises.
 #include "binding.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <unistd.h>
+
+// One for each environment: how visitors reach its event loop.
+struct settler {
+	napi_threadsafe_function function;
+	size_t pending_count; // promises; while there are any, the event loop is kept up
+};
 
 static void free_job(struct job *job)
 {
-	if (job->netns_fd >= 0)
-		close(job->netns_fd);
+	if (job->visit.netns_fd >= 0)
+		close(job->visit.netns_fd);
 	job->free(job);
 }
 
-static void run_job(napi_env env, void *data)
+// From the visitor's thread. When the environment is on its way out, or gone, nobody waits for the promise.
+static void visit_is_over(struct visit *visit)
 {
-	struct job *job = data;
+	struct job *job = (struct job *)visit;
+	napi_threadsafe_function function = job->function;
 
-	(void)env;
-	job->result = job->run(job);
+	if (napi_call_threadsafe_function(function, job, napi_tsfn_blocking) == napi_ok)
+		napi_release_threadsafe_function(function, napi_tsfn_release);
+	else
+		free_job(job);
 }
 
-static void finish_job(napi_env env, napi_status status, void *data)
+// Without an environment the queue is emptied because the environment ends.
+static void settle(napi_env env, napi_value callback, void *context, void *data)
 {
+	struct settler *settler = context;
 	struct job *job = data;
-	napi_handle_scope scope;
+	napi_value value = NULL;
+	int error = job->visit.result;
 
-	// Without a scope the environment is on its way out and nobody waits for the promise.
-	if (napi_open_handle_scope(env, &scope) == napi_ok) {
-		napi_value value = NULL;
-		int error = status == napi_ok ? job->result : -ECANCELED;
-
-		if (error == 0 && !(value = job->value(env, job)))
-			error = -ENOMEM;
-		if (error == 0)
-			napi_resolve_deferred(env, job->deferred, value);
-		else
-			napi_reject_deferred(env, job->deferred, failure_value(env, error, job->step));
-		napi_close_handle_scope(env, scope);
+	(void)callback;
+	if (!env) {
+		free_job(job);
+		return;
 	}
-	napi_delete_async_work(env, job->work);
+	if (--settler->pending_count == 0)
+		napi_unref_threadsafe_function(env, settler->function);
+	if (error == 0 && !(value = job->value(env, job)))
+		error = -ENOMEM;
+	if (error == 0)
+		napi_resolve_deferred(env, job->deferred, value);
+	else
+		napi_reject_deferred(env, job->deferred, failure_value(env, error, job->visit.step));
 	free_job(job);
 }
 
-napi_value queue_job(napi_env env, struct job *job, const char *name)
+static void free_settler(napi_env env, void *data, void *hint)
 {
-	napi_value label, promise;
+	(void)env;
+	(void)hint;
+	free(data);
+}
 
-	job->step = "napi_queue_async_work";
-	if (napi_create_string_utf8(env, name, NAPI_AUTO_LENGTH, &label) != napi_ok ||
-	    napi_create_promise(env, &job->deferred, &promise) != napi_ok ||
-	    napi_create_async_work(env, NULL, label, run_job, finish_job, job, &job->work) != napi_ok) {
-		free_job(job);
-		return fail(env, -ENOMEM, "napi_create_async_work");
+// What visits hold of the function they give back by themselves.
+static void on_environment_exit(void *data)
+{
+	napi_release_threadsafe_function(((struct settler *)data)->function, napi_tsfn_release);
+}
+
+bool init_jobs(napi_env env)
+{
+	struct settler *settler = calloc(1, sizeof(*settler));
+	napi_value name;
+
+	if (!settler || napi_create_string_utf8(env, "ambient visits", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+	    napi_create_threadsafe_function(env, NULL, NULL, name, 0, 1, settler, free_settler, settler, settle,
+					    &settler->function) != napi_ok) {
+		free(settler);
+		return false;
 	}
-	if (napi_queue_async_work(env, job->work) != napi_ok) {
-		napi_delete_async_work(env, job->work);
+	return napi_unref_threadsafe_function(env, settler->function) == napi_ok &&
+	       napi_add_env_cleanup_hook(env, on_environment_exit, settler) == napi_ok &&
+	       napi_set_instance_data(env, settler, NULL, NULL) == napi_ok;
+}
+
+napi_value queue_job(napi_env env, struct job *job)
+{
+	struct settler *settler = NULL;
+	napi_value promise;
+	int result;
+
+	if (napi_get_instance_data(env, (void **)&settler) != napi_ok || !settler ||
+	    napi_acquire_threadsafe_function(settler->function) != napi_ok) {
 		free_job(job);
-		return fail(env, -ENOMEM, "napi_queue_async_work");
+		return fail(env, -ECANCELED, "napi_acquire_threadsafe_function");
+	}
+	if (napi_create_promise(env, &job->deferred, &promise) != napi_ok) {
+		napi_release_threadsafe_function(settler->function, napi_tsfn_release);
+		free_job(job);
+		return fail(env, -ENOMEM, "napi_create_promise");
+	}
+	job->function = settler->function;
+	job->visit.done = visit_is_over;
+	// before the visit can be over
+	if (settler->pending_count++ == 0)
+		napi_ref_threadsafe_function(env, settler->function);
+	result = visit_netns(&job->visit);
+	if (result < 0) {
+		if (--settler->pending_count == 0)
+			napi_unref_threadsafe_function(env, settler->function);
+		napi_release_threadsafe_function(settler->function, napi_tsfn_release);
+		napi_reject_deferred(env, job->deferred, failure_value(env, result, "pthread_create"));
+		free_job(job);
 	}
 	return promise;
 }
 
-napi_value start_job(napi_env env, struct job *job, int netns_fd, const char *name)
+napi_value start_job(napi_env env, struct job *job, int netns_fd)
 {
-	job->netns_fd = fcntl(netns_fd, F_DUPFD_CLOEXEC, 0);
-	if (job->netns_fd < 0) {
+	job->visit.netns_fd = fcntl(netns_fd, F_DUPFD_CLOEXEC, 0);
+	if (job->visit.netns_fd < 0) {
 		int error = -errno;
 
 		free_job(job);
 		return fail(env, error, "fcntl");
 	}
-	return queue_job(env, job, name);
+	return queue_job(env, job);
 }

@@ -58,80 +58,100 @@ napi_value js_socket_in_netns(napi_env env, napi_callback_info info)
 
 struct netlink_job {
 	struct job job; // first
-	struct netlink_exchange exchange;
-	uint8_t *request;
+	size_t count;
+	struct netlink_exchange exchanges[];
 };
 
 static void free_netlink(struct job *job)
 {
 	struct netlink_job *netlink = (struct netlink_job *)job;
 
-	free(netlink->request);
-	free(netlink->exchange.replies);
-	free(netlink->exchange.reply_bytes);
+	for (size_t i = 0; i < netlink->count; i++) {
+		free(netlink->exchanges[i].request);
+		free(netlink->exchanges[i].replies);
+	}
 	free(netlink);
 }
 
-static int run_netlink(struct job *job)
+static int run_netlink(struct visit *visit, const char **step)
 {
-	return netns_netlink(job->netns_fd, &((struct netlink_job *)job)->exchange, &job->step);
+	struct netlink_job *netlink = (struct netlink_job *)visit;
+
+	(void)step;
+	for (size_t i = 0; i < netlink->count; i++)
+		netlink_converse(&netlink->exchanges[i]);
+	return 0;
 }
 
-// One copy for all datagrams: each is a view of the same buffer.
+// What was received, or how each of them failed.
 static napi_value replies_value(napi_env env, struct job *job)
 {
-	const struct netlink_exchange *exchange = &((const struct netlink_job *)job)->exchange;
-	napi_value buffer, result, view;
-	void *copy = NULL;
-	size_t offset = 0;
+	const struct netlink_job *netlink = (const struct netlink_job *)job;
+	napi_value result, value;
 
-	if (napi_create_arraybuffer(env, exchange->replies_bytes, &copy, &buffer) != napi_ok ||
-	    napi_create_array_with_length(env, exchange->reply_count, &result) != napi_ok)
+	if (napi_create_array_with_length(env, netlink->count, &result) != napi_ok)
 		return NULL;
-	if (exchange->replies_bytes > 0)
-		memcpy(copy, exchange->replies, exchange->replies_bytes);
-	for (size_t i = 0; i < exchange->reply_count; i++) {
-		if (napi_create_typedarray(env, napi_uint8_array, exchange->reply_bytes[i], buffer, offset, &view) != napi_ok ||
-		    napi_set_element(env, result, (uint32_t)i, view) != napi_ok)
+	for (size_t i = 0; i < netlink->count; i++) {
+		const struct netlink_exchange *exchange = &netlink->exchanges[i];
+
+		value = exchange->result < 0 ? failure_value(env, exchange->result, exchange->step)
+					     : bytes_value(env, exchange->replies, exchange->replies_bytes);
+		if (!value || napi_set_element(env, result, (uint32_t)i, value) != napi_ok)
 			return NULL;
-		offset += exchange->reply_bytes[i];
 	}
 	return result;
 }
 
-// netlinkInNetns(netnsFd, protocol, request, deadlineMs, enoughBytes) -> Promise<Uint8Array[]>
-napi_value js_netlink_in_netns(napi_env env, napi_callback_info info)
+// Reads four elements of the array, from `at` on: protocol, request, deadline, enough bytes.
+static bool read_exchange(napi_env env, napi_value array, uint32_t at, struct netlink_exchange *exchange)
 {
-	napi_value arguments[5];
-	int32_t netns_fd, protocol, deadline_ms;
+	napi_value values[4];
 	uint32_t enough_bytes;
 	uint8_t *request;
-	size_t bytes;
 
-	if (!read_arguments(env, info, 5, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
-	    napi_get_value_int32(env, arguments[1], &protocol) != napi_ok ||
-	    !read_bytes(env, arguments[2], &request, &bytes) ||
-	    napi_get_value_int32(env, arguments[3], &deadline_ms) != napi_ok ||
-	    napi_get_value_uint32(env, arguments[4], &enough_bytes) != napi_ok)
+	for (uint32_t i = 0; i < 4; i++)
+		if (napi_get_element(env, array, at + i, &values[i]) != napi_ok)
+			return false;
+	if (napi_get_value_int32(env, values[0], &exchange->protocol) != napi_ok ||
+	    !read_bytes(env, values[1], &request, &exchange->request_bytes) ||
+	    napi_get_value_int32(env, values[2], &exchange->deadline_ms) != napi_ok ||
+	    napi_get_value_uint32(env, values[3], &enough_bytes) != napi_ok)
+		return false;
+	exchange->enough_bytes = enough_bytes;
+	exchange->request = malloc(exchange->request_bytes + 1);
+	if (exchange->request)
+		memcpy(exchange->request, request, exchange->request_bytes);
+	return exchange->request;
+}
+
+// netlinkInNetns(netnsFd, urgent, [protocol, request, deadlineMs, enoughBytes, protocol, …]) -> Promise<(Uint8Array | [errno, step])[]>,
+// the conversations one after the other with one entry into the namespace; rejected when that cannot be entered.
+napi_value js_netlink_in_netns(napi_env env, napi_callback_info info)
+{
+	napi_value arguments[3];
+	int32_t netns_fd;
+	bool is_urgent;
+	uint32_t length;
+
+	if (!read_arguments(env, info, 3, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
+	    napi_get_value_bool(env, arguments[1], &is_urgent) != napi_ok ||
+	    napi_get_array_length(env, arguments[2], &length) != napi_ok || length % 4 != 0)
 		return wrong_arguments(env);
-	struct netlink_job *netlink = calloc(1, sizeof(*netlink));
-	uint8_t *copy = malloc(bytes + 1);
-	if (!netlink || !copy) {
-		free(netlink);
-		free(copy);
+	struct netlink_job *netlink = calloc(1, sizeof(*netlink) + length / 4 * sizeof(netlink->exchanges[0]));
+	if (!netlink)
 		return fail(env, -ENOMEM, "malloc");
-	}
-	memcpy(copy, request, bytes);
-	netlink->job.run = run_netlink;
+	netlink->job.visit.run = run_netlink;
+	netlink->job.visit.is_urgent = is_urgent;
 	netlink->job.value = replies_value;
 	netlink->job.free = free_netlink;
-	netlink->request = copy;
-	netlink->exchange.protocol = protocol;
-	netlink->exchange.deadline_ms = deadline_ms;
-	netlink->exchange.enough_bytes = enough_bytes;
-	netlink->exchange.request = copy;
-	netlink->exchange.request_bytes = bytes;
-	return start_job(env, &netlink->job, netns_fd, "netlinkInNetns");
+	netlink->count = length / 4;
+	for (uint32_t i = 0; i < netlink->count; i++) {
+		if (!read_exchange(env, arguments[2], i * 4, &netlink->exchanges[i])) {
+			free_netlink(&netlink->job);
+			return wrong_arguments(env);
+		}
+	}
+	return start_job(env, &netlink->job, netns_fd);
 }
 
 struct make_job {
@@ -148,11 +168,11 @@ static void free_make(struct job *job)
 	free(make);
 }
 
-static int run_make(struct job *job)
+static int run_make(struct visit *visit, const char **step)
 {
-	struct make_job *make = (struct make_job *)job;
+	struct make_job *make = (struct make_job *)visit;
 
-	make->made_fd = netns_make(&job->step);
+	make->made_fd = netns_finish(step);
 	return make->made_fd < 0 ? make->made_fd : 0;
 }
 
@@ -175,10 +195,11 @@ napi_value js_make_netns(napi_env env, napi_callback_info info)
 	(void)info;
 	if (!make)
 		return fail(env, -ENOMEM, "malloc");
-	make->job.run = run_make;
+	make->job.visit.run = run_make;
+	make->job.visit.is_new = true;
+	make->job.visit.netns_fd = -1;
 	make->job.value = make_value;
 	make->job.free = free_make;
-	make->job.netns_fd = -1;
 	make->made_fd = -1;
-	return queue_job(env, &make->job, "makeNetns");
+	return queue_job(env, &make->job);
 }

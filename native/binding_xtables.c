@@ -24,9 +24,11 @@ static void free_xtables(struct job *job)
 	free(job);
 }
 
-static int run_xtables(struct job *job)
+static int run_xtables(struct visit *visit, const char **step)
 {
-	return netns_xtables(job->netns_fd, &((struct xtables_job *)job)->list, &job->step);
+	(void)step;
+	xtables_read_tables(&((struct xtables_job *)visit)->list);
+	return 0;
 }
 
 // struct ipt_getinfo, then the entries, or the share; undefined for a table that is not there; or how it failed.
@@ -115,8 +117,8 @@ napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
 		free_xtables(&xtables->job);
 		return fail(env, result, result == -ENOMEM ? "malloc" : "getsockopt");
 	}
-	xtables->job.run = run_xtables;
+	xtables->job.visit.run = run_xtables;
 	xtables->job.value = tables_value;
 	xtables->job.free = free_xtables;
-	return start_job(env, &xtables->job, netns_fd, "xtablesInNetns");
+	return start_job(env, &xtables->job, netns_fd);
 }

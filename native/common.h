@@ -89,25 +89,24 @@ struct netns_socket {
 
 int netns_open_socket(int netns_fd, const struct netns_socket *options, const char **step);
 
-// A descriptor of a new namespace, which lives as long as somebody holds it.
-int netns_make(const char **step);
+// Sets the loopback device of the thread's namespace up. A descriptor of it, which is all that keeps a new one.
+int netns_finish(const char **step);
 
-// One conversation with the kernel. The caller frees `replies` and `reply_bytes`.
+// One conversation with the kernel, in the thread's namespace. The caller frees `request` and `replies`.
 struct netlink_exchange {
 	int protocol;
 	int deadline_ms;
 	size_t enough_bytes; // over 0: the conversation ends once this much is received
-	const uint8_t *request;
+	uint8_t *request;
 	size_t request_bytes;
-	uint8_t *replies;     // the datagrams, one after the other
+	uint8_t *replies; // the datagrams, one after the other, each padded as messages are
 	size_t replies_bytes;
 	size_t replies_capacity;
-	size_t *reply_bytes;  // the length of each
-	size_t reply_count;
-	size_t reply_capacity;
+	int result; // 0, or -errno with the step that failed
+	const char *step;
 };
 
-int netns_netlink(int netns_fd, struct netlink_exchange *exchange, const char **step);
+void netlink_converse(struct netlink_exchange *exchange);
 
 #define XTABLES_NAME_BYTES 32 // with the NUL
 #define XTABLES_INFO_BYTES 84
@@ -140,13 +139,13 @@ struct xtables_place {
 // An entry of another chain comes behind the one with that chain's name. Chains that are not there have nothing. -EPROTO: no table.
 int xtables_share(struct xtables_read *table, const uint8_t *entries, size_t bytes);
 
-// Reads tables one after the other; what became of each stands in it. A failure is that of entering the namespace.
+// Tables to be read one after the other, in the thread's namespace; what became of each stands in it.
 struct xtables_list {
 	struct xtables_read *tables;
 	size_t count;
 	char *names; // which tables point into
 };
 
-int netns_xtables(int netns_fd, struct xtables_list *list, const char **step);
+void xtables_read_tables(const struct xtables_list *list);
 
 #endif

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Conversations with the kernel over netlink, inside a network namespace.
 #include "common.h"
-#include "netns.h"
 
 #include <errno.h>
 #include <linux/netlink.h>
@@ -12,7 +11,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SMALLEST_READ_BYTES (32 * 1024) // what the kernel fills at most with one part of a dump
+// The kernel fills at most 32 KiB with one part of a dump, however much more is asked for. Source: linux net/netlink/af_netlink.c,
+// netlink_recvmsg, max_recvmsg_len.
+#define DATAGRAM_BYTES (64 * 1024)
 #define MAX_REPLY_BYTES (64 * 1024 * 1024)
 #define RECEIVE_QUEUE_BYTES (4 * 1024 * 1024) // the default loses acks of a batch of some hundred messages
 
@@ -113,18 +114,11 @@ static void note_answers(struct group *group, const uint8_t *datagram, size_t le
 	}
 }
 
-static int reserve_reply(struct netlink_exchange *exchange, size_t bytes)
+// Puts a datagram behind what was received before, each where messages may begin.
+static int keep(struct netlink_exchange *exchange, const uint8_t *datagram, size_t bytes)
 {
-	if (exchange->reply_count == exchange->reply_capacity) {
-		size_t capacity = exchange->reply_capacity ? exchange->reply_capacity * 2 : 16;
-		size_t *grown = realloc(exchange->reply_bytes, capacity * sizeof(*grown));
+	size_t needed = exchange->replies_bytes + NLMSG_ALIGN(bytes);
 
-		if (!grown)
-			return -ENOMEM;
-		exchange->reply_bytes = grown;
-		exchange->reply_capacity = capacity;
-	}
-	size_t needed = exchange->replies_bytes + (bytes > SMALLEST_READ_BYTES ? bytes : SMALLEST_READ_BYTES);
 	if (needed > MAX_REPLY_BYTES)
 		return -EMSGSIZE;
 	if (needed > exchange->replies_capacity) {
@@ -136,25 +130,20 @@ static int reserve_reply(struct netlink_exchange *exchange, size_t bytes)
 		exchange->replies = grown;
 		exchange->replies_capacity = capacity;
 	}
+	memcpy(exchange->replies + exchange->replies_bytes, datagram, bytes);
+	memset(exchange->replies + exchange->replies_bytes + bytes, 0, NLMSG_ALIGN(bytes) - bytes);
+	exchange->replies_bytes = needed;
 	return 0;
 }
 
-// The bytes of one datagram of the kernel, now at the end of `replies`; 0 for one to be ignored; or -errno.
-static ssize_t receive(int fd, struct netlink_exchange *exchange)
+// The bytes of one datagram of the kernel, kept and in `datagram`; 0 for one to be ignored; or -errno.
+static ssize_t receive(int fd, struct netlink_exchange *exchange, uint8_t *datagram)
 {
 	struct sockaddr_nl sender;
-	struct iovec part = { 0 };
+	struct iovec part = { .iov_base = datagram, .iov_len = DATAGRAM_BYTES };
 	struct msghdr message = { .msg_name = &sender, .msg_namelen = sizeof(sender), .msg_iov = &part, .msg_iovlen = 1 };
-	ssize_t bytes = recv(fd, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
+	ssize_t bytes = recvmsg(fd, &message, MSG_DONTWAIT);
 
-	if (bytes < 0)
-		return -errno;
-	int result = reserve_reply(exchange, (size_t)bytes);
-	if (result < 0)
-		return result;
-	part.iov_base = exchange->replies + exchange->replies_bytes;
-	part.iov_len = exchange->replies_capacity - exchange->replies_bytes;
-	bytes = recvmsg(fd, &message, MSG_DONTWAIT);
 	if (bytes < 0)
 		return -errno;
 	if (message.msg_flags & MSG_TRUNC)
@@ -162,9 +151,8 @@ static ssize_t receive(int fd, struct netlink_exchange *exchange)
 	// A process in the namespace may send to this socket, too; only port 0 is the kernel.
 	if (message.msg_namelen < sizeof(sender) || sender.nl_pid != 0)
 		return 0;
-	exchange->replies_bytes += (size_t)bytes;
-	exchange->reply_bytes[exchange->reply_count++] = (size_t)bytes;
-	return bytes;
+	int result = keep(exchange, datagram, (size_t)bytes);
+	return result < 0 ? result : bytes;
 }
 
 static int64_t now_ms(void)
@@ -194,9 +182,11 @@ static bool has_enough(const struct netlink_exchange *exchange)
 
 static int receive_answers(int fd, struct netlink_exchange *exchange, struct group *group, int64_t deadline)
 {
+	uint8_t datagram[DATAGRAM_BYTES];
+
 	// After the last ack of messages one look more: an answer that nobody asked to be acked may be queued.
 	while (!has_enough(exchange) && (group->unanswered > 0 || !group->dump)) {
-		ssize_t bytes = receive(fd, exchange);
+		ssize_t bytes = receive(fd, exchange, datagram);
 
 		if (bytes == -EINTR)
 			continue;
@@ -213,7 +203,7 @@ static int receive_answers(int fd, struct netlink_exchange *exchange, struct gro
 		if (bytes < 0)
 			return (int)bytes;
 		if (bytes > 0)
-			note_answers(group, exchange->replies + exchange->replies_bytes - bytes, (size_t)bytes);
+			note_answers(group, datagram, (size_t)bytes);
 		if (now_ms() > deadline)
 			return -ETIMEDOUT;
 	}
@@ -239,21 +229,20 @@ static int open_netlink(int protocol)
 	return fd;
 }
 
-static int exchange_here(void *argument, const char **step)
+static int converse(struct netlink_exchange *exchange)
 {
-	struct netlink_exchange *exchange = argument;
 	struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
 	int64_t deadline = now_ms() + exchange->deadline_ms;
 	int fd, result = 0;
 
-	*step = "socket";
+	exchange->step = "socket";
 	fd = open_netlink(exchange->protocol);
 	if (fd < 0)
 		return fd;
 	for (size_t offset = 0; offset < exchange->request_bytes && result == 0 && !has_enough(exchange);) {
 		struct group group;
 
-		*step = "sendto";
+		exchange->step = "sendto";
 		result = next_group(exchange, offset, &group);
 		if (result < 0)
 			break;
@@ -261,7 +250,7 @@ static int exchange_here(void *argument, const char **step)
 			result = -errno;
 			break;
 		}
-		*step = "recvmsg";
+		exchange->step = "recvmsg";
 		result = receive_answers(fd, exchange, &group, deadline);
 		offset += group.bytes;
 	}
@@ -269,9 +258,7 @@ static int exchange_here(void *argument, const char **step)
 	return result;
 }
 
-int netns_netlink(int netns_fd, struct netlink_exchange *exchange, const char **step)
+void netlink_converse(struct netlink_exchange *exchange)
 {
-	struct netns_job job = { .netns_fd = netns_fd, .run = exchange_here, .argument = exchange };
-
-	return run_in_netns(&job, step);
+	exchange->result = converse(exchange);
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Work inside a network namespace: the thread that each job has of its own, and sockets.
+// Sockets in network namespaces, and namespaces that are made.
 #include "common.h"
-#include "netns.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -17,42 +16,13 @@
 
 #define STACK_BYTES (512 * 1024)
 
-static void *enter_and_run(void *argument)
-{
-	struct netns_job *job = argument;
-
-	job->step = job->is_new ? "unshare" : "setns";
-	if ((job->is_new ? unshare(CLONE_NEWNET) : setns(job->netns_fd, CLONE_NEWNET)) < 0)
-		job->result = -errno;
-	else
-		job->result = job->run(job->argument, &job->step);
-	return NULL;
-}
-
-int run_in_netns(struct netns_job *job, const char **step)
-{
-	pthread_attr_t attributes;
-	pthread_t thread;
-	sigset_t all, before;
-	int error;
-
-	*step = "pthread_create";
-	error = pthread_attr_init(&attributes);
-	if (error)
-		return -error;
-	pthread_attr_setstacksize(&attributes, STACK_BYTES);
-	// No handler of the process may run on a thread that lives in another network.
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	error = pthread_create(&thread, &attributes, enter_and_run, job);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attributes);
-	if (error)
-		return -error;
-	pthread_join(thread, NULL);
-	*step = job->step;
-	return job->result;
-}
+// Work on a thread that enters the namespace and ends there, while the caller waits.
+struct errand {
+	int netns_fd;
+	const struct netns_socket *options;
+	const char *step;
+	int result;
+};
 
 static int set_option(int fd, int level, int name, int value)
 {
@@ -94,9 +64,8 @@ static int bind_socket(int fd, const struct netns_socket *options)
 	return result < 0 ? -errno : 0;
 }
 
-static int open_socket_here(void *argument, const char **step)
+static int open_socket_here(const struct netns_socket *options, const char **step)
 {
-	const struct netns_socket *options = argument;
 	int fd, result;
 
 	*step = "socket";
@@ -122,20 +91,49 @@ fail:
 	return result;
 }
 
-int netns_open_socket(int netns_fd, const struct netns_socket *options, const char **step)
+static void *enter_and_open(void *argument)
 {
-	struct netns_job job = { .netns_fd = netns_fd, .run = open_socket_here, .argument = (void *)options };
+	struct errand *errand = argument;
 
-	return run_in_netns(&job, step);
+	errand->step = "setns";
+	if (setns(errand->netns_fd, CLONE_NEWNET) < 0)
+		errand->result = -errno;
+	else
+		errand->result = open_socket_here(errand->options, &errand->step);
+	return NULL;
 }
 
-// The namespace of the thread with its loopback device up; nothing but the descriptor keeps it.
-static int make_here(void *argument, const char **step)
+int netns_open_socket(int netns_fd, const struct netns_socket *options, const char **step)
+{
+	struct errand errand = { .netns_fd = netns_fd, .options = options };
+	pthread_attr_t attributes;
+	pthread_t thread;
+	sigset_t all, before;
+	int error;
+
+	*step = "pthread_create";
+	error = pthread_attr_init(&attributes);
+	if (error)
+		return -error;
+	pthread_attr_setstacksize(&attributes, STACK_BYTES);
+	// No handler of the process may run on a thread that lives in another network.
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	error = pthread_create(&thread, &attributes, enter_and_open, &errand);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attributes);
+	if (error)
+		return -error;
+	pthread_join(thread, NULL);
+	*step = errand.step;
+	return errand.result;
+}
+
+int netns_finish(const char **step)
 {
 	struct ifreq loopback = { .ifr_name = "lo", .ifr_flags = IFF_UP };
 	int fd, result;
 
-	(void)argument;
 	*step = "socket";
 	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
@@ -146,11 +144,4 @@ static int make_here(void *argument, const char **step)
 		result = -errno;
 	close(fd);
 	return result;
-}
-
-int netns_make(const char **step)
-{
-	struct netns_job job = { .is_new = true, .run = make_here };
-
-	return run_in_netns(&job, step);
 }

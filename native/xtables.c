@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads a table of iptables-legacy (x_tables) out of the kernel, inside a network namespace.
 #include "common.h"
-#include "netns.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -173,19 +172,8 @@ static int read_table(struct xtables_read *table)
 	return result;
 }
 
-static int read_tables_here(void *argument, const char **step)
+void xtables_read_tables(const struct xtables_list *list)
 {
-	const struct xtables_list *list = argument;
-
-	(void)step;
 	for (size_t i = 0; i < list->count; i++)
 		list->tables[i].result = read_table(&list->tables[i]);
-	return 0;
-}
-
-int netns_xtables(int netns_fd, struct xtables_list *list, const char **step)
-{
-	struct netns_job job = { .netns_fd = netns_fd, .run = read_tables_here, .argument = list };
-
-	return run_in_netns(&job, step);
 }

@@ -32,13 +32,12 @@ export interface Addon {
     mark: number,
     backlog: number,
   ): number;
+  /** Per conversation: protocol, request, deadline in ms, enough bytes. */
   netlinkInNetns(
     netnsFd: number,
-    protocol: number,
-    request: Uint8Array,
-    deadlineMs: number,
-    enoughBytes: number,
-  ): Promise<Uint8Array[]>;
+    isUrgent: boolean,
+    conversations: readonly (number | Uint8Array)[],
+  ): Promise<(Uint8Array | Failure)[]>;
   xtablesInNetns(
     netnsFd: number,
     names: string,
@@ -59,6 +58,7 @@ const SOCKET = {
 } as const;
 
 const DEFAULT_DEADLINE_MS = 5_000;
+const NETLINK = "talk netlink in a network namespace";
 
 /** A system call that failed. `code` is the name ("EPIPE"), `errno` is negative as in Node's own errors. */
 export class NativeError extends Error {
@@ -140,36 +140,61 @@ export function socketInNetns(netnsFd: number, options: NetnsSocketOptions): num
   );
 }
 
+/** One conversation with the kernel over netlink. */
+export interface Conversation {
+  /** For example NETLINK_ROUTE (0) or NETLINK_NETFILTER (12). */
+  readonly protocol: number;
+  /** Messages with distinct sequence numbers; those between two dumps are sent at once. */
+  readonly request: Uint8Array;
+  /** Default 5000. */
+  readonly deadlineMs?: number | undefined;
+  /**
+   * It ends without error once this much is received, a dump in the middle; what was not heard has no answer. Default: all is received.
+   */
+  readonly enoughBytes?: number | undefined;
+}
+
 /**
- * Sends netlink messages inside a network namespace and collects every datagram the kernel answers with, until each
+ * Has conversations one after the other with one entry into a network namespace, and collects what the kernel answers, until each
  * message with NLM_F_ACK is acked and each dump is done. The descriptor may be closed as soon as the call returns.
  *
- * Failures the kernel reports inside the answers (NLMSG_ERROR) are not errors here. Messages between two dumps are
- * sent at once; sequence numbers must be distinct.
+ * Failures the kernel reports inside the answers (NLMSG_ERROR) are not errors here.
  *
- * @param protocol for example NETLINK_ROUTE (0) or NETLINK_NETFILTER (12)
- * @param options.deadlineMs default 5000
- * @param options.enoughBytes the conversation ends without error once this much is received, a dump in the middle; what was
- *   not heard has no answer. Default: all is received
- * @throws NativeError setns, sendto, recvmsg (ETIMEDOUT; ENOBUFS: answers were lost; EMSGSIZE: over 64 MiB)
+ * @param options.isUrgent does not wait for others that are not; default false
+ * @returns for each the messages, or how it failed: sendto, recvmsg (ETIMEDOUT; ENOBUFS: answers were lost; EMSGSIZE: over 64 MiB)
+ * @throws NativeError setns; pthread_create
  */
+export async function converseInNetns(
+  netnsFd: number,
+  conversations: readonly Conversation[],
+  { isUrgent = false }: { readonly isUrgent?: boolean | undefined } = {},
+): Promise<(Uint8Array | NativeError)[]> {
+  const list = conversations.flatMap(({ protocol, request, deadlineMs, enoughBytes }) => [
+    protocol,
+    request,
+    deadlineMs ?? DEFAULT_DEADLINE_MS,
+    enoughBytes ?? 0,
+  ]);
+  try {
+    const answers = await addon().netlinkInNetns(netnsFd, isUrgent, list);
+    return answers.map((answer) =>
+      answer instanceof Uint8Array ? answer : new NativeError(NETLINK, ...answer),
+    );
+  } catch (error) {
+    throw explain(NETLINK, error);
+  }
+}
+
+/** One conversation, as {@link converseInNetns}. @throws NativeError also for how it failed */
 export async function netlinkInNetns(
   netnsFd: number,
   protocol: number,
   request: Uint8Array,
   options: { deadlineMs?: number; enoughBytes?: number } = {},
-): Promise<Uint8Array[]> {
-  try {
-    return await addon().netlinkInNetns(
-      netnsFd,
-      protocol,
-      request,
-      options.deadlineMs ?? DEFAULT_DEADLINE_MS,
-      options.enoughBytes ?? 0,
-    );
-  } catch (error) {
-    throw explain("talk netlink in a network namespace", error);
-  }
+): Promise<Uint8Array> {
+  const [answer] = await converseInNetns(netnsFd, [{ protocol, request, ...options }]);
+  if (!(answer instanceof Uint8Array)) throw answer;
+  return answer;
 }
 
 /**

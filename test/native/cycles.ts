@@ -148,7 +148,7 @@ async function cycleWorkers(times: number): Promise<void> {
     addon.connect(path, 100, 1);
     addon.send(client, new Uint8Array([1]), netnsFd);
     for (let i = 0; i < 20; i++) {
-      addon.netlinkInNetns(netnsFd, 0, request, 1000, 0);
+      addon.netlinkInNetns(netnsFd, false, [0, request, 1000, 0]);
       addon.xtablesInNetns(netnsFd, "4nat\\tA\\n6raw\\n4none\\t", i % 2 === 0, i % 3 ? 0 : 1 << 20);
     }
   `;

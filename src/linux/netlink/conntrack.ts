@@ -8,7 +8,7 @@ import { errorCode, exchange, NetlinkError } from "./exchange.ts";
 import {
   concatBytes,
   decodeAttributes,
-  decodeMessages,
+  eachMessage,
   encodeAttribute,
   encodeRequests,
   NLM,
@@ -71,20 +71,18 @@ export async function listTracked(
   query: TrackedQuery,
 ): Promise<{ readonly connections: TrackedConnection[]; readonly isCapped: boolean }> {
   const request = { type: messageType(IPCTNL_MSG_CT_GET), flags: NLM.dump, body: encodeQuery(query) };
-  const datagrams = await netlinkInNetns(netnsFd, NETLINK_NETFILTER, encodeRequests([request]), {
+  const received = await netlinkInNetns(netnsFd, NETLINK_NETFILTER, encodeRequests([request]), {
     enoughBytes: MAX_LISTING_BYTES,
   });
   const connections: TrackedConnection[] = [];
   let isCapped = true;
-  for (const datagram of datagrams) {
-    for (const { type, body } of decodeMessages(datagram)) {
-      if (type === NLMSG_ERROR || type === NLMSG_DONE) {
-        isCapped = false;
-        const error = body.length < 4 ? 0 : viewOf(body).getInt32(0, true);
-        if (error !== 0) throw refused("list", error);
-      } else connections.push(decodeConnection(body));
-      if (connections.length % ENTRIES_PER_TURN === ENTRIES_PER_TURN - 1) await nextTurn();
-    }
+  for (const { type, body } of eachMessage(received)) {
+    if (type === NLMSG_ERROR || type === NLMSG_DONE) {
+      isCapped = false;
+      const error = body.length < 4 ? 0 : viewOf(body).getInt32(0, true);
+      if (error !== 0) throw refused("list", error);
+    } else connections.push(decodeConnection(body));
+    if (connections.length % ENTRIES_PER_TURN === ENTRIES_PER_TURN - 1) await nextTurn();
   }
   return { connections, isCapped };
 }

@@ -6,8 +6,8 @@ import { netlinkInNetns } from "../native.ts";
 import { errorCode, exchange, NetlinkError } from "./exchange.ts";
 import {
   concatBytes,
-  decodeMessages,
   decodeUint32,
+  eachMessage,
   encodeAttribute,
   encodeRequests,
   forEachAttribute,
@@ -106,21 +106,19 @@ export async function visitSockets(
   visit: (socket: InetSocket) => void,
 ): Promise<{ isCapped: boolean }> {
   const requests = [AF_INET, AF_INET6].map((family) => encodeDump(family, query));
-  const datagrams = await netlinkInNetns(netnsFd, NETLINK_SOCK_DIAG, encodeRequests(requests), {
+  const received = await netlinkInNetns(netnsFd, NETLINK_SOCK_DIAG, encodeRequests(requests), {
     enoughBytes: maxBytes,
   });
   let shownCount = 0;
   let endCount = 0;
-  for (const datagram of datagrams) {
-    for (const message of decodeMessages(datagram)) {
-      if (message.type === NLMSG_ERROR || message.type === NLMSG_DONE) {
-        endCount++;
-        assertEnd(message, query);
-      } else {
-        const socket = decodeSocket(message.body);
-        if (socket !== undefined) visit(socket);
-        if (++shownCount % SOCKETS_PER_TURN === 0) await nextTurn();
-      }
+  for (const message of eachMessage(received)) {
+    if (message.type === NLMSG_ERROR || message.type === NLMSG_DONE) {
+      endCount++;
+      assertEnd(message, query);
+    } else {
+      const socket = decodeSocket(message.body);
+      if (socket !== undefined) visit(socket);
+      if (++shownCount % SOCKETS_PER_TURN === 0) await nextTurn();
     }
   }
   return { isCapped: endCount < requests.length };

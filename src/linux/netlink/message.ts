@@ -65,37 +65,40 @@ export function encodeRequests(requests: readonly NetlinkRequest[]): Uint8Array 
   return out;
 }
 
-/** @throws RangeError if a length in the datagram is impossible */
-export function decodeMessages(datagram: Uint8Array): NetlinkMessage[] {
-  const view = viewOf(datagram);
-  const messages: NetlinkMessage[] = [];
-  for (let offset = 0; offset + HEADER_BYTES <= datagram.length; ) {
+/** What was received, one message after the other. @throws RangeError if a length in it is impossible */
+export function decodeMessages(received: Uint8Array): NetlinkMessage[] {
+  return [...eachMessage(received)];
+}
+
+/** As {@link decodeMessages}, for whoever takes a long list in turns. */
+export function* eachMessage(received: Uint8Array): Generator<NetlinkMessage> {
+  const view = viewOf(received);
+  for (let offset = 0; offset + HEADER_BYTES <= received.length; ) {
     const length = view.getUint32(offset, true);
-    if (length < HEADER_BYTES || offset + length > datagram.length) {
+    if (length < HEADER_BYTES || offset + length > received.length) {
       throw new RangeError(
-        `Cannot decode a netlink message: length ${length} of ${datagram.length - offset}`,
+        `Cannot decode a netlink message: length ${length} of ${received.length - offset}`,
       );
     }
-    messages.push({
+    yield {
       type: view.getUint16(offset + 4, true),
       flags: view.getUint16(offset + 6, true),
       sequence: view.getUint32(offset + 8, true),
-      body: datagram.subarray(offset + HEADER_BYTES, offset + length),
-    });
+      body: received.subarray(offset + HEADER_BYTES, offset + length),
+    };
     offset += align(length);
   }
-  return messages;
 }
 
 /** Sorts what was received by request; `count` requests were encoded with {@link encodeRequests}. */
-export function sortAnswers(count: number, datagrams: readonly Uint8Array[]): NetlinkAnswer[] {
+export function sortAnswers(count: number, received: Uint8Array): NetlinkAnswer[] {
   const answers = Array.from({ length: count }, () => ({
     error: undefined as number | undefined,
     reason: undefined as string | undefined,
     interrupted: false,
     messages: [] as NetlinkMessage[],
   }));
-  for (const message of datagrams.flatMap(decodeMessages)) {
+  for (const message of eachMessage(received)) {
     const answer = answers[message.sequence - 1];
     if (answer === undefined) continue;
     if ((message.flags & NLM_F_DUMP_INTR) !== 0) answer.interrupted = true;

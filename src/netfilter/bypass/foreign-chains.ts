@@ -223,10 +223,10 @@ async function ask(
   enoughBytes: number,
 ): Promise<NetlinkAnswer[]> {
   try {
-    const datagrams = await netlinkInNetns(netnsFd, NETLINK_NETFILTER, encodeRequests(requests), {
+    const received = await netlinkInNetns(netnsFd, NETLINK_NETFILTER, encodeRequests(requests), {
       enoughBytes,
     });
-    return sortAnswers(requests.length, datagrams);
+    return sortAnswers(requests.length, received);
   } catch (error) {
     // no nfnetlink: nothing can be there
     if (error instanceof NativeError && error.code === "EPROTONOSUPPORT") return [];

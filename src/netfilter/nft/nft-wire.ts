@@ -194,8 +194,8 @@ export async function ask(
   requests: readonly NetlinkRequest[],
   options: { readonly enoughBytes?: number } = {},
 ): Promise<NetlinkAnswer[]> {
-  const datagrams = await netlinkInNetns(netnsFd, NETLINK_NETFILTER, encodeRequests(requests), options);
-  return sortAnswers(requests.length, datagrams);
+  const received = await netlinkInNetns(netnsFd, NETLINK_NETFILTER, encodeRequests(requests), options);
+  return sortAnswers(requests.length, received);
 }
 
 export function request(message: number, flags: number, body: Uint8Array): NetlinkRequest {

@@ -25,19 +25,18 @@ export async function ruleGeneration(netnsPath: string): Promise<number> {
   // NLM_F_REQUEST and NLM_F_ACK
   request.writeUInt16LE(0x1 | 0x4, 6);
   request.writeUInt32LE(1, 8);
-  for (const datagram of await netlinkInNetns(netns.fd, netlinkNetfilter, request)) {
-    const generation = readGeneration(Buffer.from(datagram.buffer, datagram.byteOffset, datagram.length));
-    if (generation !== undefined) return generation;
-  }
+  const received = await netlinkInNetns(netns.fd, netlinkNetfilter, request);
+  const generation = readGeneration(Buffer.from(received.buffer, received.byteOffset, received.length));
+  if (generation !== undefined) return generation;
   throw new Error(`Cannot read the rule generation of "${netnsPath}": the kernel did not say`);
 }
 
-function readGeneration(datagram: Buffer): number | undefined {
-  if (datagram.readUInt16LE(4) !== nftNewGen) return undefined;
-  const end = datagram.readUInt32LE(0);
+function readGeneration(received: Buffer): number | undefined {
+  if (received.readUInt16LE(4) !== nftNewGen) return undefined;
+  const end = received.readUInt32LE(0);
   for (let at = headerBytes + nfgenBytes; at + 4 <= end; ) {
-    const length = datagram.readUInt16LE(at);
-    if (datagram.readUInt16LE(at + 2) === genIdAttribute) return datagram.readUInt32BE(at + 4);
+    const length = received.readUInt16LE(at);
+    if (received.readUInt16LE(at + 2) === genIdAttribute) return received.readUInt32BE(at + 4);
     at += Math.max(4, (length + 3) & ~3);
   }
   return undefined;

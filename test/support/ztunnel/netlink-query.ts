@@ -143,28 +143,24 @@ async function ask(netnsFd: number, question: Question): Promise<Reply[]> {
   header.writeUInt16LE(NLM_F_REQUEST | question.flags, 6);
   header.writeUInt32LE(1, 8);
   const replies: Reply[] = [];
-  for (const datagram of await netlinkInNetns(
-    netnsFd,
-    question.protocol,
-    Buffer.concat([header, question.body]),
-  )) {
-    for (const reply of splitMessages(Buffer.from(datagram))) {
-      const errno = reply.type === NLMSG_ERROR ? reply.body.readInt32LE(0) : 0;
-      if (errno === question.absent) return [];
-      if (errno !== 0)
-        throw new Error(`Cannot ask the kernel (message type ${question.type}): errno ${-errno}`);
-      replies.push(reply);
-    }
+  const request = Buffer.concat([header, question.body]);
+  const received = await netlinkInNetns(netnsFd, question.protocol, request);
+  for (const reply of splitMessages(Buffer.from(received))) {
+    const errno = reply.type === NLMSG_ERROR ? reply.body.readInt32LE(0) : 0;
+    if (errno === question.absent) return [];
+    if (errno !== 0)
+      throw new Error(`Cannot ask the kernel (message type ${question.type}): errno ${-errno}`);
+    replies.push(reply);
   }
   return replies;
 }
 
-function* splitMessages(datagram: Buffer): Generator<Reply> {
-  for (let at = 0; at + headerBytes <= datagram.length; ) {
-    const length = datagram.readUInt32LE(at);
-    if (length < headerBytes || at + length > datagram.length)
+function* splitMessages(received: Buffer): Generator<Reply> {
+  for (let at = 0; at + headerBytes <= received.length; ) {
+    const length = received.readUInt32LE(at);
+    if (length < headerBytes || at + length > received.length)
       throw new Error("Cannot read a netlink answer: cut off");
-    yield { type: datagram.readUInt16LE(at + 4), body: datagram.subarray(at + headerBytes, at + length) };
+    yield { type: received.readUInt16LE(at + 4), body: received.subarray(at + headerBytes, at + length) };
     at += align(length);
   }
 }
