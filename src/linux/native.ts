@@ -190,7 +190,7 @@ export async function netlinkInNetns(
   netnsFd: number,
   protocol: number,
   request: Uint8Array,
-  options: { deadlineMs?: number; enoughBytes?: number } = {},
+  options: Pick<Conversation, "deadlineMs" | "enoughBytes"> = {},
 ): Promise<Uint8Array> {
   const [answer] = await converseInNetns(netnsFd, [{ protocol, request, ...options }]);
   if (!(answer instanceof Uint8Array)) throw answer;

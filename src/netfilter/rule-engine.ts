@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What rules in a namespace are asked for and changed through, whichever way the kernel is spoken to.
 import type { Netns } from "../linux/netns.ts";
+import type { NetnsVisit } from "../linux/netns-visit.ts";
 import type { Family } from "./family.ts";
 import type { ToldRules } from "./told-rules.ts";
 
@@ -10,6 +11,8 @@ export interface NetnsCall {
   readonly signal?: AbortSignal | undefined;
   /** A pod waits in CNI ADD: background work does not keep it waiting. Default false. */
   readonly isUrgent?: boolean;
+  /** Through which the namespace is asked over netlink, so that questions of others go with those of the engine. */
+  readonly visit?: NetnsVisit;
 }
 
 /** What should stand in a namespace. */
@@ -81,7 +84,10 @@ export interface RuleState {
   readonly findings: readonly Finding[];
   /** Those of our chains that are there. */
   readonly chains: readonly ChainState[];
-  /** Equal for two looks between which nobody changed nf_tables in this namespace; absent where that is not known. */
+  /**
+   * The low 16 bits of the kernel's count of changes, where nothing else than what it counts can change what was seen: equal for two looks
+   * between which nobody changed nf_tables in this namespace. Absent where that is not known.
+   */
   readonly generation?: number | undefined;
 }
 

@@ -7,17 +7,20 @@ import {
   hasRouting,
   isRoutingComplete,
   lookAtRouting,
+  NO_ROUTING,
+  type RoutingLook,
   type RoutingState,
   readRedirectRouting,
   removeRedirectRouting,
 } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
+import { NetnsVisit } from "../linux/netns-visit.ts";
 import { ToolError } from "../linux/run-tool.ts";
 import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import type { Family } from "../netfilter/family.ts";
 import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
-import type { NetnsCall, RuleEngine, RuleState } from "../netfilter/rule-engine.ts";
+import type { Applied, NetnsCall, RuleEngine, RuleState } from "../netfilter/rule-engine.ts";
 import type { RedirectBackend } from "../netfilter/variant.ts";
 import { type EarlierLook, EarlierRules, type Leftovers, NOT_LOOKED } from "./earlier-rules.ts";
 import { type Drift, fingerprint } from "./fingerprint.ts";
@@ -78,6 +81,18 @@ export interface ApplyReport {
   readonly durationMs: number;
 }
 
+/** A call that has a visit under way. */
+interface Visiting extends NetnsCall {
+  readonly visit: NetnsVisit;
+}
+
+/** What bringing our own rules and routing about took. */
+interface Written {
+  readonly before: RoutingState;
+  readonly skippedFamilies: readonly SkippedFamily[];
+  readonly rules: Applied;
+}
+
 const DEFAULT_TIMEOUT_MS = 10_000;
 /** Somebody else may use the rules of an earlier agent again as soon as they are taken away. */
 const MAX_ROUNDS = 2;
@@ -92,6 +107,8 @@ export class PodRedirection {
   /** Handles whose namespace was searched for rules of earlier agents. */
   readonly #searched = new WeakSet<Netns>();
   readonly #queue = new KeyedMutex();
+  /** Families that the last new namespace could have. */
+  #newFamilies: readonly Family[];
 
   /** @throws {BackendError} when IPv6 is wanted and its programs are not installed. @throws {RangeError} without host namespaces. */
   constructor(options: PodRedirectionOptions) {
@@ -101,6 +118,7 @@ export class PodRedirection {
     this.#options = options;
     // a kernel without IPv6 takes no rules of it, not even where they would be recorded
     this.#families = ipv6 && hasIpv6() ? ALL_FAMILIES : [4];
+    this.#newFamilies = this.#families;
     const { engine, others } = podEngines(options.backend, {
       families: this.#families,
       timeoutMs,
@@ -167,10 +185,11 @@ export class PodRedirection {
   async #verify(call: NetnsCall, options: RedirectOptions): Promise<Verification> {
     this.#assertUsable(call);
     const { netns } = call;
+    const visit = this.#visit(call);
     // one look for all families: which of them the namespace can have is told by the other
     const [routing, rules] = await allDone([
-      this.#routing(netns),
-      this.#engine.verify(call, this.#wanted(options, this.#families)),
+      readRedirectRouting(visit, { v6: this.#options.ipv6 }),
+      this.#engine.verify({ ...call, visit }, this.#wanted(options, this.#families)),
     ]);
     const { families, skippedFamilies } = await familiesOf(netns, { routing, ipv6: this.#options.ipv6 });
     const findings = rules.findings.filter(({ family }) => families.includes(family));
@@ -194,23 +213,13 @@ export class PodRedirection {
     const startMs = performance.now();
     this.#assertUsable(call);
     const { netns, isNew = false } = call;
-    const { ipv6, hostNetns } = this.#options;
     // throws for options that no rule can hold, before anything is written
     this.#wanted(options, this.#families).told();
-    const found = await lookAtRouting(netns.fd, { v6: ipv6 });
-    const before = found.state;
-    const { families, skippedFamilies } = await familiesOf(netns, { routing: before, ipv6 });
-    const routing = isRoutingComplete(before)
-      ? Promise.resolve(before)
-      : ensureRouting(netns, { ipv6, isNew, hostNetns, found });
-    // Routes before rules: a reply that the rules mark must find its route. In a new namespace nobody replies yet.
-    if (!isNew) await routing;
-    // IPv6 that is off in the namespace changes nothing in tables of both families
-    const written = this.#engine.variant === "native" ? this.#families : families;
-    const [rules, earlier] = await allDone([
-      this.#engine.apply({ ...call, isUrgent: isNew }, this.#wanted(options, written), { isNew }),
-      isNew || this.#searched.has(netns) ? Promise.resolve(NOT_LOOKED) : this.#earlier.look(call),
-      routing,
+    const urgent = { ...call, isUrgent: isNew };
+    const visiting = { ...urgent, visit: this.#visit(urgent) };
+    const [{ before, skippedFamilies, rules }, earlier] = await allDone([
+      isNew ? this.#applyNew(visiting, options) : this.#applyAgain(visiting, options),
+      isNew || this.#searched.has(netns) ? Promise.resolve(NOT_LOOKED) : this.#earlier.look(visiting),
     ]);
     // Only now: until our rules stand, the earlier ones keep the pod in the mesh.
     const leftovers = await this.#removeEarlier(call, earlier);
@@ -226,6 +235,58 @@ export class PodRedirection {
       ...(generation === undefined || repaired.length > 0 ? {} : { generation }),
       durationMs: performance.now() - startMs,
     };
+  }
+
+  /** Nothing of ours is there and nobody replies yet: all is written with one visit. */
+  async #applyNew(call: Visiting, options: RedirectOptions): Promise<Written> {
+    const expected = this.#newFamilies;
+    const [routing, rules] = await allDone([
+      this.#ensureRouting(call, { isNew: true, found: NO_ROUTING }),
+      this.#engine.apply(call, this.#wanted(options, expected), { isNew: true }),
+    ]);
+    const before = { ...NO_ROUTING.state, v6: { ...NO_ROUTING.state.v6, supported: routing.v6.supported } };
+    const { families, skippedFamilies } = await this.#familiesOf(call, routing);
+    if (families.length === expected.length) return { before, skippedFamilies, rules };
+    // as the last new pod was, the next one usually is
+    this.#newFamilies = families;
+    if (families.length < expected.length) await this.#engine.remove(call);
+    const again = await this.#engine.apply(call, this.#wanted(options, families), { isNew: false });
+    return { before, skippedFamilies, rules: { ...again, writes: rules.writes + again.writes } };
+  }
+
+  /** One visit shows whether anything is to be done, which is not so most of the time. */
+  async #applyAgain(call: Visiting, options: RedirectOptions): Promise<Written> {
+    const [found, seen] = await allDone([
+      lookAtRouting(call.visit, { v6: this.#options.ipv6 }),
+      this.#engine.verify(call, this.#wanted(options, this.#families)),
+    ]);
+    const before = found.state;
+    const { families, skippedFamilies } = await this.#familiesOf(call, before);
+    const isIntact = seen.findings.every(({ family }) => !families.includes(family));
+    if (isIntact && isRoutingComplete(before))
+      return { before, skippedFamilies, rules: { before: { ...seen, findings: [] }, writes: 0 } };
+    // Routes before rules: a reply that the rules mark must find its route.
+    if (!isRoutingComplete(before)) await this.#ensureRouting(call, { isNew: false, found });
+    const isNew = seen.chains.length === 0;
+    const rules = await this.#engine.apply(call, this.#wanted(options, families), { isNew });
+    return { before, skippedFamilies, rules };
+  }
+
+  #ensureRouting(
+    { netns, visit }: Visiting,
+    look: { readonly isNew: boolean; readonly found: RoutingLook },
+  ): Promise<RoutingState> {
+    const { ipv6, hostNetns } = this.#options;
+    return ensureRouting(netns, { ipv6, hostNetns, at: visit, ...look });
+  }
+
+  /** IPv6 that is off in the namespace changes nothing in tables of both families. */
+  async #familiesOf(
+    { netns }: Visiting,
+    routing: RoutingState,
+  ): Promise<{ families: readonly Family[]; skippedFamilies: readonly SkippedFamily[] }> {
+    const of = await familiesOf(netns, { routing, ipv6: this.#options.ipv6 });
+    return this.#engine.variant === "native" ? { ...of, families: this.#families } : of;
   }
 
   /** A pod that both sets of rules lead to ztunnel is captured: what cannot be removed is no reason to keep it from ztunnel. */
@@ -285,8 +346,9 @@ export class PodRedirection {
     return wantedRedirection(options, { families, known: this.#families });
   }
 
-  #routing({ fd }: Netns): Promise<RoutingState> {
-    return readRedirectRouting(fd, { v6: this.#options.ipv6 });
+  #visit(call: NetnsCall): NetnsVisit {
+    const { netns, isUrgent = false } = call;
+    return new NetnsVisit({ fd: netns.fd, isUrgent, assertUsable: () => this.#assertUsable(call) });
   }
 
   #assertUsable({ netns, signal }: NetnsCall): void {

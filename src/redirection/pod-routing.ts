@@ -9,6 +9,7 @@ import {
   type RoutingState,
 } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
+import type { NetnsAt } from "../linux/netns-visit.ts";
 import type { Family } from "../netfilter/family.ts";
 import { assertPodNetns } from "./pod-netns.ts";
 
@@ -39,6 +40,8 @@ export async function ensureRouting(
     readonly isNew: boolean;
     readonly hostNetns: ReadonlySet<string>;
     readonly found?: RoutingLook;
+    /** Through which it is asked; default: the namespace's descriptor. */
+    readonly at?: NetnsAt;
   },
 ): Promise<RoutingState> {
   let { found } = options;
@@ -48,7 +51,7 @@ export async function ensureRouting(
     assertPodNetns(netns, options.hostNetns);
     try {
       // what it shows is what the kernel showed after the write
-      return await ensureRedirectRouting(netns.fd, families, { found });
+      return await ensureRedirectRouting(options.at ?? netns.fd, families, { found });
     } catch (error) {
       const isLoDown = error instanceof NetlinkError && error.code === "ENETDOWN";
       if (!isLoDown || performance.now() >= deadline) throw error;

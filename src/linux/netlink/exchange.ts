@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Asks the kernel a list of netlink requests inside a network namespace; the answers come back one per request.
 import { getSystemErrorMap } from "node:util";
-import { NativeError, netlinkInNetns } from "../native.ts";
+import { NativeError } from "../native.ts";
+import { converse, type NetnsAt } from "../netns-visit.ts";
 import { encodeRequests, type NetlinkAnswer, type NetlinkRequest, sortAnswers } from "./message.ts";
 
 const MAX_READS = 5;
@@ -23,11 +24,12 @@ export class NetlinkError extends Error {
  * @throws NativeError if the conversation itself failed
  */
 export async function exchange(
-  netnsFd: number,
+  at: NetnsAt,
   protocol: number,
   requests: readonly NetlinkRequest[],
 ): Promise<NetlinkAnswer[]> {
-  return sortAnswers(requests.length, await netlinkInNetns(netnsFd, protocol, encodeRequests(requests)));
+  const request = encodeRequests(requests);
+  return sortAnswers(requests.length, await converse(at, { protocol, request }));
 }
 
 /**
@@ -37,11 +39,11 @@ export async function exchange(
  * @throws NativeError if the conversation itself failed
  */
 export function read(
-  netnsFd: number,
+  at: NetnsAt,
   protocol: number,
   requests: readonly NetlinkRequest[],
 ): Promise<NetlinkAnswer[]> {
-  return repeatUntilConsistent(() => exchange(netnsFd, protocol, requests));
+  return repeatUntilConsistent(() => exchange(at, protocol, requests));
 }
 
 /** The part of {@link read} that decides: `ask` is called up to five times. */

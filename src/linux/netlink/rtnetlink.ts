@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Policy routing of a pod (rule and local route), and the addresses in a namespace, through rtnetlink(7).
+import type { NetnsAt } from "../netns-visit.ts";
 import { check, errorCode, exchange, NetlinkError, read } from "./exchange.ts";
 import { decodeAttributes, type NetlinkAnswer, type NetlinkRequest, NLM, viewOf } from "./message.ts";
 import {
@@ -51,6 +52,15 @@ export interface RoutingLook {
   readonly loUp: boolean;
 }
 
+/** Of a namespace in which nothing of ours can be. That it may be without IPv6, or "lo" down, its answer to a write tells. */
+export const NO_ROUTING: RoutingLook = {
+  state: {
+    v4: { supported: true, rule: false, route: false },
+    v6: { supported: true, rule: false, route: false },
+  },
+  loUp: true,
+};
+
 /** Policy routing as it was left by {@link ensureRedirectRouting}. */
 export interface RoutingReport extends RoutingState {
   /** Something was missing and has been added. */
@@ -82,19 +92,19 @@ interface Found {
  * @throws NativeError if the conversation with the kernel failed
  */
 export async function ensureRedirectRouting(
-  netnsFd: number,
+  at: NetnsAt,
   families: { v6: boolean },
   options: { readonly found?: RoutingLook | undefined } = {},
 ): Promise<RoutingReport> {
   let changed = false;
   let { found } = options;
   for (const exclusive of [true, false, false]) {
-    const { state, loUp } = found ?? (await lookAtRouting(netnsFd, families));
+    const { state, loUp } = found ?? (await lookAtRouting(at, families));
     found = undefined;
     if (!loUp) throw new NetlinkError(ROUTING, "ENETDOWN", LO_DOWN);
     if (isRoutingComplete(state)) return { ...state, changed };
     changed = true;
-    const after = await addMissing(netnsFd, { state, families, exclusive });
+    const after = await addMissing(at, { state, families, exclusive });
     if (after !== undefined && isRoutingComplete(after)) return { ...after, changed };
   }
   throw new NetlinkError(ROUTING, "EAGAIN", CONTENDED);
@@ -105,14 +115,14 @@ export async function ensureRedirectRouting(
  * @returns undefined if it has to be looked at again, because the kernel found something that we had not seen
  */
 async function addMissing(
-  netnsFd: number,
+  at: NetnsAt,
   { state, families, exclusive }: { state: RoutingState; families: { v6: boolean }; exclusive: boolean },
 ): Promise<RoutingState | undefined> {
   const wanted = [
     ...missing(AF.inet, state.v4, exclusive).map((request) => ({ ...request, family: AF.inet as Family })),
     ...missing(AF.inet6, state.v6, exclusive).map((request) => ({ ...request, family: AF.inet6 as Family })),
   ];
-  const answers = await exchange(netnsFd, NETLINK_ROUTE, [...wanted, ...lookRequests(families)]);
+  const answers = await exchange(at, NETLINK_ROUTE, [...wanted, ...lookRequests(families)]);
   const looked = answers.slice(wanted.length);
   let certain = !looked.some(({ interrupted }) => interrupted);
   wanted.forEach(({ family, type }, index) => {
@@ -134,8 +144,8 @@ async function addMissing(
  * @throws NetlinkError EAGAIN if the tables changed during each of several readings
  * @throws NativeError if the conversation with the kernel failed
  */
-export async function readRedirectRouting(netnsFd: number, families: { v6: boolean }): Promise<RoutingState> {
-  return (await lookAtRouting(netnsFd, families)).state;
+export async function readRedirectRouting(at: NetnsAt, families: { v6: boolean }): Promise<RoutingState> {
+  return (await lookAtRouting(at, families)).state;
 }
 
 /**
@@ -144,12 +154,12 @@ export async function readRedirectRouting(netnsFd: number, families: { v6: boole
  * @throws NetlinkError if the kernel refused, for another reason than absence
  * @throws NativeError if the conversation with the kernel failed
  */
-export async function removeRedirectRouting(netnsFd: number): Promise<void> {
+export async function removeRedirectRouting(at: NetnsAt): Promise<void> {
   // More than once, because the kernel may delete a narrower rule of somebody else's first.
   for (let round = 0; round < 3; round++) {
-    const requests = await deleteRequests(netnsFd);
+    const requests = await deleteRequests(at);
     if (requests.length === 0) return;
-    for (const answer of await exchange(netnsFd, NETLINK_ROUTE, requests)) {
+    for (const answer of await exchange(at, NETLINK_ROUTE, requests)) {
       if (!["ENOENT", "ESRCH", "ENODEV"].includes(errorCode(answer.error))) {
         check("remove the routing of redirected packets", answer);
       }
@@ -158,8 +168,8 @@ export async function removeRedirectRouting(netnsFd: number): Promise<void> {
   throw new NetlinkError("remove the routing of redirected packets", "EAGAIN", CONTENDED);
 }
 
-async function deleteRequests(netnsFd: number): Promise<NetlinkRequest[]> {
-  const answers = await read(netnsFd, NETLINK_ROUTE, [...dumpRequests(AF.inet), ...dumpRequests(AF.inet6)]);
+async function deleteRequests(at: NetnsAt): Promise<NetlinkRequest[]> {
+  const answers = await read(at, NETLINK_ROUTE, [...dumpRequests(AF.inet), ...dumpRequests(AF.inet6)]);
   const found = [
     { family: AF.inet, ...findOurs(AF.inet, answers.slice(0, 2)) },
     { family: AF.inet6, ...findOurs(AF.inet6, answers.slice(2)) },
@@ -186,10 +196,10 @@ export function isRoutingComplete({ v4, v6 }: RoutingState): boolean {
  * @throws NetlinkError EAGAIN if they changed during each of several readings
  * @throws NativeError if the conversation with the kernel failed
  */
-export async function interfaceAddresses(netnsFd: number): Promise<InterfaceAddress[]> {
+export async function interfaceAddresses(at: NetnsAt): Promise<InterfaceAddress[]> {
   // struct ifaddrmsg: family, prefix length, flags, scope, index
   const dump = { type: RTM_GETADDR, flags: NLM.dump, body: new Uint8Array(8) };
-  const [answer] = (await read(netnsFd, NETLINK_ROUTE, [dump])) as [NetlinkAnswer];
+  const [answer] = (await read(at, NETLINK_ROUTE, [dump])) as [NetlinkAnswer];
   check("list interface addresses", answer);
   return answer.messages.flatMap(({ body }) => decodeAddress(body) ?? []);
 }
@@ -225,8 +235,8 @@ export function formatAddress(bytes: Uint8Array): string {
 }
 
 /** As {@link readRedirectRouting}, and what else matters to who wants to write. @throws as that */
-export async function lookAtRouting(netnsFd: number, families: { v6: boolean }): Promise<RoutingLook> {
-  return decodeLook(await read(netnsFd, NETLINK_ROUTE, lookRequests(families)), families);
+export async function lookAtRouting(at: NetnsAt, families: { v6: boolean }): Promise<RoutingLook> {
+  return decodeLook(await read(at, NETLINK_ROUTE, lookRequests(families)), families);
 }
 
 function lookRequests({ v6 }: { v6: boolean }): NetlinkRequest[] {

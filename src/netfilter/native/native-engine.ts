@@ -60,7 +60,9 @@ export class NativeEngine implements RuleEngine {
 
   async verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState> {
     const seen = await readNativeObjects(this.#ask(call), this.#options.layout);
-    return stateOf(this.#verdicts(seen, this.#wanted(wanted)));
+    const state = stateOf(this.#verdicts(seen, this.#wanted(wanted)));
+    // what a process owns goes with it, which is no change that the kernel counts
+    return seen.tables.some(({ isOwned }) => isOwned) ? state : { ...state, generation: seen.generation };
   }
 
   /** @throws {NetfilterFault} BATCH_REFUSED: nothing of the last batch stayed; NOT_AS_TOLD, TABLE_OWNED, TABLE_DORMANT, UNSTEADY */
@@ -158,7 +160,7 @@ export class NativeEngine implements RuleEngine {
     return (requests, enoughBytes) => {
       call.signal?.throwIfAborted();
       this.#options.assertUsable?.(call);
-      return ask(call.netns.fd, requests, { enoughBytes });
+      return ask(call.visit ?? call.netns.fd, requests, { enoughBytes });
     };
   }
 }

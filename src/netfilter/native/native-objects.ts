@@ -42,6 +42,8 @@ export interface SeenNative {
   readonly tables: readonly SeenNativeTable[];
   /** False: it changed while it was read, each time. */
   readonly isSteady: boolean;
+  /** Low bits of the kernel's count of changes; absent where nothing was told of, or while it changes. */
+  readonly generation?: number | undefined;
 }
 
 /** Bound of what is heard of rules at once; ours take 8 KiB. */
@@ -98,7 +100,9 @@ async function readOnce(ask: Ask, questions: readonly Questions[]): Promise<Seen
     const table = tableOf(each, heads, list);
     if (table !== undefined) tables.push(table);
   }
-  return { tables, isSteady: generations.size <= 1 };
+  const isSteady = generations.size <= 1;
+  const [generation] = generations;
+  return { tables, isSteady, ...(isSteady ? { generation } : {}) };
 }
 
 /** @returns undefined when a list changed while it was made, or an answer was lost */

@@ -65,7 +65,8 @@ export class NftEngine implements RuleEngine {
 
   async verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState> {
     const seen = await readOwnObjects(call.netns, this.#options.own, { ask: this.#ask(call) });
-    return stateOf(verifyOwnObjects(seen, await this.#wanted(call, wanted, seen)));
+    const state = stateOf(verifyOwnObjects(seen, await this.#wanted(call, wanted, seen)));
+    return { ...state, generation: provenBy(seen) };
   }
 
   async apply(call: NetnsCall, wanted: WantedRules, { isNew }: { isNew: boolean }): Promise<Applied> {
@@ -75,7 +76,7 @@ export class NftEngine implements RuleEngine {
     const known = await this.#wanted(call, wanted, found);
     try {
       const { before, writes } = await this.#replay(call, known, { found });
-      return { before: { ...stateOf(before), generation: found.generation }, writes };
+      return { before: { ...stateOf(before), generation: provenBy(found) }, writes };
     } catch (error) {
       if (!(error instanceof NetfilterFault) || !error.isLeftToPrograms) throw error;
       const before = stateOf(verifyOwnObjects(found, known));
@@ -122,8 +123,7 @@ export class NftEngine implements RuleEngine {
   }
 
   #replay(call: NetnsCall, wanted: Wanted, options: ReplayOptions): Promise<ReplayReport> {
-    const { assertUsable } = this.#options;
-    return replay(call.netns, wanted, { ...options, beforeEach: () => assertUsable(call) });
+    return replay(call.netns, wanted, { ...options, ask: this.#ask(call) });
   }
 
   /** The other form counts only where others than ours stand, so it is recorded only then. */
@@ -142,7 +142,7 @@ export class NftEngine implements RuleEngine {
   #ask(call: NetnsCall): Ask {
     return (requests, enoughBytes) => {
       this.#options.assertUsable(call);
-      return ask(call.netns.fd, requests, { enoughBytes });
+      return ask(call.visit ?? call.netns.fd, requests, { enoughBytes });
     };
   }
 }
@@ -162,6 +162,11 @@ function stateOf({ findings, tables }: Verdict): RuleState {
       })),
   );
   return { findings, chains };
+}
+
+/** What a process owns goes with it, which is no change that the kernel counts. */
+function provenBy({ tables, generation }: SeenObjects): number | undefined {
+  return tables.some(({ isOwned }) => isOwned) ? undefined : generation;
 }
 
 function hasOurs({ tables }: SeenObjects): boolean {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // nf_tables messages as requests: what is asked by name, and what a batch changes.
 
-import { netlinkInNetns } from "../../linux/native.ts";
 import {
   concatBytes,
   encodeAttribute,
@@ -11,6 +10,7 @@ import {
   NLM,
   sortAnswers,
 } from "../../linux/netlink/message.ts";
+import { converse, type NetnsAt } from "../../linux/netns-visit.ts";
 import type { Family } from "../family.ts";
 import type { RuleProtocol } from "../told-rules.ts";
 
@@ -190,11 +190,12 @@ export type Ask = (requests: readonly NetlinkRequest[], enoughBytes: number) => 
  * @throws NativeError if the conversation itself failed
  */
 export async function ask(
-  netnsFd: number,
+  at: NetnsAt,
   requests: readonly NetlinkRequest[],
   options: { readonly enoughBytes?: number } = {},
 ): Promise<NetlinkAnswer[]> {
-  const received = await netlinkInNetns(netnsFd, NETLINK_NETFILTER, encodeRequests(requests), options);
+  const request = encodeRequests(requests);
+  const received = await converse(at, { protocol: NETLINK_NETFILTER, request, ...options });
   return sortAnswers(requests.length, received);
 }
 

@@ -50,8 +50,8 @@ export interface ReplayReport {
 
 /** How a namespace is written. */
 export interface ReplayOptions {
-  /** Called before each conversation: a descriptor may have become another namespace's while the last one went on. */
-  readonly beforeEach?: () => void;
+  /** How the kernel is asked, default {@link ask}. */
+  readonly ask?: Ask;
   /** Default {@link planReplay}. */
   readonly plan?: (verdict: Verdict) => NetlinkRequest[];
   /** What was read just now; default: it is read. What is wrong in it costs a refused batch. */
@@ -79,10 +79,7 @@ export async function replay(
   const { plan = planReplay } = options;
   const { own } = wanted.known;
   const isDone = ({ findings }: Verdict) => options.plan === undefined && findings.length === 0;
-  const askKernel: Ask = (requests, enoughBytes) => {
-    options.beforeEach?.();
-    return ask(netns.fd, requests, { enoughBytes });
-  };
+  const askKernel: Ask = options.ask ?? ((requests, enoughBytes) => ask(netns.fd, requests, { enoughBytes }));
   const found = options.found ?? (await readOwnObjects(netns, own, { ask: askKernel }));
   const before = verifyOwnObjects(found, wanted);
   let after = before;

@@ -7,7 +7,7 @@ import { encodeAttribute } from "../../../src/linux/netlink/message.ts";
 import { ToolRunner } from "../../../src/linux/run-tool.ts";
 import { KnownBytes } from "../../../src/netfilter/known-bytes.ts";
 import { type KnownRules, recordKnownRules } from "../../../src/netfilter/nft/nft-known.ts";
-import { ask, batch, newChain, newRule } from "../../../src/netfilter/nft/nft-wire.ts";
+import { type Ask, ask, batch, newChain, newRule } from "../../../src/netfilter/nft/nft-wire.ts";
 import { readOwnObjects } from "../../../src/netfilter/nft/own-objects.ts";
 import { NOTHING_SEEN, planOpening, planReplay, replay } from "../../../src/netfilter/nft/replay.ts";
 import { type Verdict, verifyOwnObjects } from "../../../src/netfilter/nft/verify.ts";
@@ -359,10 +359,11 @@ test("opening takes away what leads into our chains of one table, and replaying 
 test("a namespace that is another's by now is not written", async () => {
   using pod = await TestNetns.make();
   let looks = 0;
-  const beforeEach = () => {
+  const asking: Ask = (requests, enoughBytes) => {
     if (++looks === 2) throw new Error("closed");
+    return ask(pod.netns.fd, requests, { enoughBytes });
   };
   const wanted = { known: await known("default"), families: FAMILIES };
-  await expect(replay(pod.netns, wanted, { beforeEach })).rejects.toThrow("closed");
+  await expect(replay(pod.netns, wanted, { ask: asking })).rejects.toThrow("closed");
   expect(await pod.run("nft list ruleset")).toBe("");
 });
