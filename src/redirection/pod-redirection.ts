@@ -7,7 +7,7 @@ import {
   hasRouting,
   isRoutingComplete,
   lookAtRouting,
-  NO_ROUTING,
+  nothingFound,
   type RoutingLook,
   type RoutingState,
   readRedirectRouting,
@@ -241,17 +241,18 @@ export class PodRedirection {
   async #applyNew(call: Visiting, options: RedirectOptions): Promise<Written> {
     const expected = this.#newFamilies;
     const [routing, rules] = await allDone([
-      this.#ensureRouting(call, { isNew: true, found: NO_ROUTING }),
+      this.#ensureRouting(call, { isNew: true, found: nothingFound({ v6: this.#options.ipv6 }) }),
       this.#engine.apply(call, this.#wanted(options, expected), { isNew: true }),
     ]);
-    const before = { ...NO_ROUTING.state, v6: { ...NO_ROUTING.state.v6, supported: routing.v6.supported } };
+    const before = nothingFound({ v6: routing.v6.supported }).state;
     const { families, skippedFamilies } = await this.#familiesOf(call, routing);
     if (families.length === expected.length) return { before, skippedFamilies, rules };
     // as the last new pod was, the next one usually is
     this.#newFamilies = families;
-    if (families.length < expected.length) await this.#engine.remove(call);
+    const removedCount = await this.#engine.remove(call);
     const again = await this.#engine.apply(call, this.#wanted(options, families), { isNew: false });
-    return { before, skippedFamilies, rules: { ...again, writes: rules.writes + again.writes } };
+    const writes = rules.writes + removedCount + again.writes;
+    return { before, skippedFamilies, rules: { ...again, writes } };
   }
 
   /** One visit shows whether anything is to be done, which is not so most of the time. */

@@ -5,7 +5,7 @@ import { execFileSync } from "node:child_process";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { NOBODYS_LOCK } from "../../src/linux/lock-files.ts";
 import { Netns } from "../../src/linux/netns.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
@@ -592,16 +592,38 @@ describe("IPv6", () => {
     expect(await redirect.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({ changed: false, writes: 0 });
   });
 
-  test("is left alone when it is switched off", async () => {
+  test.each([false, true])("is left alone when it is switched off (a new namespace: %s)", async (isNew) => {
     using pod = await TestNetns.make();
     const redirect = redirection(nft, { ipv6: false });
-    expect(await redirect.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({
-      writes: 1,
-      skippedFamilies: [],
-    });
+    const report = await redirect.apply(pod.netns, DEFAULT_OPTIONS, { isNew });
+    expect(report).toMatchObject({ writes: 1, skippedFamilies: [] });
+    expect(report.repaired.filter(({ family }) => family === 6)).toEqual([]);
     expect(await pod.save("ip6tables-nft-save")).toBe("");
     expect((await routes(pod)).match(/32764/g)).toHaveLength(1);
     expect((await redirect.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(true);
+  });
+
+  test("is expected of a new namespace as the last one had it, and what was expected wrongly is put right", async () => {
+    const redirect = redirection(nft);
+    const enrol = async (has6: boolean) => {
+      using pod = await TestNetns.make();
+      if (!has6) await pod.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.lo.disable_ipv6=1");
+      const report = await redirect.apply(pod.netns, DEFAULT_OPTIONS, { isNew: true });
+      const skipped = report.skippedFamilies.map(({ family }) => family);
+      const rules6 = (await pod.save("ip6tables-nft-save")).includes("ISTIO");
+      const state = await redirect.verify(pod.netns, DEFAULT_OPTIONS);
+      expect(await redirect.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({ changed: false, writes: 0 });
+      return {
+        skipped,
+        rules6,
+        intact: state.intact,
+        families: [...new Set(report.repaired.map(({ family }) => family))].sort(),
+      };
+    };
+    const with6 = { skipped: [], rules6: true, intact: true, families: [4, 6] };
+    const without6 = { skipped: [6], rules6: false, intact: true, families: [4] };
+    const pods = [true, false, false, true, true];
+    for (const has6 of pods) expect(await enrol(has6)).toEqual(has6 ? with6 : without6);
   });
 
   test("cannot be wanted without its programs", () => {
@@ -609,6 +631,22 @@ describe("IPv6", () => {
     expect(() => redirection(backend)).toThrow("AMBIENT_IPV6=false");
     expect(() => redirection(backend, { ipv6: false })).not.toThrow();
   });
+});
+
+test("a new namespace whose loopback device comes up late is waited for, and has everything then", async () => {
+  using pod = await TestNetns.make();
+  await pod.run("ip link set lo down");
+  const redirect = redirection(nft);
+  const applying = redirect.apply(pod.netns, DEFAULT_OPTIONS, { isNew: true });
+  await expect.poll(() => pod.save()).toContain("ISTIO_PRERT");
+  const settled = vi.fn();
+  void applying.finally(settled).catch(() => {});
+  expect(await pod.run("ip -6 route show table 100").catch(() => "")).not.toContain("local default");
+  expect(settled).not.toHaveBeenCalled();
+  await pod.run("ip link set lo up");
+  expect(await applying).toMatchObject({ changed: true, skippedFamilies: [] });
+  expect(await redirect.verify(pod.netns, DEFAULT_OPTIONS)).toMatchObject({ intact: true });
+  expect(await redirect.apply(pod.netns, DEFAULT_OPTIONS)).toMatchObject({ changed: false, writes: 0 });
 });
 
 describe("programs that fail", () => {

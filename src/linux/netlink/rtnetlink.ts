@@ -52,14 +52,14 @@ export interface RoutingLook {
   readonly loUp: boolean;
 }
 
-/** Of a namespace in which nothing of ours can be. That it may be without IPv6, or "lo" down, its answer to a write tells. */
-export const NO_ROUTING: RoutingLook = {
-  state: {
-    v4: { supported: true, rule: false, route: false },
-    v6: { supported: true, rule: false, route: false },
-  },
-  loUp: true,
-};
+/**
+ * What to take for found in a namespace in which nothing of ours can be, without a look. That it may be without IPv6, or "lo" down, its
+ * answer to a write tells.
+ */
+export function nothingFound({ v6 }: { v6: boolean }): RoutingLook {
+  const nothing = { rule: false, route: false };
+  return { state: { v4: { supported: true, ...nothing }, v6: { supported: v6, ...nothing } }, loUp: true };
+}
 
 /** Policy routing as it was left by {@link ensureRedirectRouting}. */
 export interface RoutingReport extends RoutingState {
@@ -87,8 +87,8 @@ interface Found {
  *
  * IPv6 that is off in the namespace (no module, or `net.ipv6.conf.lo.disable_ipv6=1`) is reported, not an error.
  *
- * @param options.found what {@link lookAtRouting} has just shown; default: it is looked at
- * @throws NetlinkError ENETDOWN if the loopback device is down (nothing has been written then), EPERM, …
+ * @param options.found what {@link lookAtRouting} has just shown, or {@link nothingFound}; default: it is looked at
+ * @throws NetlinkError ENETDOWN if the loopback device is down (nothing was written if it was looked at), EPERM, …
  * @throws NativeError if the conversation with the kernel failed
  */
 export async function ensureRedirectRouting(

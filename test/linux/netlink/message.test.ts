@@ -137,7 +137,7 @@ test("the end of a dump may carry an error, and any part may say that the dump w
 });
 
 test("messages with a number nobody used are ignored", () => {
-  expect(sortAnswers(1, bytes("10000000 1000 0000 09000000 00000000" + ack))[0]).toMatchObject({
+  expect(sortAnswers(1, bytes(`10000000 1000 0000 09000000 00000000 ${ack}`))[0]).toMatchObject({
     error: 0,
     messages: [],
   });
