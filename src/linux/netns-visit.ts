@@ -36,8 +36,8 @@ export class NetnsVisit {
    */
   converse(conversation: Conversation): Promise<Uint8Array> {
     return new Promise((resolve, reject) => {
-      // behind whatever the promises of this turn lead to
-      if (this.#waiting.length === 0) process.nextTick(() => void this.#go());
+      // behind whatever the promises of this turn lead to: a tick that a promise asks for comes when no promise is left to be kept
+      if (this.#waiting.length === 0) queueMicrotask(() => process.nextTick(() => void this.#go()));
       this.#waiting.push({ conversation, resolve, reject });
     });
   }
