@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What binding.c may ask of the core: SEQPACKET sockets on an event loop, and work inside a network namespace.
+// What the binding may ask of the core: SEQPACKET sockets on an event loop, and work inside a network namespace.
 //
 // Functions return 0 (or a descriptor) or -errno. Where there is a `step`, it then names the system call that failed.
 #ifndef AMBIENT_COMMON_H

@@ -10,7 +10,8 @@
 #include <unistd.h>
 
 #define STACK_BYTES (512 * 1024)
-#define PLACES 4	// visits at a time that are not urgent
+// A visit can wait for the kernel's rtnl lock, or for a pod that writes rules without end; others are not to wait for it.
+#define PLACES 14	// visits at a time that are not urgent
 #define URGENT_PLACES 2 // places more that only urgent ones take
 
 struct queue {

@@ -113,14 +113,6 @@ export function processConfigSource(args: readonly string[]): ConfigSource {
   return { env: process.env, args };
 }
 
-/**
- * Gives libuv's pool more threads, unless the operator chose a number; only works before the pool is first used.
- * Netlink jobs can wait there for the kernel's rtnl lock, which other jobs must not have to wait for.
- */
-export function widenThreadPool(): void {
-  process.env.UV_THREADPOOL_SIZE ??= "16";
-}
-
 /** Source: unix(7), sun_path without its closing zero. */
 const maxSocketPathBytes = 107;
 

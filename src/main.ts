@@ -4,7 +4,7 @@
 import { setFlagsFromString } from "node:v8";
 import type { Agent } from "./agent/agent.ts";
 import { UsageError } from "./cli/usage-error.ts";
-import { loadConfig, processConfigSource, widenThreadPool } from "./config.ts";
+import { loadConfig, processConfigSource } from "./config.ts";
 import { createLoggers } from "./log/logger.ts";
 import { version } from "./version.ts";
 
@@ -24,7 +24,6 @@ async function runAgent(args: readonly string[]): Promise<void> {
   if (process.getuid?.() !== 0) {
     throw new UsageError("the agent enters network namespaces and writes rules there: run it as root");
   }
-  widenThreadPool();
   // the young generation would grow with the first burst of pods and never shrink: 25 MB that nothing needs
   setFlagsFromString("--semi-space-growth-factor=1");
   const loggers = createLoggers(config.log);
