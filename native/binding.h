@@ -9,13 +9,13 @@
 #include "common.h"
 #include "visitor.h"
 
-napi_value number(napi_env env, int64_t value);
-napi_value boolean(napi_env env, bool value);
+napi_value number_value(napi_env env, int64_t value);
+napi_value boolean_value(napi_env env, bool value);
 napi_value bytes_value(napi_env env, const uint8_t *data, size_t bytes); // a copy; NULL: no memory
 
 // A failure is thrown (or rejected) as the array [-errno, name of the system call]; src/linux/native.ts makes the Error.
 napi_value failure_value(napi_env env, int error, const char *step);
-napi_value fail(napi_env env, int error, const char *step);
+napi_value throw_failure(napi_env env, int error, const char *step);
 napi_value wrong_arguments(napi_env env);
 
 bool read_arguments(napi_env env, napi_callback_info info, size_t count, napi_value *arguments);

@@ -94,12 +94,12 @@ napi_value queue_job(napi_env env, struct job *job)
 	if (napi_get_instance_data(env, (void **)&settler) != napi_ok || !settler ||
 	    napi_acquire_threadsafe_function(settler->function) != napi_ok) {
 		free_job(job);
-		return fail(env, -ECANCELED, "napi_acquire_threadsafe_function");
+		return throw_failure(env, -ECANCELED, "napi_acquire_threadsafe_function");
 	}
 	if (napi_create_promise(env, &job->deferred, &promise) != napi_ok) {
 		napi_release_threadsafe_function(settler->function, napi_tsfn_release);
 		free_job(job);
-		return fail(env, -ENOMEM, "napi_create_promise");
+		return throw_failure(env, -ENOMEM, "napi_create_promise");
 	}
 	job->function = settler->function;
 	job->visit.done = visit_is_over;
@@ -124,7 +124,7 @@ napi_value start_job(napi_env env, struct job *job, int netns_fd)
 		int error = -errno;
 
 		free_job(job);
-		return fail(env, error, "fcntl");
+		return throw_failure(env, error, "fcntl");
 	}
 	return queue_job(env, job);
 }

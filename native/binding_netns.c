@@ -53,7 +53,7 @@ napi_value js_socket_in_netns(napi_env env, napi_callback_info info)
 	options.set_mark = flags & SOCKET_SET_MARK;
 	int fd = netns_open_socket(netns_fd, &options, &step);
 	free(address);
-	return fd < 0 ? fail(env, fd, step) : number(env, fd);
+	return fd < 0 ? throw_failure(env, fd, step) : number_value(env, fd);
 }
 
 struct netlink_job {
@@ -139,7 +139,7 @@ napi_value js_netlink_in_netns(napi_env env, napi_callback_info info)
 		return wrong_arguments(env);
 	struct netlink_job *netlink = calloc(1, sizeof(*netlink) + length / 4 * sizeof(netlink->exchanges[0]));
 	if (!netlink)
-		return fail(env, -ENOMEM, "malloc");
+		return throw_failure(env, -ENOMEM, "malloc");
 	netlink->job.visit.run = run_netlink;
 	netlink->job.visit.is_urgent = is_urgent;
 	netlink->job.value = replies_value;
@@ -194,7 +194,7 @@ napi_value js_make_netns(napi_env env, napi_callback_info info)
 
 	(void)info;
 	if (!make)
-		return fail(env, -ENOMEM, "malloc");
+		return throw_failure(env, -ENOMEM, "malloc");
 	make->job.visit.run = run_make;
 	make->job.visit.is_new = true;
 	make->job.visit.netns_fd = -1;

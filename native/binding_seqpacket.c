@@ -83,7 +83,7 @@ static bool emit(struct handle *handle, enum event event, size_t count, const na
 	if (!handle->callback || napi_get_reference_value(env, handle->callback, &callback) != napi_ok || !callback ||
 	    napi_get_global(env, &global) != napi_ok)
 		return false;
-	arguments[0] = number(env, event);
+	arguments[0] = number_value(env, event);
 	for (size_t i = 0; i < count; i++)
 		arguments[i + 1] = values[i];
 	status = napi_make_callback(env, NULL, global, callback, count + 1, arguments, NULL);
@@ -111,7 +111,7 @@ static void on_connection(struct seqpacket *listener, int fd)
 	}
 	result = create_handle(handle->env, fd, &config, &connection);
 	if (result < 0) {
-		napi_value failure[2] = { number(handle->env, result), NULL };
+		napi_value failure[2] = { number_value(handle->env, result), NULL };
 
 		napi_create_string_utf8(handle->env, "uv_poll_init", NAPI_AUTO_LENGTH, &failure[1]);
 		emit(handle, EVENT_ERROR, 2, failure);
@@ -129,7 +129,7 @@ static napi_value fds_value(napi_env env, const int *fds, size_t count)
 	if (napi_create_array_with_length(env, count, &result) != napi_ok)
 		return NULL;
 	for (size_t i = 0; i < count; i++) {
-		if (napi_set_element(env, result, (uint32_t)i, number(env, fds[i])) != napi_ok)
+		if (napi_set_element(env, result, (uint32_t)i, number_value(env, fds[i])) != napi_ok)
 			return NULL;
 	}
 	return result;
@@ -146,7 +146,7 @@ static void on_packet(struct seqpacket *socket, const struct seqpacket_packet *p
 	if (napi_open_handle_scope(env, &scope) == napi_ok) {
 		napi_value values[3] = {
 			bytes_value(env, packet->data, packet->bytes),
-			number(env, flags),
+			number_value(env, flags),
 			fds_value(env, packet->fds, packet->fd_count),
 		};
 
@@ -185,7 +185,7 @@ static void on_error(struct seqpacket *socket, int error, const char *step)
 
 	if (napi_open_handle_scope(handle->env, &scope) != napi_ok)
 		return;
-	napi_value values[2] = { number(handle->env, error), NULL };
+	napi_value values[2] = { number_value(handle->env, error), NULL };
 	if (napi_create_string_utf8(handle->env, step, NAPI_AUTO_LENGTH, &values[1]) == napi_ok)
 		emit(handle, EVENT_ERROR, 2, values);
 	napi_close_handle_scope(handle->env, scope);
@@ -246,10 +246,10 @@ napi_value js_listen(napi_env env, napi_callback_info info)
 	int fd = seqpacket_listen(path, backlog, (mode_t)mode, &step);
 	free(path);
 	if (fd < 0)
-		return fail(env, fd, step);
+		return throw_failure(env, fd, step);
 	struct seqpacket_config config = { .listening = true, .max_packet_bytes = max_packet_bytes, .max_fds = max_fds };
 	int error = create_handle(env, fd, &config, &result);
-	return error < 0 ? fail(env, error, "uv_poll_init") : result;
+	return error < 0 ? throw_failure(env, error, "uv_poll_init") : result;
 }
 
 // connect(path, maxPacketBytes, maxFds) -> handle
@@ -268,10 +268,10 @@ napi_value js_connect(napi_env env, napi_callback_info info)
 	int fd = seqpacket_connect(path, &step);
 	free(path);
 	if (fd < 0)
-		return fail(env, fd, step);
+		return throw_failure(env, fd, step);
 	struct seqpacket_config config = { .max_packet_bytes = max_packet_bytes, .max_fds = max_fds };
 	int error = create_handle(env, fd, &config, &result);
-	return error < 0 ? fail(env, error, "uv_poll_init") : result;
+	return error < 0 ? throw_failure(env, error, "uv_poll_init") : result;
 }
 
 // start(handle, callback(event, …)): from now on events are delivered
@@ -286,7 +286,7 @@ napi_value js_start(napi_env env, napi_callback_info info)
 	    handle->socket.closing || napi_create_reference(env, arguments[1], 1, &handle->callback) != napi_ok)
 		return wrong_arguments(env);
 	int error = seqpacket_start(&handle->socket);
-	return error < 0 ? fail(env, error, "uv_poll_start") : NULL;
+	return error < 0 ? throw_failure(env, error, "uv_poll_start") : NULL;
 }
 
 // send(handle, data, fd or -1) -> true: sent, false: would block
@@ -303,7 +303,7 @@ napi_value js_send(napi_env env, napi_callback_info info)
 	    handle->socket.listening)
 		return wrong_arguments(env);
 	int result = seqpacket_send(&handle->socket, data, bytes, fd);
-	return result < 0 ? fail(env, result, "sendmsg") : boolean(env, result == 1);
+	return result < 0 ? throw_failure(env, result, "sendmsg") : boolean_value(env, result == 1);
 }
 
 // peer(handle) -> [pid, uid, gid]
@@ -319,12 +319,12 @@ napi_value js_peer(napi_env env, napi_callback_info info)
 		return wrong_arguments(env);
 	int error = seqpacket_peer(&handle->socket, &pid, &uid, &gid);
 	if (error < 0)
-		return fail(env, error, "getsockopt");
+		return throw_failure(env, error, "getsockopt");
 	if (napi_create_array_with_length(env, 3, &result) != napi_ok)
 		return NULL;
-	napi_set_element(env, result, 0, number(env, pid));
-	napi_set_element(env, result, 1, number(env, uid));
-	napi_set_element(env, result, 2, number(env, gid));
+	napi_set_element(env, result, 0, number_value(env, pid));
+	napi_set_element(env, result, 1, number_value(env, uid));
+	napi_set_element(env, result, 2, number_value(env, gid));
 	return result;
 }
 
@@ -345,7 +345,7 @@ napi_value js_set_reading(napi_env env, napi_callback_info info)
 	if (!read_switch(env, info, &handle, &on))
 		return wrong_arguments(env);
 	int error = seqpacket_set_reading(&handle->socket, on);
-	return error < 0 ? fail(env, error, "uv_poll_start") : NULL;
+	return error < 0 ? throw_failure(env, error, "uv_poll_start") : NULL;
 }
 
 // setRef(handle, on): whether the handle keeps the process alive

@@ -109,13 +109,13 @@ napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
 	struct xtables_job *xtables = calloc(1, sizeof(*xtables));
 	if (!xtables) {
 		free(names);
-		return fail(env, -ENOMEM, "malloc");
+		return throw_failure(env, -ENOMEM, "malloc");
 	}
 	xtables->list.names = names;
 	int result = read_table_names(&like, &xtables->list);
 	if (result < 0) {
 		free_xtables(&xtables->job);
-		return fail(env, result, result == -ENOMEM ? "malloc" : "getsockopt");
+		return throw_failure(env, result, result == -ENOMEM ? "malloc" : "getsockopt");
 	}
 	xtables->job.visit.run = run_xtables;
 	xtables->job.value = tables_value;
