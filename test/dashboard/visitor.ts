@@ -15,6 +15,12 @@ export const noBrowser = existsSync(CHROMIUM)
 /** Kept for people, and ignored by git. */
 export const SCREENSHOTS = join(import.meta.dirname, "../../build/screenshots");
 
+/**
+ * What Chromium says of a request that it dropped itself because an interface came or went in its network namespace.
+ * Here it shares a node's, where each pod brings one; the page asks again, as for any answer that did not come.
+ */
+const OWN_NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED";
+
 /** A headless Chromium. */
 export function startBrowser(): Promise<Browser> {
   return chromium.launch({
@@ -34,6 +40,7 @@ export class Visitor {
     this.page = page;
     const { origin } = new URL(url);
     page.on("console", (message) => {
+      if (message.text().endsWith(OWN_NETWORK_CHANGED)) return;
       if (message.type() === "error" || message.type() === "warning") this.complaints.push(message.text());
     });
     page.on("pageerror", (error) => this.complaints.push(error.message));
