@@ -7,7 +7,7 @@ import { isTouched } from "../check/signs.ts";
 import { CniVerbs } from "../cni/cni-verbs.ts";
 import { PluginServer } from "../cni/plugin-server.ts";
 import type { AgentConfig } from "../config.ts";
-import { readConfs } from "../conflist/chain-plan.ts";
+import { parseFolder } from "../conflist/conf-folder.ts";
 import { SelfTestWatch } from "../diagnose/self-test-watch.ts";
 import { openAttachments } from "../enrolment/attachment-store.ts";
 import { Enrolment } from "../enrolment/enrolment.ts";
@@ -181,7 +181,8 @@ function makeProbes(
     probeSnatV6,
     ipv6,
     countsOwnConnections: () => probes.countsOwnConnections,
-    pluginTypes: async () => readConfs((await readFolder(config.install.netDir)).files).confs[0]?.types ?? [],
+    pluginTypes: async () =>
+      parseFolder((await readFolder(config.install.netDir)).files).confs[0]?.types ?? [],
     onoutcome: (report) => wiring.probePathOutcome(report),
     log,
   });

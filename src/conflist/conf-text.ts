@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a runtime reads out of a CNI configuration file, and why it would refuse one.
+// The bytes of a CNI configuration file as text, and the names of files that runtimes read.
 
 /**
  * The bytes of a configuration file as text with one character per byte (latin1), so that writing it back gives
@@ -17,90 +17,25 @@ export function confBytes(text: ConfText): Buffer {
   return Buffer.from(text, "latin1");
 }
 
-/** JSON value of (a part of) a configuration file. @throws SyntaxError */
-export function confValue(text: ConfText): unknown {
-  return JSON.parse(confBytes(text).toString("utf8"));
+/** JSON for a file, whatever characters are in the value. */
+export function jsonText(value: unknown, indent?: number): ConfText {
+  return confTextOf(Buffer.from(JSON.stringify(value, null, indent)));
 }
 
-/** A configuration that a runtime would load. */
-export interface ParsedConf {
-  /** `single`: one plugin, as `.conf` and `.json` hold it; `list`: a chain. */
-  readonly kind: "single" | "list";
-  /** Name of the network; empty where a single plugin has none. */
-  readonly network: string;
-  /** Types of the chain's plugins in their order. */
-  readonly types: readonly string[];
-}
-
-type JsonObject = Readonly<Record<string, unknown>>;
-
-/** Names of files that runtimes read. Source: containerd/go-cni opts.go, loadFromConfDir */
+/** Names of files that runtimes read in their folder. Source: containerd/go-cni opts.go, loadFromConfDir */
 export function isConfName(fileName: string): boolean {
-  return /\.(conf|conflist|json)$/.test(fileName);
+  return /^[^/]+\.(conf|conflist|json)$/.test(fileName);
 }
 
 /**
- * Checks a configuration file the way libcni does.
- * @throws Error with the reason why a runtime refuses it
- * Source: containernetworking/cni libcni/conf.go, NetworkConfFromBytes and NetworkPluginConfFromBytes
+ * Names of files that belong to the list of a network, in the folder of that network's name beside it, as `NETWORK/FILE.conf`.
+ * Source: containernetworking/cni libcni/conf.go, NetworkPluginConfsFromFiles
  */
-export function parseConf(fileName: string, text: ConfText): ParsedConf {
-  // Go's decoder takes no byte order mark, and refuses an empty file
-  const value: unknown = JSON.parse(text);
-  if (!isObject(value)) throw new Error("it holds no JSON object");
-  if (fileName.endsWith(".conflist")) return parseList(value);
-  const plugin = pluginFault(value);
-  if (plugin !== undefined) throw new Error(plugin);
-  return {
-    kind: "single",
-    network: typeof value.name === "string" ? value.name : "",
-    types: [typeOf(value)],
-  };
+export function isPartName(fileName: string): boolean {
+  return /^[^/]+\/[^/]+\.conf$/.test(fileName);
 }
 
-function parseList(list: JsonObject): ParsedConf {
-  if (typeof list.name !== "string") throw new Error('it has no "name"');
-  if ("cniVersion" in list && typeof list.cniVersion !== "string")
-    throw new Error('"cniVersion" is no string');
-  for (const key of ["disableCheck", "disableGC", "loadOnlyInlinedPlugins"]) {
-    const value = list[key];
-    if (value === undefined || typeof value === "boolean") continue;
-    if (typeof value !== "string" || !/^(true|false)$/i.test(value)) {
-      throw new Error(`"${key}" is neither true nor false`);
-    }
-  }
-  const plugins = list.plugins;
-  if (!Array.isArray(plugins)) throw new Error('it has no list "plugins"');
-  if (plugins.length === 0) throw new Error('"plugins" is empty');
-  for (const [index, plugin] of plugins.entries()) {
-    const fault = isObject(plugin) ? pluginFault(plugin) : "is no object";
-    if (fault !== undefined) throw new Error(`plugin ${index + 1}: ${fault}`);
-  }
-  return { kind: "list", network: list.name, types: plugins.map((plugin) => typeOf(plugin)) };
-}
-
-function pluginFault(plugin: JsonObject): string | undefined {
-  if (typeOf(plugin) === "") return 'it has no "type"';
-  for (const key of ["cniVersion", "name"]) {
-    const value = plugin[key] ?? "";
-    if (typeof value !== "string") return `"${key}" is no string`;
-  }
-  const capabilities = plugin.capabilities ?? {};
-  if (!isObject(capabilities) || Object.values(capabilities).some((wanted) => typeof wanted !== "boolean")) {
-    return '"capabilities" holds something other than true and false';
-  }
-  return isObject(plugin.ipam ?? {}) ? undefined : '"ipam" is no object';
-}
-
-/** Type of a plugin, or "". Go's decoder takes keys in any case, the last one wins. */
-function typeOf(plugin: JsonObject): string {
-  let found = "";
-  for (const [key, value] of Object.entries(plugin)) {
-    if (key.toLowerCase() === "type" && typeof value === "string") found = value;
-  }
-  return found;
-}
-
-function isObject(value: unknown): value is JsonObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+/** Byte order, as Go sorts strings. */
+export function compareNames(a: string, b: string): number {
+  return Buffer.compare(Buffer.from(a), Buffer.from(b));
 }

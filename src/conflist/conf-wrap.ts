@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A `.conf` holds one plugin and no chain: it is saved under a name no runtime reads, beside the list made of it.
+import type { Conf } from "./conf.ts";
+import type { ConfDocument } from "./conf-document.ts";
+import type { ConfFolder } from "./conf-folder.ts";
+import { compareNames } from "./conf-text.ts";
 import { chainEntries, removePlugin, wrapConf } from "./conflist-edit.ts";
-import type { Conf, FolderFiles } from "./folder-files.ts";
 
 const savedSuffix = ".ambient-cni-saved";
 
@@ -22,34 +25,22 @@ export function listNamesOf(fileName: string): string[] {
 }
 
 /** Whether a list is what was made of this `.conf` and nothing else. */
-export function isWrapOf(listText: string, confText: string): boolean {
-  return chainEntries(listText).ours > 0 && removePlugin(listText) === wrapConf(confText);
-}
-
-/** Other configurations, and whether the list must be the first of them for the runtime to use it. */
-interface Neighbours {
-  readonly confs: readonly Conf[];
-  readonly mustBeFirst: boolean;
+export function isWrapOf(list: ConfDocument, conf: ConfDocument): boolean {
+  return chainEntries(list).ours > 0 && removePlugin(list) === wrapConf(conf);
 }
 
 /** A name for the list that is free, or held by our earlier list; undefined if there is none. */
 export function chooseListName(
   single: Conf,
-  files: FolderFiles,
-  { confs, mustBeFirst }: Neighbours,
+  { folder, before }: { readonly folder: ConfFolder; readonly before: readonly Conf[] },
 ): string | undefined {
+  const isSaved = folder.files.has(savedNameOf(single.name));
   return listNamesOf(single.name).find((name) => {
-    const text = files.get(name);
-    const isSaved = files.has(savedNameOf(single.name));
-    const other = confs.find((conf) => conf.name === name);
-    if (text !== undefined) {
-      if (other === undefined || chainEntries(text).ours === 0) return false;
-      if (!isSaved && !isWrapOf(text, single.text)) return false;
+    const other = folder.confs.find((conf) => conf.name === name);
+    if (folder.files.has(name)) {
+      if (other === undefined || chainEntries(other).ours === 0) return false;
+      if (!isSaved && !isWrapOf(other, single)) return false;
     }
-    if (!mustBeFirst) return true;
-    return confs.every(
-      (conf) =>
-        conf === single || conf === other || Buffer.compare(Buffer.from(name), Buffer.from(conf.name)) < 0,
-    );
+    return before.every((conf) => conf === single || conf === other || compareNames(name, conf.name) < 0);
   });
 }

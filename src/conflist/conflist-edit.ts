@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Puts our entry into a chain and takes it out again; every other byte of the file stays as it is.
+// Puts our entry into a chain and takes it out again; every other byte of the file stays as it is. Pure.
 import { isDeepStrictEqual } from "node:util";
-import { type ConfText, confValue } from "./conf-text.ts";
+import type { ConfPart } from "./conf.ts";
+import { type ConfDocument, type PluginPlace, textAt, typeAt } from "./conf-document.ts";
+import type { ConfText } from "./conf-text.ts";
 import { renderLike, separatorLike } from "./entry-style.ts";
-import { arrayElements, findMember, type Span, skipSpace } from "./json-spans.ts";
+import { arrayElements, findMember, type Span } from "./json-spans.ts";
 
 /** Type of our entry, which is the file name of the launcher. */
 export const pluginType = "ambient-cni";
@@ -28,13 +30,7 @@ export interface InsertOptions {
   readonly keepSettings?: boolean;
 }
 
-/** One element of a list in the text, with all elements of that list. */
-interface Place extends Span {
-  readonly list: readonly Span[];
-  readonly index: number;
-}
-
-/** Which of ours and istio-cni's entries a configuration holds, delegates included. */
+/** Which of ours and istio-cni's entries a configuration holds, delegates and parts included. */
 export interface ChainEntries {
   readonly ours: number;
   /** How many of ours are inside a delegate, as Multus copies the chain of another file. */
@@ -42,153 +38,107 @@ export interface ChainEntries {
   readonly istioCni: number;
 }
 
-/** Counts the entries in a configuration. @param text valid JSON */
-export function chainEntries(text: ConfText): ChainEntries {
-  const { chain, delegates } = placesOf(text);
-  const count = (places: readonly Place[], type: string) =>
-    places.filter((place) => typeAt(text, place) === type).length;
-  const oursInDelegates = count(delegates, pluginType);
+/** A file, with its parts where it is a list that has some. */
+type WithParts = ConfDocument & { readonly parts?: readonly ConfPart[] };
+
+/** Counts the entries in a configuration. */
+export function chainEntries({ chain, delegates, parts = [] }: WithParts): ChainEntries {
+  const count = (places: readonly Pick<PluginPlace, "value">[], type: string) =>
+    places.filter((place) => typeAt(place) === type).length;
+  const all = [...chain, ...delegates, ...parts];
   return {
-    ours: count(chain, pluginType) + oursInDelegates,
-    oursInDelegates,
-    istioCni: count(chain, istioCniType) + count(delegates, istioCniType),
+    ours: count(all, pluginType),
+    oursInDelegates: count(delegates, pluginType),
+    istioCni: count(all, istioCniType),
   };
 }
 
 /**
  * Text with exactly one entry of ours: appended as the last plugin if there was none, else mended where it stands.
  * An entry inside a delegate counts: the runtime calls it through the delegating plugin.
- * @param text a valid chain (`.conflist`); a byte order mark is left alone
- * @throws Error when there is no list `plugins`
+ * @param document a chain (`.conflist`) @throws Error when there is no list `plugins`
  */
-export function insertPlugin(text: ConfText, entry: PluginEntry, options: InsertOptions = {}): ConfText {
-  let result = options.replaceIstioCni ? replaceIstioCni(text, entry) : text;
-  const surplus = (): Place | undefined => {
-    const ours = ourPlaces(result);
-    // the entry kept is the first in a delegate, else the first in the chain: ourPlaces has them in that order
-    return ours.slice(1).at(-1);
-  };
-  for (let place = surplus(); place !== undefined; place = surplus()) result = cut(result, place);
-  const [place] = ourPlaces(result);
-  if (place === undefined) return append(result, entry);
-  if (options.keepSettings || isDeepStrictEqual(confValue(slice(result, place)), { ...entry })) return result;
-  return splice(result, place, renderLike(result, place, entry));
+export function insertPlugin(
+  document: ConfDocument,
+  entry: PluginEntry,
+  options: InsertOptions = {},
+): ConfText {
+  const theirs = options.replaceIstioCni === true ? placesOfType(document, istioCniType) : [];
+  const [kept, ...surplus] = placesOfType(document, pluginType);
+  const place = kept ?? theirs[0];
+  if (place === undefined) return append(document, entry);
+  const isRight =
+    place === kept && (options.keepSettings === true || isDeepStrictEqual(place.value, { ...entry }));
+  const mended = isRight ? [] : [{ ...place, insert: renderLike(document.text, place, entry) }];
+  const cut = [...surplus, ...theirs].filter((each) => each !== place);
+  return edited(document, [...mended, ...cuts(cut)]);
 }
 
-/** Our entry as it stands in a configuration, whatever its settings. @param text valid JSON */
-export function readEntry(text: ConfText): PluginEntry | undefined {
-  const [place] = ourPlaces(text);
-  return place === undefined ? undefined : (confValue(slice(text, place)) as PluginEntry);
+/** Our entry as it stands in a configuration, whatever its settings. */
+export function readEntry(document: WithParts): PluginEntry | undefined {
+  const part = document.parts?.find((each) => typeAt(each) === pluginType);
+  return (placesOfType(document, pluginType)[0] ?? part)?.value as PluginEntry | undefined;
 }
 
 /** Text without any entry of ours: the inverse of {@link insertPlugin}, byte for byte. */
-export function removePlugin(text: ConfText): ConfText {
-  let result = text;
-  for (let place = ourPlaces(result).at(-1); place !== undefined; place = ourPlaces(result).at(-1)) {
-    result = cut(result, place);
-  }
-  return result;
+export function removePlugin(document: ConfDocument): ConfText {
+  return edited(document, cuts(placesOfType(document, pluginType)));
 }
 
-/**
- * A chain made of a single plugin's configuration, whose text becomes the list's element byte for byte.
- * @param text a valid `.conf`
- */
-export function wrapConf(text: ConfText): ConfText {
-  const start = rootStart(text);
-  const end = text.lastIndexOf("}") + 1;
-  const plugin = text.slice(start, end);
+/** A chain made of a single plugin's configuration, whose text becomes the list's element byte for byte. */
+export function wrapConf(document: ConfDocument): ConfText {
+  const { text, start } = document;
+  const plugin = text.slice(start, text.lastIndexOf("}") + 1);
   const line = /\r?\n/.exec(plugin)?.[0] ?? "";
   const indent = line === "" ? "" : "  ";
   const colon = line === "" ? ":" : ": ";
   const version = findMember(text, start, "cniVersion");
   const name = findMember(text, start, "name");
   const head = [
-    ...(version === undefined ? [] : [`"cniVersion"${colon}${slice(text, version)}`]),
-    `"name"${colon}${name === undefined ? '""' : slice(text, name)}`,
+    ...(version === undefined ? [] : [`"cniVersion"${colon}${textAt(document, version)}`]),
+    `"name"${colon}${name === undefined ? '""' : textAt(document, name)}`,
     `"plugins"${colon}[${line}`,
   ];
   return `{${line}${indent}${head.join(`,${line}${indent}`)}${plugin}${line}${indent}]${line}}${line}`;
 }
 
-function append(text: ConfText, entry: PluginEntry): ConfText {
-  const plugins = findMember(text, rootStart(text), "plugins");
+/** The entry kept of several is the first in a delegate, else the first in the chain. */
+function placesOfType({ chain, delegates }: ConfDocument, type: string): PluginPlace[] {
+  return [...delegates, ...chain].filter((place) => typeAt(place) === type);
+}
+
+function append(document: ConfDocument, entry: PluginEntry): ConfText {
+  const { text, start } = document;
+  const plugins = findMember(text, start, "plugins");
   if (plugins === undefined || text[plugins.start] !== "[") {
     throw new Error('Cannot add the plugin: the configuration has no list "plugins"');
   }
   const last = arrayElements(text, plugins.start).at(-1);
-  if (last === undefined) {
-    const at = plugins.start + 1;
-    return splice(text, { start: at, end: at }, renderLike(text, { start: at, end: at }, entry));
-  }
-  const at = { start: last.end, end: last.end };
-  return splice(text, at, `,${separatorLike(text, last)}${renderLike(text, last, entry)}`);
+  const at = last === undefined ? plugins.start + 1 : last.end;
+  const style = last ?? { start: at, end: at };
+  const separator = last === undefined ? "" : `,${separatorLike(text, last)}`;
+  return edited(document, [{ start: at, end: at, insert: separator + renderLike(text, style, entry) }]);
 }
 
-function replaceIstioCni(text: ConfText, entry: PluginEntry): ConfText {
-  let result = text;
-  const find = (): Place | undefined => {
-    const { chain, delegates } = placesOf(result);
-    return [...delegates, ...chain].find((place) => typeAt(result, place) === istioCniType);
-  };
-  for (let place = find(); place !== undefined; place = find()) {
-    result =
-      ourPlaces(result).length > 0
-        ? cut(result, place)
-        : splice(result, place, renderLike(result, place, entry));
-  }
-  return result;
+/** Text to put in place of a span. */
+interface Edit extends Span {
+  readonly insert: string;
 }
 
-/** Takes one element and the comma that came with it out of its list. */
-function cut(text: ConfText, place: Place): ConfText {
-  const before = place.list[place.index - 1];
-  const after = place.list[place.index + 1];
-  if (before !== undefined) return splice(text, { start: before.end, end: place.end }, "");
-  return splice(text, { start: place.start, end: after?.start ?? place.end }, "");
-}
-
-function ourPlaces(text: ConfText): Place[] {
-  const { chain, delegates } = placesOf(text);
-  return [...delegates, ...chain].filter((place) => typeAt(text, place) === pluginType);
-}
-
-function placesOf(text: ConfText): { chain: Place[]; delegates: Place[] } {
-  const start = rootStart(text);
-  if (text[start] !== "{") return { chain: [], delegates: [] };
-  const chain = listAt(text, start, "plugins");
-  const delegating = [{ start }, ...chain];
-  return { chain, delegates: delegating.flatMap((plugin) => delegatePlaces(text, plugin.start)) };
-}
-
-/** Plugins of the chains inside a plugin's `delegates`. Source: k8snetworkplumbingwg/multus-cni docs/configuration.md */
-function delegatePlaces(text: ConfText, start: number): Place[] {
-  return listAt(text, start, "delegates").flatMap((delegate) => {
-    const chain = listAt(text, delegate.start, "plugins");
-    return [...chain, ...chain.flatMap((plugin) => delegatePlaces(text, plugin.start))];
+/** Takes elements out of their lists, with the comma that came with each. */
+function cuts(places: readonly PluginPlace[]): Edit[] {
+  const gone = new Set(places.map(({ start }) => start));
+  return places.map(({ list, index, start, end }) => {
+    const isKept = (span: Span | undefined) => span !== undefined && !gone.has(span.start);
+    // the comma before it, unless all that stands before it goes as well
+    if (list.slice(0, index).some(isKept)) return { start: list[index - 1]?.end ?? start, end, insert: "" };
+    return { start, end: list[index + 1]?.start ?? end, insert: "" };
   });
 }
 
-function listAt(text: ConfText, start: number, key: string): Place[] {
-  const member = findMember(text, start, key);
-  if (member === undefined || text[member.start] !== "[") return [];
-  const list = arrayElements(text, member.start);
-  return list.map((span, index) => ({ ...span, list, index }));
-}
-
-function typeAt(text: ConfText, place: Span): unknown {
-  const member = findMember(text, place.start, "type");
-  return member === undefined ? undefined : confValue(slice(text, member));
-}
-
-function rootStart(text: ConfText): number {
-  return skipSpace(text, text.startsWith("\xef\xbb\xbf") ? 3 : text.startsWith("\ufeff") ? 1 : 0);
-}
-
-function slice(text: ConfText, span: Span): string {
-  return text.slice(span.start, span.end);
-}
-
-function splice(text: ConfText, span: Span, insert: string): ConfText {
-  return text.slice(0, span.start) + insert + text.slice(span.end);
+/** Edits that do not overlap, from the last to the first, so that no place moves before its turn. */
+function edited({ text }: ConfDocument, edits: readonly Edit[]): ConfText {
+  return edits
+    .toSorted((a, b) => b.start - a.start)
+    .reduce((result, { start, end, insert }) => result.slice(0, start) + insert + result.slice(end), text);
 }

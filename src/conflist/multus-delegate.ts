@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Multus runs the chain of another file as its delegate: our entry must be in one of the two, never in both.
-import { basename } from "node:path";
-import { confValue } from "./conf-text.ts";
+// Multus runs the chain of another file as its delegate: our entry must be in one of the two, never in both. Pure.
+import { basename, dirname, join } from "node:path/posix";
+import type { Conf } from "./conf.ts";
 import { chainEntries } from "./conflist-edit.ts";
-import type { Conf } from "./folder-files.ts";
 
 /** Where our entry belongs, and which files must not hold one besides. */
 export interface DelegateTarget {
@@ -21,7 +20,7 @@ export interface DelegateTarget {
  */
 export function delegateTarget(primary: Conf, confs: readonly Conf[]): DelegateTarget {
   const multus = multusPlugin(primary);
-  if (multus === undefined || chainEntries(primary.text).oursInDelegates > 0) {
+  if (multus === undefined || chainEntries(primary).oursInDelegates > 0) {
     return { target: primary, alsoRemoveFrom: [] };
   }
   const others = confs.filter((conf) => conf !== primary);
@@ -39,17 +38,51 @@ export function delegateTarget(primary: Conf, confs: readonly Conf[]): DelegateT
   return { target: next, alsoRemoveFrom: [primary] };
 }
 
+/** A chain that Multus runs for every pod besides its networks. */
+export interface AuxiliaryChain {
+  readonly name: string;
+  /** Folder on the host that holds the file of the cluster's network. */
+  readonly baseDir: string;
+  /** Folder on the host whose `*.conf` files are the chain's plugins. */
+  readonly folder: string;
+}
+
+/**
+ * The chain that `auxiliaryCNIChainName` names; its folder lies beside the file of the cluster's network, which must be named by
+ * its path. The path is one of the container of Multus, in which the host's folders are below /host.
+ * Source: k8snetworkplumbingwg/multus-cni pkg/multus/multus.go, CmdAdd; openshift/cluster-network-operator
+ * bindata/network/multus/multus.yaml
+ */
+export function auxiliaryChain(conf: Conf): AuxiliaryChain | undefined {
+  const { auxiliaryCNIChainName: name, clusterNetwork } = multusPlugin(conf) ?? {};
+  if (typeof name !== "string" || name === "" || name.includes("/")) return undefined;
+  if (typeof clusterNetwork !== "string" || !clusterNetwork.includes("/")) return undefined;
+  // /var/run is a link to /run on every host of today
+  const baseDir = dirname(join("/", clusterNetwork.replace(/^\/host\//, "/"))).replace(
+    /^\/var\/run(?=\/|$)/,
+    "/run",
+  );
+  return { name, baseDir, folder: join(baseDir, name) };
+}
+
+/** Whether the chain calls Multus. */
+export function callsMultus(conf: Conf): boolean {
+  return multusPlugin(conf) !== undefined;
+}
+
 interface MultusPlugin {
   readonly type?: unknown;
   readonly clusterNetwork?: unknown;
   readonly delegates?: unknown;
+  readonly auxiliaryCNIChainName?: unknown;
 }
 
 function multusPlugin(conf: Conf): MultusPlugin | undefined {
   if (!conf.types.some(isMultusType)) return undefined;
-  const root = confValue(conf.text) as MultusPlugin & { readonly plugins?: readonly MultusPlugin[] };
-  const plugins = conf.kind === "list" ? (root.plugins ?? []) : [root];
-  return plugins.find((plugin) => isMultusType(String(plugin.type)));
+  const inline = conf.kind === "list" ? conf.chain : [conf];
+  return [...inline, ...conf.parts]
+    .map(({ value }) => value as MultusPlugin)
+    .find((plugin) => isMultusType(String(plugin.type)));
 }
 
 function isMultusType(type: string): boolean {

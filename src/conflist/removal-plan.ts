@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which files of the CNI folder must change so that nothing of ours is left in any chain; pure, no I/O.
-import { type ConfText, confValue, isConfName } from "./conf-text.ts";
+import type { ConfDocument } from "./conf-document.ts";
+import type { Action, ConfFolder } from "./conf-folder.ts";
+import { isConfName } from "./conf-text.ts";
 import { isWrapOf, listNamesOf, originalNameOf, savedNameOf } from "./conf-wrap.ts";
-import { chainEntries, pluginType, removePlugin } from "./conflist-edit.ts";
-import type { Action, FolderFiles } from "./folder-files.ts";
+import { chainEntries, istioCniType, pluginType, removePlugin } from "./conflist-edit.ts";
 
 /** What counts as ours when we leave. */
 export interface RemovalOptions {
@@ -20,27 +21,28 @@ export interface RemovalPlan {
 }
 
 /** Says what has to change in the folder; copies that others made of our chain (`*.cilium_bak`) are included. */
-export function planRemoval(files: FolderFiles, options: RemovalOptions): RemovalPlan {
+export function planRemoval(folder: ConfFolder, options: RemovalOptions): RemovalPlan {
   const actions: Action[] = [];
   const notes: string[] = [];
   const done = new Set<string>(options.except === undefined ? [] : [options.except]);
-  for (const [name, text] of files) {
+  const names = [...folder.files.keys()];
+  for (const name of names) {
     const original = originalNameOf(name);
     if (original === undefined || done.has(original)) continue;
-    const restored = restoreOriginal(files, { saved: { name, text }, original });
+    const restored = restoreOriginal(folder, { saved: name, original });
     actions.push(...restored.actions);
     for (const handled of restored.handled) done.add(handled);
     if (restored.note !== undefined) notes.push(restored.note);
   }
-  for (const [name, text] of files) {
+  for (const name of names) {
     if (done.has(name) || originalNameOf(name) !== undefined) continue;
-    actions.push(...removeFrom(files, { name, text, options }));
+    actions.push(...removeFrom(folder, name, options));
   }
   return { actions, notes };
 }
 
 interface Saved {
-  readonly saved: { readonly name: string; readonly text: ConfText };
+  readonly saved: string;
   readonly original: string;
 }
 
@@ -50,69 +52,62 @@ interface Restored {
   readonly note?: string;
 }
 
-function restoreOriginal(files: FolderFiles, { saved, original }: Saved): Restored {
-  const listName = listNamesOf(original).find((name) => oursIn(files.get(name)) > 0);
-  const rewritten = files.get(original);
-  const list = listName === undefined ? undefined : files.get(listName);
+function restoreOriginal(folder: ConfFolder, { saved, original }: Saved): Restored {
+  const listName = listNamesOf(original).find((name) => oursIn(folder, name) !== undefined);
+  const list = listName === undefined ? undefined : oursIn(folder, listName);
   if (listName === undefined || list === undefined) {
-    const hasOther = [...files.keys()].some((name) => isConfName(name));
+    const hasOther = [...folder.files.keys()].some((name) => isConfName(name));
     if (hasOther) {
-      const note = `"${saved.name}" stays: the chain made of it is gone, and the folder has another configuration`;
+      const note = `"${saved}" stays: the chain made of it is gone, and the folder has another configuration`;
       return { actions: [], handled: [], note };
     }
-    return { actions: [{ kind: "rename", from: saved.name, to: original }], handled: [] };
+    return { actions: [{ kind: "rename", from: saved, to: original }], handled: [] };
   }
   const remove: Action = { kind: "remove", name: listName };
   // the original's owner wrote it anew: that is newer than what was saved
-  if (rewritten !== undefined)
-    return { actions: [remove, { kind: "remove", name: saved.name }], handled: [listName] };
-  if (isWrapOf(list, saved.text)) {
+  if (folder.files.has(original))
+    return { actions: [remove, { kind: "remove", name: saved }], handled: [listName] };
+  const conf = folder.document(saved);
+  if (conf !== undefined && isWrapOf(list, conf)) {
     // the original first: at no time is the folder without a configuration
-    return { actions: [{ kind: "rename", from: saved.name, to: original }, remove], handled: [listName] };
+    return { actions: [{ kind: "rename", from: saved, to: original }, remove], handled: [listName] };
   }
   const stripped: Action = { kind: "write", name: listName, text: removePlugin(list) };
   return {
-    actions: [stripped, { kind: "remove", name: saved.name }],
+    actions: [stripped, { kind: "remove", name: saved }],
     handled: [listName],
     note: `"${listName}" stays a list: it was changed after it had been made of "${original}"`,
   };
 }
 
-interface Candidate {
-  readonly name: string;
-  readonly text: ConfText;
-  readonly options: RemovalOptions;
-}
-
-function removeFrom(files: FolderFiles, { name, text, options }: Candidate): Action[] {
-  const kind = oursAt(text);
-  if (kind === "none") return [];
+function removeFrom(folder: ConfFolder, name: string, options: RemovalOptions): Action[] {
+  const document = folder.document(name);
+  if (document === undefined) return [];
   const remove: Action = { kind: "remove", name };
-  if (kind === "whole") return [remove];
-  const others = [...files.keys()].filter((other) => other !== name && isConfName(other));
+  if (isOursAlone(document)) return [remove];
+  if (chainEntries(document).ours === 0) return [];
+  const others = [...folder.files.keys()].filter((other) => other !== name && isConfName(other));
   if (name === options.ownedFileName && others.length > 0) return [remove];
   // a wrap whose original was not moved away yet
   const original = others.find((other) => listNamesOf(other).includes(name));
-  const isEarlyWrap = original !== undefined && !files.has(savedNameOf(original));
-  if (isEarlyWrap && isWrapOf(text, files.get(original) ?? "")) return [remove];
-  return [{ kind: "write", name, text: removePlugin(text) }];
+  const conf =
+    original === undefined || folder.files.has(savedNameOf(original)) ? undefined : folder.document(original);
+  if (conf !== undefined && isWrapOf(document, conf)) return [remove];
+  return [{ kind: "write", name, text: removePlugin(document) }];
 }
 
-/** `whole`: the file holds nothing but our plugin. */
-function oursAt(text: ConfText): "none" | "part" | "whole" {
-  if (!text.includes(pluginType)) return "none";
-  try {
-    const { type, name } = confValue(text) as { type?: unknown; name?: unknown };
-    if (type === pluginType) return "whole";
-    if (chainEntries(text).ours === 0) return "none";
-    // what a standalone list looks like
-    const { plugins } = confValue(text) as { plugins?: readonly unknown[] };
-    return name === "istio-cni" && plugins?.length === 1 ? "whole" : "part";
-  } catch {
-    return "none";
-  }
+/** The file holds nothing but our plugin. */
+function isOursAlone(document: ConfDocument): boolean {
+  const { type, name } = document.value;
+  // what a standalone list looks like
+  return (
+    type === pluginType ||
+    (chainEntries(document).ours > 0 && name === istioCniType && document.chain.length === 1)
+  );
 }
 
-function oursIn(text: ConfText | undefined): number {
-  return text === undefined || oursAt(text) === "none" ? 0 : chainEntries(text).ours;
+/** The file, if it holds an entry of ours. */
+function oursIn(folder: ConfFolder, name: string): ConfDocument | undefined {
+  const document = folder.document(name);
+  return document !== undefined && chainEntries(document).ours > 0 ? document : undefined;
 }

@@ -3,7 +3,8 @@
 import { access, constants } from "node:fs/promises";
 import { join } from "node:path";
 import type { InstallConfig } from "../config.ts";
-import { readConfs } from "../conflist/chain-plan.ts";
+import type { Conf } from "../conflist/conf.ts";
+import { parseFolder } from "../conflist/conf-folder.ts";
 import { chainEntries, pluginType, readEntry } from "../conflist/conflist-edit.ts";
 import { readFolder } from "../install/conf-dir.ts";
 import { launcherPath } from "../install/launcher-copy.ts";
@@ -39,11 +40,11 @@ export async function checkChain(options: ChainCheckOptions): Promise<Finding[]>
       ),
     ];
   }
-  const { confs, invalid } = readConfs(folder.files);
+  const { confs, invalid } = parseFolder(folder.files);
   const named =
     install.confName === undefined ? undefined : confs.find(({ name }) => name === install.confName);
   const [primary] = confs;
-  const broken = [...invalid].map(([name, why]) =>
+  const broken = [...invalid].map(([name, { why }]) =>
     warning("cni-conf-invalid", `no runtime can load "${name}": ${why}`, "mend or remove the file"),
   );
   if (primary === undefined) {
@@ -61,16 +62,16 @@ export async function checkChain(options: ChainCheckOptions): Promise<Finding[]>
     const what = `CNI_CONF_NAME is "${named.name}", but the runtime takes "${primary.name}", which comes first`;
     findings.push(warning("cni-conf-name", what, "unset CNI_CONF_NAME, or remove the file that comes first"));
   }
-  const ours = confs.filter(({ text }) => chainEntries(text).ours > 0);
+  const ours = confs.filter((conf) => chainEntries(conf).ours > 0);
   findings.push(entryFinding({ confs, ours, install }));
   findings.push(...(await launcherFindings(options, ours.length > 0)));
   findings.push(...fightFindings(options.told));
-  findings.push(...(await istioCniFindings(options, primary.text)));
-  findings.push(...exemptionFindings(options, primary.text));
+  findings.push(...(await istioCniFindings(options, primary)));
+  findings.push(...exemptionFindings(options, primary));
   return findings;
 }
 
-type Confs = ReturnType<typeof readConfs>["confs"];
+type Confs = readonly Conf[];
 
 function entryFinding({
   confs,
@@ -82,7 +83,7 @@ function entryFinding({
   install: InstallConfig;
 }): Finding {
   const primary = confs[0];
-  const count = primary === undefined ? 0 : chainEntries(primary.text).ours;
+  const count = primary === undefined ? 0 : chainEntries(primary).ours;
   const name = primary?.name ?? "";
   if (count === 1) return fine("cni-chain", `"${name}" calls ${pluginType} once`);
   if (count > 1)
@@ -158,9 +159,9 @@ function fightFindings(told: ChainReport | null | undefined): Finding[] {
   return [fine("cni-fight", `${history} since the agent started`)];
 }
 
-async function istioCniFindings(options: ChainCheckOptions, text: string): Promise<Finding[]> {
+async function istioCniFindings(options: ChainCheckOptions, primary: Conf): Promise<Finding[]> {
   const { install, hostRoot } = options;
-  if (chainEntries(text).istioCni > 0) {
+  if (chainEntries(primary).istioCni > 0) {
     return [
       failing(
         "other-agents",
@@ -181,8 +182,8 @@ async function istioCniFindings(options: ChainCheckOptions, text: string): Promi
   ];
 }
 
-function exemptionFindings({ pods, hostRunDir }: ChainCheckOptions, text: string): Finding[] {
-  const entry = readEntry(text);
+function exemptionFindings({ pods, hostRunDir }: ChainCheckOptions, primary: Conf): Finding[] {
+  const entry = readEntry(primary);
   if (entry === undefined) return [];
   const findings: Finding[] = [];
   if (entry.cni_agent_run_dir !== undefined && entry.cni_agent_run_dir !== hostRunDir) {

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keeps our entry in the node's CNI chain, exactly once, for as long as the agent runs; leaves it there afterwards.
 import { join } from "node:path";
-import { type ChainOptions, type ChainPlan, planChain } from "../conflist/chain-plan.ts";
+import type { ChainOptions, ChainPlan } from "../conflist/chain-options.ts";
+import { planChain } from "../conflist/chain-plan.ts";
 import { folderFault } from "../conflist/conf-fault.ts";
+import { parseFolder } from "../conflist/conf-folder.ts";
 import type { PluginEntry } from "../conflist/conflist-edit.ts";
 import type { Logger } from "../log/logger.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
-import { type ChainRemovalReport, defaultOwnedFileName, removeFromChain } from "./chain-removal.ts";
+import { defaultOwnedFileName } from "./chain-removal.ts";
 import {
   applyActions,
   FolderChangedError,
@@ -64,7 +66,7 @@ const retryMs = 500;
 /** Somebody writes at this moment. */
 const changedMs = 1;
 
-/** Installs, watches and repairs. All faults are told through `onstate` and retried; no method rejects but `remove`. */
+/** Installs, watches and repairs. All faults are told through `onstate` and retried; no method rejects. */
 export class ChainKeeper {
   readonly #options: Required<Omit<ChainKeeperOptions, "confName" | "owned">> & {
     confName: string | undefined;
@@ -75,7 +77,6 @@ export class ChainKeeper {
   readonly #fight: FightWatch;
   readonly #halfWritten: HalfWritten;
   readonly #looks: KeepTrue;
-  #entry: PluginEntry;
   /** Our entry was in place at the last look. */
   #isPresent = false;
   #mendSettings = true;
@@ -102,7 +103,6 @@ export class ChainKeeper {
       ownedFileName: options.owned?.fileName ?? options.ownedFileName ?? defaultOwnedFileName,
     };
     this.#isOwned = options.owned !== undefined;
-    this.#entry = options.entry;
     const { netDir, halfWrittenMs, clock } = this.#options;
     this.#clock = clock;
     this.#fight = new FightWatch({ now: () => clock.nowMs() });
@@ -157,20 +157,6 @@ export class ChainKeeper {
     this.#watch[Symbol.dispose]();
   }
 
-  /** Writes other settings, for example another exempt list. */
-  async setEntry(entry: PluginEntry): Promise<void> {
-    this.#entry = entry;
-    this.#mendSettings = true;
-    await this.#looks.request();
-  }
-
-  /** Ends the keeping and leaves the chain. @throws Error with the remedy, see {@link removeFromChain} */
-  async remove(): Promise<ChainRemovalReport> {
-    await this.stop();
-    const { netDir, ownedFileName } = this.#options;
-    return removeFromChain({ netDir, ownedFileName });
-  }
-
   /** Events that keep coming do not put a look off: one that is due earlier stays. */
   async #look(stopped: AbortSignal): Promise<void> {
     const { netDir, pollMs, clock, log } = this.#options;
@@ -219,21 +205,22 @@ export class ChainKeeper {
   }
 
   #plan(snapshot: FolderSnapshot): ChainPlan {
-    const { confName, ownedFileName, chained, replaceIstioCni, settingsGraceMs } = this.#options;
+    const { confName, ownedFileName, chained, entry, replaceIstioCni, settingsGraceMs } = this.#options;
     const base: ChainOptions = {
       confName,
       owned: this.#isOwned,
       ownedFileName,
       chained,
-      entry: this.#entry,
+      entry,
       replaceIstioCni,
     };
-    const strict = planChain(snapshot.files, base);
+    const folder = parseFolder(snapshot.files);
+    const strict = planChain(folder, base);
     if (this.#mendSettings || strict.actions.length === 0) {
       this.#differsSince = undefined;
       return strict;
     }
-    const lenient = planChain(snapshot.files, { ...base, keepSettings: true });
+    const lenient = planChain(folder, { ...base, keepSettings: true });
     if (lenient.actions.length > 0) return lenient;
     // nothing but other settings: a newer agent of this node, which is about to replace this one
     this.#differsSince ??= this.#clock.nowMs();

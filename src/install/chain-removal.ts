@@ -2,6 +2,7 @@
 // Leaves the chain for good: needs no running agent and no API server.
 
 import { folderFault } from "../conflist/conf-fault.ts";
+import { parseFolder } from "../conflist/conf-folder.ts";
 import { planRemoval } from "../conflist/removal-plan.ts";
 import { applyActions, FolderChangedError, readFolder, removeTemporaries } from "./conf-dir.ts";
 
@@ -37,7 +38,7 @@ export async function removeFromChain(options: ChainRemovalOptions): Promise<Cha
   for (let attempt = 0; attempt < maxAttempts; attempt++) {
     try {
       const snapshot = await readFolder(netDir, { all: true });
-      const { actions, notes } = planRemoval(snapshot.files, { ownedFileName });
+      const { actions, notes } = planRemoval(parseFolder(snapshot.files), { ownedFileName });
       if (actions.length === 0) {
         await removeTemporaries(netDir);
         return { done, notes };

@@ -4,9 +4,9 @@ import { randomBytes } from "node:crypto";
 import { type BigIntStats, lstatSync, renameSync, unlinkSync } from "node:fs";
 import { type FileHandle, lstat, readdir, readFile, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
+import type { Action, FolderFiles } from "../conflist/conf-folder.ts";
 import { type ConfText, confBytes, confTextOf, isConfName } from "../conflist/conf-text.ts";
 import { originalNameOf } from "../conflist/conf-wrap.ts";
-import type { Action, FolderFiles } from "../conflist/folder-files.ts";
 import { syncFolder, writeNewFile } from "../linux/atomic-file.ts";
 
 /** The folder as it was at one moment. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Leaves a node for good: chain, pods, host side, launcher, run dir. Needs neither the API server nor a running agent.
 import { existsSync } from "node:fs";
+import { parseFolder } from "../conflist/conf-folder.ts";
 import { planRemoval } from "../conflist/removal-plan.ts";
 import { defaultOwnedFileName, removeFromChain } from "../install/chain-removal.ts";
 import { readFolder } from "../install/conf-dir.ts";
@@ -234,7 +235,7 @@ async function lookAtChain(options: Pick<UninstallOptions, "netDir" | "ownedFile
   const { netDir, ownedFileName = defaultOwnedFileName } = options;
   try {
     const { files } = await readFolder(netDir, { all: true });
-    return planRemoval(files, { ownedFileName }).actions.map((action) =>
+    return planRemoval(parseFolder(files), { ownedFileName }).actions.map((action) =>
       action.kind === "rename" ? `our copy of "${action.to}"` : `our entry in "${action.name}"`,
     );
   } catch (error) {

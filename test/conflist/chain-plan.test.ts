@@ -2,11 +2,14 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { type ChainOptions, type ChainPlan, planChain } from "../../src/conflist/chain-plan.ts";
-import { confTextOf, isConfName, parseConf } from "../../src/conflist/conf-text.ts";
-import { chainEntries, insertPlugin, type PluginEntry, wrapConf } from "../../src/conflist/conflist-edit.ts";
-import type { Action } from "../../src/conflist/folder-files.ts";
+import type { ChainOptions, ChainPlan } from "../../src/conflist/chain-options.ts";
+import { planChain } from "../../src/conflist/chain-plan.ts";
+import { parseConf } from "../../src/conflist/conf.ts";
+import type { Action } from "../../src/conflist/conf-folder.ts";
+import { confTextOf, isConfName } from "../../src/conflist/conf-text.ts";
+import type { PluginEntry } from "../../src/conflist/conflist-edit.ts";
 import { planRemoval } from "../../src/conflist/removal-plan.ts";
+import { chainEntries, folderOf, insertPlugin, wrapConf } from "./by-text.ts";
 
 const entry: PluginEntry = {
   type: "ambient-cni",
@@ -46,15 +49,15 @@ function applied(files: Files, actions: readonly Action[]): Files {
 }
 
 function plan(files: Files, options: Partial<ChainOptions> = {}): ChainPlan & { readonly files: Files } {
-  const made = planChain(new Map(Object.entries(files)), { ...chained, ...options });
+  const made = planChain(folderOf(files), { ...chained, ...options });
   return { ...made, files: applied(files, made.actions) };
 }
 
 /** How often the chain that starts in the first file calls us, Multus' delegates followed by hand. */
-const oursIn = (files: Files, name: string): number => chainEntries(files[name] ?? "").ours;
+const oursIn = (files: Files, name: string): number => chainEntries(files[name] ?? "{}").ours;
 
 function uninstall(files: Files): Files {
-  return applied(files, planRemoval(new Map(Object.entries(files)), { ownedFileName: owned }).actions);
+  return applied(files, planRemoval(folderOf(files), { ownedFileName: owned }).actions);
 }
 
 function firstOf(files: Files): string | undefined {
@@ -221,7 +224,7 @@ describe("planChain", () => {
           expect(plan(partly, options).files).toEqual(installed.files);
           expect(uninstall(partly)).toEqual(files);
         }
-        const { actions } = planRemoval(new Map(Object.entries(installed.files)), { ownedFileName: owned });
+        const { actions } = planRemoval(folderOf(installed.files), { ownedFileName: owned });
         for (let count = 0; count <= actions.length; count++) {
           const partly = applied(installed.files, actions.slice(0, count));
           expect(firstOf(partly)).toBeDefined();
@@ -432,11 +435,11 @@ describe("planRemoval", () => {
 });
 
 describe("a chain in a version whose calls the agent would refuse", () => {
-  it.each(["0.1.0", "0.2.0", "1.2.0"])("%s is left alone, and that is said", (cniVersion) => {
+  it.each(["0.1.0", "0.2.0", "0.5.0", "1.2.0"])("%s is left alone, and that is said", (cniVersion) => {
     const files = {
       "10-net.conflist": JSON.stringify({ cniVersion, name: "net", plugins: [{ type: "bridge" }] }),
     };
-    const { actions, missing, fault } = planChain(new Map(Object.entries(files)), chained);
+    const { actions, missing, fault } = planChain(folderOf(files), chained);
     expect({ actions, missing }).toEqual({ actions: [], missing: true });
     expect(fault).toMatch(new RegExp(`10-net.conflist": its cniVersion is "${cniVersion}".*Set one of them`));
   });

@@ -2,15 +2,11 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { confBytes, confTextOf, confValue, parseConf } from "../../src/conflist/conf-text.ts";
-import {
-  chainEntries,
-  insertPlugin,
-  type PluginEntry,
-  removePlugin,
-  wrapConf,
-} from "../../src/conflist/conflist-edit.ts";
+import { parseConf } from "../../src/conflist/conf.ts";
+import { confBytes, confTextOf } from "../../src/conflist/conf-text.ts";
+import type { PluginEntry } from "../../src/conflist/conflist-edit.ts";
 import { seededRandom } from "../plugin/random-json.ts";
+import { chainEntries, confValue, insertPlugin, removePlugin, wrapConf } from "./by-text.ts";
 
 const entry: PluginEntry = {
   type: "ambient-cni",
@@ -66,11 +62,6 @@ describe("insertPlugin", () => {
     ],
     ["empty", `{"plugins":[]}`, `{"plugins":[${ours}]}`],
     ["empty with space", `{"plugins":[ \n ]}`, `{"plugins":[${ours} \n ]}`],
-    [
-      "with a byte order mark",
-      `\xef\xbb\xbf{"plugins":[{"type":"x"}]}`,
-      `\xef\xbb\xbf{"plugins":[{"type":"x"},${ours}]}`,
-    ],
     [
       "two lists plugins: the last one counts",
       `{"plugins":[{"type":"y"}],"plugins":[{"type":"x"}]}`,
@@ -146,7 +137,7 @@ describe("insertPlugin", () => {
     expect(removePlugin(inDelegate(ours))).toBe(inDelegate("").replace(", ]", "]"));
   });
 
-  it.each(["{}", '{"plugins":{}}', "[]"])("%s has no place for an entry", (text) => {
+  it.each(["{}", '{"plugins":{}}'])("%s has no place for an entry", (text) => {
     expect(() => insertPlugin(text, entry)).toThrow('no list "plugins"');
   });
 

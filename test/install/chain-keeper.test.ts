@@ -18,11 +18,12 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { parseConf } from "../../src/conflist/conf-text.ts";
-import { chainEntries, insertPlugin, type PluginEntry } from "../../src/conflist/conflist-edit.ts";
+import { parseConf } from "../../src/conflist/conf.ts";
+import type { PluginEntry } from "../../src/conflist/conflist-edit.ts";
 import { type ChainFight, ChainKeeper, type ChainKeeperOptions } from "../../src/install/chain-keeper.ts";
 import { removeFromChain } from "../../src/install/chain-removal.ts";
 import { silentLogger } from "../../src/log/logger.ts";
+import { chainEntries, insertPlugin } from "../conflist/by-text.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
@@ -113,6 +114,11 @@ function replace(text: string, path = file): void {
   renameSync(`${path}.tmp`, path);
 }
 
+async function leave(keeper: ChainKeeper, ownedFileName?: string): Promise<void> {
+  await keeper.stop();
+  await removeFromChain({ netDir, ...(ownedFileName === undefined ? {} : { ownedFileName }) });
+}
+
 function runModule(module: string, ...args: string[]): ChildProcess {
   const child = spawn(process.execPath, [join(import.meta.dirname, module), ...args], {
     stdio: ["ignore", "pipe", "inherit"],
@@ -133,7 +139,7 @@ describe("ChainKeeper", () => {
     expect([keeper.configPath, keeper.fault, states, repairs()]).toEqual([file, undefined, [undefined], 1]);
     await keeper.stop();
     expect(ours()).toBe(1);
-    const report = await keeper.remove();
+    const report = await removeFromChain({ netDir });
     expect(report).toEqual({ done: ['took our entry out of "10-a.conflist"'], notes: [] });
     expect(read()).toBe(original);
     expect(readdirSync(netDir)).toEqual(["10-a.conflist"]);
@@ -146,7 +152,7 @@ describe("ChainKeeper", () => {
     const { keeper, repairs } = watched();
     await keeper.start();
     writeFileSync(join(netDir, "other.conflist.tmp"), "");
-    await keeper.setEntry(entry);
+    await keeper.start();
     const after = statSync(file, { bigint: true });
     expect([after.ino, after.mtimeNs, repairs()]).toEqual([before.ino, before.mtimeNs, 0]);
   });
@@ -191,7 +197,7 @@ describe("ChainKeeper", () => {
     expect(statSync(file).mode & 0o777).toBe(0o640);
     replace(text("ptp"), conf);
     await waitFor("the new list", () => !existsSync(conf) && read().includes('"ptp"') && ours() === 1);
-    await keeper.remove();
+    await leave(keeper);
     expect(readdirSync(netDir)).toEqual(["10-a.conf"]);
     expect(read(conf)).toBe(text("ptp"));
   });
@@ -256,7 +262,7 @@ describe("ChainKeeper", () => {
     await keeper.start();
     const { uid, gid, mode } = statSync(file);
     expect([uid, gid, mode & 0o7777, ours()]).toEqual([1234, 5678, 0o604, 1]);
-    await keeper.remove();
+    await leave(keeper);
     expect(statSync(file)).toMatchObject({ uid: 1234, gid: 5678, mode });
     for (const [groupRead, expected] of [
       [false, 0o600],
@@ -266,7 +272,7 @@ describe("ChainKeeper", () => {
       const own = watched({ owned: { fileName }, groupRead });
       await own.keeper.start();
       expect(statSync(join(netDir, fileName)).mode & 0o7777).toBe(expected);
-      await own.keeper.remove();
+      await leave(own.keeper, fileName);
       expect(read()).toBe(original);
     }
   });
@@ -324,7 +330,8 @@ describe("ChainKeeper", () => {
     expect(ours()).toBe(1);
     expect([older.fights, newer.fights]).toEqual([[], []]);
     await older.keeper.stop();
-    await newer.keeper.setEntry({ ...entry, exempt: ["newest"] });
+    await newer.keeper.stop();
+    await watched({ entry: { ...entry, exempt: ["newest"] } }).keeper.start();
     expect(read()).toBe(insertPlugin(original, { ...entry, exempt: ["newest"] }));
   });
 
@@ -372,7 +379,7 @@ describe("ChainKeeper", () => {
         expect(keeper.fault).toBeUndefined();
         expect(readdirSync(netDir).filter((file) => file.includes("-tmp-"))).toEqual([]);
         expect(ours(keeper.configPath)).toBe(1);
-        await keeper.remove();
+        await leave(keeper);
         expect(readdirSync(netDir)).toEqual([name]);
         expect(read(join(netDir, name))).toBe(source);
       }
@@ -432,6 +439,6 @@ describe("ChainKeeper", () => {
     const { keeper } = watched();
     await keeper.start();
     expect(keeper.fault).toContain("MOUNTED_CNI_NET_DIR");
-    await expect(keeper.remove()).rejects.toThrow("MOUNTED_CNI_NET_DIR");
+    await expect(leave(keeper)).rejects.toThrow("MOUNTED_CNI_NET_DIR");
   });
 });

@@ -11,7 +11,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
-import type { Action } from "../../src/conflist/folder-files.ts";
+import type { Action } from "../../src/conflist/conf-folder.ts";
 import { applyActions, FolderChangedError, readFolder } from "../../src/install/conf-dir.ts";
 
 let dir: string;

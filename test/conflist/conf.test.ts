@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, it } from "vitest";
-import { parseConf } from "../../src/conflist/conf-text.ts";
+import { parseConf } from "../../src/conflist/conf.ts";
 
 it.each([
   ["a.conflist", "", "JSON"],
@@ -32,5 +32,5 @@ it.each([
     { kind: "list", network: "n", types: ["x", "y"] },
   ],
 ])("%s with %s is read", (name, text, expected) => {
-  expect(parseConf(name, text)).toEqual(expected);
+  expect(parseConf(name, text)).toMatchObject(expected);
 });
