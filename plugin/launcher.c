@@ -41,7 +41,7 @@ static int show_usage(void)
 {
 	write_note(bytes_of("ambient-cni is the CNI plugin of Istio's ambient mesh. A container runtime starts it with CNI_COMMAND set\n"
 			    "to ADD, DEL, CHECK, GC, STATUS or VERSION and the network configuration on stdin; it hands both to the agent\n"
-			    "of the node. CNI protocol versions supported: 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n"));
+			    "of the node. CNI protocol versions supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n"));
 	return 0;
 }
 
@@ -54,7 +54,7 @@ static int print_version(const struct call *call)
 
 	text_add(&out, "{\"cniVersion\":\"");
 	text_add(&out, cni_version_supported(call->config.version) ? call->config.version : "1.1.0");
-	text_add(&out, "\",\"supportedVersions\":[\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n");
+	text_add(&out, "\",\"supportedVersions\":[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n");
 	return write_all(STDOUT_FILENO, text_bytes(&out)) == 0 ? 0 : 1;
 }
 

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // One CNI call as a plain value: parsed and checked from what the launcher relays. Pure, no I/O.
 // Source: CNI spec 1.1.0, "Parameters" and "Operations", https://www.cni.dev/docs/spec/
-import { supportedCniVersions } from "../conflist/cni-versions.ts";
+import {
+  defaultCniVersion,
+  hasListResult,
+  isSupportedVersion,
+  supportedCniVersions,
+} from "../conflist/cni-versions.ts";
 import { CniError } from "./cni-error.ts";
 import { topLevelValue } from "./top-level-value.ts";
 
@@ -134,8 +139,8 @@ function parseVersion(config: Record<string, unknown>): string {
   if (typeof version !== "string")
     throw new CniError("decoding", "cniVersion in the network configuration is not a string");
   // a chain without one works without us, so it does with us. Source: containernetworking/cni pkg/version/conf.go, Decode
-  if (version === "") return "0.1.0";
-  if (!supportedCniVersions.some((supported) => supported === version)) {
+  if (version === "") return defaultCniVersion;
+  if (!isSupportedVersion(version)) {
     throw new CniError(
       "incompatibleVersion",
       `network configuration has cniVersion "${version}", supported are ${supportedCniVersions.join(", ")}`,
@@ -156,7 +161,8 @@ function parseArgs(text: string): Record<string, string> {
 
 /** The result of a chain that had none before us; the launcher answers the same for exempt pods. */
 function minimalResult(cniVersion: string): string {
-  return JSON.stringify({ cniVersion, interfaces: [], ips: [], routes: [], dns: {} });
+  const lists = hasListResult(cniVersion) ? { interfaces: [], ips: [], routes: [] } : {};
+  return JSON.stringify({ cniVersion, ...lists, dns: {} });
 }
 
 function resultIps(prevResult: unknown): string[] {

@@ -2,7 +2,7 @@
 // Which versions of the CNI spec are served, in a call and so in a chain; and which one a runtime takes of several.
 
 /** Versions of the configuration the agent speaks, oldest first. Source: containernetworking/cni pkg/version, All */
-export const supportedCniVersions = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] as const;
+export const supportedCniVersions = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] as const;
 
 /** What a configuration without one has. Source: containernetworking/cni pkg/version/plugin.go, ParseVersion */
 export const defaultCniVersion = "0.1.0";

@@ -60,9 +60,8 @@ describe("parseCniRequest", () => {
     "speaks version %s and answers a minimal result of it without prevResult",
     (cniVersion) => {
       const request = parseCniRequest({ env, stdin: JSON.stringify({ cniVersion, name: "n", type: "t" }) });
-      expect(request.result).toBe(
-        `{"cniVersion":"${cniVersion}","interfaces":[],"ips":[],"routes":[],"dns":{}}`,
-      );
+      const lists = cniVersion < "0.3.0" ? "" : '"interfaces":[],"ips":[],"routes":[],';
+      expect(request.result).toBe(`{"cniVersion":"${cniVersion}",${lists}"dns":{}}`);
     },
   );
 
@@ -93,7 +92,7 @@ describe("parseCniRequest", () => {
     ["stdin that is no JSON", {}, "{", "decoding", /stdin/],
     ["stdin that is no object", {}, "[]", "decoding", /not a JSON object/],
     ["a version from the future", {}, '{"cniVersion":"2.0.0"}', "incompatibleVersion", /2\.0\.0.*1\.1\.0/],
-    ["a version before results had lists", {}, '{"cniVersion":"0.2.0"}', "incompatibleVersion", /0\.2\.0/],
+    ["a version that there never was", {}, '{"cniVersion":"0.5.0"}', "incompatibleVersion", /0\.5\.0/],
     ["a version that is no string", {}, '{"cniVersion":1}', "decoding", /not a string/],
   ];
   test.each(faults)("refuses %s", (_name, change, text, code, message) => {
@@ -191,4 +190,13 @@ test("a chain without a version has results of the first one, one address of eac
   const prevResult = { ip4: { ip: "10.0.0.5/24" }, ip6: { ip: "fd00::5/64" } };
   const { cniVersion, ips } = parseCniRequest({ env, stdin: JSON.stringify({ name: "n", prevResult }) });
   expect({ cniVersion, ips }).toEqual({ cniVersion: "0.1.0", ips: ["10.0.0.5", "fd00::5"] });
+});
+
+test("a result of 0.2.0 is passed on byte for byte, and its addresses are known", () => {
+  const prevResult = '{ "cniVersion":"0.2.0", "ip4":{"ip":"10.0.0.5/24","gateway":"10.0.0.1"},"dns":{} }';
+  const request = parseCniRequest({
+    env,
+    stdin: `{"cniVersion":"0.2.0","name":"n","prevResult":${prevResult}}`,
+  });
+  expect(request).toMatchObject({ cniVersion: "0.2.0", result: prevResult, ips: ["10.0.0.5"] });
 });

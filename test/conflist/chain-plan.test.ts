@@ -435,7 +435,7 @@ describe("planRemoval", () => {
 });
 
 describe("a chain in a version whose calls the agent would refuse", () => {
-  it.each(["0.1.0", "0.2.0", "0.5.0", "1.2.0"])("%s is left alone, and that is said", (cniVersion) => {
+  it.each(["0.5.0", "1.2.0"])("%s is left alone, and that is said", (cniVersion) => {
     const files = {
       "10-net.conflist": JSON.stringify({ cniVersion, name: "net", plugins: [{ type: "bridge" }] }),
     };

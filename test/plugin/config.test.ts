@@ -136,7 +136,16 @@ describe.each(builds)("launcher ($build)", ({ binary }) => {
     },
   );
 
-  it.each(["0.2.0", "2.0.0", "", '1.0.0","x":"', "x".repeat(100)])(
+  it.each([
+    ["0.1.0", "0.1.0"],
+    ["0.2.0", "0.2.0"],
+    ["", "0.1.0"],
+  ])("without prevResult version %j has results without lists, of version %s", async (version, answered) => {
+    const run = await add(`{"cniVersion":${JSON.stringify(version)},${exempt}}`);
+    expect([run.code, run.stdout.toString()]).toEqual([0, `{"cniVersion":"${answered}","dns":{}}`]);
+  });
+
+  it.each(["0.5.0", "2.0.0", '1.0.0","x":"'])(
     "without prevResult version %j is incompatible, code 1",
     async (version) => {
       const error = errorOf(await add(`{"cniVersion":${JSON.stringify(version)},${exempt}}`));

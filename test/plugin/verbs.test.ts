@@ -6,7 +6,7 @@ import { buildPlugin, builds, cniEnv, errorOf, runLauncher, scratchDir } from ".
 
 beforeAll(() => buildPlugin("all", "asan"));
 
-const supported = '"supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]';
+const supported = '"supportedVersions":["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]';
 
 describe.each(builds)("launcher ($build)", ({ binary }) => {
   it.each([
@@ -16,7 +16,9 @@ describe.each(builds)("launcher ($build)", ({ binary }) => {
     ['{"cniVersion":"1.0.0"}\n', "1.0.0"],
     ['{"cniVersion":"1.1.0"}', "1.1.0"],
     ['{"cniVersion":"\\u0031.0.0"}', "1.0.0"],
-    ['{"cniVersion":"0.2.0"}', "1.1.0"],
+    ['{"cniVersion":"0.1.0"}', "0.1.0"],
+    ['{"cniVersion":"0.2.0"}', "0.2.0"],
+    ['{"cniVersion":"0.5.0"}', "1.1.0"],
     ['{"cniVersion":"2.0.0"}', "1.1.0"],
     ['{"cniVersion":7}', "1.1.0"],
     ["{}", "1.1.0"],
@@ -68,7 +70,7 @@ describe.each(builds)("launcher ($build)", ({ binary }) => {
       env: { PATH: "/usr/bin:/bin" },
     });
     expect(run.stdout.toString()).toContain("CNI plugin of Istio's ambient mesh");
-    expect(run.stdout.toString()).toContain("0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0");
+    expect(run.stdout.toString()).toContain("0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0");
     expect(run.code).toBe(0);
   });
 
