@@ -7,6 +7,7 @@ import { isTouched } from "../check/signs.ts";
 import { CniVerbs } from "../cni/cni-verbs.ts";
 import { PluginServer } from "../cni/plugin-server.ts";
 import type { AgentConfig } from "../config.ts";
+import { runtimesConf } from "../conflist/chain-plan.ts";
 import { parseFolder } from "../conflist/conf-folder.ts";
 import { SelfTestWatch } from "../diagnose/self-test-watch.ts";
 import { openAttachments } from "../enrolment/attachment-store.ts";
@@ -17,6 +18,7 @@ import { SandboxFinder } from "../enrolment/sandbox-finder.ts";
 import { readFolder } from "../install/conf-dir.ts";
 import { chainExemptions, ExemptNamespaces } from "../install/exempt-namespaces.ts";
 import { Installer } from "../install/installer.ts";
+import { RuntimeNetworkReader } from "../install/runtime-network.ts";
 import { AnnotationWriter } from "../kube/annotation-writer.ts";
 import { ApiClient } from "../kube/api-client.ts";
 import { EventRecorder } from "../kube/event-recorder.ts";
@@ -181,12 +183,18 @@ function makeProbes(
     probeSnatV6,
     ipv6,
     countsOwnConnections: () => probes.countsOwnConnections,
-    pluginTypes: async () =>
-      parseFolder((await readFolder(config.install.netDir)).files).confs[0]?.types ?? [],
+    pluginTypes: () => pluginTypesOfNow(config),
     onoutcome: (report) => wiring.probePathOutcome(report),
     log,
   });
   return { probes, probePath };
+}
+
+/** Of the chain that the runtime uses. */
+async function pluginTypesOfNow({ hostRoot, install }: AgentConfig): Promise<readonly string[]> {
+  const { files, unread } = await readFolder(install.netDir, { hostRoot });
+  const { defaultNetwork } = await new RuntimeNetworkReader({ hostRoot }).read();
+  return runtimesConf(parseFolder(files, unread).confs, defaultNetwork)?.types ?? [];
 }
 
 /** What answers the runtime, and what keeps us in its chain. */

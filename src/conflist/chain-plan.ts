@@ -130,7 +130,10 @@ function planOwned(folder: ConfFolder, { primary, rivals, options }: Choice): Pa
   const missing = found === undefined || found.ours === 0;
   const isTheirs = found !== undefined && found.istioCni > 0;
   const mayWrite =
-    current === undefined || !missing || current === source.text || (isTheirs && options.replaceIstioCni);
+    (current === undefined && !folder.unread.has(name)) ||
+    !missing ||
+    current === source.text ||
+    (isTheirs && options.replaceIstioCni);
   if (!mayWrite) {
     const whose = isTheirs ? "it is istio-cni's: set REPLACE_ISTIO_CNI=true or" : "it is not ours:";
     const fault = `Cannot write the CNI configuration "${name}": ${whose} set ISTIO_OWNED_CNI_CONFIG_FILENAME to another name`;

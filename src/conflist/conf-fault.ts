@@ -5,6 +5,8 @@ const remedies: Readonly<Record<string, string>> = {
   ENOENT:
     "there is no such folder: mount the node's CNI configuration folder there, and check MOUNTED_CNI_NET_DIR",
   ENOTDIR: "it is no folder: check MOUNTED_CNI_NET_DIR",
+  ESTALE:
+    "the folder was removed on the node, and this container has the removed one mounted: delete this pod, its successor mounts the one that is there now",
   EROFS:
     "it is on a read-only file system: mount the node's CNI configuration folder without readOnly, and check that it is the one the runtime uses on this platform",
   ENOSPC: "the node's disk is full: free space on the file system of /etc/cni/net.d",

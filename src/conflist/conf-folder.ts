@@ -12,6 +12,8 @@ export interface UnreadFile {
   readonly why: string;
   /** A runtime can read it all the same: it lies where this process does not see. */
   readonly isOutOfSight?: boolean;
+  /** A link to nothing, for the runtime as well. */
+  readonly isAbsent?: boolean;
 }
 
 /** One change in the folder; a list of them is safe to stop after any. */
@@ -24,6 +26,8 @@ export type Action =
 /** The folder, parsed once. */
 export interface ConfFolder {
   readonly files: FolderFiles;
+  /** Files that are there and could not be read. */
+  readonly unread: ReadonlyMap<string, UnreadFile>;
   /** Configurations that a runtime loads, in its order. */
   readonly confs: readonly Conf[];
   /** Files that no runtime loads or that cannot be read here, by name, and why. */
@@ -53,7 +57,7 @@ export function parseFolder(
       invalid.set(name, { why: (error as Error).message, ...(isOutOfSight ? { isOutOfSight } : {}) });
     }
   }
-  return { files, confs, invalid, document: documentsOf(files, confs) };
+  return { files, unread, confs, invalid, document: documentsOf(files, confs) };
 }
 
 /** A plugin's file that the runtime reads and this process cannot. */

@@ -37,6 +37,7 @@ export function chooseListName(
   const isSaved = folder.files.has(savedNameOf(single.name));
   return listNamesOf(single.name).find((name) => {
     const other = folder.confs.find((conf) => conf.name === name);
+    if (folder.unread.has(name)) return false;
     if (folder.files.has(name)) {
       if (other === undefined || chainEntries(other).ours === 0) return false;
       if (!isSaved && !isWrapOf(other, single)) return false;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file with our plugin alone: Multus calls it for the pods that name its network, or for all in an auxiliary chain. Pure.
-import { basename } from "node:path/posix";
+import { basename, dirname } from "node:path/posix";
 import type { ChainOptions, ChainPlan } from "./chain-options.ts";
 import type { ConfDocument } from "./conf-document.ts";
 import type { Action, ConfFolder } from "./conf-folder.ts";
@@ -16,9 +16,12 @@ export function planStandalone(folder: ConfFolder, options: ChainOptions): Chain
   const name = options.confName ?? standaloneFileName;
   const current = folder.files.get(name);
   const { istioCni, ours } = standaloneType(folder.document(name));
-  const tidy = planRemoval(folder, { ownedFileName: options.ownedFileName, except: name }).actions;
+  const tidy = planRemoval(folder, { ownedFileName: options.ownedFileName, except: name }).actions.filter(
+    (action) => !isOfAnotherFolder(folder, action, name),
+  );
   const rest = { missing: !ours, invalid: new Map(), types: [pluginType], orphaned: false };
-  if (current !== undefined && !ours && !(istioCni && options.replaceIstioCni)) {
+  const isTaken = current !== undefined || folder.unread.has(name);
+  if (isTaken && !ours && !(istioCni && options.replaceIstioCni)) {
     const whose = istioCni ? "it is istio-cni's: set REPLACE_ISTIO_CNI=true or" : "it is not ours:";
     const fault = `Cannot write the CNI configuration "${name}": ${whose} set CNI_CONF_NAME to another name`;
     return { ...rest, fileName: undefined, actions: tidy, fault, istioCni };
@@ -27,6 +30,13 @@ export function planStandalone(folder: ConfFolder, options: ChainOptions): Chain
   const keep = ours && (options.keepSettings === true || current === text);
   const write: Action[] = keep ? [] : [{ kind: "write", name, text }];
   return { ...rest, fileName: name, actions: [...write, ...tidy], fault: undefined, istioCni: false };
+}
+
+/** The file of an auxiliary chain below this folder, or the other way round: both may be there, each for its own callers. */
+function isOfAnotherFolder(folder: ConfFolder, action: Action, name: string): boolean {
+  if (action.kind !== "remove" || dirname(action.name) === dirname(name)) return false;
+  const { type, name: network } = folder.document(action.name)?.value ?? {};
+  return type === pluginType && network === istioCniType;
 }
 
 /** A Multus network definition finds it by its network name. Source: multus-cni pkg/k8sclient, getCNIConfigFromFile */

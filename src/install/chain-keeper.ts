@@ -1,65 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keeps our entry in the node's CNI chain, exactly once, for as long as the agent runs; leaves it there afterwards.
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { ChainOptions, ChainPlan } from "../conflist/chain-options.ts";
 import { planChain } from "../conflist/chain-plan.ts";
 import { folderFault } from "../conflist/conf-fault.ts";
 import { parseFolder } from "../conflist/conf-folder.ts";
-import type { PluginEntry } from "../conflist/conflist-edit.ts";
-import type { Logger } from "../log/logger.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
+import type { ChainKeeperOptions } from "./chain-keeper-options.ts";
 import { defaultOwnedFileName } from "./chain-removal.ts";
 import {
   applyActions,
   FolderChangedError,
   type FolderSnapshot,
+  makeFolder,
   readFolder,
   removeTemporaries,
 } from "./conf-dir.ts";
 import { FightWatch, fightRemedy } from "./fight.ts";
 import { FolderWatch } from "./folder-watch.ts";
 import { HalfWritten } from "./half-written.ts";
-
-/** Another program keeps removing our entry. */
-export interface ChainFight {
-  /** How often so far. */
-  readonly rewrites: number;
-  readonly path: string;
-  readonly remedy: string;
-}
-
-/** What the keeper is told. */
-export interface ChainKeeperOptions {
-  /** The CNI folder as this process sees it. */
-  readonly netDir: string;
-  readonly confName?: string | undefined;
-  /** An own file instead of the primary; undefined: our entry goes into the primary. */
-  readonly owned?: { readonly fileName: string } | undefined;
-  /** Name an own file has or had in another mode, default 02-istio-cni.conflist. */
-  readonly ownedFileName?: string;
-  /** Default true. */
-  readonly chained?: boolean;
-  readonly groupRead?: boolean;
-  readonly entry: PluginEntry;
-  readonly replaceIstioCni?: boolean;
-  readonly log: Logger;
-  /** Why we are not in the chain, with the remedy; undefined: we are. Called on every change. */
-  onstate(fault: string | undefined): void;
-  /** Our entry was missing and is back: sandboxes may have been born without us. Also after the first install. */
-  onrepaired(): void;
-  /** Once per fight. */
-  onfight(fight: ChainFight): void;
-  /** The net under the file events, default 5000. */
-  readonly pollMs?: number;
-  /** How long a file that cannot be parsed may be half written, default 2000. */
-  readonly halfWrittenMs?: number;
-  /** How long another agent's settings are left alone, default 60 000: a rolling upgrade runs two of us. */
-  readonly settingsGraceMs?: number;
-  /** How long the own file outlives the primary it is a copy of, default 60 000. */
-  readonly ownedGraceMs?: number;
-  readonly clock?: Clock;
-}
+import type { RuntimeNetwork } from "./runtime-network.ts";
 
 const debounceMs = 30;
 const retryMs = 500;
@@ -73,6 +34,8 @@ export class ChainKeeper {
   };
   readonly #isOwned: boolean;
   readonly #watch: FolderWatch;
+  /** Of the folder in it that our file lies in, where it is a plugin in a file of its own. */
+  #partWatch: FolderWatch | undefined;
   readonly #clock: Clock;
   readonly #fight: FightWatch;
   readonly #halfWritten: HalfWritten;
@@ -87,9 +50,13 @@ export class ChainKeeper {
   #configPath: string | undefined;
   #pluginTypes: readonly string[] = [];
   #hasIstioCni = false;
+  /** Why the runtime's choice could not be read, as it was said last. */
+  #unseen: string | undefined;
 
   constructor(options: ChainKeeperOptions) {
     this.#options = {
+      hostRoot: "/",
+      runtimeNetwork: async () => ({}),
       chained: true,
       groupRead: false,
       replaceIstioCni: false,
@@ -155,6 +122,7 @@ export class ChainKeeper {
   async stop(): Promise<void> {
     await this.#looks.stop();
     this.#watch[Symbol.dispose]();
+    this.#partWatch?.[Symbol.dispose]();
   }
 
   /** Events that keep coming do not put a look off: one that is due earlier stays. */
@@ -177,11 +145,14 @@ export class ChainKeeper {
   }
 
   async #lookOnce(): Promise<void> {
-    const { netDir } = this.#options;
+    const { netDir, hostRoot, chained } = this.#options;
+    // nobody else has to write into it first; a mount that was forgotten has no folder around it
+    if (!chained) await makeFolder(netDir).catch(() => {});
     // before reading: what changes from now on comes as an event
     await this.#watch.renew();
-    const snapshot = await readFolder(netDir);
-    const plan = this.#plan(snapshot);
+    const snapshot = await readFolder(netDir, { hostRoot });
+    const network = await this.#runtimeNetwork();
+    const plan = this.#plan(snapshot, network.defaultNetwork);
     this.#hasIstioCni = this.#noteIstioCni(plan);
     if (this.#halfWritten.isAnyYoung(plan.invalid.keys())) {
       this.#looks.requestIn(debounceMs);
@@ -195,6 +166,7 @@ export class ChainKeeper {
       const path = join(netDir, plan.fileName ?? "");
       this.#options.log.info({ path, missing: plan.missing, types: plan.types }, "wrote the CNI chain");
     }
+    await this.#watchPart(plan.fileName);
     this.#pluginTypes = plan.types;
     this.#configPath = plan.fileName === undefined ? undefined : join(netDir, plan.fileName);
     this.#setFault(plan.fault);
@@ -204,17 +176,18 @@ export class ChainKeeper {
     if (plan.missing) this.#options.onrepaired();
   }
 
-  #plan(snapshot: FolderSnapshot): ChainPlan {
+  #plan(snapshot: FolderSnapshot, defaultNetwork: string | undefined): ChainPlan {
     const { confName, ownedFileName, chained, entry, replaceIstioCni, settingsGraceMs } = this.#options;
     const base: ChainOptions = {
       confName,
+      defaultNetwork,
       owned: this.#isOwned,
       ownedFileName,
       chained,
       entry,
       replaceIstioCni,
     };
-    const folder = parseFolder(snapshot.files);
+    const folder = parseFolder(snapshot.files, snapshot.unread);
     const strict = planChain(folder, base);
     if (this.#mendSettings || strict.actions.length === 0) {
       this.#differsSince = undefined;
@@ -261,6 +234,28 @@ export class ChainKeeper {
     const leftMs = this.#repairDue - this.#clock.nowMs();
     if (leftMs > 0) this.#looks.requestIn(leftMs);
     return leftMs > 0;
+  }
+
+  async #watchPart(fileName: string | undefined): Promise<void> {
+    const folder =
+      fileName?.includes("/") === true ? dirname(join(this.#options.netDir, fileName)) : undefined;
+    if (this.#partWatch?.path !== folder) {
+      this.#partWatch?.[Symbol.dispose]();
+      this.#partWatch =
+        folder === undefined ? undefined : new FolderWatch(folder, () => this.#looks.requestIn(debounceMs));
+    }
+    // one that is gone again is made by the next look
+    await this.#partWatch?.renew().catch(() => this.#looks.requestIn(debounceMs));
+  }
+
+  async #runtimeNetwork(): Promise<RuntimeNetwork> {
+    const { runtimeNetwork, chained, log } = this.#options;
+    if (!chained) return {};
+    const network = await runtimeNetwork();
+    if (network.unseen !== undefined && network.unseen !== this.#unseen)
+      log.warn({ reason: network.unseen }, "taking the first CNI configuration for the one that CRI-O uses");
+    this.#unseen = network.unseen;
+    return network;
   }
 
   #noteIstioCni(plan: ChainPlan): boolean {

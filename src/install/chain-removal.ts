@@ -3,13 +3,22 @@
 
 import { folderFault } from "../conflist/conf-fault.ts";
 import { parseFolder } from "../conflist/conf-folder.ts";
+import { isConfName } from "../conflist/conf-text.ts";
 import { planRemoval } from "../conflist/removal-plan.ts";
-import { applyActions, FolderChangedError, readFolder, removeTemporaries } from "./conf-dir.ts";
+import {
+  applyActions,
+  FolderChangedError,
+  type FolderSnapshot,
+  readFolder,
+  removeTemporaries,
+} from "./conf-dir.ts";
 
 /** Where to leave from. */
 export interface ChainRemovalOptions {
   /** The CNI folder as this process sees it. */
   readonly netDir: string;
+  /** Prefix under which the host's files are seen, default "/". */
+  readonly hostRoot?: string;
   /** Default 02-istio-cni.conflist. */
   readonly ownedFileName?: string;
 }
@@ -33,15 +42,18 @@ const maxAttempts = 50;
  * @throws Error with the remedy when the folder cannot be changed, or another program keeps putting our entry back
  */
 export async function removeFromChain(options: ChainRemovalOptions): Promise<ChainRemovalReport> {
-  const { netDir, ownedFileName = defaultOwnedFileName } = options;
+  const { netDir, hostRoot, ownedFileName = defaultOwnedFileName } = options;
   const done: string[] = [];
   for (let attempt = 0; attempt < maxAttempts; attempt++) {
     try {
-      const snapshot = await readFolder(netDir, { all: true });
-      const { actions, notes } = planRemoval(parseFolder(snapshot.files), { ownedFileName });
+      const snapshot = await readFolder(netDir, {
+        all: true,
+        ...(hostRoot === undefined ? {} : { hostRoot }),
+      });
+      const { actions, notes } = planRemoval(parseFolder(snapshot.files, snapshot.unread), { ownedFileName });
       if (actions.length === 0) {
         await removeTemporaries(netDir);
-        return { done, notes };
+        return { done, notes: [...notes, ...unreadNotes(snapshot)] };
       }
       for (const action of actions) {
         await applyActions(netDir, [action], { snapshot, groupRead: false });
@@ -58,4 +70,11 @@ export async function removeFromChain(options: ChainRemovalOptions): Promise<Cha
   throw new Error(
     `Cannot leave the CNI chain in "${netDir}": another program keeps writing our entry; stop the agent of this node first`,
   );
+}
+
+/** Configurations that may hold an entry of ours, and cannot be looked into. */
+function unreadNotes({ unread }: FolderSnapshot): string[] {
+  return [...unread]
+    .filter(([name, { isAbsent }]) => isConfName(name) && isAbsent !== true)
+    .map(([name, { why }]) => `"${name}" was not looked into: ${why}`);
 }

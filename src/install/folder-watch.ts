@@ -6,14 +6,14 @@ import { folderId } from "./conf-dir.ts";
 
 /** Calls back when something in the folder changed; events are a hint, a slow poll is the net under them. */
 export class FolderWatch implements Disposable {
-  readonly #path: string;
+  readonly path: string;
   readonly #onevent: () => void;
   #watcher: FSWatcher | undefined;
   #watchedId: string | undefined;
   #fault: string | undefined;
 
   constructor(path: string, onevent: () => void) {
-    this.#path = path;
+    this.path = path;
     this.#onevent = onevent;
   }
 
@@ -22,11 +22,11 @@ export class FolderWatch implements Disposable {
     return this.#fault;
   }
 
-  /** Watches the folder that is there now, if it is not the watched one. @throws ENOENT when there is none */
+  /** Watches the folder that is there now, if it is not the watched one. @throws ENOENT when there is none; ESTALE */
   async renew(): Promise<void> {
     let id: string;
     try {
-      id = await folderId(this.#path);
+      id = await folderId(this.path);
     } catch (error) {
       this.#drop();
       throw error;
@@ -34,9 +34,9 @@ export class FolderWatch implements Disposable {
     if (id === this.#watchedId) return;
     this.#drop();
     try {
-      const watcher = watch(this.#path, { persistent: false }, (_event, name) => {
+      const watcher = watch(this.path, { persistent: false }, (_event, name) => {
         // what inotify says of the watched folder itself: it was removed or moved away
-        if (name === null || name === basename(this.#path)) this.#drop();
+        if (name === null || name === basename(this.path)) this.#drop();
         this.#onevent();
       });
       watcher.on("error", (error) => {

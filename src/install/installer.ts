@@ -5,10 +5,14 @@ import { pluginType } from "../conflist/conflist-edit.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
-import { type ChainFight, ChainKeeper } from "./chain-keeper.ts";
+import { AuxiliaryKeeper } from "./auxiliary-keeper.ts";
+import { ChainKeeper } from "./chain-keeper.ts";
+import type { ChainFight, ChainKeeperOptions } from "./chain-keeper-options.ts";
 import { defaultOwnedFileName } from "./chain-removal.ts";
 import { fileMark, installLauncher, launcherPath, ownLauncher } from "./launcher-copy.ts";
 import { findIstioCni, removeIstioCni } from "./launcher-leftover.ts";
+import { findMultusChain } from "./multus-chain.ts";
+import { RuntimeNetworkReader } from "./runtime-network.ts";
 
 export interface InstallerOptions {
   readonly config: InstallConfig;
@@ -42,7 +46,10 @@ export class Installer {
   readonly chain: ChainKeeper;
   readonly #options: InstallerOptions;
   #launcherFault: string | undefined = "the launcher has not been copied yet";
-  #chainFault: string | undefined = "the CNI configuration has not been looked at yet";
+  readonly #chainFaults = new Map<"main" | "auxiliary", string>([
+    ["main", "the CNI configuration has not been looked at yet"],
+  ]);
+  readonly #auxiliary: AuxiliaryKeeper;
   #mark: string | undefined;
   #isChainStarted = false;
   readonly #looks: KeepTrue;
@@ -51,11 +58,11 @@ export class Installer {
     const { config, hostRunDir, exempt, log, clock } = options;
     this.#options = options;
     this.#looks = new KeepTrue({ work: (signal) => this.#keep(signal), longestMs: launcherLookMs, clock });
-    this.chain = new ChainKeeper({
-      netDir: config.netDir,
-      confName: config.confName,
-      owned: config.ownedFileName === undefined ? undefined : { fileName: config.ownedFileName },
-      ownedFileName: config.ownedFileName ?? defaultOwnedFileName,
+    const runtimeNetwork = new RuntimeNetworkReader({ hostRoot: options.hostRoot, clock });
+    const readNetwork = () => runtimeNetwork.read();
+    const common = {
+      hostRoot: options.hostRoot,
+      runtimeNetwork: readNetwork,
       chained: config.chained,
       groupRead: config.groupRead,
       replaceIstioCni: options.replaceIstioCni,
@@ -66,17 +73,24 @@ export class Installer {
         exempt,
       },
       log,
-      onstate: (fault) => {
-        this.#chainFault = fault;
-        if (fault !== undefined) options.oninstall?.("CREATE_CNI_CONFIG_FAILURE");
-        this.#report();
-      },
-      onrepaired: () => {
-        options.oninstall?.("SUCCESS");
-        void this.#lookForIstioCni();
-        options.onrepaired();
-      },
-      onfight: (fight) => options.onfight(fight),
+      onrepaired: () => this.#repaired(),
+      onfight: (fight: ChainFight) => options.onfight(fight),
+    } satisfies Partial<ChainKeeperOptions>;
+    this.chain = new ChainKeeper({
+      ...common,
+      netDir: config.netDir,
+      confName: config.confName,
+      owned: config.ownedFileName === undefined ? undefined : { fileName: config.ownedFileName },
+      ownedFileName: config.ownedFileName ?? defaultOwnedFileName,
+      onstate: (fault) => this.#chainState("main", fault),
+    });
+    const { netDir } = config;
+    this.#auxiliary = new AuxiliaryKeeper({
+      confName: config.confName,
+      find: async () => findMultusChain({ hostRoot: options.hostRoot, netDir, network: await readNetwork() }),
+      makeKeeper: (place) =>
+        new ChainKeeper({ ...common, ...place, onstate: (fault) => this.#chainState("auxiliary", fault) }),
+      log,
     });
   }
 
@@ -89,15 +103,37 @@ export class Installer {
   async stop(): Promise<void> {
     await this.#looks.stop();
     await this.chain.stop();
+    await this.#auxiliary.stop();
   }
 
   async #keep(stopped: AbortSignal): Promise<void> {
     if (!this.chain.isFighting) this.#options.onpeace();
     await this.#look();
     // an entry whose launcher is missing fails every pod of the node
-    if (this.#isChainStarted || this.#launcherFault !== undefined || stopped.aborted) return;
-    this.#isChainStarted = true;
-    await this.chain.start();
+    if (this.#launcherFault !== undefined || stopped.aborted) return;
+    if (!this.#isChainStarted) {
+      this.#isChainStarted = true;
+      await this.chain.start();
+    }
+    // with a chain to be in there is nothing that Multus has to run besides
+    if (this.#options.config.chained || stopped.aborted) return;
+    await this.#auxiliary.look();
+    if (!this.#auxiliary.isKeeping) this.#chainState("auxiliary", undefined);
+  }
+
+  #chainState(which: "main" | "auxiliary", fault: string | undefined): void {
+    if (fault === undefined) this.#chainFaults.delete(which);
+    else {
+      this.#chainFaults.set(which, fault);
+      this.#options.oninstall?.("CREATE_CNI_CONFIG_FAILURE");
+    }
+    this.#report();
+  }
+
+  #repaired(): void {
+    this.#options.oninstall?.("SUCCESS");
+    void this.#lookForIstioCni();
+    this.#options.onrepaired();
   }
 
   async #look(): Promise<void> {
@@ -140,6 +176,6 @@ export class Installer {
   }
 
   #report(): void {
-    this.#options.onstate(this.#launcherFault ?? this.#chainFault);
+    this.#options.onstate(this.#launcherFault ?? [...this.#chainFaults.values()][0]);
   }
 }

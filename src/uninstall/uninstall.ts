@@ -5,6 +5,7 @@ import { parseFolder } from "../conflist/conf-folder.ts";
 import { planRemoval } from "../conflist/removal-plan.ts";
 import { defaultOwnedFileName, removeFromChain } from "../install/chain-removal.ts";
 import { readFolder } from "../install/conf-dir.ts";
+import { chainFolders } from "../install/multus-chain.ts";
 import type { Logger } from "../log/logger.ts";
 import { cleanFiles, lookAtFiles } from "./node-cleanup-files.ts";
 import { cleanHost, lookAtHostRules } from "./node-cleanup-host.ts";
@@ -195,10 +196,12 @@ class Uninstall {
   }
 
   async #leaveChain(): Promise<void> {
-    const { netDir, ownedFileName = defaultOwnedFileName } = this.#options;
-    const { done, notes } = await removeFromChain({ netDir, ownedFileName });
-    for (const line of done) this.#say("chain", line);
-    this.#notes.push(...notes.map((note) => `chain: ${note}`));
+    const { hostRoot, ownedFileName = defaultOwnedFileName } = this.#options;
+    for (const netDir of await chainFolders(this.#options)) {
+      const { done, notes } = await removeFromChain({ netDir, hostRoot, ownedFileName });
+      for (const line of done) this.#say("chain", line);
+      this.#notes.push(...notes.map((note) => `chain: ${note}`));
+    }
   }
 
   async #lookAtLauncher(): Promise<string[]> {
@@ -231,15 +234,20 @@ class Uninstall {
 }
 
 /** Files of the CNI folder that hold something of ours. */
-async function lookAtChain(options: Pick<UninstallOptions, "netDir" | "ownedFileName">): Promise<string[]> {
-  const { netDir, ownedFileName = defaultOwnedFileName } = options;
-  try {
-    const { files } = await readFolder(netDir, { all: true });
-    return planRemoval(parseFolder(files), { ownedFileName }).actions.map((action) =>
-      action.kind === "rename" ? `our copy of "${action.to}"` : `our entry in "${action.name}"`,
-    );
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-    throw error;
+async function lookAtChain(
+  options: Pick<UninstallOptions, "hostRoot" | "netDir" | "ownedFileName">,
+): Promise<string[]> {
+  const { hostRoot, ownedFileName = defaultOwnedFileName } = options;
+  const found: string[] = [];
+  for (const netDir of await chainFolders(options)) {
+    try {
+      const { files, unread } = await readFolder(netDir, { all: true, hostRoot });
+      const { actions } = planRemoval(parseFolder(files, unread), { ownedFileName });
+      for (const action of actions)
+        found.push(action.kind === "rename" ? `our copy of "${action.to}"` : `our entry in "${action.name}"`);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    }
   }
+  return found;
 }

@@ -20,7 +20,8 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { parseConf } from "../../src/conflist/conf.ts";
 import type { PluginEntry } from "../../src/conflist/conflist-edit.ts";
-import { type ChainFight, ChainKeeper, type ChainKeeperOptions } from "../../src/install/chain-keeper.ts";
+import { ChainKeeper } from "../../src/install/chain-keeper.ts";
+import type { ChainFight, ChainKeeperOptions } from "../../src/install/chain-keeper-options.ts";
 import { removeFromChain } from "../../src/install/chain-removal.ts";
 import { silentLogger } from "../../src/log/logger.ts";
 import { chainEntries, insertPlugin } from "../conflist/by-text.ts";
@@ -244,6 +245,42 @@ describe("ChainKeeper", () => {
     expect(keeper.rewrites).toBeLessThanOrEqual(1);
   });
 
+  it("a folder that vanishes is made again where nobody else has to write into it", async () => {
+    const { keeper } = watched({ chained: false, confName: "istio-cni.conf" });
+    await keeper.start();
+    const own = join(netDir, "istio-cni.conf");
+    rmSync(netDir, { recursive: true });
+    await waitFor("our file", () => existsSync(own), { timeoutMs: 2000 });
+    // a mount that was forgotten shows as one
+    rmSync(dir, { recursive: true });
+    await waitFor("the fault", () => keeper.fault?.includes("mount the node's CNI configuration folder"));
+    expect(existsSync(netDir)).toBe(false);
+  });
+
+  it("our file among those of a list is put back at once, the list's own stay", async () => {
+    writeFileSync(file, '{"cniVersion":"1.1.0","name":"net"}');
+    mkdirSync(join(netDir, "net"));
+    writeFileSync(join(netDir, "net/10-a.conf"), '{"type":"bridge"}');
+    const { keeper, repairs } = watched();
+    await keeper.start();
+    const own = join(netDir, "net/zz-ambient-cni.conf");
+    expect([keeper.configPath, keeper.pluginTypes]).toEqual([own, ["bridge"]]);
+    rmSync(own);
+    await waitFor("our file", () => existsSync(own), { timeoutMs: 2000 });
+    await waitFor("the report", () => repairs() === 2);
+    await leave(keeper);
+    expect(readdirSync(join(netDir, "net"))).toEqual(["10-a.conf"]);
+    expect(read()).toBe('{"cniVersion":"1.1.0","name":"net"}');
+  });
+
+  it("the network that is named to the runtime is the chain, although another file comes first", async () => {
+    const named = join(netDir, "90-b.conflist");
+    writeFileSync(named, original.replace('"net"', '"named"'));
+    const { keeper } = watched({ runtimeNetwork: async () => ({ defaultNetwork: "named" }) });
+    await keeper.start();
+    expect([ours(), ours(named), keeper.configPath]).toEqual([0, 1, named]);
+  });
+
   it("a folder that is replaced between two looks is watched anew", async () => {
     const { keeper } = watched();
     await keeper.start();
@@ -427,6 +464,9 @@ describe("ChainKeeper", () => {
     expect(await faultOf(`mount --bind ${netDir} ${netDir}; mount -o remount,ro,bind ${netDir}`)).toContain(
       "without readOnly",
     );
+    // what a container has mounted stays after the node has removed it
+    const removed = `mkdir ${dir}/live; mount --bind ${dir}/live ${netDir}; rmdir ${dir}/live`;
+    expect(await faultOf(removed)).toContain("delete this pod");
     const fill = `cp ${file} ${dir}/c; mount -t tmpfs -o size=8k x ${netDir}; cp ${dir}/c ${file}; head -c 8000 /dev/zero 2> /dev/null > ${netDir}/fill || true`;
     expect(await faultOf(fill)).toContain("disk is full");
     expect(read()).toBe(original);
