@@ -1,90 +1,137 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CNI chain that the runtime really uses: which file it is, whether we are in it, and who else would like to be.
-import { access, constants } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { InstallConfig } from "../config.ts";
+import { runtimesConf } from "../conflist/chain-plan.ts";
 import type { Conf } from "../conflist/conf.ts";
-import { parseFolder } from "../conflist/conf-folder.ts";
+import { type ConfFolder, parseFolder } from "../conflist/conf-folder.ts";
+import { compareNames } from "../conflist/conf-text.ts";
 import { chainEntries, pluginType, readEntry } from "../conflist/conflist-edit.ts";
+import { callsMultus } from "../conflist/multus-delegate.ts";
 import { readFolder } from "../install/conf-dir.ts";
-import { launcherPath } from "../install/launcher-copy.ts";
-import { findIstioCni } from "../install/launcher-leftover.ts";
-import type { ChainReport, PodListReport } from "../status/state-report.ts";
+import { isSameFolder } from "../install/conf-file.ts";
+import { type RuntimeNetwork, RuntimeNetworkReader } from "../install/runtime-network.ts";
+import { hostRoots } from "../linux/host-path.ts";
+import {
+  type ChainCheckOptions,
+  exemptionFindings,
+  fightFindings,
+  istioCniFindings,
+  launcherFindings,
+} from "./chain-findings.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
 import { findPlatformFolders } from "./platform-folders.ts";
-
-/** Where to look. */
-export interface ChainCheckOptions {
-  readonly install: InstallConfig;
-  readonly hostRoot: string;
-  /** The run dir as the launcher sees it. */
-  readonly hostRunDir: string;
-  /** What the agent says of its entry; `undefined`: no agent. */
-  readonly told: ChainReport | null | undefined;
-  readonly pods: PodListReport | undefined;
-}
+import { checkStandalone } from "./standalone-check.ts";
 
 /** Findings about folders, chain, launcher, fights and exemptions in the entry. */
 export async function checkChain(options: ChainCheckOptions): Promise<Finding[]> {
-  const { install } = options;
-  let folder: Awaited<ReturnType<typeof readFolder>>;
+  const { install, hostRoot } = options;
+  const network = await new RuntimeNetworkReader({ hostRoot }).read();
+  let folder: ConfFolder;
   try {
-    folder = await readFolder(install.netDir);
+    const { files, unread } = await readFolder(install.netDir, { hostRoot });
+    folder = parseFolder(files, unread);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    return [
-      failing(
-        "cni-folders",
-        `"${install.netDir}" cannot be read: ${code ?? message}`,
-        await folderFix(options),
-      ),
-    ];
+    const what = `"${install.netDir}" cannot be read: ${code ?? message}`;
+    return [failing("cni-folders", what, await folderFix(options))];
   }
-  const { confs, invalid } = parseFolder(folder.files);
-  const named =
-    install.confName === undefined ? undefined : confs.find(({ name }) => name === install.confName);
-  const [primary] = confs;
-  const broken = [...invalid].map(([name, { why }]) =>
-    warning("cni-conf-invalid", `no runtime can load "${name}": ${why}`, "mend or remove the file"),
-  );
+  if (!install.chained) return await checkStandalone({ ...options, folder, network });
+  return await checkFolderOf(folder, { ...options, network });
+}
+
+interface FolderCheck extends ChainCheckOptions {
+  readonly network: RuntimeNetwork;
+}
+
+async function checkFolderOf(folder: ConfFolder, options: FolderCheck): Promise<Finding[]> {
+  const { install, network } = options;
+  const { confs } = folder;
+  const primary = runtimesConf(confs, network.defaultNetwork);
+  const aside = [...invalidFindings(folder, primary), ...(await networkFindings(options))];
   if (primary === undefined) {
-    const what = `"${install.netDir}" holds no CNI configuration`;
-    return [failing("cni-folders", what, await folderFix(options)), ...broken];
+    const which =
+      network.defaultNetwork === undefined
+        ? "no CNI configuration"
+        : `no CNI configuration of ${named(network)}`;
+    return [failing("cni-folders", `"${install.netDir}" holds ${which}`, await folderFix(options)), ...aside];
   }
-  const findings: Finding[] = [
-    fine(
-      "cni-folders",
-      `the runtime's chain is "${join(install.netDir, primary.name)}": ${primary.types.join(" > ")}`,
-    ),
-    ...broken,
+  const file = join(install.netDir, primary.name);
+  const types = primary.types.join(" > ");
+  return [
+    fine("cni-folders", `the runtime's chain is "${file}": ${types}`),
+    ...aside,
+    ...confNameFindings(options, { confs, primary }),
+    entryFinding({ confs, primary, install }),
+    ...(await launcherFindings(
+      options,
+      confs.some((conf) => chainEntries(conf).ours > 0),
+    )),
+    ...fightFindings(options.told),
+    ...(await istioCniFindings(options, chainEntries(primary).istioCni > 0)),
+    ...exemptionFindings(options, readEntry(primary)),
   ];
-  if (named !== undefined && named !== primary) {
-    const what = `CNI_CONF_NAME is "${named.name}", but the runtime takes "${primary.name}", which comes first`;
-    findings.push(warning("cni-conf-name", what, "unset CNI_CONF_NAME, or remove the file that comes first"));
+}
+
+interface Confs {
+  readonly confs: readonly Conf[];
+  readonly primary: Conf;
+}
+
+function named({ defaultNetwork }: RuntimeNetwork): string {
+  return `the network "${defaultNetwork}", which is CRI-O's cni_default_network`;
+}
+
+function invalidFindings({ invalid }: ConfFolder, primary: Conf | undefined): Finding[] {
+  return [...invalid].map(([name, { why, isOutOfSight }]) => {
+    if (isOutOfSight !== true)
+      return warning("cni-conf-invalid", `no runtime can load "${name}": ${why}`, "mend or remove the file");
+    const what = `"${name}" ${why}: the runtime may use it`;
+    const fix = "mount what it leads to at the same path below /host, or name the file to use: CNI_CONF_NAME";
+    const isBefore = primary === undefined || compareNames(name, primary.name) < 0;
+    return isBefore ? failing("cni-conf-invalid", what, fix) : warning("cni-conf-invalid", what, fix);
+  });
+}
+
+async function networkFindings({ install, hostRoot, network }: FolderCheck): Promise<Finding[]> {
+  const findings: Finding[] = [];
+  if (network.unseen !== undefined) {
+    const fix =
+      "see there whether cni_default_network is set; if it is, name the file of that network: CNI_CONF_NAME";
+    findings.push(warning("cni-default-network", `${network.unseen}: taken is the first file`, fix));
   }
-  const ours = confs.filter((conf) => chainEntries(conf).ours > 0);
-  findings.push(entryFinding({ confs, ours, install }));
-  findings.push(...(await launcherFindings(options, ours.length > 0)));
-  findings.push(...fightFindings(options.told));
-  findings.push(...(await istioCniFindings(options, primary)));
-  findings.push(...exemptionFindings(options, primary));
+  const { networkDir } = network;
+  const places = networkDir === undefined ? [] : hostRoots(hostRoot).map((root) => join(root, networkDir));
+  const there = await Promise.all(
+    places.map((place) =>
+      stat(place).then(
+        () => true,
+        () => false,
+      ),
+    ),
+  );
+  const same = await Promise.all(places.map((place) => isSameFolder(place, install.netDir)));
+  if (there.includes(true) && !same.includes(true)) {
+    const what = `CRI-O reads its chain in "${networkDir}" (network_dir), "${install.netDir}" is another folder`;
+    findings.push(
+      failing("cni-network-dir", what, "set cniConfDir of the chart to the folder that CRI-O reads"),
+    );
+  }
   return findings;
 }
 
-type Confs = readonly Conf[];
+function confNameFindings({ install, network }: FolderCheck, { confs, primary }: Confs): Finding[] {
+  const chosen = confs.find(({ name }) => name === install.confName);
+  if (chosen === undefined || chosen === primary) return [];
+  const why = network.defaultNetwork === undefined ? "which comes first" : `which is of ${named(network)}`;
+  const what = `CNI_CONF_NAME is "${chosen.name}", but the runtime takes "${primary.name}", ${why}`;
+  return [warning("cni-conf-name", what, "unset CNI_CONF_NAME, or remove the file that comes first")];
+}
 
-function entryFinding({
-  confs,
-  ours,
-  install,
-}: {
-  confs: Confs;
-  ours: Confs;
-  install: InstallConfig;
-}): Finding {
-  const primary = confs[0];
-  const count = primary === undefined ? 0 : chainEntries(primary).ours;
-  const name = primary?.name ?? "";
+function entryFinding({ confs, primary, install }: Confs & { readonly install: InstallConfig }): Finding {
+  const { ours: count } = chainEntries(primary);
+  const { name } = primary;
   if (count === 1) return fine("cni-chain", `"${name}" calls ${pluginType} once`);
   if (count > 1)
     return failing(
@@ -92,11 +139,10 @@ function entryFinding({
       `"${name}" calls ${pluginType} ${count} times`,
       "restart the agent, which leaves one entry",
     );
-  const elsewhere = ours.map((conf) => conf.name).join(", ");
-  if (elsewhere !== "") {
-    const isDelegated = primary?.types.some((type) => type.startsWith("multus")) === true;
-    const what = `"${name}" does not call ${pluginType} itself, but "${elsewhere}" does`;
-    if (isDelegated) return fine("cni-chain", `${what}, which Multus delegates to`);
+  const elsewhere = confs.filter((conf) => chainEntries(conf).ours > 0).map((conf) => conf.name);
+  if (elsewhere.length > 0) {
+    const what = `"${name}" does not call ${pluginType} itself, but "${elsewhere.join(", ")}" does`;
+    if (callsMultus(primary)) return fine("cni-chain", `${what}, which Multus delegates to`);
     return failing(
       "cni-chain",
       `${what}, which the runtime does not read`,
@@ -120,95 +166,7 @@ async function folderFix({ install, hostRoot }: ChainCheckOptions): Promise<stri
   const [first] = behind;
   if (first === undefined)
     return "the cluster's network plugin has to write one; check that MOUNTED_CNI_NET_DIR is the folder that the runtime reads (containerd: conf_dir)";
-  const { platform, netDir, binDir } = first;
+  const { platform, netDir, binDir, advice } = first;
+  if (advice !== undefined) return `this looks like ${platform}: ${advice}`;
   return `this looks like ${platform}: its configuration is in "${netDir}" and its plugins in "${binDir}" (global.platform or cniConfDir and cniBinDir of the chart)`;
-}
-
-async function launcherFindings({ install }: ChainCheckOptions, isCalled: boolean): Promise<Finding[]> {
-  const path = launcherPath(install.binDir);
-  try {
-    await access(path, constants.X_OK);
-    return [fine("launcher", `the launcher is at "${path}"`)];
-  } catch {
-    const fix = "start the agent, which copies it; check MOUNTED_CNI_BIN_DIR";
-    if (isCalled)
-      return [
-        failing(
-          "launcher",
-          `the chain calls "${path}", which is not there: no pod of this node can start`,
-          fix,
-        ),
-      ];
-    return [warning("launcher", `there is no launcher at "${path}"`, fix)];
-  }
-}
-
-function fightFindings(told: ChainReport | null | undefined): Finding[] {
-  if (told === undefined || told === null) return [];
-  if (told.fighting || told.fault !== null) {
-    const what = told.fighting
-      ? `another program keeps taking our entry out of "${told.file}": ${told.rewrites} times so far`
-      : (told.fault ?? "");
-    const fix = told.fighting
-      ? "let that program (often Cilium with cni.exclusive=true, or a second installer) leave the file alone; the agent's log names it where it can"
-      : "the sentence names it";
-    return [failing("cni-fight", what, fix)];
-  }
-  const history =
-    told.rewrites === 0 ? "nobody has taken our entry away" : `our entry was put back ${told.rewrites} times`;
-  return [fine("cni-fight", `${history} since the agent started`)];
-}
-
-async function istioCniFindings(options: ChainCheckOptions, primary: Conf): Promise<Finding[]> {
-  const { install, hostRoot } = options;
-  if (chainEntries(primary).istioCni > 0) {
-    return [
-      failing(
-        "other-agents",
-        "istio-cni is in the chain too: two agents redirect the same pods",
-        "set REPLACE_ISTIO_CNI=true, or uninstall istio-cni",
-      ),
-    ];
-  }
-  const left = await findIstioCni({ hostRoot, binDir: install.binDir });
-  if (left === undefined) return [fine("other-agents", "no other ambient agent is in the chain")];
-  const why = left.stays === undefined ? "nothing calls it" : left.stays;
-  return [
-    warning(
-      "other-agents",
-      `istio-cni's plugin is still at "${left.path}": ${why}`,
-      "set REPLACE_ISTIO_CNI=true, or remove the file when nothing calls it",
-    ),
-  ];
-}
-
-function exemptionFindings({ pods, hostRunDir }: ChainCheckOptions, primary: Conf): Finding[] {
-  const entry = readEntry(primary);
-  if (entry === undefined) return [];
-  const findings: Finding[] = [];
-  if (entry.cni_agent_run_dir !== undefined && entry.cni_agent_run_dir !== hostRunDir) {
-    const what = `the chain's entry looks for the agent in "${entry.cni_agent_run_dir}", this agent is in "${hostRunDir}"`;
-    findings.push(
-      failing(
-        "cni-run-dir",
-        what,
-        "restart the agent, which corrects its entry; or correct CNI_AGENT_RUN_DIR",
-      ),
-    );
-  }
-  const exempt = entry.exempt ?? [];
-  const stuck = exempt.filter(
-    (each) => pods?.pods.some((pod) => pod.desired.wanted === true && pod.ns === each) === true,
-  );
-  if (stuck.length > 0) {
-    const what = `pods of ${stuck.join(", ")} belong into the mesh, and start without it while the agent is away ("exempt" in the chain)`;
-    findings.push(
-      warning(
-        "exemptions",
-        what,
-        "restart the agent, which writes the list anew; it follows EXCLUDE_NAMESPACES",
-      ),
-    );
-  }
-  return findings;
 }

@@ -9,7 +9,12 @@ export interface PlatformFolders {
   readonly platform: string;
   readonly netDir: string;
   readonly binDir: string;
+  /** What to set instead of these folders. */
+  readonly advice?: string;
 }
+
+/** Multus owns what is in its folders: our file goes beside. */
+const byPlatform = "set global.platform=openshift in the chart, which lets Multus call the plugin";
 
 /**
  * Source: istio.io ambient platform prerequisites; docs.k3s.io "Basic Network Options" (custom CNI); docs.rke2.io; microk8s.io
@@ -33,8 +38,18 @@ export const PLATFORM_FOLDERS: readonly PlatformFolders[] = [
     netDir: "/var/snap/microk8s/current/args/cni-network",
     binDir: "/var/snap/microk8s/current/opt/cni/bin",
   },
-  { platform: "openshift", netDir: "/etc/kubernetes/cni/net.d", binDir: "/var/lib/cni/bin" },
-  { platform: "openshift with Multus", netDir: "/run/multus/cni/net.d", binDir: "/var/lib/cni/bin" },
+  {
+    platform: "openshift",
+    netDir: "/etc/kubernetes/cni/net.d",
+    binDir: "/var/lib/cni/bin",
+    advice: byPlatform,
+  },
+  {
+    platform: "openshift with Multus",
+    netDir: "/run/multus/cni/net.d",
+    binDir: "/var/lib/cni/bin",
+    advice: byPlatform,
+  },
   { platform: "gke", netDir: "/etc/cni/net.d", binDir: "/home/kubernetes/bin" },
   { platform: "talos", netDir: "/etc/cni/net.d", binDir: "/opt/cni/bin" },
 ];
