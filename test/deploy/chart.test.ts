@@ -46,7 +46,13 @@ const cases: Readonly<Record<string, Values>> = {
   },
   "image by its whole name": { cni: { image: "registry.example/mesh/ambient-cni:2" } },
   "hub and tag": { hub: "registry.example/mesh", tag: "2", pullPolicy: "Always" },
-  "own folders": { cniBinDir: "/a", cniConfDir: "/b", cniNetnsDir: "/c", cniConfFileName: "d.conf" },
+  "own folders": {
+    cniBinDir: "/a",
+    cniConfDir: "/b",
+    cniNetnsDir: "/c",
+    cniMultusDir: "/m",
+    cniConfFileName: "d.conf",
+  },
   "own file": {
     istioOwnedCNIConfig: true,
     istioOwnedCNIConfigFileName: "01-own.conflist",
