@@ -109,17 +109,51 @@ function readBoolean(list: JsonObject, key: string): boolean {
   return /^true$/i.test(value);
 }
 
+type Check = (value: unknown) => boolean;
+
+const isString: Check = (value) => typeof value === "string";
+const isStrings: Check = (value) =>
+  Array.isArray(value) && value.every((item) => item === null || isString(item));
+
+/** What Go decodes of a plugin, by its key in small letters. Source: containernetworking/cni pkg/types, PluginConf */
+const pluginKeys = new Map<string, readonly [Check, string]>(
+  Object.entries({
+    cniversion: [isString, "is no string"],
+    name: [isString, "is no string"],
+    type: [isString, "is no string"],
+    capabilities: [
+      (value) =>
+        isObject(value) && Object.values(value).every((item) => item === null || typeof item === "boolean"),
+      "holds something other than true and false",
+    ],
+    ipam: [(value) => isObject(value) && holds(value, { type: isString }), "is no object with a type"],
+    dns: [
+      (value) =>
+        isObject(value) &&
+        holds(value, { nameservers: isStrings, domain: isString, search: isStrings, options: isStrings }),
+      "is no object of lists",
+    ],
+    prevresult: [isObject, "is no object"],
+  }),
+);
+
 function pluginFault(plugin: JsonObject): string | undefined {
   if (typeOf(plugin) === "") return 'it has no "type"';
-  for (const key of ["cniVersion", "name"]) {
-    const value = plugin[key] ?? "";
-    if (typeof value !== "string") return `"${key}" is no string`;
+  for (const [key, value] of Object.entries(plugin)) {
+    const [check, fault] = pluginKeys.get(key.toLowerCase()) ?? [];
+    if (check !== undefined && value !== null && !check(value)) return `"${key}" ${fault}`;
   }
-  const capabilities = plugin.capabilities ?? {};
-  if (!isObject(capabilities) || Object.values(capabilities).some((wanted) => typeof wanted !== "boolean")) {
-    return '"capabilities" holds something other than true and false';
-  }
-  return isObject(plugin.ipam ?? {}) ? undefined : '"ipam" is no object';
+  return undefined;
+}
+
+/** Go's decoder takes keys in any case, and `null` for whatever is wanted. */
+function holds(object: JsonObject, checks: Readonly<Record<string, Check>>): boolean {
+  return Object.entries(object).every(
+    ([key, value]) =>
+      value === null ||
+      !Object.hasOwn(checks, key.toLowerCase()) ||
+      checks[key.toLowerCase()]?.(value) === true,
+  );
 }
 
 /** Type of a plugin, or "". Go's decoder takes keys in any case, the last one wins. */

@@ -9,10 +9,10 @@ export interface CrioSettings {
   readonly networkDir?: string;
 }
 
-const names: Readonly<Record<string, keyof CrioSettings>> = {
-  "crio.network.cni_default_network": "defaultNetwork",
-  "crio.network.network_dir": "networkDir",
-};
+const names = new Map<string, keyof CrioSettings>([
+  ["crio.network.cni_default_network", "defaultNetwork"],
+  ["crio.network.network_dir", "networkDir"],
+]);
 
 /** Reads one file; what is not understood in it is passed over. Source: TOML 1.0, https://toml.io/en/v1.0.0 */
 export function parseCrioConf(text: string): CrioSettings {
@@ -30,7 +30,7 @@ export function parseCrioConf(text: string): CrioSettings {
     const [, key, value] = /^\s*([\w."'\s-]+?)\s*=\s*(.*)$/.exec(line) ?? [];
     if (key === undefined || value === undefined) continue;
     ending = openEnding(value);
-    const name = names[[table, keyOf(key)].filter((part) => part !== "").join(".")];
+    const name = names.get([table, keyOf(key)].filter((part) => part !== "").join("."));
     const string = name === undefined ? undefined : stringOf(value);
     if (name !== undefined && string !== undefined) found[name] = string;
   }

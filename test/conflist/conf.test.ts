@@ -17,6 +17,10 @@ it.each([
   ["a.conflist", '{"name":"a","plugins":[{"type":""}]}', 'no "type"'],
   ["a.conflist", '{"name":"a","plugins":[{"type":"x","capabilities":{"a":1}}]}', "capabilities"],
   ["a.conflist", '{"name":"a","plugins":[{"type":"x","ipam":"y"}]}', "ipam"],
+  ["a.conf", '{"type":"x","ipam":{"type":7}}', "ipam"],
+  ["a.conf", '{"type":"x","DNS":{"search":"a"}}', "DNS"],
+  ["a.conf", '{"type":"x","prevResult":[]}', "prevResult"],
+  ["a.conf", '{"type":"x","CNIVersion":1}', "CNIVersion"],
   ["a.conf", '{"name":"a","plugins":[{"type":"x"}]}', 'no "type"'],
   ["a.json", '{"name":1,"type":"x"}', '"name"'],
 ])("%s with %s is refused: %s", (name, text, why) => {
@@ -25,6 +29,11 @@ it.each([
 
 it.each([
   ["a.conf", '{"Type":"x"}', { kind: "single", network: "", types: ["x"] }],
+  [
+    "a.conf",
+    '{"type":"x","name":null,"ipam":{"Type":null},"dns":{"search":["a",null]},"constructor":1,"capabilities":{"a":null}}',
+    { kind: "single", network: "", types: ["x"] },
+  ],
   ["a.json", '{"name":"n","type":"x"}', { kind: "single", network: "n", types: ["x"] }],
   [
     "a.conflist",
