@@ -60,19 +60,19 @@ async function followed({ path, hostRoot }: SeenFolder, name: string): Promise<s
   const target = await readlink(join(path, name));
   const hostFolder = join("/", relative(hostRoot, path));
   const onHost = target.startsWith("/") ? target : join(hostFolder, target);
+  let code: string | undefined;
   for (const root of hostRoots(hostRoot)) {
     try {
-      const place = await hostPath(root, root === "/" ? join(path, name) : onHost);
+      const place = await hostPath(root, onHost);
       await stat(place);
       return place;
     } catch (error) {
-      if (codeOf(error) !== "ENOENT" && codeOf(error) !== "ENOTDIR") {
-        if (root === hostRoot) continue;
-        return { why: `is a link to "${target}", which cannot be read: ${codeOf(error) ?? String(error)}` };
-      }
+      code ??= codeOf(error);
     }
   }
-  if (await isGone({ path, hostRoot }, { target, hostFolder }))
+  if (code !== "ENOENT" && code !== "ENOTDIR" && code !== "EACCES")
+    return { why: `is a link to "${target}", which cannot be read: ${code}` };
+  if (code !== "EACCES" && (await isGone({ path, hostRoot }, { target, hostFolder })))
     return { why: `is a link to "${target}", which is not there`, isAbsent: true };
   return { why: `is a link to "${target}" on the host, which cannot be seen from here`, isOutOfSight: true };
 }
