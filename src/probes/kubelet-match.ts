@@ -37,12 +37,24 @@ export interface KubeletMatchOptions {
 
 interface Kubelet {
   readonly pid: number;
+  readonly rank: number;
   readonly startTime: number;
   readonly uid: number;
 }
 
-/** Names of processes that are or hold a kubelet. Source: k3s and MicroK8s (kubelite) run it in a larger program. */
-const KUBELET_NAMES: ReadonlySet<string> = new Set(["kubelet", "kubelite", "k3s-server", "k3s-agent"]);
+/**
+ * Names of processes that are or hold a kubelet, and which of them is the better answer: the smaller number. Source: k3s and
+ * MicroK8s (kubelite) run it in a larger program, k3s under its own name in containers; k0s starts one beside itself, in its
+ * own cgroup; istio/istio cni/pkg/nftables/kubeletuid_linux.go, kubeletProcesses.
+ */
+const KUBELET_NAMES: ReadonlyMap<string, number> = new Map([
+  ["kubelet", 0],
+  ["kubelite", 1],
+  ["k3s-server", 1],
+  ["k3s-agent", 1],
+  ["k3s", 1],
+  ["k0s", 1],
+]);
 const MAX_PATH_BYTES = 500;
 
 /** Keeps track of the kubelet: it is searched for once, and again when its process has ended. */
@@ -134,14 +146,14 @@ export class KubeletMatch {
     return (await this.#options.runner.run({ argv })).stdout;
   }
 
-  /** The oldest process with a kubelet's name in the host's namespace that belongs to no pod. */
+  /** The oldest process with a kubelet's name in the host's namespace that belongs to no pod; the kubelet's own name wins. */
   async #search(hostNetnsKey: string): Promise<Kubelet | undefined> {
-    let oldest: Kubelet | undefined;
+    let best: Kubelet | undefined;
     for await (const process of processesIn(this.#options.procRoot)) {
       const found = kubeletOf(process, hostNetnsKey);
-      if (found !== undefined && (oldest === undefined || found.startTime < oldest.startTime)) oldest = found;
+      if (found !== undefined && (best === undefined || isBetter(found, best))) best = found;
     }
-    return oldest;
+    return best;
   }
 
   #isAlive({ pid, startTime }: Kubelet): boolean {
@@ -166,9 +178,16 @@ export function unifiedPath(text: string): string | undefined {
   return Buffer.byteLength(path) <= MAX_PATH_BYTES && /^[^\s"'\\]+$/.test(path) ? path : undefined;
 }
 
+function isBetter(one: Kubelet, other: Kubelet): boolean {
+  return one.rank === other.rank ? one.startTime < other.startTime : one.rank < other.rank;
+}
+
 function kubeletOf(process: Process, hostNetnsKey: string): Kubelet | undefined {
-  if (!KUBELET_NAMES.has(process.comm() ?? "") || process.netnsKey() !== hostNetnsKey) return undefined;
+  const rank = KUBELET_NAMES.get(process.comm() ?? "");
+  if (rank === undefined || process.netnsKey() !== hostNetnsKey) return undefined;
   const [cgroup, startTime, uid] = [process.read("cgroup"), process.startTime(), process.uid()];
   if (cgroup === undefined || cgroup.includes("kubepods")) return undefined;
-  return startTime === undefined || uid === undefined ? undefined : { pid: process.pid, startTime, uid };
+  return startTime === undefined || uid === undefined
+    ? undefined
+    : { pid: process.pid, rank, startTime, uid };
 }

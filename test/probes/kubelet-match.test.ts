@@ -82,6 +82,17 @@ describe("the kubelet", () => {
     expect((await kubeletMatch().current(hostKey)).args).toContain("right");
   });
 
+  test.each(["kubelite", "k3s", "k3s-server", "k3s-agent", "k0s"])("is found inside %s", async (comm) => {
+    addProcess(200, { comm, cgroup: "0::/system.slice/node.service" });
+    expect((await kubeletMatch().current(hostKey)).args).toContain("system.slice/node.service");
+  });
+
+  test("of its own name is taken rather than what started it", async () => {
+    addProcess(200, { comm: "k0s", cgroup: "0::/starter", startTime: 10 });
+    addProcess(201, { comm: "kubelet", cgroup: "0::/right", startTime: 20 });
+    expect((await kubeletMatch().current(hostKey)).args).toContain("right");
+  });
+
   test("that was restarted has another key under the same path, and is found again", async () => {
     addProcess(200, { comm: "kubelet", cgroup: "0::/kubelet.service" });
     const kubelet = kubeletMatch();
