@@ -46,17 +46,35 @@ static bool send_some(int fd, struct iovec parts[2])
 	return false;
 }
 
-static enum agent_state exchange(int fd, struct iovec parts[2], int64_t deadline_ms, struct answer *answer)
+/* Whether the time is over; asks once whether it is earlier than the deadline. */
+static bool is_over(struct patience *patience)
+{
+	int64_t now = now_ms();
+
+	if (now >= patience->deadline_ms)
+		return true;
+	if (now < patience->early_ms)
+		return false;
+	patience->early_ms = patience->deadline_ms;
+	return patience->gives_up(patience->who);
+}
+
+static enum agent_state exchange(int fd, struct iovec parts[2], struct patience patience, struct answer *answer)
 {
 	static unsigned char part[64 * 1024];
 	bool sending = true;
 
 	while (answer->state < ANSWER_COMPLETE) {
+		int64_t until_ms = patience.early_ms < patience.deadline_ms ? patience.early_ms : patience.deadline_ms;
 		ssize_t got;
+		int ready;
 
 		sending = sending && send_some(fd, parts);
 		/* The agent may answer, or go, before it has read everything: listen while sending. */
-		if (wait_for(fd, sending ? POLLIN | POLLOUT : POLLIN, deadline_ms) <= 0)
+		ready = wait_for(fd, sending ? POLLIN | POLLOUT : POLLIN, until_ms);
+		if (ready == 0 && !is_over(&patience))
+			continue;
+		if (ready <= 0)
 			return AGENT_SILENT;
 		got = read(fd, part, sizeof(part));
 		if (got > 0)
@@ -64,7 +82,7 @@ static enum agent_state exchange(int fd, struct iovec parts[2], int64_t deadline
 		else if (got == 0 || (errno != EAGAIN && errno != EINTR))
 			answer_end(answer);
 		/* With something always there to be read poll() never says that the time is over. */
-		if (answer->state < ANSWER_COMPLETE && now_ms() >= deadline_ms)
+		if (answer->state < ANSWER_COMPLETE && is_over(&patience))
 			return AGENT_SILENT;
 	}
 	return answer->state == ANSWER_COMPLETE ? AGENT_ANSWERED :
@@ -73,7 +91,7 @@ static enum agent_state exchange(int fd, struct iovec parts[2], int64_t deadline
 }
 
 enum agent_state agent_exchange(const struct sockaddr_un *address, struct bytes head, struct bytes body,
-				int64_t deadline_ms, struct answer *answer, int *error)
+				struct patience patience, struct answer *answer, int *error)
 {
 	struct iovec parts[2] = { { (void *)head.at, head.len }, { (void *)body.at, body.len } };
 	enum agent_state state;
@@ -83,7 +101,7 @@ enum agent_state agent_exchange(const struct sockaddr_un *address, struct bytes 
 		*error = errno;
 		state = *error == EAGAIN ? AGENT_BUSY : AGENT_AWAY;
 	} else {
-		state = exchange(fd, parts, deadline_ms, answer);
+		state = exchange(fd, parts, patience, answer);
 	}
 	if (fd >= 0)
 		close(fd);

@@ -22,9 +22,17 @@ enum agent_state {
 /* The socket in `run_dir`; false: the path is longer than an address can be (107 bytes). */
 bool agent_address(struct sockaddr_un *address, const char *run_dir);
 
+/* How long an answer is waited for: until `deadline_ms`, or until `early_ms` if `gives_up` says so then. Both are times of the
+ * monotonic clock. */
+struct patience {
+	int64_t deadline_ms, early_ms;
+	bool (*gives_up)(const void *who);
+	const void *who;
+};
+
 /* Sends head and body and reads the answer, also when not all could be sent. `*error` is an errno for AGENT_AWAY.
  * The socket is closed on return: nothing printed later can reach it, even if the runtime left 0, 1 or 2 closed. */
 enum agent_state agent_exchange(const struct sockaddr_un *address, struct bytes head, struct bytes body,
-				int64_t deadline_ms, struct answer *answer, int *error);
+				struct patience patience, struct answer *answer, int *error);
 
 #endif

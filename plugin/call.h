@@ -51,7 +51,10 @@ struct outcome {
 int call_failed(const struct call *call, int code, struct bytes message, struct bytes details);
 int call_failed_for(const struct call *call, const struct outcome *outcome, const struct answer *answer);
 
-/* Whether this is an ADD of a pod that may start without the agent. */
+/* The agent's list of namespaces whose pods start while it is away: beside the launcher, or in the run directory. */
+#define NAMESPACE_LIST_NAME "ambient-cni.exempt-namespaces"
+
+/* Whether this is an ADD of a pod that may start without the agent, as of now. */
 bool call_is_exempt(const struct call *call);
 /* Prints prevResult as it stands, or a minimal result, and returns the exit code. */
 int call_pass_on(const struct call *call);

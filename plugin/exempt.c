@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_LIST_BYTES = 1 << 20 };
+enum { MAX_LIST_BYTES = 4 << 20 };
 
 struct pod pod_of_args(const char *cni_args)
 {
@@ -30,14 +30,37 @@ struct pod pod_of_args(const char *cni_args)
 	return pod;
 }
 
+/* `*` stands for any bytes, none included. Goes back to the last star only, so the time is at most the product of both lengths. */
+static bool pattern_matches(struct bytes pattern, struct bytes name)
+{
+	size_t at = 0, in = 0, star = SIZE_MAX, resume = 0;
+
+	while (in < name.len) {
+		if (at < pattern.len && pattern.at[at] == '*') {
+			star = at++;
+			resume = in;
+		} else if (at < pattern.len && pattern.at[at] == name.at[in]) {
+			at++;
+			in++;
+		} else if (star != SIZE_MAX) {
+			at = star + 1;
+			in = ++resume;
+		} else {
+			return false;
+		}
+	}
+	while (at < pattern.len && pattern.at[at] == '*')
+		at++;
+	return at == pattern.len;
+}
+
 bool exempt_entry_matches(struct bytes entry, const struct pod *pod)
 {
 	const unsigned char *slash = entry.len > 0 ? memchr(entry.at, '/', entry.len) : NULL;
-	size_t namespace_len = slash != NULL ? (size_t)(slash - entry.at) : entry.len;
-	size_t prefix_len = slash != NULL ? entry.len - namespace_len - 1 : 0;
+	struct bytes namespace = { entry.at, slash != NULL ? (size_t)(slash - entry.at) : entry.len };
+	size_t prefix_len = slash != NULL ? entry.len - namespace.len - 1 : 0;
 
-	if (namespace_len == 0 || namespace_len != pod->namespace.len ||
-	    memcmp(entry.at, pod->namespace.at, namespace_len) != 0)
+	if (pod->namespace.len == 0 || !pattern_matches(namespace, pod->namespace))
 		return false;
 	return prefix_len == 0 || (prefix_len <= pod->name.len && memcmp(slash + 1, pod->name.at, prefix_len) == 0);
 }
@@ -78,42 +101,52 @@ bool exempt_array_names_pods(const struct json_value *array)
 	return any_entry(array, names_pods, NULL);
 }
 
-static bool is_space(unsigned char byte)
+/* The next word of a line, cut off its beginning; empty at the end. */
+static struct bytes next_word(struct bytes *line)
 {
-	return byte == ' ' || byte == '\t' || byte == '\r';
-}
+	struct bytes word;
 
-bool exempt_lines_end(struct exempt_lines *lines, const struct pod *pod)
-{
-	struct bytes entry = { lines->line, lines->len };
-
-	lines->len = 0;
-	if (entry.len <= sizeof(lines->line)) {
-		for (; entry.len > 0 && is_space(entry.at[0]); entry.at++)
-			entry.len--;
-		while (entry.len > 0 && is_space(entry.at[entry.len - 1]))
-			entry.len--;
-		if (entry.len > 0 && entry.at[0] != '#' && exempt_entry_matches(entry, pod))
-			lines->matched = true;
+	while (line->len > 0 && line->at[0] == ' ') {
+		line->at++;
+		line->len--;
 	}
-	return lines->matched;
+	word = (struct bytes){ line->at, 0 };
+	while (word.len < line->len && word.at[word.len] != ' ')
+		word.len++;
+	line->at += word.len;
+	line->len -= word.len;
+	return word;
 }
 
-void exempt_lines_add(struct exempt_lines *lines, struct bytes part, const struct pod *pod)
+bool namespace_list_end(struct namespace_list *list, struct bytes namespace)
+{
+	struct bytes line = { list->line, list->len };
+
+	list->len = 0;
+	if (line.len <= sizeof(list->line) && namespace.len > 0 && bytes_equal(next_word(&line), "start")) {
+		struct bytes name = next_word(&line);
+
+		if (name.len == namespace.len && memcmp(name.at, namespace.at, name.len) == 0)
+			list->starts = true;
+	}
+	return list->starts;
+}
+
+void namespace_list_add(struct namespace_list *list, struct bytes part, struct bytes namespace)
 {
 	for (size_t i = 0; i < part.len; i++) {
 		if (part.at[i] == '\n')
-			exempt_lines_end(lines, pod);
-		else if (lines->len < sizeof(lines->line))
-			lines->line[lines->len++] = part.at[i];
+			namespace_list_end(list, namespace);
+		else if (list->len < sizeof(list->line))
+			list->line[list->len++] = part.at[i];
 		else
-			lines->len = sizeof(lines->line) + 1;
+			list->len = sizeof(list->line) + 1;
 	}
 }
 
 bool exempt_in_file(const char *path, const struct pod *pod)
 {
-	struct exempt_lines lines = { .len = 0 };
+	struct namespace_list list = { .len = 0 };
 	unsigned char part[4096];
 	/* Never wait for the other end, should somebody have put a FIFO there. */
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -121,13 +154,13 @@ bool exempt_in_file(const char *path, const struct pod *pod)
 
 	if (fd < 0)
 		return false;
-	for (size_t total = 0; total < MAX_LIST_BYTES && !lines.matched; total += (size_t)got) {
+	for (size_t total = 0; total < MAX_LIST_BYTES && !list.starts; total += (size_t)got) {
 		got = read(fd, part, sizeof(part));
 		if (got <= 0)
 			break;
-		exempt_lines_add(&lines, (struct bytes){ part, (size_t)got }, pod);
+		namespace_list_add(&list, (struct bytes){ part, (size_t)got }, pod->namespace);
 	}
 	close(fd);
 	/* Without a proper end the last line may be half of a longer name. */
-	return got == 0 ? exempt_lines_end(&lines, pod) : lines.matched;
+	return got == 0 ? namespace_list_end(&list, pod->namespace) : list.starts;
 }

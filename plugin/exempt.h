@@ -14,24 +14,25 @@ struct pod {
  * Source: containernetworking/cni pkg/types/args.go, LoadArgs. */
 struct pod pod_of_args(const char *cni_args);
 
-/* An entry is `namespace` or `namespace/pod-name-prefix`. */
+/* An entry is `namespace` or `namespace/pod-name-prefix`; a `*` in the namespace stands for any characters. */
 bool exempt_entry_matches(struct bytes entry, const struct pod *pod);
 /* `array`: a checked JSON array of strings, or absent. */
 bool exempt_in_array(const struct json_value *array, const struct pod *pod);
 /* Whether it names single pods, `namespace/pod-name-prefix`: the agent's own. */
 bool exempt_array_names_pods(const struct json_value *array);
 
-/* A list of one entry per line that arrives in parts. Space around entries, empty lines and lines with # are skipped. */
-struct exempt_lines {
-	unsigned char line[512]; /* longer than any namespace/name; what is longer matches nothing */
+/* The agent's list of namespaces, which arrives in parts: lines of a verdict, a name and what the agent keeps for itself. Pods
+ * of a namespace with the verdict `start` start while the agent is away; any other line says nothing to the launcher. */
+struct namespace_list {
+	unsigned char line[512]; /* longer than any verdict, namespace and UID; what is longer says nothing */
 	size_t len;
-	bool matched;
+	bool starts;
 };
 
-void exempt_lines_add(struct exempt_lines *lines, struct bytes part, const struct pod *pod);
-/* After the last part: true if an entry matched. */
-bool exempt_lines_end(struct exempt_lines *lines, const struct pod *pod);
-/* The same for the file at `path`; one that cannot be read holds no entries. */
+void namespace_list_add(struct namespace_list *list, struct bytes part, struct bytes namespace);
+/* After the last part: true if the namespace's pods start. */
+bool namespace_list_end(struct namespace_list *list, struct bytes namespace);
+/* The same for the file at `path`; one that cannot be read has no lines. */
 bool exempt_in_file(const char *path, const struct pod *pod);
 
 #endif

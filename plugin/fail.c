@@ -134,6 +134,8 @@ int call_failed_for(const struct call *call, const struct outcome *outcome, cons
 		text_add_seconds(&message, (uint64_t)outcome->waited_ms);
 		text_add(&message, " s");
 	}
+	if (call->verb->may_pass && call->pod.namespace.len > 0)
+		text_add(&message, ". The pod is held because pods of its namespace may belong to the mesh");
 	text_add(&message, call->verb->forgives ? ". To" : ". It is tried again by itself; to");
 	text_add(&message, " see what is wrong look at the agent's DaemonSet, istio-cni-node or ambient-cni-node: "
 			   "kubectl -n istio-system get pods -o wide, then the log of its pod on this node");

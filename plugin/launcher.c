@@ -12,7 +12,8 @@
 
 extern char **environ;
 
-enum { POLL_MS = 75, INPUT_MS = 30000 };
+/* EXEMPT_MS: how long an agent that hangs, or is overrun, may hold a pod that starts without one. */
+enum { POLL_MS = 75, INPUT_MS = 30000, EXEMPT_MS = 2000 };
 
 /* CRI-O asks CHECK for every sandbox when it starts, one after the other, and takes the address from each pod whose CHECK
  * fails: neither may be the price of an agent that is away, and the agent finds by itself what is wrong with a pod. It has
@@ -74,6 +75,17 @@ static int refuse_command(const struct call *call, const char *command)
 	return call_failed(call, CNI_INVALID_ENVIRONMENT, text_bytes(&message), (struct bytes){ 0 });
 }
 
+static bool is_exempt(const void *call)
+{
+	return call_is_exempt(call);
+}
+
+/* Whether the pod goes on without the agent. A full queue is no sign of absence: it alone is worth some patience for every pod. */
+static bool may_go_on(const struct call *call, enum agent_state state, bool exempt)
+{
+	return state == AGENT_BUSY ? now_ms() >= call->started_ms + EXEMPT_MS && call_is_exempt(call) : exempt;
+}
+
 /* Exchanges with the agent until that comes to something or has been tried long enough. */
 static struct outcome call_agent(const struct call *call, struct bytes head, struct answer *answer)
 {
@@ -85,11 +97,12 @@ static struct outcome call_agent(const struct call *call, struct bytes head, str
 
 	for (;;) {
 		int64_t now = now_ms(), deadline = now + outcome.answer_ms;
+		/* What the agent has seen of the pod by then it has written down: one that it works on is not on its list any more. */
+		struct patience patience = { deadline < longest ? deadline : longest, now + EXEMPT_MS, is_exempt, call };
 
 		answer_reset(answer);
 		outcome.tries++;
-		outcome.state = agent_exchange(&call->address, head, call->input, deadline < longest ? deadline : longest,
-					       answer, &outcome.error);
+		outcome.state = agent_exchange(&call->address, head, call->input, patience, answer, &outcome.error);
 		if (outcome.state != AGENT_AWAY && outcome.state != AGENT_BUSY && outcome.state != AGENT_DIED)
 			return outcome;
 		now = now_ms();
@@ -99,8 +112,8 @@ static struct outcome call_agent(const struct call *call, struct bytes head, str
 			exempt = call_is_exempt(call);
 		}
 		outcome.waited_ms = now - away_since;
-		/* A full queue is no sign of absence: it alone is worth patience for every pod, and where an answer matters. */
-		if (now >= give_up || verb->assumes_well || (outcome.state != AGENT_BUSY && (exempt || !verb->waits)))
+		if (now >= give_up || verb->assumes_well || may_go_on(call, outcome.state, exempt) ||
+		    (outcome.state != AGENT_BUSY && !verb->waits))
 			return outcome;
 		sleep_ms(give_up - now < POLL_MS ? give_up - now : POLL_MS);
 	}

@@ -7,19 +7,41 @@
 
 #include "io.h"
 
+/* The folder of plugins outlives a boot, which the run directory does not; and the launcher knows it without being told. */
+static bool beside_launcher(struct text *path)
+{
+	ssize_t len = readlink("/proc/self/exe", path->at, path->cap);
+
+	if (len <= 0 || (size_t)len >= path->cap)
+		return false;
+	while (len > 0 && path->at[len - 1] != '/')
+		len--;
+	path->len = (size_t)len;
+	text_add(path, NAMESPACE_LIST_NAME);
+	return len > 0;
+}
+
+static bool is_listed(struct text *path, const struct call *call)
+{
+	path->at[path->len] = 0;
+	return !path->cut && exempt_in_file(path->at, &call->pod);
+}
+
 bool call_is_exempt(const struct call *call)
 {
-	char path[sizeof(call->config.run_dir) + 32];
-	struct text name = { .at = path, .cap = sizeof(path) - 1 };
+	char path[sizeof(call->config.run_dir) + 64];
+	struct text installed = { .at = path, .cap = sizeof(path) - 1 }, given = installed;
 
 	if (!call->verb->may_pass || call->pod.namespace.len == 0)
 		return false;
 	if (exempt_in_array(&call->config.exempt, &call->pod))
 		return true;
-	text_add(&name, call->config.run_dir);
-	text_add(&name, "/exempt-namespaces");
-	path[name.len] = 0;
-	return exempt_in_file(path, &call->pod);
+	if (beside_launcher(&installed) && is_listed(&installed, call))
+		return true;
+	/* There it is where the agent does not install the launcher, and does not know its folder. */
+	text_add(&given, call->config.run_dir);
+	text_add(&given, "/" NAMESPACE_LIST_NAME);
+	return is_listed(&given, call);
 }
 
 int call_pass_on(const struct call *call)

@@ -3,6 +3,7 @@
 // Names and defaults are istio-cni's where it has them. Source: istio/istio cni/pkg/config, cni/pkg/constants.
 import { isIPv4, isIPv6 } from "node:net";
 import { join } from "node:path";
+import { type NamespaceNames, NamespacePatterns } from "./kube/namespace-patterns.ts";
 import { defaultSelectors, type EnablementSelector, parseEnablementSelectors } from "./kube/selectors.ts";
 import { type LogLevel, type LogSettings, logLevels } from "./log/logger.ts";
 import { ConfigError, type Settings, SettingsReader } from "./settings-reader.ts";
@@ -28,7 +29,7 @@ export interface InstallConfig {
   readonly groupRead: boolean;
   /** Take the place of an istio-cni that is in the chain. */
   readonly replaceIstioCni: boolean;
-  /** `namespace`: namespaces that no selector matches start pods without the agent; `hold`: only what must. */
+  /** `namespace`: namespaces that are certainly outside the mesh start pods without the agent; `hold`: only what must. */
   readonly awayPolicy: "hold" | "namespace";
   /** How long the launcher waits for an agent that is away. */
   readonly agentWaitSeconds: number;
@@ -49,7 +50,7 @@ export interface AgentConfig {
   readonly pluginSocketPath: string;
   readonly ztunnelSocketPath: string;
   readonly selectors: readonly EnablementSelector[];
-  readonly excludeNamespaces: ReadonlySet<string>;
+  readonly excludeNamespaces: NamespaceNames;
   readonly dnsCapture: boolean;
   readonly ipv6: boolean;
   readonly probeSnatV4: string;
@@ -157,7 +158,10 @@ export function loadConfig(source: ConfigSource, options: { needsNode?: boolean 
     ztunnelSocketPath,
     selectors: readSelectors(reader),
     // the second is what istio-cni charts before 1.30 write
-    excludeNamespaces: new Set([...reader.list("EXCLUDE_NAMESPACES"), ...reader.list("EXCLUDED_NAMESPACES")]),
+    excludeNamespaces: new NamespacePatterns([
+      ...reader.list("EXCLUDE_NAMESPACES"),
+      ...reader.list("EXCLUDED_NAMESPACES"),
+    ]),
     dnsCapture: reader.flag("AMBIENT_DNS_CAPTURE", true),
     ipv6: reader.flag("AMBIENT_IPV6", true),
     probeSnatV4: reader.address("HOST_PROBE_SNAT_IP", "169.254.7.127", isIPv4),
@@ -206,7 +210,7 @@ function readInstall(reader: SettingsReader, hostRoot: string): InstallConfig {
     ownedFileName: reader.flag("ISTIO_OWNED_CNI_CONFIG", false) ? ownedFileName : undefined,
     groupRead: reader.flag("CNI_CONF_GROUP_READ", false),
     replaceIstioCni: reader.flag("REPLACE_ISTIO_CNI", false),
-    awayPolicy: reader.choice("AGENT_AWAY_POLICY", ["hold", "namespace"], "hold"),
+    awayPolicy: reader.choice("AGENT_AWAY_POLICY", ["hold", "namespace"], "namespace"),
     agentWaitSeconds: reader.integer("AGENT_WAIT_SECONDS", { fallback: 10, min: 0, max: 60 }),
   };
 }

@@ -49,7 +49,7 @@ describe("loadConfig", () => {
         ownedFileName: undefined,
         groupRead: false,
         replaceIstioCni: false,
-        awayPolicy: "hold",
+        awayPolicy: "namespace",
         agentWaitSeconds: 10,
       },
       log: { level: "info", scopes: {} },
@@ -61,8 +61,15 @@ describe("loadConfig", () => {
       loadConfig({ env: { ...env, FORCE_IPTABLES_BINARY: "", EXCLUDE_NAMESPACES: "" }, args: [] }),
     ).toMatchObject({
       iptablesVariant: "auto",
-      excludeNamespaces: new Set(),
     });
+  });
+
+  test("excludes namespaces by pattern", () => {
+    const { excludeNamespaces } = loadConfig({
+      env: { ...env, EXCLUDE_NAMESPACES: "openshift-*" },
+      args: [],
+    });
+    expect(["openshift-dns", "shop"].map((name) => excludeNamespaces.has(name))).toEqual([true, false]);
   });
 
   test("splits lists", () => {

@@ -16,7 +16,7 @@ import { PodHistory } from "../enrolment/pod-history.ts";
 import { PodLookup } from "../enrolment/pod-lookup.ts";
 import { SandboxFinder } from "../enrolment/sandbox-finder.ts";
 import { readFolder } from "../install/conf-dir.ts";
-import { chainExemptions, ExemptNamespaces } from "../install/exempt-namespaces.ts";
+import { chainExemptions, ExemptNamespaces, exemptListPath } from "../install/exempt-namespaces.ts";
 import { Installer } from "../install/installer.ts";
 import { RuntimeNetworkReader } from "../install/runtime-network.ts";
 import { AnnotationWriter } from "../kube/annotation-writer.ts";
@@ -231,7 +231,7 @@ export function makeFront(ground: Ground, { enrolment }: Capture, wiring: Wiring
       hasOwnPod: () => node.wasToldOf(podNamespace, podName),
     }),
     exempt: new ExemptNamespaces({
-      runDir: config.runDir,
+      path: exemptListPath(config),
       policy: config.install.awayPolicy,
       selectors: config.selectors,
       node,

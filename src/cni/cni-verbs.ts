@@ -6,6 +6,7 @@ import type { Attachment, Place } from "../enrolment/attachments.ts";
 import type { Enrolment } from "../enrolment/enrolment.ts";
 import { EnrolmentError } from "../enrolment/outcomes.ts";
 import type { PodLookup } from "../enrolment/pod-lookup.ts";
+import type { NamespaceNames } from "../kube/namespace-patterns.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import { Netns } from "../linux/netns.ts";
@@ -17,7 +18,7 @@ import type { CniPod, CniRequest } from "./cni-request.ts";
 export interface CniVerbsOptions {
   readonly enrolment: Pick<Enrolment, "add" | "remove" | "keepOnly" | "check">;
   readonly lookup: Pick<PodLookup, "find">;
-  readonly excludeNamespaces: ReadonlySet<string>;
+  readonly excludeNamespaces: NamespaceNames;
   readonly hostNetns: ReadonlySet<string>;
   readonly hostRoot: string;
   /** Why the agent is not ready; `undefined` while it is. */

@@ -5,6 +5,7 @@ import type { InstallConfig } from "../config.ts";
 import type { PluginEntry } from "../conflist/conflist-edit.ts";
 import { launcherPath } from "../install/launcher-copy.ts";
 import { findIstioCni } from "../install/launcher-leftover.ts";
+import { NamespacePatterns } from "../kube/namespace-patterns.ts";
 import type { ChainReport, PodListReport } from "../status/state-report.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
 
@@ -101,9 +102,11 @@ export function exemptionFindings(
     );
   }
   const exempt = entry.exempt ?? [];
-  const stuck = exempt.filter(
-    (each) => pods?.pods.some((pod) => pod.desired.wanted === true && pod.ns === each) === true,
-  );
+  const wanted = pods?.pods.filter((pod) => pod.desired.wanted === true) ?? [];
+  const stuck = exempt.filter((each) => {
+    const namespaces = new NamespacePatterns([each]);
+    return wanted.some((pod) => namespaces.has(pod.ns));
+  });
   if (stuck.length > 0) {
     const what = `pods of ${stuck.join(", ")} belong into the mesh, and start without it while the agent is away ("exempt" in the chain)`;
     findings.push(

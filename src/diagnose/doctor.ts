@@ -2,6 +2,7 @@
 // Every check of a node, all at once: what the self-test looks at, and what only a running node has.
 import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
+import { exemptListPath } from "../install/exempt-namespaces.ts";
 import { ApiClient } from "../kube/api-client.ts";
 import { knownVariant, type RedirectBackend } from "../netfilter/variant.ts";
 import type { NodeReport, PodListReport } from "../status/state-report.ts";
@@ -53,8 +54,8 @@ export async function examineNode(options: DoctorOptions): Promise<Finding[]> {
     [
       "exemptions",
       async () => {
-        const { runDir, install } = config;
-        return [await checkExemptions({ runDir, policy: install.awayPolicy, pods: (await agent).list })];
+        const policy = config.install.awayPolicy;
+        return [await checkExemptions({ path: exemptListPath(config), policy, pods: (await agent).list })];
       },
     ],
     ["api", async () => await api(config, await agent)],

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list of namespaces that start without the agent: whether it says what it should.
 import { readFile, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { parseVerdicts } from "../install/namespace-verdicts.ts";
 import type { PodListReport } from "../status/state-report.ts";
 import { type Finding, fine, warning } from "./finding.ts";
 
 /** What is known of the agent. */
 export interface ExemptionCheckOptions {
-  readonly runDir: string;
+  /** Of the list. */
+  readonly path: string;
   readonly policy: "hold" | "namespace";
   /** `undefined`: no agent answers. */
   readonly pods: PodListReport | undefined;
 }
 
-/** One finding about `exempt-namespaces`. */
-export async function checkExemptions({ runDir, policy, pods }: ExemptionCheckOptions): Promise<Finding> {
-  const path = join(runDir, "exempt-namespaces");
+/** One finding about the list. */
+export async function checkExemptions({ path, policy, pods }: ExemptionCheckOptions): Promise<Finding> {
   const text = await readFile(path, "utf8").catch(() => undefined);
   if (text === undefined) {
     if (policy === "hold")
@@ -27,7 +27,7 @@ export async function checkExemptions({ runDir, policy, pods }: ExemptionCheckOp
       "the agent writes it once it knows the namespaces: look at its watches",
     );
   }
-  const names = text.split("\n").filter((line) => line !== "");
+  const names = parseVerdicts(text).starting;
   if (policy === "hold") {
     const what = `"${path}" exempts ${names.length} namespaces although AGENT_AWAY_POLICY=hold`;
     return warning("exemptions", what, "it is left of an earlier setting: start the agent, which removes it");
@@ -36,12 +36,12 @@ export async function checkExemptions({ runDir, policy, pods }: ExemptionCheckOp
     (ns) => pods?.pods.some((pod) => pod.ns === ns && pod.desired.wanted === true) === true,
   );
   if (stuck.length === 0)
-    return fine("exemptions", `${names.length} namespaces start pods while the agent is away`);
+    return fine("exemptions", `pods of ${names.length} namespaces start while the agent is away ("${path}")`);
   const { mtime } = await stat(path);
   const what = `"${path}" (of ${mtime.toISOString()}) exempts ${stuck.join(", ")}, whose pods belong into the mesh`;
   return warning(
     "exemptions",
     what,
-    "pods that opt in by their own label are meant to be captured late; else restart the agent",
+    "they would start uncaptured while the agent is away: restart the agent",
   );
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether a pod belongs into the mesh, and with which redirection. Pure, no I/O.
+import type { NamespaceNames } from "../kube/namespace-patterns.ts";
 import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import { type PodOverrides, readPodOverrides } from "../kube/pod-overrides.ts";
 import { type EnablementSelector, matchSelectors } from "../kube/selectors.ts";
@@ -24,7 +25,7 @@ export type OutsideReason = keyof typeof outsideReasons;
 /** The node's settings that decide about pods. */
 export interface EnrolmentPolicy {
   readonly selectors: readonly EnablementSelector[];
-  readonly excludeNamespaces: ReadonlySet<string>;
+  readonly excludeNamespaces: NamespaceNames;
   readonly systemNamespace: string;
   /** Namespace of the agent's own pod; empty when it runs as a plain process. */
   readonly agentNamespace: string;
@@ -99,7 +100,7 @@ export function decideWorkload(
   let namespace = namespaceHint === undefined ? cached : newestFacts(namespaceHint, cached ?? namespaceHint);
   // a namespace that is known to be gone has no labels; one that nobody has heard of may only be late
   if (namespace === undefined && isTouched(workload) && node.isFresh())
-    namespace = { key: pod.namespace, name: pod.namespace, labels: {}, resourceVersion: "" };
+    namespace = { key: pod.namespace, name: pod.namespace, uid: "", labels: {}, resourceVersion: "" };
   return namespace === undefined ? undefined : decideEnrolment(pod, namespace, policy);
 }
 

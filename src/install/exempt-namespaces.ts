@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which pods may start while the agent is away: the launcher's two lists.
-import { readFile, rm } from "node:fs/promises";
+// Which pods are exempt from waiting for an agent that is away: the launcher's two lists.
+import { readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { matchLabelSelector } from "../kube/label-selector.ts";
+import type { NamespaceNames } from "../kube/namespace-patterns.ts";
 import type { NodeState } from "../kube/node-state.ts";
+import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
 import type { EnablementSelector } from "../kube/selectors.ts";
 import { replaceFile } from "../linux/atomic-file.ts";
 import type { Logger } from "../log/logger.ts";
 import { Backoff } from "../loop/backoff.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
+import { claimOf, parseVerdicts, renderVerdicts, selectorsMark, showsMesh } from "./namespace-verdicts.ts";
 
 /** What decides whose pods never wait for the agent. */
 export interface AgentIdentity {
-  readonly excludeNamespaces: ReadonlySet<string>;
+  readonly excludeNamespaces: NamespaceNames;
   /** Namespace and name of the agent's own pod; empty when it runs outside Kubernetes. */
   readonly podNamespace: string;
   readonly podName: string;
@@ -23,8 +25,8 @@ export interface AgentIdentity {
 const daemonSetNames = ["ambient-cni-node", "istio-cni-node"];
 
 /**
- * The list in our entry of the chain: `namespace` or `namespace/pod-name-prefix`. The agent's own pods are on it, because
- * after a reboot their sandbox would wait for the agent that it is to hold.
+ * The list in our entry of the chain: `namespace` or `namespace/pod-name-prefix`, with patterns in the namespace. The agent's
+ * own pods are on it, because after a reboot their sandbox would wait for the agent that it is to hold.
  */
 export function chainExemptions(identity: AgentIdentity): string[] {
   const { excludeNamespaces, podNamespace, podName } = identity;
@@ -36,8 +38,32 @@ export function chainExemptions(identity: AgentIdentity): string[] {
   return exempt;
 }
 
-export interface ExemptNamespacesOptions {
+/** Name of the list's file; the launcher knows it, too (plugin/call.h). */
+export const exemptListName = "ambient-cni.exempt-namespaces";
+
+/** Where the agent keeps files, as it sees the folders. */
+export interface ExemptListPlace {
   readonly runDir: string;
+  readonly install: { readonly enabled: boolean; readonly binDir: string };
+}
+
+/**
+ * The list lies beside the launcher: that folder outlives a boot, and each agent that installs has it, also in istio-cni's own
+ * DaemonSet. An agent that installs nothing may not have it, and keeps the list in its run dir.
+ */
+export function exemptListPath({ runDir, install }: ExemptListPlace): string {
+  return join(install.enabled ? install.binDir : runDir, exemptListName);
+}
+
+/** Removes the list from the folder of plugins, with what a killed agent left of a newer one. @throws the file system's error */
+export async function removeExemptList(binDir: string): Promise<void> {
+  for (const name of await readdir(binDir))
+    if (name === exemptListName || (name.startsWith(`${exemptListName}.`) && name.endsWith(".tmp")))
+      await rm(join(binDir, name), { force: true });
+}
+
+export interface ExemptNamespacesOptions {
+  readonly path: string;
   /** AGENT_AWAY_POLICY. */
   readonly policy: "hold" | "namespace";
   readonly selectors: readonly EnablementSelector[];
@@ -46,25 +72,26 @@ export interface ExemptNamespacesOptions {
   readonly clock?: Clock;
 }
 
-/** Many namespaces change together, at the first list for one. */
+/** Many namespaces change together, at the first list for one. The launcher gives us 2 s when a pod is being added. */
 const settleMs = 50;
 const firstRetryMs = 1_000;
 const maxRetryMs = 5_000;
 
 /**
- * The list in the run dir, one namespace a line: with the policy `namespace`, every namespace that no namespace selector
- * matches. An entry without a namespace selector (a pod that opts in by its own label) names no namespace: such a pod
- * starts outside the mesh while the agent is away, and is captured when it is back. With the policy `hold` there is none.
+ * The list of namespaces, see `namespace-verdicts.ts`: with the policy `namespace` those whose pods are certainly outside the
+ * mesh, with the policy `hold` none. A namespace that was once seen with anything of the mesh (a label of its own, a pod that
+ * opts in or has a sidecar) is held for as long as it exists: what left may come back while nobody looks. Its UID tells it from
+ * one that was made anew. Nobody on the node can tell the two apart while the agent is away, as the runtime names no UID.
  */
 export class ExemptNamespaces {
   readonly #options: ExemptNamespacesOptions;
-  readonly #path: string;
   readonly #writes: KeepTrue;
-  #unsubscribe: (() => void) | undefined;
+  readonly #seen = new Map<string, string>();
+  readonly #unsubscribe: (() => void)[] = [];
+  #fault: string | undefined;
 
   constructor(options: ExemptNamespacesOptions) {
     this.#options = options;
-    this.#path = join(options.runDir, "exempt-namespaces");
     this.#writes = new KeepTrue({
       work: () => this.#write(),
       backoff: new Backoff({ baseMs: firstRetryMs, capMs: maxRetryMs }),
@@ -73,55 +100,84 @@ export class ExemptNamespaces {
   }
 
   /**
-   * Call once the namespaces are known: a list made before would exempt nobody. Resolves after the first try, so that
+   * Call once pods and namespaces are known: until then the list of before stands. Resolves after the first try, so that
    * the chain does not name a launcher without a list.
    */
   async start(): Promise<void> {
-    if (this.#options.policy === "namespace")
-      this.#unsubscribe = this.#options.node.onNamespaceChange(() => this.#writes.requestIn(settleMs));
+    const { policy, node } = this.#options;
+    if (policy === "namespace") {
+      await this.#remember();
+      this.#unsubscribe.push(
+        node.onNamespaceChange(() => this.#writes.requestIn(settleMs)),
+        node.onPodChange(({ current }) => this.#look(current)),
+      );
+    }
     await this.#writes.request().catch(() => {});
   }
 
   /** The list stays: it is for the time without an agent. */
   async stop(): Promise<void> {
-    this.#unsubscribe?.();
+    for (const unsubscribe of this.#unsubscribe) unsubscribe();
     await this.#writes.stop();
   }
 
+  async #remember(): Promise<void> {
+    const { path, selectors } = this.#options;
+    const { seen, ...list } = parseVerdicts(await readFile(path, "utf8").catch(() => ""));
+    if (list.selectors !== selectorsMark(selectors)) return;
+    for (const [name, uid] of seen) this.#seen.set(name, uid);
+  }
+
+  /** A pod may be gone before the list is written. */
+  #look(pod: PodFacts | undefined): void {
+    if (pod !== undefined && this.#notes(pod)) this.#writes.requestIn(settleMs);
+  }
+
+  /** @returns whether the pod showed something new of its namespace */
+  #notes(pod: PodFacts): boolean {
+    const namespace = this.#options.node.namespace(pod.namespace);
+    if (namespace === undefined || this.#isSeen(namespace)) return false;
+    if (!showsMesh(pod, namespace, this.#options.selectors)) return false;
+    this.#seen.set(namespace.name, namespace.uid);
+    return true;
+  }
+
+  #isSeen({ name, uid }: NamespaceFacts): boolean {
+    return this.#seen.get(name) === uid;
+  }
+
   async #write(): Promise<void> {
-    const { policy, log } = this.#options;
+    const { path, policy, log } = this.#options;
     try {
-      if (policy === "hold") await rm(this.#path, { force: true });
-      else await this.#replace(this.#text());
+      if (policy === "hold") await rm(path, { force: true });
+      else await replaceUnlessSame(path, this.#text());
+      this.#fault = undefined;
     } catch (error) {
-      log.warn({ path: this.#path, err: error }, "cannot write the list of exempt namespaces; trying again");
+      const { message } = error as Error;
+      if (message !== this.#fault)
+        log.warn({ path, err: error }, "cannot write the list of exempt namespaces; trying again");
+      this.#fault = message;
       throw error;
     }
   }
 
   #text(): string {
-    // pods that say nothing belong into the mesh in every namespace: none can be exempt
-    const isEverywhere = this.#options.selectors.some(
-      ({ namespaceSelector, podSelector }) =>
-        namespaceSelector.length === 0 && matchLabelSelector(podSelector, {}),
-    );
-    if (isEverywhere) return "";
-    const selectors = this.#options.selectors.map(({ namespaceSelector }) => namespaceSelector);
-    const named = selectors.filter((selector) => selector.length > 0);
-    // a selector of all namespaces and no other: every namespace is the mesh's
-    if (named.length === 0) return "";
-    const exempt = [...this.#options.node.namespaces.values()].filter(
-      ({ labels }) => !named.some((selector) => matchLabelSelector(selector, labels)),
-    );
-    return exempt
-      .map(({ name }) => `${name}\n`)
-      .sort()
-      .join("");
+    const { node, selectors } = this.#options;
+    for (const pod of node.pods.values()) this.#notes(pod);
+    const starting: NamespaceFacts[] = [];
+    const seen = new Map<string, string>();
+    for (const namespace of node.namespaces.values()) {
+      if (claimOf(namespace.labels, selectors) === "mesh") this.#seen.set(namespace.name, namespace.uid);
+      if (this.#isSeen(namespace)) seen.set(namespace.name, namespace.uid);
+      else starting.push(namespace);
+    }
+    for (const name of this.#seen.keys()) if (!seen.has(name)) this.#seen.delete(name);
+    return renderVerdicts({ selectors: selectorsMark(selectors), seen }, starting);
   }
+}
 
-  async #replace(text: string): Promise<void> {
-    if ((await readFile(this.#path, "utf8").catch(() => undefined)) === text) return;
-    // empty after a crash of the node, it would hold up what it is to let through
-    await replaceFile(this.#path, { content: text, mode: 0o600 });
-  }
+async function replaceUnlessSame(path: string, text: string): Promise<void> {
+  if ((await readFile(path, "utf8").catch(() => undefined)) === text) return;
+  // empty after a crash of the node, it would hold up what it is to let through
+  await replaceFile(path, { content: text, mode: 0o600 });
 }

@@ -47,6 +47,8 @@ export interface NamespaceFacts {
   /** Key in the cache: the name. */
   readonly key: string;
   readonly name: string;
+  /** Another one for a namespace that was made anew under the same name. */
+  readonly uid: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly resourceVersion: string;
 }
@@ -89,6 +91,7 @@ export function toNamespaceFacts(raw: unknown): NamespaceFacts | undefined {
   return {
     key: name,
     name,
+    uid: textOf(metadata.uid),
     labels: textsOf(metadata.labels),
     resourceVersion: textOf(metadata.resourceVersion),
   };

@@ -16,7 +16,8 @@ export interface FileCleanupOptions {
 }
 
 /** Files of ours; the folder itself stays, it may be a mount. */
-const ourFiles = /^(?:iptables-backend\.json(?:\.\d+\.tmp)?|exempt-namespaces(?:\.next)?)$/;
+const ourFiles =
+  /^(?:iptables-backend\.json(?:\.\d+\.tmp)?|(?:ambient-cni\.)?exempt-namespaces(?:\.\d+\.tmp)?)$/;
 const ourFolders: ReadonlySet<string> = new Set([SANDBOX_FOLDER, LOCK_FOLDER]);
 const ourSockets = /^(?:pluginevent|state)\.sock(?:\.\d+)?$/;
 

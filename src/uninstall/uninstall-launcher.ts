@@ -2,6 +2,7 @@
 // The launcher leaves the node when nobody calls it any more.
 import { lstat } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
+import { removeExemptList } from "../install/exempt-namespaces.ts";
 import { launcherPath, removeLauncher } from "../install/launcher-copy.ts";
 import { whyLauncherStays } from "../install/launcher-stay.ts";
 import type { UninstallCalls } from "./uninstall-calls.ts";
@@ -44,6 +45,8 @@ const patienceMs = 30_000;
 export async function leaveLauncher(options: LauncherLeaveOptions): Promise<LauncherLeave> {
   const { binDir, quietMs, calls } = options;
   const found = await lookAtLauncher(options);
+  // what stays of the launcher answers DEL, which asks no list
+  await removeExemptList(binDir).catch(() => {});
   if (found?.stays !== undefined) return { kept: found.stays };
   // a runtime reads its chain before it runs it: ADDs and DELs under way still call us
   if (found !== undefined && calls === undefined) await delay(quietMs);

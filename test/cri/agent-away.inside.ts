@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // What agent-away.test.ts and its slow sister do inside a node: pods that come and go while the agent is away.
 import assert from "node:assert/strict";
+import { readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts";
+import { waitFor } from "../support/node/wait-for.ts";
 import {
   agentNamespace,
   agentPodName,
   CriNode,
   type CriPod,
   meshNamespace,
+  type PodSpec,
   plainNamespace,
 } from "./support/cri-node.ts";
 import { holdingsOf, waitForNothing } from "./support/holdings.ts";
@@ -18,12 +22,14 @@ import { type Attempt, runUntilItRuns } from "./support/impatient-kubelet.ts";
 export interface AwayTimes {
   /** Stop and Remove of a pod in and of one outside the mesh. */
   readonly dels: number[];
-  /** RunPodSandbox of pods that may start without the agent. */
+  /** RunPodSandbox of pods that start without the agent: right after its death, and after a boot. */
   readonly exempt: number[];
+  readonly afterBoot: number[];
   /** From the start of the agent's process: until it was ready, and until each waiting pod ran. */
   readonly ready: number;
   readonly meshPods: number[];
-  readonly plainPods: number[];
+  /** Of namespaces that the agent could not tell to be outside the mesh. */
+  readonly unsurePods: number[];
   /** Every RunPodSandbox of the waiting pods. */
   readonly attempts: Attempt[];
 }
@@ -31,19 +37,35 @@ export interface AwayTimes {
 let node: CriNode;
 const named = (pod: CriPod) => ({ netns: pod.netns, spec: pod.spec });
 
+/** Namespace of a pod that opted in by its own label, and one that no agent has seen. */
+const optedNamespace = "opted";
+const newNamespace = "new";
+
 /** @param agentWaitSeconds how long the launcher waits for the agent */
 export async function start(agentWaitSeconds: number): Promise<void> {
   const agentEnv = { AGENT_WAIT_SECONDS: String(agentWaitSeconds), EXCLUDE_NAMESPACES: "kube-system" };
   node = await CriNode.start({ agentEnv });
-  node.api.put("namespaces", { metadata: { name: "kube-system" }, status: { phase: "Active" } });
+  for (const name of ["kube-system", optedNamespace])
+    node.api.put("namespaces", { metadata: { name }, status: { phase: "Active" } });
   await node.startMesh();
 }
 
-/** The agent is killed, and comes back after a while. */
+/** A pod that is in the mesh by its own label comes and goes, and its namespace is held from then on. */
+async function optIn(): Promise<void> {
+  const { name } = node.createPod(optedNamespace, { labels: { "istio.io/dataplane-mode": "ambient" } });
+  const path = join(node.chains.binDir, "ambient-cni.exempt-namespaces");
+  await waitFor("the namespace to be held", async () =>
+    (await readFile(path, "utf8")).includes("hold opted "),
+  );
+  node.api.delete("pods", name, optedNamespace);
+}
+
+/** The agent is killed, the node boots without it, and it comes back after a while. */
 export async function away(options: {
   readonly awayMs: number;
   readonly meshPods: number;
 }): Promise<AwayTimes> {
+  await optIn();
   const old = [
     await node.runPod(node.createPod(meshNamespace)),
     await node.runPod(node.createPod(plainNamespace)),
@@ -54,20 +76,30 @@ export async function away(options: {
 
   const dels: number[] = [];
   for (const pod of old) dels.push(await timed(() => node.deletePod(pod)));
-  const exempt: number[] = [];
-  for (const spec of [node.createPod("kube-system"), agentPod()]) {
-    const pod = await node.runPod(spec);
-    exempt.push(pod.runMs);
-    await claimUntouched(named(pod));
-    await node.deletePod(pod);
-  }
+  const runOutside = async (specs: readonly PodSpec[]): Promise<number[]> => {
+    const times: number[] = [];
+    for (const spec of specs) {
+      const pod = await node.runPod(spec);
+      times.push(pod.runMs);
+      await claimUntouched(named(pod));
+      await node.deletePod(pod);
+    }
+    return times;
+  };
+  const outside = ["kube-system", plainNamespace, agentNamespace] as const;
+  const exempt = await runOutside([...outside.map((name) => node.createPod(name)), agentPod()]);
+  // what a boot takes away
+  await rm("/var/run/istio-cni", { recursive: true, force: true });
+  const afterBoot = await runOutside([...outside.map((name) => node.createPod(name)), agentPod()]);
+  node.api.put("namespaces", { metadata: { name: newNamespace }, status: { phase: "Active" } });
 
   const attempts: Attempt[] = [];
-  const arrivals = { [meshNamespace]: [] as number[], [plainNamespace]: [] as number[] };
+  const arrivals = { mesh: [] as number[], unsure: [] as number[] };
   const meshSpecs = Array.from({ length: options.meshPods }, () => node.createPod(meshNamespace));
-  const waiting = [...meshSpecs, node.createPod(plainNamespace)].map(async (spec) => {
+  const unsure = [optedNamespace, newNamespace].map((name) => node.createPod(name));
+  const waiting = [...meshSpecs, ...unsure].map(async (spec) => {
     const pod = await runUntilItRuns(node, spec, { attempts });
-    arrivals[spec.namespace as typeof meshNamespace].push(performance.now());
+    arrivals[spec.namespace === meshNamespace ? "mesh" : "unsure"].push(performance.now());
     return pod;
   });
   // the length of the absence is what is tested
@@ -88,8 +120,8 @@ export async function away(options: {
   for (const pod of [...pods, stays]) await node.deletePod(pod);
   await waitForNothing(node);
   const since = (times: number[]) => times.map((time) => time - backAt);
-  const { [meshNamespace]: mesh, [plainNamespace]: plain } = arrivals;
-  return { dels, exempt, ready, meshPods: since(mesh), plainPods: since(plain), attempts };
+  const { mesh, unsure: others } = arrivals;
+  return { dels, exempt, afterBoot, ready, meshPods: since(mesh), unsurePods: since(others), attempts };
 }
 
 /** The object of a pod of the agent's own DaemonSet. */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pods of a real containerd while the agent is away: they end, the exempt ones start, the others wait and are told why.
+// Pods of a real containerd while the agent is away: they end, those outside the mesh start, the others wait and are told why.
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, test } from "vitest";
 import { RealNode, say } from "../cluster/support/real-node.ts";
@@ -25,7 +25,7 @@ describe.skipIf(lacks !== undefined)("an agent that is killed", { timeout: 60_00
     await expectNothingLeft(real);
   });
 
-  test("and away for 10 s keeps no pod from ending, no exempt pod from starting, and lets no other one start", async () => {
+  test("and away for 10 s over a boot keeps no pod from ending, none outside the mesh from starting, and lets no other one start", async () => {
     const times = await inside().away({ awayMs: 10_000, meshPods: 4 });
     expectAwayToHurtNobody(times, { agentWaitSeconds: 3 });
   });

@@ -47,7 +47,7 @@ let primary = "";
 
 export async function start(): Promise<void> {
   // pods of other namespaces need no agent
-  node = await CriNode.start({ agentEnv: { AGENT_AWAY_POLICY: "namespace" } });
+  node = await CriNode.start();
   primary = await readFile(conflistPath(node.chains.confDir), "utf8");
   await node.startMesh();
 }

@@ -68,7 +68,7 @@ const cases: Readonly<Record<string, Values>> = {
   },
   "host network": { ambient: { shareHostNetworkNamespace: true }, healthPort: 18000, monitoringPort: 15024 },
   policies: {
-    agentAwayPolicy: "namespace",
+    agentAwayPolicy: "hold",
     agentWaitSeconds: 0,
     probeMatch: "kubelet",
     establishedConnections: "reset",

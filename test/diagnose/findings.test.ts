@@ -12,6 +12,7 @@ import { checkExemptions } from "../../src/diagnose/exemption-check.ts";
 import { checkFolder } from "../../src/diagnose/folders.ts";
 import { droppedProbes, type IngressPolicy } from "../../src/diagnose/network-policy-check.ts";
 import { ApiError } from "../../src/kube/api-error.ts";
+import type { PodListReport } from "../../src/status/state-report.ts";
 
 let root: string;
 beforeEach(() => {
@@ -173,12 +174,15 @@ describe("the chain", () => {
 describe("exemptions", () => {
   test.each([
     ["hold", undefined, "ok"],
-    ["hold", "shop\n", "warn"],
-    ["namespace", "shop\n", "ok"],
+    ["hold", "start shop u1\n", "warn"],
+    ["namespace", "start shop u1\n", "warn"],
+    ["namespace", "hold shop u1\nstart other u2\n", "ok"],
     ["namespace", undefined, "warn"],
   ] as const)("policy %s with the list %j is %s", async (policy, list, level) => {
-    if (list !== undefined) writeFileSync(join(root, "exempt-namespaces"), list);
-    expect(await checkExemptions({ runDir: root, policy, pods: undefined })).toMatchObject({ level });
+    const path = join(root, "list");
+    if (list !== undefined) writeFileSync(path, list);
+    const pods = { pods: [{ ns: "shop", desired: { wanted: true } }] } as unknown as PodListReport;
+    expect(await checkExemptions({ path, policy, pods })).toMatchObject({ level });
   });
 });
 

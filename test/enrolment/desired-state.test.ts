@@ -36,7 +36,7 @@ function pod(change: Partial<PodFacts> = {}): PodFacts {
 }
 
 function namespace(labels: Record<string, string> = {}, name = "shop"): NamespaceFacts {
-  return { key: name, name, labels, resourceVersion: "1" };
+  return { key: name, name, uid: "", labels, resourceVersion: "1" };
 }
 
 const ambient = { [mode]: "ambient" };

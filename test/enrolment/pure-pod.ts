@@ -37,7 +37,7 @@ export function podOf(change: Partial<PodFacts> = {}): PodFacts {
   };
 }
 
-export const shop: NamespaceFacts = { key: "shop", name: "shop", labels: {}, resourceVersion: "1" };
+export const shop: NamespaceFacts = { key: "shop", name: "shop", uid: "", labels: {}, resourceVersion: "1" };
 
 /** A sandbox in a namespace of that key; nothing can be read from its handle. */
 export function sandboxOf(key: string, change: Partial<Sandbox> = {}): Sandbox {

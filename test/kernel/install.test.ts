@@ -39,7 +39,7 @@ test("launcher and entry come back when somebody takes them away", { timeout: 30
 test("a stop leaves the node as it is, also when the API server cannot be asked", {
   timeout: 60_000,
 }, async () => {
-  const look = { types: chained, files: ["ambient-cni"], code: 0 };
+  const look = { types: chained, files: ["ambient-cni", "ambient-cni.exempt-namespaces"], code: 0 };
   expect(await node.call.stopAndStay()).toEqual([look, look]);
 });
 

@@ -142,12 +142,12 @@ test.each([
 
 test.each([
   [
-    { metadata: { name: "shop", labels: { a: "b" }, resourceVersion: "5" } },
-    { key: "shop", name: "shop", labels: { a: "b" }, resourceVersion: "5" },
+    { metadata: { name: "shop", uid: "u1", labels: { a: "b" }, resourceVersion: "5" } },
+    { key: "shop", name: "shop", uid: "u1", labels: { a: "b" }, resourceVersion: "5" },
   ],
   [
     { kind: "PartialObjectMetadata", metadata: { name: "x" } },
-    { key: "x", name: "x", labels: {}, resourceVersion: "" },
+    { key: "x", name: "x", uid: "", labels: {}, resourceVersion: "" },
   ],
   [{ metadata: {} }, undefined],
   [null, undefined],

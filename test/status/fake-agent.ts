@@ -73,7 +73,7 @@ export class FakeAgent {
     this.history = history;
     for (const name of ["shop", "plain"]) {
       const labels: Record<string, string> = name === "plain" ? {} : { "istio.io/dataplane-mode": "ambient" };
-      this.namespaces.set(name, { key: name, name, labels, resourceVersion: "1" });
+      this.namespaces.set(name, { key: name, name, uid: `uid-${name}`, labels, resourceVersion: "1" });
     }
     this.connections.push({
       id: 1,
@@ -205,7 +205,7 @@ const settings = {
     ownedFileName: undefined,
     groupRead: false,
     replaceIstioCni: false,
-    awayPolicy: "hold",
+    awayPolicy: "namespace",
     agentWaitSeconds: 10,
   },
   ignored: ["REPAIR_ENABLED: only istio-cni's sidecar mode uses it"],

@@ -180,13 +180,23 @@ export class CriNode {
   /** Creates the object of a pod that is scheduled here. */
   createPod(
     namespace: string,
-    more: { readonly hostPort?: number; readonly annotations?: Readonly<Record<string, string>> } = {},
+    more: {
+      readonly hostPort?: number;
+      readonly labels?: Readonly<Record<string, string>>;
+      readonly annotations?: Readonly<Record<string, string>>;
+    } = {},
   ): PodSpec {
     this.#lastPod += 1;
-    const { annotations = {}, ...rest } = more;
+    const { labels = {}, annotations = {}, ...rest } = more;
     const spec: PodSpec = { namespace, name: `pod-${this.#lastPod}`, uid: crypto.randomUUID(), ...rest };
     this.api.put("pods", {
-      metadata: { name: spec.name, namespace, uid: spec.uid, labels: {}, annotations: { ...annotations } },
+      metadata: {
+        name: spec.name,
+        namespace,
+        uid: spec.uid,
+        labels: { ...labels },
+        annotations: { ...annotations },
+      },
       spec: { nodeName, serviceAccountName: "default", containers: [{ name: "app", image: boxImage }] },
       status: { phase: "Pending" },
     });

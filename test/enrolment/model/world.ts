@@ -122,7 +122,7 @@ export class World {
     const labels: Record<string, string> = this.isNamespaceLabelled
       ? { "istio.io/dataplane-mode": "ambient" }
       : {};
-    return { key: "mesh", name: "mesh", labels, resourceVersion: String(this.#version) };
+    return { key: "mesh", name: "mesh", uid: "", labels, resourceVersion: String(this.#version) };
   }
 
   labelNamespace(isLabelled: boolean): void {
