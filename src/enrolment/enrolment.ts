@@ -7,7 +7,7 @@ import { AddWaiters } from "./add-waiters.ts";
 import type { Attachment } from "./attachments.ts";
 import { type Desired, decideEnrolment, decideWorkload } from "./desired-state.ts";
 import type { AddedSandbox, EnrolmentOptions, NamedSandbox } from "./enrolment-options.ts";
-import { askForStock, catchUp, restoreExemptions } from "./initial-snapshot.ts";
+import { askForStock, catchUp, restoreProbes } from "./initial-snapshot.ts";
 import type { Step } from "./next-step.ts";
 import { EnrolmentError, Outcomes } from "./outcomes.ts";
 import { captureFault, type PodRecord, type PodStatus } from "./pod-record.ts";
@@ -73,7 +73,7 @@ export class Enrolment {
     await Promise.all(uids.map((uid) => this.#queue.run(uid).catch(() => {})));
     this.#stage = "started";
     catchUp(this.#records, node);
-    await restoreExemptions(() => this.#wantedRecords(), { probes, log });
+    await restoreProbes(() => this.#wantedRecords(), { probes, log });
     log.info({ pods: this.#records.size, inMesh: ztunnel.podCount }, "took stock of the node's pods");
     this.requestAll();
   }

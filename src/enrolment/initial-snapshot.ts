@@ -38,7 +38,7 @@ export function catchUp(records: PodRecords, node: EnrolmentOptions["node"]): vo
 }
 
 /** Puts all pods that were in the mesh into the host's sets in one go. */
-export async function restoreExemptions(
+export async function restoreProbes(
   records: () => readonly PodRecord[],
   { probes, log }: { readonly probes: Pick<HostProbes, "start" | "replaceAll">; readonly log: Logger },
 ): Promise<void> {
@@ -52,6 +52,6 @@ export async function restoreExemptions(
     }
     await probes.replaceAll(members);
   } catch (error) {
-    log.debug({ err: error }, "the host's probes are not exempted yet");
+    log.debug({ err: error }, "the host's probes do not pass yet");
   }
 }

@@ -59,7 +59,7 @@ export interface Run {
   /** `Netns.key` whose rules, ip rule and route were verified. */
   readonly verified: string | undefined;
   readonly isHeld: boolean;
-  readonly isExempted: boolean;
+  readonly probesPass: boolean;
   readonly isAnnounced: boolean;
   /** Everything was taken away, the annotation as far as anybody can. */
   readonly isRestored: boolean;
@@ -73,7 +73,7 @@ export const freshRun: Run = {
   proved: undefined,
   verified: undefined,
   isHeld: false,
-  isExempted: false,
+  probesPass: false,
   isAnnounced: false,
   isRestored: false,
   isForgotten: false,
@@ -103,7 +103,7 @@ export type Step =
     }
   | { readonly do: "settle"; readonly sandbox: Sandbox }
   | {
-      readonly do: "exempt";
+      readonly do: "pass-probes";
       readonly pod: PodFacts;
       readonly sandbox: Sandbox;
       readonly redirect: RedirectOptions;
@@ -197,7 +197,7 @@ function wayIn(
   }
   if (!isAcknowledged) return { do: "hand-over", pod, sandbox };
   if (phase.at !== "captured") return { do: "settle", sandbox };
-  if (!run.isExempted) return { do: "exempt", pod, sandbox, redirect };
+  if (!run.probesPass) return { do: "pass-probes", pod, sandbox, redirect };
   if (!run.isAnnounced) return { do: "announce", pod };
   return { do: "rest", outcome: "enrolled" };
 }

@@ -151,7 +151,7 @@ function stateOf({ phase }: Workload, lastRun: LastRun): EnrolmentState {
   }
 }
 
-/** What keeps ztunnel from serving it, or the host from exempting it, does not change its rules. */
+/** What keeps ztunnel from serving it, or its probes from passing, does not change its rules. */
 function stateOfCaptured(lastRun: LastRun): EnrolmentState {
   return lastRun === "unverified" ? "unverified" : lastRun === "wrong" ? "failed" : "enrolled";
 }

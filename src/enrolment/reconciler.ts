@@ -118,8 +118,8 @@ export class Reconciler {
         return await handOver(step, record, this.#parts);
       case "redirect":
         return await redirectPod(step, record, { ...this.#parts, outcomes: this.#context.outcomes });
-      case "exempt":
-        return await this.#exempt(step, record);
+      case "pass-probes":
+        return await this.#passProbes(step, record);
       case "announce":
         return annotations.set(step.pod, "enabled");
       case "conceal":
@@ -174,7 +174,7 @@ export class Reconciler {
   }
 
   /** Lets the host's probes reach the pod past ztunnel. What is wrong with the host's side is the readiness's to say. */
-  async #exempt({ pod, sandbox, redirect }: Doing<"exempt">, record: PodRecord): Promise<void> {
+  async #passProbes({ pod, sandbox, redirect }: Doing<"pass-probes">, record: PodRecord): Promise<void> {
     const { probes, probePath, log } = this.#parts;
     const ips = sandbox.ips.length > 0 ? sandbox.ips : pod.ips;
     try {
@@ -183,7 +183,7 @@ export class Reconciler {
       if (record.sandbox?.netns === sandbox.netns && !sandbox.netns.closed && !redirect.ingressMode)
         probePath.enrolled({ uid: pod.uid, netns: sandbox.netns, addresses: ips });
     } catch (error) {
-      log.debug({ uid: pod.uid, ips, err: error }, "the host's probes are not exempted yet");
+      log.debug({ uid: pod.uid, ips, err: error }, "the host's probes do not pass yet");
     }
   }
 
@@ -205,7 +205,7 @@ export class Reconciler {
     try {
       await probes.remove(record.uid);
     } catch (error) {
-      log.debug({ uid: record.uid, err: error }, "the exemption of the host's probes is not taken back yet");
+      log.debug({ uid: record.uid, err: error }, "the host's probes still pass");
     }
     history.step(record.uid, "remove-probes");
   }

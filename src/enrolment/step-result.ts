@@ -71,7 +71,7 @@ export function advance(workload: Workload, outcome: Outcome): Advanced {
     case "inspect":
     case "redirect":
     case "settle":
-    case "exempt":
+    case "pass-probes":
     case "announce":
       return advanceIn(workload, { ...outcome, step });
     case "conceal":
@@ -95,7 +95,7 @@ type Doing<D extends Step["do"]> = Extract<Step, { do: D }>;
 /** Steps of the way into the mesh. */
 function advanceIn(
   workload: Workload,
-  { step, found, run }: Outcome<Doing<"inspect" | "redirect" | "settle" | "exempt" | "announce">>,
+  { step, found, run }: Outcome<Doing<"inspect" | "redirect" | "settle" | "pass-probes" | "announce">>,
 ): Advanced {
   const { sandbox, phase } = workload;
   const to = changer(workload, run);
@@ -121,8 +121,8 @@ function advanceIn(
         ...(isBack ? { ended: undefined } : {}),
       });
     }
-    case "exempt":
-      return to({}, { isExempted: true });
+    case "pass-probes":
+      return to({}, { probesPass: true });
   }
 }
 

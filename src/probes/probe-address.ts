@@ -14,12 +14,12 @@ export function familyOf(address: string): Family {
  */
 export function canonicalAddress(text: string): string {
   if (isIP(text) === 0 || text.includes("%")) {
-    throw new RangeError(`Cannot exempt probes to "${text}": not an IP address`);
+    throw new RangeError(`Cannot let probes pass to "${text}": not an IP address`);
   }
   const family = familyOf(text) === 4 ? "ipv4" : "ipv6";
   const { address } = new SocketAddress({ address: text, family });
   if (address === "0.0.0.0" || address === "::") {
-    throw new RangeError(`Cannot exempt probes to "${text}": it is the unspecified address`);
+    throw new RangeError(`Cannot let probes pass to "${text}": it is the unspecified address`);
   }
   return address;
 }
@@ -35,5 +35,5 @@ export function isUid(text: string): boolean {
 /** @throws RangeError for what {@link isUid} refuses */
 export function checkedUid(uid: string): string {
   if (isUid(uid)) return uid;
-  throw new RangeError(`Cannot exempt probes to the pod with UID ${JSON.stringify(uid)}: not a UID`);
+  throw new RangeError(`Cannot let probes pass to the pod with UID ${JSON.stringify(uid)}: not a UID`);
 }

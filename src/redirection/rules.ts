@@ -211,7 +211,7 @@ function probeAddress(options: RedirectOptions, family: Family): string {
   const [address, isValid] = family === 4 ? [options.probeSnatV4, isIPv4] : [options.probeSnatV6, isIPv6];
   if (isValid(address)) return address;
   throw new RedirectOptionsError(
-    `Cannot exempt probes from "${address}": not an IPv${family} address; ` +
+    `Cannot let probes pass from "${address}": not an IPv${family} address; ` +
       `correct ${family === 4 ? "HOST_PROBE_SNAT_IP" : "HOST_PROBE_SNAT_IPV6"}`,
   );
 }

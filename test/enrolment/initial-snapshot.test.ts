@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What an agent that starts puts back into the host's sets.
 import { expect, test } from "vitest";
-import { restoreExemptions } from "../../src/enrolment/initial-snapshot.ts";
+import { restoreProbes } from "../../src/enrolment/initial-snapshot.ts";
 import { PodRecord } from "../../src/enrolment/pod-record.ts";
 import { silentLogger } from "../../src/log/logger.ts";
 import { workloadOf } from "./pure-pod.ts";
@@ -22,7 +22,7 @@ async function restored(staysCaptured: boolean): Promise<string[]> {
       uids = [...members.keys()];
     },
   };
-  await restoreExemptions(() => records, { probes, log: silentLogger });
+  await restoreProbes(() => records, { probes, log: silentLogger });
   return uids;
 }
 

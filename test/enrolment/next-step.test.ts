@@ -64,7 +64,7 @@ describe("into the mesh", () => {
       when: "a new sandbox gets its rules first, and ADD waits for ztunnel's ack",
       workload: made,
       view: viewOf({ isAdding: true }),
-      steps: "redirect:new hand-over settle exempt announce enrolled",
+      steps: "redirect:new hand-over settle pass-probes announce enrolled",
       at: "captured",
     },
     {
@@ -75,7 +75,7 @@ describe("into the mesh", () => {
         0,
       ),
       view: viewOf({ isAdding: true }),
-      steps: "inspect hand-over redirect:entry settle exempt announce enrolled",
+      steps: "inspect hand-over redirect:entry settle pass-probes announce enrolled",
       at: "captured",
     },
     {
@@ -89,7 +89,7 @@ describe("into the mesh", () => {
       when: "a running pod is known to ztunnel before a rule leads there",
       workload: lone,
       finds: { sandboxes: [sandboxOf("A", { ips: [] })] },
-      steps: "find prove inspect hand-over redirect:entry settle exempt announce enrolled",
+      steps: "find prove inspect hand-over redirect:entry settle pass-probes announce enrolled",
       at: "captured",
     },
     {
@@ -115,7 +115,7 @@ describe("into the mesh", () => {
     {
       when: "a second handle of its namespace is closed before anything else",
       workload: workloadOf({ surplus: [sandboxOf("A").netns] }),
-      steps: "close prove hand-over redirect:entry settle exempt announce enrolled",
+      steps: "close prove hand-over redirect:entry settle pass-probes announce enrolled",
     },
   ]);
 });
@@ -126,27 +126,27 @@ describe("a captured pod", () => {
       when: "is verified, and what differs was changed by somebody",
       workload: captured,
       view: served,
-      steps: "prove redirect:repair exempt announce enrolled",
+      steps: "prove redirect:repair pass-probes announce enrolled",
       at: "captured",
     },
     {
       when: "is mended without a ztunnel too, for its rules were seen to be whole",
       workload: captured,
       view: viewOf({ hasZtunnel: false, isAnnounced: true }),
-      steps: "prove redirect:repair hand-over exempt announce enrolled",
+      steps: "prove redirect:repair hand-over pass-probes announce enrolled",
     },
     {
       when: "is handed to a ztunnel that has not heard of it",
       workload: captured,
       view: viewOf({ isAnnounced: true }),
-      steps: "prove redirect:repair hand-over exempt announce enrolled",
+      steps: "prove redirect:repair hand-over pass-probes announce enrolled",
     },
     {
       when: "in a sandbox that another took the place of is captured there, the old one cleared first",
       workload: captured,
       view: served,
       finds: { isOwner: false, sandboxes: [sandboxOf("B")] },
-      steps: "prove clear prove inspect hand-over redirect:entry settle exempt announce enrolled",
+      steps: "prove clear prove inspect hand-over redirect:entry settle pass-probes announce enrolled",
       at: "captured",
     },
     {
@@ -154,7 +154,7 @@ describe("a captured pod", () => {
       workload: captured,
       view: served,
       finds: { isOwner: false },
-      steps: "prove redirect:repair exempt announce enrolled",
+      steps: "prove redirect:repair pass-probes announce enrolled",
       at: "captured",
     },
     {
@@ -165,7 +165,7 @@ describe("a captured pod", () => {
         0,
       ),
       view: { ...served, isAdding: true },
-      steps: "redirect:new hand-over settle exempt announce enrolled",
+      steps: "redirect:new hand-over settle pass-probes announce enrolled",
       at: "captured",
     },
   ]);
@@ -204,14 +204,14 @@ describe("after a restart of the agent", () => {
       when: "a pod that the snapshot's answer covers is verified: no entry, no repair",
       workload: stock,
       view: served,
-      steps: "prove redirect settle exempt announce enrolled",
+      steps: "prove redirect settle pass-probes announce enrolled",
       at: "captured",
     },
     {
       when: "a pod that it does not cover is handed over before its rules are looked at",
       workload: stock,
       view: viewOf({ isAnnounced: true }),
-      steps: "prove hand-over redirect settle exempt announce enrolled",
+      steps: "prove hand-over redirect settle pass-probes announce enrolled",
       at: "captured",
     },
     {
@@ -327,20 +327,20 @@ describe("out of the mesh", () => {
       when: "a pod that is wanted again before anything changed in it is verified, and announced again",
       workload: leaving("concealed"),
       view: viewOf({ acknowledged: "A" }),
-      steps: "prove redirect settle exempt announce enrolled",
+      steps: "prove redirect settle pass-probes announce enrolled",
       at: "captured",
     },
     {
       when: "one whose new connections are direct already comes in as a running pod",
       workload: leaving("opened"),
       view: viewOf({ acknowledged: "A" }),
-      steps: "prove redirect:entry settle exempt announce enrolled",
+      steps: "prove redirect:entry settle pass-probes announce enrolled",
       at: "captured",
     },
     {
       when: "one that ztunnel let go of is handed over first",
       workload: leaving("withdrawn"),
-      steps: "prove hand-over redirect:entry settle exempt announce enrolled",
+      steps: "prove hand-over redirect:entry settle pass-probes announce enrolled",
       at: "captured",
     },
   ]);
@@ -377,14 +377,15 @@ describe("a sandbox that ended", () => {
       workload: ended,
       view: { ...served, nowMs: pace.graceMs },
       finds: lives,
-      steps: "withdraw clear find prove inspect hand-over redirect:entry settle exempt announce enrolled",
+      steps:
+        "withdraw clear find prove inspect hand-over redirect:entry settle pass-probes announce enrolled",
       at: "captured",
     },
     {
       when: "as a DEL of unknown origin has it stays where it is while it has the pod's addresses",
       workload: absorb(captured, { type: "doubted", containerId: "container-A", netnsKey: undefined }, 0),
       view: served,
-      steps: "prove redirect:repair exempt announce enrolled",
+      steps: "prove redirect:repair pass-probes announce enrolled",
       at: "captured",
     },
     {
@@ -466,7 +467,7 @@ describe("the word of a step about a sandbox that was replaced meanwhile", () =>
       undefined,
     ],
     ["settle", { do: "settle", sandbox: old }, undefined],
-    ["exempt", { do: "exempt", pod, sandbox: old, redirect }, undefined],
+    ["pass-probes", { do: "pass-probes", pod, sandbox: old, redirect }, undefined],
     ["hand-over", { do: "hand-over", pod, sandbox: old }, undefined],
     ["announce", { do: "announce", pod }, undefined],
     ["release", { do: "release", sandbox: old }, undefined],

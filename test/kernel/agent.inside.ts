@@ -577,7 +577,7 @@ export async function probes(): Promise<{ captured: string; before: string; entr
   const entries = (await list()).split("\n").find((line) => line.startsWith(pod.ip4)) ?? "none";
   await mesh.ztunnel.command({ do: "refuse-inbound", on: false });
   await mesh.kubelet.deletePod(pod);
-  await waitFor("the exemption to end", async () => !(await list()).includes(pod.uid));
+  await waitFor("the probes to pass no more", async () => !(await list()).includes(pod.uid));
   return { before, captured, entries: entries.replace(pod.uid, "UID").replace(pod.ip4, "IP") };
 }
 

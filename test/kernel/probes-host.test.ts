@@ -557,7 +557,7 @@ describe("native nftables", () => {
   const native = (options: Partial<HostProbesOptions> = {}) => probesOn("native", options);
   const ruleset = () => host.run("nft list ruleset");
   /** Whether a rule of a form would change a probe's source address. */
-  const isExempt = async (variant: Variant | "native"): Promise<boolean> => {
+  const passes = async (variant: Variant | "native"): Promise<boolean> => {
     if (variant !== "native")
       return (
         (await natOf(variant)).includes(ruleOf[4]) &&
@@ -637,7 +637,7 @@ describe("native nftables", () => {
         while (!isDone) {
           looks++;
           let found = false;
-          for (const each of order) found ||= await isExempt(each);
+          for (const each of order) found ||= await passes(each);
           if (!found) gaps++;
         }
         await ended;

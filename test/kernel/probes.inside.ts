@@ -155,11 +155,11 @@ export async function httpProbe(family: Family): Promise<Record<string, string |
   const captured = await fromHost(app, family);
   const refused = await refusedBy(app);
   await probes.set(app.pod.uid, app.pod.ips);
-  const exempt = await fromHost(app, family);
+  const passing = await fromHost(app, family);
   const refusedLater = await refusedBy(app);
   await probes.remove(app.pod.uid);
   const removed = await fromHost(app, family);
-  return { before, captured, refused, exempt, refusedLater, removed };
+  return { before, captured, refused, passing, refusedLater, removed };
 }
 
 /** A bare TCP connection, as a tcpSocket probe makes it, to a port where the app listens and to one where it does not. */

@@ -29,7 +29,7 @@ describe.each(families)("over IPv%i", (family) => {
       before: expect.stringMatching(/\.1$|:1$/),
       captured: refused,
       refused: 1,
-      exempt: snat[family],
+      passing: snat[family],
       refusedLater: 1,
       removed: refused,
     });

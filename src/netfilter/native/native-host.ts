@@ -121,7 +121,7 @@ export class NativeHost {
     if (seen?.isDormant === true)
       throw new NetfilterFault(
         "TABLE_DORMANT",
-        `Cannot exempt probes by table inet ${HOST_TABLE}: somebody put it to sleep; wake it up with nft`,
+        `Cannot let probes pass by table inet ${HOST_TABLE}: somebody put it to sleep; wake it up with nft`,
       );
     const findings: HostFinding[] = [];
     const find = (kind: HostFinding["kind"], detail: string) => findings.push({ kind, family, detail });
