@@ -57,6 +57,8 @@ export interface AgentConfig {
   readonly probeSnatV6: string;
   /** What becomes of a running pod's open connections when it is captured. */
   readonly establishedConnections: "keep" | "reset";
+  /** Let probes reach pods with a branch ENI (AWS, security groups for pods). */
+  readonly branchEniProbes: boolean;
   /** Which connections of the host count as kubelet probes. */
   readonly probeMatch: "any" | "kubelet";
   /** Network namespace that kubelet probes come from. */
@@ -167,6 +169,7 @@ export function loadConfig(source: ConfigSource, options: { needsNode?: boolean 
     probeSnatV4: reader.address("HOST_PROBE_SNAT_IP", "169.254.7.127", isIPv4),
     probeSnatV6: reader.address("HOST_PROBE_SNAT_IPV6", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff", isIPv6),
     establishedConnections: reader.choice("ESTABLISHED_CONNECTIONS", ["keep", "reset"], "keep"),
+    branchEniProbes: reader.flag("AMBIENT_ENABLE_AWS_BRANCH_ENI_PROBE", true),
     probeMatch: reader.choice("PROBE_MATCH", ["any", "kubelet"], "any"),
     hostNetnsPath: reader.flag("ALLOW_SWITCH_TO_HOST_NS", false)
       ? join(hostRoot, "proc/1/ns/net")

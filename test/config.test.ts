@@ -33,6 +33,7 @@ describe("loadConfig", () => {
       ipv6: true,
       probeSnatV4: "169.254.7.127",
       probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
+      branchEniProbes: true,
       establishedConnections: "keep",
       leavePauseMs: 500,
       leaveDrainMs: 2_000,
@@ -70,6 +71,11 @@ describe("loadConfig", () => {
       args: [],
     });
     expect(["openshift-dns", "shop"].map((name) => excludeNamespaces.has(name))).toEqual([true, false]);
+  });
+
+  test("lets probes of branch ENIs be switched off", () => {
+    const off = { ...env, AMBIENT_ENABLE_AWS_BRANCH_ENI_PROBE: "false" };
+    expect(loadConfig({ env: off, args: [] }).branchEniProbes).toBe(false);
   });
 
   test("splits lists", () => {

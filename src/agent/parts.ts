@@ -163,10 +163,11 @@ function makeProbes(
   { config, loggers, backend }: Ground,
   wiring: Wiring,
 ): Pick<Capture, "probes" | "probePath"> {
-  const { hostNetnsPath, probeSnatV4, probeSnatV6, ipv6 } = config;
+  const { hostNetnsPath, probeSnatV4, probeSnatV6, ipv6, branchEniProbes } = config;
   const log = loggers.scope("probes");
   const probes = new HostProbes({
     hostNetnsPath,
+    branchEniProbes,
     backend,
     probeSnatV4,
     probeSnatV6,

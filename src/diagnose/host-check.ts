@@ -38,14 +38,18 @@ export async function checkHost(options: HostCheckOptions): Promise<Fault[]> {
     rules: true,
   });
   const nameOf = (uid?: string) => members?.find((member) => member.uid === uid)?.name ?? null;
-  return drift
-    .filter(({ kind }) => kind !== "stale-cgroup") // only who wrote the rule can tell
-    .map(({ kind, family, uid, detail }) => {
-      const ofSet = SET_FAULTS[kind];
-      const ofHost = isNative ? "native nftables of the host" : `IPv${family} nat of the host`;
-      const place = ofSet === undefined ? ofHost : `${isNative ? "set" : "ipset"} ${PROBE_SETS[family]}`;
-      return fault(ofSet ?? "host-chain", nameOf(uid), `${place}: ${detail}`);
-    });
+  return (
+    drift
+      // only who wrote the rule can tell, and what is of no pod hurts none
+      .filter(({ kind }) => kind !== "stale-cgroup" && kind !== "stale-policy-rule")
+      .map(({ kind, family, uid, detail }) => {
+        const ofSet = SET_FAULTS[kind];
+        if (kind === "missing-policy-rule") return fault("host-chain", nameOf(uid), detail);
+        const ofHost = isNative ? "native nftables of the host" : `IPv${family} nat of the host`;
+        const place = ofSet === undefined ? ofHost : `${isNative ? "set" : "ipset"} ${PROBE_SETS[family]}`;
+        return fault(ofSet ?? "host-chain", nameOf(uid), `${place}: ${detail}`);
+      })
+  );
 }
 
 const SET_FAULTS: Readonly<Partial<Record<ProbeDrift["kind"], FaultKind>>> = {

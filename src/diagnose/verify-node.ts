@@ -86,7 +86,7 @@ interface Subjects {
 
 type Settings = Pick<
   AgentConfig,
-  "ipv6" | "probeSnatV4" | "probeSnatV6" | "probeMatch" | "establishedConnections"
+  "ipv6" | "probeSnatV4" | "probeSnatV6" | "branchEniProbes" | "probeMatch" | "establishedConnections"
 >;
 
 async function look(options: VerifyOptions): Promise<VerifyReport> {
@@ -188,6 +188,7 @@ function settingsOf(config: AgentConfig, node: NodeReport | undefined): Settings
     ipv6: told.AMBIENT_IPV6 === undefined ? config.ipv6 : told.AMBIENT_IPV6 === "true",
     probeSnatV4: told.HOST_PROBE_SNAT_IP ?? config.probeSnatV4,
     probeSnatV6: told.HOST_PROBE_SNAT_IPV6 ?? config.probeSnatV6,
+    branchEniProbes: (told.AMBIENT_ENABLE_AWS_BRANCH_ENI_PROBE ?? String(config.branchEniProbes)) === "true",
     probeMatch: (told.PROBE_MATCH ?? config.probeMatch) === "kubelet" ? "kubelet" : "any",
     establishedConnections:
       (told.ESTABLISHED_CONNECTIONS ?? config.establishedConnections) === "reset" ? "reset" : "keep",

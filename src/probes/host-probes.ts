@@ -68,6 +68,16 @@ const FIRST_RETRY_MS = 500;
 /** The first round writes; the others exist for a refused match and for whoever wrote at the same moment. */
 const MAX_ROUNDS = 3;
 
+/** Drift that comes with pods. */
+const membership: readonly ProbeDrift["kind"][] = [
+  "missing-member",
+  "wrong-owner",
+  "stale-member",
+  "missing-policy-rule",
+];
+/** Drift that nobody made: a cgroup ended, or the VPC CNI took down a pod that we have not yet heard the end of. */
+const ofItself: readonly ProbeDrift["kind"][] = ["stale-cgroup", "stale-policy-rule"];
+
 /**
  * The host's side of kubelet probes. Looks and writes never overlap; calls that come meanwhile share the next one.
  * Members are only ever removed because their pod was, or because a list was declared complete.
@@ -307,9 +317,8 @@ export class HostProbes {
   /** Counts what others did to us; what we were asked to change is no damage. */
   #noteDrift(drift: readonly ProbeDrift[], wasSettled: boolean): void {
     if (!this.#wasIntact) return;
-    const membership: readonly ProbeDrift["kind"][] = ["missing-member", "wrong-owner", "stale-member"];
     const damage = drift.filter(
-      ({ kind }) => kind !== "stale-cgroup" && (wasSettled || !membership.includes(kind)),
+      ({ kind }) => !ofItself.includes(kind) && (wasSettled || !membership.includes(kind)),
     );
     if (damage.length === 0) return;
     this.#counts.restored++;

@@ -4,7 +4,9 @@ import { supportsIpv6 } from "../linux/host-netns.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { Family } from "../netfilter/family.ts";
 import { BACKEND_NAMES, type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
+import { type BranchDrift, BranchEni } from "./branch-eni.ts";
 import type { HostForm, SeenHost, WantedHost } from "./host-form.ts";
+import { HostSysctl } from "./host-sysctl.ts";
 import { IptablesHost } from "./iptables-host.ts";
 import { NativeProbes } from "./native-probes.ts";
 import { canonicalAddress, isUid } from "./probe-address.ts";
@@ -19,6 +21,8 @@ export interface HostStateOptions {
   readonly probeSnatV6: string;
   /** AMBIENT_IPV6: false leaves IPv6 alone. */
   readonly ipv6: boolean;
+  /** AMBIENT_ENABLE_AWS_BRANCH_ENI_PROBE; default true. False takes away what was written for it. */
+  readonly branchEniProbes?: boolean;
 }
 
 /** A family that the host cannot have. */
@@ -39,6 +43,8 @@ export class HostState {
   readonly #options: HostStateOptions;
   readonly #iptables: IptablesHost;
   readonly #native: NativeProbes;
+  readonly #branchEni = new BranchEni();
+  readonly #hostSysctl: HostSysctl;
 
   /** @throws RangeError for a probe address that is none */
   constructor(options: HostStateOptions) {
@@ -47,6 +53,7 @@ export class HostState {
     this.#options = options;
     this.#iptables = new IptablesHost(backend, snat);
     this.#native = new NativeProbes(snat);
+    this.#hostSysctl = new HostSysctl(backend.runner);
   }
 
   get counts(): HostForm["counts"] {
@@ -56,7 +63,27 @@ export class HostState {
   /** Compares what is there with what should be; writes nothing. @throws as {@link HostForm.observe} */
   async observe(netns: Netns, wanted: Omit<WantedHost, "families">): Promise<HostObservation> {
     const { families, skippedFamilies } = this.#families(netns);
-    return { ...(await this.#form.observe(netns, { ...wanted, families })), skippedFamilies };
+    const seen = await this.#form.observe(netns, { ...wanted, families });
+    const branch = await this.#observeBranchEni(netns, { families, members: wanted.members });
+    const write = async () => {
+      if (seen.drift.length > 0) await seen.write();
+      if (branch.drift.length > 0) await branch.write();
+    };
+    return { ...seen, drift: [...seen.drift, ...branch.drift], write, skippedFamilies };
+  }
+
+  async #observeBranchEni(
+    netns: Netns,
+    { families, members }: Pick<WantedHost, "families" | "members">,
+  ): Promise<BranchDrift> {
+    return await this.#branchEni.observe(netns, {
+      families,
+      isOn: this.#options.branchEniProbes !== false,
+      members,
+      entries: () => this.#form.entries(netns, families),
+      // Source: AWS, "Configure the Amazon VPC CNI plugin for Kubernetes for security groups for Pods": such nodes have it off
+      isPrepared: async () => (await this.#hostSysctl.read(netns, "ipv4/tcp_early_demux")) === "0",
+    });
   }
 
   /**
@@ -87,7 +114,8 @@ export class HostState {
    */
   async remove(netns: Netns): Promise<boolean> {
     const removed = [...(await this.#iptables.remove(netns)), ...(await this.#native.remove(netns))];
-    return removed.length > 0;
+    const hadRules = await this.#branchEni.remove(netns);
+    return removed.length > 0 || hadRules;
   }
 
   /** Whether there are sets of ours: without them there is no rule that names them. @throws as {@link HostForm.observe} */

@@ -4,8 +4,15 @@ import type { HostFinding } from "../netfilter/native/native-host.ts";
 
 /** One way in which the host's sets and rules differ from what they should be. */
 export interface ProbeDrift extends Omit<HostFinding, "kind"> {
-  /** Beside what both modes have, what the chains of iptables alone can have. */
-  readonly kind: HostFinding["kind"] | "stale-cgroup" | "missing-jump" | "jump-not-first" | "duplicate-jump";
+  /** Beside what both modes have, what the chains of iptables alone can have, and the rules of branch ENIs. */
+  readonly kind:
+    | HostFinding["kind"]
+    | "stale-cgroup"
+    | "missing-jump"
+    | "jump-not-first"
+    | "duplicate-jump"
+    | "missing-policy-rule"
+    | "stale-policy-rule";
 }
 
 /** The first few of a list in one line. */

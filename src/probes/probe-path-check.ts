@@ -61,7 +61,8 @@ const REMEDIES: readonly { readonly type: RegExp; readonly remedy: string }[] = 
   {
     type: /^aws-cni/,
     remedy:
-      "Amazon VPC CNI: pods with security groups need POD_SECURITY_GROUP_ENFORCING_MODE=standard, or exec probes",
+      "Amazon VPC CNI: pods with security groups need DISABLE_TCP_EARLY_DEMUX=true on its init container (then this agent keeps " +
+      "their probes on the node), or POD_SECURITY_GROUP_ENFORCING_MODE=standard, or exec probes",
   },
 ];
 

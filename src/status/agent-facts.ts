@@ -111,6 +111,7 @@ export type ReportedConfig = Pick<
   | "ipv6"
   | "probeSnatV4"
   | "probeSnatV6"
+  | "branchEniProbes"
   | "probeMatch"
   | "establishedConnections"
   | "iptablesVariant"

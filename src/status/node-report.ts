@@ -162,6 +162,7 @@ function settingsOf(config: ReportedConfig): Record<string, string> {
     AMBIENT_IPV6: String(config.ipv6),
     HOST_PROBE_SNAT_IP: config.probeSnatV4,
     HOST_PROBE_SNAT_IPV6: config.probeSnatV6,
+    AMBIENT_ENABLE_AWS_BRANCH_ENI_PROBE: String(config.branchEniProbes),
     PROBE_MATCH: config.probeMatch,
     ESTABLISHED_CONNECTIONS: config.establishedConnections,
     FORCE_IPTABLES_BINARY: config.iptablesVariant === "native" ? "auto" : config.iptablesVariant,

@@ -6,6 +6,7 @@ import { Netns } from "../linux/netns.ts";
 import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
 import { findNativeTables, nativeTableName } from "../netfilter/native/native-tables.ts";
 import { writesIpv6 } from "../netfilter/variant.ts";
+import { findBranchRules } from "../probes/branch-eni.ts";
 import { findSets } from "../probes/host-look.ts";
 import { HostState } from "../probes/host-state.ts";
 import { PROBE_CHAIN, PROBE_TABLE } from "../probes/probe-rules.ts";
@@ -62,10 +63,12 @@ async function lookIn({ netns }: HostNetns): Promise<string[]> {
   const chains = [...(await findChains(netns.fd, CHAINS)), ...(await findLegacyChains(netns.fd, CHAINS))];
   const sets = await findSets(netns.fd, SET_NAMES);
   const tables = await findNativeTables(netns.fd);
+  const rules = await findBranchRules(netns);
   return [
     ...(chains.length > 0 ? [`chain ${PROBE_CHAIN}`] : []),
     ...sets.map((name) => `ipset ${name}`),
     ...tables.map(nativeTableName),
+    ...rules,
   ];
 }
 

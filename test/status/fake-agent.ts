@@ -190,6 +190,7 @@ const settings = {
   runDir: "/var/run/istio-cni",
   ztunnelSocketPath: "/var/run/ztunnel/ztunnel.sock",
   ipv6: true,
+  branchEniProbes: true,
   probeMatch: "any",
   iptablesVariant: "auto",
   reconcileIntervalMs: 30_000,

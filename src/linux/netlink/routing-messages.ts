@@ -160,6 +160,11 @@ export function deleteRouteRequest(family: Family): NetlinkRequest {
   return { type: RTM.deleteRoute, flags: NLM.ack, body };
 }
 
+/** Whether an answer says that the kernel has no such family, or no rules in it. @param code name of the errno */
+export function isUnsupported(code: string): boolean {
+  return code === "EAFNOSUPPORT" || code === "EOPNOTSUPP" || code === "ENOTSUP" || code === "EPFNOSUPPORT";
+}
+
 function ruleRequest(type: number, family: Family, flags: number): NetlinkRequest {
   const body = concatBytes(
     Uint8Array.of(family, 0, 0, 0, TABLE, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0),

@@ -14,6 +14,7 @@ import {
   type Family,
   isOurRoute,
   isOurRule,
+  isUnsupported,
   loRequest,
   RTM,
 } from "./routing-messages.ts";
@@ -254,10 +255,6 @@ function decodeLook([link, ...dumps]: readonly NetlinkAnswer[], families: { v6: 
 function describeFamily({ error, rules, routes }: Found): FamilyRouting {
   if (error !== undefined && !isUnsupported(errorCode(error.error))) check("list rules and routes", error);
   return { supported: error === undefined, rule: rules > 0, route: routes > 0 };
-}
-
-function isUnsupported(code: string): boolean {
-  return code === "EAFNOSUPPORT" || code === "EOPNOTSUPP" || code === "ENOTSUP" || code === "EPFNOSUPPORT";
 }
 
 function findOurs(family: Family, [rules, routes]: readonly NetlinkAnswer[]): Found {
