@@ -210,10 +210,18 @@ export interface Front {
 export function makeFront(ground: Ground, { enrolment }: Capture, wiring: Wiring): Front {
   const { config, loggers, metrics, hostNetns, backend, client, node, readiness } = ground;
   const cniLog = loggers.scope("cni");
+  const exempt = new ExemptNamespaces({
+    path: exemptListPath(config),
+    policy: config.install.awayPolicy,
+    selectors: config.selectors,
+    node,
+    log: loggers.scope("install"),
+  });
   const handler = new CniVerbs({
     enrolment,
     lookup: new PodLookup({ node, log: cniLog }),
     excludeNamespaces: config.excludeNamespaces,
+    isExempt: (namespace) => exempt.has(namespace),
     hostNetns,
     hostRoot: config.hostRoot,
     // each round of a fight is repaired, and the node would lose its network for a STATUS that fails
@@ -231,13 +239,7 @@ export function makeFront(ground: Ground, { enrolment }: Capture, wiring: Wiring
       podName,
       hasOwnPod: () => node.wasToldOf(podNamespace, podName),
     }),
-    exempt: new ExemptNamespaces({
-      path: exemptListPath(config),
-      policy: config.install.awayPolicy,
-      selectors: config.selectors,
-      node,
-      log: loggers.scope("install"),
-    }),
+    exempt,
     installer: makeInstaller(ground, { enrolment, wiring }),
     selfTest: new SelfTestWatch({
       config,

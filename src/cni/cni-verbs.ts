@@ -19,6 +19,8 @@ export interface CniVerbsOptions {
   readonly enrolment: Pick<Enrolment, "add" | "remove" | "keepOnly" | "check">;
   readonly lookup: Pick<PodLookup, "find">;
   readonly excludeNamespaces: NamespaceNames;
+  /** Whether the pods of a namespace start without an agent; asked when it cannot be known what a pod is. */
+  readonly isExempt: (namespace: string) => Promise<boolean>;
   readonly hostNetns: ReadonlySet<string>;
   readonly hostRoot: string;
   /** Why the agent is not ready; `undefined` while it is. */
@@ -88,6 +90,7 @@ export class CniVerbs {
     // a sandbox without a pod's name (cnitool, podman) is nobody the mesh knows
     if (request.pod === undefined || this.#isExcluded(request.pod)) return request.result;
     const facts = await this.#lookUp(request.pod);
+    if (facts === "exempt") return request.result;
     try {
       const outcome = await this.#options.enrolment.add({
         ...facts,
@@ -136,10 +139,12 @@ export class CniVerbs {
     return "";
   }
 
-  async #lookUp(pod: CniPod): ReturnType<PodLookup["find"]> {
+  /** An agent that cannot tell anything of a pod holds up no more than one that is away. */
+  async #lookUp(pod: CniPod): Promise<Awaited<ReturnType<PodLookup["find"]>> | "exempt"> {
     try {
       return await this.#options.lookup.find(pod);
     } catch (error) {
+      if (await this.#options.isExempt(pod.namespace)) return "exempt";
       throw new CniError("tryAgainLater", (error as Error).message);
     }
   }

@@ -121,6 +121,14 @@ export class ExemptNamespaces {
     await this.#writes.stop();
   }
 
+  /** Whether the list on the disk, which may be an earlier agent's, has the pods of a namespace start. */
+  async has(namespace: string): Promise<boolean> {
+    const { path, policy } = this.#options;
+    if (policy === "hold") return false;
+    const { starting } = parseVerdicts(await readFile(path, "utf8").catch(() => ""));
+    return starting.includes(namespace);
+  }
+
   async #remember(): Promise<void> {
     const { path, selectors } = this.#options;
     const { seen, ...list } = parseVerdicts(await readFile(path, "utf8").catch(() => ""));

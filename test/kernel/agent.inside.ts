@@ -420,6 +420,19 @@ export async function excludedWithoutApi(): Promise<void> {
   await pod.delete();
 }
 
+/** Neither does a namespace that is known to be outside the mesh; one that nobody knows is held. */
+export async function outsideWithoutApi(): Promise<string> {
+  const [plain, unknown] = [createObject("plain"), createObject("unheard-of")];
+  await mesh.api.refuse();
+  const pod = await mesh.pods.runPodSandbox(plain);
+  const message = await failedAdd(unknown, "/run/netns/nobody");
+  await mesh.api.listenAgain();
+  await claimUntouched(pod);
+  await pod.delete();
+  for (const { name, namespace } of [plain, unknown]) mesh.api.delete("pods", name, namespace);
+  return message;
+}
+
 /** A runtime that takes the network away while a process of the pod still lives: the sandbox is not captured again. */
 export async function delBeforeTheProcessesEnd(): Promise<void> {
   const pod = await runPod("mesh");

@@ -86,6 +86,10 @@ describe("ADD", () => {
     await node.call.excludedWithoutApi();
   });
 
+  test("of a namespace outside the mesh needs none either, one of an unknown namespace is held", async () => {
+    expect(await node.call.outsideWithoutApi()).toMatch(/cannot know whether pod "unheard-of\/pod-\d+"/);
+  });
+
   test("by istio-cni's own plugin event captures too", async () => {
     expect(await node.call.istioEvent()).toBe(200);
   });
