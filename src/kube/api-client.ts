@@ -4,6 +4,7 @@ import { ApiError, type AskedFor, errorOfAnswer, errorOfFailure } from "./api-er
 import { Credentials } from "./credentials.ts";
 import { badJson, type Exchange, openExchange, readLines, readText } from "./http-exchange.ts";
 import { listOf, recordOf, textOf } from "./json-fields.ts";
+import { isDistrust } from "./trust.ts";
 import { parseWatchEvent, type WatchEvent } from "./watch-event.ts";
 
 export type Query = Readonly<Record<string, string | number | boolean | undefined>>;
@@ -246,34 +247,40 @@ export class ApiClient {
   }
 
   async #send(ask: Ask): Promise<Exchange> {
-    const { method, path, body } = ask;
-    const signal = ask.signal ?? new AbortController().signal;
-    try {
-      const access = await this.#credentials.current();
-      const headers: Record<string, string> = {
-        ...access.headers,
-        accept: ask.accept ?? "application/json",
-        "user-agent": "ambient-cni",
-      };
-      if (ask.contentType !== undefined) headers["content-type"] = ask.contentType;
-      return await openExchange(
-        {
-          method,
-          url: this.#url(path, ask.query ?? {}),
-          headers,
-          agent: access.agent,
-          auth: access.auth,
-          body: body === undefined ? undefined : JSON.stringify(body),
-        },
-        {
-          signal,
-          headersMs: ask.headersMs ?? this.#limits.headersMs,
-          silenceMs: ask.silenceMs ?? this.#limits.silenceMs,
-        },
-      );
-    } catch (error) {
-      throw this.#failure(this.#asked(method, path), error, ask.signal);
+    for (let failures = 1; ; failures++) {
+      try {
+        return await this.#sendOnce(ask);
+      } catch (error) {
+        if (isDistrust(error) && this.#credentials.distrusted(failures)) continue;
+        throw this.#failure(this.#asked(ask.method, ask.path), error, ask.signal);
+      }
     }
+  }
+
+  async #sendOnce(ask: Ask): Promise<Exchange> {
+    const { method, path, body } = ask;
+    const access = await this.#credentials.current();
+    const headers: Record<string, string> = {
+      ...access.headers,
+      accept: ask.accept ?? "application/json",
+      "user-agent": "ambient-cni",
+    };
+    if (ask.contentType !== undefined) headers["content-type"] = ask.contentType;
+    return await openExchange(
+      {
+        method,
+        url: this.#url(path, ask.query ?? {}),
+        headers,
+        agent: access.agent,
+        auth: access.auth,
+        body: body === undefined ? undefined : JSON.stringify(body),
+      },
+      {
+        signal: ask.signal ?? new AbortController().signal,
+        headersMs: ask.headersMs ?? this.#limits.headersMs,
+        silenceMs: ask.silenceMs ?? this.#limits.silenceMs,
+      },
+    );
   }
 
   #url(path: string, query: Query): URL {

@@ -9,6 +9,7 @@ import { KubeConfig } from "@kubernetes/client-node";
 import { parse } from "yaml";
 import { ApiError } from "./api-error.ts";
 import { listOf, recordOf, textOf } from "./json-fields.ts";
+import { trustBundles, trustOptions } from "./trust.ts";
 
 /** What one request needs. */
 export interface Access {
@@ -36,7 +37,10 @@ export class Credentials {
   #access: Access | undefined;
   #accessUntilMs = 0;
   #material: TlsMaterial | undefined;
-  #agent: http.Agent | undefined;
+  /** One for each way to read the CA file; nearly always there is one. */
+  #agents: readonly http.Agent[] = [];
+  /** The agent that was last good for something. */
+  #chosen = 0;
 
   /** @param read loads the configuration from its source; called again whenever the server refuses us. */
   private constructor(read: () => KubeConfig) {
@@ -96,31 +100,52 @@ export class Credentials {
     }
   }
 
+  /**
+   * The server's certificate was not accepted: what is trusted is read again, and the next way to read it is taken.
+   * @param failures of this request so far
+   * @returns false when every way was tried
+   */
+  distrusted(failures: number): boolean {
+    if (failures === 1) this.refresh();
+    this.#access = undefined;
+    this.#chosen = (this.#chosen + 1) % Math.max(1, this.#agents.length);
+    return failures <= this.#agents.length;
+  }
+
   /** Closes pooled connections that wait for use; one of them may be dead without having said so. */
   dropIdleConnections(): void {
-    for (const sockets of Object.values(this.#agent?.freeSockets ?? {})) {
-      for (const socket of sockets ?? []) socket.destroy();
+    for (const { freeSockets } of this.#agents) {
+      for (const socket of Object.values(freeSockets).flat()) socket?.destroy();
     }
   }
 
   /** Closes all connections. */
   close(): void {
-    this.#agent?.destroy();
+    for (const agent of this.#agents) agent.destroy();
   }
 
   #agentFor(options: https.RequestOptions): http.Agent {
     const { ca, cert, key, pfx, passphrase, rejectUnauthorized, servername } = options;
     const material = definedOf({ ca, cert, key, pfx, passphrase, rejectUnauthorized, servername });
-    if (this.#agent !== undefined && isDeepStrictEqual(material, this.#material)) return this.#agent;
-    const proxied = this.#config.getCurrentCluster()?.proxyUrl !== undefined;
-    const shared = { keepAlive: true, maxSockets, scheduling: "lifo" as const, timeout: idleSocketMs };
-    const secure = this.server.protocol === "https:";
+    if (this.#agents.length === 0 || !isDeepStrictEqual(material, this.#material)) {
+      this.dropIdleConnections();
+      this.#material = material;
+      this.#agents = this.#makeAgents(material, options);
+      this.#chosen = 0;
+    }
+    return this.#agents[this.#chosen] as http.Agent;
+  }
+
+  #makeAgents(material: TlsMaterial, options: https.RequestOptions): http.Agent[] {
     // The library's own agent opens a connection for each request, so it serves only to go through proxies.
-    const own = secure ? new https.Agent({ ...shared, ...material }) : new http.Agent(shared);
-    this.dropIdleConnections();
-    this.#material = material;
-    this.#agent = proxied && options.agent instanceof http.Agent ? options.agent : own;
-    return this.#agent;
+    const proxied = this.#config.getCurrentCluster()?.proxyUrl !== undefined;
+    if (proxied && options.agent instanceof http.Agent) return [options.agent];
+    const shared = { keepAlive: true, maxSockets, scheduling: "lifo" as const, timeout: idleSocketMs };
+    if (this.server.protocol !== "https:") return [new http.Agent(shared)];
+    const bundles = trustBundles(String(material.ca ?? ""));
+    // without a readable one: what OpenSSL says of it, or the system's
+    if (bundles.length === 0) return [new https.Agent({ ...shared, ...material })];
+    return bundles.map((ca) => new https.Agent({ ...shared, ...material, ...trustOptions, ca }));
   }
 }
 
