@@ -26,14 +26,15 @@ const node = [...capture, "ztunnel", "enrolment", "cni"];
 /** From the ground up: a room may import rooms that stand before it, so that no two can ever import each other. */
 export const rooms: readonly Room[] = [
   { name: "version", may: [] },
-  { name: "settings-reader", may: [] },
   // the text of a chain, parsed and edited; pure
   { name: "conflist", may: [] },
   { name: "log", may: [] },
   { name: "loop", may: ["log"] },
   { name: "linux", may: ["log", "loop"] },
   { name: "kube", may: ["log", "loop"] },
-  { name: "config", may: ["kube", "log", "settings-reader"] },
+  // text of the environment and the command line, read leniently
+  { name: "settings", may: ["log"] },
+  { name: "config", may: ["kube", "log", "settings"] },
   { name: "netfilter", may: ground },
   { name: "redirection", may: [...ground, "netfilter"] },
   // the one verdict on a pod's capture: whoever asks stands above
@@ -54,7 +55,7 @@ export const rooms: readonly Room[] = [
     name: "cli",
     may: [
       ...ground,
-      "settings-reader",
+      "settings",
       "config",
       "redirection",
       "conflist",
@@ -64,7 +65,7 @@ export const rooms: readonly Room[] = [
       "diagnose",
     ],
   },
-  { name: "main", may: ["log", "version", "config", "cli", "agent"] },
+  { name: "main", may: ["log", "version", "settings", "config", "cli", "agent"] },
 ];
 
 /** Files outside src/ that may be imported all the same. */

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Environment and flags become one frozen AgentConfig, or one report of everything that is wrong with them.
+// Environment and flags become one frozen AgentConfig, which says too what of them cannot be followed.
 // Names and defaults are istio-cni's where it has them. Source: istio/istio cni/pkg/config, cni/pkg/constants.
 import { isIPv4, isIPv6 } from "node:net";
-import { join } from "node:path";
+import { basename, dirname, isAbsolute, join } from "node:path";
 import { type NamespaceNames, NamespacePatterns } from "./kube/namespace-patterns.ts";
-import { defaultSelectors, type EnablementSelector, parseEnablementSelectors } from "./kube/selectors.ts";
-import { type LogLevel, type LogSettings, logLevels } from "./log/logger.ts";
-import { ConfigError, type Settings, SettingsReader } from "./settings-reader.ts";
+import { type EnablementSelector, parseEnablementSelectors } from "./kube/selectors.ts";
+import type { LogSettings } from "./log/log-levels.ts";
+import { optionOf, readCommandLine } from "./settings/command-line.ts";
+import { readLogSettings } from "./settings/log-settings.ts";
+import { type SettingFault, type Settings, SettingsReader } from "./settings/settings-reader.ts";
+import { reasonWithoutEffect, settingsWithoutEffect } from "./settings/without-effect.ts";
+
+export type { SettingFault } from "./settings/settings-reader.ts";
 
 /** Which of iptables' two kernel interfaces to use, or none of them; `auto` asks the host. */
 export type IptablesVariant = "auto" | "nft" | "legacy" | "native";
@@ -72,17 +77,23 @@ export interface AgentConfig {
   /** How long ztunnel may go on with the connections of a pod that leaves, in ms. */
   readonly leaveDrainMs: number;
   readonly healthPort: number;
-  /** Port of the metrics and of the read-only state API. */
-  readonly monitoringPort: number;
+  /** Port of the metrics and of the read-only state API; undefined: there is none. */
+  readonly monitoringPort: number | undefined;
   /** Serve the dashboard, on the loopback address only. */
   readonly dashboard: boolean;
   readonly dashboardPort: number;
   readonly install: InstallConfig;
   readonly log: LogSettings;
-  /** Settings that were given and have no effect, each with the reason; said once at start. */
+  /** Settings that were given and have no effect, each with the reason; said once at start, in one line. */
   readonly ignored: readonly string[];
   /** Settings that are followed in another way than one might think; said once at start. */
   readonly notes: readonly string[];
+  /** Settings that are followed in another way than their text says; warned of at start. */
+  readonly warnings: readonly string[];
+  /** Settings that cannot be followed, something else stands in their place: the agent works, and is not ready. */
+  readonly faults: readonly SettingFault[];
+  /** Settings without which the agent cannot work: it stands by, not ready, and holds no pod up. */
+  readonly blockers: readonly SettingFault[];
 }
 
 /** Where the settings come from. */
@@ -91,20 +102,6 @@ export interface ConfigSource {
   /** Arguments after the command's name. */
   readonly args: readonly string[];
 }
-
-/** Settings of istio-cni that this agent accepts and does not follow, and why. */
-const ignoredNames: readonly (readonly [RegExp, string])[] = [
-  [/^REPAIR_/, "only istio-cni's sidecar mode uses it"],
-  [
-    /^(CNI_NETWORK_CONFIG|KUBECFG_FILE_NAME|SKIP_TLS_VERIFY|KUBE_CA_FILE)$/,
-    "the plugin has no API access to configure",
-  ],
-  [/^AMBIENT_DISABLE_SAFE_UPGRADE$/, "pods always keep their redirection over a restart"],
-  [
-    /^AMBIENT_RECONCILE_POD_RULES_ON_STARTUP$/,
-    "rules are always verified, and written only where they differ",
-  ],
-];
 
 const forcedBesideNative = "FORCE_IPTABLES_BINARY: NATIVE_NFTABLES=true takes no iptables";
 /** Source: linux net/netfilter/nft_socket.c: a socket's cgroup cannot be asked for where source addresses are changed. */
@@ -116,47 +113,27 @@ export function processConfigSource(args: readonly string[]): ConfigSource {
   return { env: process.env, args };
 }
 
-/** Source: unix(7), sun_path without its closing zero. */
-const maxSocketPathBytes = 107;
-
-/**
- * Reads the settings.
- * @param options.needsNode NODE_NAME must be there; default true, commands for people do without
- * @throws ConfigError with every fault at once
- */
-export function loadConfig(source: ConfigSource, options: { needsNode?: boolean } = {}): AgentConfig {
-  const reader = new SettingsReader(source.env);
+/** Reads the settings; what cannot be followed is in the result, and nothing is thrown. */
+export function loadConfig(source: ConfigSource): AgentConfig {
+  const { options, rest } = readCommandLine(source.args);
+  const reader = new SettingsReader(source.env, options);
   const nodeName = reader.text("NODE_NAME", reader.text("KUBERNETES_NODE_NAME", ""));
-  if (nodeName === "" && options.needsNode !== false)
-    reader.fault("NODE_NAME", "is missing: set it from spec.nodeName (downward API)");
-  if (!reader.flag("AMBIENT_ENABLED", true)) {
-    reader.fault(
-      "AMBIENT_ENABLED",
-      "must not be false: this agent serves ambient mode only, use istio-cni for sidecars",
-    );
-  }
+  if (nodeName === "") reader.block("NODE_NAME", "is missing: set it from spec.nodeName (downward API)");
+  if (!reader.flag("AMBIENT_ENABLED", true)) reader.block("AMBIENT_ENABLED", ambientOnly);
   const isNative = reader.flag("NATIVE_NFTABLES", false);
   const hostRoot = reader.path("HOST_ROOT", "/host");
-  const runDir = reader.path("CNI_AGENT_RUN_DIR", "/var/run/istio-cni");
-  const pluginSocketPath = join(runDir, "pluginevent.sock");
-  const ztunnelSocketPath = reader.path("ZTUNNEL_UDS_ADDRESS", "/var/run/ztunnel/ztunnel.sock");
-  // the agent binds the plugin socket under a longer name first
-  if (Buffer.byteLength(pluginSocketPath) > maxSocketPathBytes - 8) {
-    reader.fault("CNI_AGENT_RUN_DIR", `is too long: a socket path has at most ${maxSocketPathBytes} bytes`);
-  }
-  if (Buffer.byteLength(ztunnelSocketPath) > maxSocketPathBytes) {
-    reader.fault("ZTUNNEL_UDS_ADDRESS", `is too long: a socket path has at most ${maxSocketPathBytes} bytes`);
-  }
-  const config: AgentConfig = {
+  const runDir = readRunDir(reader);
+  const ztunnelSocketPath = readZtunnelSocket(reader);
+  const config = {
     nodeName,
     podName: reader.text("POD_NAME", ""),
     podNamespace: reader.text("POD_NAMESPACE", ""),
     systemNamespace: reader.text("SYSTEM_NAMESPACE", "istio-system"),
-    kubeconfigPath: source.env.KUBECONFIG ? reader.path("KUBECONFIG", "") : undefined,
+    kubeconfigPath: reader.text("KUBECONFIG", "") === "" ? undefined : reader.path("KUBECONFIG", "/"),
     hostRoot,
     runDir,
     hostRunDir: runDir.startsWith(join(hostRoot, "/")) ? join("/", runDir.slice(hostRoot.length)) : runDir,
-    pluginSocketPath,
+    pluginSocketPath: join(runDir, pluginSocketName),
     ztunnelSocketPath,
     selectors: readSelectors(reader),
     // the second is what istio-cni charts before 1.30 write
@@ -181,19 +158,54 @@ export function loadConfig(source: ConfigSource, options: { needsNode?: boolean 
     leavePauseMs: reader.integer("LEAVE_PAUSE_MS", { fallback: 500, min: 0, max: 10_000 }),
     leaveDrainMs: reader.integer("LEAVE_DRAIN_MS", { fallback: 2_000, min: 0, max: 60_000 }),
     healthPort: reader.integer("HEALTH_PORT", { fallback: 8000, min: 0, max: 65535 }),
-    monitoringPort: reader.integer("MONITORING_PORT", { fallback: 15014, min: 0, max: 65535 }),
+    monitoringPort: reader.portIfAny("MONITORING_PORT", 15014),
     dashboard: reader.flag("DASHBOARD", false),
     dashboardPort: reader.integer("DASHBOARD_PORT", { fallback: 15015, min: 0, max: 65535 }),
     install: readInstall(reader, hostRoot),
-    log: readLogSettings(reader, source.args),
+    log: readLogSettings(reader),
     ignored: [
       ...(isNative && reader.text("FORCE_IPTABLES_BINARY", "auto") !== "auto" ? [forcedBesideNative] : []),
-      ...ignoredSettings(source.env),
+      ...settingsWithoutEffect(source.env, options),
     ],
     notes: isNative && reader.text("PROBE_MATCH", "any") === "kubelet" ? [kubeletByUser] : [],
   };
-  if (reader.faults.length > 0) throw new ConfigError(reader.faults);
-  return Object.freeze(config);
+  const unknown = [...reader.unknownOptions.filter((name) => reasonWithoutEffect(name) === undefined)];
+  const leftOut = [...unknown.map(optionOf), ...rest].map(
+    (arg) => `${arg}: is no option of the agent: left out`,
+  );
+  const { faults, blockers } = reader;
+  return Object.freeze({ ...config, faults, blockers, warnings: [...reader.warnings, ...leftOut] });
+}
+
+/** Source: unix(7), sun_path without its closing zero. */
+const maxSocketPathBytes = 107;
+const pluginSocketName = "pluginevent.sock";
+const defaultRunDir = "/var/run/istio-cni";
+const defaultZtunnelSocket = "/var/run/ztunnel/ztunnel.sock";
+const ambientOnly =
+  "this agent serves ambient mode only: no pod is captured and the chain is left; use istio-cni for sidecars";
+
+function readRunDir(reader: SettingsReader): string {
+  const runDir = reader.path("CNI_AGENT_RUN_DIR", defaultRunDir);
+  // the agent binds the plugin socket under a longer name first
+  if (Buffer.byteLength(join(runDir, pluginSocketName)) <= maxSocketPathBytes - 8) return runDir;
+  reader.fault(
+    "CNI_AGENT_RUN_DIR",
+    `is too long: a socket path has at most ${maxSocketPathBytes} bytes`,
+    defaultRunDir,
+  );
+  return defaultRunDir;
+}
+
+function readZtunnelSocket(reader: SettingsReader): string {
+  const path = reader.path("ZTUNNEL_UDS_ADDRESS", defaultZtunnelSocket);
+  if (Buffer.byteLength(path) <= maxSocketPathBytes) return path;
+  reader.fault(
+    "ZTUNNEL_UDS_ADDRESS",
+    `is too long: a socket path has at most ${maxSocketPathBytes} bytes`,
+    defaultZtunnelSocket,
+  );
+  return defaultZtunnelSocket;
 }
 
 function readIptablesVariant(reader: SettingsReader, isNative: boolean): IptablesVariant {
@@ -202,13 +214,13 @@ function readIptablesVariant(reader: SettingsReader, isNative: boolean): Iptable
 }
 
 function readInstall(reader: SettingsReader, hostRoot: string): InstallConfig {
-  const ownedFileName = reader.fileName("ISTIO_OWNED_CNI_CONFIG_FILENAME", "02-istio-cni.conflist");
-  const confName = reader.fileName("CNI_CONF_NAME", "");
+  const ownedFileName = readOwnedFileName(reader);
+  const { netDir, confName } = readConfPlace(reader, hostRoot);
   return {
-    enabled: reader.flag("INSTALL_CNI_PLUGIN", true),
-    netDir: reader.path("MOUNTED_CNI_NET_DIR", join(hostRoot, "etc/cni/net.d")),
+    enabled: reader.text("INSTALL_CNI_PLUGIN", "") === "" || reader.flag("INSTALL_CNI_PLUGIN", true),
+    netDir,
     binDir: reader.path("MOUNTED_CNI_BIN_DIR", join(hostRoot, "opt/cni/bin")),
-    confName: confName === "" ? undefined : confName,
+    confName,
     chained: reader.flag("CHAINED_CNI_PLUGIN", true),
     ownedFileName: reader.flag("ISTIO_OWNED_CNI_CONFIG", false) ? ownedFileName : undefined,
     groupRead: reader.flag("CNI_CONF_GROUP_READ", false),
@@ -218,63 +230,46 @@ function readInstall(reader: SettingsReader, hostRoot: string): InstallConfig {
   };
 }
 
-function readSelectors(reader: SettingsReader): readonly EnablementSelector[] {
-  const text = reader.text("AMBIENT_ENABLEMENT_SELECTOR", "");
-  if (text === "") return defaultSelectors;
-  try {
-    return parseEnablementSelectors(text);
-  } catch (error) {
-    reader.fault("AMBIENT_ENABLEMENT_SELECTOR", (error as Error).message);
-    return [];
-  }
+/** A name with a folder is below the runtime's, as istio-cni joins the two; one that would be elsewhere is only a name. */
+function readConfPlace(reader: SettingsReader, hostRoot: string): Pick<InstallConfig, "netDir" | "confName"> {
+  const netDir = reader.path("MOUNTED_CNI_NET_DIR", join(hostRoot, "etc/cni/net.d"));
+  const given = reader.text("CNI_CONF_NAME", "");
+  const folder = dirname(join(".", given));
+  if (!isAbsolute(given) && !folder.startsWith("..") && basename(given) !== "..")
+    return { netDir: join(netDir, folder), confName: given === "" ? undefined : basename(given) };
+  return { netDir, confName: nameOnly(reader, "CNI_CONF_NAME", given) };
 }
 
-function ignoredSettings(env: Settings): string[] {
-  const found: string[] = [];
-  for (const name of Object.keys(env).sort()) {
-    const reason = ignoredNames.find(([pattern]) => pattern.test(name))?.[1];
-    if (reason !== undefined) found.push(`${name}: ${reason}`);
-  }
+/** The chart of istio-cni writes the second name, its agent reads the first. Source: istio/istio manifests/charts/istio-cni, 1.27 to 1.31. */
+function readOwnedFileName(reader: SettingsReader): string | undefined {
+  const names = ["ISTIO_OWNED_CNI_CONFIG_FILENAME", "ISTIO_OWNED_CNI_CONF_FILENAME"];
+  const name = names.find((each) => reader.text(each, "") !== "");
+  return (name && nameOnly(reader, name, reader.text(name, ""))) ?? defaultOwnedFileName;
+}
+
+const defaultOwnedFileName = "02-istio-cni.conflist";
+
+/** @returns undefined when there is no name in it */
+function nameOnly(reader: SettingsReader, name: string, given: string): string | undefined {
+  const base = basename(given);
+  const found = base === "" || base === "." || base === ".." ? undefined : base;
+  if (found !== given)
+    reader.warn(
+      name,
+      `only the name of a file can be followed: ${found === undefined ? "the default" : `"${found}"`} is used`,
+    );
   return found;
 }
 
-/** Reads LOG_LEVEL, `--log_output_level=[SCOPE:]LEVEL,…`, LOG_FORMAT, and `--log_as_json`, which wins over it. */
-function readLogSettings(reader: SettingsReader, args: readonly string[]): LogSettings {
-  const given = reader.choice("LOG_LEVEL", [...logLevels, "fatal"], "info");
-  let level: LogLevel = given === "fatal" ? "error" : given;
-  const scopes: Record<string, LogLevel> = {};
-  for (const [index, arg] of args.entries()) {
-    const [flag, inline] = splitFlag(arg);
-    if (flag === "--log_as_json" || (index > 0 && args[index - 1] === "--log_output_level")) continue;
-    if (flag !== "--log_output_level") {
-      reader.faults.push({
-        name: arg,
-        value: "",
-        reason: "is not an option of the agent; see ambient-cni --help",
-      });
-      continue;
-    }
-    for (const item of (inline ?? args[index + 1] ?? "").split(",").filter((part) => part !== "")) {
-      const parts = item.split(":");
-      const wanted = parts.at(-1) ?? "";
-      // istio's "fatal" has no line of its own here
-      const known = wanted === "fatal" ? "error" : logLevels.find((candidate) => candidate === wanted);
-      if (known === undefined || parts.length > 2) {
-        reader.faults.push({
-          name: flag,
-          value: item,
-          reason: `must be LEVEL or SCOPE:LEVEL with LEVEL one of ${logLevels.join(", ")}`,
-        });
-      } else if (parts.length === 1 || parts[0] === "default") level = known;
-      else scopes[parts[0] ?? ""] = known;
-    }
+function readSelectors(reader: SettingsReader): readonly EnablementSelector[] {
+  const name = "AMBIENT_ENABLEMENT_SELECTOR";
+  try {
+    const { selectors, warnings } = parseEnablementSelectors(reader.text(name, ""));
+    for (const warning of warnings) reader.warnings.push(`${name}: ${warning}`);
+    return selectors;
+  } catch (error) {
+    // a guess would capture pods that are not meant, and let others go
+    reader.block(name, (error as Error).message);
+    return [];
   }
-  const format = reader.choice("LOG_FORMAT", ["json", "pretty"], "json");
-  const isPretty = format === "pretty" && !args.includes("--log_as_json");
-  return { level, scopes, ...(isPretty ? { format } : {}) };
-}
-
-function splitFlag(arg: string): [string, string | undefined] {
-  const at = arg.indexOf("=");
-  return at < 0 ? [arg, undefined] : [arg.slice(0, at), arg.slice(at + 1)];
 }

@@ -5,19 +5,28 @@ import { setFlagsFromString } from "node:v8";
 import type { Agent } from "./agent/agent.ts";
 import { UsageError } from "./cli/usage-error.ts";
 import { loadConfig, processConfigSource } from "./config.ts";
+import { logScopes } from "./log/log-levels.ts";
 import { createLoggers } from "./log/logger.ts";
+import { readCommandLine } from "./settings/command-line.ts";
 import { version } from "./version.ts";
 
-const agentHelp = `usage: ambient-cni agent [--log_output_level=[SCOPE:]LEVEL,...] [--log_as_json]
+const agentHelp = `usage: ambient-cni agent [--log_output_level=[SCOPE:]LEVEL,...] [--log_as_json] [--SETTING=VALUE...]
 
 Runs the node agent until SIGTERM or SIGINT. Settings come from the environment, with istio-cni's names:
 NODE_NAME, CNI_AGENT_RUN_DIR, ZTUNNEL_UDS_ADDRESS, AMBIENT_ENABLEMENT_SELECTOR, EXCLUDE_NAMESPACES, ...
-Levels: debug, info, warn, error, none. Scopes: agent, cni, enrolment, kube, netns, probes, redirect, ztunnel.
+Each of them can be an option as well, which wins: --exclude-namespaces=a,b is EXCLUDE_NAMESPACES.
+Levels: debug, info, warn, error, none. Scopes: ${logScopes.join(", ")};
+default, all, and istio-cni's cni-agent (all but cni) and cni-plugin (cni).
 `;
 
 async function runAgent(args: readonly string[]): Promise<void> {
-  if (args.includes("--help")) {
+  if (args.includes("--help") || args.includes("-h")) {
     print(agentHelp);
+    return;
+  }
+  // install-cni is this command, and has one of its own
+  if (readCommandLine(args).rest[0] === "version") {
+    print(versionLine);
     return;
   }
   const config = loadConfig(processConfigSource(args));
@@ -28,7 +37,7 @@ async function runAgent(args: readonly string[]): Promise<void> {
   setFlagsFromString("--semi-space-growth-factor=1");
   const loggers = createLoggers(config.log);
   const log = loggers.scope("agent");
-  const { startAgent } = await import("./agent/agent.ts");
+  const { startAgent } = await import("./agent/start-agent.ts");
   process.on("unhandledRejection", (error) =>
     log.error({ err: error }, "a failure nobody handled; the agent goes on"),
   );
@@ -54,6 +63,8 @@ async function runAgent(args: readonly string[]): Promise<void> {
   await Promise.race([starting, stopped.promise]);
   await stopped.promise;
 }
+
+const versionLine = `ambient-cni ${version}\n`;
 
 /** Shorter than the 5 s that istio-cni's DaemonSet grants between SIGTERM and SIGKILL. */
 const stopLimitMs = 4000;
@@ -110,7 +121,7 @@ async function main([command, ...args]: readonly string[]): Promise<number> {
         return 0;
       case "version":
       case "--version":
-        print(`ambient-cni ${version}\n`);
+        print(versionLine);
         return 0;
       default:
         return await runCommand(command, args);

@@ -2,22 +2,8 @@
 import { describe, expect, test } from "vitest";
 import { loadConfig } from "../src/config.ts";
 import { defaultSelectors } from "../src/kube/selectors.ts";
-import { ConfigError, type ConfigFault } from "../src/settings-reader.ts";
 
 const env = { NODE_NAME: "node1" };
-
-function faultsOf(
-  change: Record<string, string | undefined>,
-  args: readonly string[] = [],
-): readonly ConfigFault[] {
-  try {
-    loadConfig({ env: { ...env, ...change }, args });
-  } catch (error) {
-    if (error instanceof ConfigError) return error.faults;
-    throw error;
-  }
-  return [];
-}
 
 describe("loadConfig", () => {
   test("has istio-cni's defaults", () => {
@@ -54,6 +40,11 @@ describe("loadConfig", () => {
         agentWaitSeconds: 10,
       },
       log: { level: "info", scopes: {} },
+      ignored: [],
+      notes: [],
+      warnings: [],
+      faults: [],
+      blockers: [],
     });
   });
 
@@ -90,18 +81,6 @@ describe("loadConfig", () => {
     expect([...excludeNamespaces]).toEqual(["istio-system", "kube-system", "old"]);
   });
 
-  test.each([
-    [
-      "default level and scopes",
-      ["--log_output_level=warn,cni:debug"],
-      { level: "warn", scopes: { cni: "debug" } },
-    ],
-    ["the scope called default", ["--log_output_level", "default:error"], { level: "error", scopes: {} }],
-    ["JSON output, which is the only one", ["--log_as_json"], { level: "info", scopes: {} }],
-  ])("reads istio's log flags: %s", (_name, args, log) => {
-    expect(loadConfig({ env, args }).log).toEqual(log);
-  });
-
   test("says which settings have no effect", () => {
     expect(loadConfig({ env: { ...env, REPAIR_ENABLED: "true" }, args: [] }).ignored).toEqual([
       expect.stringContaining("REPAIR_ENABLED"),
@@ -124,45 +103,26 @@ describe("loadConfig", () => {
     expect(not).toMatchObject({ iptablesVariant: "auto", ignored: [], notes: [] });
   });
 
-  const bad: readonly [string, Record<string, string | undefined>, RegExp][] = [
-    ["NODE_NAME", { NODE_NAME: undefined }, /spec\.nodeName/],
-    ["AMBIENT_ENABLED", { AMBIENT_ENABLED: "false" }, /must not be false/],
-    ["AMBIENT_IPV6", { AMBIENT_IPV6: "maybe" }, /true or false/],
-    ["CNI_AGENT_RUN_DIR", { CNI_AGENT_RUN_DIR: "run" }, /absolute path/],
-    ["ESTABLISHED_CONNECTIONS", { ESTABLISHED_CONNECTIONS: "drop" }, /keep, reset/],
-    ["LEAVE_PAUSE_MS", { LEAVE_PAUSE_MS: "10001" }, /0 to 10000/],
-    ["LEAVE_PAUSE_MS", { LEAVE_PAUSE_MS: "0.5" }, /whole number/],
-    ["LEAVE_DRAIN_MS", { LEAVE_DRAIN_MS: "60001" }, /0 to 60000/],
-    ["LEAVE_DRAIN_MS", { LEAVE_DRAIN_MS: "-1" }, /whole number/],
-    ["HOST_PROBE_SNAT_IP", { HOST_PROBE_SNAT_IP: "fd00::1" }, /IPv4/],
-    ["HOST_PROBE_SNAT_IPV6", { HOST_PROBE_SNAT_IPV6: "10.0.0.1" }, /IPv6/],
-    ["FORCE_IPTABLES_BINARY", { FORCE_IPTABLES_BINARY: "ebpf" }, /nft, legacy/],
-    ["HEALTH_PORT", { HEALTH_PORT: "70000" }, /65535/],
-    ["CNI_CONF_NAME", { CNI_CONF_NAME: "../10-x.conflist" }, /without a folder/],
-    ["AGENT_AWAY_POLICY", { AGENT_AWAY_POLICY: "open" }, /hold, namespace/],
-    ["AGENT_WAIT_SECONDS", { AGENT_WAIT_SECONDS: "3600" }, /0 to 60/],
-    ["CNI_AGENT_RUN_DIR", { CNI_AGENT_RUN_DIR: `/${"x".repeat(100)}` }, /too long.*107/],
-    ["ZTUNNEL_UDS_ADDRESS", { ZTUNNEL_UDS_ADDRESS: `/${"x".repeat(107)}` }, /too long.*107/],
-    ["LOG_LEVEL", { LOG_LEVEL: "loud" }, /debug, info/],
-    ["AMBIENT_ENABLEMENT_SELECTOR", { AMBIENT_ENABLEMENT_SELECTOR: "- podSelector: 7" }, /must be a map/],
-  ];
-  test.each(bad)("refuses a bad %s with its name and the reason", (name, change, reason) => {
-    expect(faultsOf(change)).toEqual([
-      expect.objectContaining({ name, reason: expect.stringMatching(reason) as string }),
-    ]);
+  // those of istio-cni: test/settings
+  test.each<[string, string, RegExp, object]>([
+    ["ESTABLISHED_CONNECTIONS", "drop", /keep, reset/, { establishedConnections: "keep" }],
+    ["LEAVE_PAUSE_MS", "10001", /0 to 10000/, { leavePauseMs: 500 }],
+    ["LEAVE_PAUSE_MS", "0.5", /whole number/, { leavePauseMs: 500 }],
+    ["LEAVE_DRAIN_MS", "60001", /0 to 60000/, { leaveDrainMs: 2000 }],
+    ["LEAVE_DRAIN_MS", "-1", /whole number/, { leaveDrainMs: 2000 }],
+    ["HEALTH_PORT", "70000", /65535/, { healthPort: 8000 }],
+    ["PROBE_MATCH", "root", /any, kubelet/, { probeMatch: "any" }],
+    ["AGENT_AWAY_POLICY", "open", /hold, namespace/, { install: { awayPolicy: "namespace" } }],
+    ["AGENT_WAIT_SECONDS", "3600", /0 to 60/, { install: { agentWaitSeconds: 10 } }],
+    ["LOG_FORMAT", "xml", /json, pretty/, { log: { level: "info" } }],
+  ])("says what is wrong with %s=%s, and goes on with the default", (name, value, reason, used) => {
+    const config = loadConfig({ env: { ...env, [name]: value }, args: [] });
+    expect(config.faults).toEqual([{ name, value, reason: expect.stringMatching(reason) as string }]);
+    expect(config.faults[0]?.reason).toContain("is used instead");
+    expect(config).toMatchObject({ ...used, blockers: [] });
   });
 
-  test("reports all faults at once", () => {
-    const faults = faultsOf({ NODE_NAME: "", HEALTH_PORT: "x", AMBIENT_IPV6: "x" }, [
-      "--frob",
-      "--log_output_level=cni:loud",
-    ]);
-    expect(faults.map(({ name }) => name)).toEqual([
-      "NODE_NAME",
-      "AMBIENT_IPV6",
-      "HEALTH_PORT",
-      "--frob",
-      "--log_output_level",
-    ]);
+  test("keeps installing where an empty value says nothing about it", () => {
+    expect(loadConfig({ env: { ...env, INSTALL_CNI_PLUGIN: "" }, args: [] }).install.enabled).toBe(true);
   });
 });

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command line as its users meet it: the bundle, its exit codes and what it prints.
-import { execFile } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import manifest from "../package.json" with { type: "json" };
 
@@ -86,43 +90,120 @@ test.each([
   expect(stderr).not.toContain("    at ");
 });
 
-test("agent names every bad setting at once, without a stack", async () => {
-  const { code, stderr } = await run(["agent", "--frob"], { AMBIENT_IPV6: "maybe", HEALTH_PORT: "-1" });
-  expect(code).toBe(1);
-  for (const name of ["NODE_NAME", "AMBIENT_IPV6", "HEALTH_PORT", "--frob"]) expect(stderr).toContain(name);
-  expect(stderr).not.toContain("    at ");
+test.each([
+  ["agent", "version"],
+  ["agent", "--log_as_json", "version", "--short"],
+  ["agent", "--log_output_level", "debug", "version"],
+])("%s %s prints the version, as install-cni does", async (...args) => {
+  expect((await run(args.filter((arg) => arg !== undefined))).stdout).toBe(
+    `ambient-cni ${manifest.version}\n`,
+  );
 });
 
 describe.skipIf(process.getuid?.() !== 0)("agent, as root", () => {
   const ownPids = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"];
   let folder: string;
   let env: Record<string, string>;
+  let child: ChildProcess | undefined;
 
-  beforeEach(() => {
+  beforeEach(async () => {
     folder = mkdtempSync(join(tmpdir(), "agent-start-"));
     env = {
       PATH: process.env.PATH ?? "",
       NODE_NAME: "node1",
       KUBECONFIG: join(folder, "missing"),
       CNI_AGENT_RUN_DIR: folder,
-      HEALTH_PORT: "0",
+      HEALTH_PORT: String(await freePort()),
       HOST_ROOT: "/",
       INSTALL_CNI_PLUGIN: "false",
       MONITORING_PORT: "0",
     };
   });
-  afterEach(() => rmSync(folder, { recursive: true }));
-
-  test("says what is wrong with its kubeconfig, without a stack", async () => {
-    const { code, stderr } = await run(["agent"], env, ownPids);
-    expect(code).toBe(1);
-    expect(stderr).toContain(join(folder, "missing"));
-    expect(stderr).not.toContain("    at ");
+  afterEach(async () => {
+    if (child !== undefined) {
+      const ended = once(child, "exit");
+      child.kill("SIGKILL");
+      await ended;
+    }
+    child = undefined;
+    rmSync(folder, { recursive: true });
   });
 
-  test("does not start when it cannot tell which namespace is the host's", async () => {
-    const { code, stderr } = await run(["agent"], { ...env, HOST_ROOT: folder }, ownPids);
-    expect(code).toBe(1);
-    expect(stderr).toMatch(/Cannot tell the host's network namespace.*proc\/1\/ns\/net.*SYS_PTRACE/);
+  /** What /readyz says once the agent has said in its log that it cannot work; all lines it wrote until then. */
+  async function readyOnce(
+    said: RegExp,
+    { args = [], more = {} }: { args?: readonly string[]; more?: Record<string, string | undefined> } = {},
+  ): Promise<{ ready: string; lines: { level: string; msg: string; reason?: string }[] }> {
+    const all = Object.entries({ ...env, ...more }).filter(([, value]) => value !== undefined);
+    const [file = "", ...rest] = [...ownPids, process.execPath, bundle, "agent", ...args];
+    child = spawn(file, rest, { env: Object.fromEntries(all), stdio: ["ignore", "pipe", "inherit"] });
+    const lines = [];
+    for await (const line of createInterface({ input: child.stdout as NodeJS.ReadableStream })) {
+      lines.push(JSON.parse(line));
+      if (said.test(line)) break;
+    }
+    const ready = await fetch(`http://127.0.0.1:${env.HEALTH_PORT}/readyz`);
+    expect(ready.status).toBe(503);
+    expect((await fetch(`http://127.0.0.1:${env.HEALTH_PORT}/healthz`)).status).toBe(200);
+    expect(child.exitCode).toBeNull();
+    return { ready: await ready.text(), lines };
+  }
+
+  test("is up and says what is wrong with its kubeconfig, without a stack", async () => {
+    const { ready, lines } = await readyOnce(/cannot start/);
+    expect(ready).toContain(join(folder, "missing"));
+    expect(lines.at(-1)?.reason).toContain(join(folder, "missing"));
+    expect(JSON.stringify(lines)).not.toContain("    at ");
+  });
+
+  test("is up and not ready when it cannot tell which namespace is the host's", async () => {
+    const { ready } = await readyOnce(/cannot start/, { more: { HOST_ROOT: folder } });
+    expect(ready).toMatch(/start: Cannot tell the host's network namespace.*proc\/1\/ns\/net.*SYS_PTRACE/);
+  });
+
+  test("names every bad setting at once", async () => {
+    const more = {
+      NODE_NAME: undefined,
+      LEAVE_PAUSE_MS: "-1",
+      HOST_PROBE_SNAT_IP: "x",
+      AMBIENT_IPV6: "maybe",
+    };
+    const { ready, lines } = await readyOnce(/standing by/, { more, args: ["--frob", "--log_caller=all"] });
+    for (const name of ["NODE_NAME", "LEAVE_PAUSE_MS", "HOST_PROBE_SNAT_IP"]) expect(ready).toContain(name);
+    const warned = lines.filter(({ level }) => level === "warn").map(({ msg }) => msg);
+    expect(warned).toEqual([expect.stringContaining("AMBIENT_IPV6"), expect.stringContaining("--frob")]);
+    expect(lines.filter(({ msg }) => msg === "settings without effect")).toHaveLength(1);
+  });
+
+  test("takes its entry out of the chain where ambient mode is switched off, and stays up", async () => {
+    const file = join(folder, "10-x.conflist");
+    const plugins = [{ type: "bridge" }, { type: "ambient-cni" }];
+    writeFileSync(file, JSON.stringify({ cniVersion: "1.0.0", name: "x", plugins }));
+    const more = { AMBIENT_ENABLED: "false", INSTALL_CNI_PLUGIN: "true", MOUNTED_CNI_NET_DIR: folder };
+    const { ready } = await readyOnce(/left the CNI chain/, { more });
+    expect(ready).toMatch(/AMBIENT_ENABLED="false".*use istio-cni for sidecars/);
+    expect(JSON.parse(readFileSync(file, "utf8")).plugins).toEqual([{ type: "bridge" }]);
+  });
+
+  test("waits for ports that somebody else has", async () => {
+    const holder = createServer().listen(0);
+    await once(holder, "listening");
+    const { port } = holder.address() as AddressInfo;
+    const more = { AMBIENT_ENABLED: "false", HEALTH_PORT: String(port) };
+    env.HEALTH_PORT = String(port);
+    const waiting = readyOnce(/the port is open now/, { more });
+    await delay(500);
+    holder.close();
+    expect((await waiting).lines).toContainEqual(
+      expect.objectContaining({ msg: "cannot open a port; trying again" }),
+    );
   });
 });
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0);
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  return port;
+}

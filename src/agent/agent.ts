@@ -7,23 +7,16 @@ import { PodRules } from "../dashboard/pod-rules.ts";
 import { redirectOf } from "../enrolment/desired-state.ts";
 import type { Logger, LoggerFactory } from "../log/logger.ts";
 import { AgentState } from "../status/agent-state.ts";
-import { HealthServer } from "../status/health-server.ts";
 import { MetricsServer } from "../status/metrics-server.ts";
+import { OpenPort } from "../status/open-port.ts";
 import { ProcessFacts } from "../status/process-facts.ts";
+import type { Readiness } from "../status/readiness.ts";
 import { StateApi } from "../status/state-api.ts";
 import { STATE_SOCKET_NAME } from "../status/state-report.ts";
 import { StateServer } from "../status/state-server.ts";
 import { leaveNode } from "../uninstall/leave-node.ts";
 import { Lifecycle, type Stage } from "./lifecycle.ts";
-import {
-  type Capture,
-  type Front,
-  type Ground,
-  makeCapture,
-  makeFront,
-  makeGround,
-  makeReadiness,
-} from "./parts.ts";
+import { type Capture, type Front, type Ground, makeCapture, makeFront, makeGround } from "./parts.ts";
 import { Wiring } from "./wiring.ts";
 
 /** A running agent. */
@@ -37,13 +30,12 @@ export interface Agent {
 /** Well within the 5 s that istio-cni's DaemonSet grants between SIGTERM and SIGKILL. */
 const daemonSetAnswerMs = 1_500;
 
-/** Starts the agent; resolves once it serves. @throws when a part cannot start */
-export async function startAgent(config: AgentConfig, loggers: LoggerFactory): Promise<Agent> {
+/** Starts all parts; resolves once they serve. @throws when a part cannot start; those that did are stopped then */
+export async function startParts(
+  config: AgentConfig,
+  { loggers, readiness }: { readonly loggers: LoggerFactory; readonly readiness: Readiness },
+): Promise<Agent> {
   const log = loggers.scope("agent");
-  logStart(config, log);
-  const readiness = makeReadiness(config);
-  const health = new HealthServer(readiness);
-  await health.listen(config.healthPort);
   const ground = await makeGround(config, { loggers, readiness });
   const wiring = new Wiring(ground);
   const capture = makeCapture(ground, wiring);
@@ -51,14 +43,7 @@ export async function startAgent(config: AgentConfig, loggers: LoggerFactory): P
   wiring.join(capture);
   const departure = new Departure(ground, capture, front);
   const reports = reportStages(ground, { capture, front, wiring });
-  const lifecycle = new Lifecycle(
-    [
-      { name: "health", stop: () => health.close() },
-      ...reports,
-      ...workStages(ground, { capture, front, departure }),
-    ],
-    log,
-  );
+  const lifecycle = new Lifecycle([...reports, ...workStages(ground, { capture, front, departure })], log);
   await lifecycle.start();
   log.info({ backend: ground.backend.variant }, "ready");
   return {
@@ -132,7 +117,12 @@ function reportStages(
   metrics.readFrom(source);
   const api = new StateApi({ source, loggers, log });
   const stateServer = new StateServer({ path: join(config.runDir, STATE_SOCKET_NAME), api, log });
-  const metricsServer = new MetricsServer({ metrics, api, log });
+  const metricsPort = new OpenPort({
+    server: new MetricsServer({ metrics, api, log }),
+    port: config.monitoringPort,
+    setting: "MONITORING_PORT",
+    log,
+  });
   const rules = new PodRules({
     ...config,
     cluster: node,
@@ -144,11 +134,7 @@ function reportStages(
   return [
     { name: "process facts", start: () => processFacts.start(), stop: () => processFacts.stop() },
     { name: "state API", start: () => stateServer.listen(), stop: () => stateServer.close() },
-    {
-      name: "metrics",
-      start: () => metricsServer.listen(config.monitoringPort),
-      stop: () => metricsServer.close(),
-    },
+    { name: "metrics", start: () => metricsPort.start(), stop: () => metricsPort.stop() },
     {
       name: "dashboard",
       start: () =>
@@ -231,11 +217,4 @@ async function prepareRules({ config, loggers }: Ground, { redirection }: Captur
   } catch (error) {
     loggers.scope("redirect").warn({ err: error }, "cannot record the bytes of our rules");
   }
-}
-
-function logStart(config: AgentConfig, log: Logger): void {
-  const { excludeNamespaces, ...rest } = config;
-  log.info({ config: { ...rest, excludeNamespaces: [...excludeNamespaces] } }, "starting");
-  for (const setting of config.ignored) log.warn({}, `ignored setting ${setting}`);
-  for (const note of config.notes) log.info({}, note);
 }

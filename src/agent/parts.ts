@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { isTouched } from "../check/signs.ts";
 import { CniVerbs } from "../cni/cni-verbs.ts";
 import { PluginServer } from "../cni/plugin-server.ts";
-import type { AgentConfig } from "../config.ts";
+import type { AgentConfig, SettingFault } from "../config.ts";
 import { runtimesConf } from "../conflist/chain-plan.ts";
 import { parseFolder } from "../conflist/conf-folder.ts";
 import { SelfTestWatch } from "../diagnose/self-test-watch.ts";
@@ -27,9 +27,9 @@ import { OwnDaemonSet } from "../kube/own-daemonset.ts";
 import { hostNetnsKeys } from "../linux/host-netns.ts";
 import { LOCK_FOLDER, LockFiles } from "../linux/lock-files.ts";
 import { portHolders } from "../linux/port-holders.ts";
-import type { LoggerFactory } from "../log/logger.ts";
+import type { Logger, LoggerFactory } from "../log/logger.ts";
 import { systemClock } from "../loop/clock.ts";
-import { chooseBackend, type RedirectBackend } from "../netfilter/variant.ts";
+import { BackendError, chooseBackend, type RedirectBackend } from "../netfilter/variant.ts";
 import { HostProbes } from "../probes/host-probes.ts";
 import { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import { forgetCarried } from "../redirection/carried-tracking.ts";
@@ -58,9 +58,15 @@ export interface Ground {
   readonly events: EventRecorder;
 }
 
+/** Settings that cannot be followed, in one line. */
+export function describeFaults(faults: readonly SettingFault[]): string {
+  return faults.map(({ name, value, reason }) => `${name}="${value}" ${reason}`).join("; ");
+}
+
 /** The conditions that a ready agent meets, each with what is said until then. */
 export function makeReadiness(config: AgentConfig): Readiness {
   return new Readiness({
+    ...(config.faults.length > 0 ? { settings: describeFaults(config.faults) } : {}),
     watches: "the lists of pods and namespaces have not come yet",
     enrolment: "the node's pods have not been looked at yet",
     ...(config.install.enabled ? { install: "the plugin is not in the CNI chain yet" } : {}),
@@ -77,28 +83,41 @@ export async function makeGround(
 ): Promise<Ground> {
   await mkdir(config.runDir, { recursive: true });
   const hostNetns = hostNetnsKeys(config);
-  const backend = await chooseBackend({
-    variant: config.iptablesVariant,
-    runDir: config.runDir,
-    hostProcess: join(config.hostRoot, "proc/1"),
-    log: loggers.scope("redirect"),
-  });
+  const backend = await chooseUsable(config, { readiness, log: loggers.scope("redirect") });
   const client = ApiClient.load({ kubeconfigPath: config.kubeconfigPath });
   const log = loggers.scope("kube");
   const { nodeName } = config;
   const node = new NodeState({ client, nodeName, log });
+  const metrics = new Metrics();
+  const events = new EventRecorder({ client, nodeName, log, onresult: (result) => metrics.event(result) });
   return {
     config,
     loggers,
     readiness,
-    metrics: new Metrics(),
+    metrics,
     hostNetns,
     backend,
     client,
     node,
     annotations: new AnnotationWriter({ client, lookup: (uid) => node.pod(uid), log }),
-    events: new EventRecorder({ client, nodeName, log }),
+    events,
   };
+}
+
+/** A variant that the operator asks for and that is not there leaves the one that the host uses: without any no pod is captured. */
+async function chooseUsable(
+  { iptablesVariant: variant, runDir, hostRoot }: AgentConfig,
+  { readiness, log }: { readonly readiness: Readiness; readonly log: Logger },
+): Promise<RedirectBackend> {
+  const options = { runDir, hostProcess: join(hostRoot, "proc/1"), log };
+  try {
+    return await chooseBackend({ ...options, variant });
+  } catch (error) {
+    if (!(error instanceof BackendError) || variant === "auto") throw error;
+    readiness.miss("iptables", `${error.message}; what the host uses is used instead`);
+    log.error({ err: error }, "cannot follow FORCE_IPTABLES_BINARY: what the host uses is used instead");
+    return await chooseBackend({ ...options, variant: "auto" });
+  }
 }
 
 /** What captures pods. */
@@ -208,7 +227,7 @@ export interface Front {
 }
 
 export function makeFront(ground: Ground, { enrolment }: Capture, wiring: Wiring): Front {
-  const { config, loggers, metrics, hostNetns, backend, client, node, readiness } = ground;
+  const { config, loggers, metrics, hostNetns, backend, client, node } = ground;
   const cniLog = loggers.scope("cni");
   const exempt = new ExemptNamespaces({
     path: exemptListPath(config),
@@ -224,15 +243,19 @@ export function makeFront(ground: Ground, { enrolment }: Capture, wiring: Wiring
     isExempt: (namespace) => exempt.has(namespace),
     hostNetns,
     hostRoot: config.hostRoot,
-    // each round of a fight is repaired, and the node would lose its network for a STATUS that fails
-    notReady: () => readiness.reasonBut(wiring.fightCondition),
     log: cniLog,
     onanswer: (verb, outcome, seconds) => metrics.callAnswered(verb, outcome, seconds),
+    onmeshadd: (code) => metrics.meshAddAnswered(code),
     oncheckfault: () => metrics.checkFault(),
   });
   const { podNamespace, podName } = config;
   return {
-    plugin: new PluginServer({ path: config.pluginSocketPath, handler, log: cniLog }),
+    plugin: new PluginServer({
+      path: config.pluginSocketPath,
+      handler,
+      log: cniLog,
+      onbadevent: () => metrics.meshAddAnswered(400),
+    }),
     own: new OwnDaemonSet({
       client,
       podNamespace,

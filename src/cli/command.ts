@@ -20,7 +20,7 @@ export interface CommandIo {
   readonly columns: number | undefined;
   /** Aborted when nobody reads stdout any more. */
   readonly signal: AbortSignal;
-  /** The same settings as the agent's. @throws ConfigError */
+  /** The same settings as the agent's. */
   config(): AgentConfig;
 }
 

@@ -35,7 +35,7 @@ const uninstallCommand: Command = {
   async run(args, io) {
     try {
       // not io.config(): what is taken away is never guessed, HOST_ROOT included
-      const config = loadConfig(processConfigSource([]), { needsNode: false });
+      const config = loadConfig(processConfigSource([]));
       return await runUninstall(args, { config, print: io.print });
     } catch (error) {
       if (error instanceof UninstallUsageError) throw new UsageError(error.message);

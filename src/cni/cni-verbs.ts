@@ -23,11 +23,11 @@ export interface CniVerbsOptions {
   readonly isExempt: (namespace: string) => Promise<boolean>;
   readonly hostNetns: ReadonlySet<string>;
   readonly hostRoot: string;
-  /** Why the agent is not ready; `undefined` while it is. */
-  readonly notReady: () => string | undefined;
   readonly log: Logger;
   /** Told of every answer. */
   readonly onanswer?: (verb: string, outcome: CallOutcome, seconds: number) => void;
+  /** An ADD of a pod of the mesh was answered: 200, or 500 when the pod is not captured. */
+  readonly onmeshadd?: (code: 200 | 500) => void;
   /** A CHECK asked for a pod that is not captured as it should be. */
   readonly oncheckfault?: () => void;
 }
@@ -69,6 +69,10 @@ export class CniVerbs {
     this.#options.onanswer?.(verb, outcome, (performance.now() - startedMs) / 1000);
   }
 
+  /**
+   * STATUS succeeds whatever is wrong: a runtime takes it for the network of the whole node, and then no pod starts there, not
+   * even those that have nothing to do with the mesh or are to put it right. ADD says it, pod by pod. istio-cni has no STATUS.
+   */
   #dispatch(request: CniRequest): Promise<string> | string {
     switch (request.verb) {
       case "ADD":
@@ -80,7 +84,7 @@ export class CniVerbs {
       case "GC":
         return this.#gc(request);
       case "STATUS":
-        return this.#status();
+        return "";
       case "VERSION":
         return JSON.stringify({ cniVersion: request.cniVersion, supportedVersions: supportedCniVersions });
     }
@@ -98,8 +102,12 @@ export class CniVerbs {
         attachment: attachmentOf(request),
         open: () => this.#openSandbox(request.netns),
       });
-      if (outcome === "enrolled") this.#captured.add(request);
+      if (outcome === "enrolled") {
+        this.#captured.add(request);
+        this.#options.onmeshadd?.(200);
+      }
     } catch (error) {
+      this.#options.onmeshadd?.(500);
       if (error instanceof EnrolmentError) throw new CniError("notCaptured", error.message);
       throw error;
     }
@@ -129,13 +137,6 @@ export class CniVerbs {
     // an absent list says nothing, so nothing is to be cleared up
     if (request.validAttachments !== undefined)
       this.#options.enrolment.keepOnly(request.network, request.validAttachments);
-    return "";
-  }
-
-  #status(): string {
-    const reason = this.#options.notReady();
-    if (reason !== undefined)
-      throw new CniError("notAvailable", `the CNI agent of this node is not ready: ${reason}`);
     return "";
   }
 

@@ -21,6 +21,8 @@ export interface PluginServerOptions {
   readonly path: string;
   readonly handler: CniHandler;
   readonly log: Logger;
+  /** An event of istio-cni's plugin could not be read. */
+  readonly onbadevent?: () => void;
   readonly clock?: Clock;
 }
 
@@ -116,15 +118,23 @@ export class PluginServer {
   /** istio-cni's plugin sends its own event here, so that a node can change agents while it runs. */
   async #serveIstioAdd(request: IncomingMessage, response: ServerResponse): Promise<void> {
     try {
-      const body = await readBody(request);
-      if (body === undefined)
-        throw new CniError("invalidConfig", `the event is larger than ${maxBodyBytes} bytes`);
-      await this.#options.handler.handle(parseIstioAddEvent(body));
+      await this.#options.handler.handle(this.#readIstioAdd(await readBody(request)));
       respond(response, { status: 200, body: "" });
     } catch (error) {
       const cniError = this.#asCniError(error);
       const badRequest = error instanceof CniError && error.code < 10;
       respond(response, { status: badRequest ? 400 : 500, body: cniError.message });
+    }
+  }
+
+  #readIstioAdd(body: string | undefined): CniRequest {
+    try {
+      if (body === undefined)
+        throw new CniError("invalidConfig", `the event is larger than ${maxBodyBytes} bytes`);
+      return parseIstioAddEvent(body);
+    } catch (error) {
+      this.#options.onbadevent?.();
+      throw error;
     }
   }
 

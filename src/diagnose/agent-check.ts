@@ -16,9 +16,9 @@ export function judgeAgent(node: NodeReport, list: PodListReport): Finding[] {
     probePath(node),
     pods(node, list),
     repairs(node),
-    ...node.ignoredSettings.map((setting) =>
-      warning("settings", `without effect: ${setting}`, "take it out of the agent's environment"),
-    ),
+    ...(node.ignoredSettings.length === 0
+      ? []
+      : [fine("settings", `without effect: ${node.ignoredSettings.join("; ")}`)]),
   ];
 }
 

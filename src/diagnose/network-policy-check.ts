@@ -143,11 +143,10 @@ function readPolicy(raw: unknown): IngressPolicy | undefined {
   return {
     ns: textOf(namespace),
     name: textOf(name),
-    selector: parseLabelSelector(
-      parseDocument(JSON.stringify(podSelector ?? {})).contents,
-      "podSelector",
-      () => {},
-    ),
+    selector: parseLabelSelector(parseDocument(JSON.stringify(podSelector ?? {})).contents, "podSelector", {
+      fault() {},
+      warn() {},
+    }),
     sources: isOpen ? "all" : blocks,
   };
 }

@@ -3,6 +3,7 @@
 import type { Logger } from "../log/logger.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import type { ApiClient } from "./api-client.ts";
+import { ApiError } from "./api-error.ts";
 import { recordOf, textOf } from "./json-fields.ts";
 
 /**
@@ -41,11 +42,16 @@ export interface EventPod {
   readonly name: string;
 }
 
+/** What becomes of an Event; `dropped`: too many at once, `forbidden`: the API server grants no right to write it. */
+export const eventResults = ["written", "repeated", "dropped", "failed", "forbidden"] as const;
+export type EventResult = (typeof eventResults)[number];
+
 export interface EventRecorderOptions {
   readonly client: Pick<ApiClient, "create" | "mergePatch">;
   readonly nodeName: string;
   readonly log: Logger;
   readonly clock?: Clock;
+  readonly onresult?: (result: EventResult) => void;
   /** An event that says what the last one of its reason said only raises that one's count, this often. Default 60 s. */
   readonly repeatMs?: number;
   /** Writes at most this many events in a burst, and one a second after that. Default 25. */
@@ -69,7 +75,13 @@ const writeTimeoutMs = 5000;
 
 /** Writes Events in the background; never throws and never makes its caller wait. */
 export class EventRecorder {
-  readonly counts = { written: 0, repeated: 0, dropped: 0, failed: 0 };
+  readonly counts: Record<EventResult, number> = {
+    written: 0,
+    repeated: 0,
+    dropped: 0,
+    failed: 0,
+    forbidden: 0,
+  };
   readonly #options: EventRecorderOptions;
   readonly #clock: Clock;
   readonly #repeatMs: number;
@@ -104,7 +116,7 @@ export class EventRecorder {
     }
     // those that wait for an API server that does not answer are old by the time it does
     if (this.#waiting >= maxWaiting || !this.#takeToken()) {
-      this.counts.dropped++;
+      this.#count("dropped");
       return;
     }
     // one after the other: the API server has more urgent work than ours
@@ -167,11 +179,14 @@ export class EventRecorder {
       lastTimestamp: now,
       count: 1,
     };
-    await this.#attempt(async (signal) => {
-      const answer = await client.create(folder, body, { signal });
-      written.path = `${folder}/${encodeURIComponent(textOf(recordOf(recordOf(answer).metadata).name))}`;
-      this.counts.written++;
-    });
+    await this.#attempt(
+      { ns: pod.namespace, pod: pod.name, uid: pod.uid, event: reason, reason: written.message },
+      async (signal) => {
+        const answer = await client.create(folder, body, { signal });
+        written.path = `${folder}/${encodeURIComponent(textOf(recordOf(recordOf(answer).metadata).name))}`;
+        this.#count("written");
+      },
+    );
     if (written.path === undefined && this.#written.get(key) === written) this.#written.delete(key);
   }
 
@@ -179,21 +194,33 @@ export class EventRecorder {
     const { path } = written;
     if (path === undefined) return;
     const patch = { count: written.count, lastTimestamp: new Date().toISOString() };
-    await this.#attempt(async (signal) => {
+    await this.#attempt({ event: path, reason: written.message }, async (signal) => {
       await this.#options.client.mergePatch(path, patch, { signal });
-      this.counts.repeated++;
+      this.#count("repeated");
     });
   }
 
   /** An Event that cannot be written is not worth a second try: the next one of its kind comes by itself. */
-  async #attempt(write: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  async #attempt(about: object, write: (signal: AbortSignal) => Promise<void>): Promise<void> {
     if (this.#abort.signal.aborted) return;
+    const { log } = this.#options;
     try {
       await write(AbortSignal.any([this.#abort.signal, AbortSignal.timeout(writeTimeoutMs)]));
     } catch (error) {
-      this.counts.failed++;
-      this.#options.log.debug({ err: error }, "cannot write an Event");
+      if (isForbidden(error)) {
+        this.#count("forbidden");
+        // whoever would have read it in the pod's Events finds it here
+        log.warn({ ...about, err: error }, "may not write an Event: it is only in this line");
+      } else {
+        this.#count("failed");
+        log.debug({ ...about, err: error }, "cannot write an Event");
+      }
     }
+  }
+
+  #count(result: EventResult): void {
+    this.counts[result]++;
+    this.#options.onresult?.(result);
   }
 
   #takeToken(): boolean {
@@ -212,4 +239,9 @@ export class EventRecorder {
     const [oldest] = this.#written.keys();
     if (oldest !== undefined) this.#written.delete(oldest);
   }
+}
+
+/** Not that of a namespace that is just being deleted. Source: Kubernetes pkg/apis core/v1 NamespaceTerminatingCause. */
+function isForbidden(error: unknown): boolean {
+  return error instanceof ApiError && error.status === 403 && !error.causes.includes("NamespaceTerminating");
 }

@@ -38,33 +38,50 @@ function matchRequirement({ key, operator, values }: LabelRequirement, labels: L
   }
 }
 
-/** Collects faults found while parsing; `where` names the place in the reader's terms. */
-export type FaultSink = (where: string, fault: string) => void;
+/** Hears what is found while parsing; `where` names the place in the reader's terms. */
+export interface ParseReport {
+  /** It cannot be used. */
+  fault(where: string, fault: string): void;
+  /** It is used in another way than it is written. */
+  warn(where: string, what: string): void;
+}
 
-/** The fields of a YAML map by name; undefined (and a fault) when the node is no map. Null and absent count as empty. */
+/**
+ * The fields of a YAML map by name; undefined (and a fault) when the node is no map. Null and absent count as empty. Where names
+ * are `known`, others are left out and case does not matter; the last of two counts. Source: Go encoding/json Unmarshal.
+ */
 export function mapFields(
   node: unknown,
-  options: { where: string; known?: readonly string[]; report: FaultSink },
+  options: { where: string; known?: readonly string[]; report: ParseReport },
 ): Map<string, unknown> | undefined {
   const { where, known, report } = options;
   if (node === undefined || node === null || (isScalar(node) && node.value === null)) return new Map();
   if (!isMap(node)) {
-    report(where, `must be a map, is ${describeNode(node)}`);
+    report.fault(where, `must be a map, is ${describeNode(node)}`);
     return undefined;
   }
   const fields = new Map<string, unknown>();
   for (const { key, value } of node.items) {
-    const name = scalarText(key) ?? "";
-    if (known !== undefined && !known.includes(name)) {
-      report(where, `unknown field "${name}" (known: ${known.join(", ")})`);
+    const written = scalarText(key) ?? "";
+    if (known === undefined) warnIfRead(key, where, report);
+    const name = known === undefined ? written : known.find((each) => isSameName(each, written));
+    if (name === undefined) {
+      report.warn(where, `unknown field "${written}" is left out (known: ${known?.join(", ")})`);
+      continue;
     }
+    if (name !== written) report.warn(where, `"${written}" is taken for "${name}"`);
+    if (fields.has(name)) report.warn(where, `"${name}" is there twice: the last counts`);
     fields.set(name, value);
   }
   return fields;
 }
 
+function isSameName(a: string, b: string): boolean {
+  return a.toLowerCase() === b.toLowerCase();
+}
+
 /** Parses one label selector from its YAML node, reporting each fault. */
-export function parseLabelSelector(node: unknown, where: string, report: FaultSink): LabelSelector {
+export function parseLabelSelector(node: unknown, where: string, report: ParseReport): LabelSelector {
   const fields = mapFields(node, { where, known: ["matchLabels", "matchExpressions"], report });
   if (fields === undefined) return [];
   const labels = parseMatchLabels(fields.get("matchLabels"), `${where}.matchLabels`, report);
@@ -72,57 +89,68 @@ export function parseLabelSelector(node: unknown, where: string, report: FaultSi
   return [...labels, ...expressions];
 }
 
-function parseMatchLabels(node: unknown, where: string, report: FaultSink): LabelRequirement[] {
+function parseMatchLabels(node: unknown, where: string, report: ParseReport): LabelRequirement[] {
   const fields = mapFields(node, { where, report }) ?? new Map<string, unknown>();
   return [...fields].map(([key, valueNode]) => {
     checkKey(key, where, report);
-    const value = scalarText(valueNode);
-    if (value === undefined) report(`${where}["${key}"]`, `must be text, is ${describeNode(valueNode)}`);
-    else checkValue(value, `${where}["${key}"]`, report);
-    return { key, operator: "In" as const, values: [value ?? ""] };
+    return { key, operator: "In" as const, values: [valueText(valueNode, `${where}["${key}"]`, report)] };
   });
 }
 
-function parseExpressions(node: unknown, where: string, report: FaultSink): LabelRequirement[] {
+function parseExpressions(node: unknown, where: string, report: ParseReport): LabelRequirement[] {
   if (node === undefined || node === null || (isScalar(node) && node.value === null)) return [];
   if (!isSeq(node)) {
-    report(where, `must be a list, is ${describeNode(node)}`);
+    report.fault(where, `must be a list, is ${describeNode(node)}`);
     return [];
   }
   return node.items.flatMap((item, index) => parseExpression(item, `${where}[${index}]`, report) ?? []);
 }
 
-function parseExpression(node: unknown, where: string, report: FaultSink): LabelRequirement | undefined {
+function parseExpression(node: unknown, where: string, report: ParseReport): LabelRequirement | undefined {
   const fields = mapFields(node, { where, known: ["key", "operator", "values"], report });
   if (fields === undefined) return undefined;
   const key = scalarText(fields.get("key"));
-  if (key === undefined) report(where, "key is missing");
+  if (key === undefined) report.fault(where, "key is missing");
   else checkKey(key, where, report);
   const operator = scalarText(fields.get("operator"));
   const values = parseValues(fields.get("values"), `${where}.values`, report);
   if (!isOperator(operator)) {
     const found = operator === undefined ? "operator is missing" : `unknown operator "${operator}"`;
-    report(where, `${found} (known: ${operators.join(", ")})`);
+    report.fault(where, `${found} (known: ${operators.join(", ")})`);
     return undefined;
   }
   const takesValues = operator === "In" || operator === "NotIn";
-  if (takesValues && values.length === 0) report(where, `operator ${operator} needs values`);
-  if (!takesValues && values.length > 0) report(where, `operator ${operator} takes no values`);
+  if (takesValues && values.length === 0) report.fault(where, `operator ${operator} needs values`);
+  if (!takesValues && values.length > 0) report.fault(where, `operator ${operator} takes no values`);
   return { key: key ?? "", operator, values };
 }
 
-function parseValues(node: unknown, where: string, report: FaultSink): string[] {
+function parseValues(node: unknown, where: string, report: ParseReport): string[] {
   if (node === undefined || node === null || (isScalar(node) && node.value === null)) return [];
   if (!isSeq(node)) {
-    report(where, `must be a list, is ${describeNode(node)}`);
+    report.fault(where, `must be a list, is ${describeNode(node)}`);
     return [];
   }
-  return node.items.map((item, index) => {
-    const value = scalarText(item);
-    if (value === undefined) report(`${where}[${index}]`, `must be text, is ${describeNode(item)}`);
-    else checkValue(value, `${where}[${index}]`, report);
-    return value ?? "";
-  });
+  return node.items.map((item, index) => valueText(item, `${where}[${index}]`, report));
+}
+
+/** A label's value; null counts as empty. Source: Go encoding/json Unmarshal, null into a string. */
+function valueText(node: unknown, where: string, report: ParseReport): string {
+  if (isScalar(node) && node.value === null) {
+    report.warn(where, "is empty");
+    return "";
+  }
+  const value = scalarText(node);
+  if (value === undefined) report.fault(where, `must be text, is ${describeNode(node)}`);
+  else checkValue(value, where, report);
+  warnIfRead(node, where, report);
+  return value ?? "";
+}
+
+function warnIfRead(node: unknown, where: string, report: ParseReport): void {
+  const value = scalarText(node);
+  if (isScalar(node) && typeof node.value !== "string" && value !== undefined && node.source !== value)
+    report.warn(where, `${node.source} without quotes is read as "${value}"`);
 }
 
 function isOperator(text: string | undefined): text is Operator {
@@ -130,14 +158,14 @@ function isOperator(text: string | undefined): text is Operator {
 }
 
 /**
- * The text of a scalar.
- * Unquoted booleans and numbers count as the text they were written as, because the Go parser of these settings
- * converts them too. Source: sigs.k8s.io/yaml, convertToJSONableObject.
+ * The text of a scalar. Booleans and numbers without quotes become the text of their value, `yes` becomes "true" and 1.10
+ * becomes "1.1". Source: sigs.k8s.io/yaml convertToJSONableObject (YAML 1.1).
  */
 function scalarText(node: unknown): string | undefined {
-  if (!isScalar(node)) return undefined;
-  if (typeof node.value === "string") return node.value;
-  return node.value === null ? undefined : (node.source ?? String(node.value));
+  if (!isScalar(node) || node.value === null) return undefined;
+  const { value, source } = node;
+  if (typeof value === "string") return value;
+  return typeof value === "boolean" || typeof value === "number" ? String(value) : (source ?? String(value));
 }
 
 function describeNode(node: unknown): string {
@@ -151,18 +179,21 @@ const namePattern = /^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
 const prefixPattern = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/;
 
 /** Source: Kubernetes documentation, "Labels and Selectors", syntax and character set. */
-function checkKey(key: string, where: string, report: FaultSink): void {
+function checkKey(key: string, where: string, report: ParseReport): void {
   const slash = key.indexOf("/");
   const [prefix, name] = slash < 0 ? [undefined, key] : [key.slice(0, slash), key.slice(slash + 1)];
   if (name.length > 63 || !namePattern.test(name)) {
-    report(where, `"${key}" is not a label key: the name must be 1 to 63 letters, digits, "-", "_" or "."`);
+    report.fault(
+      where,
+      `"${key}" is not a label key: the name must be 1 to 63 letters, digits, "-", "_" or "."`,
+    );
   }
   if (prefix !== undefined && (prefix.length > 253 || !prefixPattern.test(prefix))) {
-    report(where, `"${key}" is not a label key: the part before "/" must be a DNS name`);
+    report.fault(where, `"${key}" is not a label key: the part before "/" must be a DNS name`);
   }
 }
 
-function checkValue(value: string, where: string, report: FaultSink): void {
+function checkValue(value: string, where: string, report: ParseReport): void {
   if (value.length <= 63 && (value === "" || namePattern.test(value))) return;
-  report(where, `"${value}" is not a label value: at most 63 letters, digits, "-", "_" or "."`);
+  report.fault(where, `"${value}" is not a label value: at most 63 letters, digits, "-", "_" or "."`);
 }

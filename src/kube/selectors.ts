@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Enablement selectors: which pods of which namespaces belong to the mesh.
-import { isSeq, parseDocument } from "yaml";
+import { isScalar, isSeq, parseDocument } from "yaml";
 import {
   type LabelSelector,
   type Labels,
@@ -37,27 +37,39 @@ export class SelectorError extends Error {
   }
 }
 
+/** Selectors as they are followed. */
+export interface ParsedSelectors {
+  readonly selectors: readonly EnablementSelector[];
+  /** What is followed in another way than it is written, a line each. */
+  readonly warnings: readonly string[];
+}
+
 /**
- * Parses selectors from YAML or JSON; blank text stands for the default.
- * Unknown and repeated fields are faults, as in istio-cni's strict parse: a misspelt field must not widen a selector.
+ * Parses selectors from YAML or JSON; blank text stands for the default, `null` and an empty list select nobody.
+ * As istio-cni reads them: unknown fields are left out, names count in any case, the last of repeated ones counts.
  *
- * @throws SelectorError with all faults at once
+ * @throws SelectorError with all faults at once; istio-cni takes none of these either
+ * Source: istio/istio cni/pkg/cmd/root.go (sigs.k8s.io/yaml Unmarshal, not strict), cni/pkg/util/enablement_selector.go
  */
-export function parseEnablementSelectors(text: string): readonly EnablementSelector[] {
-  if (text.trim() === "") return defaultSelectors;
-  const document = parseDocument(text, { prettyErrors: true, uniqueKeys: true });
+export function parseEnablementSelectors(text: string): ParsedSelectors {
+  if (text.trim() === "") return { selectors: defaultSelectors, warnings: [] };
+  const document = parseDocument(text, { prettyErrors: true, uniqueKeys: false, version: "1.1" });
   if (document.errors.length > 0) {
     throw new SelectorError(
       document.errors.map((error) => `not YAML: ${error.message.split("\n")[0] ?? ""}`),
     );
   }
   const root = document.contents;
+  if (root === null || (isScalar(root) && root.value === null))
+    return { selectors: [], warnings: ["it is null: no pod is selected"] };
   if (!isSeq(root)) throw new SelectorError(["must be a list of {podSelector, namespaceSelector}"]);
   const faults: string[] = [];
-  const entries = root.items.map((item, index): EnablementSelector => {
-    const report = (where: string, fault: string) => {
-      faults.push(`entry ${index + 1}${where === "" ? "" : `, ${where}`}: ${fault}`);
+  const warnings: string[] = [];
+  const selectors = root.items.map((item, index): EnablementSelector => {
+    const into = (lines: string[]) => (where: string, what: string) => {
+      lines.push(`entry ${index + 1}${where === "" ? "" : `, ${where}`}: ${what}`);
     };
+    const report = { fault: into(faults), warn: into(warnings) };
     const fields = mapFields(item, { where: "", known: ["podSelector", "namespaceSelector"], report });
     return {
       podSelector: parseLabelSelector(fields?.get("podSelector"), "podSelector", report),
@@ -65,7 +77,7 @@ export function parseEnablementSelectors(text: string): readonly EnablementSelec
     };
   });
   if (faults.length > 0) throw new SelectorError(faults);
-  return entries;
+  return { selectors, warnings };
 }
 
 /** The index of the first entry that matches, or undefined when the pod stays outside. */

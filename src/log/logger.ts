@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The agent's logger: pino, one logger per scope, istio-cni's level flags, levels that change at run time.
 import { type DestinationStream, pino } from "pino";
+import { type LogLevel, type LogSettings, logLevels, withLevel } from "./log-levels.ts";
 import { renderPrettyLine } from "./log-pretty.ts";
 import { type LoggedLine, LogRing } from "./log-ring.ts";
 
@@ -15,18 +16,6 @@ export interface Logger {
   error(fields: object, message: string): void;
 }
 
-/** Levels accepted by `LOG_LEVEL` and `--log_output_level`. */
-export const logLevels = ["debug", "info", "warn", "error", "none"] as const;
-export type LogLevel = (typeof logLevels)[number];
-
-/** Levels of the agent: one default, and exceptions by scope (`cni`, `ztunnel`, `kube`, `enrolment`, …). */
-export interface LogSettings {
-  readonly level: LogLevel;
-  readonly scopes: Readonly<Record<string, LogLevel>>;
-  /** `LOG_FORMAT`; default `json`: one object a line. */
-  readonly format?: "json" | "pretty";
-}
-
 /** Gives each part of the agent its logger. */
 export interface LoggerFactory {
   scope(name: string): Logger;
@@ -34,7 +23,7 @@ export interface LoggerFactory {
   levels(): LogSettings;
   /**
    * Changes levels from the next line on.
-   * @param scope a scope, or `default`
+   * @param scope a scope, `default`, `all`, or istio-cni's `cni-agent` and `cni-plugin`
    * @param level `undefined` gives a scope the default level again
    * @throws RangeError for a scope that nothing logs in, and for a default that is taken away
    */
@@ -76,14 +65,10 @@ class Loggers implements LoggerFactory {
   readonly ring: LogRing;
   readonly #write: Write;
   readonly #known = new Set<string>();
-  readonly #exceptions: Map<string, LogLevel>;
-  readonly #format: LogSettings["format"];
-  #default: LogLevel;
+  #settings: LogSettings;
 
   constructor(settings: LogSettings, { write, ring }: { write: Write; ring: LogRing }) {
-    this.#default = settings.level;
-    this.#exceptions = new Map(Object.entries(settings.scopes));
-    this.#format = settings.format;
+    this.#settings = settings;
     this.#write = write;
     this.ring = ring;
   }
@@ -98,25 +83,24 @@ class Loggers implements LoggerFactory {
   }
 
   levels(): LogSettings {
-    const format = this.#format === undefined ? {} : { format: this.#format };
-    return { level: this.#default, scopes: Object.fromEntries(this.#exceptions), ...format };
+    return this.#settings;
   }
 
   setLevel(scope: string, level: LogLevel | undefined): void {
-    if (scope === "default") {
-      if (level === undefined) throw new RangeError('Cannot change log level "default": it must have one');
-      this.#default = level;
-    } else if (this.#known.has(scope) || this.#exceptions.has(scope)) {
-      if (level === undefined) this.#exceptions.delete(scope);
-      else this.#exceptions.set(scope, level);
-    } else {
-      const known = [...this.#known].sort().join(", ");
-      throw new RangeError(`Cannot change log level "${scope}": no such scope (known: default, ${known})`);
+    if (scope === "default" && level === undefined)
+      throw new RangeError('Cannot change log level "default": it must have one');
+    const known = [...new Set([...this.#known, ...Object.keys(this.#settings.scopes)])];
+    const changed = withLevel(this.#settings, { scope, level, known });
+    if (changed === undefined) {
+      const names = [...this.#known].sort().join(", ");
+      throw new RangeError(`Cannot change log level "${scope}": no such scope (known: default, ${names})`);
     }
+    this.#settings = changed;
   }
 
   #log(line: LoggedLine): void {
-    const threshold = this.#exceptions.get(line.scope) ?? this.#default;
+    const { scopes, level } = this.#settings;
+    const threshold = (Object.hasOwn(scopes, line.scope) ? scopes[line.scope] : undefined) ?? level;
     const isWritten = logLevels.indexOf(line.level) >= logLevels.indexOf(threshold);
     if (isWritten) this.#write(line);
     if (isWritten || line.level !== "debug") this.ring.note(line);
@@ -129,7 +113,7 @@ function jsonWriter(destination: DestinationStream): Write {
       base: null,
       level: "debug",
       timestamp: pino.stdTimeFunctions.isoTime,
-      formatters: { level: (label) => ({ level: label }) },
+      formatters: { level: (label) => ({ level: label }), log: withoutOurKeys },
       serializers: { err: pino.stdSerializers.err },
     },
     destination,
@@ -144,6 +128,20 @@ function jsonWriter(destination: DestinationStream): Write {
     logger[level](fields, message);
   };
 }
+
+/**
+ * A field of a line never takes the place of the line's own: who reads JSON as Go does takes the last of two keys, in any case.
+ * Source: istio/istio tools/bug-report/pkg/processlog parseJSONLog.
+ */
+function withoutOurKeys(fields: Record<string, unknown>): Record<string, unknown> {
+  const isOurs = (key: string): boolean => ownKeys.has(key.toLowerCase());
+  if (!Object.keys(fields).some(isOurs)) return fields;
+  return Object.fromEntries(
+    Object.entries(fields).map(([key, value]) => [isOurs(key) ? `field_${key}` : key, value]),
+  );
+}
+
+const ownKeys: ReadonlySet<string> = new Set(["time", "level", "msg", "scope"]);
 
 function prettyWriter(destination: DestinationStream): Write {
   return (line) => destination.write(renderPrettyLine(line, new Date()));

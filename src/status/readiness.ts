@@ -33,12 +33,7 @@ export class Readiness {
 
   /** What is missing, in one line; `undefined` when ready. */
   get reason(): string | undefined {
-    return this.reasonBut();
-  }
-
-  /** What is missing, leaving out one condition. */
-  reasonBut(ignored?: string): string | undefined {
-    const missing = this.conditions.filter((each) => each.missing !== undefined && each.name !== ignored);
+    const missing = this.conditions.filter((each) => each.missing !== undefined);
     if (missing.length === 0) return undefined;
     return missing.map((each) => `${each.name}: ${each.missing}`).join("; ");
   }

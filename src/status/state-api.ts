@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The state API's requests and answers: JSON over HTTP, read-only wherever it can be reached over the network.
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { type Logger, type LoggerFactory, type LogLevel, logLevels } from "../log/logger.ts";
+import { type LogLevel, logLevels } from "../log/log-levels.ts";
+import type { Logger, LoggerFactory } from "../log/logger.ts";
 import type { StateSource } from "./agent-state.ts";
 import { type LogLevelsReport, STATE_PATHS } from "./state-report.ts";
 

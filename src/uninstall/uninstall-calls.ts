@@ -19,23 +19,26 @@ export function isServed(path: string): Promise<boolean> {
   return promise.finally(() => socket.destroy());
 }
 
-const refusal =
+const leaving =
   "ambient-cni is leaving this node; the runtime tries again, with the chain as it is without ambient-cni";
 
 /**
  * Stands in for the agent on its plugin socket: DEL and GC succeed, everything else fails at once instead of waiting for an
- * agent that does not come back. Pods on the exempt list start nevertheless: for them any other answer is no answer.
+ * agent that does not come back, or cannot work. Pods on the exempt list start nevertheless: for them any other answer is no answer.
  */
 export class UninstallCalls implements AsyncDisposable {
   readonly #path: string;
+  readonly #refusal: string;
   readonly #server: Server;
   #inode: bigint | undefined;
   #underWay = 0;
   #lastCallMs = performance.now();
   #count = 0;
 
-  constructor(path: string) {
+  /** @param refusal why other calls fail; default: the node is left */
+  constructor(path: string, refusal = leaving) {
     this.#path = path;
+    this.#refusal = refusal;
     this.#server = createServer((request, response) => void this.#answer(request, response));
     this.#server.on("error", () => {});
   }
@@ -93,7 +96,7 @@ export class UninstallCalls implements AsyncDisposable {
         ...(isForgiving ? { "CNI-Exit": "0" } : {}),
         Connection: "close",
       });
-      response.end(isForgiving ? "" : refusal);
+      response.end(isForgiving ? "" : this.#refusal);
     } catch {
       // the launcher was killed in the middle: the runtime calls again
       response.destroy();

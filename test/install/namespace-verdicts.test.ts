@@ -35,7 +35,7 @@ test.each<[string, Record<string, string>, string, string]>([
   ["no such mark", {}, marked, "none"],
   ["anything, where pods that say nothing belong to the mesh", {}, everywhere, "mesh"],
 ])("a namespace with %s", (_what, labels, selectors, claim) => {
-  expect(claimOf(labels, parseEnablementSelectors(selectors))).toBe(claim);
+  expect(claimOf(labels, parseEnablementSelectors(selectors).selectors)).toBe(claim);
 });
 
 test("no selectors at all leave every namespace outside", () => {

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { EventRecorder, type EventRecorderOptions } from "../../src/kube/event-recorder.ts";
 import { silentLogger } from "../../src/log/logger.ts";
 import { FakeClock } from "../support/fake-clock.ts";
-import { type KubeFixture, startKube } from "./kube-fixture.ts";
+import { type KubeFixture, recordingLogger, startKube } from "./kube-fixture.ts";
 
 const web = { uid: "u1", namespace: "shop", name: "web-0" };
 let kube: KubeFixture;
@@ -82,15 +82,58 @@ describe("EventRecorder", () => {
     expect(recorded.counts.written).toBe(4);
   });
 
-  test("lives on when the API server refuses, and says it again later", async () => {
-    const recorded = recorder();
-    kube.server.faults.failures.push({ status: 403, verb: "create", times: 1 });
+  test("lives on when the API server fails, and says it again later", async () => {
+    const log = recordingLogger();
+    const recorded = recorder({ log });
+    kube.server.faults.failures.push({ status: 500, verb: "create", times: 1 });
     recorded.record(web, { reason: "AmbientNotCaptured", message: "x" });
     await recorded.idle();
-    expect(recorded.counts).toMatchObject({ failed: 1, written: 0 });
+    expect(recorded.counts).toMatchObject({ failed: 1, forbidden: 0, written: 0 });
+    expect(log.lines.map(({ level }) => level)).toEqual(["debug"]);
     recorded.record(web, { reason: "AmbientNotCaptured", message: "x" });
     await recorded.idle();
     expect(recorded.counts.written).toBe(1);
+  });
+
+  test("says in the log what it has no right to write, with the remedy, and counts it", async () => {
+    const log = recordingLogger();
+    const results: string[] = [];
+    const recorded = recorder({ log, onresult: (result) => results.push(result) });
+    kube.server.faults.failures.push({ status: 403, reason: "Forbidden", verb: "create", times: 1 });
+    recorded.record(web, { reason: "AmbientZtunnelRefused", message: "port 15008 is in use" });
+    await recorded.idle();
+    expect(log.lines).toEqual([
+      {
+        level: "warn",
+        message: expect.stringContaining("it is only in this line") as string,
+        fields: {
+          ns: "shop",
+          pod: "web-0",
+          uid: "u1",
+          event: "AmbientZtunnelRefused",
+          reason: "port 15008 is in use",
+          err: expect.objectContaining({
+            message: expect.stringMatching(/events.*add the permission named here/) as string,
+          }) as Error,
+        },
+      },
+    ]);
+    // granted meanwhile
+    recorded.record(web, { reason: "AmbientZtunnelRefused", message: "port 15008 is in use" });
+    await recorded.idle();
+    expect(results).toEqual(["forbidden", "written"]);
+    expect(recorded.counts).toMatchObject({ forbidden: 1, written: 1 });
+  });
+
+  test("takes the refusal of a namespace that is being deleted for no missing right", async () => {
+    const log = recordingLogger();
+    const recorded = recorder({ log });
+    const causes = [{ reason: "NamespaceTerminating", field: "metadata.namespace" }];
+    kube.server.faults.failures.push({ status: 403, verb: "create", details: { causes }, times: 1 });
+    recorded.record(web, { reason: "AmbientNotCaptured", message: "x" });
+    await recorded.idle();
+    expect(recorded.counts).toMatchObject({ failed: 1, forbidden: 0 });
+    expect(log.lines.map(({ level }) => level)).toEqual(["debug"]);
   });
 
   test("keeps no more than 100 waiting for an API server that does not answer", async () => {

@@ -3,13 +3,30 @@ import { spawnSync } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import type { LogSettings } from "../../src/log/log-levels.ts";
 import { LogRing } from "../../src/log/log-ring.ts";
-import { createLoggers, type LogSettings } from "../../src/log/logger.ts";
+import { createLoggers } from "../../src/log/logger.ts";
 
 function make(settings: LogSettings) {
   const lines: string[] = [];
   const loggers = createLoggers(settings, { destination: { write: (line) => lines.push(line) } });
   return { loggers, lines };
+}
+
+/**
+ * What istioctl bug-report finds in a line: keys in any case, the last of two counts, and one of another type spoils the line.
+ * Source: istio/istio tools/bug-report/pkg/processlog parseJSONLog; Go encoding/json.
+ */
+function readAsBugReport(line: string): { level: string; msg: string } | undefined {
+  const found: Record<string, unknown> = {};
+  for (const [, key = "", value = ""] of line.matchAll(/"(time|level|msg)":("(?:[^"\\]|\\.)*"|[^,}]+)/gi))
+    found[key.toLowerCase()] = JSON.parse(value);
+  const { time, level, msg } = found;
+  if (typeof time !== "string" || typeof level !== "string" || typeof msg !== "string") return undefined;
+  const isTime = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/.test(time);
+  return isTime && /^(fatal|error|warn|info|debug|trace)$/.test(level) && msg !== ""
+    ? { level, msg }
+    : undefined;
 }
 
 const info: LogSettings = { level: "info", scopes: {} };
@@ -70,6 +87,34 @@ describe("loggers", () => {
     loggers.setLevel("kube", "none");
     expect(written()).toBe(1);
     expect(loggers.levels()).toEqual({ level: "info", scopes: { kube: "none" } });
+  });
+
+  test("change levels of several scopes by istio-cni's names", () => {
+    const { loggers } = make(info);
+    for (const scope of ["agent", "cni", "kube"]) loggers.scope(scope);
+    loggers.setLevel("cni-agent", "debug");
+    expect(loggers.levels()).toEqual({ level: "info", scopes: { agent: "debug", kube: "debug" } });
+    loggers.setLevel("cni-plugin", "warn");
+    loggers.setLevel("cni-agent", undefined);
+    expect(loggers.levels()).toEqual({ level: "info", scopes: { cni: "warn" } });
+    loggers.setLevel("all", "error");
+    expect(loggers.levels()).toEqual({ level: "error", scopes: {} });
+  });
+
+  test("write lines that istioctl bug-report can read, whatever the fields are called", () => {
+    const { loggers, lines } = make({ level: "debug", scopes: {} });
+    const odd = { level: 3, time: null, msg: ["x"], Level: {}, TIME: 1, Msg: "y", scope: 0, ns: "shop" };
+    const log = loggers.scope("cni");
+    for (const level of ["debug", "info", "warn", "error"] as const) log[level](odd, `at ${level}`);
+    expect(lines.map(readAsBugReport)).toEqual(
+      ["debug", "info", "warn", "error"].map((level) => ({ level, msg: `at ${level}` })),
+    );
+    expect(JSON.parse(lines[0] ?? "")).toMatchObject({
+      ns: "shop",
+      field_level: 3,
+      field_Msg: "y",
+      scope: "cni",
+    });
   });
 
   test("refuse a scope nobody logs in, with the scopes there are", () => {

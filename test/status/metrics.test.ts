@@ -76,16 +76,27 @@ describe("Metrics", () => {
     expect(await read(metrics, "ambient_cni_pods_failing", { reason: "rules" })).toBe(0);
   });
 
-  test("count CNI calls by outcome, ADD with istio-cni's response codes too", async () => {
+  test("count ADD of the mesh's pods alone with istio-cni's response codes", async () => {
+    const { metrics } = make();
+    for (const outcome of ["captured", "passed", "retry", "invalid", "failed"] as const)
+      metrics.callAnswered("ADD", outcome, 0.1);
+    const code = (response_code: string) =>
+      read(metrics, "istio_cni_plugin_requests_total", { response_code });
+    expect([await code("200"), await code("400"), await code("500")]).toEqual([0, 0, 0]);
+    metrics.meshAddAnswered(200);
+    metrics.meshAddAnswered(200);
+    metrics.meshAddAnswered(400);
+    metrics.meshAddAnswered(500);
+    expect([await code("200"), await code("400"), await code("500")]).toEqual([2, 1, 1]);
+  });
+
+  test("count CNI calls by outcome", async () => {
     const { metrics } = make();
     metrics.callAnswered("ADD", "captured", 0.02);
     metrics.callAnswered("ADD", "passed", 0.001);
     metrics.callAnswered("ADD", "retry", 10);
     metrics.callAnswered("ADD", "failed", 0.3);
     metrics.callAnswered("DEL", "passed", 0.001);
-    expect(await read(metrics, "istio_cni_plugin_requests_total", { response_code: "200" })).toBe(2);
-    expect(await read(metrics, "istio_cni_plugin_requests_total", { response_code: "503" })).toBe(1);
-    expect(await read(metrics, "istio_cni_plugin_requests_total", { response_code: "500" })).toBe(1);
     expect(await read(metrics, "ambient_cni_calls_total", { verb: "DEL", outcome: "passed" })).toBe(1);
     const bucket = "ambient_cni_add_duration_seconds_bucket";
     expect(await read(metrics, bucket, { outcome: "captured", le: "0.01" })).toBe(0);
@@ -111,6 +122,8 @@ describe("Metrics", () => {
     metrics.watched({ previous: {} });
     metrics.installed("SUCCESS");
     metrics.ztunnelAnswered("nack", 0.01);
+    metrics.event("forbidden");
+    expect(await read(metrics, "ambient_cni_events_total", { result: "forbidden" })).toBe(1);
     for (const type of ["add", "update", "delete"])
       expect(await read(metrics, "nodeagent_reconcile_events_total", { type })).toBe(1);
     expect(await read(metrics, "istio_cni_installs_total", { result: "SUCCESS" })).toBe(1);

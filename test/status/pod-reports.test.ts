@@ -57,7 +57,7 @@ describe("renderSelector", () => {
       "pods a,!b",
     ],
   ])("renders %s as %s", (yaml, text) => {
-    const [entry] = parseEnablementSelectors(yaml);
+    const [entry] = parseEnablementSelectors(yaml).selectors;
     expect(entry === undefined ? undefined : renderSelector(entry)).toBe(text);
   });
 });

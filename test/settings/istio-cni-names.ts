@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every name by which istio-cni 1.24 to 1.31 can be told something, with the first and the last release that knows it.
+// Source: istio/istio release-1.24 to release-1.31: cni/pkg/constants/constants.go, cni/pkg/cmd/root.go,
+// cni/pkg/nodeagent/options.go, pkg/log/options.go, pkg/log/klog.go, pkg/ctrlz/options.go, and
+// manifests/charts/istio-cni/templates (configmap-cni.yaml, daemonset.yaml).
+
+/** Settings: of the environment, of the chart's ConfigMap or DaemonSet, or both. */
+export const settings: readonly string[] = [
+  // constants.go; each is a flag, too, in lower case with dashes
+  "AMBIENT_DISABLE_SAFE_UPGRADE",
+  "AMBIENT_DNS_CAPTURE",
+  "AMBIENT_ENABLED",
+  "AMBIENT_ENABLEMENT_SELECTOR",
+  "AMBIENT_IPV6",
+  "AMBIENT_RECONCILE_POD_RULES_ON_STARTUP",
+  "AMBIENT_TPROXY_REDIRECTION",
+  "CHAINED_CNI_PLUGIN",
+  "CNI_AGENT_RUN_DIR",
+  "CNI_CONF_GROUP_READ",
+  "CNI_CONF_NAME",
+  "CNI_EVENT_ADDRESS",
+  "CNI_NETWORK_CONFIG",
+  "CNI_NETWORK_CONFIG_FILE",
+  "ENABLE_AMBIENT_DETECTION_RETRY",
+  "EXCLUDE_NAMESPACES",
+  "ISTIO_OWNED_CNI_CONFIG",
+  "ISTIO_OWNED_CNI_CONFIG_FILENAME",
+  "KUBECONFIG_MODE",
+  "KUBE_CA_FILE",
+  "LOG_LEVEL",
+  "LOG_UDS_SOCKET",
+  "MONITORING_PORT",
+  "MOUNTED_CNI_NET_DIR",
+  "NATIVE_NFTABLES",
+  "POD_NAMESPACE",
+  "REPAIR_BROKEN_POD_LABEL_KEY",
+  "REPAIR_BROKEN_POD_LABEL_VALUE",
+  "REPAIR_DELETE_PODS",
+  "REPAIR_ENABLED",
+  "REPAIR_FIELD_SELECTORS",
+  "REPAIR_INIT_CONTAINER_EXIT_CODE",
+  "REPAIR_INIT_CONTAINER_NAME",
+  "REPAIR_INIT_CONTAINER_TERMINATION_MESSAGE",
+  "REPAIR_LABEL_PODS",
+  "REPAIR_LABEL_SELECTORS",
+  "REPAIR_NODE_NAME",
+  "REPAIR_REPAIR_PODS",
+  "REPAIR_SIDECAR_ANNOTATION",
+  "SKIP_TLS_VERIFY",
+  "ZTUNNEL_UDS_ADDRESS",
+  // read elsewhere
+  "ALLOW_SWITCH_TO_HOST_NS",
+  "AMBIENT_ENABLE_AWS_BRANCH_ENI_PROBE",
+  "AMBIENT_USE_SCOPED_XTABLES_LOCKING",
+  "FORCE_IPTABLES_BINARY",
+  "HOST_PROBE_SNAT_IP",
+  "HOST_PROBE_SNAT_IPV6",
+  "KUBERNETES_NODE_NAME",
+  "NODE_NAME",
+  "POD_NAME",
+  "REVISION",
+  "SYSTEM_NAMESPACE",
+  // written by the chart, read by nobody there
+  "CURRENT_AGENT_VERSION",
+  "GOMAXPROCS",
+  "GOMEMLIMIT",
+  "ISTIO_OWNED_CNI_CONF_FILENAME",
+  "REPAIR_RUN_AS_DAEMON",
+];
+
+/** Options that are no settings. */
+export const options: readonly string[] = [
+  "--ctrlz_address",
+  "--ctrlz_port",
+  "--log_as_json",
+  "--log_caller",
+  "--log_output_level",
+  "--log_stacktrace_level",
+  "--log_target",
+  "--vklog",
+  // of releases before, still in scripts
+  "--log_rotate",
+  "--log_rotate_max_age",
+  "--log_rotate_max_backups",
+  "--log_rotate_max_size",
+];
