@@ -7,6 +7,7 @@ import { parseAllDocuments } from "yaml";
 import { Chart, type Values } from "../../scripts/manifest-chart.ts";
 import { plainManifest, plainManifests } from "../../scripts/manifests.ts";
 import { loadConfig } from "../../src/config.ts";
+import { chartGlobals, chartValues } from "../settings/istio-cni-names.ts";
 import { istioCniObjects } from "./istio-cni-daemonset.ts";
 import { schemaFaults } from "./values-schema.ts";
 
@@ -110,6 +111,9 @@ const cases: Readonly<Record<string, Values>> = {
     podMonitor: { enabled: true, interval: "10s" },
     global: { imagePullSecrets: ["one", "two"], nativeNftables: true, imagePullPolicy: "IfNotPresent" },
   },
+  "every value of istio-cni": { ...chartValues, global: chartGlobals },
+  "every value of istio-cni below cni": { cni: chartValues, global: chartGlobals },
+  "Istio's switch for policies": { global: { networkPolicy: { enabled: true } } },
   "values of istio-cni that mean nothing here": {
     profile: "ambient",
     variant: "distroless",
@@ -166,7 +170,8 @@ describe("the chart", () => {
   test.each(Object.entries(cases))("gives the agent settings that it takes with %s", (_, values) => {
     const env = { ...settings(render(values)), NODE_NAME: "n", POD_NAME: "p", POD_NAMESPACE: "istio-system" };
     const args = container(render(values)).args;
-    expect(loadConfig({ env, args }).nodeName).toBe("n");
+    const { faults, blockers, warnings } = loadConfig({ env, args });
+    expect({ faults, blockers, warnings }).toEqual({ faults: [], blockers: [], warnings: [] });
   });
 
   test("grants what the agent asks for and nothing else", () => {
@@ -266,6 +271,26 @@ describe("the chart", () => {
     expect(() => chart.render({ ...place, values })).toThrow(message);
   });
 
+  test("makes a policy by its own switch and by the one of all of Istio's charts", () => {
+    const count = (values: Values) => render(values).filter(({ kind }) => kind === "NetworkPolicy").length;
+    expect(count({})).toBe(0);
+    expect(count({ networkPolicy: { enabled: true } })).toBe(1);
+    expect(count({ global: { networkPolicy: { enabled: true } } })).toBe(1);
+  });
+
+  test("makes the objects of one scope alone, where somebody else makes the others", () => {
+    const kinds = (resourceScope: string) =>
+      render({ ...cases["everything optional"], global: { resourceScope } }).map(({ kind }) => kind);
+    const cluster = ["ClusterRole", "ClusterRoleBinding"];
+    expect(kinds("cluster").sort()).toEqual(cluster);
+    expect(kinds("namespace").sort()).toEqual(
+      kinds("all")
+        .filter((kind) => !cluster.includes(kind))
+        .sort(),
+    );
+    expect(kinds("namespace")).toContain("DaemonSet");
+  });
+
   test("has notes without anything missing in them", () => {
     expect(chart.notes(place)).toContain("kubectl -n istio-system rollout status daemonset/ambient-cni-node");
   });
@@ -321,6 +346,7 @@ describe("istio-cni's DaemonSet", () => {
     const { args, image, command } = container(objects);
     expect([command, image]).toEqual([["install-cni"], "localhost/ambient-cni:1"]);
     const config = loadConfig({ env: { ...settings(objects), NODE_NAME: "n" }, args });
+    expect(config).toMatchObject({ faults: [], blockers: [], warnings: [] });
     expect([...config.excludeNamespaces]).toEqual(["kube-system"]);
     expect(config.selectors).toHaveLength(2);
     // the repair settings are said to be without effect
