@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Settings that cannot be followed, on a node with pods: none of them keeps a pod from starting or takes one out of the mesh.
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { NodeModule } from "../support/node/node-module.ts";
+
+type Inside = typeof import("./settings.inside.ts");
+let node: NodeModule<Inside>;
+
+beforeAll(async () => {
+  node = await NodeModule.start<Inside>(join(import.meta.dirname, "settings.inside.ts"));
+});
+afterAll(async () => {
+  await node?.stop();
+});
+
+const works = { mesh: "captured", plain: "untouched" };
+const standsBy = { mesh: "untouched", plain: "untouched" };
+
+test.each<[Record<string, string>, string, object]>([
+  [
+    { HOST_PROBE_SNAT_IP: "169.254.7", FORCE_IPTABLES_BINARY: "ebpf", LEAVE_PAUSE_MS: "soon" },
+    // nothing else is missing
+    "^not ready: settings: [^\\n]*is used instead\n$",
+    works,
+  ],
+  [{ AMBIENT_ENABLEMENT_SELECTOR: "a: b" }, "settings: AMBIENT_ENABLEMENT_SELECTOR", standsBy],
+  [{ AMBIENT_ENABLED: "false" }, "settings: AMBIENT_ENABLED", standsBy],
+  [{ NODE_NAME: "" }, "settings: NODE_NAME", standsBy],
+])("with %j the agent is not ready, and every pod starts", async (env, said, starts) => {
+  const effects = await node.call.withSettings(env, said);
+  expect(effects).toMatchObject({ starts, before: "captured", status: "0" });
+  for (const name of Object.keys(env)) expect(effects.ready).toContain(name);
+});
