@@ -52,7 +52,7 @@ export class SelfTestWatch {
     if (level === "ok" || this.#said.has(what)) return;
     this.#said.add(what);
     // what keeps the agent from its work is told by readiness; an API server that is away for a moment is no error of ours
-    this.#options.log.warn({ check: id, level, fix }, `self-test: ${what}`);
+    this.#options.log.warn({ check: id, found: level, fix }, `self-test: ${what}`);
   }
 }
 

@@ -35,14 +35,17 @@ await serverApp.call.serveHttp(8080);
 await serverApp.call.serveEcho(8081);
 const target = { host: server.ip4, port: 8080 };
 
-/** Without iptables' programs, and told to choose between its variants. @returns its exit code and its last words */
-export async function withoutPrograms(): Promise<{ code: number; output: string }> {
+/** Without iptables' programs, and told to choose between its variants. @returns what it says of its readiness, and in its log */
+export async function withoutPrograms(): Promise<{ ready: string; output: string }> {
   const agent = await AgentProcess.start({
     nodeName: "node-1",
     kubeconfig: commandEnv.KUBECONFIG,
     wrapper: WITHOUT_PROGRAMS,
   });
-  return { code: await agent.exited, output: agent.text };
+  await agent.untilLine("to have tried twice", () => agent.text.split("cannot start").length > 2);
+  const ready = await (await fetch("http://127.0.0.1:8000/readyz")).text();
+  await agent.stop();
+  return { ready, output: agent.text };
 }
 
 await mesh.startZtunnel();

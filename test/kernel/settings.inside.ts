@@ -5,10 +5,12 @@ import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts"
 import { MeshNode } from "../support/node/mesh-node.ts";
 import type { Pod } from "../support/node/pod.ts";
 import { waitFor } from "../support/node/wait-for.ts";
+import { allowWithoutPrograms } from "../support/node/without-programs.ts";
 
 const mesh = await MeshNode.start({ plugin: { agentWaitSeconds: 5 } });
 mesh.kubelet.createNamespace("mesh", { "istio.io/dataplane-mode": "ambient" });
 mesh.kubelet.createNamespace("plain");
+await allowWithoutPrograms();
 await mesh.startAgent();
 await mesh.startZtunnel();
 await mesh.ztunnel.waitForReady();
@@ -33,11 +35,25 @@ export interface Effects {
 
 let rounds = 0;
 
+/** Starts what follows it where iptables-legacy cannot be run. */
+const withoutLegacy: readonly string[] = [
+  "unshare",
+  "--mount",
+  "--propagation=slave",
+  "sh",
+  "-c",
+  'mount --bind /dev/null "$(readlink -f "$(command -v iptables-legacy)")" || exit 9; exec "$@"',
+  "sh",
+];
+
 /** Replaces the agent by one with these settings, and waits for its readiness to say so. */
-export async function withSettings(env: Record<string, string>, said: string): Promise<Effects> {
+export async function withSettings(
+  env: Record<string, string>,
+  { said, hasLegacy }: { said: string; hasLegacy: boolean },
+): Promise<Effects> {
   await mesh.agent.stop();
   // it will not be ready: what is waited for below says more
-  mesh.startAgent(env).catch(() => {});
+  mesh.startAgent(env, { wrapper: hasLegacy ? [] : withoutLegacy }).catch(() => {});
   let ready = "";
   await waitFor(
     `readiness to say ${said}`,

@@ -24,11 +24,19 @@ test.each<[Record<string, string>, string, object]>([
     "^not ready: settings: [^\\n]*is used instead\n$",
     works,
   ],
+  [
+    { FORCE_IPTABLES_BINARY: "legacy" },
+    '^not ready: iptables: Cannot use iptables variant "legacy"[^\n]*what the host uses is used instead\n$',
+    works,
+  ],
   [{ AMBIENT_ENABLEMENT_SELECTOR: "a: b" }, "settings: AMBIENT_ENABLEMENT_SELECTOR", standsBy],
   [{ AMBIENT_ENABLED: "false" }, "settings: AMBIENT_ENABLED", standsBy],
   [{ NODE_NAME: "" }, "settings: NODE_NAME", standsBy],
 ])("with %j the agent is not ready, and every pod starts", async (env, said, starts) => {
-  const effects = await node.call.withSettings(env, said);
+  const effects = await node.call.withSettings(env, {
+    said,
+    hasLegacy: env.FORCE_IPTABLES_BINARY !== "legacy",
+  });
   expect(effects).toMatchObject({ starts, before: "captured", status: "0" });
   for (const name of Object.keys(env)) expect(effects.ready).toContain(name);
 });
