@@ -15,6 +15,8 @@ enum agent_state {
 	AGENT_DIED,     /* the connection ended before the answer did */
 	AGENT_SILENT,   /* connected, and the deadline passed */
 	AGENT_GARBAGE,  /* something else answered, see the fault of `answer` */
+	AGENT_ISTIO,    /* istio-cni's agent has the socket, and has not taken the pod (yet) */
+	AGENT_DONE,     /* istio-cni's agent has the socket: it has captured the pod, or knows it to be outside the mesh */
 };
 
 #define AGENT_SOCKET_NAME "pluginevent.sock"

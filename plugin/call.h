@@ -54,9 +54,19 @@ int call_failed_for(const struct call *call, const struct outcome *outcome, cons
 /* The agent's list of namespaces whose pods start while it is away: beside the launcher, or in the run directory. */
 #define NAMESPACE_LIST_NAME "ambient-cni.exempt-namespaces"
 
-/* Whether this is an ADD of a pod that may start without the agent, as of now. */
+/* Whether this is an ADD of a pod that the entry itself lets start without an agent. */
+bool call_is_named(const struct call *call);
+/* Whether this is an ADD of a pod that may start without the agent, as of now: that is named, or its namespace listed. */
 bool call_is_exempt(const struct call *call);
+/* Whether the entry lets the agent's own pods start without the agent. */
+bool call_spares_agents(const struct call *call);
 /* Prints prevResult as it stands, or a minimal result, and returns the exit code. */
 int call_pass_on(const struct call *call);
+
+/* Whether this answer to `POST /cni` is that of a server which does not know the path, as istio-cni's agent does not. */
+bool is_istio_answer(const struct answer *answer);
+/* Has istio-cni's agent decide about the pod of an ADD and capture it, as its own plugin would. Returns AGENT_DONE, AGENT_ISTIO with
+ * its words in `answer`, or another state when it is no istio-cni that has the socket. */
+enum agent_state istio_add(const struct call *call, int64_t deadline_ms, struct answer *answer, int *error);
 
 #endif

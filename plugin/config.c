@@ -7,7 +7,7 @@
 enum { CODE_DECODING = 6, CODE_INVALID_CONFIG = 7 };
 
 struct found {
-	struct json_value version, run_dir, wait, answer, exempt, prev_result;
+	struct json_value version, run_dir, wait, answer, exempt, prev_result, excluded, own_namespace;
 };
 
 bool cni_version_supported(const char *version)
@@ -32,6 +32,8 @@ static void keep(struct found *found, struct bytes key, const struct json_value 
 		{ "agent_answer_seconds", &found->answer },
 		{ "exempt", &found->exempt },
 		{ "prevResult", &found->prev_result },
+		{ "exclude_namespaces", &found->excluded },
+		{ "pod_namespace", &found->own_namespace },
 	};
 
 	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++)
@@ -114,6 +116,17 @@ static int read_exempt(struct config *config, const struct json_value *value, st
 	return 0;
 }
 
+/* The former owner of an entry never knew our names: what it wrote is taken as far as it goes, and refused nowhere. */
+static void read_theirs(struct config *config, const struct found *found)
+{
+	if (config->exempt.type != JSON_ABSENT)
+		return;
+	if (found->excluded.type == JSON_ARRAY)
+		config->excluded = found->excluded;
+	if (found->own_namespace.type == JSON_STRING)
+		config->own_namespace = found->own_namespace;
+}
+
 /* Goes on past a fault, so that a DEL knows as much as can be known; the first fault is the one reported. */
 static int read_values(struct config *config, const struct found *found, struct text *why)
 {
@@ -129,6 +142,7 @@ static int read_values(struct config *config, const struct found *found, struct 
 	if (config->answer_ms < MIN_ANSWER_MS)
 		config->answer_ms = MIN_ANSWER_MS;
 	next = read_exempt(config, &found->exempt, code ? &ignored : why);
+	read_theirs(config, found);
 	config->prev_result = found->prev_result;
 	return code ? code : next;
 }

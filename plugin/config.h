@@ -20,6 +20,10 @@ struct config {
 	uint32_t answer_ms;  /* "agent_answer_seconds", 0.1 to 600 s */
 	struct json_value exempt;      /* an array of strings, or absent */
 	struct json_value prev_result; /* as it stands; JSON_NULL is turned into absent */
+	/* What an entry of istio-cni says instead of "exempt", used only where that is absent. Source: istio/istio
+	 * cni/pkg/plugin/plugin.go, Config and isCNIPod. */
+	struct json_value excluded;      /* "exclude_namespaces": an array, or absent */
+	struct json_value own_namespace; /* "pod_namespace": a string, or absent */
 };
 
 /* Reads the top-level keys of `input`; of a name given twice the last counts, as with JSON.parse.

@@ -61,7 +61,7 @@ static void add_what(struct text *message, const struct call *call)
 	text_add(message, ")");
 }
 
-static void add_reason(struct text *message, const struct outcome *outcome)
+static void add_reason(struct text *message, const struct outcome *outcome, const struct answer *answer)
 {
 	switch (outcome->state) {
 	case AGENT_BUSY:
@@ -69,6 +69,15 @@ static void add_reason(struct text *message, const struct outcome *outcome)
 		return;
 	case AGENT_DIED:
 		text_add(message, "it closed the connection before its answer was complete, so it restarts or crashes");
+		return;
+	case AGENT_ISTIO:
+		text_add(message, "istio-cni's agent has the socket, and does not take the pod: HTTP status ");
+		text_add_number(message, (uint64_t)answer->status);
+		if (answer->body_len > 0) {
+			text_add(message, ", ");
+			text_add_quoted(message, (struct bytes){ answer->body, answer->body_len }, SHOWN_BYTES);
+		}
+		text_add(message, ". Where istio-cni is to serve this node, uninstall ambient-cni; else uninstall istio-cni");
 		return;
 	case AGENT_SILENT:
 		text_add(message, "it took the call but gave no answer within ");
@@ -110,7 +119,8 @@ static void add_garbage(struct text *message, const struct answer *answer)
 		text_add(message, " and said ");
 		text_add_quoted(message, (struct bytes){ answer->body, answer->body_len }, SHOWN_BYTES);
 	}
-	text_add(message, ". Another program or version may own the socket");
+	text_add(message, ". Another program or version may own the socket: end it, or take the entry that calls us out of the chain with "
+			  "ambient-cni uninstall");
 }
 
 int call_failed_for(const struct call *call, const struct outcome *outcome, const struct answer *answer)
@@ -128,7 +138,7 @@ int call_failed_for(const struct call *call, const struct outcome *outcome, cons
 	if (garbage)
 		add_garbage(&message, answer);
 	else
-		add_reason(&message, outcome);
+		add_reason(&message, outcome, answer);
 	if (outcome->tries > 1) {
 		text_add(&message, "; waited ");
 		text_add_seconds(&message, (uint64_t)outcome->waited_ms);

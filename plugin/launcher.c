@@ -80,10 +80,28 @@ static bool is_exempt(const void *call)
 	return call_is_exempt(call);
 }
 
-/* Whether the pod goes on without the agent. A full queue is no sign of absence: it alone is worth some patience for every pod. */
+/* Whether the pod goes on without the agent. A full queue is no sign of absence: it alone is worth some patience for every pod.
+ * istio-cni's agent, where it serves the node, knows more than the list that ours left when it went. */
 static bool may_go_on(const struct call *call, enum agent_state state, bool exempt)
 {
+	if (state == AGENT_ISTIO)
+		return call_is_named(call);
 	return state == AGENT_BUSY ? now_ms() >= call->started_ms + EXEMPT_MS && call_is_exempt(call) : exempt;
+}
+
+/* A node that changes between the two agents calls the launcher of the one while the other has the socket already, seconds before
+ * it has put its own plugin in place: neither may cost a pod its start, or start one outside its mesh. */
+static enum agent_state ask_istio(const struct call *call, int64_t deadline_ms, struct answer *answer, int *error)
+{
+	if (call->verb->may_pass)
+		return call_is_named(call) ? AGENT_DONE : istio_add(call, deadline_ms, answer, error);
+	/* istio-cni's plugin does nothing for these, and says so with success. */
+	return AGENT_DONE;
+}
+
+static bool is_worth_a_try(enum agent_state state)
+{
+	return state == AGENT_AWAY || state == AGENT_BUSY || state == AGENT_DIED || state == AGENT_ISTIO;
 }
 
 /* Exchanges with the agent until that comes to something or has been tried long enough. */
@@ -103,7 +121,9 @@ static struct outcome call_agent(const struct call *call, struct bytes head, str
 		answer_reset(answer);
 		outcome.tries++;
 		outcome.state = agent_exchange(&call->address, head, call->input, patience, answer, &outcome.error);
-		if (outcome.state != AGENT_AWAY && outcome.state != AGENT_BUSY && outcome.state != AGENT_DIED)
+		if (outcome.state == AGENT_ANSWERED && is_istio_answer(answer))
+			outcome.state = ask_istio(call, patience.deadline_ms, answer, &outcome.error);
+		if (!is_worth_a_try(outcome.state))
 			return outcome;
 		now = now_ms();
 		if (away_since == 0) {
@@ -155,13 +175,17 @@ static int relay(struct call *call)
 	/* Not a word either: a runtime puts what it reads on stderr into its log as an error. */
 	if (call->verb->assumes_well)
 		return 0;
-	if (call_is_exempt(call))
+	if (outcome.state == AGENT_DONE)
+		return call->verb->may_pass ? call_pass_on(call) : 0;
+	if (outcome.state == AGENT_ISTIO ? call_is_named(call) : call_is_exempt(call)) {
+		write_note(bytes_of("ambient-cni: the agent is away; this pod is exempt and starts without it\n"));
 		return call_pass_on(call);
+	}
 	/* A runtime that hears "not available" has its kubelet start no pod outside the host's network. Where the agent is
 	 * such a pod it would never come back. Source: containerd/go-cni cni.go, Status; kubernetes pkg/kubelet/kubelet.go,
 	 * SyncPod. */
 	if (strcmp(call->verb->name, "STATUS") == 0 && (outcome.state == AGENT_AWAY || outcome.state == AGENT_DIED) &&
-	    exempt_array_names_pods(&call->config.exempt))
+	    call_spares_agents(call))
 		return 0;
 	return call_failed_for(call, &outcome, &answer);
 }

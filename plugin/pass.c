@@ -27,6 +27,34 @@ static bool is_listed(struct text *path, const struct call *call)
 	return !path->cut && exempt_in_file(path->at, &call->pod);
 }
 
+/* In an entry that istio-cni wrote. It is ours for the moment between our launcher and our entry, and for good where the node dies
+ * in that moment: the agent that is to replace it must be able to start. */
+static bool is_their_agent(const struct call *call)
+{
+	static const char prefix[] = "istio-cni-node-";
+	size_t len = sizeof(prefix) - 1;
+	unsigned char namespace[256];
+	const struct pod *pod = &call->pod;
+
+	if (call->config.own_namespace.type != JSON_STRING || pod->name.len < len || memcmp(pod->name.at, prefix, len) != 0)
+		return false;
+	len = json_decode(call->config.own_namespace.raw, namespace, sizeof(namespace));
+	return len == pod->namespace.len && len <= sizeof(namespace) && memcmp(namespace, pod->namespace.at, len) == 0;
+}
+
+bool call_spares_agents(const struct call *call)
+{
+	return call->config.own_namespace.type == JSON_STRING || exempt_array_names_pods(&call->config.exempt);
+}
+
+bool call_is_named(const struct call *call)
+{
+	if (!call->verb->may_pass || call->pod.namespace.len == 0)
+		return false;
+	return exempt_in_array(&call->config.exempt, &call->pod) || exempt_in_array(&call->config.excluded, &call->pod) ||
+	       is_their_agent(call);
+}
+
 bool call_is_exempt(const struct call *call)
 {
 	char path[sizeof(call->config.run_dir) + 64];
@@ -34,7 +62,7 @@ bool call_is_exempt(const struct call *call)
 
 	if (!call->verb->may_pass || call->pod.namespace.len == 0)
 		return false;
-	if (exempt_in_array(&call->config.exempt, &call->pod))
+	if (call_is_named(call))
 		return true;
 	if (beside_launcher(&installed) && is_listed(&installed, call))
 		return true;
@@ -69,6 +97,5 @@ int call_pass_on(const struct call *call)
 		return call_failed(call, CNI_INVALID_CONFIG,
 				   bytes_of("\"prevResult\" in the network configuration must be an object"), nothing);
 	}
-	write_note(bytes_of("ambient-cni: the agent is away; this pod is exempt and starts without it\n"));
 	return write_all(STDOUT_FILENO, result) == 0 ? 0 : 1;
 }
