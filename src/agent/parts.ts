@@ -15,8 +15,9 @@ import { Enrolment } from "../enrolment/enrolment.ts";
 import { PodHistory } from "../enrolment/pod-history.ts";
 import { PodLookup } from "../enrolment/pod-lookup.ts";
 import { SandboxFinder } from "../enrolment/sandbox-finder.ts";
+import { chainEntry, standsForIstioCni } from "../install/chain-entry.ts";
 import { readFolder } from "../install/conf-dir.ts";
-import { chainExemptions, ExemptNamespaces, exemptListPath } from "../install/exempt-namespaces.ts";
+import { ExemptNamespaces, exemptListPath } from "../install/exempt-namespaces.ts";
 import { Installer } from "../install/installer.ts";
 import { RuntimeNetworkReader } from "../install/runtime-network.ts";
 import { AnnotationWriter } from "../kube/annotation-writer.ts";
@@ -280,11 +281,11 @@ function makeInstaller(
 ): Installer {
   return new Installer({
     config: config.install,
-    hostRunDir: config.hostRunDir,
+    runDir: config.runDir,
     hostRoot: config.hostRoot,
-    exempt: chainExemptions(config),
+    entry: chainEntry(config),
     // the DaemonSet of istio-cni's own chart with another image: its entry in the chain is ours to replace
-    replaceIstioCni: config.install.replaceIstioCni || isIstioCniPod(config.podName),
+    replaceIstioCni: config.install.replaceIstioCni || standsForIstioCni(config.podName),
     log: loggers.scope("install"),
     onstate: (fault) => wiring.condition("install", fault),
     // sandboxes that were made without us are found in /proc as soon as their pods have an address
@@ -293,8 +294,4 @@ function makeInstaller(
     onpeace: () => wiring.peace(),
     oninstall: (result) => metrics.installed(result),
   });
-}
-
-function isIstioCniPod(podName: string): boolean {
-  return /^istio-cni-node-[^-]+$/.test(podName);
 }

@@ -33,8 +33,13 @@ export interface ChainPlan {
   readonly invalid: ReadonlyMap<string, UnreadFile>;
   /** Plugin types of the chosen chain. */
   readonly types: readonly string[];
-  /** Entries of istio-cni that were found and stay. */
+  /** istio-cni is in the chain and stays, so that we are not. */
   readonly istioCni: boolean;
+  /** The actions take an entry of istio-cni away. */
+  readonly replaces: boolean;
   /** The file our own file was a copy of is gone. */
   readonly orphaned: boolean;
 }
+
+/** A plan before it is said whose entries it takes away. */
+export type PlannedChain = Omit<ChainPlan, "replaces">;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which files of the CNI folder must change so that the runtime's chain calls our plugin exactly once; pure, no I/O.
 
-import type { ChainOptions, ChainPlan } from "./chain-options.ts";
+import type { ChainOptions, ChainPlan, PlannedChain } from "./chain-options.ts";
 import { isSupportedVersion, supportedCniVersions } from "./cni-versions.ts";
 import { type Conf, isMadeOfParts } from "./conf.ts";
 import { parseDocument } from "./conf-document.ts";
@@ -20,11 +20,15 @@ import {
 import { delegateTarget } from "./multus-delegate.ts";
 import { planPart, withoutParts } from "./part-plan.ts";
 import { planRemoval } from "./removal-plan.ts";
-import { planStandalone } from "./standalone-plan.ts";
+import { ownersIn, planStandalone } from "./standalone-plan.ts";
 
 /** Says what has to change in the folder. */
 export function planChain(folder: ConfFolder, options: ChainOptions): ChainPlan {
-  if (!options.chained) return planStandalone(folder, options);
+  const plan = options.chained ? planChained(folder, options) : planStandalone(folder, options);
+  return { ...plan, replaces: replacesIstioCni(folder, plan) };
+}
+
+function planChained(folder: ConfFolder, options: ChainOptions): PlannedChain {
   const { confs } = folder;
   const former = options.owned ? undefined : formerOwned(confs, options);
   const candidates = confs.filter(
@@ -83,33 +87,43 @@ function versionFault({ name, cniVersion }: Conf): string | undefined {
 
 type PartPlan = Pick<ChainPlan, "fileName" | "actions" | "missing" | "fault" | "istioCni">;
 
+function replacesIstioCni(folder: ConfFolder, { actions, istioCni }: PartPlan): boolean {
+  const isTheirs = (action: Action): boolean =>
+    action.kind !== "rename" && ownersIn(folder.document(action.name)).istioCni;
+  return !istioCni && actions.some(isTheirs);
+}
+
 function planShared(folder: ConfFolder, choice: Choice): PartPlan {
   const { primary, target, rivals, options } = choice;
   const found = chainEntries(target);
   const missing = found.ours === 0;
-  const istioCni = found.istioCni > 0 && !options.replaceIstioCni;
+  if (found.istioCni > 0 && !options.replaceIstioCni)
+    return standAside(folder, { name: target.name, missing, options });
+  const rest = { missing, fault: undefined, istioCni: false };
   const strip = choice.alsoRemoveFrom.flatMap((conf): Action[] => {
     const text = removePlugin(conf);
     const write: Action[] = text === conf.text ? [] : [{ kind: "write", name: conf.name, text }];
-    return [...write, ...withoutParts(conf, [pluginType])];
+    return [...write, ...withoutParts(conf, ["ours"])];
   });
   if (isMadeOfParts(target)) {
     const { fileName, actions } = planPart(target, options);
-    return { fileName, actions: [...actions, ...strip], missing, fault: undefined, istioCni };
+    return { ...rest, fileName, actions: [...actions, ...strip] };
   }
   if (target.kind === "list" || found.oursInDelegates > 0) {
     const text = insertPlugin(target, options.entry, options);
     const write: Action[] = text === target.text ? [] : [{ kind: "write", name: target.name, text }];
     // one in a file of its own is called besides the one in the list
-    const parts = withoutParts(target, [pluginType, ...(options.replaceIstioCni ? [istioCniType] : [])]);
-    const actions = [...write, ...parts, ...strip];
-    return { fileName: target.name, actions, missing, fault: undefined, istioCni };
+    const parts = withoutParts(target, [
+      "ours",
+      ...(options.replaceIstioCni ? (["istio-cni"] as const) : []),
+    ]);
+    return { ...rest, fileName: target.name, actions: [...write, ...parts, ...strip] };
   }
   const mustBeFirst = options.confName === undefined && target === primary;
   const listName = chooseListName(target, { folder, before: mustBeFirst ? rivals : [] });
   if (listName === undefined) {
     const fault = `Cannot add ${pluginType} to the CNI chain "${target.name}": it must become a list, and every name for that is taken or sorts behind another file. Rename "${target.name}" or the files that follow it`;
-    return { fileName: undefined, actions: [], missing, fault, istioCni };
+    return { ...rest, fileName: undefined, actions: [], fault };
   }
   const text = insertPlugin(parseDocument(wrapConf(target)), options.entry, options);
   const write: Action[] =
@@ -117,7 +131,17 @@ function planShared(folder: ConfFolder, choice: Choice): PartPlan {
   // only now: until the list is there, the runtime needs the original
   const save: Action = { kind: "rename", from: target.name, to: savedNameOf(target.name) };
   const others = strip.filter((action) => action.kind === "write" && action.name !== listName);
-  return { fileName: listName, actions: [...write, save, ...others], missing, fault: undefined, istioCni };
+  return { ...rest, fileName: listName, actions: [...write, save, ...others] };
+}
+
+/** Two agents in one chain: the other one's is left, unless we were told to take its place. */
+function standAside(
+  folder: ConfFolder,
+  { name, missing, options }: { name: string; missing: boolean; options: ChainOptions },
+): PartPlan {
+  const { actions } = planRemoval(folder, options);
+  const fault = `istio-cni is in the CNI chain "${name}", and a node has one agent: set REPLACE_ISTIO_CNI=true to take its place, or uninstall istio-cni`;
+  return { fileName: undefined, actions, missing, fault, istioCni: true };
 }
 
 function planOwned(folder: ConfFolder, { primary, rivals, options }: Choice): PartPlan {
@@ -126,8 +150,9 @@ function planOwned(folder: ConfFolder, { primary, rivals, options }: Choice): Pa
   const own = folder.document(name);
   const found = own === undefined ? undefined : chainEntries(own);
   const source = parseDocument(primary.kind === "list" ? removePlugin(primary) : wrapConf(primary));
-  const istioCni = chainEntries(source).istioCni > 0 && !options.replaceIstioCni;
   const missing = found === undefined || found.ours === 0;
+  if (chainEntries(source).istioCni > 0 && !options.replaceIstioCni)
+    return standAside(folder, { name: primary.name, missing, options });
   const isTheirs = found !== undefined && found.istioCni > 0;
   const mayWrite =
     (current === undefined && !folder.unread.has(name)) ||
@@ -137,7 +162,7 @@ function planOwned(folder: ConfFolder, { primary, rivals, options }: Choice): Pa
   if (!mayWrite) {
     const whose = isTheirs ? "it is istio-cni's: set REPLACE_ISTIO_CNI=true or" : "it is not ours:";
     const fault = `Cannot write the CNI configuration "${name}": ${whose} set ISTIO_OWNED_CNI_CONFIG_FILENAME to another name`;
-    return { fileName: undefined, actions: [], missing, fault, istioCni };
+    return { fileName: undefined, actions: [], missing, fault, istioCni: isTheirs };
   }
   const kept = options.keepSettings && own !== undefined ? readEntry(own) : undefined;
   const text = insertPlugin(source, kept ?? options.entry, options);
@@ -149,7 +174,7 @@ function planOwned(folder: ConfFolder, { primary, rivals, options }: Choice): Pa
   const fault = preempted
     ? `Cannot capture pods: the runtime reads "${first.name}" before our own "${name}". Set ISTIO_OWNED_CNI_CONFIG_FILENAME to a name that sorts before it`
     : undefined;
-  return { fileName: name, actions: [...write, ...tidy], missing, fault, istioCni };
+  return { fileName: name, actions: [...write, ...tidy], missing, fault, istioCni: false };
 }
 
 function isOurOwn(conf: Conf, options: ChainOptions): boolean {

@@ -40,11 +40,6 @@ export function textAt({ text }: ConfDocument, span: Span): ConfText {
   return text.slice(span.start, span.end);
 }
 
-/** `type` of a plugin as it is written; undefined where it has none. */
-export function typeAt({ value }: Pick<PluginPlace, "value">): unknown {
-  return isObject(value) ? value.type : undefined;
-}
-
 export function isObject(value: unknown): value is JsonObject {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }

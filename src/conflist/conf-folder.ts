@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The runtime's folder as a planner sees it, each file parsed once, and what it may do there. Pure.
-import { type Conf, type ConfPart, parseConf } from "./conf.ts";
+import { type Conf, parseConf } from "./conf.ts";
 import { type ConfDocument, parseDocument } from "./conf-document.ts";
 import { type ConfText, compareNames, isConfName, isPartName } from "./conf-text.ts";
 
@@ -94,9 +94,4 @@ function documentOrNone(text: ConfText | undefined): ConfDocument | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** The parts of a list that hold a plugin of this type. */
-export function partsOfType(conf: Conf, type: string): ConfPart[] {
-  return conf.parts.filter((part) => part.type === type);
 }

@@ -2,24 +2,52 @@
 // Puts our entry into a chain and takes it out again; every other byte of the file stays as it is. Pure.
 import { isDeepStrictEqual } from "node:util";
 import type { ConfPart } from "./conf.ts";
-import { type ConfDocument, type PluginPlace, textAt, typeAt } from "./conf-document.ts";
+import { type ConfDocument, isObject, type PluginPlace, textAt } from "./conf-document.ts";
 import type { ConfText } from "./conf-text.ts";
 import { renderLike, separatorLike } from "./entry-style.ts";
 import { arrayElements, findMember, type Span } from "./json-spans.ts";
 
-/** Type of our entry, which is the file name of the launcher. */
+/** Type of our entry under our own name. */
 export const pluginType = "ambient-cni";
-/** Type of the entry of the agent that this one can replace. */
+/** Type of istio-cni's entry, and of ours in its DaemonSet: its installer replaces what has this name. */
 export const istioCniType = "istio-cni";
 
-/** Our entry in a chain: exactly what the launcher reads. */
-export interface PluginEntry {
-  readonly type: typeof pluginType;
+/** Type of our entry, which is the file name of the launcher. */
+export type PluginType = typeof pluginType | typeof istioCniType;
+
+/** Our entry in a chain: what the launcher reads. */
+export interface PluginEntry extends Partial<IstioCniKeys> {
+  readonly type: PluginType;
   /** Run dir as the host sees it. */
   readonly cni_agent_run_dir: string;
   readonly agent_wait_seconds: number;
   /** `namespace` or `namespace/pod-name-prefix` of pods that may start while the agent is away. */
   readonly exempt: readonly string[];
+}
+
+/**
+ * What istio-cni's plugin reads: between its own binary and its own entry it is called with ours, and must not take a pod of
+ * the mesh for another one. Source: istio/istio cni/pkg/plugin/plugin.go, Config; cni/pkg/install/install.go, installAll.
+ */
+export interface IstioCniKeys {
+  readonly ambient_enabled: true;
+  readonly enablement_selectors: readonly object[];
+  readonly exclude_namespaces: readonly string[];
+  readonly pod_namespace: string;
+}
+
+/** A key that is in each entry of ours and in none of istio-cni's: it tells whose an entry of its name is. */
+const ownKey: keyof PluginEntry = "agent_wait_seconds";
+
+/** Whose a plugin's configuration is; `undefined`: neither ours nor istio-cni's. */
+export type Owner = "ours" | "istio-cni";
+
+/** Tells whose it is. @param plugin its parsed configuration, wherever it stands */
+export function ownerOf(plugin: unknown): Owner | undefined {
+  if (!isObject(plugin)) return undefined;
+  if (plugin.type === pluginType) return "ours";
+  if (plugin.type !== istioCniType) return undefined;
+  return Object.hasOwn(plugin, ownKey) ? "ours" : "istio-cni";
 }
 
 /** How {@link insertPlugin} deals with what it finds. */
@@ -43,13 +71,13 @@ type WithParts = ConfDocument & { readonly parts?: readonly ConfPart[] };
 
 /** Counts the entries in a configuration. */
 export function chainEntries({ chain, delegates, parts = [] }: WithParts): ChainEntries {
-  const count = (places: readonly Pick<PluginPlace, "value">[], type: string) =>
-    places.filter((place) => typeAt(place) === type).length;
+  const count = (places: readonly Pick<PluginPlace, "value">[], owner: Owner) =>
+    places.filter((place) => ownerOf(place.value) === owner).length;
   const all = [...chain, ...delegates, ...parts];
   return {
-    ours: count(all, pluginType),
-    oursInDelegates: count(delegates, pluginType),
-    istioCni: count(all, istioCniType),
+    ours: count(all, "ours"),
+    oursInDelegates: count(delegates, "ours"),
+    istioCni: count(all, "istio-cni"),
   };
 }
 
@@ -63,8 +91,8 @@ export function insertPlugin(
   entry: PluginEntry,
   options: InsertOptions = {},
 ): ConfText {
-  const theirs = options.replaceIstioCni === true ? placesOfType(document, istioCniType) : [];
-  const [kept, ...surplus] = placesOfType(document, pluginType);
+  const theirs = options.replaceIstioCni === true ? placesOf(document, "istio-cni") : [];
+  const [kept, ...surplus] = placesOf(document, "ours");
   const place = kept ?? theirs[0];
   if (place === undefined) return append(document, entry);
   const isRight =
@@ -76,13 +104,13 @@ export function insertPlugin(
 
 /** Our entry as it stands in a configuration, whatever its settings. */
 export function readEntry(document: WithParts): PluginEntry | undefined {
-  const part = document.parts?.find((each) => typeAt(each) === pluginType);
-  return (placesOfType(document, pluginType)[0] ?? part)?.value as PluginEntry | undefined;
+  const part = document.parts?.find((each) => ownerOf(each.value) === "ours");
+  return (placesOf(document, "ours")[0] ?? part)?.value as PluginEntry | undefined;
 }
 
 /** Text without any entry of ours: the inverse of {@link insertPlugin}, byte for byte. */
 export function removePlugin(document: ConfDocument): ConfText {
-  return edited(document, cuts(placesOfType(document, pluginType)));
+  return edited(document, cuts(placesOf(document, "ours")));
 }
 
 /** A chain made of a single plugin's configuration, whose text becomes the list's element byte for byte. */
@@ -103,8 +131,8 @@ export function wrapConf(document: ConfDocument): ConfText {
 }
 
 /** The entry kept of several is the first in a delegate, else the first in the chain. */
-function placesOfType({ chain, delegates }: ConfDocument, type: string): PluginPlace[] {
-  return [...delegates, ...chain].filter((place) => typeAt(place) === type);
+function placesOf({ chain, delegates }: ConfDocument, owner: Owner): PluginPlace[] {
+  return [...delegates, ...chain].filter((place) => ownerOf(place.value) === owner);
 }
 
 function append(document: ConfDocument, entry: PluginEntry): ConfText {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A list whose plugins all lie in files of their own has no place for our entry: it becomes such a file, the last one. Pure.
 import { isDeepStrictEqual } from "node:util";
-import type { Conf } from "./conf.ts";
-import { type Action, partsOfType } from "./conf-folder.ts";
+import type { Conf, ConfPart } from "./conf.ts";
+import type { Action } from "./conf-folder.ts";
 import { compareNames, jsonText } from "./conf-text.ts";
-import { istioCniType, type PluginEntry, pluginType } from "./conflist-edit.ts";
+import { type Owner, ownerOf, type PluginEntry } from "./conflist-edit.ts";
 
 interface PartOptions {
   readonly entry: PluginEntry;
@@ -17,8 +17,8 @@ export function planPart(
   target: Conf,
   { entry, replaceIstioCni, keepSettings }: PartOptions,
 ): { readonly fileName: string; readonly actions: readonly Action[] } {
-  const [kept, ...surplus] = partsOfType(target, pluginType);
-  const theirs = replaceIstioCni ? partsOfType(target, istioCniType) : [];
+  const [kept, ...surplus] = partsOf(target, "ours");
+  const theirs = replaceIstioCni ? partsOf(target, "istio-cni") : [];
   const fileName = kept?.name ?? freeName(target);
   const isRight =
     kept !== undefined && (keepSettings === true || isDeepStrictEqual(kept.value, { ...entry }));
@@ -30,11 +30,15 @@ export function planPart(
   return { fileName, actions: [...write, ...remove] };
 }
 
-/** Removes the files of a list that hold plugins of these types. */
-export function withoutParts(conf: Conf, types: readonly string[]): Action[] {
-  return conf.parts
-    .filter(({ type }) => types.includes(type))
+/** Removes the files of a list that hold plugins of these owners. */
+export function withoutParts(conf: Conf, owners: readonly Owner[]): Action[] {
+  return owners
+    .flatMap((owner) => partsOf(conf, owner))
     .map(({ name }): Action => ({ kind: "remove", name }));
+}
+
+function partsOf(conf: Conf, owner: Owner): ConfPart[] {
+  return conf.parts.filter(({ value }) => ownerOf(value) === owner);
 }
 
 const fileNames = ["zz-ambient-cni.conf", "~ambient-cni.conf", "~~ambient-cni.conf"] as const;

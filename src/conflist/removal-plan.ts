@@ -4,7 +4,7 @@ import type { ConfDocument } from "./conf-document.ts";
 import type { Action, ConfFolder } from "./conf-folder.ts";
 import { isConfName } from "./conf-text.ts";
 import { isWrapOf, listNamesOf, originalNameOf, savedNameOf } from "./conf-wrap.ts";
-import { chainEntries, istioCniType, pluginType, removePlugin } from "./conflist-edit.ts";
+import { chainEntries, istioCniType, ownerOf, removePlugin } from "./conflist-edit.ts";
 
 /** What counts as ours when we leave. */
 export interface RemovalOptions {
@@ -98,10 +98,10 @@ function removeFrom(folder: ConfFolder, name: string, options: RemovalOptions): 
 
 /** The file holds nothing but our plugin. */
 function isOursAlone(document: ConfDocument): boolean {
-  const { type, name } = document.value;
+  const { name } = document.value;
   // what a standalone list looks like
   return (
-    type === pluginType ||
+    ownerOf(document.value) === "ours" ||
     (chainEntries(document).ours > 0 && name === istioCniType && document.chain.length === 1)
   );
 }

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file with our plugin alone: Multus calls it for the pods that name its network, or for all in an auxiliary chain. Pure.
 import { basename, dirname } from "node:path/posix";
-import type { ChainOptions, ChainPlan } from "./chain-options.ts";
+import type { ChainOptions, PlannedChain } from "./chain-options.ts";
 import type { ConfDocument } from "./conf-document.ts";
 import type { Action, ConfFolder } from "./conf-folder.ts";
 import { type ConfText, jsonText } from "./conf-text.ts";
-import { chainEntries, istioCniType, type PluginEntry, pluginType } from "./conflist-edit.ts";
+import { chainEntries, istioCniType, ownerOf, type PluginEntry } from "./conflist-edit.ts";
 import { planRemoval } from "./removal-plan.ts";
 
 /** Name of the file with our plugin alone. Source: istio/istio cni/pkg/install/cniconfig.go, getCNIConfigFilepath */
 export const standaloneFileName = "YYY-istio-cni.conf";
 
 /** Says what has to change so that the file is there, and no chain of the folder calls us besides. */
-export function planStandalone(folder: ConfFolder, options: ChainOptions): ChainPlan {
+export function planStandalone(folder: ConfFolder, options: ChainOptions): PlannedChain {
   const name = options.confName ?? standaloneFileName;
   const current = folder.files.get(name);
-  const { istioCni, ours } = standaloneType(folder.document(name));
+  const { istioCni, ours } = ownersIn(folder.document(name));
   const tidy = planRemoval(folder, { ownedFileName: options.ownedFileName, except: name }).actions.filter(
     (action) => !isOfAnotherFolder(folder, action, name),
   );
-  const rest = { missing: !ours, invalid: new Map(), types: [pluginType], orphaned: false };
+  const rest = { missing: !ours, invalid: new Map(), types: [options.entry.type], orphaned: false };
   const isTaken = current !== undefined || folder.unread.has(name);
   if (isTaken && !ours && !(istioCni && options.replaceIstioCni)) {
     const whose = istioCni ? "it is istio-cni's: set REPLACE_ISTIO_CNI=true or" : "it is not ours:";
@@ -35,8 +35,8 @@ export function planStandalone(folder: ConfFolder, options: ChainOptions): Chain
 /** The file of an auxiliary chain below this folder, or the other way round: both may be there, each for its own callers. */
 function isOfAnotherFolder(folder: ConfFolder, action: Action, name: string): boolean {
   if (action.kind !== "remove" || dirname(action.name) === dirname(name)) return false;
-  const { type, name: network } = folder.document(action.name)?.value ?? {};
-  return type === pluginType && network === istioCniType;
+  const { value } = folder.document(action.name) ?? {};
+  return ownerOf(value) === "ours" && value?.name === istioCniType;
 }
 
 /** A Multus network definition finds it by its network name. Source: multus-cni pkg/k8sclient, getCNIConfigFromFile */
@@ -46,12 +46,13 @@ function standaloneText(fileName: string, entry: PluginEntry): ConfText {
   return `${jsonText(isList ? { ...head, plugins: [entry] } : { ...head, ...entry }, 2)}\n`;
 }
 
-function standaloneType(document: ConfDocument | undefined): { ours: boolean; istioCni: boolean } {
+/** Whose plugins a file holds, as a configuration of its own or in a chain. */
+export function ownersIn(document: ConfDocument | undefined): { ours: boolean; istioCni: boolean } {
   if (document === undefined) return { ours: false, istioCni: false };
-  const { type } = document.value;
+  const owner = ownerOf(document.value);
   const found = chainEntries(document);
   return {
-    ours: type === pluginType || found.ours > 0,
-    istioCni: type === istioCniType || found.istioCni > 0,
+    ours: owner === "ours" || found.ours > 0,
+    istioCni: owner === "istio-cni" || found.istioCni > 0,
   };
 }

@@ -59,6 +59,7 @@ async function checkFolderOf(folder: ConfFolder, options: FolderCheck): Promise<
   }
   const file = join(install.netDir, primary.name);
   const types = primary.types.join(" > ");
+  const entry = readEntry(primary);
   return [
     fine("cni-folders", `the runtime's chain is "${file}": ${types}`),
     ...aside,
@@ -66,11 +67,11 @@ async function checkFolderOf(folder: ConfFolder, options: FolderCheck): Promise<
     entryFinding({ confs, primary, install }),
     ...(await launcherFindings(
       options,
-      confs.some((conf) => chainEntries(conf).ours > 0),
+      confs.map(readEntry).find((each) => each !== undefined),
     )),
     ...fightFindings(options.told),
-    ...(await istioCniFindings(options, chainEntries(primary).istioCni > 0)),
-    ...exemptionFindings(options, readEntry(primary)),
+    ...(await istioCniFindings(options, { isInChain: chainEntries(primary).istioCni > 0, entry })),
+    ...exemptionFindings(options, entry),
   ];
 }
 
@@ -132,7 +133,9 @@ function confNameFindings({ install, network }: FolderCheck, { confs, primary }:
 function entryFinding({ confs, primary, install }: Confs & { readonly install: InstallConfig }): Finding {
   const { ours: count } = chainEntries(primary);
   const { name } = primary;
-  if (count === 1) return fine("cni-chain", `"${name}" calls ${pluginType} once`);
+  const { type = pluginType } = readEntry(primary) ?? {};
+  const as = type === pluginType ? "" : `, under the name ${type}`;
+  if (count === 1) return fine("cni-chain", `"${name}" calls ${pluginType} once${as}`);
   if (count > 1)
     return failing(
       "cni-chain",

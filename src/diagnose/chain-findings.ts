@@ -20,18 +20,18 @@ export interface ChainCheckOptions {
   readonly pods: PodListReport | undefined;
 }
 
-/** The launcher that the chain calls, or would. */
+/** The launcher that the chain calls, or would. @param entry ours, wherever it stands; none: nobody calls it */
 export async function launcherFindings(
   { install }: ChainCheckOptions,
-  isCalled: boolean,
+  entry: Partial<PluginEntry> | undefined,
 ): Promise<Finding[]> {
-  const path = launcherPath(install.binDir);
+  const path = launcherPath(install.binDir, entry?.type);
   try {
     await access(path, constants.X_OK);
     return [fine("launcher", `the launcher is at "${path}"`)];
   } catch {
     const fix = "start the agent, which copies it; check MOUNTED_CNI_BIN_DIR";
-    if (isCalled)
+    if (entry !== undefined)
       return [
         failing(
           "launcher",
@@ -61,18 +61,26 @@ export function fightFindings(told: ChainReport | null | undefined): Finding[] {
 }
 
 /** istio-cni in the chain, or what it left. */
-export async function istioCniFindings(options: ChainCheckOptions, isInChain: boolean): Promise<Finding[]> {
+export async function istioCniFindings(
+  options: ChainCheckOptions,
+  { isInChain, entry }: { isInChain: boolean; entry: Partial<PluginEntry> | undefined },
+): Promise<Finding[]> {
   const { install, hostRoot } = options;
   if (isInChain) {
     return [
       failing(
         "other-agents",
-        "istio-cni is in the chain too: two agents redirect the same pods",
+        "istio-cni is in the chain, and a node has one agent: ours stands aside",
         "set REPLACE_ISTIO_CNI=true, or uninstall istio-cni",
       ),
     ];
   }
-  const left = await findIstioCni({ hostRoot, binDir: install.binDir });
+  const current = entry?.type;
+  const left = await findIstioCni({
+    hostRoot,
+    binDir: install.binDir,
+    ...(current === undefined ? {} : { current }),
+  });
   if (left === undefined) return [fine("other-agents", "no other ambient agent is in the chain")];
   const why = left.stays === undefined ? "nothing calls it" : left.stays;
   return [

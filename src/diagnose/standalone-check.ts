@@ -2,14 +2,8 @@
 // Our plugin in a file of its own (CHAINED_CNI_PLUGIN=false): whether it is there, and for which pods Multus calls it.
 import { join } from "node:path";
 import { type ConfFolder, parseFolder } from "../conflist/conf-folder.ts";
-import {
-  chainEntries,
-  istioCniType,
-  type PluginEntry,
-  pluginType,
-  readEntry,
-} from "../conflist/conflist-edit.ts";
-import { standaloneFileName } from "../conflist/standalone-plan.ts";
+import { ownerOf, type PluginEntry, pluginType, readEntry } from "../conflist/conflist-edit.ts";
+import { ownersIn, standaloneFileName } from "../conflist/standalone-plan.ts";
 import { auxiliaryFileName } from "../install/auxiliary-keeper.ts";
 import { readFolder } from "../install/conf-dir.ts";
 import { findMultusChain, type MultusChain } from "../install/multus-chain.ts";
@@ -47,9 +41,9 @@ export async function checkStandalone(options: StandaloneCheckOptions): Promise<
   return [
     file,
     await multusFinding(multus, { options, auxiliary }),
-    ...(await launcherFindings(options, entry !== undefined)),
+    ...(await launcherFindings(options, entry)),
     ...fightFindings(options.told),
-    ...(await istioCniFindings(options, isTheirs)),
+    ...(await istioCniFindings(options, { isInChain: isTheirs, entry })),
     ...exemptionFindings(options, entry),
   ];
 }
@@ -110,9 +104,9 @@ function multusFinding(multus: MultusChain | undefined, { options, auxiliary }: 
 function entryIn(folder: ConfFolder, name: string): Partial<PluginEntry> | undefined {
   const document = folder.document(name);
   if (document === undefined) return undefined;
-  return document.value.type === pluginType ? (document.value as Partial<PluginEntry>) : readEntry(document);
+  return ownerOf(document.value) === "ours" ? (document.value as Partial<PluginEntry>) : readEntry(document);
 }
 
 function holdsIstioCni(folder: ConfFolder): boolean {
-  return folder.confs.some((conf) => conf.types.includes(istioCniType) || chainEntries(conf).istioCni > 0);
+  return folder.confs.some((conf) => ownersIn(conf).istioCni);
 }

@@ -1,90 +1,63 @@
 // SPDX-License-Identifier: Apache-2.0
-// Notices when another program keeps taking our entry out of the chain, and says what to do about it.
-import { Backoff } from "../loop/backoff.ts";
+// Notices when another program keeps taking our entry out of the chain, and says what to do about it. Pure.
+
+/** What is remembered of rewrites. */
+export interface Fight {
+  /** When the latest were, in ms of a clock that never goes back. */
+  readonly recentMs: readonly number[];
+  /** Too many of them in the window. */
+  readonly isOn: boolean;
+  /** Pauses since it is on. */
+  readonly pauses: number;
+  /** Rewrites that took our entry away, ever. */
+  readonly rewrites: number;
+  /** Fights, ever. */
+  readonly fights: number;
+}
 
 /** What to do about one more rewrite. */
 export interface FightVerdict {
+  readonly fight: Fight;
   /** How long to wait before the repair. */
   readonly pauseMs: number;
   /** A fight begins with this rewrite: time to tell people, once. */
   readonly begins: boolean;
 }
 
-/** Limits of {@link FightWatch}. */
-export interface FightLimits {
-  /** Default 60 000. */
-  readonly windowMs?: number;
-  /** More rewrites than this in a window are a fight, default 5. */
-  readonly maxRewrites?: number;
-  /** Default 5000. */
-  readonly maxPauseMs?: number;
-  /** Milliseconds of a clock that never goes back. */
-  readonly now?: () => number;
+export const noFight: Fight = { recentMs: [], isOn: false, pauses: 0, rewrites: 0, fights: 0 };
+
+const windowMs = 60_000;
+/** More rewrites than this in a window are a fight. */
+const maxRewrites = 5;
+const firstPauseMs = 200;
+const maxPauseMs = 5_000;
+
+/** What is left of it at a later moment. */
+export function fightAt(fight: Fight, nowMs: number): Fight {
+  const recentMs = fight.recentMs.filter((atMs) => atMs > nowMs - windowMs);
+  return recentMs.length > maxRewrites
+    ? { ...fight, recentMs }
+    : { ...fight, recentMs, isOn: false, pauses: 0 };
 }
 
-const firstPauseMs = 200;
-
-/** Counts rewrites and slows repairs down, first a little, while there are too many. */
-export class FightWatch {
-  readonly #windowMs: number;
-  readonly #maxRewrites: number;
-  readonly #pauses: Backoff;
-  readonly #now: () => number;
-  #recent: number[] = [];
-  #isOn = false;
-  #rewrites = 0;
-  #fights = 0;
-
-  constructor(limits: FightLimits = {}) {
-    this.#windowMs = limits.windowMs ?? 60_000;
-    this.#maxRewrites = limits.maxRewrites ?? 5;
+/** Counts one more rewrite; in a fight repairs are slowed down, first a little. */
+export function recordRewrite(before: Fight, nowMs: number): FightVerdict {
+  const { recentMs, isOn, pauses, rewrites, fights } = fightAt(before, nowMs);
+  const fight: Fight = { recentMs: [...recentMs, nowMs], isOn, pauses, rewrites: rewrites + 1, fights };
+  if (fight.recentMs.length <= maxRewrites) return { fight, pauseMs: 0, begins: false };
+  return {
+    fight: { ...fight, isOn: true, pauses: pauses + 1, fights: isOn ? fights : fights + 1 },
     // one node fights alone: there is nobody to march in step with
-    this.#pauses = new Backoff({
-      baseMs: firstPauseMs,
-      capMs: limits.maxPauseMs ?? 5000,
-      random: () => 1,
-    });
-    this.#now = limits.now ?? (() => performance.now());
-  }
-
-  /** Rewrites that took our entry away, ever. */
-  get rewrites(): number {
-    return this.#rewrites;
-  }
-
-  /** Fights, ever. */
-  get fights(): number {
-    return this.#fights;
-  }
-
-  /** Too many rewrites in the window that ends now. */
-  get isOn(): boolean {
-    this.#forget();
-    return this.#isOn;
-  }
-
-  /** Counts one more rewrite. */
-  record(): FightVerdict {
-    this.#forget();
-    this.#rewrites++;
-    this.#recent.push(this.#now());
-    if (this.#recent.length <= this.#maxRewrites) return { pauseMs: 0, begins: false };
-    const begins = !this.#isOn;
-    if (begins) this.#fights++;
-    this.#isOn = true;
-    return { pauseMs: this.#pauses.nextMs(), begins };
-  }
-
-  #forget(): void {
-    const oldest = this.#now() - this.#windowMs;
-    this.#recent = this.#recent.filter((time) => time > oldest);
-    if (this.#recent.length > this.#maxRewrites) return;
-    this.#isOn = false;
-    this.#pauses.reset();
-  }
+    pauseMs: Math.min(firstPauseMs * 2 ** pauses, maxPauseMs),
+    begins: !isOn,
+  };
 }
 
 const remedies: readonly (readonly [RegExp, string])[] = [
+  [
+    /^istio-cni$/,
+    "istio-cni runs on this node, too, and a node has one agent: uninstall istio-cni (its DaemonSet istio-cni-node), or ambient-cni",
+  ],
   [
     /^cilium-cni$/,
     'Cilium keeps the CNI folder to itself: set cni.exclusive=false in its Helm values (cni-exclusive: "false" in the ConfigMap cilium-config) and restart its agents',

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Puts the plugin into the node's chain and keeps it there: the launcher first, then the entry that calls it.
 import type { InstallConfig } from "../config.ts";
-import { pluginType } from "../conflist/conflist-edit.ts";
+import type { PluginEntry } from "../conflist/conflist-edit.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
@@ -10,16 +10,16 @@ import { ChainKeeper } from "./chain-keeper.ts";
 import type { ChainFight, ChainKeeperOptions } from "./chain-keeper-options.ts";
 import { defaultOwnedFileName } from "./chain-removal.ts";
 import { fileMark, installLauncher, launcherPath, ownLauncher } from "./launcher-copy.ts";
-import { findIstioCni, removeIstioCni } from "./launcher-leftover.ts";
+import { LeftoverKeeper } from "./leftover-keeper.ts";
 import { findMultusChain } from "./multus-chain.ts";
 import { RuntimeNetworkReader } from "./runtime-network.ts";
 
 export interface InstallerOptions {
   readonly config: InstallConfig;
-  /** The agent's run dir as the launcher sees it, which runs on the host. */
-  readonly hostRunDir: string;
-  /** Pods that may start while the agent is away. */
-  readonly exempt: readonly string[];
+  /** The agent's run dir as this process sees it. */
+  readonly runDir: string;
+  /** Our entry in the chain; its type is the launcher's name. */
+  readonly entry: PluginEntry;
   readonly replaceIstioCni: boolean;
   readonly hostRoot: string;
   readonly log: Logger;
@@ -53,11 +53,13 @@ export class Installer {
   #mark: string | undefined;
   #isChainStarted = false;
   readonly #looks: KeepTrue;
+  readonly #leftovers: LeftoverKeeper;
 
   constructor(options: InstallerOptions) {
-    const { config, hostRunDir, exempt, log, clock } = options;
+    const { config, entry, log, clock } = options;
     this.#options = options;
     this.#looks = new KeepTrue({ work: (signal) => this.#keep(signal), longestMs: launcherLookMs, clock });
+    this.#leftovers = new LeftoverKeeper({ ...config, ...options, current: entry.type });
     const runtimeNetwork = new RuntimeNetworkReader({ hostRoot: options.hostRoot, clock });
     const readNetwork = () => runtimeNetwork.read();
     const common = {
@@ -66,14 +68,12 @@ export class Installer {
       chained: config.chained,
       groupRead: config.groupRead,
       replaceIstioCni: options.replaceIstioCni,
-      entry: {
-        type: pluginType,
-        cni_agent_run_dir: hostRunDir,
-        agent_wait_seconds: config.agentWaitSeconds,
-        exempt,
-      },
+      entry,
       log,
-      onrepaired: () => this.#repaired(),
+      onrepaired: () => {
+        options.oninstall?.("SUCCESS");
+        options.onrepaired();
+      },
       onfight: (fight: ChainFight) => options.onfight(fight),
     } satisfies Partial<ChainKeeperOptions>;
     this.chain = new ChainKeeper({
@@ -109,6 +109,9 @@ export class Installer {
   async #keep(stopped: AbortSignal): Promise<void> {
     if (!this.chain.isFighting) this.#options.onpeace();
     await this.#look();
+    const { fault, isFighting } = this.chain;
+    // two programs that remove each other's files come to no end
+    if (this.#isChainStarted && fault === undefined && !isFighting) await this.#leftovers.look();
     // an entry whose launcher is missing fails every pod of the node
     if (this.#launcherFault !== undefined || stopped.aborted) return;
     if (!this.#isChainStarted) {
@@ -130,19 +133,13 @@ export class Installer {
     this.#report();
   }
 
-  #repaired(): void {
-    this.#options.oninstall?.("SUCCESS");
-    void this.#lookForIstioCni();
-    this.#options.onrepaired();
-  }
-
   async #look(): Promise<void> {
-    const { config, log, oninstall, source = ownLauncher() } = this.#options;
-    const path = launcherPath(config.binDir);
+    const { config, entry, log, oninstall, source = ownLauncher() } = this.#options;
+    const path = launcherPath(config.binDir, entry.type);
     const mark = await fileMark(path);
     if (mark !== undefined && mark === this.#mark) return;
     try {
-      const result = await installLauncher({ source, binDir: config.binDir });
+      const result = await installLauncher({ source, binDir: config.binDir, name: entry.type });
       if (result === "installed")
         log.info({ path, again: this.#mark !== undefined }, "installed the launcher");
       this.#mark = await fileMark(path);
@@ -156,23 +153,6 @@ export class Installer {
       oninstall?.("COPY_BINARIES_FAILURE");
     }
     this.#report();
-  }
-
-  /** The plugin of the agent whose place this one takes: nothing calls it once the chain does not name it. */
-  async #lookForIstioCni(): Promise<void> {
-    const { config, hostRoot, replaceIstioCni, log } = this.#options;
-    const where = { hostRoot, binDir: config.binDir };
-    try {
-      const found = await findIstioCni(where);
-      if (found === undefined) return;
-      const isRemoved = replaceIstioCni && !this.chain.hasIstioCni && (await removeIstioCni(where));
-      if (isRemoved)
-        log.info({ path: found.path }, "removed the plugin of istio-cni, which the chain no longer calls");
-      else
-        log.warn({ path: found.path, reason: found.stays }, "the plugin of istio-cni is still on this node");
-    } catch (error) {
-      log.warn({ err: error }, "cannot look for the plugin of istio-cni");
-    }
   }
 
   #report(): void {

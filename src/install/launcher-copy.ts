@@ -2,20 +2,25 @@
 // The launcher in the folder where the runtime looks for plugins.
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
-import { readdir, readFile, rename, rm, stat, unlink } from "node:fs/promises";
+import { lstat, readdir, readFile, rename, rm, stat, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { istioCniType, type PluginType, pluginType } from "../conflist/conflist-edit.ts";
 import { syncFolder, writeNewFile } from "../linux/atomic-file.ts";
 import { ToolRunner } from "../linux/run-tool.ts";
 
-/** Name of the launcher's file, which is the `type` of our entry in the chain. */
-export const launcherName = "ambient-cni";
+/** Name of the launcher's file in the image, and the usual one in the runtime's folder. */
+export const launcherName: PluginType = pluginType;
+/** All names under which it may be there. */
+export const launcherNames: readonly PluginType[] = [pluginType, istioCniType];
 
 export interface LauncherOptions {
   /** The launcher that came with this agent. */
   readonly source: string;
   /** The runtime's plugin folder as this process sees it. */
   readonly binDir: string;
+  /** The `type` of our entry in the chain; default {@link launcherName}. */
+  readonly name?: PluginType;
   /** What starts it once; default: one with its default settings. */
   readonly runner?: ToolRunner;
 }
@@ -46,8 +51,28 @@ export function ownLauncher(): string {
 }
 
 /** Where the launcher of a node is. */
-export function launcherPath(binDir: string): string {
-  return join(binDir, launcherName);
+export function launcherPath(binDir: string, name: PluginType = launcherName): string {
+  return join(binDir, name);
+}
+
+/** A launcher is 46 KB, istio-cni's plugin 85 MB. */
+const maxLauncherBytes = 4 * 1024 * 1024;
+/** What no plugin of others says of itself. Source: plugin/launcher.c, show_usage. */
+const ownWords = "ambient-cni is the CNI plugin of Istio's ambient mesh";
+
+/** The names under which the folder holds a launcher of ours, of whatever version. @throws the file system's error */
+export async function ownLaunchers(binDir: string): Promise<PluginType[]> {
+  const found: PluginType[] = [];
+  for (const name of launcherNames) if (await isOwnLauncher(binDir, name)) found.push(name);
+  return found;
+}
+
+/** Whether a launcher of ours is there under this name. @throws the file system's error */
+export async function isOwnLauncher(binDir: string, name: PluginType): Promise<boolean> {
+  const path = launcherPath(binDir, name);
+  const stats = await lstat(path).catch(() => undefined);
+  if (stats === undefined || name === launcherName) return stats !== undefined;
+  return stats.isFile() && stats.size <= maxLauncherBytes && (await readFile(path)).includes(ownWords);
 }
 
 /**
@@ -59,9 +84,10 @@ export function launcherPath(binDir: string): string {
 export async function installLauncher({
   source,
   binDir,
+  name,
   runner = new ToolRunner(),
 }: LauncherOptions): Promise<"installed" | "unchanged"> {
-  const path = launcherPath(binDir);
+  const path = launcherPath(binDir, name);
   const wanted = await readFile(source).catch((error: Error) => {
     throw new LauncherError(`Cannot install the launcher: "${source}" cannot be read: ${error.message}`);
   });
@@ -110,8 +136,8 @@ async function replace(path: string, { temporary, wanted, runner, isLast }: Repl
 }
 
 /** Removes the launcher and what a killed installer left; absence is success. @returns whether it was there @throws {LauncherError} */
-export async function removeLauncher(binDir: string): Promise<boolean> {
-  const path = launcherPath(binDir);
+export async function removeLauncher(binDir: string, name?: PluginType): Promise<boolean> {
+  const path = launcherPath(binDir, name);
   try {
     await removeStale(binDir);
     await unlink(path);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The launcher leaves the node when nobody calls it any more.
-import { lstat } from "node:fs/promises";
+// The launcher leaves the node when nobody calls it any more, under whichever of its names it is there.
 import { setTimeout as delay } from "node:timers/promises";
+import type { PluginType } from "../conflist/conflist-edit.ts";
 import { removeExemptList } from "../install/exempt-namespaces.ts";
-import { launcherPath, removeLauncher } from "../install/launcher-copy.ts";
+import { launcherName, launcherPath, ownLaunchers, removeLauncher } from "../install/launcher-copy.ts";
 import { whyLauncherStays } from "../install/launcher-stay.ts";
 import type { UninstallCalls } from "./uninstall-calls.ts";
 
@@ -21,49 +21,65 @@ export interface LauncherLeaveOptions extends LauncherLookOptions {
   readonly calls: UninstallCalls | undefined;
 }
 
-/** What became of it; at most one is set. */
+/** What became of the launchers. */
 export interface LauncherLeave {
-  readonly done?: string;
-  readonly kept?: string;
-  readonly failed?: string;
+  readonly done: readonly string[];
+  readonly failed: readonly string[];
 }
 
-/** Where it is, and why it has to stay if it has; undefined when there is none. */
-export async function lookAtLauncher(
-  options: LauncherLookOptions,
-): Promise<{ path: string; stays: string | undefined } | undefined> {
-  const path = launcherPath(options.binDir);
-  if ((await lstat(path).catch(() => undefined)) === undefined) return undefined;
-  const why = options.removeLauncherAlways === true ? undefined : await whyLauncherStays(options);
-  return { path, stays: why === undefined ? undefined : `left "${path}": ${why}` };
+/** A launcher of ours. */
+export interface FoundLauncher {
+  readonly name: PluginType;
+  readonly path: string;
+  /** Why it has to stay; undefined: it may go. */
+  readonly stays: string | undefined;
+}
+
+/** Where launchers of ours are, and why they have to stay if they have. */
+export async function lookAtLaunchers(options: LauncherLookOptions): Promise<FoundLauncher[]> {
+  const { binDir, hostRoot, removeLauncherAlways } = options;
+  const found: FoundLauncher[] = [];
+  for (const name of await ownLaunchers(binDir)) {
+    const path = launcherPath(binDir, name);
+    const why = removeLauncherAlways === true ? undefined : await whyLauncherStays({ hostRoot, type: name });
+    found.push({ name, path, stays: why === undefined ? undefined : `left "${path}": ${why}` });
+  }
+  return found;
 }
 
 /** Calls that go on for so long come from a chain that was not found. */
 const patienceMs = 30_000;
 
-/** Removes the launcher; to be called when no chain names it any more. */
-export async function leaveLauncher(options: LauncherLeaveOptions): Promise<LauncherLeave> {
+/** Removes the launchers that may go; to be called when no chain names them any more. */
+export async function leaveLaunchers(options: LauncherLeaveOptions): Promise<LauncherLeave> {
   const { binDir, quietMs, calls } = options;
-  const found = await lookAtLauncher(options);
+  const found = await lookAtLaunchers(options);
   // what stays of the launcher answers DEL, which asks no list
   await removeExemptList(binDir).catch(() => {});
-  if (found?.stays !== undefined) return { kept: found.stays };
+  const going = found.filter(({ stays }) => stays === undefined);
   // a runtime reads its chain before it runs it: ADDs and DELs under way still call us
-  if (found !== undefined && calls === undefined) await delay(quietMs);
+  if (going.length > 0 && calls === undefined) await delay(quietMs);
   const deadlineMs = quietMs + patienceMs;
-  if (found !== undefined && calls !== undefined && !(await calls.quiet(quietMs, { deadlineMs }))) {
-    return {
-      failed: `"${found.path}" is still called (${calls.count} times); look for a CNI configuration that names ambient-cni in another folder`,
-    };
+  if (going.length > 0 && calls !== undefined && !(await calls.quiet(quietMs, { deadlineMs }))) {
+    const paths = going.map(({ path }) => `"${path}"`).join(", ");
+    const failed = `${paths} is still called (${calls.count} times); look for a CNI configuration that names it in another folder`;
+    return { done: [], failed: [failed] };
   }
+  const names = going.map(({ name }) => name);
   // also without a launcher: an installer that was killed may have left half of one
-  return await remove(binDir);
+  const isThere = found.some(({ name }) => name === launcherName);
+  return await removeAll(binDir, isThere ? names : [launcherName, ...names]);
 }
 
-async function remove(binDir: string): Promise<LauncherLeave> {
-  try {
-    return (await removeLauncher(binDir)) ? { done: `removed "${launcherPath(binDir)}"` } : {};
-  } catch (error) {
-    return { failed: (error as Error).message };
+async function removeAll(binDir: string, names: readonly PluginType[]): Promise<LauncherLeave> {
+  const done: string[] = [];
+  const failed: string[] = [];
+  for (const name of names) {
+    try {
+      if (await removeLauncher(binDir, name)) done.push(`removed "${launcherPath(binDir, name)}"`);
+    } catch (error) {
+      failed.push((error as Error).message);
+    }
   }
+  return { done, failed };
 }

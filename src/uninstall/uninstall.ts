@@ -12,7 +12,7 @@ import { cleanHost, lookAtHostRules } from "./node-cleanup-host.ts";
 import { cleanPods, lookAtPods } from "./node-cleanup-pods.ts";
 import { CleanupTools } from "./node-cleanup-tools.ts";
 import { isServed, UninstallCalls } from "./uninstall-calls.ts";
-import { leaveLauncher, lookAtLauncher } from "./uninstall-launcher.ts";
+import { leaveLaunchers, lookAtLaunchers } from "./uninstall-launcher.ts";
 
 export interface UninstallOptions {
   /** Prefix under which the host's files are seen. */
@@ -205,24 +205,24 @@ class Uninstall {
   }
 
   async #lookAtLauncher(): Promise<string[]> {
-    const found = await lookAtLauncher(this.#options);
-    if (found?.stays !== undefined) this.#keep("launcher", found.stays);
-    return found === undefined || found.stays !== undefined ? [] : [`"${found.path}"`];
+    const found = await lookAtLaunchers(this.#options);
+    for (const { stays } of found) if (stays !== undefined) this.#keep("launcher", stays);
+    return found.filter(({ stays }) => stays === undefined).map(({ path }) => `"${path}"`);
   }
 
   async #leaveLauncher(): Promise<void> {
     // a chain that names a launcher which is not there can neither start nor delete a pod
     const names = await lookAtChain(this.#options).catch(() => ["a chain that cannot be read"]);
-    const found = await lookAtLauncher(this.#options);
+    const found = await lookAtLaunchers(this.#options);
     if (names.length > 0) {
-      if (found !== undefined) this.#fail("launcher", `"${found.path}" stays while the chain names it`);
+      for (const { path } of found) this.#fail("launcher", `"${path}" stays while the chain names it`);
       return;
     }
     const { quietMs = defaultQuietMs } = this.#options;
-    const { done, kept, failed } = await leaveLauncher({ ...this.#options, quietMs, calls: this.#calls });
-    if (done !== undefined) this.#say("launcher", done);
-    if (kept !== undefined) this.#keep("launcher", kept);
-    if (failed !== undefined) this.#fail("launcher", failed);
+    for (const { stays } of found) if (stays !== undefined) this.#keep("launcher", stays);
+    const { done, failed } = await leaveLaunchers({ ...this.#options, quietMs, calls: this.#calls });
+    for (const line of done) this.#say("launcher", line);
+    for (const line of failed) this.#fail("launcher", line);
   }
 
   async #clearRunDir(): Promise<void> {

@@ -205,3 +205,24 @@ describe("wrapConf", () => {
     expect(wrapConf(original)).toBe(expected);
   });
 });
+
+describe("an entry of ours under istio-cni's name", () => {
+  const inItsPlace: PluginEntry = { ...entry, type: "istio-cni" };
+  const theirs =
+    '{"type":"istio-cni","cni_agent_run_dir":"/var/run/istio-cni","exclude_namespaces":["kube-system"]}';
+
+  it.each([
+    ["ours", insertPlugin('{"plugins":[{"type":"x"}]}', inItsPlace), { ours: 1, istioCni: 0 }],
+    ["istio-cni's", `{"plugins":[${theirs}]}`, { ours: 0, istioCni: 1 }],
+    ["both", insertPlugin(`{"plugins":[${theirs}]}`, inItsPlace), { ours: 1, istioCni: 1 }],
+  ])("is told from istio-cni's: %s", (_what, text, expected) => {
+    expect(chainEntries(text)).toMatchObject(expected);
+  });
+
+  it("takes the place of ours under the other name, and of istio-cni's, and leaves nothing when it goes", () => {
+    const text = insertPlugin(`{"plugins":[{"type":"x"},${theirs}]}`, entry);
+    const one = insertPlugin(text, inItsPlace, { replaceIstioCni: true });
+    expect(one).toBe(insertPlugin('{"plugins":[{"type":"x"}]}', inItsPlace));
+    expect(removePlugin(one)).toBe('{"plugins":[{"type":"x"}]}');
+  });
+});

@@ -98,8 +98,17 @@ describe("a list whose plugins lie in the folder of its network", () => {
     const made = plan(twice, { replaceIstioCni: true });
     expect(Object.keys(made.files)).toEqual([...Object.keys(files), "net/30-c.conf"]);
     expect(JSON.parse(made.files["net/30-c.conf"] ?? "")).toEqual(entry);
-    expect(plan(twice)).toMatchObject({ istioCni: true });
-    expect(plan(twice, { keepSettings: true }).files["net/30-c.conf"]).toBe(twice["net/30-c.conf"]);
+    const kept = plan(twice, { replaceIstioCni: true, keepSettings: true });
+    expect(kept.files["net/30-c.conf"]).toBe(twice["net/30-c.conf"]);
+  });
+
+  it("is left to istio-cni where its entry stays", () => {
+    const theirs = { ...files, "net/50-e.conf": part("istio-cni") };
+    const aside = plan({ ...theirs, "net/30-c.conf": JSON.stringify(entry) });
+    expect(aside).toMatchObject({ istioCni: true, replaces: false, fileName: undefined, files: theirs });
+    // under its name, with a key of ours
+    const ours = { ...files, "net/50-e.conf": JSON.stringify({ ...entry, type: "istio-cni" }) };
+    expect(plan(ours)).toMatchObject({ istioCni: false, fileName: "net/50-e.conf" });
   });
 
   it("gets it there with an own file as well, which would load the same folder", () => {

@@ -20,6 +20,7 @@ import { Chart, type Values } from "../../scripts/manifest-chart.ts";
 import { loadConfig } from "../../src/config.ts";
 import { checkChain } from "../../src/diagnose/chain-check.ts";
 import type { Finding } from "../../src/diagnose/finding.ts";
+import { chainEntry } from "../../src/install/chain-entry.ts";
 import { removeFromChain } from "../../src/install/chain-removal.ts";
 import { Installer } from "../../src/install/installer.ts";
 import { chainFolders } from "../../src/install/multus-chain.ts";
@@ -127,8 +128,8 @@ async function startAgent(config: ReturnType<typeof enter>): Promise<string | un
   let fault: string | undefined;
   const installer = new Installer({
     config: config.install,
-    hostRunDir: config.hostRunDir,
-    exempt: [],
+    runDir: config.runDir,
+    entry: chainEntry(config),
     replaceIstioCni: false,
     hostRoot: config.hostRoot,
     log: silentLogger,

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, it } from "vitest";
-import { FightWatch, fightRemedy } from "../../src/install/fight.ts";
+import { type Fight, fightAt, fightRemedy, noFight, recordRewrite } from "../../src/install/fight.ts";
 
 it("more than five rewrites in a minute are a fight: slowed down, reported once, over when it is quiet", () => {
   let now = 0;
-  const fight = new FightWatch({ now: () => now });
+  let fight: Fight = noFight;
   const record = (): [number, boolean] => {
     now += 1000;
-    const { pauseMs, begins } = fight.record();
-    return [pauseMs, begins];
+    const verdict = recordRewrite(fight, now);
+    fight = verdict.fight;
+    return [verdict.pauseMs, verdict.begins];
   };
   expect(Array.from({ length: 5 }, record)).toEqual(Array.from({ length: 5 }, () => [0, false]));
-  expect(fight.isOn).toBe(false);
+  expect(fightAt(fight, now).isOn).toBe(false);
   expect(Array.from({ length: 7 }, record)).toEqual([
     [200, true],
     [400, false],
@@ -23,7 +24,7 @@ it("more than five rewrites in a minute are a fight: slowed down, reported once,
   ]);
   expect([fight.isOn, fight.rewrites, fight.fights]).toEqual([true, 12, 1]);
   now += 61_000;
-  expect(fight.isOn).toBe(false);
+  expect(fightAt(fight, now).isOn).toBe(false);
   expect(record()).toEqual([0, false]);
   expect(Array.from({ length: 5 }, record).at(-1)).toEqual([200, true]);
   expect(fight.fights).toBe(2);
@@ -31,11 +32,16 @@ it("more than five rewrites in a minute are a fight: slowed down, reported once,
 
 it("one rewrite every 12 seconds is no fight", () => {
   let now = 0;
-  const fight = new FightWatch({ now: () => now });
-  for (let count = 0; count < 20; count++, now += 12_001) expect(fight.record().begins).toBe(false);
+  let fight: Fight = noFight;
+  for (let count = 0; count < 20; count++, now += 12_001) {
+    const verdict = recordRewrite(fight, now);
+    expect(verdict.begins).toBe(false);
+    fight = verdict.fight;
+  }
 });
 
 it.each([
+  [["istio-cni"], "uninstall istio-cni"],
   [["cilium-cni"], "cni.exclusive=false"],
   [["portmap", "calico"], "Calico"],
   [["multus-shim"], "Multus"],

@@ -31,8 +31,8 @@ beforeEach(() => {
   const { install } = loadConfig({ env: { NODE_NAME: "n" }, args: [] });
   installer = new Installer({
     config: { ...install, netDir, binDir },
-    hostRunDir: folder,
-    exempt: [],
+    runDir: folder,
+    entry: { type: "ambient-cni", cni_agent_run_dir: folder, agent_wait_seconds: 10, exempt: [] },
     replaceIstioCni: false,
     hostRoot: folder,
     log: silentLogger,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether the launcher may go, from what the runtime keeps.
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { findIstioCni, removeIstioCni } from "../../src/install/launcher-leftover.ts";
+import { findIstioCni } from "../../src/install/launcher-leftover.ts";
 import { whyLauncherStays } from "../../src/install/launcher-stay.ts";
 
 let hostRoot: string;
@@ -101,20 +101,18 @@ test.each<[string, Record<string, string>, RegExp | undefined]>([
   else expect(why).toMatch(expected);
 });
 
-test("istio-cni's binary is found, and removed only where no runtime keeps it", async () => {
+test("istio-cni's binary is found, with why it has to stay where a runtime keeps it", async () => {
   const binDir = join(hostRoot, "bin");
   const options = { hostRoot, binDir };
   put("var/lib/cni/results/n-c-eth0", cached("bridge", "istio-cni"));
   put("proc/7/comm", "crio\n");
   expect(await findIstioCni(options)).toBeUndefined();
   put("bin/istio-cni", "binary");
-  expect(await findIstioCni(options)).toMatchObject({
-    path: join(binDir, "istio-cni"),
-    stays: expect.stringMatching(/keeps/),
-  });
-  expect(await removeIstioCni(options)).toBe(false);
+  const path = join(binDir, "istio-cni");
+  expect(await findIstioCni(options)).toMatchObject({ path, stays: expect.stringMatching(/keeps/) });
   rmSync(join(hostRoot, "var/lib/cni/results/n-c-eth0"));
-  expect(await removeIstioCni(options)).toBe(true);
-  expect(existsSync(join(binDir, "istio-cni"))).toBe(false);
-  expect(await removeIstioCni(options)).toBe(false);
+  expect(await findIstioCni(options)).toMatchObject({ path, stays: undefined });
+  // our launcher in its place is ours
+  writeFileSync(path, readFileSync(join(import.meta.dirname, "../../plugin/build/ambient-cni")));
+  expect(await findIstioCni(options)).toBeUndefined();
 });
