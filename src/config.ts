@@ -34,6 +34,8 @@ export interface InstallConfig {
   readonly groupRead: boolean;
   /** Take the place of an istio-cni that is in the chain. */
   readonly replaceIstioCni: boolean;
+  /** When the agent leaves the node for good, running pods leave the mesh first; else they stay in it for the next agent. */
+  readonly releasePods: boolean;
   /** `namespace`: namespaces that are certainly outside the mesh start pods without the agent; `hold`: only what must. */
   readonly awayPolicy: "hold" | "namespace";
   /** How long the launcher waits for an agent that is away. */
@@ -225,6 +227,7 @@ function readInstall(reader: SettingsReader, hostRoot: string): InstallConfig {
     ownedFileName: reader.flag("ISTIO_OWNED_CNI_CONFIG", false) ? ownedFileName : undefined,
     groupRead: reader.flag("CNI_CONF_GROUP_READ", false),
     replaceIstioCni: reader.flag("REPLACE_ISTIO_CNI", false),
+    releasePods: reader.flag("RELEASE_PODS_ON_UNINSTALL", false),
     awayPolicy: reader.choice("AGENT_AWAY_POLICY", ["hold", "namespace"], "namespace"),
     agentWaitSeconds: reader.integer("AGENT_WAIT_SECONDS", { fallback: 10, min: 0, max: 60 }),
   };

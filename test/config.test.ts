@@ -36,6 +36,7 @@ describe("loadConfig", () => {
         ownedFileName: undefined,
         groupRead: false,
         replaceIstioCni: false,
+        releasePods: false,
         awayPolicy: "namespace",
         agentWaitSeconds: 10,
       },

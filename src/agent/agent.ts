@@ -23,7 +23,7 @@ import { Wiring } from "./wiring.ts";
 export interface Agent {
   /** True from the moment on that the node is being left for good, which takes longer than a stop. */
   readonly isLeaving: boolean;
-  /** Finishes what is under way and leaves every pod as it is; takes the node out of the mesh if the DaemonSet is deleted. */
+  /** Finishes what is under way and leaves every pod as it is; leaves the node if the DaemonSet is deleted, or places no pod on it. */
   stop(): Promise<void>;
 }
 
@@ -80,12 +80,14 @@ class Departure {
       this.#answer = this.#front.own.state({ deadlineMs: daemonSetAnswerMs });
   }
 
-  /** Takes the node out of the mesh if the DaemonSet is deleted. */
-  async leaveIfDeleted(): Promise<void> {
+  /** Leaves the node if nobody comes after this agent. */
+  async leaveIfLast(): Promise<void> {
     const { config, loggers, annotations } = this.#ground;
-    this.isLeaving = (await this.#answer) === "deleted";
+    const state = await this.#answer;
+    this.isLeaving = state === "deleted" || state === "elsewhere";
     if (!this.isLeaving) return;
-    loggers.scope("agent").info({}, "the DaemonSet was deleted: leaving this node");
+    const why = state === "deleted" ? "was deleted" : "places no pod on this node any more";
+    loggers.scope("agent").info({}, `the DaemonSet ${why}: leaving this node`);
     const log = loggers.scope("install");
     await leaveNode({ config, ...this.#capture, annotations, plugin: this.#front.plugin, log });
   }
@@ -192,7 +194,7 @@ function workStages(
       start: () => enrolment.start().then(met("enrolment")),
       stop: () => Promise.all([enrolment.stop(), plugin.close()]),
     },
-    { name: "departure", stop: () => departure.leaveIfDeleted() },
+    { name: "departure", stop: () => departure.leaveIfLast() },
     { name: "exempt list", start: () => exempt.start(), stop: () => exempt.stop() },
     // last in the chain of causes: from here on the runtime calls us
     {

@@ -261,6 +261,7 @@ export function makeFront(ground: Ground, { enrolment }: Capture, wiring: Wiring
       client,
       podNamespace,
       podName,
+      nodeName: config.nodeName,
       hasOwnPod: () => node.wasToldOf(podNamespace, podName),
     }),
     exempt,

@@ -171,10 +171,24 @@ export class Enrolment {
     return record.facts === undefined || this.desired(record.facts)?.wanted === false;
   }
 
-  /** Takes every pod out of the mesh, and keeps those out that come; resolves when each was tried. */
-  async leaveAll(): Promise<void> {
+  /**
+   * Takes every pod out of the mesh, and keeps those out that come; resolves when each was tried.
+   * @returns false when it is not known which pods there are: then nothing was done
+   */
+  async leaveAll(): Promise<boolean> {
+    if (this.#stage !== "started") return false;
     this.#isLeaving = true;
     await Promise.allSettled([...this.#records.keys()].map((uid) => this.#leave(uid)));
+    return true;
+  }
+
+  /** Pods that istiod still takes for the mesh's, as their annotation says: they stay as they are. */
+  stillAnnounced(): PodStatus[] {
+    const { annotations } = this.#options;
+    return [...this.#records.values()].filter(({ uid, facts, workload: { phase } }) => {
+      if (facts === undefined || phase.at === "outside") return false;
+      return annotations.isWriting(uid) || annotations.isAnnotated(facts);
+    });
   }
 
   /** Every pod known, for reports: only to be read. */

@@ -260,8 +260,10 @@ function leavingStep(
   switch (phase.stage) {
     case "concealing": {
       const leftMs = after(pace.concealMs);
-      return view.isAnnouncing && leftMs > 0
-        ? wait(Math.min(leftMs, pollMs(phase.sinceMs, nowMs)))
+      if (view.isAnnouncing && leftMs > 0) return wait(Math.min(leftMs, pollMs(phase.sinceMs, nowMs)));
+      // nobody would tell istiod any more: its peers would go on to speak HBONE to a pod that does not
+      return view.isAnnouncing && view.isLeavingNode
+        ? { do: "rest", outcome: "kept" }
         : { do: "note-concealed" };
     }
     case "concealed": {

@@ -24,6 +24,11 @@ const rows = {
     reason: "it is on its way out: new connections become direct, open ones may end",
     unfinished: "its labels changed meanwhile",
   },
+  kept: {
+    isSettled: false,
+    reason: "the agent leaves the node and cannot take its annotation away, so it stays in the mesh",
+    unfinished: "the agent leaves the node",
+  },
   "stock-taken": {
     isSettled: false,
     reason: "an earlier agent left it in the mesh; it is looked at once ztunnel may connect",

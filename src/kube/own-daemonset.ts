@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The DaemonSet that the agent's own pod belongs to: its end is the one sign that the agent is to leave the node for good.
+// The DaemonSet that the agent's own pod belongs to: its end, and that it has no place for this node any more, are the signs
+// that the agent is to leave the node for good.
 
 import { Backoff } from "../loop/backoff.ts";
 import type { ApiClient } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
 import { listOf, recordOf, textOf } from "./json-fields.ts";
+import { fitsNode, toNodeFacts } from "./node-fit.ts";
 
 /** Which DaemonSet made the pod. */
 export interface DaemonSetOwner {
@@ -13,13 +15,15 @@ export interface DaemonSetOwner {
   readonly uid: string;
 }
 
-/** `deleted` is only said when the API server said so. */
-export type DaemonSetState = "present" | "deleted" | "unknown";
+/** `deleted` and `elsewhere` (it places no pod on this node any more) are only said when the API server said so. */
+export type DaemonSetState = "present" | "deleted" | "elsewhere" | "unknown";
 
 export interface OwnDaemonSetOptions {
   readonly client: Pick<ApiClient, "getPod" | "get">;
   readonly podNamespace: string;
   readonly podName: string;
+  /** Node of the agent; empty: not asked about. */
+  readonly nodeName: string;
   /**
    * Whether the API server still told us of the agent's own pod when it was last heard: a token ends with its pod, so that
    * a refusal says nothing about the DaemonSet once the pod is gone.
@@ -86,16 +90,32 @@ export class OwnDaemonSet {
     if (owner === undefined) return "present";
     const path = `/apis/apps/v1/namespaces/${encodeURIComponent(owner.namespace)}/daemonsets/${encodeURIComponent(owner.name)}`;
     try {
-      const found = recordOf(
-        recordOf(await this.#options.client.get(path, { signal: AbortSignal.timeout(requestTimeoutMs) }))
-          .metadata,
-      );
+      const daemonSet = await this.#get(path);
+      const found = recordOf(recordOf(daemonSet).metadata);
       const isOurs = textOf(found.uid) === owner.uid;
       this.#wasSeen ||= isOurs;
-      return isOurs && found.deletionTimestamp !== undefined ? "deleted" : "present";
+      if (isOurs && found.deletionTimestamp !== undefined) return "deleted";
+      return (await this.#isElsewhere(daemonSet)) ? "elsewhere" : "present";
     } catch (error) {
       if (error instanceof ApiError && error.status === 404) return "deleted";
       throw error;
     }
+  }
+
+  /** A node that cannot be looked at is taken for one of the DaemonSet's: with less rights nothing is concluded. */
+  async #isElsewhere(daemonSet: unknown): Promise<boolean> {
+    const { nodeName } = this.#options;
+    if (nodeName === "") return false;
+    try {
+      const node = toNodeFacts(await this.#get(`/api/v1/nodes/${encodeURIComponent(nodeName)}`));
+      return !fitsNode(daemonSet, node);
+    } catch (error) {
+      if (error instanceof ApiError && [401, 403, 404].includes(error.status ?? 0)) return false;
+      throw error;
+    }
+  }
+
+  #get(path: string): Promise<unknown> {
+    return this.#options.client.get(path, { signal: AbortSignal.timeout(requestTimeoutMs) });
   }
 }

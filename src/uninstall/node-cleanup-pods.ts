@@ -14,6 +14,8 @@ export interface PodCleanupOptions {
   /** Further namespaces in which no pod rules are ever written. */
   readonly hostNetnsPath: string;
   readonly tools: CleanupTools;
+  /** Namespaces that stay as they are, by their `Netns.key`: the pods in them are still announced to istiod. */
+  readonly spare?: ReadonlySet<string>;
 }
 
 /** What became of the pods. */
@@ -71,9 +73,10 @@ async function clean(found: FoundNetns, redirection: PodRedirection): Promise<bo
 }
 
 async function findEnrolled(
-  { hostRoot }: PodCleanupOptions,
-  ignore: ReadonlySet<string>,
+  { hostRoot, spare }: PodCleanupOptions,
+  hostNetns: ReadonlySet<string>,
 ): Promise<{ enrolled: FoundNetns[]; failed: string[] }> {
+  const ignore = new Set([...hostNetns, ...(spare ?? [])]);
   const enrolled: FoundNetns[] = [];
   const failed: string[] = [];
   const lookInto = async (found: FoundNetns): Promise<void> => {

@@ -9,7 +9,7 @@ import { chainFolders } from "../install/multus-chain.ts";
 import type { Logger } from "../log/logger.ts";
 import { cleanFiles, lookAtFiles } from "./node-cleanup-files.ts";
 import { cleanHost, lookAtHostRules } from "./node-cleanup-host.ts";
-import { cleanPods, lookAtPods } from "./node-cleanup-pods.ts";
+import { cleanPods, lookAtPods, type PodCleanupOptions } from "./node-cleanup-pods.ts";
 import { CleanupTools } from "./node-cleanup-tools.ts";
 import { isServed, UninstallCalls } from "./uninstall-calls.ts";
 import { leaveLaunchers, lookAtLaunchers } from "./uninstall-launcher.ts";
@@ -37,11 +37,16 @@ export interface UninstallOptions {
   readonly force?: boolean;
   /** Remove the launcher also where a runtime may still call it for pods made before. Default false. */
   readonly removeLauncherAlways?: boolean;
+  /** What becomes of the redirection of pods that run; default: all are taken out of the mesh. */
+  readonly pods?: PodsLeave;
   /** Only say what there is. */
   readonly dryRun?: boolean;
   /** Called with each line as it becomes true. */
   readonly ondone?: (line: string) => void;
 }
+
+/** `stay`: all keep their redirection and ztunnel; else those in these namespaces do, by their `Netns.key`. */
+export type PodsLeave = "stay" | { readonly spare: ReadonlySet<string> };
 
 /** How it went; nothing of ours is left when `left` is empty. */
 export interface UninstallReport {
@@ -165,23 +170,13 @@ class Uninstall {
   }
 
   #parts(): readonly Part[] {
-    const node = { ...this.#options, tools: this.#tools };
+    const { pods } = this.#options;
+    const spare = pods === undefined || pods === "stay" ? {} : pods;
+    const node = { ...this.#options, ...spare, tools: this.#tools };
+    const redirections: Part[] = pods === "stay" ? [] : [this.#podsPart(node)];
     return [
       { name: "chain", look: () => lookAtChain(this.#options), leave: () => this.#leaveChain() },
-      {
-        name: "pods",
-        look: async () => {
-          const { enrolled, failed } = await lookAtPods(node);
-          return [...enrolled.map((each) => `the redirection of ${each}`), ...failed];
-        },
-        leave: async () => {
-          const { cleaned, failed } = await cleanPods(node);
-          const plural = cleaned.length === 1 ? "" : "s";
-          if (cleaned.length > 0)
-            this.#say("pods", `removed the redirection of ${cleaned.length} network namespace${plural}`);
-          for (const why of failed) this.#fail("pods", why);
-        },
-      },
+      ...redirections,
       {
         name: "host",
         look: () => lookAtHostRules(node),
@@ -193,6 +188,23 @@ class Uninstall {
       { name: "launcher", look: () => this.#lookAtLauncher(), leave: () => this.#leaveLauncher() },
       { name: "run dir", look: () => lookAtFiles(this.#options), leave: () => this.#clearRunDir() },
     ];
+  }
+
+  #podsPart(node: PodCleanupOptions): Part {
+    return {
+      name: "pods",
+      look: async () => {
+        const { enrolled, failed } = await lookAtPods(node);
+        return [...enrolled.map((each) => `the redirection of ${each}`), ...failed];
+      },
+      leave: async () => {
+        const { cleaned, failed } = await cleanPods(node);
+        const plural = cleaned.length === 1 ? "" : "s";
+        if (cleaned.length > 0)
+          this.#say("pods", `removed the redirection of ${cleaned.length} network namespace${plural}`);
+        for (const why of failed) this.#fail("pods", why);
+      },
+    };
   }
 
   async #leaveChain(): Promise<void> {

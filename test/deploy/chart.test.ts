@@ -80,6 +80,7 @@ const cases: Readonly<Record<string, Values>> = {
   switches: {
     dashboard: true,
     replaceIstioCni: true,
+    releasePodsOnUninstall: true,
     ambient: { ipv6: false },
     excludeNamespaces: ["a", "b"],
   },
@@ -178,6 +179,7 @@ describe("the chart", () => {
     const objects = render();
     expect(find(objects, "ClusterRole").rules).toEqual([
       { apiGroups: [""], resources: ["pods", "namespaces"], verbs: ["get", "list", "watch"] },
+      { apiGroups: [""], resources: ["nodes"], verbs: ["get"] },
       { apiGroups: [""], resources: ["pods/status"], verbs: ["patch"] },
       { apiGroups: [""], resources: ["events"], verbs: ["create", "patch"] },
     ]);

@@ -101,6 +101,7 @@ test.each<[ReconcileOutcome, { settled?: true; waits?: FailureCode; failsAdd?: t
   ["outside", { settled: true }],
   ["forgotten", { settled: true, failsAdd: true }],
   ["leaving", { failsAdd: true }],
+  ["kept", { failsAdd: true }],
   ["stock-taken", {}],
   ["no-sandbox", { waits: "sandbox-missing", failsAdd: true }],
   ["no-way-out", { waits: "sandbox-missing", failsAdd: true }],

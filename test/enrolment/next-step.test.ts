@@ -309,6 +309,13 @@ describe("out of the mesh", () => {
       steps: `conceal wait 25 wait 5 note-concealed open count-carried ${out}`,
     },
     {
+      when: "a pod stays as it is where an agent that leaves the node cannot take its annotation away",
+      workload: captured,
+      view: { ...served, isLeavingNode: true, isAnnouncing: true, pace: { ...pace, concealMs: 30 } },
+      steps: "conceal wait 25 wait 5 kept",
+      at: "leaving",
+    },
+    {
       when: "a pod that was never ours is not looked at",
       workload: lone,
       view: viewOf({ desired: unwanted }),

@@ -54,6 +54,7 @@ async function start(owner: object | null = reference): Promise<Fixture> {
     client: kube.client,
     podNamespace: "istio-system",
     podName: "ambient-cni-node-x7k2p",
+    nodeName: "n1",
     hasOwnPod: () => watched.hasOwnPod,
   });
   return { ...kube, own, watched };
@@ -75,6 +76,40 @@ test("a DaemonSet that is being deleted in the foreground is deleted", async () 
     metadata: { ...marked.metadata, deletionTimestamp: "2026-01-01T00:00:00Z" },
   });
   expect(await own.state({ deadlineMs: 1000 })).toBe("deleted");
+});
+
+const zone = (value: string) => ({
+  requiredDuringSchedulingIgnoredDuringExecution: {
+    nodeSelectorTerms: [{ matchExpressions: [{ key: "zone", operator: "In", values: [value] }] }],
+  },
+});
+
+test.each<[string, object, string]>([
+  ["a node affinity that matches", { affinity: { nodeAffinity: zone("a") } }, "present"],
+  ["a node affinity that matches no more", { affinity: { nodeAffinity: zone("b") } }, "elsewhere"],
+  ["a node selector that matches", { nodeSelector: { zone: "a" } }, "present"],
+  ["a node selector that matches no more", { nodeSelector: { zone: "b" } }, "elsewhere"],
+])("a DaemonSet with %s is %s", async (_what, spec, state) => {
+  const { server, own } = await start();
+  server.put("nodes", { metadata: { name: "n1", labels: { zone: "a" } } });
+  server.put("daemonsets", { ...daemonSet(), spec: { template: { spec } } } as KubeObject);
+  expect(await own.state({ deadlineMs: 1000 })).toBe(state);
+});
+
+test.each([403, 404])("a node that cannot be looked at (%s) is the DaemonSet's", async (status) => {
+  const { server, own } = await start();
+  const spec = { nodeSelector: { zone: "b" } };
+  server.put("daemonsets", { ...daemonSet(), spec: { template: { spec } } } as KubeObject);
+  server.faults.failures.push({ status, resource: "nodes" });
+  expect(await own.state({ deadlineMs: 1000 })).toBe("present");
+});
+
+test("a successor that has no place for this node does not keep it", async () => {
+  const { server, own } = await start();
+  server.put("nodes", { metadata: { name: "n1", labels: {} } });
+  const spec = { nodeSelector: { zone: "b" } };
+  server.put("daemonsets", { ...daemonSet("uid-of-another"), spec: { template: { spec } } } as KubeObject);
+  expect(await own.state({ deadlineMs: 1000 })).toBe("elsewhere");
 });
 
 test("a successor of the same name keeps the node", async () => {
@@ -161,6 +196,7 @@ test("an agent that was refused for minutes, its signing key being replaced, kno
     client,
     podNamespace: "istio-system",
     podName: "ambient-cni-node-x7k2p",
+    nodeName: "n1",
     hasOwnPod: () => node.wasToldOf("istio-system", "ambient-cni-node-x7k2p"),
   });
   await own.remember();

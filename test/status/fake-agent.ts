@@ -206,6 +206,7 @@ const settings = {
     ownedFileName: undefined,
     groupRead: false,
     replaceIstioCni: false,
+    releasePods: false,
     awayPolicy: "namespace",
     agentWaitSeconds: 10,
   },

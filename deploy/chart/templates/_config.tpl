@@ -21,6 +21,7 @@ The agent's settings as a JSON object of strings; the DaemonSet carries its chec
   "LEAVE_PAUSE_MS" (toString $values.leavePauseMs)
   "MONITORING_PORT" (toString $values.monitoringPort)
   "PROBE_MATCH" $values.probeMatch
+  "RELEASE_PODS_ON_UNINSTALL" (toString $values.releasePodsOnUninstall)
   "REPLACE_ISTIO_CNI" (toString $values.replaceIstioCni)
   "SYSTEM_NAMESPACE" $values.global.istioNamespace
 -}}
