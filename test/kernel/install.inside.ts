@@ -3,7 +3,7 @@
 import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { get } from "node:http";
 import { join } from "node:path";
-import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts";
+import { claimCaptured } from "../support/node/capture-state.ts";
 import { iptablesSave } from "../support/node/kernel.ts";
 import { MeshNode, PLUGIN_DIR } from "../support/node/mesh-node.ts";
 import { run } from "../support/node/run.ts";
@@ -163,7 +163,7 @@ export async function leave(): Promise<Record<string, unknown>> {
   await claimCaptured(pod);
   mesh.api.delete("daemonsets", daemonSet, namespace);
   const code = await mesh.agent.stop(30_000);
-  await claimUntouched(pod);
+  await claimCaptured(pod);
   const annotation = mesh.api.store.find("pods", "left", "mesh")?.metadata.annotations?.[
     "ambient.istio.io/redirection"
   ];
