@@ -37,6 +37,7 @@ export class PluginServer {
   /** Made when somebody has removed the socket's file: a bound socket cannot get its name back. */
   readonly #extra: SocketServer[] = [];
   readonly #name: SocketName;
+  #isClosing = false;
 
   constructor(options: PluginServerOptions) {
     const { path, log, clock } = options;
@@ -57,6 +58,7 @@ export class PluginServer {
   /** Opens the socket; a stale one, or that of an agent that is just ending, is replaced. */
   async listen(): Promise<void> {
     const { path } = this.#options;
+    this.#isClosing = false;
     mkdirSync(dirname(path), { recursive: true });
     await publishSocket(this.#server, path);
     this.#name.keep();
@@ -77,6 +79,7 @@ export class PluginServer {
 
   /** Stops accepting; resolves when the calls under way are answered. */
   async close(): Promise<void> {
+    this.#isClosing = true;
     await this.#name.stop();
     for (const extra of this.#extra.splice(0)) extra.close();
     await new Promise<void>((resolve) => {
@@ -107,6 +110,11 @@ export class PluginServer {
       respond(response, { status: 200, exitCode: 0, body: await answer() });
     } catch (error) {
       const cniError = this.#asCniError(error);
+      // without an answer the launcher asks the next agent, and no pod is refused over an update
+      if (this.#isClosing) {
+        response.destroy();
+        return;
+      }
       respond(response, {
         status: 200,
         exitCode: 1,

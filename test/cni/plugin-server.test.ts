@@ -146,6 +146,17 @@ describe("PluginServer", () => {
     expect((await call("/cni", { headers: addHeaders, body: config })).exit).toBe("0");
   });
 
+  test("answers no call that fails while it closes: the launcher asks the next agent", async () => {
+    const { promise, reject } = Promise.withResolvers<string>();
+    answer = () => promise;
+    const calling = call("/cni", { headers: addHeaders, body: config });
+    await waitFor("the call", () => seen.length === 1);
+    const closing = server.close();
+    reject(new CniError("notCaptured", "the agent is stopping"));
+    await expect(calling).rejects.toThrow(/socket hang up|ECONNRESET/);
+    await closing;
+  });
+
   test("leaves the socket of its successor alone when it closes", async () => {
     const successor = new PluginServer({
       path,

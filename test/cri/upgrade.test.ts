@@ -30,15 +30,9 @@ describe.skipIf(lacks !== undefined)("an agent that is replaced", { timeout: 180
     const report = await inside().upgrade(["stop", "kill", "stop", "kill"]);
     sayReport(report);
     const { handovers, attempts, gaps, ruleChanges } = report;
-    // that each pod ran at its second try at the latest, captured or untouched as it should, has been seen inside
+    // that each pod ran, captured or untouched as it should, has been seen inside
     expect(handovers.map(({ underWay }) => underWay)).toEqual([8, 8, 8, 8]);
-    for (const { error } of attempts) {
-      if (error !== undefined) {
-        expect(error).toMatch(
-          /plugin type="ambient-cni".* failed \(add\): Cannot capture pod "mesh\/POD" for the ambient mesh: the agent is stopping/,
-        );
-      }
-    }
+    expect(attempts.flatMap(({ error }) => error ?? [])).toEqual([]);
     expect(gaps).toEqual([]);
     expect(ruleChanges).toBe(0);
   });

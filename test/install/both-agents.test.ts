@@ -94,7 +94,7 @@ async function startIstio(): Promise<IstioCni> {
     binDir,
     runDir,
     mesh: [],
-    syncMs: 20,
+    sync: async () => {},
     capture: async () => {},
   });
   cleanups.push(() => istio.stop({ daemonSetStays: true }));

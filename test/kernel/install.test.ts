@@ -49,7 +49,9 @@ test("uninstall refuses while an agent would put everything back", async () => {
   expect(stdout).toMatch(/still runs on this node.*DaemonSet/);
 });
 
-test("the end of the DaemonSet takes everything off the node but the redirection of pods", { timeout: 60_000 }, async () => {
+test("the end of the DaemonSet takes everything off the node but the redirection of pods", {
+  timeout: 60_000,
+}, async () => {
   expect(await node.call.leave()).toEqual({
     code: 0,
     annotation: "enabled",

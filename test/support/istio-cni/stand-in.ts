@@ -2,7 +2,7 @@
 // A stand-in for istio-cni as a node sees it: its socket, and its installer's way with binary, kubeconfig and chain.
 // Source: istio/istio cni/pkg/cmd/root.go (the socket comes first), cni/pkg/nodeagent/cni-watcher.go,
 // cni/pkg/install/install.go (installAll, sleepWatchInstall, Cleanup), cni/pkg/install/cniconfig.go (insertCNIConfig).
-import { type FSWatcher, readFileSync, watch } from "node:fs";
+import { type FSWatcher, watch } from "node:fs";
 import { chmod, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { join } from "node:path";
@@ -23,8 +23,8 @@ export interface IstioCniOptions {
   readonly mesh: readonly string[];
   /** Captures a pod of the mesh. @throws when it cannot */
   readonly capture: (event: IstioAddEvent) => Promise<void>;
-  /** From the socket to the first installation, in ms: its caches fill, and every pod is looked at; default 300. */
-  readonly syncMs?: number;
+  /** From the socket to the first installation its caches fill, and every pod is looked at; default: 300 ms. */
+  readonly sync?: () => Promise<unknown>;
 }
 
 interface Chain {
@@ -86,7 +86,7 @@ export class IstioCni {
   }
 
   async #run(): Promise<void> {
-    await delay(this.#options.syncMs ?? 300);
+    await (this.#options.sync?.() ?? delay(300));
     this.#isSynced = true;
     await this.#installAll();
   }
@@ -95,7 +95,8 @@ export class IstioCni {
     if (this.#isStopped) return;
     this.#unwatch();
     this.installations++;
-    const script = `#!${process.execPath}\n${readFileSync(join(import.meta.dirname, "plugin.cjs"), "utf8")}${padding}`;
+    // the interpreter must not open the plugin's own name, which may be another's by then
+    const script = `#!${process.execPath} ${join(import.meta.dirname, "plugin.cjs")}\n${padding}`;
     await writeFile(`${this.#binary}.tmp`, script, { mode: 0o755 });
     await rename(`${this.#binary}.tmp`, this.#binary);
     await writeFile(this.#kubeconfig, JSON.stringify({ token: "secret", mesh: this.#options.mesh }), {
