@@ -10,6 +10,7 @@ import type { HostProbes } from "../probes/host-probes.ts";
 import type { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
 import { type PodsLeave, uninstallNode } from "./uninstall.ts";
+import { whoServes } from "./uninstall-calls.ts";
 
 export interface LeavingParts {
   readonly config: AgentConfig;
@@ -33,8 +34,10 @@ const quietMs = 500;
  */
 export async function leaveNode(parts: LeavingParts): Promise<void> {
   const { config, enrolment, probePath, probes, plugin, ztunnel, log } = parts;
+  // an istio-cni that has come beside us keeps the pods
+  const isLast = (await whoServes(config.pluginSocketPath)) !== "istio-cni";
   // the plugin socket stays open meanwhile: a pod that is being made goes on without the mesh
-  const pods = config.install.releasePods ? await releasePods(parts) : "stay";
+  const pods = config.install.releasePods && isLast ? await releasePods(parts) : "stay";
   // what runs from here on would put back what is taken away
   if (pods === "stay") await enrolment.stop();
   await probePath.stop();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Answers the launcher while the node is left, and tells when nobody calls it any more.
 import { lstatSync, rmSync } from "node:fs";
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from "node:http";
 import { connect } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { publishSocket } from "../linux/unix-socket.ts";
@@ -17,6 +17,32 @@ export function isServed(path: string): Promise<boolean> {
   socket.once("connect", () => resolve(true));
   socket.once("error", ({ code }: NodeJS.ErrnoException) => resolve(code === "EAGAIN"));
   return promise.finally(() => socket.destroy());
+}
+
+/** Whose agent has the plugin socket. */
+export type SocketOwner = "nobody" | "ours" | "istio-cni";
+
+/**
+ * istio-cni's agent knows no `/cni`; whoever else is there counts as one of ours, an uninstall included.
+ * Source: istio/istio cni/pkg/nodeagent/cni-watcher.go, startCniPluginServer.
+ */
+export async function whoServes(path: string): Promise<SocketOwner> {
+  if (!(await isServed(path))) return "nobody";
+  const { promise, resolve } = Promise.withResolvers<SocketOwner>();
+  const headers = { "CNI-Command": "VERSION", "Content-Length": 0 };
+  const sent = request({
+    socketPath: path,
+    path: "/cni",
+    method: "POST",
+    headers,
+    timeout: connectTimeoutMs,
+  });
+  sent.once("response", ({ statusCode }) => resolve(statusCode === 404 ? "istio-cni" : "ours"));
+  sent.once("timeout", () => resolve("ours"));
+  // it ended just now, or speaks something else
+  sent.once("error", () => resolve("ours"));
+  sent.end();
+  return await promise.finally(() => sent.destroy());
 }
 
 const leaving =

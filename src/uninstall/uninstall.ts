@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Leaves a node for good: chain, pods, host side, launcher, run dir. Needs neither the API server nor a running agent.
 import { existsSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
 import { parseFolder } from "../conflist/conf-folder.ts";
 import { planRemoval } from "../conflist/removal-plan.ts";
+import { ownersIn } from "../conflist/standalone-plan.ts";
 import { defaultOwnedFileName, removeFromChain } from "../install/chain-removal.ts";
 import { readFolder } from "../install/conf-dir.ts";
 import { chainFolders } from "../install/multus-chain.ts";
@@ -11,7 +13,7 @@ import { cleanFiles, lookAtFiles } from "./node-cleanup-files.ts";
 import { cleanHost, lookAtHostRules } from "./node-cleanup-host.ts";
 import { cleanPods, lookAtPods, type PodCleanupOptions } from "./node-cleanup-pods.ts";
 import { CleanupTools } from "./node-cleanup-tools.ts";
-import { isServed, UninstallCalls } from "./uninstall-calls.ts";
+import { UninstallCalls, whoServes } from "./uninstall-calls.ts";
 import { leaveLaunchers, lookAtLaunchers } from "./uninstall-launcher.ts";
 
 export interface UninstallOptions {
@@ -72,23 +74,25 @@ const defaultQuietMs = 5_000;
  * @throws {UninstallError} when an agent still runs on the node: it would put everything back
  */
 export async function uninstallNode(options: UninstallOptions): Promise<UninstallReport> {
-  if (options.dryRun === true) return await new Uninstall(options, undefined).describe();
-  const isServedNow = await isServed(options.pluginSocketPath);
-  if (isServedNow && options.isAgent === true) {
+  const owner = await whoServes(options.pluginSocketPath);
+  const isBesideIstio = owner === "istio-cni";
+  if (options.dryRun === true) return await new Uninstall(options, { isBesideIstio }).describe();
+  if (owner === "ours" && options.isAgent === true) {
     return {
       done: [],
       notes: ["another agent serves this node already: everything is left to it"],
       left: [],
     };
   }
-  if (isServedNow && options.force !== true) {
+  if (owner === "ours" && options.force !== true) {
     throw new UninstallError(
       "an agent, or another uninstall, still runs on this node and would put everything back: delete its DaemonSet first, or end it",
     );
   }
   // whoever calls from now on finds somebody who answers, and does not wait for an agent that will not come
-  await using calls = isServedNow ? undefined : await standIn(options);
-  return await new Uninstall(options, calls).run();
+  await using calls = owner === "nobody" ? await standIn(options) : undefined;
+  if (isBesideIstio) await untilIstioIsIn(options);
+  return await new Uninstall(options, { calls, isBesideIstio }).run();
 }
 
 /** None where there is no run dir, or it cannot be written: that shows when its files are removed. */
@@ -99,6 +103,25 @@ async function standIn(options: UninstallOptions): Promise<UninstallCalls | unde
     () => calls,
     () => undefined,
   );
+}
+
+/** It adds its entry about once a second where somebody takes it away, as an agent of ours may just have done. */
+const istioEntryMs = 2_500;
+
+/** A chain that calls nobody for a moment would start pods outside their mesh. */
+async function untilIstioIsIn({
+  netDir,
+  ownedFileName = defaultOwnedFileName,
+}: UninstallOptions): Promise<void> {
+  const until = performance.now() + istioEntryMs;
+  for (;;) {
+    const { files } = await readFolder(netDir).catch(() => ({ files: new Map<string, string>() }));
+    const { confs } = parseFolder(files);
+    const isIn = confs.some((conf) => ownersIn(conf).istioCni);
+    const isOurs = confs.some((conf) => conf.name === ownedFileName || ownersIn(conf).ours);
+    if (isIn || !isOurs || performance.now() >= until) return;
+    await delay(100);
+  }
 }
 
 /** One part of the node. */
@@ -113,6 +136,8 @@ interface Part {
 class Uninstall {
   readonly #options: UninstallOptions;
   readonly #calls: UninstallCalls | undefined;
+  /** istio-cni serves the node: what both agents have under one name is its own by now. */
+  readonly #isBesideIstio: boolean;
   readonly #tools = new CleanupTools();
   readonly #done: string[] = [];
   readonly #notes: string[] = [];
@@ -120,9 +145,15 @@ class Uninstall {
   /** Parts whose remainder is explained already. */
   readonly #explained = new Set<Part["name"]>();
 
-  constructor(options: UninstallOptions, calls: UninstallCalls | undefined) {
+  constructor(
+    options: UninstallOptions,
+    { calls, isBesideIstio }: { calls?: UninstallCalls | undefined; isBesideIstio: boolean },
+  ) {
     this.#options = options;
     this.#calls = calls;
+    this.#isBesideIstio = isBesideIstio;
+    if (isBesideIstio)
+      this.#notes.push("istio-cni serves this node: pods, the host's rules and the sockets are left to it");
   }
 
   async run(): Promise<UninstallReport> {
@@ -173,9 +204,20 @@ class Uninstall {
     const { pods } = this.#options;
     const spare = pods === undefined || pods === "stay" ? {} : pods;
     const node = { ...this.#options, ...spare, tools: this.#tools };
+    const chain: Part = {
+      name: "chain",
+      look: () => lookAtChain(this.#options),
+      leave: () => this.#leaveChain(),
+    };
+    const launcher: Part = {
+      name: "launcher",
+      look: () => this.#lookAtLauncher(),
+      leave: () => this.#leaveLauncher(),
+    };
+    if (this.#isBesideIstio) return [chain, launcher];
     const redirections: Part[] = pods === "stay" ? [] : [this.#podsPart(node)];
     return [
-      { name: "chain", look: () => lookAtChain(this.#options), leave: () => this.#leaveChain() },
+      chain,
       ...redirections,
       {
         name: "host",
@@ -185,7 +227,7 @@ class Uninstall {
           if (removed.length > 0) this.#say("host", `removed ${removed.join(", ")}`);
         },
       },
-      { name: "launcher", look: () => this.#lookAtLauncher(), leave: () => this.#leaveLauncher() },
+      launcher,
       { name: "run dir", look: () => lookAtFiles(this.#options), leave: () => this.#clearRunDir() },
     ];
   }

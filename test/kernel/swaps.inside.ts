@@ -53,6 +53,7 @@ const podNames: Readonly<Record<Naming, string>> = {
 };
 
 async function startOurs(naming: Naming): Promise<Running> {
+  putDaemonSet(podNames[naming]);
   const agent = await mesh.startAgent({
     INSTALL_CNI_PLUGIN: "true",
     MOUNTED_CNI_NET_DIR: netDir,
@@ -61,7 +62,24 @@ async function startOurs(naming: Naming): Promise<Running> {
     POD_NAME: podNames[naming],
     REPLACE_ISTIO_CNI: "true",
   });
-  return { stop: async () => void (await agent.stop()) };
+  return {
+    stop: async () => {
+      // in istio-cni's DaemonSet nothing but the image changes; ours is uninstalled
+      if (naming === "under our own names") mesh.api.delete("daemonsets", "ambient-cni-node", "istio-system");
+      await agent.stop(30_000);
+    },
+  };
+}
+
+function putDaemonSet(podName: string): void {
+  const name = podName.replace(/-[^-]+$/, "");
+  const uid = `uid-${name}`;
+  const owner = { apiVersion: "apps/v1", kind: "DaemonSet", name, uid, controller: true };
+  mesh.api.put("daemonsets", { metadata: { name, namespace: "istio-system", uid } });
+  mesh.api.put("pods", {
+    metadata: { name: podName, namespace: "istio-system", uid: `uid-${podName}`, ownerReferences: [owner] },
+    spec: { nodeName: "node-1" },
+  } as Parameters<typeof mesh.api.put>[1]);
 }
 
 /** The stand-in has the socket and the installer; what captures behind it is an agent that nobody else can reach. */
@@ -78,6 +96,8 @@ async function startIstio({ daemonSetStays }: { readonly daemonSetStays: boolean
         nodeName: "node-1",
         kubeconfig: "/run/node/kubeconfig",
         runDir: behind,
+        // in a pod of its own
+        env: { HEALTH_PORT: "8001", MONITORING_PORT: "15024" },
       });
       await agent.waitReady();
     },

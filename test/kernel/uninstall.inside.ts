@@ -450,7 +450,8 @@ const asAgent: UninstallOptions = {
 
 async function serve(path: string): Promise<Server> {
   mkdirSync(runDir, { recursive: true });
-  const server = createServer();
+  // reads and says nothing
+  const server = createServer((socket) => socket.on("error", () => {}).resume());
   await new Promise<void>((resolve) => server.listen(path, resolve));
   return server;
 }
