@@ -3,14 +3,19 @@
 import { parseArgs } from "node:util";
 import type { AgentConfig } from "../config.ts";
 import { silentLogger } from "../log/logger.ts";
+import { concealPods } from "../uninstall/announced-pods.ts";
 import { UninstallError, type UninstallReport, uninstallNode } from "../uninstall/uninstall.ts";
 
 export const uninstallHelp = `usage: ambient-cni uninstall [OPTION...]
 
 Takes the agent off this node: the entry in the CNI chain (the original file comes back), the redirection of all running
-pods, the host's rule and sets for kubelet probes, the launcher, and last the files in the run dir. Needs no API server.
+pods, the host's rule and sets for kubelet probes, the launcher, and last the files in the run dir.
 May be stopped anywhere and repeated; at the end it looks at everything once more. Settings (HOST_ROOT,
 MOUNTED_CNI_NET_DIR, MOUNTED_CNI_BIN_DIR, ...) are the agent's. Pods keep running; their connections go past the mesh.
+
+With credentials (KUBECONFIG, or a service account's; NODE_NAME spares a list of all pods) the annotation that istiod reads
+is taken from each pod first; where it cannot be, the pod stays as it is. Without credentials istiod is not told. Beside an
+istio-cni that serves the node only our entry and launcher go.
 
 The launcher goes when nobody has called it for a while, and stays where CRI-O or Multus will call it for pods of today:
 they keep each pod's chain until it is deleted. Where it stays it is harmless and answers DEL by itself.
@@ -52,6 +57,7 @@ export async function runUninstall(
       netDir: install.netDir,
       binDir: install.binDir,
       ownedFileName: install.ownedFileName,
+      pods: () => concealPods(config),
       removeLauncherAlways: values["remove-launcher"],
       dryRun: values["dry-run"],
       force: values.force,

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Leaves a node for good: chain, pods, host side, launcher, run dir. Needs neither the API server nor a running agent.
 import { existsSync } from "node:fs";
-import { setTimeout as delay } from "node:timers/promises";
 import { parseFolder } from "../conflist/conf-folder.ts";
 import { planRemoval } from "../conflist/removal-plan.ts";
-import { ownersIn } from "../conflist/standalone-plan.ts";
 import { defaultOwnedFileName, removeFromChain } from "../install/chain-removal.ts";
 import { readFolder } from "../install/conf-dir.ts";
 import { chainFolders } from "../install/multus-chain.ts";
 import type { Logger } from "../log/logger.ts";
+import type { Concealed } from "./announced-pods.ts";
+import { untilIstioIsIn } from "./istio-entry.ts";
 import { cleanFiles, lookAtFiles } from "./node-cleanup-files.ts";
 import { cleanHost, lookAtHostRules } from "./node-cleanup-host.ts";
 import { cleanPods, lookAtPods, type PodCleanupOptions } from "./node-cleanup-pods.ts";
@@ -47,8 +47,8 @@ export interface UninstallOptions {
   readonly ondone?: (line: string) => void;
 }
 
-/** `stay`: all keep their redirection and ztunnel; else those in these namespaces do, by their `Netns.key`. */
-export type PodsLeave = "stay" | { readonly spare: ReadonlySet<string> };
+/** `stay`: all keep their redirection and ztunnel; else those do that this could not have istiod told about. */
+export type PodsLeave = "stay" | (() => Promise<Concealed>);
 
 /** How it went; nothing of ours is left when `left` is empty. */
 export interface UninstallReport {
@@ -103,25 +103,6 @@ async function standIn(options: UninstallOptions): Promise<UninstallCalls | unde
     () => calls,
     () => undefined,
   );
-}
-
-/** It adds its entry about once a second where somebody takes it away, as an agent of ours may just have done. */
-const istioEntryMs = 2_500;
-
-/** A chain that calls nobody for a moment would start pods outside their mesh. */
-async function untilIstioIsIn({
-  netDir,
-  ownedFileName = defaultOwnedFileName,
-}: UninstallOptions): Promise<void> {
-  const until = performance.now() + istioEntryMs;
-  for (;;) {
-    const { files } = await readFolder(netDir).catch(() => ({ files: new Map<string, string>() }));
-    const { confs } = parseFolder(files);
-    const isIn = confs.some((conf) => ownersIn(conf).istioCni);
-    const isOurs = confs.some((conf) => conf.name === ownedFileName || ownersIn(conf).ours);
-    if (isIn || !isOurs || performance.now() >= until) return;
-    await delay(100);
-  }
 }
 
 /** One part of the node. */
@@ -202,8 +183,7 @@ class Uninstall {
 
   #parts(): readonly Part[] {
     const { pods } = this.#options;
-    const spare = pods === undefined || pods === "stay" ? {} : pods;
-    const node = { ...this.#options, ...spare, tools: this.#tools };
+    const node = { ...this.#options, tools: this.#tools };
     const chain: Part = {
       name: "chain",
       look: () => lookAtChain(this.#options),
@@ -215,7 +195,7 @@ class Uninstall {
       leave: () => this.#leaveLauncher(),
     };
     if (this.#isBesideIstio) return [chain, launcher];
-    const redirections: Part[] = pods === "stay" ? [] : [this.#podsPart(node)];
+    const redirections: Part[] = pods === "stay" ? [] : [this.#podsPart(node, pods)];
     return [
       chain,
       ...redirections,
@@ -232,18 +212,24 @@ class Uninstall {
     ];
   }
 
-  #podsPart(node: PodCleanupOptions): Part {
+  #podsPart(node: PodCleanupOptions, conceal: (() => Promise<Concealed>) | undefined): Part {
+    let spare: ReadonlySet<string> = new Set();
     return {
       name: "pods",
       look: async () => {
-        const { enrolled, failed } = await lookAtPods(node);
+        const { enrolled, failed } = await lookAtPods({ ...node, spare });
         return [...enrolled.map((each) => `the redirection of ${each}`), ...failed];
       },
       leave: async () => {
-        const { cleaned, failed } = await cleanPods(node);
+        const concealed = await conceal?.();
+        spare = concealed?.spare ?? spare;
+        for (const why of concealed?.failed ?? []) this.#fail("pods", why);
+        const { cleaned, failed } = await cleanPods({ ...node, spare });
         const plural = cleaned.length === 1 ? "" : "s";
-        if (cleaned.length > 0)
+        if (cleaned.length > 0) {
           this.#say("pods", `removed the redirection of ${cleaned.length} network namespace${plural}`);
+          this.#notes.push(...(concealed?.notes ?? []).map((note) => `pods: ${note}`));
+        }
         for (const why of failed) this.#fail("pods", why);
       },
     };

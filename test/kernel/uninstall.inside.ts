@@ -277,6 +277,33 @@ export async function wholeWay(variant: "nft" | "legacy"): Promise<{ dry: Run; f
   return { dry, first, second };
 }
 
+/** With an API server to tell istiod by: how it refuses, or that it does not. */
+export async function withApi(
+  refusal: number | undefined,
+): Promise<Run & { captured: boolean; annotation: string }> {
+  mesh.kubelet.labelNamespace("mesh", { [modeLabel]: "ambient" });
+  writeFileSync(conflist, original);
+  await mesh.startAgent();
+  await mesh.startZtunnel();
+  const pod = await mesh.kubelet.runPod({ namespace: "mesh", name: `told-${++counter}` });
+  const annotation = () => mesh.kubelet.annotation(pod, "ambient.istio.io/redirection") ?? "none";
+  await waitFor("the annotation", () => annotation() === "enabled");
+  await mesh.agent.kill();
+  if (refusal !== undefined) mesh.api.faults.failures.push({ status: refusal });
+  const { code, stdout, stderr } = await run(
+    [process.execPath, AGENT_BUNDLE, "uninstall", "--quiet-seconds", "0"],
+    { env: cleanEnv({ ...env, KUBECONFIG: "/run/node/kubeconfig" }), mayFail: true, timeoutMs: 60_000 },
+  );
+  mesh.api.faults.failures.length = 0;
+  const captured = (await iptablesSave(pod.netns, 4, { variant: "nft" })).includes("ISTIO_PRERT");
+  const seen = { code, output: stdout + stderr, captured, annotation: annotation() };
+  mesh.kubelet.labelNamespace("mesh", { [modeLabel]: null });
+  await mesh.ztunnel.kill();
+  mesh.api.delete("pods", pod.spec.name, pod.spec.namespace);
+  await pod.delete();
+  return seen;
+}
+
 /** Killed at many moments, then run to its end. @returns at how many of them it was still at work */
 export async function killed(delaysMs: readonly number[]): Promise<number> {
   const scene = await captureAndDie("nft");

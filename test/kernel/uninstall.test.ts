@@ -32,12 +32,26 @@ describe("uninstall", () => {
         ),
         'launcher: removed "/run/node/bin/ambient-cni"',
         expect.stringMatching(/^run dir: removed .*"\/var\/run\/ztunnel\/ztunnel.sock"$/),
-        "nothing of ambient-cni is left on this node",
+        expect.stringMatching(/^note: pods: istiod is not told: pods keep the annotation .*redirection/),
+        "nothing is left but what the notes say",
         "",
       ]);
       expect(second).toEqual({ code: 0, output: "nothing to do: nothing of ambient-cni is on this node\n" });
     },
   );
+
+  test("takes a pod's annotation before its redirection", { timeout: 60_000 }, async () => {
+    const told = await node.call.withApi(undefined);
+    expect(told).toMatchObject({ code: 0, captured: false, annotation: "none" });
+    expect(told.output).toMatch(/nothing of ambient-cni is left on this node/);
+  });
+
+  test("leaves a pod in the mesh whose annotation it may not take away", { timeout: 60_000 }, async () => {
+    const told = await node.call.withApi(403);
+    expect(told).toMatchObject({ code: 1, captured: true, annotation: "enabled" });
+    expect(told.output).toMatch(/left: pods: all pods stay in the mesh/);
+    expect(told.output).toMatch(/chain: took our entry out/);
+  });
 
   test("that is killed at any moment is finished by the next run", { timeout: 90_000 }, async () => {
     const delaysMs = [60, 90, 110, 130, 150, 170, 190, 220, 250, 300, 400, 600];

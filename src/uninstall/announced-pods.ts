@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// istiod is told first that pods of this node leave the mesh: where nobody can tell it, they stay in it.
+import { setTimeout as delay } from "node:timers/promises";
+import { ApiClient, podPath } from "../kube/api-client.ts";
+import { ApiError } from "../kube/api-error.ts";
+import { type PodFacts, podAnnotations, toPodFacts } from "../kube/pod-facts.ts";
+import { canonicalAddress } from "../linux/address.ts";
+import { hostNetnsKeys } from "../linux/host-netns.ts";
+import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
+import { forEachLimited } from "../loop/limit.ts";
+import { findNetns, openFound } from "./node-cleanup-netns.ts";
+
+export interface AnnouncedPodsOptions {
+  readonly hostRoot: string;
+  readonly kubeconfigPath: string | undefined;
+  /** Empty: pods are looked for in the whole cluster. */
+  readonly nodeName: string;
+  /** What istiod gets to tell the peers, in ms. */
+  readonly leavePauseMs: number;
+}
+
+/** What came of it. */
+export interface Concealed {
+  /** Namespaces that have to stay as they are, by their `Netns.key`. */
+  readonly spare: ReadonlySet<string>;
+  /** Why, a line each. */
+  readonly failed: readonly string[];
+  readonly notes: readonly string[];
+}
+
+const parallel = 4;
+const requestMs = 5_000;
+
+/**
+ * Takes the annotation from the pods of this node that carry it. Without any credentials nobody can be told, which is said in
+ * a note. @throws Error when /proc cannot be read
+ */
+export async function concealPods(options: AnnouncedPodsOptions): Promise<Concealed> {
+  const { kubeconfigPath, leavePauseMs } = options;
+  let client: ApiClient;
+  try {
+    client = ApiClient.load({ kubeconfigPath });
+  } catch (error) {
+    const why = (error as Error).message;
+    const note = `istiod is not told: pods keep the annotation ${podAnnotations.redirection} until they are deleted (${why})`;
+    return { spare: new Set(), failed: [], notes: [note] };
+  }
+  const owners = await netnsByAddress(options);
+  try {
+    const announced = (await podsOf(client, options)).filter(({ ips }) => ips.some((ip) => owners.has(ip)));
+    const failures = new Map<PodFacts, string>();
+    await forEachLimited(
+      announced,
+      async (pod) => {
+        const why = await conceal(client, pod);
+        if (why !== undefined) failures.set(pod, why);
+      },
+      { places: parallel },
+    );
+    if (failures.size < announced.length) await delay(leavePauseMs);
+    return {
+      spare: new Set([...failures.keys()].flatMap(({ ips }) => ips.flatMap((ip) => owners.get(ip) ?? []))),
+      failed: [...failures].map(
+        ([{ namespace, name }, why]) =>
+          `${namespace}/${name} stays in the mesh, for its annotation cannot be taken away: ${why}`,
+      ),
+      notes: [],
+    };
+  } catch (error) {
+    // whoever may not be asked about may be announced
+    const why = `all pods stay in the mesh, for nobody can say which of them istiod knows: ${(error as Error).message}`;
+    return { spare: new Set(owners.values()), failed: [why], notes: [] };
+  }
+}
+
+/** Which namespace of this node has an address. */
+async function netnsByAddress({ hostRoot }: AnnouncedPodsOptions): Promise<Map<string, string>> {
+  const owners = new Map<string, string>();
+  for (const found of await findNetns({ hostRoot, ignore: hostNetnsKeys({ hostRoot }) })) {
+    using netns = openFound(found);
+    if (netns === undefined) continue;
+    for (const { address } of await interfaceAddresses(netns.fd))
+      owners.set(canonicalAddress(address), netns.key);
+  }
+  return owners;
+}
+
+/** Those that istiod takes for the mesh's; their addresses are canonical. */
+async function podsOf(client: ApiClient, { nodeName }: AnnouncedPodsOptions): Promise<PodFacts[]> {
+  const query = nodeName === "" ? {} : { fieldSelector: `spec.nodeName=${nodeName}` };
+  const convert = (raw: unknown): PodFacts | undefined => {
+    const pod = toPodFacts(raw);
+    const isAnnounced = pod?.annotations[podAnnotations.redirection] !== undefined && !pod.hostNetwork;
+    return isAnnounced ? { ...pod, ips: pod.ips.map(canonicalAddress) } : undefined;
+  };
+  return (await client.list("/api/v1/pods", query, { convert })).items;
+}
+
+/** @returns why the annotation is still there; undefined when it is not, or the pod is gone */
+async function conceal(client: ApiClient, { uid, namespace, name }: PodFacts): Promise<string | undefined> {
+  try {
+    const body = { metadata: { uid, annotations: { [podAnnotations.redirection]: null } } };
+    await client.mergePatch(podPath(namespace, name, "status"), body, {
+      signal: AbortSignal.timeout(requestMs),
+    });
+    return undefined;
+  } catch (error) {
+    const isGone = error instanceof ApiError && [404, 409].includes(error.status ?? 0);
+    return isGone ? undefined : (error as Error).message;
+  }
+}
