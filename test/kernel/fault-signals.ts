@@ -227,8 +227,9 @@ export const faultSignals = {
   },
   "DaemonSet deleted": {
     madeIn: [
-      [dropIn, "leaves the node as it was when its DaemonSet is deleted"],
+      [dropIn, "leaves the node as it was, and pods in the mesh, when its DaemonSet is deleted"],
       [dropIn, "when all manifests are deleted in one go"],
+      [dropIn, "leaves by both runbooks of deploy/README.md"],
       [dropIn, "does all of that in the DaemonSet of istio-cni"],
       ["test/cri/deaths.test.ts", "deaths of agents and uninstalls"],
     ],

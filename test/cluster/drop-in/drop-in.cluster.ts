@@ -80,7 +80,7 @@ describe.skipIf(means.lacks !== undefined)("an installed agent", () => {
     sayTimes("label off to free, 3 pods", times);
     expect(times.freeMs).toBeLessThan(LEAVE_PAUSE_MS + 1_000);
   });
-  test("leaves the node as it was when its DaemonSet is deleted", async () => {
+  test("leaves the node as it was, and pods in the mesh, when its DaemonSet is deleted", async () => {
     sayTimes("DaemonSet deleted", await node.call.uninstall());
   }, 150_000);
   test("can be installed again, and finds its pods", async () => {
@@ -89,7 +89,15 @@ describe.skipIf(means.lacks !== undefined)("an installed agent", () => {
   test("leaves the node as it was when all manifests are deleted in one go", async () => {
     sayTimes("manifests deleted", await node.call.uninstallAll());
   }, 150_000);
-  test("does all of that in the DaemonSet of istio-cni", async () => {
+  test("leaves by both runbooks of deploy/README.md, with pods in the mesh and out of it", async () => {
+    await node.call.installAgain();
+    sayTimes("left by the runbook", await node.call.leaveByRunbook());
+    await node.call.installAgain();
+    await node.call.releaseByRunbook();
+    await node.call.installAgain();
+    sayTimes("manifests deleted", await node.call.uninstallAll());
+  }, 300_000);
+  test("does all of that in the DaemonSet of istio-cni, with its runbooks for the way in and back", async () => {
     sayTimes("drop-in", await node.call.dropIn());
   }, 200_000);
   test("is updated under traffic while pods come and go, and nobody notices", async () => {

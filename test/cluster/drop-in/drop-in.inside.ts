@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What drop-in.cluster.ts does inside a node: installs the agent from its image and manifests, and watches what pods get.
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { istioCniObjects } from "../../deploy/istio-cni-daemonset.ts";
 import { claimCaptured } from "../../support/node/capture-state.ts";
@@ -25,6 +26,7 @@ import * as scene from "./scene.ts";
 
 const ownLabel = "k8s-app=ambient-cni-node";
 const istioLabel = "k8s-app=istio-cni-node";
+const nextImage = agentImage.replace(/:[^:]+$/, ":next");
 
 export const { reboot, restartDaemon, withoutApiServer } = outages;
 export const { updateAgent, updateZtunnel } = rolling;
@@ -193,6 +195,17 @@ async function claimPodsFree(): Promise<void> {
   await deletePod("plain");
 }
 
+/** Claims that the pods are still in the mesh, served by ztunnel, and that pods start and stop beside them. */
+async function claimPodsStay(): Promise<void> {
+  const pods = await web();
+  await untilCaptured(pods);
+  await untilAnnotated(scene.kube.admin, pods, "enabled");
+  const [a, b] = pods as [KubeJson, KubeJson];
+  assert.deepEqual(await scene.request(a, b), { outbound: 1, inbound: 1 });
+  await createEarly("plain", a);
+  await deletePod("plain");
+}
+
 /**
  * Deletes the agent in some way, waits for its pod to go, and claims that it took itself out of the node before it ended.
  * @returns how long the agent worked on that, and how long it took until its pod was gone
@@ -200,6 +213,7 @@ async function claimPodsFree(): Promise<void> {
 async function leave(
   selector: string,
   deletion: () => Promise<unknown>,
+  claimPods = claimPodsStay,
 ): Promise<{ leavingMs: number; goneMs: number }> {
   const [pod] = (await scene.systemPods(selector)) as [KubeJson];
   const log = await scene.ContainerLog.open(pod, "install-cni");
@@ -218,7 +232,7 @@ async function leave(
   const leavingMs = at("stopped") - at("stopping");
   // the pod is gone: nobody is left who could do the rest
   await scene.claimLeft();
-  await claimPodsFree();
+  await claimPods();
   return { leavingMs, goneMs };
 }
 
@@ -245,18 +259,64 @@ export async function uninstallAll(): Promise<{ leavingMs: number; goneMs: numbe
   return leave(ownLabel, () => scene.kube.kubectl(["delete", "-f", "-"], { stdin }));
 }
 
-/** The DaemonSet of istio-cni with nothing but our image: all of it once more. */
+/** The commands of a runbook in deploy/README.md, word for word but for the names that stand for one's own. */
+async function runbook(title: string): Promise<void> {
+  const readme = await readFile(join(import.meta.dirname, "../../../deploy/README.md"), "utf8");
+  const [, after = ""] = readme.split(`\n### ${title}\n`);
+  const [block = ""] = after.trimStart().split("\n\n");
+  const commands = block.split("\n").map((line) => line.trim().replace(/ +#.*$/, ""));
+  assert.ok(
+    commands.length > 0 && commands.every((line) => line.startsWith("kubectl ")),
+    `no runbook "${title}"`,
+  );
+  const manifest = join(tmpdir(), "ambient-cni.yaml");
+  await writeFile(manifest, await scene.manifestWith());
+  for (const text of commands) {
+    const command = text
+      .replace("REGISTRY/ambient-cni:0.1.0", nextImage)
+      .replace("deploy/manifests/ambient-cni.yaml", manifest);
+    // ztunnel comes back to an agent in its own time, and doctor says so until then
+    const timeoutMs = command.endsWith(" doctor") ? 20_000 : 0;
+    const isDone = (): Promise<boolean> => scene.kube.shell(command).then(() => true);
+    await waitFor(command, isDone, { timeoutMs, intervalMs: 500 });
+  }
+}
+
+/** The runbook that leaves pods in the mesh. */
+export function leaveByRunbook(): Promise<{ leavingMs: number; goneMs: number }> {
+  return leave(ownLabel, () => runbook("Leave"));
+}
+
+/** The runbook that takes pods out of the mesh. */
+export async function releaseByRunbook(): Promise<void> {
+  await runbook("Leave, with pods out of the mesh");
+  await scene.untilGone(ownLabel);
+  await scene.claimLeft();
+  await claimPodsFree();
+}
+
+/** The DaemonSet of istio-cni with nothing but our image: all of it once more, with the way to another image and back. */
 export async function dropIn(): Promise<{ readyMs: number; leavingMs: number; goneMs: number }> {
+  await scene.kube.ctr(["images", "tag", "--force", agentImage, nextImage]);
   const began = performance.now();
   const objects = istioCniObjects(agentImage);
   await scene.apply(JSON.stringify({ apiVersion: "v1", kind: "List", items: objects }));
   await scene.untilRolledOut("istio-cni-node");
   const readyMs = Math.round(performance.now() - began);
-  await scene.claimInstalled();
+  await scene.claimInstalled("istio-cni");
   const pods = await web();
   await scene.untilHeld(pods);
   await untilCaptured(pods);
   await untilAnnotated(scene.kube.admin, pods, "enabled");
+  for (const [title, image] of [
+    ["Migrate", nextImage],
+    ["Roll back", agentImage],
+  ] as const) {
+    await runbook(title);
+    const [agent] = (await scene.systemPods(istioLabel)).filter(({ status }) => status.phase === "Running");
+    assert.equal(agent?.spec.containers[0].image, image, title);
+    await scene.claimInstalled("istio-cni");
+  }
   await traffic();
   await newPods();
   const times = await leave(istioLabel, () => scene.deleteDaemonSet("istio-cni-node", istioLabel));

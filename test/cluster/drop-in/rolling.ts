@@ -21,7 +21,7 @@ async function ruleGenerations(pods: readonly KubeJson[]): Promise<number[]> {
 
 /** The agent is replaced by another image and back. */
 export async function updateAgent(): Promise<Record<string, number>> {
-  await scene.kube.ctr(["images", "tag", agentImage, nextImage]);
+  await scene.kube.ctr(["images", "tag", "--force", agentImage, nextImage]);
   const pods = await web();
   const mark = scene.trap.mark;
   const before = await ruleGenerations(pods);

@@ -250,14 +250,16 @@ export function connections(stats: ReadonlyMap<string, StandInStats>, pod: KubeJ
 }
 
 const chainPath = (): string => join(kube.netDir, "10-podnet.conflist");
-const launcherPath = (): string => join(kube.pluginDir, "ambient-cni");
+/** Names that our entry and launcher may have: in istio-cni's DaemonSet they have its. */
+export type PluginName = "ambient-cni" | "istio-cni";
+const launcherPath = (name: PluginName): string => join(kube.pluginDir, name);
 
 /** Claims that the node calls our plugin once, at the end of its owner's chain, and that it can. */
-export async function claimInstalled(): Promise<void> {
+export async function claimInstalled(name: PluginName = "ambient-cni"): Promise<void> {
   const chain = JSON.parse(await readFile(chainPath(), "utf8"));
   const types = chain.plugins.map(({ type }: { type: string }) => type);
-  assert.deepEqual(types, ["bridge", "portmap", "ambient-cni"]);
-  const launcher = await readFile(launcherPath());
+  assert.deepEqual(types, ["bridge", "portmap", name]);
+  const launcher = await readFile(launcherPath(name));
   assert.ok(launcher.equals(await readFile(join(root, "plugin/build/ambient-cni"))), "another launcher");
   assert.match(await hostRules(), /-A POSTROUTING -j ISTIO_POSTRT/);
 }
@@ -267,7 +269,12 @@ export async function claimLeft(): Promise<void> {
   const chain = await readFile(chainPath());
   assert.equal(chain.toString(), ownersChain.toString(), "the chain is not as it was");
   assert.deepEqual(await readdir(kube.netDir), ["10-podnet.conflist"]);
-  await assert.rejects(access(launcherPath()), { code: "ENOENT" }, "the launcher is still there");
+  for (const name of ["ambient-cni", "istio-cni"] as const)
+    await assert.rejects(
+      access(launcherPath(name)),
+      { code: "ENOENT" },
+      `the launcher ${name} is still there`,
+    );
   assert.doesNotMatch(await hostRules(), /ISTIO/);
   assert.deepEqual((await run(["ipset", "list", "-name"])).stdout.trim(), "");
   assert.deepEqual(await readdir("/var/run/istio-cni").catch(() => []), []);
