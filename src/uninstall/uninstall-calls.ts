@@ -48,8 +48,11 @@ export async function whoServes(path: string): Promise<SocketOwner> {
 const leaving =
   "ambient-cni is leaving this node; the runtime tries again, with the chain as it is without ambient-cni";
 
+/** A node whose STATUS fails starts no pod at all, those outside the mesh included. */
+const forgiving: ReadonlySet<string> = new Set(["DEL", "GC", "STATUS"]);
+
 /**
- * Stands in for the agent on its plugin socket: DEL and GC succeed, everything else fails at once instead of waiting for an
+ * Stands in for the agent on its plugin socket: DEL, GC and STATUS succeed, everything else fails at once instead of waiting for an
  * agent that does not come back, or cannot work. Pods on the exempt list start nevertheless: for them any other answer is no answer.
  */
 export class UninstallCalls implements AsyncDisposable {
@@ -116,8 +119,7 @@ export class UninstallCalls implements AsyncDisposable {
       for await (const _ of request) {
         // read to its end: the launcher writes all of it before it reads
       }
-      const verb = request.headers["cni-command"];
-      const isForgiving = verb === "DEL" || verb === "GC";
+      const isForgiving = forgiving.has(String(request.headers["cni-command"]));
       response.writeHead(isForgiving ? 200 : 503, {
         ...(isForgiving ? { "CNI-Exit": "0" } : {}),
         Connection: "close",

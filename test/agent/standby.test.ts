@@ -100,7 +100,7 @@ describe("an agent that stands by", () => {
     expect([outside.code, JSON.parse(outside.stdout.toString())]).toEqual([0, previous]);
     expect(outside.ms).toBeLessThan(900);
     expect(errorOf(await call("ADD")).msg).toContain("cannot work: the reason");
-    for (const verb of ["DEL", "GC"]) expect((await call(verb)).code).toBe(0);
+    for (const verb of ["DEL", "GC", "STATUS"]) expect((await call(verb)).code).toBe(0);
   });
 
   test("says once that it cannot leave the chain, and leaves it as soon as it can", async () => {

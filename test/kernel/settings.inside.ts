@@ -25,8 +25,8 @@ function startPod(namespace: string, name: string): Promise<Pod> {
 export interface Effects {
   /** What /readyz says in the end. */
   readonly ready: string;
-  /** How new pods start, by namespace. */
-  readonly starts: Readonly<Record<string, "captured" | "untouched">>;
+  /** How new pods start, by namespace, or what the runtime is told. */
+  readonly starts: Readonly<Record<string, string>>;
   /** How the pod from before is found. */
   readonly before: "captured";
   /** The exit code of a CNI STATUS; 0: the runtime may call the node's network ready. */
@@ -67,9 +67,13 @@ export async function withSettings(
     { timeoutMs: 15_000, intervalMs: 20 },
   );
   rounds++;
-  const starts: Record<string, "captured" | "untouched"> = {};
+  const starts: Record<string, string> = {};
   for (const namespace of ["mesh", "plain"]) {
-    const pod = await startPod(namespace, `round-${rounds}`);
+    const pod = await startPod(namespace, `round-${rounds}`).catch((error: Error) => error.message);
+    if (typeof pod === "string") {
+      starts[namespace] = pod;
+      continue;
+    }
     const isCaptured = await claimCaptured(pod).then(
       () => true,
       () => false,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Settings that cannot be followed, on a node with pods: none of them keeps a pod from starting or takes one out of the mesh.
+// Settings that cannot be followed, on a node with pods: none of them keeps a pod of another mesh or of none from starting, takes
+// one out of the mesh, or lets one start outside it unseen.
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
@@ -15,7 +16,11 @@ afterAll(async () => {
 });
 
 const works = { mesh: "captured", plain: "untouched" };
-const standsBy = { mesh: "untouched", plain: "untouched" };
+const leaves = { mesh: "untouched", plain: "untouched" };
+const standsBy = (reason: string) => ({
+  mesh: expect.stringMatching(`the ambient-cni agent of this node cannot work: .*${reason}`) as string,
+  plain: "untouched",
+});
 
 test.each<[Record<string, string>, string, object]>([
   [
@@ -29,10 +34,14 @@ test.each<[Record<string, string>, string, object]>([
     '^not ready: iptables: Cannot use iptables variant "legacy"[^\n]*what the host uses is used instead\n$',
     works,
   ],
-  [{ AMBIENT_ENABLEMENT_SELECTOR: "a: b" }, "settings: AMBIENT_ENABLEMENT_SELECTOR", standsBy],
-  [{ AMBIENT_ENABLED: "false" }, "settings: AMBIENT_ENABLED", standsBy],
-  [{ NODE_NAME: "" }, "settings: NODE_NAME", standsBy],
-])("with %j the agent is not ready, and every pod starts", async (env, said, starts) => {
+  [
+    { AMBIENT_ENABLEMENT_SELECTOR: "a: b" },
+    "settings: AMBIENT_ENABLEMENT_SELECTOR",
+    standsBy("AMBIENT_ENABLEMENT_SELECTOR"),
+  ],
+  [{ AMBIENT_ENABLED: "false" }, "settings: AMBIENT_ENABLED", leaves],
+  [{ NODE_NAME: "" }, "settings: NODE_NAME", standsBy("NODE_NAME")],
+])("with %j the agent is not ready, and no pod outside the mesh is held", async (env, said, starts) => {
   const effects = await node.call.withSettings(env, {
     said,
     hasLegacy: env.FORCE_IPTABLES_BINARY !== "legacy",

@@ -5,6 +5,7 @@ import { mkdir, readdir, stat, writeFile } from "node:fs/promises";
 import { request } from "node:http";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { exemptListName } from "../../src/install/exempt-namespaces.ts";
 import { type IstioAddEvent, IstioCni } from "../support/istio-cni/stand-in.ts";
 import { AgentProcess } from "../support/node/agent-process.ts";
 import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts";
@@ -173,11 +174,14 @@ export interface Left {
   readonly chain: readonly string[];
   readonly bin: readonly (readonly [name: string, isOurs: boolean])[];
   readonly kubeconfig: boolean;
+  /** The list of namespaces that start without our agent: kept for it, where nobody uninstalled it. */
+  readonly list: boolean;
 }
 
 async function look(): Promise<Left> {
   const entries = (JSON.parse(await readFileSync(conflist, "utf8")) as { plugins: PluginConfig[] }).plugins;
-  const names = (await readdir(binDir)).sort();
+  const files = (await readdir(binDir)).sort();
+  const names = files.filter((each) => each !== exemptListName);
   const sizes = await Promise.all(names.map((each) => stat(join(binDir, each))));
   return {
     chain: entries.map(({ type, agent_wait_seconds }) =>
@@ -185,6 +189,7 @@ async function look(): Promise<Left> {
     ),
     bin: names.map((each, index) => [each, (sizes[index]?.size ?? 0) < 1_000_000]),
     kubeconfig: readdirSync(runDir).includes("istio-cni-kubeconfig"),
+    list: files.includes(exemptListName),
   };
 }
 
@@ -211,9 +216,19 @@ export interface Swaps {
 /** Changes from istio-cni to ours and back, six times in all, and looks at what each left of the other. */
 export async function swap(naming: Naming): Promise<Swaps> {
   const inPlace = naming === "in istio-cni's DaemonSet";
-  const istioAlone: Left = { chain: ["bridge", "istio-cni"], bin: [["istio-cni", false]], kubeconfig: true };
+  const istioAlone: Left = {
+    chain: ["bridge", "istio-cni"],
+    bin: [["istio-cni", false]],
+    kubeconfig: true,
+    list: inPlace,
+  };
   const type = inPlace ? "istio-cni" : "ambient-cni";
-  const oursAlone: Left = { chain: ["bridge", `${type} (ours)`], bin: [[type, true]], kubeconfig: false };
+  const oursAlone: Left = {
+    chain: ["bridge", `${type} (ours)`],
+    bin: [[type, true]],
+    kubeconfig: false,
+    list: true,
+  };
   await mesh.startZtunnel();
   let running = await startIstio({ daemonSetStays: inPlace });
   await mesh.ztunnel.waitForReady(10_000);
