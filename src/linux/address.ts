@@ -31,12 +31,35 @@ function dotless(address: string): string {
   );
 }
 
-/** The text of an address of 4 or 16 bytes in network order. @throws RangeError for another number of bytes */
+/**
+ * The text of an address of 4 or 16 bytes in network order, as inet_ntop(3) writes it: a host's sets hold hundreds, and a
+ * `SocketAddress` for each takes most of the time that reading them does.
+ * @throws RangeError for another number of bytes
+ */
 export function addressText(bytes: Uint8Array): string {
   if (bytes.length === 4) return bytes.join(".");
   if (bytes.length !== 16) throw new RangeError(`Cannot read an address of ${bytes.length} bytes`);
-  const groups = Array.from({ length: 8 }, (_, at) =>
-    (((bytes[2 * at] ?? 0) << 8) | (bytes[2 * at + 1] ?? 0)).toString(16),
-  );
-  return canonicalAddress(groups.join(":"));
+  const groups: number[] = [];
+  for (let at = 0; at < 16; at += 2) groups.push(((bytes[at] ?? 0) << 8) | (bytes[at + 1] ?? 0));
+  const { start, length } = longestZeros(groups);
+  const text = (from: number, to: number) =>
+    groups
+      .slice(from, to)
+      .map((group) => group.toString(16))
+      .join(":");
+  if (length < 2) return text(0, 8);
+  if (start === 0 && length === 6) return `::${bytes.subarray(12).join(".")}`;
+  if (start === 0 && length === 5 && groups[5] === 0xffff) return `::ffff:${bytes.subarray(12).join(".")}`;
+  return `${text(0, start)}::${text(start + length, 8)}`;
+}
+
+/** The first of the longest runs. */
+function longestZeros(groups: readonly number[]): { start: number; length: number } {
+  let best = { start: 0, length: 0 };
+  let length = 0;
+  for (const [at, group] of groups.entries()) {
+    length = group === 0 ? length + 1 : 0;
+    if (length > best.length) best = { start: at - length + 1, length };
+  }
+  return best;
 }

@@ -344,8 +344,17 @@ function explain(doing: string, error: unknown): unknown {
   return new NativeError(doing, errno, syscall);
 }
 
+let systemErrors: ReadonlyMap<number, [code: string, text: string]> | undefined;
+
+/** What libuv knows of an errno. @param errno negative */
+export function systemError(errno: number): [code: string, text: string] | undefined {
+  // Node builds the map anew with each call, which takes longer than a conversation with the kernel
+  systemErrors ??= getSystemErrorMap();
+  return systemErrors.get(errno);
+}
+
 function describeErrno(errno: number): [code: string, text: string] {
-  const known = getSystemErrorMap().get(errno);
+  const known = systemError(errno);
   if (known !== undefined) return known;
   // libuv has no name for some of the kernel's errors.
   const entry = Object.entries(constants.errno).find(([, value]) => value === -errno);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One look at the host's sets and at our share of its nat table, in the kernel: no process, whatever else the host has.
-import { SocketAddress } from "node:net";
-import { addressBytes } from "../linux/address.ts";
+import { addressBytes, addressText } from "../linux/address.ts";
 import { check, errorCode, exchange, NetlinkError, read } from "../linux/netlink/exchange.ts";
 import {
   concatBytes,
@@ -174,12 +173,9 @@ function decodeAddress(ip: Uint8Array | undefined): string | undefined {
   if (ip === undefined) return undefined;
   const attributes = decodeAttributes(ip);
   const v4 = attributes.get(IP.v4);
-  if (v4?.length === 4) return v4.join(".");
+  if (v4?.length === 4) return addressText(v4);
   const v6 = attributes.get(IP.v6);
-  if (v6?.length !== 16) return undefined;
-  const view = viewOf(v6);
-  const groups = Array.from({ length: 8 }, (_, index) => view.getUint16(2 * index).toString(16));
-  return new SocketAddress({ address: groups.join(":"), family: "ipv6" }).address;
+  return v6?.length === 16 ? addressText(v6) : undefined;
 }
 
 function decodeNumber(answer: NetlinkAnswer, family: Family): number {

@@ -45,6 +45,8 @@ export class HostState {
   readonly #native: NativeProbes;
   readonly #branchEni = new BranchEni();
   readonly #hostSysctl: HostSysctl;
+  /** The kernel has IPv6, which it can get (its module) and never loses. */
+  #hasIpv6 = false;
 
   /** @throws RangeError for a probe address that is none */
   constructor(options: HostStateOptions) {
@@ -135,11 +137,12 @@ export class HostState {
 
   #families(netns: Netns): { families: Family[]; skippedFamilies: SkippedProbeFamily[] } {
     const { ipv6, backend } = this.#options;
+    this.#hasIpv6 ||= supportsIpv6(netns);
     const reason = !ipv6
       ? "AMBIENT_IPV6 is false"
       : !writesIpv6(backend)
         ? `the IPv6 programs of ${BACKEND_NAMES[backend.variant]} are not in PATH`
-        : supportsIpv6(netns)
+        : this.#hasIpv6
           ? undefined
           : "the host's kernel has no IPv6";
     if (reason === undefined) return { families: [4, 6], skippedFamilies: [] };

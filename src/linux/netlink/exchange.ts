@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Asks the kernel a list of netlink requests inside a network namespace; the answers come back one per request.
-import { getSystemErrorMap } from "node:util";
-import { NativeError } from "../native.ts";
+import { NativeError, systemError } from "../native.ts";
 import { converse, type NetnsAt } from "../netns-visit.ts";
 import { encodeRequests, type NetlinkAnswer, type NetlinkRequest, sortAnswers } from "./message.ts";
 
@@ -67,7 +66,7 @@ export async function repeatUntilConsistent(ask: () => Promise<NetlinkAnswer[]>)
 /** "EEXIST" for -17; "no answer" when the kernel gave none. */
 export function errorCode(error: number | undefined): string {
   if (error === undefined) return "no answer";
-  return getSystemErrorMap().get(error)?.[0] ?? `errno ${-error}`;
+  return systemError(error)?.[0] ?? `errno ${-error}`;
 }
 
 /** @throws NetlinkError unless the answer is success */
