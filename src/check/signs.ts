@@ -2,6 +2,8 @@
 // Whether an ambient agent, ours or another, wrote in a namespace.
 import { hasRouting, readRedirectRouting } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
+import { NetnsVisit } from "../linux/netns-visit.ts";
+import { allDone } from "../loop/all-done.ts";
 import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
 import { findNativeTables } from "../netfilter/native/native-tables.ts";
 import { TABLE_NAMES } from "../redirection/rules.ts";
@@ -17,12 +19,16 @@ const TELLING = ([4, 6] as const).flatMap((family) => [
 
 /**
  * Whether there is a sign of a capture: ip rule or route, which are written first and removed last, a table or a chain that only ambient
- * mode has. Three netlink conversations and a look at x_tables at most.
+ * mode has. One visit of the namespace, and a look at x_tables.
  * @throws NetlinkError, NativeError when the kernel cannot be asked
  */
 export async function isTouched(netns: Netns): Promise<boolean> {
-  if (hasRouting(await readRedirectRouting(netns.fd, { v6: true }))) return true;
-  if ((await findNativeTables(netns.fd)).length > 0) return true;
-  if ((await findChains(netns.fd, TELLING)).length > 0) return true;
+  const visit = new NetnsVisit({ fd: netns.fd });
+  const [routing, tables, chains] = await allDone([
+    readRedirectRouting(visit, { v6: true }),
+    findNativeTables(visit),
+    findChains(visit, TELLING),
+  ]);
+  if (hasRouting(routing) || tables.length > 0 || chains.length > 0) return true;
   return (await findLegacyChains(netns.fd, TELLING)).length > 0;
 }

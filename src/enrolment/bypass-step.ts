@@ -30,7 +30,7 @@ export async function lookForBypasses(
   if (bypasses === undefined || record.isAdding || isSpared(netns, generation)) return;
   try {
     const report = await bypasses(netns, redirect);
-    if (generation !== undefined) lastLooks.set(netns, { generation, spared: 0 });
+    if (report.generation !== undefined) lastLooks.set(netns, { generation: report.generation, spared: 0 });
     if (record.sandbox?.netns !== netns) return;
     history.sawBypasses(record.uid, report);
     outcomes.bypassed(record, report);

@@ -3,6 +3,7 @@
 import { existingXtablesInNetns, NativeError, type XtablesName } from "../linux/native.ts";
 import { check, errorCode, NetlinkError } from "../linux/netlink/exchange.ts";
 import type { NetlinkRequest } from "../linux/netlink/message.ts";
+import type { NetnsAt } from "../linux/netns-visit.ts";
 import { ask, type ChainPlace, getChain } from "./nft/nft-wire.ts";
 
 /** Answers that say "not there": no such table or chain; a kernel without nf_tables, or without them for the family. */
@@ -15,18 +16,18 @@ export function isWithoutNft(error: unknown): boolean {
 }
 
 /** Those that are there in nf_tables. @throws NetlinkError, NativeError when the kernel cannot be asked */
-export function findChains<P extends ChainPlace>(netnsFd: number, places: readonly P[]): Promise<P[]> {
-  return askAbout(netnsFd, places, getChain);
+export function findChains<P extends ChainPlace>(at: NetnsAt, places: readonly P[]): Promise<P[]> {
+  return askAbout(at, places, getChain);
 }
 
 /** Those that the kernel has, each asked for by name. @throws NetlinkError, NativeError when it cannot be asked */
 export async function askAbout<P>(
-  netnsFd: number,
+  at: NetnsAt,
   places: readonly P[],
   questionOf: (place: P) => NetlinkRequest,
 ): Promise<P[]> {
   try {
-    const answers = await ask(netnsFd, places.map(questionOf));
+    const answers = await ask(at, places.map(questionOf));
     return places.filter((_, index) => {
       const answer = answers[index];
       if (answer === undefined) return false;

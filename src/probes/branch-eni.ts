@@ -12,6 +12,7 @@ import {
   readPolicyRules,
 } from "../linux/netlink/policy-rules.ts";
 import type { Netns } from "../linux/netns.ts";
+import type { NetnsAt } from "../linux/netns-visit.ts";
 import type { Family } from "../netfilter/family.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 
@@ -33,6 +34,8 @@ export interface BranchMembers {
 /** What the look at a host is given. */
 export interface BranchLook {
   readonly families: readonly Family[];
+  /** Through which the rules are looked at. */
+  readonly at: NetnsAt;
   /** False: no pod is to have rules. */
   readonly isOn: boolean;
   readonly members: BranchMembers;
@@ -114,8 +117,8 @@ export class BranchEni {
 
   /** Compares what is there with what should be; writes nothing. @throws NetlinkError, NativeError */
   async observe(netns: Netns, look: BranchLook): Promise<BranchDrift> {
-    const { families } = look;
-    const rules = await readPolicyRules(netns.fd, families);
+    const { families, at } = look;
+    const rules = await readPolicyRules(at, families);
     const tables = new Set(rules.filter(isWireRule).map(({ table }) => table));
     const there = new Set(rules.map(keyOf));
     for (const key of this.#known) if (!there.has(key)) this.#known.delete(key);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ways of keeping the host's share: by iptables and ipset, or in native nftables.
 import type { Netns } from "../linux/netns.ts";
+import type { NetnsAt } from "../linux/netns-visit.ts";
 import type { Family } from "../netfilter/family.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
@@ -13,6 +14,8 @@ export interface WantedHost {
   readonly match: ProbeMatch;
   /** False: only the sets need be looked at. */
   readonly rules: boolean;
+  /** Through which the sets are looked at; default: the namespace's descriptor. */
+  readonly at?: NetnsAt;
 }
 
 /** How the host differs, and what changes it. */

@@ -13,6 +13,7 @@ import {
   NLM,
   viewOf,
 } from "../linux/netlink/message.ts";
+import type { NetnsAt } from "../linux/netns-visit.ts";
 import type { Family } from "../netfilter/family.ts";
 import { type EntryChange, PROBE_SETS, type SeenSet } from "./probe-set.ts";
 
@@ -49,9 +50,9 @@ export interface HostLook {
  * @throws NetlinkError EPERM, EAGAIN; of a set that is there, but whose number the kernel does not tell (before Linux 4.20)
  * @throws NativeError if the conversation with the kernel failed
  */
-export async function lookAtHost(netnsFd: number, families: readonly Family[]): Promise<HostLook> {
+export async function lookAtHost(at: NetnsAt, families: readonly Family[]): Promise<HostLook> {
   const requests = families.flatMap((family) => [listSet(family), askNumber(family)]);
-  const answers = await read(netnsFd, NETLINK_NETFILTER, requests);
+  const answers = await read(at, NETLINK_NETFILTER, requests);
   const sets = new Map<Family, SeenSet>();
   const numbers = new Map<Family, number>();
   for (const [index, family] of families.entries()) {

@@ -271,7 +271,7 @@ export class HostProbes {
     await this.#removeLeftovers(netns);
   }
 
-  #look(netns: Netns, wanted: Omit<WantedHost, "families">): Promise<HostObservation> {
+  #look(netns: Netns, wanted: Omit<WantedHost, "families" | "at">): Promise<HostObservation> {
     const look = () => this.#state.observe(netns, wanted);
     return wanted.rules ? this.#pace.time(wanted.match.key, look) : look();
   }

@@ -2,9 +2,11 @@
 // The host's sets and rules against what they should be, in the form that is in use; what is left of the other is carried over and removed.
 import { supportsIpv6 } from "../linux/host-netns.ts";
 import type { Netns } from "../linux/netns.ts";
+import { NetnsVisit } from "../linux/netns-visit.ts";
+import { allDone } from "../loop/all-done.ts";
 import type { Family } from "../netfilter/family.ts";
 import { BACKEND_NAMES, type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
-import { type BranchDrift, BranchEni } from "./branch-eni.ts";
+import { type BranchDrift, BranchEni, type BranchLook } from "./branch-eni.ts";
 import type { HostForm, SeenHost, WantedHost } from "./host-form.ts";
 import { HostSysctl } from "./host-sysctl.ts";
 import { IptablesHost } from "./iptables-host.ts";
@@ -63,10 +65,13 @@ export class HostState {
   }
 
   /** Compares what is there with what should be; writes nothing. @throws as {@link HostForm.observe} */
-  async observe(netns: Netns, wanted: Omit<WantedHost, "families">): Promise<HostObservation> {
+  async observe(netns: Netns, wanted: Omit<WantedHost, "families" | "at">): Promise<HostObservation> {
     const { families, skippedFamilies } = this.#families(netns);
-    const seen = await this.#form.observe(netns, { ...wanted, families });
-    const branch = await this.#observeBranchEni(netns, { families, members: wanted.members });
+    const visit = new NetnsVisit({ fd: netns.fd });
+    const [seen, branch] = await allDone([
+      this.#form.observe(netns, { ...wanted, families, at: visit }),
+      this.#observeBranchEni(netns, { families, members: wanted.members, at: visit }),
+    ]);
     const write = async () => {
       if (seen.drift.length > 0) await seen.write();
       if (branch.drift.length > 0) await branch.write();
@@ -76,10 +81,11 @@ export class HostState {
 
   async #observeBranchEni(
     netns: Netns,
-    { families, members }: Pick<WantedHost, "families" | "members">,
+    { families, members, at }: Pick<BranchLook, "families" | "members" | "at">,
   ): Promise<BranchDrift> {
     return await this.#branchEni.observe(netns, {
       families,
+      at,
       isOn: this.#options.branchEniProbes !== false,
       members,
       entries: () => this.#form.entries(netns, families),

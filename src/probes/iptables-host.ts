@@ -46,8 +46,8 @@ export class IptablesHost implements HostForm {
 
   /** @throws {ProbesError} FOREIGN_SET, RULE_REFUSED; what the engine and netlink throw */
   async observe(netns: Netns, wanted: WantedHost): Promise<SeenHost> {
-    const { members, match, families } = wanted;
-    const { sets, numbers } = await lookAtHost(netns.fd, families);
+    const { members, match, families, at = netns.fd } = wanted;
+    const { sets, numbers } = await lookAtHost(at, families);
     const plans = families.map((family) => {
       const set = sets.get(family);
       if (!isUsableSet(set)) throw foreignSet(family, set?.type ?? "");

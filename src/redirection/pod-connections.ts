@@ -10,6 +10,8 @@ import {
 } from "../linux/netlink/inet-diag.ts";
 import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
+import { NetnsVisit } from "../linux/netns-visit.ts";
+import { allDone } from "../loop/all-done.ts";
 
 /** How many connections there are. */
 export interface ConnectionCount {
@@ -124,8 +126,11 @@ async function look(netns: Netns, states: readonly SocketState[]): Promise<Look>
     sockets.push(socket);
   };
   // ztunnel's first and apart: all of them have to be known, however many others there are
-  await visitSockets(netns.fd, { protocol: "tcp", states, mark: ZTUNNEL_MARK }, add);
-  const { isCapped } = await visitSockets(netns.fd, { protocol: "tcp", states }, add);
+  const visit = new NetnsVisit({ fd: netns.fd });
+  const [, { isCapped }] = await allDone([
+    visitSockets(visit, { protocol: "tcp", states, mark: ZTUNNEL_MARK }, add),
+    visitSockets(visit, { protocol: "tcp", states }, add),
+  ]);
   return { earlier: earlierOf(sockets), isCapped };
 }
 

@@ -2,7 +2,7 @@
 // The TCP and UDP sockets of a network namespace as sock_diag(7) shows them, and the end of single TCP connections.
 import { constants } from "node:os";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { netlinkInNetns } from "../native.ts";
+import { converse, type NetnsAt } from "../netns-visit.ts";
 import { errorCode, exchange, NetlinkError } from "./exchange.ts";
 import {
   concatBytes,
@@ -101,14 +101,13 @@ export interface SocketQuery {
  * @throws NetlinkError: the kernel refused (ENOENT: it has no socket diagnosis); NativeError: the conversation failed
  */
 export async function visitSockets(
-  netnsFd: number,
+  at: NetnsAt,
   { maxBytes = MAX_LISTING_BYTES, ...query }: SocketQuery & { readonly maxBytes?: number },
   visit: (socket: InetSocket) => void,
 ): Promise<{ isCapped: boolean }> {
   const requests = [AF_INET, AF_INET6].map((family) => encodeDump(family, query));
-  const received = await netlinkInNetns(netnsFd, NETLINK_SOCK_DIAG, encodeRequests(requests), {
-    enoughBytes: maxBytes,
-  });
+  const request = encodeRequests(requests);
+  const received = await converse(at, { protocol: NETLINK_SOCK_DIAG, request, enoughBytes: maxBytes });
   let shownCount = 0;
   let endCount = 0;
   for (const message of eachMessage(received)) {

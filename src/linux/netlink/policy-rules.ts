@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Policy rules and host routes of a namespace that others keep as well: listed, added and deleted one by one, through rtnetlink(7).
 import { addressBytes, addressText } from "../address.ts";
+import type { NetnsAt } from "../netns-visit.ts";
 import { check, errorCode, exchange, read } from "./exchange.ts";
 import {
   concatBytes,
@@ -51,8 +52,8 @@ export interface HostRoute {
 }
 
 /** The rules of that form; all others are left out. A kernel without policy rules has none. @throws NetlinkError, NativeError */
-export async function readPolicyRules(netnsFd: number, families: readonly Family[]): Promise<PolicyRule[]> {
-  const answers = await read(netnsFd, NETLINK_ROUTE, families.map(rulesRequest));
+export async function readPolicyRules(at: NetnsAt, families: readonly Family[]): Promise<PolicyRule[]> {
+  const answers = await read(at, NETLINK_ROUTE, families.map(rulesRequest));
   return families.flatMap((family, index) => {
     const answer = answers[index] as NetlinkAnswer;
     if (isUnsupported(errorCode(answer.error))) return [];

@@ -24,6 +24,8 @@ export interface BypassReport {
   readonly bypasses: readonly Bypass[];
   /** False: there is more than is read, or it changed whenever it was read: something may stand there that is not named. */
   readonly isComplete: boolean;
+  /** Low 16 bits of the count of nf_tables' changes, of one moment for all that was read there. */
+  readonly generation?: number | undefined;
 }
 
 /** As many as are told in one answer. */
@@ -48,6 +50,7 @@ export async function findBypasses(netns: { readonly fd: number }, where: OwnPla
   return {
     bypasses: [...found.bypasses, ...legacy.bypasses].slice(0, MAX_FINDINGS),
     isComplete: found.isComplete && legacy.isComplete,
+    generation: found.generation,
   };
 }
 
@@ -62,7 +65,8 @@ async function findNft(netnsFd: number, where: OwnPlaces): Promise<BypassReport>
     const isComplete = isProven && walk.isComplete && list.isComplete && source.isSteady;
     // what changes once is read again; what is too much stays too much
     const isChanging = !source.isSteady || list.isInterrupted;
-    if (!isChanging || attempt === MAX_READS) return { bypasses, isComplete };
+    if (!isChanging || attempt === MAX_READS)
+      return { bypasses, isComplete, generation: isChanging ? undefined : list.generation };
   }
 }
 

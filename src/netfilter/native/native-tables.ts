@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tables in which istio-cni keeps its rules when it uses nft itself (NATIVE_NFTABLES): asked for by name, and removed.
 import { check } from "../../linux/netlink/exchange.ts";
+import type { NetnsAt } from "../../linux/netns-visit.ts";
 import { askAbout } from "../find-chains.ts";
 import { ask, batch, declareTable, deleteTable, getTable, type TablePlace } from "../nft/nft-wire.ts";
 
@@ -12,9 +13,9 @@ export const NATIVE_TABLE_NAMES: readonly string[] = [
 ];
 
 /** Those of a namespace, however many others it has. @throws NetlinkError, NativeError when they cannot be asked for */
-export async function findNativeTables(netnsFd: number): Promise<string[]> {
+export async function findNativeTables(at: NetnsAt): Promise<string[]> {
   const places = NATIVE_TABLE_NAMES.map(placeOf);
-  return (await askAbout(netnsFd, places, getTable)).map(({ table }) => table);
+  return (await askAbout(at, places, getTable)).map(({ table }) => table);
 }
 
 /**
