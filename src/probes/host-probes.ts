@@ -65,6 +65,8 @@ export interface ProbeVerification {
 
 const DEFAULT_INTERVAL_MS = 3_000;
 const FIRST_RETRY_MS = 500;
+/** Many pods that are captured at once go into the sets by a few runs instead of one each. */
+const GATHER_MS = 10;
 /** The first round writes; the others exist for a refused match and for whoever wrote at the same moment. */
 const MAX_ROUNDS = 3;
 
@@ -108,6 +110,7 @@ export class HostProbes {
     this.#pace = new LookPace({ intervalMs, clock });
     this.#runs = new KeepTrue({
       work: () => this.#assert(),
+      shortestMs: GATHER_MS,
       longestMs: () => this.#pace.pauseMs,
       backoff: new Backoff({ baseMs: FIRST_RETRY_MS, capMs: intervalMs }),
       clock,

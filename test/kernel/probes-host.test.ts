@@ -527,6 +527,8 @@ describe("stop", () => {
     const probes = await probesOn("nft", { intervalMs: 50 });
     await probes.start();
     await probes.set("a", ["10.0.0.1"]);
+    // past the moment in which pods are gathered: the next run begins at once
+    await new Promise((resolve) => setTimeout(resolve, 20));
     const waiting = probes.set("b", ["10.0.0.2"]);
     const late = probes.set("c", ["10.0.0.3"]);
     const stopping = probes.stop();
