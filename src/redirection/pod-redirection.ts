@@ -96,6 +96,8 @@ interface Written {
 const DEFAULT_TIMEOUT_MS = 10_000;
 /** Somebody else may use the rules of an earlier agent again as soon as they are taken away. */
 const MAX_ROUNDS = 2;
+/** Options are a pod's to choose: names of its interfaces are among them. */
+const MAX_POSSIBLE = 64;
 
 /** Redirects pods. Calls for different namespaces run in parallel, calls for the same one after each other. */
 export class PodRedirection {
@@ -107,6 +109,8 @@ export class PodRedirection {
   /** Handles whose namespace was searched for rules of earlier agents. */
   readonly #searched = new WeakSet<Netns>();
   readonly #queue = new KeyedMutex();
+  /** Keys of options that rules can hold. */
+  readonly #possible = new Set<string>();
   /** Families that the last new namespace could have. */
   #newFamilies: readonly Family[];
 
@@ -213,8 +217,7 @@ export class PodRedirection {
     const startMs = performance.now();
     this.#assertUsable(call);
     const { netns, isNew = false } = call;
-    // throws for options that no rule can hold, before anything is written
-    this.#wanted(options, this.#families).told();
+    this.#assertPossible(options);
     const urgent = { ...call, isUrgent: isNew };
     const visiting = { ...urgent, visit: this.#visit(urgent) };
     const [{ before, skippedFamilies, rules }, earlier] = await allDone([
@@ -345,6 +348,16 @@ export class PodRedirection {
 
   #wanted(options: RedirectOptions, families: readonly Family[]) {
     return wantedRedirection(options, { families, known: this.#families });
+  }
+
+  /** Before anything is written. @throws {RedirectOptionsError} for options that no rule can hold */
+  #assertPossible(options: RedirectOptions): void {
+    const { key, told } = this.#wanted(options, this.#families);
+    if (this.#possible.has(key)) return;
+    // all rules are made for it: as long as a conversation with the kernel takes
+    told();
+    if (this.#possible.size === MAX_POSSIBLE) this.#possible.clear();
+    this.#possible.add(key);
   }
 
   #visit(call: NetnsCall): NetnsVisit {
