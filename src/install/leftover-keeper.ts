@@ -30,6 +30,8 @@ export class LeftoverKeeper {
   /** Since when no chain names them, by path. */
   #since = new Map<string, number>();
   readonly #told = new Set<string>();
+  /** Since when no chain names istio-cni's plugin, or it is ours that has its name. */
+  #unread: { readonly sinceMs: number } | undefined;
 
   constructor(options: LeftoverKeeperOptions) {
     this.#options = options;
@@ -54,7 +56,11 @@ export class LeftoverKeeper {
     const { netDir, runDir, replaceIstioCni, current, log } = this.#options;
     const texts = [...(await readFolder(netDir, { all: true })).files.values()];
     const isNamed = (name: PluginType): boolean => texts.some((text) => namesPlugin(text, name));
-    if (replaceIstioCni && (current === "istio-cni" || !isNamed("istio-cni"))) {
+    const isUnread = replaceIstioCni && (current === "istio-cni" || !isNamed("istio-cni"));
+    const nowMs = this.#clock.nowMs();
+    this.#unread = isUnread ? (this.#unread ?? { sinceMs: nowMs }) : undefined;
+    // its plugin may be on its way to read it, and would refuse the pod
+    if (this.#unread !== undefined && nowMs - this.#unread.sinceMs >= quietMs) {
       const removed = await removeIstioCniFiles({ runDir, netDir });
       if (removed.length > 0) log.info({ removed }, "removed the kubeconfig of istio-cni's plugin");
     }
