@@ -24,8 +24,15 @@ export function matchLabelSelector(selector: LabelSelector, labels: Labels): boo
   return selector.every((requirement) => matchRequirement(requirement, labels));
 }
 
-function matchRequirement({ key, operator, values }: LabelRequirement, labels: Labels): boolean {
-  const value = Object.hasOwn(labels, key) ? labels[key] : undefined;
+function matchRequirement({ key, ...wanted }: LabelRequirement, labels: Labels): boolean {
+  return matchValue(wanted, Object.hasOwn(labels, key) ? labels[key] : undefined);
+}
+
+/** Tells whether a label's value is as wanted. @param value undefined: there is no such label */
+export function matchValue(
+  { operator, values }: Omit<LabelRequirement, "key">,
+  value: string | undefined,
+): boolean {
   switch (operator) {
     case "In":
       return value !== undefined && values.includes(value);

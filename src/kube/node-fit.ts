@@ -2,6 +2,7 @@
 // Whether a DaemonSet has a place for a node: the node selector and the required node affinity of its pods. Pure.
 // Source: Kubernetes pkg/controller/daemon, NodeShouldRunDaemonPod; component-helpers scheduling/corev1/nodeaffinity.
 import { listOf, recordOf, textOf, textsOf } from "./json-fields.ts";
+import { matchValue } from "./label-selector.ts";
 
 /** What of a node counts. */
 export interface NodeFacts {
@@ -41,16 +42,14 @@ function termMatches(term: Readonly<Record<string, unknown>>, { name, labels }: 
 }
 
 function conditionHolds(condition: Readonly<Record<string, unknown>>, value: string | undefined): boolean {
+  const { operator } = condition;
   const values = listOf(condition.values).map(textOf);
-  switch (condition.operator) {
+  switch (operator) {
     case "In":
-      return value !== undefined && values.includes(value);
     case "NotIn":
-      return value === undefined || !values.includes(value);
     case "Exists":
-      return value !== undefined;
     case "DoesNotExist":
-      return value === undefined;
+      return matchValue({ operator, values }, value);
     case "Gt":
       return isNumber(value) && isNumber(values[0]) && BigInt(value) > BigInt(values[0]);
     case "Lt":
