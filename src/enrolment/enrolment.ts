@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // All pods of the node: who asks for a look at which pod, and when. Everything that happens becomes a message to a pod's own run.
-import { isAnnouncementAlone, type PodFacts } from "../kube/pod-facts.ts";
+import type { PodFacts } from "../kube/pod-facts.ts";
 import { unlessLate } from "../loop/deadline.ts";
 import { KeyedQueue } from "../loop/keyed-queue.ts";
 import { AddWaiters } from "./add-waiters.ts";
@@ -303,22 +303,8 @@ export class Enrolment {
   #podChanged(uid: string, pod: PodFacts | undefined): void {
     if (this.#stage !== "started") return;
     if (pod === undefined && !this.#records.has(uid)) return;
-    if (pod !== undefined && this.#isOwnWord(pod)) {
-      this.#records.of(uid).put({ type: "facts", pod });
-      return;
-    }
     if (pod !== undefined) this.#options.history.asked(uid);
     this.#tell(uid, { type: "facts", pod });
-  }
-
-  /** Of a captured pod its own annotation comes back to us: nothing is to be done, and a look at its namespace takes a dozen questions. */
-  #isOwnWord(pod: PodFacts): boolean {
-    const workload = this.#records.get(pod.uid)?.preview(this.#options.clock.nowMs());
-    return (
-      workload?.phase.at === "captured" &&
-      workload.pod !== undefined &&
-      isAnnouncementAlone(workload.pod, pod)
-    );
   }
 
   /** A pod known from its ADD alone, and deleted while the watch was broken, is in no list and no event. */

@@ -102,14 +102,6 @@ export function sameFacts<T extends { readonly resourceVersion: string }>(a: T, 
   return isDeepStrictEqual({ ...a, resourceVersion: "" }, { ...b, resourceVersion: "" });
 }
 
-/** Whether nothing came to a pod but the word that it is in the mesh, which istiod reads. */
-export function isAnnouncementAlone(before: PodFacts, now: PodFacts): boolean {
-  const { redirection } = podAnnotations;
-  if (before.annotations[redirection] !== undefined || now.annotations[redirection] !== "enabled")
-    return false;
-  return sameFacts({ ...before, annotations: { ...before.annotations, [redirection]: "enabled" } }, now);
-}
-
 function keptOf(annotations: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
   return Object.fromEntries(Object.entries(annotations).filter(([key]) => keptAnnotations.includes(key)));
 }

@@ -1,13 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // From the API's JSON to facts, also when the JSON is not what it should be.
 import { expect, test } from "vitest";
-import {
-  isAnnouncementAlone,
-  type PodFacts,
-  sameFacts,
-  toNamespaceFacts,
-  toPodFacts,
-} from "../../src/kube/pod-facts.ts";
+import { sameFacts, toNamespaceFacts, toPodFacts } from "../../src/kube/pod-facts.ts";
 
 const whole = {
   kind: "Pod",
@@ -166,20 +160,4 @@ test("facts are the same when only the version differs", () => {
   expect(sameFacts(facts, { ...facts, resourceVersion: "78" })).toBe(true);
   expect(sameFacts(facts, { ...facts, ips: ["10.0.0.9"] })).toBe(false);
   expect(sameFacts(facts, { ...facts, labels: { ...facts.labels, x: "y" } })).toBe(false);
-});
-
-test("the agent's own word on a pod is told from whatever else comes to it", () => {
-  const now = { ...(toPodFacts(whole) as PodFacts), resourceVersion: "78" };
-  const { "ambient.istio.io/redirection": _, ...others } = now.annotations;
-  const before = { ...now, annotations: others, resourceVersion: "77" };
-  expect(isAnnouncementAlone(before, now)).toBe(true);
-  // taken away, again, by another, with something else
-  expect(isAnnouncementAlone(now, before)).toBe(false);
-  expect(isAnnouncementAlone(now, now)).toBe(false);
-  const pending = { ...now, annotations: { ...others, "ambient.istio.io/redirection": "pending" } };
-  expect(isAnnouncementAlone(before, pending)).toBe(false);
-  expect(isAnnouncementAlone(before, { ...now, ips: ["10.0.0.10"] })).toBe(false);
-  expect(isAnnouncementAlone(before, { ...now, labels: {} })).toBe(false);
-  const more = { ...now, annotations: { ...now.annotations, "ambient.istio.io/dns-capture": "true" } };
-  expect(isAnnouncementAlone(before, more)).toBe(false);
 });
