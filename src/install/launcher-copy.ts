@@ -55,7 +55,7 @@ export function launcherPath(binDir: string, name: PluginType = launcherName): s
   return join(binDir, name);
 }
 
-/** A launcher is 46 KB, istio-cni's plugin 85 MB. */
+/** A launcher is 50 KB, istio-cni's plugin 85 MB. */
 const maxLauncherBytes = 4 * 1024 * 1024;
 /** What no plugin of others says of itself. Source: plugin/launcher.c, show_usage. */
 const ownWords = "ambient-cni is the CNI plugin of Istio's ambient mesh";

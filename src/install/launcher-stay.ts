@@ -17,7 +17,7 @@ export interface LauncherStayOptions {
  * Why the launcher must not be removed yet; undefined: nobody will call it.
  *
  * A launcher that is missing when it is called for DEL keeps the pod from being deleted for good; one that is left over is a
- * file of 70 KB that answers DEL with success all by itself. So it goes only when it is known not to be needed:
+ * file of 50 KB that answers DEL with success all by itself. So it goes only when it is known not to be needed:
  *
  * - containerd and cri-dockerd take the chain as it is now. Source: containerd/go-cni cni.go, Remove; Mirantis/cri-dockerd
  *   network/cni, deleteFromNetwork.
