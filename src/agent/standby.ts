@@ -6,13 +6,14 @@ import { PluginServer } from "../cni/plugin-server.ts";
 import type { AgentConfig } from "../config.ts";
 import { removeFromChain } from "../install/chain-removal.ts";
 import { exemptListPath } from "../install/exempt-namespaces.ts";
+import { chainFolders } from "../install/multus-chain.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import { UninstallCalls } from "../uninstall/uninstall-calls.ts";
 
 export interface StandbyOptions {
-  readonly config: Pick<AgentConfig, "runDir" | "pluginSocketPath" | "install" | "blockers">;
+  readonly config: Pick<AgentConfig, "hostRoot" | "runDir" | "pluginSocketPath" | "install" | "blockers">;
   /** In one line, for the pods that wait. */
   readonly reason: string;
   readonly log: Logger;
@@ -66,10 +67,13 @@ export class Standby {
   /** Again and again: programs that keep a copy of the chain put our entry back. */
   async #look(): Promise<void> {
     const { config, log } = this.#options;
-    const { netDir, ownedFileName } = config.install;
+    const { hostRoot, install } = config;
+    const { netDir, ownedFileName } = install;
     try {
       const owned = ownedFileName === undefined ? {} : { ownedFileName };
-      const { done } = await removeFromChain({ netDir, ...owned });
+      const done: string[] = [];
+      for (const folder of await chainFolders({ hostRoot, netDir }))
+        done.push(...(await removeFromChain({ netDir: folder, hostRoot, ...owned })).done);
       if (done.length > 0) log.warn({ done }, "left the CNI chain: new pods start without the mesh");
       this.#fault = "";
     } catch (error) {

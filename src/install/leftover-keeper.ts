@@ -53,9 +53,12 @@ export class LeftoverKeeper {
 
   /** Those that no configuration of the folder names. */
   async #unnamed(): Promise<Leftover[]> {
-    const { netDir, runDir, replaceIstioCni, current, log } = this.#options;
-    const texts = [...(await readFolder(netDir, { all: true })).files.values()];
-    const isNamed = (name: PluginType): boolean => texts.some((text) => namesPlugin(text, name));
+    const { hostRoot, netDir, runDir, replaceIstioCni, current, log } = this.#options;
+    const { files, unread } = await readFolder(netDir, { all: true, hostRoot });
+    // what cannot be read may name any of them
+    const isUnknown = [...unread.values()].some(({ isAbsent }) => isAbsent !== true);
+    const isNamed = (name: PluginType): boolean =>
+      isUnknown || [...files.values()].some((text) => namesPlugin(text, name));
     const isUnread = replaceIstioCni && (current === "istio-cni" || !isNamed("istio-cni"));
     const nowMs = this.#clock.nowMs();
     this.#unread = isUnread ? (this.#unread ?? { sinceMs: nowMs }) : undefined;

@@ -9,10 +9,18 @@ import { readFolder } from "../install/conf-dir.ts";
 const istioEntryMs = 2_500;
 
 /** Waits for istio-cni's entry, where ours is in a chain: one that calls nobody would start pods outside their mesh. */
-export async function untilIstioIsIn({ netDir }: { readonly netDir: string }): Promise<void> {
+export async function untilIstioIsIn({
+  hostRoot,
+  netDir,
+}: {
+  readonly hostRoot: string;
+  readonly netDir: string;
+}): Promise<void> {
   const until = performance.now() + istioEntryMs;
   for (;;) {
-    const { files } = await readFolder(netDir).catch(() => ({ files: new Map<string, string>() }));
+    const { files } = await readFolder(netDir, { hostRoot }).catch(() => ({
+      files: new Map<string, string>(),
+    }));
     const owners = parseFolder(files).confs.map(ownersIn);
     const isIn = owners.some(({ istioCni }) => istioCni);
     const isOurs = owners.some(({ ours }) => ours);

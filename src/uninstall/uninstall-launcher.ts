@@ -54,8 +54,6 @@ const patienceMs = 30_000;
 export async function leaveLaunchers(options: LauncherLeaveOptions): Promise<LauncherLeave> {
   const { binDir, quietMs, calls } = options;
   const found = await lookAtLaunchers(options);
-  // what stays of the launcher answers DEL, which asks no list
-  await removeExemptList(binDir).catch(() => {});
   const going = found.filter(({ stays }) => stays === undefined);
   // a runtime reads its chain before it runs it: ADDs and DELs under way still call us
   if (going.length > 0 && calls === undefined) await delay(quietMs);
@@ -65,6 +63,8 @@ export async function leaveLaunchers(options: LauncherLeaveOptions): Promise<Lau
     const failed = `${paths} is still called (${calls.count} times); look for a CNI configuration that names it in another folder`;
     return { done: [], failed: [failed] };
   }
+  // until now for pods whose ADD was under way; what stays of the launcher answers DEL, which asks no list
+  await removeExemptList(binDir).catch(() => {});
   const names = going.map(({ name }) => name);
   // also without a launcher: an installer that was killed may have left half of one
   const isThere = found.some(({ name }) => name === launcherName);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // An agent that its settings keep from working, met by the real launcher and a real chain.
-import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
@@ -116,6 +116,17 @@ describe("an agent that stands by", () => {
     mkdirSync(netDir);
     writeChain(join(netDir, "10-x.conflist"));
     await waitFor("our entry to be gone", () => types(join(netDir, "10-x.conflist")).length === 1);
+  });
+
+  test("leaves the auxiliary chain of Multus as well", async () => {
+    const folder = join(scratch.path, "run/multus/cni/net.d/vendor-cni-chain");
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(
+      join(folder, "istio-cni.conf"),
+      JSON.stringify({ cniVersion: "0.3.1", name: "istio-cni", ...entry() }),
+    );
+    await start({ AMBIENT_ENABLED: "false", HOST_ROOT: scratch.path, CHAINED_CNI_PLUGIN: "false" });
+    expect(readdirSync(folder)).toEqual([]);
   });
 
   test("leaves the chain to whoever made the entry where it is not ours to install", async () => {

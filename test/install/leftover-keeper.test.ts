@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What istio-cni's plugin needs is left until no runtime that read the chain of before can still be calling it.
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -73,6 +73,21 @@ test("where the plugin of that name is ours, the kubeconfig goes after the same 
   chain("bridge", "istio-cni");
   expect(await look(keeper, 0)).toEqual([true, true]);
   expect(await look(keeper, 8_000)).toEqual([false, true]);
+});
+
+test("a chain that a link leads to on the host counts, and so does one that cannot be seen", async () => {
+  const keeper = make();
+  mkdirSync(join(root, "host/etc"));
+  writeFileSync(
+    join(root, "host/etc/a.conflist"),
+    JSON.stringify({ name: "a", plugins: [{ type: "istio-cni" }] }),
+  );
+  symlinkSync("/etc/a.conflist", join(root, "net/10-a.conflist"));
+  await look(keeper, 0);
+  expect(await look(keeper, 60_000)).toEqual([true, true]);
+  rmSync(join(root, "host/etc/a.conflist"));
+  mkdirSync(join(root, "host/etc/a.conflist"));
+  expect(await look(keeper, 60_000)).toEqual([true, true]);
 });
 
 test("an agent that is not to take istio-cni's place leaves both", async () => {
