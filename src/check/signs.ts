@@ -24,11 +24,15 @@ const TELLING = ([4, 6] as const).flatMap((family) => [
  */
 export async function isTouched(netns: Netns): Promise<boolean> {
   const visit = new NetnsVisit({ fd: netns.fd });
-  const [routing, tables, chains] = await allDone([
+  const [routing, own] = await allDone([
     readRedirectRouting(visit, { v6: true }),
-    findNativeTables(visit),
-    findChains(visit, TELLING),
+    Promise.allSettled([findNativeTables(visit), findChains(visit, TELLING)]),
   ]);
-  if (hasRouting(routing) || tables.length > 0 || chains.length > 0) return true;
+  // whatever else can be asked
+  if (hasRouting(routing)) return true;
+  for (const found of own) {
+    if (found.status === "rejected") throw found.reason;
+    if (found.value.length > 0) return true;
+  }
   return (await findLegacyChains(netns.fd, TELLING)).length > 0;
 }
