@@ -160,13 +160,16 @@ export class Attachments {
 
   /**
    * The pod whose sandbox is in a namespace. Numbers of namespaces come back: of several sandboxes that were told to be in it
-   * the newest is, and none that its pod has a newer one for.
+   * the newest that still stands is, and none that its pod has a newer one for.
    * @param netnsKey `Netns.key`
+   * @param stands whether the namespace is still where ADD told; of a sandbox that nobody ended only the number may be left
    */
-  ownerOf(netnsKey: string): string | undefined {
+  ownerOf(netnsKey: string, stands: (place: Place) => boolean): string | undefined {
     let owner: string | undefined;
-    for (const { place } of this.#sandboxes.values())
-      if (place.netnsKey === netnsKey && this.placeOf(place.uid) === place) owner = place.uid;
+    for (const { place } of this.#sandboxes.values()) {
+      const isNewest = place.netnsKey === netnsKey && this.placeOf(place.uid) === place;
+      if (isNewest && stands(place)) owner = place.uid;
+    }
     return owner;
   }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether a pod belongs into the mesh, and with which redirection. Pure, no I/O.
 import type { NamespaceNames } from "../kube/namespace-patterns.ts";
-import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
+import { hasFinished, type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import { type PodOverrides, readPodOverrides } from "../kube/pod-overrides.ts";
 import { type EnablementSelector, matchSelectors } from "../kube/selectors.ts";
 import type { EstablishedConnections, RedirectOptions } from "../redirection/rules.ts";
@@ -116,6 +116,6 @@ export function hardExclusion(pod: PodFacts, policy: EnrolmentPolicy): OutsideRe
   if (pod.namespace === policy.systemNamespace && pod.labels.app === "ztunnel") return "ztunnel";
   if (isAgent(pod, policy)) return "agent";
   if (policy.excludeNamespaces.has(pod.namespace)) return "excluded-namespace";
-  if (pod.phase === "Succeeded" || pod.phase === "Failed") return "terminated";
+  if (hasFinished(pod)) return "terminated";
   return undefined;
 }

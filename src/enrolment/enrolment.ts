@@ -46,12 +46,13 @@ export class Enrolment {
       onlate: ({ uid }) => this.#queue.request(uid),
     });
     const pace = { ...options.pace, finMs, maxFinMs, concealMs, graceMs: reconcileIntervalMs / 2 };
+    const { attachments, finder } = options;
+    const ownerOf = (netnsKey: string) => attachments.ownerOf(netnsKey, (place) => finder.stands(place));
     const context = {
       outcomes: this.#outcomes,
       pace,
       desired: (record: PodRecord) => this.#desiredOf(record),
-      isOwned: (netnsKey: string, uid: string) =>
-        this.#records.isOwned(netnsKey, { uid, attachments: options.attachments }),
+      isOwned: (netnsKey: string, uid: string) => this.#records.isOwned(netnsKey, { uid, ownerOf }),
       isTakingStock: () => this.#stage === "taking-stock",
       isLeavingNode: () => this.#isLeaving,
       oncaptured: (record: PodRecord) => this.#waiters.captured(record),

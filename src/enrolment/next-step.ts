@@ -213,8 +213,7 @@ function wayOut(
   if (phase.at === "leaving") return leavingStep(about, view, run);
   const isServed = phase.at !== "outside" || (view.isAnnounced && !run.isRestored);
   if (sandbox === undefined) {
-    const mayLive = pod.phase === "Pending" || pod.phase === "Running";
-    const isSought = !pod.hostNetwork && (isServed || (workload.isUnseen && mayLive));
+    const isSought = !pod.hostNetwork && (isServed || workload.isUnseen);
     if (isSought && !run.hasSearched) return { do: "find", pod };
     if (!isServed) return outside(workload, view);
     // while the pod runs its rules are somewhere: without them gone first, ztunnel's leaving would cut it off

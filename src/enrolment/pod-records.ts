@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The records of all pods by UID, and which of them a CNI call is about.
-import type { Attachments, Place } from "./attachments.ts";
+import type { Place } from "./attachments.ts";
 import type { EnrolmentOptions } from "./enrolment-options.ts";
 import { PodRecord } from "./pod-record.ts";
 
@@ -33,14 +33,14 @@ export class PodRecords extends Map<string, PodRecord> {
     return undefined;
   }
 
-  /** Whether a namespace is another pod's than this one's. @param others.attachments what ADD told of sandboxes */
+  /** Whether a namespace is another pod's than this one's. @param told.ownerOf the pod of which ADD told so */
   isOwned(
     netnsKey: string,
-    { uid, attachments }: { readonly uid: string; readonly attachments: Pick<Attachments, "ownerOf"> },
+    { uid, ownerOf }: { readonly uid: string; readonly ownerOf: (netnsKey: string) => string | undefined },
   ): boolean {
     for (const record of this.values())
       if (record.uid !== uid && record.sandbox?.netns.key === netnsKey) return true;
-    return (attachments.ownerOf(netnsKey) ?? uid) !== uid;
+    return (ownerOf(netnsKey) ?? uid) !== uid;
   }
 
   /** Whether an ADD under way is about this sandbox. */

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { canonicalAddress, sameAddress } from "../linux/address.ts";
 import { bareUid } from "../linux/cgroup-path.ts";
+import { netnsKeyAt } from "../linux/host-netns.ts";
 import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
 import { Netns } from "../linux/netns.ts";
 import { type PinnedNetns, scanPinned } from "../linux/pinned-netns.ts";
@@ -14,6 +15,8 @@ import type { Place } from "./attachments.ts";
 export interface SoughtPod extends WantedPod {
   /** Addresses of the pod's status; a namespace without any of them is not the pod's. */
   readonly ips: readonly string[];
+  /** All its containers have ended: its address may be another pod's by now, and proves nothing alone. */
+  readonly hasFinished?: boolean;
 }
 
 /**
@@ -96,6 +99,16 @@ export class SandboxFinder {
     return await found.promise;
   }
 
+  /** Whether the namespace of which ADD told is still there, under the path that it told. */
+  stands({ netnsPath, netnsKey }: Place): boolean {
+    try {
+      return netnsKeyAt(join(this.#options.hostRoot, netnsPath)) === netnsKey;
+    } catch {
+      // nothing that can be seen speaks against what ADD told
+      return true;
+    }
+  }
+
   /** The namespace may have gone since ADD, and path or number be another pod's now: then it has not got the addresses. */
   async #atPlace(
     pod: SoughtPod,
@@ -136,7 +149,7 @@ export class SandboxFinder {
     const left: Search[] = [];
     const inspections = searches.map(async (search) => {
       const sandbox = await this.#inspect(search.pod, scan.oldest.get(search.pod.uid));
-      if (sandbox === undefined) left.push(search);
+      if (sandbox === undefined && search.pod.hasFinished !== true) left.push(search);
       else search.found.resolve(sandbox);
     });
     await Promise.all(

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a pod's workload becomes when a step begins and when it has gone well. Pure: no I/O, no clock.
+import { hasFinished } from "../kube/pod-facts.ts";
 import { type Found, graceLeftMs, type Run, type Step, type View } from "./next-step.ts";
 import type { Sandbox } from "./sandbox-finder.ts";
 import { adopt, noteEnd, type Phase, reject, rulesProved, rulesStand, type Workload } from "./workload.ts";
@@ -57,10 +58,8 @@ export function advance(workload: Workload, outcome: Outcome): Advanced {
     case "find": {
       const offered = found?.do === "find" ? found.sandbox : undefined;
       const next = offer(workload, offered, view);
-      // nothing lives where a sandbox had ended: what could not be taken out of it is gone with it
-      const isOver = offered === undefined && graceLeftMs(workload, view) <= 0;
       return {
-        workload: isOver && workload.ended !== undefined ? { ...next, isUnseen: false } : next,
+        workload: offered === undefined && isOver(workload, view) ? { ...next, isUnseen: false } : next,
         run: { ...run, hasSearched: true },
       };
     }
@@ -88,6 +87,15 @@ export function advance(workload: Workload, outcome: Outcome): Advanced {
     case "rest":
       return to({});
   }
+}
+
+/**
+ * Nothing lives where a sandbox had ended, and nothing will where a pod has finished: what could not be taken out of it is
+ * gone with it.
+ */
+function isOver(workload: Workload, view: View): boolean {
+  if (workload.pod !== undefined && hasFinished(workload.pod)) return true;
+  return workload.ended !== undefined && graceLeftMs(workload, view) <= 0;
 }
 
 type Doing<D extends Step["do"]> = Extract<Step, { do: D }>;

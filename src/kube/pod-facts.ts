@@ -83,6 +83,11 @@ export function toPodFacts(raw: unknown): PodFacts | undefined {
   };
 }
 
+/** Whether all its containers have ended for good. Source: Kubernetes' pod lifecycle, pod phase. */
+export function hasFinished({ phase }: Pick<PodFacts, "phase">): boolean {
+  return phase === "Succeeded" || phase === "Failed";
+}
+
 /** Converts a namespace, or the metadata of one, from the API's JSON; undefined when the name is missing. */
 export function toNamespaceFacts(raw: unknown): NamespaceFacts | undefined {
   const metadata = recordOf(recordOf(raw).metadata);

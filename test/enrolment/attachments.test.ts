@@ -188,15 +188,21 @@ describe("places", () => {
 
   test("a namespace is the newest sandbox's that was told to be in it, and none of a pod that has a newer one", () => {
     const attachments = create("u1/c1 net/eth0@4:1", "u2/c2 net/eth0@4:2", "u3/c3 net/eth0@4:1");
-    expect(attachments.ownerOf("4:1")).toBe("u3");
-    expect(attachments.ownerOf("4:2")).toBe("u2");
-    expect(attachments.ownerOf("4:9")).toBeUndefined();
+    expect(attachments.ownerOf("4:1", () => true)).toBe("u3");
+    expect(attachments.ownerOf("4:2", () => true)).toBe("u2");
+    expect(attachments.ownerOf("4:9", () => true)).toBeUndefined();
     added(attachments, "u2/c4 net/eth0@4:4");
-    expect(attachments.ownerOf("4:2")).toBeUndefined();
-    expect(attachments.ownerOf("4:4")).toBe("u2");
+    expect(attachments.ownerOf("4:2", () => true)).toBeUndefined();
+    expect(attachments.ownerOf("4:4", () => true)).toBe("u2");
     // the one that was told of before it in this namespace was gone by then
     attachments.ended("c3");
-    expect(attachments.ownerOf("4:1")).toBeUndefined();
+    expect(attachments.ownerOf("4:1", () => true)).toBeUndefined();
+  });
+
+  test("a namespace is nobody's where no sandbox of its number stands any more, and the older one's that does", () => {
+    const attachments = create("u1/c1 net/eth0@4:1");
+    expect(attachments.ownerOf("4:1", () => false)).toBeUndefined();
+    expect(attachments.ownerOf("4:1", ({ containerId }) => containerId === "c1")).toBe("u1");
   });
 
   test("a place has the addresses of the attachments that there still are", () => {

@@ -193,6 +193,22 @@ describe("after a restart of the agent", () => {
       at: "outside",
     },
     {
+      when: "a pod that has finished, and whose agent died before it had announced it, has its sandbox cleared",
+      workload: { ...unseen, pod: podOf({ phase: "Succeeded" }) },
+      view: viewOf({ desired: { wanted: false, reason: "terminated" } }),
+      finds: left,
+      steps:
+        "find inspect conceal note-concealed open count-carried withdraw wait 50 count-carried restore release close outside",
+      at: "outside",
+    },
+    {
+      when: "a pod that has finished and left no sandbox is looked for once",
+      workload: { ...unseen, pod: podOf({ phase: "Failed" }) },
+      view: viewOf({ desired: { wanted: false, reason: "terminated" } }),
+      steps: "find outside",
+      at: "outside",
+    },
+    {
       when: "a wanted pod that nobody had captured is found, and not named in the snapshot",
       workload: unseen,
       view: viewOf({ isTakingStock: true }),

@@ -99,6 +99,7 @@ export async function withoutProcess(): Promise<Record<string, Outcome>> {
     byIpv6: await search({ ips: ["FD00:97:0::1"] }),
     byNone: await search({ ips: ["10.97.1.9"] }),
     withoutAddress: await search({}),
+    ofOneThatHasFinished: await search({ ips: ["10.97.1.1"], hasFinished: true }),
     ofAnotherPod: await search({ ips: ["10.97.1.1"] }, { isOwned: (netnsKey) => netnsKey === key("a") }),
     twoWithIt: await search({ ips: ["10.97.1.2"] }),
     oneOfTwoHasAll: await search({ ips: ["10.97.1.2", "fd00:97::2"] }),
@@ -129,6 +130,7 @@ export async function told(): Promise<Record<string, Outcome>> {
   const ips = ["10.97.1.1"];
   const outcomes = {
     asTold: await search({ ips }, { place: place("a") }),
+    asToldOfOneThatHasFinished: await search({ ips, hasFinished: true }, { place: place("a") }),
     withoutAddressYet: await search({}, { place: place("a", { ips: [] }) }),
     byTheAddressOfItsTimeAlone: await search({}, { place: place("a") }),
     anothersNowWithoutAddress: await search({ uid: "u1" }, { place: place("b") }),
@@ -143,6 +145,23 @@ export async function told(): Promise<Record<string, Outcome>> {
       {},
       { place: place("a", { netnsPath: "/proc/1/ns/net", netnsKey: netnsKeyAt("/proc/1/ns/net") ?? "" }) },
     ),
+  };
+  await unpinAll();
+  return outcomes;
+}
+
+/** Whether a place of which ADD told still stands. */
+export async function standing(): Promise<Record<string, boolean>> {
+  await pin("a", "10.97.1.1/32");
+  await pin("b", "10.97.1.2/32");
+  const place = { uid: "u1", namespace: "shop", name: "web-0", containerId: "c1", ips: [] };
+  const stands = (path: string, netnsKey: string): boolean =>
+    finder.stands({ ...place, netnsPath: path, netnsKey });
+  const outcomes = {
+    asTold: stands("/var/run/netns/a", key("a")),
+    anotherUnderItsPath: stands("/var/run/netns/b", key("a")),
+    numberOfAnother: stands("/var/run/netns/gone", key("b")),
+    noFolder: stands("/var/run/netns/a/gone", key("a")),
   };
   await unpinAll();
   return outcomes;
@@ -163,7 +182,7 @@ export async function besides(): Promise<Record<string, Outcome>> {
   await run(["mount", "--bind", "/proc/1/ns/uts", "/run/netns/uts"]);
   const children = [await startIn("own", own), await startIn("anothers", another)];
   const outcomes = {
-    ownProcess: await search({ uid: own, ips: ["10.97.1.1"] }),
+    ownProcess: await search({ uid: own, ips: ["10.97.1.1"], hasFinished: true }),
     anotherPodsProcess: await search({ ips: ["10.97.1.2"] }),
     hosts: await search({ ips: ["10.97.1.3"] }),
   };

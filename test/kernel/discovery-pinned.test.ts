@@ -28,6 +28,7 @@ describe("finder", () => {
       byIpv6: pinned("a"),
       byNone: nothing,
       withoutAddress: nothing,
+      ofOneThatHasFinished: nothing,
       ofAnotherPod: nothing,
       twoWithIt: { ...nothing, warned: 1 },
       oneOfTwoHasAll: pinned("twin"),
@@ -38,6 +39,7 @@ describe("finder", () => {
   test("takes what ADD told as long as it holds, and looks on where it does not", async () => {
     expect(await node.call.told()).toEqual({
       asTold: added("a"),
+      asToldOfOneThatHasFinished: added("a"),
       withoutAddressYet: added("a"),
       byTheAddressOfItsTimeAlone: added("a"),
       anothersNowWithoutAddress: { ...nothing, warned: 1 },
@@ -49,6 +51,15 @@ describe("finder", () => {
       anotherUnderItsPath: pinned("a"),
       ownedByAnother: nothing,
       theHosts: nothing,
+    });
+  });
+
+  test("takes the word of an ADD for standing only while its path leads to its namespace", async () => {
+    expect(await node.call.standing()).toEqual({
+      asTold: true,
+      anotherUnderItsPath: false,
+      numberOfAnother: false,
+      noFolder: false,
     });
   });
 

@@ -57,9 +57,17 @@ const anySandbox: Decisions = {
   },
 };
 
+/** Whoever was told to be in a namespace of that number owns it for ever. */
+class OwnerForEver extends Attachments {
+  override ownerOf(netnsKey: string): string | undefined {
+    return super.ownerOf(netnsKey, () => true);
+  }
+}
+
 const planted: readonly { readonly fault: string; readonly options: Omit<PlayOptions, "seed"> }[] = [
   { fault: "a GC of another network", options: { attachments: GcOfAnyNetwork } },
   { fault: "a DEL of a second interface", options: { attachments: DelOfAnyInterface } },
+  { fault: "a number that comes back and is still its former pod's", options: { attachments: OwnerForEver } },
   { fault: "a step's word taken for another sandbox", options: { decisions: anySandbox } },
 ];
 

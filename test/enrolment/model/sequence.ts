@@ -46,7 +46,9 @@ function report({ world }: Pick<Scene, "world">, uid: string): void {
 
 /** The runtime ends a sandbox: DEL, then the other plugins take its interface. */
 function endSandbox({ world }: Pick<Scene, "world">, sandbox: FakeSandbox): void {
-  for (const attachment of sandbox.attachments.splice(0))
+  // a runtime sends the DEL of a sandbox whose ADD nobody heard as well
+  const attached = sandbox.attachments.length > 0 ? sandbox.attachments.splice(0) : [eth0];
+  for (const attachment of attached)
     void world.enrolment.remove({
       ...attachment,
       containerId: sandbox.containerId,
@@ -100,6 +102,17 @@ const actions = {
   end: ({ world, uid }: Scene) => {
     const sandbox = world.living(uid);
     if (sandbox?.runs === true) endSandbox({ world }, sandbox);
+  },
+  // the runtime was restored, or called no plugin of ours
+  rebuildUnseen: ({ world, uid }: Scene) => {
+    const former = world.living(uid);
+    if (!world.pods.has(uid) || former?.runs === false) return;
+    if (former !== undefined) {
+      former.lives = false;
+      former.endedUnseen = true;
+    }
+    world.makeSandbox(uid).runs = true;
+    report({ world }, uid);
   },
   lateDel: ({ world, uid }: Scene) => {
     const gone = world.sandboxes.find((sandbox) => sandbox.uid === uid && !sandbox.lives);
@@ -178,6 +191,7 @@ const weights: Readonly<Record<ActionName, number>> = {
   unplug: 3,
   status: 6,
   end: 2,
+  rebuildUnseen: 4,
   lateDel: 2,
   strangeDel: 2,
   falseDel: 1,
@@ -252,7 +266,7 @@ function brokenClaim(world: World): string | undefined {
   for (const { uid, state, sandbox } of world.enrolment.records()) {
     if (state === "enrolled" && sandbox !== undefined) {
       const { key } = sandbox.netns;
-      const kernel = world.sandboxes.find((each) => each.key === key);
+      const kernel = world.sandboxes.findLast((each) => each.key === key);
       if (kernel?.wasVerified !== true) return `${uid} counts as captured, and ${key} was never verified`;
       if (!world.everAcked.has(`${uid} ${key}`))
         return `${uid} counts as captured, and ${key} was never acknowledged`;
@@ -311,7 +325,9 @@ function brokenRest(world: World, uid: string): string | undefined {
   if (isHome && world.acked.get(uid) !== living.key)
     return `wanted ${uid} is not served by ztunnel in ${living.key}`;
   if (isHome && world.annotations.get(uid) !== "enabled") return `wanted ${uid} is not annotated`;
-  if (!isHome && world.acked.has(uid)) return `ztunnel still serves ${uid}`;
+  // a sandbox that has lost its addresses without a word stays until there is a better one
+  const lost = world.sandboxes.findLast(({ key }) => key === world.acked.get(uid))?.endedUnseen === true;
+  if (!isHome && world.acked.has(uid) && !lost) return `ztunnel still serves ${uid}`;
   // a wanted pod that waits for its next sandbox has nothing that could be captured
   const isBetween = living === undefined && (world.isWanted(uid) || pod?.phase === "Running");
   if (!isHome && !isBetween && (world.annotations.get(uid) ?? null) !== null)

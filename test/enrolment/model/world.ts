@@ -34,6 +34,8 @@ export interface FakeSandbox {
   isBeingMade: boolean;
   /** A CNI call said that it had ended, and it had not. */
   isDisowned: boolean;
+  /** No DEL told of its end. */
+  endedUnseen: boolean;
   rules: Rules;
   /** Somebody changed the rules since they were last seen to be right. */
   isTampered: boolean;
@@ -104,6 +106,8 @@ export class World {
   readonly #writing = new Set<string>();
   #version = 1;
   #names = 0;
+  /** How many handles of a namespace are open, by its key. */
+  readonly #handles = new Map<string, number>();
   #onPodChange: (change: ObjectChange<PodFacts>) => void = () => {};
   #onNamespaceChange: (change: ObjectChange<NamespaceFacts>) => void = () => {};
   #zdsEvents: EnrolmentOptions["ztunnel"] | undefined;
@@ -170,13 +174,14 @@ export class World {
     const number = ++this.#names;
     const sandbox: FakeSandbox = {
       uid,
-      key: `4:${number}`,
+      key: this.#freeKey(),
       containerId: `c${number}`,
       bornMs: this.clock.nowMs(),
       lives: true,
       runs: false,
       isBeingMade: false,
       isDisowned: false,
+      endedUnseen: false,
       rules: "none",
       isTampered: false,
       wasVerified: false,
@@ -186,6 +191,15 @@ export class World {
     };
     this.sandboxes.push(sandbox);
     return sandbox;
+  }
+
+  /** The lowest number that nobody has: the kernel gives one again as soon as the last handle of its namespace is closed. */
+  #freeKey(): string {
+    const inUse = new Set([...this.#handles.keys(), ...this.acked.values()]);
+    for (const { key, lives } of this.sandboxes) if (lives) inUse.add(key);
+    let number = 1;
+    while (inUse.has(`4:${number}`)) number++;
+    return `4:${number}`;
   }
 
   /** The newest sandbox of a pod, alive or not. */
@@ -376,6 +390,7 @@ export class World {
         };
         return found;
       },
+      stands: ({ uid, containerId }) => this.living(uid)?.containerId === containerId,
       owns: async (netns) => {
         this.#use(netns, "owns");
         return this.#of(netns).lives;
@@ -512,6 +527,7 @@ export class World {
   #openHandle(key: string): Netns {
     const world = this;
     this.openHandles++;
+    this.#handles.set(key, (this.#handles.get(key) ?? 0) + 1);
     let isClosed = false;
     const handle = {
       fd: 3,
@@ -521,11 +537,18 @@ export class World {
       },
       close() {
         if (isClosed) world.violations.push(`a handle of ${key} was closed twice`);
-        else world.openHandles--;
+        else world.#closed(key);
         isClosed = true;
       },
     };
     return handle as unknown as Netns;
+  }
+
+  #closed(key: string): void {
+    this.openHandles--;
+    const left = (this.#handles.get(key) ?? 0) - 1;
+    if (left > 0) this.#handles.set(key, left);
+    else this.#handles.delete(key);
   }
 
   #use(netns: Netns, what: string): void {
@@ -533,7 +556,7 @@ export class World {
   }
 
   #of({ key }: Netns): FakeSandbox {
-    return this.sandboxes.find((sandbox) => sandbox.key === key) as FakeSandbox;
+    return this.sandboxes.findLast((sandbox) => sandbox.key === key) as FakeSandbox;
   }
 
   /** A wanted pod whose sandbox lives, and of whose attachments no CNI call has ended the last. */
