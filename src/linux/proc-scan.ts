@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One pass over /proc: which namespace each pod, or each of the wanted ones, runs in.
 import { bareUid } from "./cgroup-path.ts";
-import { processesIn } from "./proc.ts";
+import { nodeCgroupOf, processesIn } from "./proc.ts";
 
 /** A pod to look for. */
 export interface WantedPod {
@@ -14,10 +14,9 @@ export interface WantedPod {
 export interface PodProcess {
   readonly netnsPath: string;
   readonly netnsKey: string;
-  /** /proc/PID/net of the process. */
   /** Clock ticks since boot at which the process started. */
   readonly startTime: number;
-  /** Innermost container id of its cgroup path: the sandbox's; empty when the path has none. */
+  /** Id of its container: the sandbox's; empty when its cgroup path has none. */
   readonly containerId: string;
 }
 
@@ -25,7 +24,10 @@ export interface PodProcess {
 export interface ProcScan {
   /** Pods that have processes: the wanted ones by their UID, "all" of them by the UID as `bareUid` has it. */
   readonly oldest: ReadonlyMap<string, PodProcess>;
-  /** Pods that have processes in a namespace, wanted or not, by `Netns.key`; UIDs as `bareUid` has them. */
+  /**
+   * Pods that have processes in a namespace, wanted or not, by `Netns.key`; UIDs as `bareUid` has them, ids of containers where the
+   * runtime keeps the UID out of the path.
+   */
   readonly occupants: ReadonlyMap<string, ReadonlySet<string>>;
 }
 
@@ -47,20 +49,19 @@ export async function scanProc(
   );
   const oldest = new Map<string, PodProcess>();
   const occupants = new Map<string, Set<string>>();
+  const node = nodeCgroupOf(procRoot);
   for await (const process of processesIn(procRoot)) {
     const netnsKey = process.netnsKey();
     if (netnsKey === undefined || ignoreNetns.has(netnsKey)) continue;
-    const owner = process.owner();
-    if (owner === undefined) continue;
-    const { podUid, containerIds } = owner;
-    if (podUid !== undefined) occupants.set(netnsKey, (occupants.get(netnsKey) ?? new Set()).add(podUid));
-    const named = podUid !== undefined && (pods === "all" ? podUid : byUid.get(podUid));
-    const uid = named || containerIds.map((id) => byContainer.get(id)).find((match) => match !== undefined);
+    const { podUid, containerId = "" } = process.owner(node) ?? {};
+    const named = podUid === undefined ? byContainer.get(containerId) : byUid.get(podUid);
+    const uid = pods === "all" ? podUid : named;
+    const occupant = podUid ?? (named === undefined ? containerId : bareUid(named));
+    if (occupant !== "") occupants.set(netnsKey, (occupants.get(netnsKey) ?? new Set()).add(occupant));
     const startTime = uid === undefined ? undefined : process.startTime();
     if (uid === undefined || startTime === undefined) continue;
     const older = oldest.get(uid);
     if (older !== undefined && older.startTime <= startTime) continue;
-    const containerId = containerIds.at(-1) ?? "";
     oldest.set(uid, { netnsPath: process.netnsPath, netnsKey, startTime, containerId });
   }
   return { oldest, occupants };

@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { type CgroupOwner, parseCgroupOwner } from "./cgroup-path.ts";
+import { type CgroupOwner, cgroupOwner, type NodeCgroup, nodeCgroup } from "./cgroup-path.ts";
 import { netnsKeyAt } from "./host-netns.ts";
 
 /** Processes looked at between two turns of the event loop: about 2.5 ms. */
@@ -34,10 +34,10 @@ export class Process {
     return this.read("comm")?.trim();
   }
 
-  /** Its pod and containers. */
-  owner(): CgroupOwner | undefined {
+  /** Its pod and container. @param node as {@link nodeCgroupOf} has it */
+  owner(node: NodeCgroup): CgroupOwner | undefined {
     const text = this.read("cgroup");
-    return text === undefined ? undefined : parseCgroupOwner(text);
+    return text === undefined ? undefined : cgroupOwner(text, node);
   }
 
   /** Clock ticks since boot at which it started; field 22, the second one may hold spaces and parentheses. Source: proc_pid_stat(5). */
@@ -74,6 +74,12 @@ export async function* processesIn(
     if (index % chunkSize === chunkSize - 1) await nextTurn();
     yield new Process(procRoot, Number(pid));
   }
+}
+
+/** Where the cgroups of the node begin whose /proc this is: by this process as it is seen there, and the node's first one. */
+export function nodeCgroupOf(procRoot: string): NodeCgroup {
+  const textOf = (name: string) => unlessGone(() => readFileSync(join(procRoot, name, "cgroup"), "utf8"));
+  return nodeCgroup({ own: textOf("self"), init: textOf("1") });
 }
 
 /** What may be gone by the time that it is read. */

@@ -2,8 +2,9 @@
 // PROBE_MATCH=kubelet: finds the kubelet and says by what its connections are told from those of other host processes.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import type { NodeCgroup } from "../linux/cgroup-path.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
-import { Process, processesIn } from "../linux/proc.ts";
+import { nodeCgroupOf, Process, processesIn } from "../linux/proc.ts";
 import type { ToolRunner } from "../linux/run-tool.ts";
 import type { Logger } from "../log/logger.ts";
 import { ANY_SOCKET, type ProbeMatchArgs } from "./probe-rules.ts";
@@ -149,8 +150,9 @@ export class KubeletMatch {
   /** The oldest process with a kubelet's name in the host's namespace that belongs to no pod; the kubelet's own name wins. */
   async #search(hostNetnsKey: string): Promise<Kubelet | undefined> {
     let best: Kubelet | undefined;
+    const node = nodeCgroupOf(this.#options.procRoot);
     for await (const process of processesIn(this.#options.procRoot)) {
-      const found = kubeletOf(process, hostNetnsKey);
+      const found = kubeletOf(process, { hostNetnsKey, node });
       if (found !== undefined && (best === undefined || isBetter(found, best))) best = found;
     }
     return best;
@@ -182,11 +184,15 @@ function isBetter(one: Kubelet, other: Kubelet): boolean {
   return one.rank === other.rank ? one.startTime < other.startTime : one.rank < other.rank;
 }
 
-function kubeletOf(process: Process, hostNetnsKey: string): Kubelet | undefined {
+/** A pod in the host's network may call a process of its own so, and be older. */
+function kubeletOf(
+  process: Process,
+  { hostNetnsKey, node }: { readonly hostNetnsKey: string; readonly node: NodeCgroup },
+): Kubelet | undefined {
   const rank = KUBELET_NAMES.get(process.comm() ?? "");
   if (rank === undefined || process.netnsKey() !== hostNetnsKey) return undefined;
-  const [cgroup, startTime, uid] = [process.read("cgroup"), process.startTime(), process.uid()];
-  if (cgroup === undefined || cgroup.includes("kubepods")) return undefined;
+  const [owner, startTime, uid] = [process.owner(node), process.startTime(), process.uid()];
+  if (owner === undefined || owner.podUid !== undefined) return undefined;
   return startTime === undefined || uid === undefined
     ? undefined
     : { pid: process.pid, rank, startTime, uid };

@@ -88,8 +88,18 @@ function podFolder(uid: string): string {
 type PathMaker = (uid: string, id: string) => string;
 const underscored = (uid: string): string => uid.replaceAll("-", "_");
 
+interface Form {
+  readonly path: PathMaker;
+  readonly byContainer?: true;
+  /** Where the node's first process stands, of a node that is a container itself. */
+  readonly init?: string;
+}
+
+const kind = `docker/${hexId()}`;
+const outerPod = `kubepods.slice/kubepods-pod${underscored(randomUUID())}.slice/cri-containerd-${hexId()}.scope`;
+
 /** Below the node's folder, each with the means it is found by. Source: kubelet, containerd, CRI-O and cri-dockerd as they name cgroups. */
-const forms: Readonly<Record<string, { readonly path: PathMaker; readonly byContainer?: true }>> = {
+const forms: Readonly<Record<string, Form>> = {
   "cgroupfs, burstable": { path: (uid, id) => `kubepods/burstable/pod${uid}/${id}` },
   "cgroupfs, guaranteed": { path: (uid, id) => `kubepods/pod${uid}/${id}` },
   "cgroupfs, static pod": { path: (uid, id) => `kubepods/besteffort/pod${uid.replaceAll("-", "")}/${id}` },
@@ -105,12 +115,13 @@ const forms: Readonly<Record<string, { readonly path: PathMaker; readonly byCont
       `kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod${underscored(uid)}.slice/docker-${id}.scope`,
   },
   "nested in a container (kind)": {
+    init: `${kind}/init.scope`,
     path: (uid, id) =>
-      `docker/${hexId()}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod${underscored(uid)}.slice/cri-containerd-${id}.scope`,
+      `${kind}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod${underscored(uid)}.slice/cri-containerd-${id}.scope`,
   },
   "nested in a pod of another cluster": {
-    path: (uid, id) =>
-      `kubepods.slice/kubepods-pod${underscored(randomUUID())}.slice/cri-containerd-${hexId()}.scope/kubepods/burstable/pod${uid}/${id}`,
+    init: `${outerPod}/init.scope`,
+    path: (uid, id) => `${outerPod}/kubepods/burstable/pod${uid}/${id}`,
   },
   "runtime without its systemd driver": {
     path: (uid, id) => `kubepods-burstable-pod${underscored(uid)}.slice:cri-containerd:${id}`,
@@ -122,7 +133,8 @@ const forms: Readonly<Record<string, { readonly path: PathMaker; readonly byCont
 /** Which forms of cgroup paths lead to the pod's namespace; the other value names what was found in its place. */
 export async function cgroupForms(): Promise<Record<string, string>> {
   const outcomes: Record<string, string> = {};
-  for (const [name, { path, byContainer }] of Object.entries(forms)) {
+  for (const [name, { path, byContainer, init = "node" }] of Object.entries(forms)) {
+    await joinCgroup(join(cgroupFolder, init), 1);
     const pod = { uid: randomUUID(), id: hexId(), address: nextAddress() };
     const child = await startProcess({
       cgroup: join(cgroupFolder, path(pod.uid, pod.id)),
@@ -135,6 +147,7 @@ export async function cgroupForms(): Promise<Record<string, string>> {
     else outcomes[name] = found === inodeOf(child) ? "found" : `not found (${found})`;
     await end(child);
   }
+  await joinCgroup(join(cgroupFolder, "node"), 1);
   return outcomes;
 }
 

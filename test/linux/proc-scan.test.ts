@@ -56,6 +56,29 @@ test("scanProc finds a pod by a container id when its path has no UID", async ()
   expect(oldest.get(uid)?.netnsPath).toBe(path);
 });
 
+test("scanProc takes no process for a pod's or a container's because of what stands below its own pod's cgroup", async () => {
+  const victim = [{ uid, containerIds: [id("e")] }];
+  const bare = (text: string): string => text.replaceAll("-", "");
+  const names = [`x/pod${uid}/${id("e")}`, `kubepods/pod${uid}`, id("e"), `crio-${id("e")}.scope`];
+  const paths = names.map((name, index) =>
+    addProcess(30 + index, { cgroup: `/kubepods/pod${other}/${id("d")}/${name}`, start: 1 }),
+  );
+  const { oldest, occupants } = await scan(victim);
+  expect(oldest).toEqual(new Map());
+  for (const path of paths) expect(occupants.get(netnsKeyAt(path) ?? "")).toEqual(new Set([bare(other)]));
+});
+
+test("scanProc knows where the node begins, which is a pod of another cluster", async () => {
+  const node = `/kubepods/pod${other}/${id("f")}`;
+  addProcess(1, { cgroup: `${node}/init.scope` });
+  const path = addProcess(30, { cgroup: `${node}/kubepods/pod${uid}/${id("a")}` });
+  const { oldest } = await scan([
+    { uid, containerIds: [] },
+    { uid: other, containerIds: [] },
+  ]);
+  expect([...oldest].map(([key, { netnsPath }]) => [key, netnsPath])).toEqual([[uid, path]]);
+});
+
 test("scanProc passes over processes of the host's namespace, other pods and half-gone processes", async () => {
   const host = addProcess(1, { cgroup: `/kubepods/pod${uid}/${id("a")}`, start: 1 });
   addProcess(31, { cgroup: `/kubepods/pod${other}/${id("b")}` });
@@ -84,7 +107,11 @@ test("scanProc tells which pods have processes in a namespace, wanted or not", a
   linkSync(path, join(root, "31/ns/net"));
   const elsewhere = addProcess(32, { cgroup: `/kubepods/pod${other}/${id("c")}` });
   const nobodys = addProcess(33, { cgroup: "/system.slice/sshd.service" });
-  const { occupants } = await scan([{ uid, containerIds: [] }]);
+  const container = addProcess(34, { cgroup: `/machine.slice/crio-${id("d")}.scope` });
+  const named = addProcess(35, { cgroup: `/machine.slice/crio-${id("e")}.scope` });
+  const { occupants } = await scan([{ uid, containerIds: [id("e")] }]);
+  expect(occupants.get(netnsKeyAt(container) ?? "")).toEqual(new Set([id("d")]));
+  expect(occupants.get(netnsKeyAt(named) ?? "")).toEqual(new Set([bare(uid)]));
   expect(occupants.get(netnsKeyAt(path) ?? "")).toEqual(new Set([bare(uid), bare(other)]));
   expect(occupants.get(netnsKeyAt(elsewhere) ?? "")).toEqual(new Set([bare(other)]));
   expect(occupants.has(netnsKeyAt(nobodys) ?? "")).toBe(false);

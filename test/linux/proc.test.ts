@@ -47,7 +47,7 @@ test("only folders of processes are walked, and the event loop turns meanwhile",
 
 test("a process that ended is asked in vain, and that is no fault", async () => {
   const gone = new Process(root, 7);
-  expect([gone.netnsKey(), gone.comm(), gone.owner(), gone.startTime(), gone.uid()]).toEqual(
+  expect([gone.netnsKey(), gone.comm(), gone.owner(new Map()), gone.startTime(), gone.uid()]).toEqual(
     Array(5).fill(undefined),
   );
 });

@@ -74,7 +74,11 @@ describe("the kubelet", () => {
   });
 
   test("is the oldest process of that name outside pods in the host's namespace", async () => {
-    addProcess(90, { comm: "kubelet", cgroup: "0::/kubepods.slice/x", startTime: 1 });
+    const pod = "11111111-2222-3333-4444-555555555555";
+    addProcess(88, { comm: "kubelet", cgroup: `0::/kubepods/pod${pod}/x`, startTime: 1 });
+    // as an agent in a cgroup namespace of its own sees a pod of its quality of service
+    addProcess(89, { comm: "kubelet", cgroup: `0::/../../pod${pod}/x`, startTime: 1 });
+    addProcess(90, { comm: "kubelet", cgroup: "0::/kubepods.slice/kubepods-podx.slice/x", startTime: 1 });
     addProcess(91, { comm: "kubelet", cgroup: "0::/elsewhere", startTime: 2, netns: "mnt" });
     addProcess(92, { comm: "kubectl", cgroup: "0::/session", startTime: 3 });
     addProcess(300, { comm: "kubelet", cgroup: "0::/younger", startTime: 1000 });
