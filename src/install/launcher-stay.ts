@@ -2,6 +2,7 @@
 // Whether a runtime will still call the launcher for sandboxes of today, although no chain names it any more.
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { nodePrograms } from "../linux/node-programs.ts";
 import { processesIn } from "../linux/proc.ts";
 import { launcherName } from "./launcher-copy.ts";
 
@@ -81,11 +82,13 @@ function mentions(text: string, type: string): boolean {
 const runtimesOfNow: ReadonlySet<string> = new Set(["containerd", "cri-dockerd"]);
 
 async function takesChainOfNow(hostRoot: string): Promise<boolean> {
+  const procRoot = join(hostRoot, "proc");
+  const isOfNode = nodePrograms(procRoot);
   let isKnown = false;
-  for await (const process of processesIn(join(hostRoot, "proc"), { mayLack: true })) {
+  for await (const process of processesIn(procRoot, { mayLack: true })) {
     const comm = process.comm() ?? "";
-    if (comm === "crio") return false;
-    isKnown ||= runtimesOfNow.has(comm);
+    if (comm === "crio" && isOfNode(process)) return false;
+    isKnown ||= runtimesOfNow.has(comm) && isOfNode(process);
   }
   return isKnown;
 }

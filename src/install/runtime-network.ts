@@ -4,6 +4,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type CrioSettings, parseCrioConf } from "../conflist/crio-conf.ts";
 import { hostPath, hostRoots } from "../linux/host-path.ts";
+import { nodePrograms } from "../linux/node-programs.ts";
 import { type Process, processesIn } from "../linux/proc.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 
@@ -60,11 +61,13 @@ export class RuntimeNetworkReader {
 const others: ReadonlySet<string> = new Set(["containerd", "cri-dockerd"]);
 
 async function findRuntime(hostRoot: string): Promise<{ crio: Process | undefined; isOther: boolean }> {
+  const procRoot = join(hostRoot, "proc");
+  const isOfNode = nodePrograms(procRoot);
   let isOther = false;
-  for await (const process of processesIn(join(hostRoot, "proc"), { mayLack: true })) {
+  for await (const process of processesIn(procRoot, { mayLack: true })) {
     const comm = process.comm() ?? "";
-    if (comm === "crio") return { crio: process, isOther };
-    isOther ||= others.has(comm);
+    if (comm === "crio" && isOfNode(process)) return { crio: process, isOther };
+    isOther ||= others.has(comm) && isOfNode(process);
   }
   return { crio: undefined, isOther };
 }

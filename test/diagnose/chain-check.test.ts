@@ -173,6 +173,7 @@ describe("with CRI-O", () => {
 
   test("files that nothing shows are said", async () => {
     put("proc/7/comm", "crio\n");
+    put("proc/7/cgroup", "0::/system.slice/crio.service\n");
     expect((await check()).get("cni-default-network")).toMatchObject({ level: "warn" });
   });
 });

@@ -17,6 +17,8 @@ afterEach(() => rmSync(hostRoot, { recursive: true }));
 function put(path: string, text: string): void {
   mkdirSync(dirname(join(hostRoot, path)), { recursive: true });
   writeFileSync(join(hostRoot, path), text);
+  const cgroup = join(hostRoot, dirname(path), "cgroup");
+  if (path.endsWith("/comm")) writeFileSync(cgroup, "0::/system.slice/runtime.service\n", { flag: "a" });
 }
 
 /** As libcni writes it. Source: containernetworking/cni libcni/api.go, cacheAdd. */
@@ -91,6 +93,16 @@ test.each<[string, Record<string, string>, RegExp | undefined]>([
     "the cache is only to be seen behind the host's first process",
     { "proc/7/comm": "crio\n", "proc/1/root/var/lib/cni/results/n-c-eth0": cached("ambient-cni") },
     /^the runtime keeps/,
+  ],
+  [
+    "a pod has a process called crio",
+    {
+      "proc/7/comm": "containerd\n",
+      "proc/6/cgroup": "0::/kubepods/pod11111111-2222-3333-4444-555555555555/x\n",
+      "proc/6/comm": "crio\n",
+      "var/lib/cni/results/n-c-eth0": cached("bridge", "ambient-cni"),
+    },
+    undefined,
   ],
   ["the host's root has no cache", { "proc/1/root/etc/hosts": "" }, undefined],
   ["nothing can be seen", { "proc/7/comm": "containerd\n" }, /^whether the runtime keeps.*cannot be seen/],

@@ -62,17 +62,29 @@ describe("the network of the node's runtime", () => {
     readonly env?: string;
     readonly startedAt?: number;
     readonly isSeen?: boolean;
+    readonly cgroup?: string;
+    /** In another network namespace than the node's. */
+    readonly isElsewhere?: boolean;
   }
   const run = (
     pid: number,
     comm: string,
-    { args = [], env = "", startedAt = 5, isSeen = true }: Given = {},
+    {
+      args = [],
+      env = "",
+      startedAt = 5,
+      isSeen = true,
+      cgroup = "/system.slice/runtime.service",
+      isElsewhere = false,
+    }: Given = {},
   ) => {
     const folder = join(hostRoot, "proc", String(pid));
     rmSync(folder, { recursive: true, force: true });
     put(join(folder, "comm"), `${comm}\n`);
     put(join(folder, "cmdline"), [`/usr/bin/${comm}`, ...args, ""].join("\0"));
     put(join(folder, "environ"), env);
+    put(join(folder, "cgroup"), `0::${cgroup}\n`);
+    if (isElsewhere) put(join(folder, "ns/net"), "");
     put(
       join(folder, "stat"),
       `${pid} (${comm}) S ${Array.from({ length: 18 }, () => 0).join(" ")} ${startedAt} 0`,
@@ -104,6 +116,21 @@ describe("the network of the node's runtime", () => {
     conf("elsewhere", node, "opt/crio.conf");
     run(9, "crio", { args: ["-c", "/opt/crio.conf", "--config-dir", "/none"] });
     expect(await read()).toMatchObject({ defaultNetwork: "elsewhere" });
+  });
+
+  const pod = "11111111-2222-3333-4444-555555555555";
+  it.each<[string, Given]>([
+    ["in a pod", { cgroup: `/kubepods/burstable/pod${pod}/${"a".repeat(64)}` }],
+    ["in a pod, as an agent in a cgroup namespace sees it", { cgroup: `/../../pod${pod}/${"a".repeat(64)}` }],
+    ["in another network namespace", { isElsewhere: true }],
+  ])("is not what a process says that is called crio %s", async (_, where) => {
+    conf("theirs");
+    run(9, "containerd");
+    const args = ["--cni-default-network=theirs", "--cni-config-dir=/tmp/theirs"];
+    run(7, "crio", { ...where, args, env: "CONTAINER_CNI_DEFAULT_NETWORK=theirs\0" });
+    expect(await reader.read()).toEqual({});
+    run(8, "crio", { args: ["--cni-default-network=ours"] });
+    expect(await new RuntimeNetworkReader({ hostRoot }).read()).toMatchObject({ defaultNetwork: "ours" });
   });
 
   it("is the first where CRI-O is told none, or an empty one", async () => {
