@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds the network namespaces of running pods and accepts only those that prove to be theirs.
 import { join } from "node:path";
-import { canonicalAddress, sameAddress } from "../linux/address.ts";
+import { sameAddress } from "../linux/address.ts";
 import { bareUid } from "../linux/cgroup-path.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
 import { Netns } from "../linux/netns.ts";
-import { type PinnedNetns, scanPinned } from "../linux/pinned-netns.ts";
+import { scanPinned } from "../linux/pinned-netns.ts";
 import { type PodProcess, type ProcScan, scanProc, type WantedPod } from "../linux/proc-scan.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Place } from "./attachments.ts";
+import { matchPinned, type PinnedMatch } from "./match-pinned.ts";
 
 /** A running pod to find. */
 export interface SoughtPod extends WantedPod {
@@ -66,6 +67,8 @@ const maxTold = 1_024;
 interface Search {
   readonly pod: SoughtPod;
   readonly isOwned: (netnsKey: string) => boolean;
+  /** What ADD named, without one of the pod's addresses. Owned. */
+  readonly told: FoundSandbox | undefined;
   readonly found: PromiseWithResolvers<FoundSandbox | undefined>;
 }
 
@@ -91,10 +94,11 @@ export class SandboxFinder {
   async find(pod: SoughtPod, hints: SearchHints = {}): Promise<FoundSandbox | undefined> {
     const { place, isOwned = () => false } = hints;
     const told = place === undefined ? undefined : await this.#atPlace(pod, { place, isOwned });
+    if (told?.isCertain === true) return told.sandbox;
     // without an address nothing could be proved
-    if (told !== undefined || pod.ips.length === 0) return told;
+    if (told === undefined && pod.ips.length === 0) return undefined;
     const found = Promise.withResolvers<FoundSandbox | undefined>();
-    this.#searches.push({ pod, isOwned, found });
+    this.#searches.push({ pod, isOwned, told: told?.sandbox, found });
     if (!this.#scanning) void this.#scanAll();
     return await found.promise;
   }
@@ -109,19 +113,28 @@ export class SandboxFinder {
     }
   }
 
-  /** The namespace may have gone since ADD, and path or number be another pod's now: then it has not got the addresses. */
+  /**
+   * What ADD named wins over all that could be found, whatever its addresses are now: they are its pod's to change. Where it has none
+   * of them, others may have come there: another process' number in the path, or a namespace's that came back.
+   * @returns not certain: unless another pod's processes are in it
+   */
   async #atPlace(
     pod: SoughtPod,
     { place, isOwned }: { place: Place; isOwned: (netnsKey: string) => boolean },
-  ): Promise<FoundSandbox | undefined> {
+  ): Promise<{ readonly sandbox: FoundSandbox; readonly isCertain: boolean } | undefined> {
     const { netnsPath, netnsKey, containerId, ips } = place;
     if (this.#options.hostNetns.has(netnsKey) || isOwned(netnsKey)) return undefined;
-    const path = join(this.#options.hostRoot, netnsPath);
-    const netns = await this.#openProven(
-      { path, key: netnsKey },
-      { uid: pod.uid, ips: [...pod.ips, ...ips] },
-    );
-    return netns && { netns, containerId, ips, isNew: false, source: "add" };
+    const netns = this.#open({ path: join(this.#options.hostRoot, netnsPath), key: netnsKey });
+    if (netns === undefined) return undefined;
+    const sandbox = { netns, containerId, ips, isNew: false, source: "add" } as const;
+    const known = [...pod.ips, ...ips];
+    if (known.length === 0) return { sandbox, isCertain: true };
+    try {
+      return { sandbox, isCertain: await this.owns(netns, known) };
+    } catch (error) {
+      netns.close();
+      throw error;
+    }
   }
 
   async #scanAll(): Promise<void> {
@@ -134,7 +147,10 @@ export class SandboxFinder {
       try {
         await this.#scan(searches);
       } catch (error) {
-        for (const { found } of searches) found.reject(error);
+        for (const { told, found } of searches) {
+          told?.netns.close();
+          found.reject(error);
+        }
       }
     }
     this.#scanning = false;
@@ -148,8 +164,10 @@ export class SandboxFinder {
     );
     const left: Search[] = [];
     const inspections = searches.map(async (search) => {
-      const sandbox = await this.#inspect(search.pod, scan.oldest.get(search.pod.uid));
-      if (sandbox === undefined && search.pod.hasFinished !== true) left.push(search);
+      const { pod } = search;
+      const told = this.#unlessOccupied(search, scan);
+      const sandbox = told ?? (await this.#inspect(pod, scan.oldest.get(pod.uid)));
+      if (sandbox === undefined && pod.hasFinished !== true) left.push(search);
       else search.found.resolve(sandbox);
     });
     await Promise.all(
@@ -160,8 +178,17 @@ export class SandboxFinder {
     if (left.length > 0) await this.#scanPinned(left, scan);
   }
 
+  #unlessOccupied({ pod, told }: Search, { occupants }: ProcScan): FoundSandbox | undefined {
+    if (told === undefined) return undefined;
+    const { netns, ips } = told;
+    if (!isOccupied(occupants.get(netns.key), pod.uid)) return told;
+    netns.close();
+    this.#refuseAddresses(netns.key, { uid: pod.uid, ips: [...pod.ips, ...ips] });
+    return undefined;
+  }
+
   async #inspect(pod: SoughtPod, process: PodProcess | undefined): Promise<FoundSandbox | undefined> {
-    if (process === undefined) return undefined;
+    if (process === undefined || pod.ips.length === 0) return undefined;
     const { netnsPath, netnsKey, containerId, startTime } = process;
     const netns = await this.#openProven({ path: netnsPath, key: netnsKey }, pod);
     if (netns === undefined) return undefined;
@@ -201,7 +228,7 @@ export class SandboxFinder {
     return undefined;
   }
 
-  /** Opens a namespace if it is still the one that was looked at, and holds one of the addresses where there are any. */
+  /** Opens a namespace if it is still the one that was looked at, and holds one of the addresses. */
   async #openProven(
     file: { readonly path: string; readonly key: string },
     { uid, ips }: { readonly uid: string; readonly ips: readonly string[] },
@@ -209,17 +236,21 @@ export class SandboxFinder {
     const netns = this.#open(file);
     if (netns === undefined) return undefined;
     try {
-      if (ips.length === 0 || (await this.owns(netns, ips))) return netns;
+      if (await this.owns(netns, ips)) return netns;
     } catch (error) {
       netns.close();
       throw error;
     }
     netns.close();
+    this.#refuseAddresses(file.key, { uid, ips });
+    return undefined;
+  }
+
+  #refuseAddresses(netns: string, { uid, ips }: Pick<SoughtPod, "uid" | "ips">): void {
     this.#refuse(
-      { uid, netns: file.key, ips },
+      { uid, netns, ips },
       "refused a namespace for a pod: no interface in it has one of the pod's addresses",
     );
-    return undefined;
   }
 
   #refuse(fields: object, message: string): void {
@@ -253,37 +284,4 @@ export class SandboxFinder {
 /** A pod whose status is behind still names the address that another pod was given: that one has processes there. */
 function isOccupied(occupants: ReadonlySet<string> | undefined, uid: string): boolean {
   return occupants !== undefined && !occupants.has(bareUid(uid));
-}
-
-/** What a pass over the pinned namespaces comes to for a pod that has an address in some of them. */
-export type PinnedMatch =
-  | { readonly chosen: PinnedNetns }
-  | { readonly chosen: undefined; readonly refused: readonly PinnedNetns[] };
-
-/**
- * Gives each pod the one namespace that has an address of its, or of several the one that has all of them; none where that
- * leaves a doubt, and none that two of the pods would get. Pure.
- * @returns in the order of `pods`, `undefined` where no namespace has an address of the pod
- */
-export function matchPinned(
-  pods: readonly { readonly ips: readonly string[]; readonly mayBe: (netnsKey: string) => boolean }[],
-  pinned: readonly PinnedNetns[],
-): (PinnedMatch | undefined)[] {
-  const matches = pods.map(({ ips, mayBe }): PinnedMatch | undefined => {
-    const wanted = ips.map(canonicalAddress);
-    const some = pinned.filter(({ key, addresses }) => wanted.some((ip) => addresses.has(ip)) && mayBe(key));
-    const best =
-      some.length > 1 ? some.filter(({ addresses }) => wanted.every((ip) => addresses.has(ip))) : some;
-    if (some.length === 0) return undefined;
-    const [chosen] = best;
-    return chosen !== undefined && best.length === 1 ? { chosen } : { chosen: undefined, refused: some };
-  });
-  const takers = new Map<PinnedNetns, number>();
-  for (const match of matches)
-    if (match?.chosen !== undefined) takers.set(match.chosen, (takers.get(match.chosen) ?? 0) + 1);
-  return matches.map((match) =>
-    match?.chosen !== undefined && takers.get(match.chosen) !== 1
-      ? { chosen: undefined, refused: [match.chosen] }
-      : match,
-  );
 }

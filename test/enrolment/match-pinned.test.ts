@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which pinned namespace is which pod's, where nothing but addresses tells.
 import { expect, test } from "vitest";
-import { matchPinned } from "../../src/enrolment/sandbox-finder.ts";
+import { matchPinned } from "../../src/enrolment/match-pinned.ts";
 
 /** Namespaces by key with their addresses, pods with theirs, and what comes of it: a key, "refused", or "none". */
 const cases: readonly [string, Record<string, string>, readonly string[], readonly string[]][] = [

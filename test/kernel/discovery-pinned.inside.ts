@@ -133,11 +133,10 @@ export async function told(): Promise<Record<string, Outcome>> {
     asToldOfOneThatHasFinished: await search({ ips, hasFinished: true }, { place: place("a") }),
     withoutAddressYet: await search({}, { place: place("a", { ips: [] }) }),
     byTheAddressOfItsTimeAlone: await search({}, { place: place("a") }),
-    anothersNowWithoutAddress: await search({ uid: "u1" }, { place: place("b") }),
-    refusedOnceMore: await search({ uid: "u1" }, { place: place("b") }),
+    withoutItsAddressNow: await search({ ips }, { place: place("b") }),
+    withoutItsAddressInItsStatus: await search({}, { place: place("b") }),
     byTheAddressOfItsTime: await search({ ips: ["10.97.9.9"] }, { place: place("a") }),
     byTheAddressOfItsStatus: await search({ ips }, { place: place("a", { ips: ["10.98.0.1"] }) }),
-    anothersNow: await search({ ips }, { place: place("b") }),
     gone: await search({ ips }, { place: place("z", { netnsKey: key("a") }) }),
     anotherUnderItsPath: await search({ ips }, { place: place("b", { netnsKey: key("a") }) }),
     ownedByAnother: await search({ ips }, { place: place("a"), isOwned: () => true }),
@@ -146,8 +145,17 @@ export async function told(): Promise<Record<string, Outcome>> {
       { place: place("a", { netnsPath: "/proc/1/ns/net", netnsKey: netnsKeyAt("/proc/1/ns/net") ?? "" }) },
     ),
   };
+  const another = await startIn("b", randomUUID());
+  const occupied = {
+    anothersNowWithoutAddress: await search({ uid: "u1" }, { place: place("b") }),
+    refusedOnceMore: await search({ uid: "u1" }, { place: place("b") }),
+    anothersNow: await search({ ips }, { place: place("b") }),
+  };
+  const exit = once(another, "exit");
+  another.kill("SIGKILL");
+  await exit;
   await unpinAll();
-  return outcomes;
+  return { ...outcomes, ...occupied };
 }
 
 /** Whether a place of which ADD told still stands. */

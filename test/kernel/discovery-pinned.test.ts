@@ -42,6 +42,8 @@ describe("finder", () => {
       asToldOfOneThatHasFinished: added("a"),
       withoutAddressYet: added("a"),
       byTheAddressOfItsTimeAlone: added("a"),
+      withoutItsAddressNow: added("b"),
+      withoutItsAddressInItsStatus: added("b"),
       anothersNowWithoutAddress: { ...nothing, warned: 1 },
       refusedOnceMore: nothing,
       byTheAddressOfItsTime: added("a"),
