@@ -165,8 +165,10 @@ function stockStep(
   if (desired?.wanted !== true && !view.isAnnounced) return rest;
   if (sandbox === undefined && !run.hasSearched) return { do: "find", pod };
   if (sandbox !== undefined && !workload.isInspected) return { do: "inspect", sandbox };
-  // served by ztunnel until now, so it is named in the next snapshot: also one that is about to leave
-  const wasOurs = view.isAnnounced || phase.at !== "outside";
+  // served by ztunnel until now, so it is named in the next snapshot: also one that is about to leave. That it is announced may be
+  // anybody's word: it counts for one that is wanted, and where nothing can be looked into
+  const isHinted = view.isAnnounced && (desired?.wanted === true || sandbox === undefined);
+  const wasOurs = isHinted || phase.at !== "outside";
   return wasOurs && !run.isHeld && !view.isAdding ? { do: "hold", pod, sandbox } : rest;
 }
 
@@ -220,7 +222,8 @@ function wayOut(
     if (pod.phase === "Running" && !pod.hostNetwork) return { do: "rest", outcome: "no-way-out" };
     return { do: "conceal", pod, wasAnnounced: view.isAnnounced };
   }
-  if (!workload.isInspected && !isServed) return { do: "inspect", sandbox };
+  // an annotation is a hint where to look: what is there says whether there is anything to take away
+  if (!workload.isInspected) return { do: "inspect", sandbox };
   if (isServed) return { do: "conceal", pod, wasAnnounced: view.isAnnounced };
   return { do: "release", sandbox };
 }

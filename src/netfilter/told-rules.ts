@@ -9,7 +9,12 @@ export interface OwnTable {
   readonly table: string;
   /** Our chains in the order in which they are made. */
   readonly chains: readonly OwnChain[];
+  /** What shows that chains of these names are ours, for others may give them to theirs. Default: nobody else has such names. */
+  readonly proof?: ChainProof;
 }
+
+/** Values that stand together in a rule of ours and in none of others, as the kernel keeps them: of each list at least one. */
+export type ChainProof = readonly (readonly Uint8Array[])[];
 
 /** A chain of ours, and the base chain of everybody's in which one rule jumps to it. */
 export interface OwnChain {

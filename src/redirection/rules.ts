@@ -55,8 +55,13 @@ const ZTUNNEL_OUTBOUND = "15001";
 const ZTUNNEL_INBOUND_PLAINTEXT = "15006";
 const ZTUNNEL_INBOUND_HBONE = "15008";
 const ZTUNNEL_DNS = "15053";
-const ZTUNNEL_MARK = "0x539/0xfff";
-const CONNECTION_MARK = "0x111/0xfff";
+/** That of ztunnel's own packets, and that of connections that it opened; no other bits of a mark are looked at. */
+export const MARKS = [0x539, 0x111] as const;
+export const MARK_MASK = 0xfff;
+const [ZTUNNEL_MARK, CONNECTION_MARK] = MARKS.map((mark) => `0x${mark.toString(16)}/0xfff`) as [
+  string,
+  string,
+];
 const FULL_MASK = "0xffffffff";
 /** A packet that opens a connection: iptables' --syn. */
 const OPENING = ["--tcp-flags", "FIN,SYN,RST,ACK", "SYN"];

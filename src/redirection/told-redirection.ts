@@ -2,11 +2,13 @@
 // The redirection's rules as an engine is told them.
 import type { Family } from "../netfilter/family.ts";
 import type { WantedRules } from "../netfilter/rule-engine.ts";
-import { type OwnTable, type ToldRules, toldRule } from "../netfilter/told-rules.ts";
+import { type ChainProof, type OwnTable, type ToldRules, toldRule } from "../netfilter/told-rules.ts";
 import {
   CHAIN_HOOKS,
   CHAIN_NAMES,
   keepsEstablished,
+  MARK_MASK,
+  MARKS,
   type RedirectOptions,
   redirectRules,
   redirectTables,
@@ -16,12 +18,28 @@ import {
 
 export const ALL_FAMILIES: readonly Family[] = [4, 6];
 
+/**
+ * The marks and their mask, which stand in at least one chain of each of our tables and of istio-cni's: a sidecar's ISTIO_OUTPUT in
+ * table nat has no mark, and its marks in other tables have no mask. As the kernel keeps them, in a match of xtables and in nf_tables.
+ * Source: istio/istio tools/istio-iptables/pkg/capture (sidecars), linux/netfilter/xt_mark.h, xt_connmark.h.
+ */
+const OUR_MARKS: ChainProof = [MARKS.map(hostOrder), [hostOrder(MARK_MASK)]];
+
 /** All that can be ours in a pod, in both families. */
 export const REDIRECT_TABLES: readonly OwnTable[] = ownTables(ALL_FAMILIES);
 
 function ownTables(families: readonly Family[]): readonly OwnTable[] {
   const chains = CHAIN_NAMES.map((chain) => ({ chain, hook: CHAIN_HOOKS[chain] }));
-  return families.flatMap((family) => TABLE_NAMES.map((table) => ({ family, table, chains })));
+  return families.flatMap((family) =>
+    TABLE_NAMES.map((table) => ({ family, table, chains, proof: OUR_MARKS })),
+  );
+}
+
+/** Every architecture we build for is little-endian. */
+function hostOrder(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setUint32(0, value, true);
+  return bytes;
 }
 
 /** @throws {RedirectOptionsError} as redirectRules does */

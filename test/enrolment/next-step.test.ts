@@ -243,8 +243,31 @@ describe("after a restart of the agent", () => {
       view: viewOf({ desired: unwanted, isAnnounced: true }),
       finds: left,
       steps:
-        "find conceal note-concealed wait 500 open count-carried withdraw wait 50 count-carried restore inspect release close outside",
+        "find inspect conceal note-concealed wait 500 open count-carried withdraw wait 50 count-carried restore release close outside",
       at: "outside",
+    },
+    {
+      when: "a pod that says that it is captured and has nothing of ours has its word taken away, and nothing opened",
+      workload: unseen,
+      view: viewOf({ desired: unwanted, isAnnounced: true }),
+      finds: { ...left, isTouched: false },
+      steps:
+        "find inspect conceal note-concealed withdraw wait 50 count-carried restore release close outside",
+      at: "outside",
+    },
+    {
+      when: "nor is it named to ztunnel, whose it never was",
+      workload: unseen,
+      view: viewOf({ desired: unwanted, isAnnounced: true, isTakingStock: true }),
+      finds: { ...left, isTouched: false },
+      steps: "find inspect stock-taken",
+    },
+    {
+      when: "one with rules of ours is, before it leaves",
+      workload: unseen,
+      view: viewOf({ desired: unwanted, isAnnounced: true, isTakingStock: true }),
+      finds: left,
+      steps: "find inspect hold stock-taken",
     },
     {
       when: "a running pod that should leave and is not found is not taken from ztunnel",

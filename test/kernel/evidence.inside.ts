@@ -43,6 +43,89 @@ async function natRules(pod: Pod): Promise<string[]> {
   return stdout.split("\n").filter((line) => line.startsWith("-A"));
 }
 
+const sidecarRules = (marks: string) => `*nat
+:ISTIO_INBOUND - [0:0]
+:ISTIO_IN_REDIRECT - [0:0]
+:ISTIO_OUTPUT - [0:0]
+:ISTIO_PRERT - [0:0]
+:ISTIO_REDIRECT - [0:0]
+-A PREROUTING -p tcp -j ISTIO_INBOUND
+-A PREROUTING -p udp -j ISTIO_PRERT
+-A OUTPUT -p tcp -j ISTIO_OUTPUT
+-A ISTIO_INBOUND -p tcp -j ISTIO_IN_REDIRECT
+-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006
+-A ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN
+-A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN
+-A ISTIO_OUTPUT -j ISTIO_REDIRECT
+-A ISTIO_PRERT -p udp -j RETURN
+-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001
+COMMIT
+*mangle
+:ISTIO_OUTPUT - [0:0]
+-A OUTPUT -p tcp -j ISTIO_OUTPUT
+-A ISTIO_OUTPUT -p tcp -j MARK --set-xmark ${marks}
+COMMIT
+`;
+
+async function allRules(pod: Pod): Promise<string> {
+  const texts = ["iptables-nft-save", "iptables-legacy-save"].map(async (program) => {
+    const { stdout } = await pod.exec([program]);
+    return stdout
+      .split("\n")
+      .filter((line) => /^(?:-A|:)/.test(line))
+      .map((line) => line.replace(/ \[.*/, ""));
+  });
+  return (await Promise.all(texts)).flat().join("\n");
+}
+
+/** What became of chains with our names that another wrote. */
+export interface Strangers {
+  readonly isAnnounced: boolean;
+  readonly hasSame: boolean;
+  /** Nothing of ours is left. */
+  readonly isClean: boolean;
+}
+
+/**
+ * A pod that belongs to no mesh has a sidecar's rules, and one that says that we captured it.
+ * @param isOurs the pod was captured before that, and its word is true: its sidecar's chains stand in the other variant
+ */
+export async function sidecarChains(
+  variant: "nft" | "legacy",
+  { isOurs }: { readonly isOurs: boolean },
+): Promise<Strangers> {
+  const name = `sidecar-${++count}`;
+  const pod = await mesh.kubelet.runPod({ namespace: isOurs ? "mesh" : "plain", name });
+  await pod.exec([`iptables-${variant}-restore`, "--noflush"], { stdin: sidecarRules("0x539/0xffffffff") });
+  const before = await allRules(pod);
+  const object = { name, namespace: pod.spec.namespace };
+  mesh.api.edit("pods", object, ({ metadata }) => {
+    if (isOurs) metadata.labels = { ...metadata.labels, "istio.io/dataplane-mode": "none" };
+    else
+      metadata.annotations = {
+        ...metadata.annotations,
+        "sidecar.istio.io/status": "{}",
+        "ambient.istio.io/redirection": "enabled",
+      };
+  });
+  const isAnnounced = () => mesh.kubelet.annotation(pod, "ambient.istio.io/redirection") !== undefined;
+  await waitFor("the pod to be out of the mesh", () => !isAnnounced(), { timeoutMs: 15_000 });
+  await waitFor("the pod to be left", async () => (await report(pod)).state === "outside", {
+    timeoutMs: 15_000,
+  });
+  const after = await allRules(pod);
+  const { stdout: rules } = await pod.exec(["ip", "rule"]);
+  const outcome = {
+    isAnnounced: isAnnounced(),
+    hasSame: isOurs
+      ? after.includes("-A ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN")
+      : after === before,
+    isClean: !rules.includes("0x111") && !after.includes("169.254.7.127"),
+  };
+  await mesh.kubelet.deletePod(pod);
+  return outcome;
+}
+
 /** Whose namespace a victim's identity was given to. */
 export interface Identity {
   readonly state: string;

@@ -27,3 +27,16 @@ describe("a cgroup that a pod makes below its own", { timeout: 60_000 }, () => {
     });
   });
 });
+
+describe("chains with our names that another wrote", { timeout: 60_000 }, () => {
+  const stay = { isAnnounced: false, hasSame: true, isClean: true };
+  test.each(["nft", "legacy"] as const)(
+    "stay in a pod that says we captured it, in iptables-%s",
+    async (variant) => {
+      expect(await node.call.sidecarChains(variant, { isOurs: false })).toEqual(stay);
+    },
+  );
+  test("stay in one that we did capture, in the variant that we do not use", async () => {
+    expect(await node.call.sidecarChains("legacy", { isOurs: true })).toEqual(stay);
+  });
+});

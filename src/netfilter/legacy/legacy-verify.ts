@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compares what is ours in x_tables with known bytes, and says how it differs. Pure.
+
+import { isProven } from "../chain-proof.ts";
 import type { Family } from "../family.ts";
 import type { ChainState, Finding, RuleState } from "../rule-engine.ts";
 import {
@@ -86,12 +88,14 @@ export function xtablesState(tables: readonly XtablesTableVerdict[]): RuleState 
 
 function judgeTable(
   own: OwnTable,
-  view: XtablesView | undefined,
+  found: XtablesView | undefined,
   { known, accepted, leavesStrays = false }: WantedXtables,
 ): XtablesTableVerdict {
   const { family, table } = own;
   const isIt = (each: TablePlace) => each.family === family && each.table === table;
   const wanted = known.tables.find(isIt);
+  // where nothing is to stand, what is taken away is ours
+  const view = wanted === undefined && !isOurs(own, found) ? undefined : found;
   const others = accepted?.tables.find(isIt);
   const chains = own.chains.map((chain) => {
     const ofChain = (each: OwnChain) => each.chain === chain.chain;
@@ -107,6 +111,16 @@ function judgeTable(
         )
       : chains.flatMap((chain) => findingsOf(chain, { family, table }));
   return { family, table, wanted, chains, findings };
+}
+
+function isOurs(own: OwnTable, view: XtablesView | undefined): boolean {
+  return isProven(
+    own,
+    Array.from(view?.chains.values() ?? [], ({ rules, ruleCount }) => ({
+      rules: rules.map(({ bytes }) => bytes),
+      isComplete: rules.length === ruleCount,
+    })),
+  );
 }
 
 function judgeChain(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compares what is ours in a namespace with known bytes, and says how it differs.
 
+import { isProven } from "../chain-proof.ts";
 import type { Family } from "../family.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import type { Finding, RuleCount } from "../rule-engine.ts";
@@ -87,8 +88,10 @@ export function verifyOwnObjects(seen: SeenObjects, wanted: Wanted): Verdict {
 function judgeTable(own: OwnTable, { tables }: SeenObjects, wanted: Wanted): TableVerdict {
   const { family, table } = own;
   const isIt = (each: Pick<OwnTable, "family" | "table">) => each.family === family && each.table === table;
-  const seen = tables.find(isIt);
   const known = wanted.known.tables.find(isIt);
+  const found = tables.find(isIt);
+  // where nothing is to stand, what is taken away is ours
+  const seen = known === undefined && !isOurs(own, found) ? undefined : found;
   const accepted = wanted.accepted?.tables.find(isIt);
   if (known !== undefined && seen !== undefined) checkUsable(known, seen);
   const chains = own.chains.map((chain) => {
@@ -100,6 +103,17 @@ function judgeTable(own: OwnTable, { tables }: SeenObjects, wanted: Wanted): Tab
   });
   const verdict = { family, table, wanted: known, seen, chains };
   return { ...verdict, findings: findingsOf(verdict) };
+}
+
+function isOurs(own: OwnTable, seen: SeenTable | undefined): boolean {
+  const chains = [...(seen?.chains.values() ?? [])].filter(({ base }) => base === undefined);
+  return isProven(
+    own,
+    chains.map(({ rules, isComplete }) => ({
+      rules: rules.map(({ expressions }) => expressions),
+      isComplete,
+    })),
+  );
 }
 
 function checkUsable({ family, table, hooks }: KnownTable, seen: SeenTable): void {
