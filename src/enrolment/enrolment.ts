@@ -43,7 +43,7 @@ export class Enrolment {
     this.#waiters = new AddWaiters({
       ...options,
       isStarted: () => this.#stage === "started",
-      onlate: ({ uid }) => this.#queue.request(uid),
+      onlate: ({ uid }) => this.#queue.request(uid, { isUrgent: true }),
     });
     const pace = { ...options.pace, finMs, maxFinMs, concealMs, graceMs: reconcileIntervalMs / 2 };
     const { attachments, finder } = options;
@@ -101,7 +101,8 @@ export class Enrolment {
     const record = this.#records.of(pod.uid);
     const wait = this.#waiters.wait(record, netnsKey);
     history.asked(pod.uid);
-    this.#tell(pod.uid, { type: "added", pod, namespace, sandbox });
+    record.put({ type: "added", pod, namespace, sandbox });
+    this.#queue.request(pod.uid, { isUrgent: true });
     try {
       return await wait.answer;
     } catch (error) {
@@ -232,7 +233,8 @@ export class Enrolment {
     const { ztunnel, node } = this.#options;
     ztunnel.onchange = (event) => {
       if (event.type !== "disconnected") {
-        for (const { uid, waiters } of this.#records.values()) if (waiters.size > 0) this.#queue.request(uid);
+        for (const { uid, waiters } of this.#records.values())
+          if (waiters.size > 0) this.#queue.request(uid, { isUrgent: true });
       }
       // what the snapshot carried is acknowledged by now; what it did not is handed over by the runs
       // and what only a ztunnel that has left was told is handed to the one that stays
@@ -273,7 +275,7 @@ export class Enrolment {
       log.debug({ uid, outcome: rest.outcome }, "looked at a pod");
       this.#outcomes.warnOnce(record, this.#desiredOf(record));
       const pauseMs = this.#outcomes.rested(record, rest);
-      if (pauseMs !== undefined) this.#queue.requestAfter(uid, pauseMs);
+      if (pauseMs !== undefined) this.#lookAgain(record, pauseMs);
       else if (rest.outcome === "forgotten" && isEmpty(record.workload) && record.isIdle)
         this.#records.delete(uid);
       this.#waiters.answer(record, rest.outcome);
@@ -281,11 +283,15 @@ export class Enrolment {
       if (!this.#records.has(uid)) history.forget(uid);
       return rest;
     } catch (error) {
-      this.#queue.requestAfter(uid, this.#outcomes.failed(record, error));
+      this.#lookAgain(record, this.#outcomes.failed(record, error));
       this.#waiters.refuse(record, error);
       history.end(uid, record.state, "failed");
       throw error;
     }
+  }
+
+  #lookAgain({ uid, waiters }: PodRecord, pauseMs: number): void {
+    this.#queue.requestAfter(uid, pauseMs, { isUrgent: waiters.size > 0 });
   }
 
   #desiredOf({ workload }: PodRecord): Desired | undefined {

@@ -132,3 +132,47 @@ test("stop refuses what is planned and waits for what runs", async () => {
   await Promise.all([running, stopped]);
   expect(runs.started).toEqual(["a"]);
 });
+
+test("an urgent run waits for none that is not, and has places that no other takes", async () => {
+  const runs = new Runs();
+  const queue = new KeyedQueue({ concurrency: 2, run: runs.run });
+  for (const key of ["slow1", "slow2", "slow3"]) queue.request(key);
+  queue.request("add1", { isUrgent: true });
+  queue.request("add2", { isUrgent: true });
+  queue.request("add3", { isUrgent: true });
+  expect(runs.started).toEqual(["slow1", "slow2", "add1", "add2"]);
+  // the places of those that are not stay theirs
+  for (let index = 0; index < 2; index++) await runs.end("slow");
+  expect(runs.started).toEqual(["slow1", "slow2", "add1", "add2", "slow3"]);
+  await runs.end("add");
+  expect(runs.started.at(-1)).toBe("add3");
+  expect(runs.maxActive).toBe(4);
+});
+
+test("what waits for a place becomes urgent with who asks for it so, and is one run", async () => {
+  const runs = new Runs();
+  const queue = new KeyedQueue({ concurrency: 1, run: runs.run });
+  queue.request("slow");
+  const waiting = queue.run("a");
+  expect(runs.started).toEqual(["slow"]);
+  const urgent = queue.run("a", { isUrgent: true });
+  expect(runs.started).toEqual(["slow", "a"]);
+  await runs.end("slow's");
+  await runs.end("a's");
+  expect(await Promise.all([waiting, urgent])).toEqual(["a's", "a's"]);
+  queue.request("a", { isUrgent: false });
+  expect(runs.started).toEqual(["slow", "a", "a"]);
+  await runs.end("again");
+  await queue.stop();
+});
+
+test("an urgent request during a run of the key is urgent when that has ended", async () => {
+  const runs = new Runs();
+  const queue = new KeyedQueue({ concurrency: 1, run: runs.run });
+  queue.request("a");
+  queue.request("b");
+  queue.request("a", { isUrgent: true });
+  expect(runs.started).toEqual(["a"]);
+  await runs.end("first");
+  expect(runs.started.sort()).toEqual(["a", "a", "b"]);
+});
