@@ -92,19 +92,21 @@ static int read_table_names(const struct xtables_read *like, struct xtables_list
 	return 0;
 }
 
-// xtablesInNetns(netnsFd, names, onlyExisting, maxBytes) -> Promise<(Uint8Array | undefined | [errno, step])[]>. Names are one a line,
+// xtablesInNetns(netnsFd, names, onlyExisting, maxBytes, urgent) -> Promise<(Uint8Array | undefined | [errno, step])[]>. Names are one a line,
 // each behind the digit of its family, and before tabs with the names of chains of which the share is wanted. Struct ipt_getinfo, then
 // the entries unless they are more than maxBytes; undefined: only existing ones were asked for, and this one is not there.
 napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
 {
 	struct xtables_read like = { 0 };
-	napi_value arguments[4];
+	napi_value arguments[5];
 	int32_t netns_fd;
+	bool is_urgent;
 	char *names;
 
-	if (!read_arguments(env, info, 4, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
+	if (!read_arguments(env, info, 5, arguments) || napi_get_value_int32(env, arguments[0], &netns_fd) != napi_ok ||
 	    napi_get_value_bool(env, arguments[2], &like.only_existing) != napi_ok ||
-	    napi_get_value_uint32(env, arguments[3], &like.max_bytes) != napi_ok || !(names = read_string(env, arguments[1])))
+	    napi_get_value_uint32(env, arguments[3], &like.max_bytes) != napi_ok ||
+	    napi_get_value_bool(env, arguments[4], &is_urgent) != napi_ok || !(names = read_string(env, arguments[1])))
 		return wrong_arguments(env);
 	struct xtables_job *xtables = calloc(1, sizeof(*xtables));
 	if (!xtables) {
@@ -118,6 +120,7 @@ napi_value js_xtables_in_netns(napi_env env, napi_callback_info info)
 		return throw_failure(env, result, result == -ENOMEM ? "malloc" : "getsockopt");
 	}
 	xtables->job.visit.run = run_xtables;
+	xtables->job.visit.is_urgent = is_urgent;
 	xtables->job.value = tables_value;
 	xtables->job.free = free_xtables;
 	return start_job(env, &xtables->job, netns_fd);

@@ -7,12 +7,14 @@
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define STACK_BYTES (512 * 1024)
 // A visit can wait for the kernel's rtnl lock, or for a pod that writes rules without end; others are not to wait for it.
 #define PLACES 14	// visits at a time that are not urgent
 #define URGENT_PLACES 2 // places more that only urgent ones take
+#define SHARE 2		// of the first, for one namespace: however slow a pod makes it, the other pods have the rest
 
 struct queue {
 	struct visit *first;
@@ -25,7 +27,8 @@ static pthread_cond_t work = PTHREAD_COND_INITIALIZER;
 static struct queue urgent = { .end = &urgent.first };
 static struct queue patient = { .end = &patient.first };
 static int thread_count, idle_count;
-static int patient_visits; // under way
+static const struct visit *under_way[PLACES]; // that are not urgent
+static int patient_visits;
 
 static void put(struct queue *queue, struct visit *visit)
 {
@@ -35,13 +38,14 @@ static void put(struct queue *queue, struct visit *visit)
 	queue->count++;
 }
 
-static struct visit *take_from(struct queue *queue)
+// Takes out what the link leads to.
+static struct visit *take_at(struct queue *queue, struct visit **at)
 {
-	struct visit *visit = queue->first;
+	struct visit *visit = *at;
 
-	queue->first = visit->next;
-	if (!queue->first)
-		queue->end = &queue->first;
+	*at = visit->next;
+	if (!*at)
+		queue->end = at;
 	queue->count--;
 	return visit;
 }
@@ -52,28 +56,65 @@ static void take_back(struct queue *queue, const struct visit *visit)
 
 	while (*at != visit)
 		at = &(*at)->next;
-	*at = visit->next;
-	if (!*at)
-		queue->end = at;
-	queue->count--;
+	take_at(queue, at);
+}
+
+static bool has_share(const struct visit *visit, const struct visit *const *others, int count)
+{
+	int same = 0;
+
+	for (int i = 0; i < count && !visit->is_new; i++)
+		same += !others[i]->is_new && others[i]->netns_dev == visit->netns_dev && others[i]->netns_ino == visit->netns_ino;
+	return same < SHARE;
+}
+
+// Where the first is that is not urgent and may begin; NULL: none may.
+static struct visit **next_patient(void)
+{
+	struct visit **at = &patient.first;
+
+	if (patient_visits == PLACES)
+		return NULL;
+	while (*at && !has_share(*at, under_way, patient_visits))
+		at = &(*at)->next;
+	return *at ? at : NULL;
 }
 
 // How many of those that wait may begin.
 static int ready_count(void)
 {
-	int places = PLACES - patient_visits;
+	const struct visit *begun[PLACES];
+	int count = patient_visits;
 
-	return urgent.count + (patient.count < places ? patient.count : places);
+	for (int i = 0; i < count; i++)
+		begun[i] = under_way[i];
+	for (const struct visit *visit = patient.first; visit && count < PLACES; visit = visit->next)
+		if (has_share(visit, begun, count))
+			begun[count++] = visit;
+	return urgent.count + count - patient_visits;
 }
 
 static struct visit *take(void)
 {
-	if (ready_count() == 0)
-		return NULL;
+	struct visit **at;
+
 	if (urgent.count > 0)
-		return take_from(&urgent);
-	patient_visits++;
-	return take_from(&patient);
+		return take_at(&urgent, &urgent.first);
+	at = next_patient();
+	if (!at)
+		return NULL;
+	under_way[patient_visits++] = *at;
+	return take_at(&patient, at);
+}
+
+// With the lock held.
+static void leave_place(const struct visit *visit)
+{
+	int i = 0;
+
+	while (under_way[i] != visit)
+		i++;
+	under_way[i] = under_way[--patient_visits];
 }
 
 // Whether the thread is at home again. One that stayed abroad would keep the namespace from its end.
@@ -112,9 +153,16 @@ static void *live(void *argument)
 		bool was_patient = !visit->is_urgent;
 		pthread_mutex_unlock(&lock);
 		is_home = go(visit) && is_home;
+		// Before it is done: from then on somebody else's visit may have its address.
+		pthread_mutex_lock(&lock);
+		if (was_patient)
+			leave_place(visit);
+		// What it held up may begin; this thread takes one of them.
+		if (idle_count > 0 && ready_count() > 1)
+			pthread_cond_signal(&work);
+		pthread_mutex_unlock(&lock);
 		visit->done(visit);
 		pthread_mutex_lock(&lock);
-		patient_visits -= was_patient;
 	}
 	thread_count--;
 	pthread_mutex_unlock(&lock);
@@ -147,8 +195,15 @@ static int add_thread(void)
 int visit_netns(struct visit *visit)
 {
 	struct queue *queue = visit->is_urgent ? &urgent : &patient;
+	struct stat netns;
 	int result = 0;
 
+	if (!visit->is_new) {
+		if (fstat(visit->netns_fd, &netns) < 0)
+			return -errno;
+		visit->netns_dev = netns.st_dev;
+		visit->netns_ino = netns.st_ino;
+	}
 	pthread_mutex_lock(&lock);
 	put(queue, visit);
 	// those that were called are idle until they are heard

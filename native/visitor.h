@@ -5,11 +5,14 @@
 #define AMBIENT_VISITOR_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 // One visit. Belongs to the visitor from visit_netns() until `done`, which is called once, from its thread.
 struct visit {
 	struct visit *next;
 	int netns_fd;
+	dev_t netns_dev; // which namespace it is, once the visit is queued
+	ino_t netns_ino;
 	bool is_new;    // in place of that descriptor's: a namespace that is made for the visit
 	bool is_urgent; // does not wait for those that are not
 	int (*run)(struct visit *visit, const char **step); // in the namespace

@@ -43,6 +43,7 @@ export interface Addon {
     names: string,
     onlyExisting: boolean,
     maxBytes: number,
+    urgent: boolean,
   ): Promise<(Uint8Array | undefined | Failure)[]>;
 }
 
@@ -224,6 +225,7 @@ export async function xtablesInNetns(
  * be read (no /proc is mounted) a table that is not there comes into being.
  *
  * @param options.maxBytes as for {@link xtablesInNetns}
+ * @param options.isUrgent as for {@link converseInNetns}
  * @returns in the order of `tables`; undefined when the namespace has no such table, or the kernel none at all. Struct ipt_getinfo (84
  *   bytes), then entries in their order, each behind its place: u32 offset in the table, u32 position in its chain from 1 (0: it is what
  *   stands before a chain, with its name). Of a chain the first 10,001 and the last; of what leads into one, 10,001. Before an entry of
@@ -233,7 +235,7 @@ export async function xtablesInNetns(
 export async function existingXtablesInNetns(
   netnsFd: number,
   tables: readonly XtablesShare[],
-  options: { maxBytes?: number } = {},
+  options: { maxBytes?: number; isUrgent?: boolean } = {},
 ): Promise<(Uint8Array | undefined)[]> {
   return await readXtables(netnsFd, tables, { ...options, onlyExisting: true });
 }
@@ -266,7 +268,11 @@ export interface XtablesShare extends XtablesName {
 async function readXtables(
   netnsFd: number,
   tables: readonly (XtablesName & Partial<XtablesShare>)[],
-  { onlyExisting, maxBytes = 0xffff_ffff }: { onlyExisting: boolean; maxBytes?: number },
+  {
+    onlyExisting,
+    maxBytes = 0xffff_ffff,
+    isUrgent = false,
+  }: { onlyExisting: boolean; maxBytes?: number; isUrgent?: boolean },
 ): Promise<(Uint8Array | undefined)[]> {
   const [first] = tables;
   if (first === undefined) return [];
@@ -280,7 +286,7 @@ async function readXtables(
           : `${family}${table}\t${chains.map(({ chain }) => chain).join("\t")}`,
       )
       .join("\n");
-    return await addon().xtablesInNetns(netnsFd, lines, onlyExisting, maxBytes);
+    return await addon().xtablesInNetns(netnsFd, lines, onlyExisting, maxBytes, isUrgent);
   };
   try {
     const found = await ask(tables);

@@ -286,10 +286,10 @@ export class PodRedirection {
 
   /** IPv6 that is off in the namespace changes nothing in tables of both families. */
   async #familiesOf(
-    { netns }: Visiting,
+    { netns, visit }: Visiting,
     routing: RoutingState,
   ): Promise<{ families: readonly Family[]; skippedFamilies: readonly SkippedFamily[] }> {
-    const of = await familiesOf(netns, { routing, ipv6: this.#options.ipv6 });
+    const of = await familiesOf(netns, { routing, ipv6: this.#options.ipv6, at: visit });
     return this.#engine.variant === "native" ? { ...of, families: this.#families } : of;
   }
 

@@ -67,11 +67,15 @@ export async function ensureRouting(
  */
 export async function familiesOf(
   netns: Netns,
-  { routing, ipv6 }: { readonly routing: RoutingState; readonly ipv6: boolean },
+  {
+    routing,
+    ipv6,
+    at = netns.fd,
+  }: { readonly routing: RoutingState; readonly ipv6: boolean; readonly at?: NetnsAt },
 ): Promise<{ families: Family[]; skippedFamilies: SkippedFamily[] }> {
   if (!ipv6) return { families: [4], skippedFamilies: [] };
   if (routing.v6.supported) return { families: [4, 6], skippedFamilies: [] };
-  const addresses = await interfaceAddresses(netns.fd);
+  const addresses = await interfaceAddresses(at);
   return addresses.some(({ family }) => family === 6)
     ? { families: [4, 6], skippedFamilies: [{ family: 6, part: "routing", reason: "IPv6 is off on lo" }] }
     : {

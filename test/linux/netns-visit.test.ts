@@ -89,9 +89,11 @@ test("a namespace that may not be entered is not, and all who asked are told", a
 
 test("an urgent visit waits for none that lasts, and those have their turns", async () => {
   const over: string[] = [];
-  const lasting = Array.from({ length: 40 }, async () => {
+  const others = await Promise.all(Array.from({ length: 10 }, () => Netns.makeTemporary()));
+  const lasting = Array.from({ length: 40 }, async (_, index) => {
+    const visit = new NetnsVisit({ fd: (others[index % others.length] as Netns).fd });
     const conversation = { protocol: FIB_LOOKUP, request: endless, deadlineMs: 300 };
-    await converse(countedVisit().visit, conversation).catch(() => over.push("lasting"));
+    await converse(visit, conversation).catch(() => over.push("lasting"));
   });
   const patient = converse(countedVisit().visit, aboutLo).then(() => over.push("patient"));
   // behind them all in the queue
@@ -104,6 +106,26 @@ test("an urgent visit waits for none that lasts, and those have their turns", as
   await Promise.all([...lasting, patient]);
   expect(over.filter((each) => each === "lasting")).toHaveLength(40);
   expect(over.indexOf("patient")).toBeGreaterThan(4);
+  for (const other of others) other.close();
+});
+
+test("visits of one namespace that last, however many, leave places to those of others", async () => {
+  const over: string[] = [];
+  using slow = await Netns.makeTemporary();
+  const lasting = Array.from({ length: 40 }, async () => {
+    const conversation = { protocol: FIB_LOOKUP, request: endless, deadlineMs: 100 };
+    await converse(new NetnsVisit({ fd: slow.fd }), conversation).catch(() => over.push("lasting"));
+  });
+  await nextTurn();
+  const others = await Promise.all(Array.from({ length: 20 }, () => Netns.makeTemporary()));
+  const startMs = performance.now();
+  await Promise.all(others.map(({ fd }) => converse(new NetnsVisit({ fd }), aboutLo)));
+  // two places of the namespace are given up in 100 ms, all of them in two seconds
+  expect(over.length).toBeLessThan(20);
+  expect(performance.now() - startMs).toBeLessThan(1_000);
+  await Promise.all(lasting);
+  expect(over).toHaveLength(40);
+  for (const other of others) other.close();
 });
 
 test("nobody who was visited is kept: the namespace goes with its last descriptor", async () => {

@@ -119,10 +119,10 @@ async function cycleMistakes(times: number): Promise<void> {
     refused(() => addon.listen(`${socketPath}\0`, 1, 0, 1, 0));
     refused(() => addon.netlinkInNetns(netnsFd, 0, [1, 2], 1, 0));
     refused(() => addon.xtablesInNetns(netnsFd, "4nat", false));
-    refused(() => addon.xtablesInNetns(netnsFd, "4nat\0", false, 0));
-    refused(() => addon.xtablesInNetns(netnsFd, "4nat\n", false, 0));
-    refused(() => addon.xtablesInNetns(netnsFd, "4nat\tA\n\tA", false, 0));
-    refused(() => addon.xtablesInNetns(netnsFd, `6nat\n4${"x".repeat(32)}`, false, 0));
+    refused(() => addon.xtablesInNetns(netnsFd, "4nat\0", false, 0, false));
+    refused(() => addon.xtablesInNetns(netnsFd, "4nat\n", false, 0, false));
+    refused(() => addon.xtablesInNetns(netnsFd, "4nat\tA\n\tA", false, 0, false));
+    refused(() => addon.xtablesInNetns(netnsFd, `6nat\n4${"x".repeat(32)}`, false, 0, false));
     const client = connectSeqpacket(socketPath);
     client.send(Buffer.from("too long"), netnsFd);
     await new Promise<void>((resolve) => {
@@ -149,7 +149,7 @@ async function cycleWorkers(times: number): Promise<void> {
     addon.send(client, new Uint8Array([1]), netnsFd);
     for (let i = 0; i < 20; i++) {
       addon.netlinkInNetns(netnsFd, false, [0, request, 1000, 0]);
-      addon.xtablesInNetns(netnsFd, "4nat\\tA\\n6raw\\n4none\\t", i % 2 === 0, i % 3 ? 0 : 1 << 20);
+      addon.xtablesInNetns(netnsFd, "4nat\\tA\\n6raw\\n4none\\t", i % 2 === 0, i % 3 ? 0 : 1 << 20, i % 5 === 0);
     }
   `;
   for (let i = 0; i < times; i++) {

@@ -59,12 +59,15 @@ function isTooLarge(share: Uint8Array): boolean {
 }
 
 async function read(
-  { netns }: NetnsCall,
+  { netns, isUrgent = false }: NetnsCall,
   own: readonly OwnTable[],
   maxBytes?: number,
 ): Promise<(Uint8Array | undefined)[]> {
   try {
-    return await existingXtablesInNetns(netns.fd, own, maxBytes === undefined ? {} : { maxBytes });
+    return await existingXtablesInNetns(netns.fd, own, {
+      isUrgent,
+      ...(maxBytes === undefined ? {} : { maxBytes }),
+    });
   } catch (error) {
     throw faultOf(error) ?? error;
   }
