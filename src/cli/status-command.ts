@@ -133,6 +133,8 @@ export function renderNode(node: NodeReport, colours: boolean): string {
   const path = node.probes.path;
   if (path !== null && path.outcome !== "bypassed") say(`probe path: ${path.message}. ${path.remedy ?? ""}`);
   if ((pods.mayBeBypassed ?? 0) > 0) say(`${pods.mayBeBypassed} pods may be bypassed: see below`);
+  if ((pods.slow ?? 0) > 0)
+    say(`${pods.slow} pods take long to look at, and are looked at less often: see below`);
   for (const { kind, count } of pods.failing) say(`${count} pods not captured: ${kind}`);
   return `${lines.join("\n")}\n\n`;
 }

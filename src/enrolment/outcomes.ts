@@ -8,6 +8,7 @@ import { bypassMessage, bypassText } from "../redirection/bypass-words.ts";
 import type { Drift } from "../redirection/fingerprint.ts";
 import type { Desired } from "./desired-state.ts";
 import { type Failure, failureOf } from "./failure.ts";
+import { LOOKS_TO_JUDGE, LookCosts, lookPauseMs } from "./look-costs.ts";
 import type { Step } from "./next-step.ts";
 import type { PodHistory } from "./pod-history.ts";
 import type { LastRun, PodRecord } from "./pod-record.ts";
@@ -54,6 +55,7 @@ export class Outcomes {
   readonly #options: OutcomesOptions;
   /** Repairs of enrolled pods by kind of drift, since the start. */
   readonly repairs = new Map<string, number>();
+  readonly #lookCosts = new LookCosts();
 
   constructor(options: OutcomesOptions) {
     this.#options = options;
@@ -61,6 +63,7 @@ export class Outcomes {
 
   /** A run ended without a failure. @returns the pause before the next, in ms; `undefined`: until somebody asks */
   rested(record: PodRecord, { outcome, againMs }: Step & { do: "rest" }): number | undefined {
+    this.#looked(record);
     const failure = waitOf(outcome);
     if (failure !== undefined) return this.#waitingFor(record, { failure, againMs });
     const { reconcileIntervalMs, random = Math.random } = this.#options;
@@ -72,7 +75,32 @@ export class Outcomes {
     if (outcome === "leaving") return againMs ?? 0;
     if (record.workload.doubtedMs !== undefined) return doubtMs;
     if (outcome === "outside") return againMs === undefined ? undefined : againMs + 1;
-    return outcome === "enrolled" ? reconcileIntervalMs * (0.75 + random() / 2) : undefined;
+    return outcome === "enrolled"
+      ? lookPauseMs(reconcileIntervalMs * (0.75 + random() / 2), record.slowLookMs)
+      : undefined;
+  }
+
+  /** Told when that changes. */
+  #looked(record: PodRecord): void {
+    const { lookMs, slowLookMs: before, facts: pod, uid, sandbox } = record;
+    if (lookMs !== undefined) {
+      record.looksMs = [...record.looksMs, lookMs].slice(-LOOKS_TO_JUDGE);
+      record.slowLookMs = this.#lookCosts.took(record.looksMs);
+    }
+    if (sandbox === undefined) {
+      record.looksMs = [];
+      record.slowLookMs = undefined;
+    }
+    const { slowLookMs } = record;
+    if ((slowLookMs === undefined) === (before === undefined)) return;
+    const names = { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key };
+    if (slowLookMs === undefined)
+      this.#options.log.info(names, "a pod is looked at as often as others again");
+    else {
+      const what =
+        "a pod takes long to look at, so it is looked at less often; see what it has in its namespace";
+      this.#options.log.warn({ ...names, ms: Math.round(slowLookMs) }, what);
+    }
   }
 
   /** A running pod has processes; they show within moments of its start. One that ends will not. */
@@ -118,6 +146,11 @@ export class Outcomes {
 
   /** A step failed. @returns the pause before the next try, in ms */
   failed(record: PodRecord, error: unknown): number {
+    this.#looked(record);
+    return lookPauseMs(this.#failed(record, error), record.slowLookMs, { stretch: 1 });
+  }
+
+  #failed(record: PodRecord, error: unknown): number {
     const { events, history, log } = this.#options;
     const failure = failureOf(error);
     const pod = record.facts;

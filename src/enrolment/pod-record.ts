@@ -11,6 +11,8 @@ export interface PodStatus {
   readonly facts: PodFacts | undefined;
   readonly sandbox: Sandbox | undefined;
   readonly state: EnrolmentState;
+  /** How long looks at it take, in ms, where that is so much longer than usual that it is looked at less often. */
+  readonly slowLookMs?: number | undefined;
 }
 
 /** An ADD that waits for its pod to be captured. */
@@ -39,6 +41,11 @@ export class PodRecord implements PodStatus {
   warned = "";
   /** What stands before the pod's rules, as people were told; empty: nothing. */
   bypassTold = "";
+  slowLookMs: number | undefined;
+  /** What this run's looks at it have taken, in ms; undefined: it has not been looked at. */
+  lookMs: number | undefined;
+  /** What its last looks took, as many as judge it. */
+  looksMs: readonly number[] = [];
   /** Runs in a row that did not get where they wanted. */
   failures = 0;
 

@@ -38,6 +38,7 @@ export class Reconciler {
   /** Looks at one pod and does what is missing. @throws when a step failed; the pod then stays where it is */
   async run(record: PodRecord): Promise<Doing<"rest">> {
     let run = freshRun;
+    record.lookMs = undefined;
     let isSandboxKnown = false;
     for (let count = 0; count < maxSteps; count++) {
       record.read(this.#parts.clock.nowMs());
@@ -49,7 +50,9 @@ export class Reconciler {
         isSandboxKnown = true;
       }
       record.become(begin(record.workload, step));
-      const found = await this.#perform(step, record);
+      const found = isLook(step)
+        ? await this.#timed(record, () => this.#perform(step, record))
+        : await this.#perform(step, record);
       // what has arrived meanwhile comes first: the step's word counts only for the sandbox that it was about
       record.read(this.#parts.clock.nowMs());
       const endedKey = record.workload.ended?.key;
@@ -64,6 +67,16 @@ export class Reconciler {
     throw new Error(
       `Cannot reconcile pod "${record.uid}": it does not come to rest within ${maxSteps} steps`,
     );
+  }
+
+  async #timed<T>(record: PodRecord, look: () => Promise<T>): Promise<T> {
+    const { clock } = this.#parts;
+    const startMs = clock.nowMs();
+    try {
+      return await look();
+    } finally {
+      record.lookMs = (record.lookMs ?? 0) + clock.nowMs() - startMs;
+    }
   }
 
   #view(record: PodRecord): View {
@@ -261,4 +274,9 @@ export class Reconciler {
     log.info({ ns, pod, uid: record.uid, netns: sandbox.netns.key, ms }, "pod enrolled");
     this.#context.oncaptured(record);
   }
+}
+
+/** Of a captured pod: everybody else waits for something that takes its time. */
+function isLook(step: Step): boolean {
+  return step.do === "prove" || (step.do === "redirect" && step.isRepair);
 }

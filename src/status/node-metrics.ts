@@ -46,6 +46,11 @@ export class NodeMetrics {
       "Captured pods in which something stands before our rules that can take traffic past ztunnel, or which it cannot be told of",
       ({ pods }) => pods.mayBeBypassed ?? 0,
     );
+    this.#value(
+      "ambient_cni_pods_slow",
+      "Captured pods that take so long to look at that they are looked at less often",
+      ({ pods }) => pods.slow ?? 0,
+    );
     this.#kinds("ambient_cni_pods_failing", {
       help: "Pods that are not where they should be, by reason",
       label: "reason",

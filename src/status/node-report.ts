@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node and its agent as a report.
+import { lookPauseMs } from "../enrolment/look-costs.ts";
 import { openNetnsCount } from "../linux/netns.ts";
 import { version } from "../version.ts";
 import type { AgentFacts, ChainFacts, ProbePathFacts, ReportedConfig, WatchFacts } from "./agent-facts.ts";
@@ -114,11 +115,13 @@ function countPods(facts: AgentFacts): PodCountsReport {
   let wanted = 0;
   let verified = 0;
   let bypassedCount = 0;
+  let slow = 0;
   for (const known of pods) {
     states[known.record?.state ?? "outside"]++;
     if (known.desired?.wanted === true) wanted++;
     if (isVerified(facts, known)) verified++;
     if (mayBeBypassed(known)) bypassedCount++;
+    if (known.record?.slowLookMs !== undefined) slow++;
     const kind = failingKind(known);
     if (kind !== undefined) failing.set(kind, (failing.get(kind) ?? 0) + 1);
   }
@@ -128,6 +131,7 @@ function countPods(facts: AgentFacts): PodCountsReport {
     ...states,
     verified,
     mayBeBypassed: bypassedCount,
+    slow,
     failing: countsOf(failing),
   };
 }
@@ -136,7 +140,8 @@ function isVerified({ config }: AgentFacts, { record, past }: KnownPod): boolean
   const { look, failure } = past;
   if (record?.state !== "enrolled" || look === undefined || failure !== undefined) return false;
   const isCurrent = look.netnsKey === record.sandbox?.netns.key;
-  return isCurrent && performance.now() - look.atMs <= 2 * config.reconcileIntervalMs;
+  const pauseMs = lookPauseMs(config.reconcileIntervalMs, record.slowLookMs);
+  return isCurrent && performance.now() - look.atMs <= 2 * pauseMs;
 }
 
 /** Of a pod whose rules cannot be known nobody knows that it fails. */

@@ -69,6 +69,7 @@ export function reportPod(facts: AgentFacts, known: KnownPod, limits: { transiti
     observed: observedLast(facts, known),
     annotation: pod.annotations[podAnnotations.redirection] ?? null,
     earlierConnections: past.earlierConnections ?? null,
+    slowLookMs: record?.slowLookMs === undefined ? null : Math.round(record.slowLookMs),
     transitions: past.transitions.slice(-limits.transitions),
     lastError: errorOf(past),
   };
@@ -194,9 +195,15 @@ function summarise(known: KnownPod, desired: DesiredReport): string {
   if (state === "outside") return `outside: ${desired.why}`;
   if (!desired.wanted) return `leaves the mesh: ${desired.why}`;
   if (state !== "enrolled") return statePhrases[state];
+  const pace = paceOf(record?.slowLookMs);
   if (mayBeBypassed(known) && past.bypasses !== undefined)
-    return `captured, but traffic may get past ztunnel: ${bypassText(past.bypasses)}`;
-  return look === undefined ? "captured" : `captured, verified at ${look.at}`;
+    return `captured, but traffic may get past ztunnel: ${bypassText(past.bypasses)}${pace}`;
+  return look === undefined ? "captured" : `captured, verified at ${look.at}${pace}`;
+}
+
+function paceOf(slowLookMs: number | undefined): string {
+  if (slowLookMs === undefined) return "";
+  return `; a look at it takes ${Math.round(slowLookMs)} ms, so it is looked at less often`;
 }
 
 const statePhrases: Readonly<Record<PodReport["state"], string>> = {

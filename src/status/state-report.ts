@@ -46,6 +46,11 @@ export interface PodReport {
    * reset. `null`: it was captured before it ran, by an earlier agent, or not at all. Absent: an older agent answered.
    */
   readonly earlierConnections?: number | null;
+  /**
+   * What looks at it take, in ms, where that is so long that it is looked at less often; `null`: as usual. Absent: an older
+   * agent answered.
+   */
+  readonly slowLookMs?: number | null;
   /** Oldest first. */
   readonly transitions: readonly TransitionReport[];
   /** The last failure, `null` once a later run went well. */
@@ -359,10 +364,12 @@ export interface PodCountsReport {
   /** Their rules cannot be read or judged. Absent: an older agent answered. */
   readonly unverified?: number;
   readonly failed: number;
-  /** Enrolled, and found right by a look that is not older than twice the interval. */
+  /** Enrolled, and found right by a look that is not older than twice the interval, or what a slow one has in its place. */
   readonly verified: number;
   /** Captured, but something stands before our rules, or it cannot be told whether. Absent: an older agent answered. */
   readonly mayBeBypassed?: number;
+  /** So slow to look at that they are looked at less often. Absent: an older agent answered. */
+  readonly slow?: number;
   /** Wanted and not captured, by reason, those that are `unverified` left out: sandbox, ztunnel, ztunnel-refused, rules, kernel, api, other. */
   readonly failing: readonly CountReport[];
 }
