@@ -30,9 +30,15 @@ export class KnownBytes<Known> {
   readonly #options: KnownBytesOptions<Known>;
   /** The one asked for longest ago first. */
   readonly #entries = new Map<string, Entry<Known>>();
+  readonly #kept = new Set<string>();
 
   constructor(options: KnownBytesOptions<Known>) {
     this.#options = options;
+  }
+
+  /** What most pods have stays recorded, however many others are asked for: no ADD waits because of somebody's annotations. */
+  keep(key: string): void {
+    this.#kept.add(key);
   }
 
   /**
@@ -47,7 +53,7 @@ export class KnownBytes<Known> {
     const { maxEntries = DEFAULT_MAX_ENTRIES } = this.#options;
     for (const oldest of this.#entries.keys()) {
       if (this.#entries.size <= maxEntries) break;
-      this.#entries.delete(oldest);
+      if (!this.#kept.has(oldest)) this.#entries.delete(oldest);
     }
     return await entry.rules;
   }

@@ -32,7 +32,7 @@ function recorder(options: { fails?: () => boolean; maxEntries?: number } = {}) 
       return nothing;
     });
   const peek = (key: string) => bytes.peek(key);
-  return { get, peek, written, clock };
+  return { get, peek, written, clock, keep: (key: string) => bytes.keep(key) };
 }
 
 test("all who ask for the same rules share one record", async () => {
@@ -54,6 +54,16 @@ test("what is recorded is had without a wait, and nothing before that", async ()
   peek("a");
   await get("c");
   expect([peek("a"), peek("b")]).toEqual([await record, undefined]);
+});
+
+test("what most pods have stays, however many others somebody asks for", async () => {
+  const { get, peek, keep, written } = recorder({ maxEntries: 2 });
+  keep("most");
+  await get("most");
+  for (const key of ["a", "b", "c"]) await get(key);
+  expect([peek("most") !== undefined, peek("a"), peek("b")]).toEqual([true, undefined, undefined]);
+  await get("most");
+  expect(written).toEqual(["most", "a", "b", "c"]);
 });
 
 test("a record that failed is none", async () => {

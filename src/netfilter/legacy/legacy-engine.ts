@@ -56,6 +56,7 @@ export class LegacyEngine implements RuleEngine {
   }
 
   async prepare(wanted: WantedRules): Promise<void> {
+    this.#known.keep(wanted.key);
     await this.#recorded(wanted);
   }
 

@@ -50,6 +50,7 @@ export class NftEngine implements RuleEngine {
   }
 
   async prepare(wanted: WantedRules): Promise<void> {
+    this.#known.keep(wanted.key);
     await this.#recorded(wanted);
   }
 
