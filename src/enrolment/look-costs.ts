@@ -6,7 +6,7 @@ const USUAL_LOOKS = 64;
 /** Looks at a pod that say whether it is slow. */
 export const LOOKS_TO_JUDGE = 3;
 /** Below that nobody is hurt. A pod with our rules alone takes some ms. */
-const MIN_SLOW_MS = 100;
+const MIN_SLOW_MS = 50;
 /** As many times as long as a quarter of all looks take at most: where the whole node is slow, no pod is. */
 const SLOW_FACTOR = 8;
 /** The part of the time in which a slow pod may be looked at: one in so many. */
