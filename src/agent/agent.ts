@@ -120,7 +120,7 @@ function reportStages(
   const api = new StateApi({ source, loggers, log });
   const stateServer = new StateServer({ path: join(config.runDir, STATE_SOCKET_NAME), api, log });
   const metricsPort = new OpenPort({
-    server: new MetricsServer({ metrics, api, log }),
+    server: new MetricsServer({ metrics, log }),
     port: config.monitoringPort,
     setting: "MONITORING_PORT",
     log,

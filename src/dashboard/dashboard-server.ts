@@ -5,7 +5,7 @@ import type { AddressInfo } from "node:net";
 import type { Logger } from "../log/logger.ts";
 import type { StateSource } from "../status/agent-state.ts";
 import { closeServer, createLimitedServer } from "../status/http-limits.ts";
-import { StateApi } from "../status/state-api.ts";
+import type { StateApi } from "../status/state-api.ts";
 import { embeddedPage, type PageText } from "./embedded-page.ts";
 import { LiveFeed } from "./live-feed.ts";
 import { refusalOf } from "./loopback-guard.ts";
@@ -100,8 +100,8 @@ export class DashboardServer {
     const refusal = refusalOf(request);
     const [, ns, name] = rulesPath.exec(path) ?? [];
     const file = this.#files.get(path);
-    if (refusal === undefined && name === undefined && StateApi.serves(path)) {
-      void api.handle(request, response, { isWritable: false });
+    if (refusal === undefined && name === undefined && path.startsWith("/api/")) {
+      void api.handle(request, response);
       return;
     }
     request.resume();

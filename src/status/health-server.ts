@@ -3,6 +3,7 @@
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Readiness } from "./readiness.ts";
+import { readinessText } from "./readiness-text.ts";
 
 /** Serves the probes of the agent's own pod. Source: istio-cni's DaemonSet probes port 8000. */
 export class HealthServer {
@@ -10,12 +11,13 @@ export class HealthServer {
 
   constructor(readiness: Readiness) {
     this.#server = createServer((request, response) => {
-      const reason = readiness.reason;
       if (request.url === "/healthz") response.writeHead(200).end("ok\n");
       else if (request.url !== "/readyz")
         response.writeHead(404).end("this port serves /healthz and /readyz\n");
-      else if (reason === undefined) response.writeHead(200).end("ready\n");
-      else response.writeHead(503).end(`not ready: ${reason}\n`);
+      else
+        response
+          .writeHead(readiness.reason === undefined ? 200 : 503)
+          .end(readinessText(readiness, request.socket));
     });
   }
 

@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// The metrics port: what Prometheus scrapes, and the state API to read.
+// The metrics port: what Prometheus scrapes, and nothing else: whoever reaches the node reaches it.
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Logger } from "../log/logger.ts";
 import { type ClientLimits, closeServer, createLimitedServer, listenOn } from "./http-limits.ts";
 import { METRICS_CONTENT_TYPE } from "./metric-maker.ts";
 import type { Metrics } from "./metrics.ts";
-import { StateApi } from "./state-api.ts";
 
 export interface MetricsServerOptions {
   readonly metrics: Pick<Metrics, "render">;
-  readonly api: StateApi;
   readonly log: Logger;
   readonly limits?: ClientLimits;
 }
 
-/** Serves `/metrics` and, read-only, `/api/v1/…`. Source: istio-cni serves /metrics on port 15014. */
+/** Serves `/metrics`. Source: istio-cni serves it on port 15014. */
 export class MetricsServer {
   readonly #options: MetricsServerOptions;
   readonly #server: Server;
@@ -40,20 +38,19 @@ export class MetricsServer {
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { api, metrics, log } = this.#options;
-    if (StateApi.serves(request.url)) return await api.handle(request, response, { isWritable: false });
+    const { metrics, log } = this.#options;
     response.on("error", () => {});
     request.resume();
     const isRead = request.method === "GET" || request.method === "HEAD";
     if (request.url?.split("?", 1)[0] !== "/metrics")
-      return reply(response, 404, "this port serves /metrics and /api/v1/pods, /api/v1/node\n");
+      return reply(response, 404, "this port serves /metrics; for people there is ambient-cni status\n");
     if (!isRead) return reply(response, 405, "only GET and HEAD are allowed here\n", { Allow: "GET, HEAD" });
     try {
       const text = await metrics.render();
       reply(response, 200, request.method === "HEAD" ? "" : text, { "Content-Type": METRICS_CONTENT_TYPE });
     } catch (error) {
       log.error({ err: error }, "cannot make the metrics");
-      reply(response, 500, `the agent failed: ${(error as Error).message}\n`);
+      reply(response, 500, "the agent failed; its log has the details\n");
     }
   }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The state API's requests and answers: JSON over HTTP, read-only wherever it can be reached over the network.
+// The state API's requests and answers: JSON over HTTP, for who may open the agent's Unix socket.
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type LogLevel, logLevels } from "../log/log-levels.ts";
 import type { Logger, LoggerFactory } from "../log/logger.ts";
@@ -10,12 +10,6 @@ export interface StateApiOptions {
   readonly source: StateSource;
   readonly loggers: Pick<LoggerFactory, "levels" | "setLevel">;
   readonly log: Logger;
-}
-
-/** How a request came in. */
-export interface StateAccess {
-  /** Levels may be changed: on the Unix socket only, which takes root to open. */
-  readonly isWritable: boolean;
 }
 
 /** An answer that is no success. */
@@ -43,17 +37,12 @@ export class StateApi {
     this.#options = options;
   }
 
-  /** Whether a path is one of ours to answer, also with an error. */
-  static serves(url: string | undefined): boolean {
-    return url !== undefined && /^\/api(\/|$)/.test(url);
-  }
-
   /** Answers; never throws and never rejects. */
-  async handle(request: IncomingMessage, response: ServerResponse, access: StateAccess): Promise<void> {
+  async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     // without a listener a client that leaves in the middle would end the process
     response.on("error", () => {});
     try {
-      const body = await this.#answer(request, access);
+      const body = await this.#answer(request);
       send(response, { status: 200, body, isHead: request.method === "HEAD" });
     } catch (error) {
       request.resume();
@@ -67,10 +56,10 @@ export class StateApi {
     }
   }
 
-  async #answer(request: IncomingMessage, access: StateAccess): Promise<unknown> {
+  async #answer(request: IncomingMessage): Promise<unknown> {
     const { source } = this.#options;
     const path = pathOf(request);
-    if (path === STATE_PATHS.logLevels) return await this.#logLevels(request, access);
+    if (path === STATE_PATHS.logLevels) return await this.#logLevels(request);
     const [, , , kind, namespace, name, ...rest] = path.split("/");
     const isOnePod = path.startsWith(`${STATE_PATHS.pods}/`) && kind === "pods" && rest.length === 0;
     if (path !== STATE_PATHS.pods && path !== STATE_PATHS.node && !(isOnePod && name !== undefined)) {
@@ -86,13 +75,9 @@ export class StateApi {
     throw new StateApiError(404, `no pod "${pod.namespace}/${pod.name}" on this node`);
   }
 
-  async #logLevels(request: IncomingMessage, { isWritable }: StateAccess): Promise<LogLevelsReport> {
+  async #logLevels(request: IncomingMessage): Promise<LogLevelsReport> {
     const { loggers, log } = this.#options;
-    if (request.method === "PUT" && !isWritable)
-      throw new StateApiError(405, "log levels can be changed on the agent's Unix socket only", {
-        Allow: "GET, HEAD",
-      });
-    allow(request, isWritable ? ["GET", "HEAD", "PUT"] : ["GET", "HEAD"]);
+    allow(request, ["GET", "HEAD", "PUT"]);
     if (request.method === "PUT") {
       const wanted = parseLevels(await readBody(request));
       const before = loggers.levels();

@@ -387,7 +387,7 @@ export interface ProcessReport {
   readonly eventLoopDelayMaxMs: number;
 }
 
-/** Answer and body of `/api/v1/log-levels`; `PUT` is served on the socket only. */
+/** Answer and body of `/api/v1/log-levels`. */
 export interface LogLevelsReport {
   readonly default: string;
   /** Levels of scopes that differ from the default. */

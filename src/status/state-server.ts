@@ -24,7 +24,7 @@ export class StateServer {
   constructor(options: StateServerOptions) {
     this.#options = options;
     this.#server = createLimitedServer(
-      (request, response) => void options.api.handle(request, response, { isWritable: true }),
+      (request, response) => void options.api.handle(request, response),
       options.limits,
     );
   }

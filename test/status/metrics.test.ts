@@ -3,12 +3,11 @@ import { describe, expect, test } from "vitest";
 import { callOutcomeOf } from "../../src/cni/call-outcome.ts";
 import { CniError } from "../../src/cni/cni-error.ts";
 import { PodHistory } from "../../src/enrolment/pod-history.ts";
-import { createLoggers, silentLogger } from "../../src/log/logger.ts";
+import { silentLogger } from "../../src/log/logger.ts";
 import { AgentState } from "../../src/status/agent-state.ts";
 import { METRICS_CONTENT_TYPE } from "../../src/status/metric-maker.ts";
 import type { Metrics } from "../../src/status/metrics.ts";
 import { MetricsServer } from "../../src/status/metrics-server.ts";
-import { StateApi } from "../../src/status/state-api.ts";
 import { FakeAgent, metricsOf } from "./fake-agent.ts";
 import { parsePrometheusText } from "./prometheus-text.ts";
 import { ask } from "./state-client.ts";
@@ -189,11 +188,9 @@ describe("Metrics", () => {
 });
 
 describe("MetricsServer", () => {
-  test("serves metrics, reads of the state API, and a sentence for all else", async () => {
+  test("serves metrics, and a sentence for all else", async () => {
     const source = new AgentState(new FakeAgent().facts());
-    const loggers = createLoggers({ level: "info", scopes: {} }, { destination: { write: () => {} } });
-    const api = new StateApi({ source, loggers, log: silentLogger });
-    const server = new MetricsServer({ metrics: metricsOf(source), api, log: silentLogger });
+    const server = new MetricsServer({ metrics: metricsOf(source), log: silentLogger });
     const port = await server.listen(0);
     try {
       const scraped = await ask({ port }, "/metrics?x=1");
@@ -201,24 +198,22 @@ describe("MetricsServer", () => {
       expect(parsePrometheusText(scraped.text).size).toBeGreaterThan(20);
       expect((await ask({ port }, "/metrics", { method: "HEAD" })).text).toBe("");
       expect((await ask({ port }, "/metrics", { method: "POST" })).status).toBe(405);
-      expect((await ask({ port }, "/api/v1/node")).status).toBe(200);
-      const lost = await ask({ port }, "/debug");
-      expect([lost.status, lost.text]).toEqual([404, expect.stringContaining("/metrics")]);
+      for (const path of ["/debug", "/api/v1/node", "/api/v1/pods"]) {
+        const lost = await ask({ port }, path);
+        expect([lost.status, lost.text]).toEqual([404, expect.stringContaining("/metrics")]);
+      }
     } finally {
       await server.close();
     }
   });
 
-  test("answers 500 with the reason when the report cannot be made", async () => {
-    const failing = { render: () => Promise.reject(new Error("no report")) };
-    const source = new AgentState(new FakeAgent().facts());
-    const loggers = createLoggers({ level: "info", scopes: {} }, { destination: { write: () => {} } });
-    const api = new StateApi({ source, loggers, log: silentLogger });
-    const server = new MetricsServer({ metrics: failing, api, log: silentLogger });
+  test("answers 500 when the report cannot be made, and keeps the reason for the log", async () => {
+    const failing = { render: () => Promise.reject(new Error("no report of shop/cart")) };
+    const server = new MetricsServer({ metrics: failing, log: silentLogger });
     const port = await server.listen(0);
     try {
       const answer = await ask({ port }, "/metrics");
-      expect([answer.status, answer.text]).toEqual([500, "the agent failed: no report\n"]);
+      expect([answer.status, answer.text]).toEqual([500, "the agent failed; its log has the details\n"]);
     } finally {
       await server.close();
     }

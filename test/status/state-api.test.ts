@@ -7,12 +7,11 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createLoggers, silentLogger } from "../../src/log/logger.ts";
 import { AgentState } from "../../src/status/agent-state.ts";
 import type { ClientLimits } from "../../src/status/http-limits.ts";
-import { MetricsServer } from "../../src/status/metrics-server.ts";
 import { StateApi } from "../../src/status/state-api.ts";
 import { StateServer } from "../../src/status/state-server.ts";
-import { FakeAgent, metricsOf } from "./fake-agent.ts";
+import { FakeAgent } from "./fake-agent.ts";
 import { validate } from "./json-schema.ts";
-import { ask, type Target } from "./state-client.ts";
+import { ask } from "./state-client.ts";
 
 const schema = JSON.parse(
   readFileSync(new URL("../../src/status/state-schema.json", import.meta.url), "utf8"),
@@ -21,8 +20,7 @@ const limits: ClientLimits = { maxConnections: 50, idleMs: 700, requestMs: 600, 
 
 let agent: FakeAgent;
 let folder: string;
-let socket: Target & { socketPath: string };
-let port: Target;
+let socket: { readonly socketPath: string };
 let stop: () => Promise<void>;
 
 beforeEach(async () => {
@@ -35,12 +33,8 @@ beforeEach(async () => {
   const path = join(folder, "state.sock");
   const server = new StateServer({ path, api, log: silentLogger, limits });
   await server.listen();
-  const metricsServer = new MetricsServer({ metrics: metricsOf(source), api, log: silentLogger, limits });
   socket = { socketPath: path };
-  port = { port: await metricsServer.listen(0) };
-  stop = async () => {
-    await Promise.all([server.close(), metricsServer.close()]);
-  };
+  stop = () => server.close();
 });
 
 afterEach(async () => {
@@ -54,7 +48,7 @@ function error(answer: { json: () => Record<string, unknown> }): string {
 }
 
 describe("state API", () => {
-  test("answers are as the schema says, on socket and port", async () => {
+  test("answers are as the schema says", async () => {
     agent.add("web-0", { earlierConnections: 3 });
     agent.add("web-1", { state: "pending" });
     agent.add("job", { ns: "plain", state: "none" });
@@ -72,28 +66,26 @@ describe("state API", () => {
       message: "waiting",
     });
     agent.repairs.set("missing-rule", 2);
-    for (const target of [socket, port]) {
-      const list = await ask(target, "/api/v1/pods");
-      expect(list.status).toBe(200);
-      expect(list.headers["content-type"]).toBe("application/json; charset=utf-8");
-      expect(validate(schema, "PodList", list.json())).toEqual([]);
-      expect((list.json().pods as { name: string }[]).map(({ name }) => name)).toEqual([
-        "job",
-        "hosted",
-        "web-0",
-        "web-1",
-        "lost",
-      ]);
-      for (const name of ["web-0", "web-1"]) {
-        const pod = await ask(target, `/api/v1/pods/shop/${name}`);
-        expect(pod.status).toBe(200);
-        expect(validate(schema, "PodDetail", pod.json())).toEqual([]);
-      }
-      const node = await ask(target, "/api/v1/node");
-      expect(validate(schema, "Node", node.json())).toEqual([]);
-      const levels = await ask(target, "/api/v1/log-levels");
-      expect(validate(schema, "LogLevels", levels.json())).toEqual([]);
+    const list = await ask(socket, "/api/v1/pods");
+    expect(list.status).toBe(200);
+    expect(list.headers["content-type"]).toBe("application/json; charset=utf-8");
+    expect(validate(schema, "PodList", list.json())).toEqual([]);
+    expect((list.json().pods as { name: string }[]).map(({ name }) => name)).toEqual([
+      "job",
+      "hosted",
+      "web-0",
+      "web-1",
+      "lost",
+    ]);
+    for (const name of ["web-0", "web-1"]) {
+      const pod = await ask(socket, `/api/v1/pods/shop/${name}`);
+      expect(pod.status).toBe(200);
+      expect(validate(schema, "PodDetail", pod.json())).toEqual([]);
     }
+    const node = await ask(socket, "/api/v1/node");
+    expect(validate(schema, "Node", node.json())).toEqual([]);
+    const levels = await ask(socket, "/api/v1/log-levels");
+    expect(validate(schema, "LogLevels", levels.json())).toEqual([]);
   });
 
   test("the schema takes the answer of an agent that does not tell of earlier connections", async () => {
@@ -142,7 +134,7 @@ describe("state API", () => {
   });
 
   test("HEAD answers without a body, other methods are refused with those allowed", async () => {
-    const head = await ask(port, "/api/v1/node", { method: "HEAD" });
+    const head = await ask(socket, "/api/v1/node", { method: "HEAD" });
     expect([head.status, head.text]).toEqual([200, ""]);
     for (const method of ["POST", "PUT", "DELETE", "PATCH"]) {
       const answer = await ask(socket, "/api/v1/pods", { method, body: "{}" });
@@ -157,20 +149,13 @@ describe("state API", () => {
 });
 
 describe("log levels", () => {
-  const change = (target: Target, body: string) => ask(target, "/api/v1/log-levels", { method: "PUT", body });
+  const change = (body: string) => ask(socket, "/api/v1/log-levels", { method: "PUT", body });
 
-  test("change on the socket, scope by scope, and back to the default", async () => {
-    const changed = await change(socket, '{"default":"warn","scopes":{"cni":"debug"}}');
+  test("change scope by scope, and back to the default", async () => {
+    const changed = await change('{"default":"warn","scopes":{"cni":"debug"}}');
     expect(changed.json()).toEqual({ default: "warn", scopes: { cni: "debug" } });
-    const back = await change(socket, '{"scopes":{"cni":null}}');
+    const back = await change('{"scopes":{"cni":null}}');
     expect(back.json()).toEqual({ default: "warn", scopes: {} });
-  });
-
-  test("do not change on the port", async () => {
-    const answer = await change(port, '{"default":"debug"}');
-    expect(answer.status).toBe(405);
-    expect(error(answer)).toContain("Unix socket");
-    expect((await ask(port, "/api/v1/log-levels")).json()).toEqual({ default: "info", scopes: {} });
   });
 
   test.each([
@@ -184,21 +169,21 @@ describe("log levels", () => {
     ['{"scopes":{"cni":"debug","nobody":"debug"}}', "no such scope"],
     ['{"default":"debug","scopes":{"__proto__":"debug"}}', "no such scope"],
   ])("refuse %s and change nothing", async (body, reason) => {
-    const answer = await change(socket, body);
+    const answer = await change(body);
     expect(answer.status).toBe(400);
     expect(error(answer)).toContain(reason);
     expect((await ask(socket, "/api/v1/log-levels")).json()).toEqual({ default: "info", scopes: {} });
   });
 
   test("refuse a body without end", async () => {
-    const answer = await change(socket, " ".repeat(20_000));
+    const answer = await change(" ".repeat(20_000));
     expect(answer.status).toBe(413);
   });
 });
 
 describe("clients that misbehave", () => {
-  function open(target: Target): Socket {
-    const client = "port" in target ? connect(target.port, "127.0.0.1") : connect(target.socketPath);
+  function open(): Socket {
+    const client = connect(socket.socketPath);
     client.on("error", () => {});
     return client;
   }
@@ -214,20 +199,18 @@ describe("clients that misbehave", () => {
     ],
     ["a body that never comes", "PUT /api/v1/log-levels HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\n{"],
   ])("are cut off when they send %s, and others are served meanwhile", async (_, bytes) => {
-    for (const target of [socket, port]) {
-      const client = open(target);
-      const closed = new Promise((resolve) => client.once("close", resolve));
-      client.write(bytes);
-      client.resume();
-      expect((await ask(target, "/api/v1/node")).status).toBe(200);
-      await closed;
-    }
+    const client = open();
+    const closed = new Promise((resolve) => client.once("close", resolve));
+    client.write(bytes);
+    client.resume();
+    expect((await ask(socket, "/api/v1/node")).status).toBe(200);
+    await closed;
   });
 
   test("a reader that takes nothing is cut off and does not hold up others", async () => {
     // more than the socket's buffers hold
     for (let i = 0; i < 500; i++) agent.add(`pod-${i}`);
-    const client = open(socket);
+    const client = open();
     const closed = new Promise((resolve) => client.once("close", resolve));
     client.pause();
     client.write("GET /api/v1/pods HTTP/1.1\r\nHost: x\r\n\r\n");
