@@ -47,10 +47,11 @@ export const rooms: readonly Room[] = [
   // leaving a node takes everything apart that the agent is made of
   { name: "uninstall", may: [...node, "conflist", "install"] },
   { name: "status", may: [...node, "version"] },
-  { name: "dashboard", may: [...ground, "netfilter", "redirection", "status"] },
   { name: "diagnose", may: [...capture, "conflist", "install", "status"] },
+  // a page for people, and what it asks the agent and the kernel
+  { name: "dashboard", may: [...ground, "config", "netfilter", "redirection", "status", "diagnose"] },
   // the self-test at the start is a part of the agent
-  { name: "agent", may: [...node, "conflist", "install", "uninstall", "status", "dashboard", "diagnose"] },
+  { name: "agent", may: [...node, "conflist", "install", "uninstall", "status", "diagnose"] },
   {
     name: "cli",
     may: [
@@ -63,6 +64,7 @@ export const rooms: readonly Room[] = [
       "uninstall",
       "status",
       "diagnose",
+      "dashboard",
     ],
   },
   { name: "main", may: ["log", "version", "settings", "config", "cli", "agent"] },

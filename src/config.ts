@@ -79,11 +79,8 @@ export interface AgentConfig {
   /** How long ztunnel may go on with the connections of a pod that leaves, in ms. */
   readonly leaveDrainMs: number;
   readonly healthPort: number;
-  /** Port of the metrics and of the read-only state API; undefined: there is none. */
+  /** Port of the metrics; undefined: there is none. */
   readonly monitoringPort: number | undefined;
-  /** Serve the dashboard, on the loopback address only. */
-  readonly dashboard: boolean;
-  readonly dashboardPort: number;
   readonly install: InstallConfig;
   readonly log: LogSettings;
   /** Settings that were given and have no effect, each with the reason; said once at start, in one line. */
@@ -161,8 +158,6 @@ export function loadConfig(source: ConfigSource): AgentConfig {
     leaveDrainMs: reader.integer("LEAVE_DRAIN_MS", { fallback: 2_000, min: 0, max: 60_000 }),
     healthPort: reader.integer("HEALTH_PORT", { fallback: 8000, min: 0, max: 65535 }),
     monitoringPort: reader.portIfAny("MONITORING_PORT", 15014),
-    dashboard: reader.flag("DASHBOARD", false),
-    dashboardPort: reader.integer("DASHBOARD_PORT", { fallback: 15015, min: 0, max: 65535 }),
     install: readInstall(reader, hostRoot),
     log: readLogSettings(reader),
     ignored: [

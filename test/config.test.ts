@@ -26,7 +26,6 @@ describe("loadConfig", () => {
       iptablesVariant: "auto",
       healthPort: 8000,
       monitoringPort: 15014,
-      dashboard: false,
       install: {
         enabled: true,
         netDir: "/host/etc/cni/net.d",
@@ -80,6 +79,16 @@ describe("loadConfig", () => {
       args: [],
     });
     expect([...excludeNamespaces]).toEqual(["istio-system", "kube-system", "old"]);
+  });
+
+  test("the dashboard that an earlier agent served is told of in a line with the command, whatever its values", () => {
+    const given = { ...env, DASHBOARD: "true", DASHBOARD_PORT: "none" };
+    const why = "the agent serves no page; ambient-cni dashboard does";
+    expect(loadConfig({ env: given, args: ["--dashboard-port=7"] })).toMatchObject({
+      ignored: [`--dashboard_port: ${why}`, `DASHBOARD: ${why}`, `DASHBOARD_PORT: ${why}`],
+      faults: [],
+      warnings: [],
+    });
   });
 
   test("says which settings have no effect", () => {

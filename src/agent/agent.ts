@@ -2,8 +2,6 @@
 // The node agent as a whole: its parts, and the one list of what starts and stops.
 import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
-import { DashboardServer } from "../dashboard/dashboard-server.ts";
-import { PodRules } from "../dashboard/pod-rules.ts";
 import { redirectOf } from "../enrolment/desired-state.ts";
 import type { Logger, LoggerFactory } from "../log/logger.ts";
 import { AgentState } from "../status/agent-state.ts";
@@ -125,37 +123,11 @@ function reportStages(
     setting: "MONITORING_PORT",
     log,
   });
-  const rules = new PodRules({
-    ...config,
-    cluster: node,
-    enrolment: capture.enrolment,
-    backend,
-    redirection: capture.redirection,
-  });
-  const dashboard = new DashboardServer({ source, rules, api, log });
   return [
     { name: "process facts", start: () => processFacts.start(), stop: () => processFacts.stop() },
     { name: "state API", start: () => stateServer.listen(), stop: () => stateServer.close() },
     { name: "metrics", start: () => metricsPort.start(), stop: () => metricsPort.stop() },
-    {
-      name: "dashboard",
-      start: () =>
-        config.dashboard ? serveDashboard(dashboard, { port: config.dashboardPort, log }) : undefined,
-      stop: () => dashboard.close(),
-    },
   ];
-}
-
-/** For people: the agent does not stay away because somebody else has the port. */
-async function serveDashboard(
-  dashboard: DashboardServer,
-  { port, log }: { readonly port: number; readonly log: Logger },
-): Promise<void> {
-  try {
-    log.info({ port: await dashboard.listen(port) }, "the dashboard is served on 127.0.0.1");
-  } catch (error) {
-    log.warn({ err: error }, "cannot serve the dashboard; set DASHBOARD_PORT to a free port");
-  }
 }
 
 /** The agent's work, from the API server's word to the runtime's calls and ztunnel's connection. */

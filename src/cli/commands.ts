@@ -3,6 +3,7 @@
 import { loadConfig, processConfigSource } from "../config.ts";
 import type { Command } from "./command.ts";
 import { type Completable, completionCommand } from "./completion-command.ts";
+import { dashboardCommand } from "./dashboard-command.ts";
 import { debugCommand } from "./debug-command.ts";
 import { doctorCommand } from "./doctor-command.ts";
 import { RulesUsageError, renderRulesCommand, rulesHelp } from "./rules-command.ts";
@@ -60,6 +61,7 @@ export const commands: readonly Command[] = [
   verifyCommand,
   doctorCommand,
   debugCommand,
+  dashboardCommand,
   rulesCommand,
   uninstallCommand,
   completionCommand(() => [...ownCommands, ...commands]),

@@ -2,6 +2,7 @@
 // Asks the agent of this node through its Unix socket, with a deadline.
 import { request } from "node:http";
 import { join } from "node:path";
+import type { StateReader } from "../status/state-reader.ts";
 import {
   type NodeReport,
   type PodDetailReport,
@@ -13,16 +14,6 @@ import {
 /** No agent answers; the message names the socket, the cause and the remedy. */
 export class AgentAwayError extends Error {
   override readonly name = "AgentAwayError";
-}
-
-/** What can be asked. */
-export interface StateClient {
-  /** @throws AgentAwayError */
-  pods(): Promise<PodListReport>;
-  /** `undefined`: no such pod on this node. @throws AgentAwayError */
-  pod(ns: string, name: string): Promise<PodDetailReport | undefined>;
-  /** @throws AgentAwayError */
-  node(): Promise<NodeReport>;
 }
 
 const DEFAULT_TIMEOUT_MS = 5_000;
@@ -37,8 +28,8 @@ const REMEDIES: Readonly<Record<string, string>> = {
   EPERM: "not permitted: run this as root",
 };
 
-/** A client of the agent whose run dir this is. Each call opens a connection of its own. */
-export function stateClient(runDir: string, options: { timeoutMs?: number } = {}): StateClient {
+/** A client of the agent whose run dir this is. Each call opens a connection of its own, and throws an AgentAwayError. */
+export function stateClient(runDir: string, options: { timeoutMs?: number } = {}): StateReader {
   const socketPath = join(runDir, STATE_SOCKET_NAME);
   const { timeoutMs = DEFAULT_TIMEOUT_MS } = options;
   const ask = async <T>(path: string): Promise<T> => {

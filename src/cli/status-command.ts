@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni status`: the agent's own picture of the node, one line a pod.
 import { setTimeout as delay } from "node:timers/promises";
+import type { StateReader } from "../status/state-reader.ts";
 import type { NodeReport, PodDetailReport, PodListReport, PodReport } from "../status/state-report.ts";
 import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
 import { bypassLines, earlierText, renderPodDetail } from "./pod-detail.ts";
-import { AgentAwayError, type StateClient, stateClient } from "./state-client.ts";
+import { AgentAwayError, stateClient } from "./state-client.ts";
 import { type Cell, paint, printable, renderAge, renderTable } from "./table.ts";
 import { UsageError } from "./usage-error.ts";
 
@@ -72,7 +73,7 @@ async function runStatus(args: readonly string[], io: CommandIo): Promise<number
   }
 }
 
-async function showNode(agent: StateClient, io: CommandIo, json: boolean): Promise<number> {
+async function showNode(agent: StateReader, io: CommandIo, json: boolean): Promise<number> {
   try {
     const [node, pods] = await Promise.all([agent.node(), agent.pods()]);
     if (json) io.print(`${JSON.stringify({ node, pods })}\n`);
@@ -84,7 +85,7 @@ async function showNode(agent: StateClient, io: CommandIo, json: boolean): Promi
 }
 
 async function showPod(
-  agent: StateClient,
+  agent: StateReader,
   io: CommandIo,
   { only, json }: { only: { ns: string; name: string }; json: boolean },
 ): Promise<number> {

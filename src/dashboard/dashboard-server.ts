@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Serves the dashboard on the loopback address: the page, its live feed, the state API to read, and the rules of a pod.
+// Serves the dashboard on the loopback address: the page, its live feed, and what is known of one pod and its rules.
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import type { Logger } from "../log/logger.ts";
-import type { StateSource } from "../status/agent-state.ts";
-import { closeServer, createLimitedServer } from "../status/http-limits.ts";
-import type { StateApi } from "../status/state-api.ts";
+import { closeServer, createLimitedServer, listenOn } from "../status/http-limits.ts";
+import type { StateReader } from "../status/state-reader.ts";
 import { embeddedPage, type PageText } from "./embedded-page.ts";
 import { LiveFeed } from "./live-feed.ts";
 import { refusalOf } from "./loopback-guard.ts";
 import type { RulesSource } from "./pod-rules.ts";
 
 export interface DashboardServerOptions {
-  readonly source: StateSource;
+  readonly agent: StateReader;
   readonly rules: RulesSource;
-  readonly api: StateApi;
-  readonly log: Logger;
+  /** See `LiveFeedOptions`. */
+  readonly onfault: (fault: Error | undefined) => void;
   /** Default: the one in the bundle. */
   readonly page?: PageText;
   /** See `LiveFeedOptions`. */
@@ -25,7 +23,7 @@ export interface DashboardServerOptions {
 /** Where the page is served, on 127.0.0.1. */
 export const DASHBOARD_PORT = 15015;
 
-/** Paths of the server besides the state API's. */
+/** Paths of the server besides those of one pod, `/api/v1/pods/NAMESPACE/NAME` and that with `/rules`. */
 export const DASHBOARD_PATHS = {
   page: "/",
   css: "/dashboard.css",
@@ -48,7 +46,7 @@ const securityHeaders = {
 
 /** A stream ends after this long at the latest; the page comes back by itself. */
 const answerMs = 3_600_000;
-const rulesPath = /^\/api\/v1\/pods\/([a-z0-9][a-z0-9.-]{0,252})\/([a-z0-9][a-z0-9.-]{0,252})\/rules$/;
+const podPath = /^\/api\/v1\/pods\/([a-z0-9][a-z0-9.-]{0,252})\/([a-z0-9][a-z0-9.-]{0,252})(\/rules)?$/;
 
 /** Read-only, for browsers on this machine or behind a forwarded port. */
 export class DashboardServer {
@@ -58,9 +56,9 @@ export class DashboardServer {
   readonly #files: ReadonlyMap<string, { readonly type: string; readonly body: string }>;
 
   constructor(options: DashboardServerOptions) {
-    const { source, log, maxClients, page = embeddedPage() } = options;
+    const { agent, onfault, maxClients, page = embeddedPage() } = options;
     this.#options = options;
-    this.#feed = new LiveFeed({ source, log, ...(maxClients === undefined ? {} : { maxClients }) });
+    this.#feed = new LiveFeed({ agent, onfault, ...(maxClients === undefined ? {} : { maxClients }) });
     this.#files = new Map([
       [DASHBOARD_PATHS.page, { type: "text/html", body: page.html }],
       [DASHBOARD_PATHS.css, { type: "text/css", body: page.css }],
@@ -72,16 +70,14 @@ export class DashboardServer {
     });
   }
 
+  /** Pages that listen. */
+  get pageCount(): number {
+    return this.#feed.size;
+  }
+
   /** @param port 0 takes any free one @returns the port in use @throws Error (EADDRINUSE, …) */
   async listen(port: number = DASHBOARD_PORT): Promise<number> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    this.#server.once("error", reject);
-    this.#server.listen({ host: "127.0.0.1", port }, resolve);
-    await promise;
-    this.#server.off("error", reject);
-    this.#server.on("error", (error) =>
-      this.#options.log.error({ err: error }, "the dashboard's port failed"),
-    );
+    await listenOn(this.#server, { host: "127.0.0.1", port });
     return (this.#server.address() as AddressInfo).port;
   }
 
@@ -94,22 +90,19 @@ export class DashboardServer {
     // without a listener a client that leaves in the middle would end the process
     response.on("error", () => {});
     for (const [name, value] of Object.entries(securityHeaders)) response.setHeader(name, value);
-    const { api, rules } = this.#options;
+    const { agent, rules } = this.#options;
     const [path = ""] = (request.url ?? "").split("?", 1);
     const isHead = request.method === "HEAD";
     const refusal = refusalOf(request);
-    const [, ns, name] = rulesPath.exec(path) ?? [];
+    const [, ns, name, ofRules] = podPath.exec(path) ?? [];
     const file = this.#files.get(path);
-    if (refusal === undefined && name === undefined && path.startsWith("/api/")) {
-      void api.handle(request, response);
-      return;
-    }
     request.resume();
     if (refusal !== undefined) {
       if (refusal.status === 405) response.setHeader("Allow", "GET, HEAD");
       reply(response, { status: refusal.status, type: "text/plain", body: `${refusal.reason}\n`, isHead });
     } else if (ns !== undefined && name !== undefined) {
-      void this.#sendRules(response, { isHead, look: () => rules.rules(ns, name), what: `${ns}/${name}` });
+      const look = ofRules === undefined ? agent.pod(ns, name) : rules.rules(ns, name);
+      void sendPod(response, { isHead, look, what: `${ns}/${name}` });
     } else if (path === DASHBOARD_PATHS.events) this.#stream(response, isHead);
     else if (file !== undefined) reply(response, { status: 200, ...file, isHead });
     else reply(response, { status: 404, type: "text/plain", body: "no such page\n", isHead });
@@ -130,22 +123,22 @@ export class DashboardServer {
     response.write("retry: 1000\n\n");
     this.#feed.add(response);
   }
+}
 
-  async #sendRules(
-    response: ServerResponse,
-    question: { isHead: boolean; look: () => ReturnType<RulesSource["rules"]>; what: string },
-  ): Promise<void> {
-    const { isHead, look, what } = question;
-    const send = (status: number, body: unknown): void =>
-      reply(response, { status, type: "application/json", body: `${JSON.stringify(body)}\n`, isHead });
-    try {
-      const report = await look();
-      if (report === undefined) send(404, { error: `no pod "${what}" on this node` });
-      else send(200, report);
-    } catch (error) {
-      this.#options.log.error({ err: error }, "cannot read the rules of a pod");
-      send(500, { error: `the agent failed: ${(error as Error).message}; its log has the details` });
-    }
+/** What is known of a pod; why nobody can tell. */
+async function sendPod(
+  response: ServerResponse,
+  question: { readonly isHead: boolean; readonly look: Promise<unknown>; readonly what: string },
+): Promise<void> {
+  const { isHead, look, what } = question;
+  const send = (status: number, body: unknown): void =>
+    reply(response, { status, type: "application/json", body: `${JSON.stringify(body)}\n`, isHead });
+  try {
+    const report = await look;
+    if (report === undefined) send(404, { error: `no pod "${what}" on this node` });
+    else send(200, report);
+  } catch (error) {
+    send(503, { error: (error as Error).message });
   }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The page's text as the bundle carries it, so that a node needs no file of it.
+// The page's text as the bundle carries it, so that it needs no file.
 
 /** The page's three files. */
 export interface PageText {
@@ -15,7 +15,7 @@ declare const EMBEDDED_PAGE: PageText | undefined;
 export function embeddedPage(): PageText {
   if (typeof EMBEDDED_PAGE !== "undefined") return EMBEDDED_PAGE;
   return {
-    html: "This agent runs from its sources and has no page in it: build it with npm run setup.\n",
+    html: "This runs from its sources and has no page in it: build it with npm run setup.\n",
     css: "",
     js: "",
   };

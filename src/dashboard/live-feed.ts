@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tells the pages that are open what has changed, as server-sent events; while none is open it does nothing at all.
+// Tells the pages that are open what has changed, as server-sent events; while none is open the agent is asked nothing at all.
 import type { ServerResponse } from "node:http";
-import type { Logger } from "../log/logger.ts";
-import type { StateSource } from "../status/agent-state.ts";
+import { type Clock, systemClock, type Timer } from "../loop/clock.ts";
+import type { StateReader } from "../status/state-reader.ts";
 import type { NodeReport, PodReport } from "../status/state-report.ts";
 import type { ChangeEvent, WholeEvent } from "./feed-events.ts";
 
 export interface LiveFeedOptions {
-  readonly source: Pick<StateSource, "pods" | "node">;
-  readonly log: Logger;
-  /** Between two looks at the agent's memory, default 300. */
+  readonly agent: Pick<StateReader, "pods" | "node">;
+  /** Nobody answers, or, `undefined`, somebody does again. */
+  readonly onfault: (fault: Error | undefined) => void;
+  /** Between two questions to the agent, default 300. */
   readonly intervalMs?: number;
   /** The node's report is sent at least this often, default 2000; a page that hears nothing knows it is cut off. */
   readonly nodeIntervalMs?: number;
   /** Pages at a time, default 8. */
   readonly maxClients?: number;
+  readonly clock?: Clock;
 }
 
 interface Client {
@@ -26,14 +28,17 @@ interface Client {
 /** One loop for all pages: each look is made, compared and written out once. */
 export class LiveFeed {
   readonly #options: LiveFeedOptions;
+  readonly #clock: Clock;
   readonly #clients = new Set<Client>();
   #known = new Map<string, string>();
   #nodeText = "";
   #nodeSentMs = Number.NEGATIVE_INFINITY;
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
+  #isAway = false;
 
   constructor(options: LiveFeedOptions) {
     this.#options = options;
+    this.#clock = options.clock ?? systemClock;
   }
 
   /** Whether one more page can be served. */
@@ -53,37 +58,42 @@ export class LiveFeed {
     response.once("close", () => {
       this.#clients.delete(client);
       if (this.#clients.size > 0) return;
-      clearTimeout(this.#timer);
+      this.#timer?.cancel();
       this.#timer = undefined;
       this.#known.clear();
       this.#nodeText = "";
     });
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#tick(), 0);
+    this.#timer?.cancel();
+    this.#timer = this.#clock.after(0, () => void this.#tick());
   }
 
   /** Ends all streams. */
   close(): void {
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     for (const { response } of this.#clients) response.destroy();
   }
 
   async #tick(): Promise<void> {
-    const { log, intervalMs = 300 } = this.#options;
+    const { onfault, intervalMs = 300 } = this.#options;
     this.#timer = undefined;
     try {
       await this.#tell();
+      if (this.#isAway) onfault(undefined);
+      this.#isAway = false;
     } catch (error) {
-      log.error({ err: error }, "cannot tell the dashboard what has changed");
+      // a page that is cut off says so, and comes back by itself
+      for (const { response } of this.#clients) response.end();
+      this.#clients.clear();
+      if (!this.#isAway) onfault(error as Error);
+      this.#isAway = true;
     }
     if (this.#clients.size > 0 && this.#timer === undefined)
-      this.#timer = setTimeout(() => void this.#tick(), intervalMs);
+      this.#timer = this.#clock.after(intervalMs, () => void this.#tick());
   }
 
   async #tell(): Promise<void> {
-    const { source } = this.#options;
-    const node = await source.node();
-    const { pods } = source.pods();
+    const { agent } = this.#options;
+    const [node, { pods }] = await Promise.all([agent.node(), agent.pods()]);
     const change = this.#compare(node, pods);
     const isQuiet = change.node === undefined && change.pods.length === 0 && change.gone.length === 0;
     let whole: string | undefined;
@@ -112,10 +122,10 @@ export class LiveFeed {
     const gone = [...this.#known.keys()].filter((uid) => !known.has(uid));
     this.#known = known;
     const nodeText = JSON.stringify(steadyNode(node));
-    const isDue = performance.now() - this.#nodeSentMs >= (this.#options.nodeIntervalMs ?? 2000);
+    const isDue = this.#clock.nowMs() - this.#nodeSentMs >= (this.#options.nodeIntervalMs ?? 2000);
     if (nodeText === this.#nodeText && !isDue) return { pods: changed, gone };
     this.#nodeText = nodeText;
-    this.#nodeSentMs = performance.now();
+    this.#nodeSentMs = this.#clock.nowMs();
     return { node, pods: changed, gone };
   }
 }

@@ -1,124 +1,143 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads one pod's rules with their counters from the kernel, for people who look at it: bounded, shared, and writing nothing.
-import { performance } from "node:perf_hooks";
-import type { Netns } from "../linux/netns.ts";
+// One pod's rules with their counters, for people who look at it: read as `ambient-cni debug` reads them, bounded and shared.
+import { join } from "node:path";
+import type { AgentConfig } from "../config.ts";
+import { agentsEyes, type KernelEyes, openEyes } from "../diagnose/kernel-eyes.ts";
+import { openAs, wantedPod } from "../diagnose/pod-check.ts";
+import { readRules, wantedRedirect } from "../diagnose/rule-reader.ts";
+import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
+import { type Clock, systemClock } from "../loop/clock.ts";
 import { within } from "../loop/deadline.ts";
 import { Limit } from "../loop/limit.ts";
-import type { Family } from "../netfilter/family.ts";
-import type { RuleEngine } from "../netfilter/rule-engine.ts";
-import type { PodRedirection } from "../redirection/pod-redirection.ts";
-import type { RedirectOptions } from "../redirection/rules.ts";
-import type { ClusterFacts, EnrolmentFacts } from "../status/agent-facts.ts";
+import type { StateReader } from "../status/state-reader.ts";
+import type { NodeReport, PodReport } from "../status/state-report.ts";
 import { explainRules } from "./packet-paths.ts";
 import type { PodRulesReport, RuleFamilyReport } from "./rules-report.ts";
 
 export interface PodRulesOptions {
-  readonly nodeName: string;
-  readonly cluster: Pick<ClusterFacts, "podByName">;
-  readonly enrolment: Pick<EnrolmentFacts, "record" | "records" | "desired">;
-  readonly backend: { readonly variant: RuleEngine["variant"] };
-  readonly redirection: Pick<PodRedirection, "rules">;
-  /** AMBIENT_IPV6 */
-  readonly ipv6: boolean;
+  readonly config: AgentConfig;
+  readonly agent: Pick<StateReader, "pods" | "node">;
+  readonly clock?: Clock;
 }
 
 /** Who can tell the rules of a pod. */
 export interface RulesSource {
-  /** @returns undefined when the node has no such pod */
+  /** @returns undefined when the node has no such pod @throws Error naming why nobody can tell */
   rules(namespace: string, name: string): Promise<PodRulesReport | undefined>;
 }
 
-interface Subject {
-  readonly uid: string;
-  readonly netns: Netns | undefined;
-  readonly wanted: boolean | null;
-  readonly redirect: RedirectOptions | undefined;
+interface Look {
+  readonly startedMs: number;
+  readonly report: Promise<PodRulesReport | undefined>;
 }
 
 /** Looks under way at a time. */
 const maxLooks = 2;
 /** Several pages that look at one pod cost as much as one. */
 const maxAgeMs = 500;
-/** Whoever writes in the same namespace goes first. */
+/** A program that holds the namespace's lock may be slow. */
 const lookTimeoutMs = 3000;
 
 /** Rules with counters, read when somebody asks. */
 export class PodRules implements RulesSource {
   readonly #options: PodRulesOptions;
-  readonly #looks = new Map<
-    string,
-    { readonly startedMs: number; readonly report: Promise<PodRulesReport> }
-  >();
+  readonly #clock: Clock;
+  readonly #looks = new Map<string, Look>();
   readonly #places = new Limit(maxLooks);
+  /** By the agent's word on how to look: an agent that restarts may use another engine. */
+  #eyes: { readonly key: string; readonly opening: Promise<KernelEyes> } | undefined;
+  /** Where pods were found last, by UID; a pass over /proc costs more than a look. */
+  readonly #found = new Map<string, PodProcess>();
 
   constructor(options: PodRulesOptions) {
     this.#options = options;
+    this.#clock = options.clock ?? systemClock;
   }
 
   async rules(ns: string, name: string): Promise<PodRulesReport | undefined> {
-    const subject = this.#find(ns, name);
-    if (subject === undefined) return undefined;
-    const nowMs = performance.now();
-    for (const [uid, { startedMs }] of this.#looks)
-      if (nowMs - startedMs > lookTimeoutMs) this.#looks.delete(uid);
-    const known = this.#looks.get(subject.uid);
-    if (known !== undefined && nowMs - known.startedMs < maxAgeMs) return await known.report;
-    const report = this.#places.run(() => this.#look(subject, { ns, name }));
-    this.#looks.set(subject.uid, { startedMs: nowMs, report });
-    return await report;
-  }
-
-  #find(ns: string, name: string): Subject | undefined {
-    const { cluster, enrolment } = this.#options;
-    const pod =
-      cluster.podByName(ns, name) ??
-      [...enrolment.records()].find(({ facts }) => facts?.namespace === ns && facts.name === name)?.facts;
-    if (pod === undefined) return undefined;
-    const record = enrolment.record(pod.uid);
-    const desired = enrolment.desired(record?.facts ?? pod);
-    const netns = record?.sandbox?.netns;
-    return {
-      uid: pod.uid,
-      netns: netns?.closed === true ? undefined : netns,
-      wanted: desired?.wanted ?? null,
-      redirect: desired?.wanted === true ? desired.redirect : undefined,
+    const nowMs = this.#clock.nowMs();
+    for (const [key, { startedMs }] of this.#looks)
+      if (nowMs - startedMs >= maxAgeMs) this.#looks.delete(key);
+    const key = `${ns}/${name}`;
+    const known = this.#looks.get(key) ?? {
+      startedMs: nowMs,
+      report: this.#places.run(() => this.#look(ns, name)),
     };
+    this.#looks.set(key, known);
+    return await known.report;
   }
 
-  async #look(subject: Subject, pod: { ns: string; name: string }): Promise<PodRulesReport> {
-    const { backend, nodeName } = this.#options;
-    const startMs = performance.now();
+  async #look(ns: string, name: string): Promise<PodRulesReport | undefined> {
+    const { agent } = this.#options;
+    const [{ pods }, node] = await Promise.all([agent.pods(), agent.node()]);
+    for (const uid of this.#found.keys()) if (pods.every((pod) => pod.uid !== uid)) this.#found.delete(uid);
+    const pod = pods.find((each) => each.ns === ns && each.name === name);
+    if (pod === undefined) return undefined;
+    const startMs = this.#clock.nowMs();
     let families: RuleFamilyReport[] = [];
     let unread: string | null = null;
+    let running: PodProcess | undefined;
     try {
-      if (subject.netns === undefined) unread = "its network namespace is not known to the agent";
-      else families = await this.#read(subject.netns, subject.redirect);
+      const eyes = await this.#open(node);
+      running = await this.#find(pod, eyes);
+      families = await this.#read(pod, { eyes, running });
     } catch (error) {
       unread = (error as Error).message;
     }
-    const { uid, wanted } = subject;
     return {
       at: new Date().toISOString(),
-      node: nodeName,
-      ...pod,
-      uid,
-      netns: subject.netns?.key ?? null,
-      wanted,
-      variant: backend.variant,
-      ms: Math.round(10 * (performance.now() - startMs)) / 10,
+      node: node.node,
+      ns,
+      name,
+      uid: pod.uid,
+      netns: running?.netnsKey ?? null,
+      wanted: pod.desired.wanted,
+      variant: node.backend.variant,
+      ms: Math.round(10 * (this.#clock.nowMs() - startMs)) / 10,
       unread,
       families,
     };
   }
 
-  async #read(netns: Netns, wanted: RedirectOptions | undefined): Promise<RuleFamilyReport[]> {
-    const { ipv6, redirection } = this.#options;
-    const families: readonly Family[] = ipv6 ? [4, 6] : [4];
+  async #open(node: NodeReport): Promise<KernelEyes> {
+    const { config } = this.#options;
+    const how = agentsEyes(config, node);
+    const key = JSON.stringify(how);
+    if (this.#eyes?.key !== key) this.#eyes = { key, opening: openEyes({ ...config, ...how }) };
+    const eyes = this.#eyes;
+    try {
+      return await eyes.opening;
+    } catch (error) {
+      // the next look tries again
+      if (this.#eyes === eyes) this.#eyes = undefined;
+      throw error;
+    }
+  }
+
+  async #find(pod: PodReport, { hostNetns }: KernelEyes): Promise<PodProcess | undefined> {
+    const known = this.#found.get(pod.uid);
+    if (known !== undefined) {
+      using netns = openAs(known);
+      if (netns !== undefined) return known;
+    }
+    const procRoot = join(this.#options.config.hostRoot, "proc");
+    const { oldest } = await scanProc([wantedPod(pod)], { procRoot, ignoreNetns: hostNetns });
+    const found = oldest.get(pod.uid);
+    if (found === undefined) this.#found.delete(pod.uid);
+    else this.#found.set(pod.uid, found);
+    return found;
+  }
+
+  async #read(
+    pod: PodReport,
+    { eyes, running }: { readonly eyes: KernelEyes; readonly running: PodProcess | undefined },
+  ): Promise<RuleFamilyReport[]> {
+    const families = eyes.ipv6 ? ([4, 6] as const) : ([4] as const);
     const abort = new AbortController();
     try {
-      const look = redirection.rules(netns, wanted, { signal: abort.signal });
-      const { chains } = await within(look, { ms: lookTimeoutMs });
-      return families.map((family) => ({ family, ...explainRules(chains, wanted, family) }));
+      const look = readRules(eyes, pod, running, { signal: abort.signal });
+      const { chains } = await within(look, { ms: lookTimeoutMs, clock: this.#clock });
+      return families.map((family) => ({ family, ...explainRules(chains, wantedRedirect(pod), family) }));
     } finally {
       abort.abort();
     }

@@ -2,9 +2,17 @@
 // What a diagnosis looks at namespaces with: the agent's own readers, in this process, without its memory; nothing is written.
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import type { AgentConfig } from "../config.ts";
 import { hostNetnsKeys } from "../linux/host-netns.ts";
-import { BACKEND_FILE, chooseBackend, type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
+import {
+  BACKEND_FILE,
+  chooseBackend,
+  knownVariant,
+  type RedirectBackend,
+  writesIpv6,
+} from "../netfilter/variant.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
+import type { NodeReport } from "../status/state-report.ts";
 
 const TIMEOUT_MS = 5_000;
 
@@ -35,6 +43,17 @@ export async function openEyes(options: EyesOptions): Promise<KernelEyes> {
     redirection: new PodRedirection({ backend, hostNetns, ipv6, timeoutMs: TIMEOUT_MS }),
     hostNetns,
     ipv6,
+  };
+}
+
+/** What of a look follows from the agent's own word: it wins over this process' settings. */
+export function agentsEyes(
+  { iptablesVariant }: Pick<AgentConfig, "iptablesVariant">,
+  { backend, settings }: Pick<NodeReport, "backend" | "settings">,
+): Pick<EyesOptions, "ipv6" | "variant"> {
+  return {
+    ipv6: settings.AMBIENT_IPV6 !== "false",
+    variant: knownVariant(backend.variant) ?? iptablesVariant,
   };
 }
 

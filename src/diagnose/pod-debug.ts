@@ -6,19 +6,14 @@ import type { AgentConfig } from "../config.ts";
 import { ApiClient } from "../kube/api-client.ts";
 import { recordOf, textOf } from "../kube/json-fields.ts";
 import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
-import { BACKEND_NAMES, knownVariant } from "../netfilter/variant.ts";
-import type { NodeReport, PodDetailReport, PodListReport } from "../status/state-report.ts";
+import { BACKEND_NAMES } from "../netfilter/variant.ts";
+import type { StateReader } from "../status/state-reader.ts";
+import type { PodDetailReport, PodListReport } from "../status/state-report.ts";
 import type { Fault, FaultKind } from "./fault.ts";
-import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
-import { checkPod, openAs, type PodCheck, subjectOf, wantedPod } from "./pod-check.ts";
+import { agentsEyes, type KernelEyes, openEyes } from "./kernel-eyes.ts";
+import { checkPod, type PodCheck, subjectOf, wantedPod } from "./pod-check.ts";
 import { ruleLines } from "./rule-lines.ts";
-
-/** Who is asked about pods. */
-export interface DebugAgent {
-  pods(): Promise<PodListReport>;
-  pod(ns: string, name: string): Promise<PodDetailReport | undefined>;
-  node(): Promise<NodeReport>;
-}
+import { readRules } from "./rule-reader.ts";
 
 /** One check. */
 export interface DebugCheck {
@@ -39,7 +34,7 @@ export interface PodDebug {
 /** What to look for. */
 export interface DebugOptions {
   readonly config: AgentConfig;
-  readonly agent: DebugAgent;
+  readonly agent: StateReader;
   /** Value of the label `app`, or `NAME=VALUE`. */
   readonly label: string;
   readonly namespace: string;
@@ -50,8 +45,7 @@ export async function debugPods(options: DebugOptions): Promise<{ how: string; p
   const { config, agent, namespace } = options;
   const [list, node] = await Promise.all([agent.pods(), agent.node()]);
   const { how, names } = await podNames(options, list);
-  const variant = knownVariant(node.backend.variant) ?? config.iptablesVariant;
-  const eyes = await openEyes({ ...config, ipv6: node.settings.AMBIENT_IPV6 !== "false", variant });
+  const eyes = await openEyes({ ...config, ...agentsEyes(config, node) });
   const details = await Promise.all(names.map((name) => agent.pod(namespace, name)));
   const pods = details.filter((pod) => pod !== undefined);
   const { oldest } = await scanProc(pods.map(wantedPod), {
@@ -178,17 +172,13 @@ function rulesCheck(
 
 /** Our rules as the engine tells them; why there are none to tell where it cannot. */
 async function ruleLinesOf(
-  { redirection, ipv6 }: KernelEyes,
-  { desired }: PodDetailReport,
+  eyes: KernelEyes,
+  pod: PodDetailReport,
   running: PodProcess | undefined,
 ): Promise<string[]> {
-  if (running === undefined) return ["no process of the pod was found"];
-  using netns = openAs(running);
-  if (netns === undefined) return ["its process has ended"];
-  const wanted = desired.wanted === true ? (desired.redirect ?? undefined) : undefined;
   try {
-    const { chains } = await redirection.rules(netns, wanted);
-    return ruleLines(chains, ipv6 ? [4, 6] : [4]);
+    const { chains } = await readRules(eyes, pod, running);
+    return ruleLines(chains, eyes.ipv6 ? [4, 6] : [4]);
   } catch (error) {
     return [`not known: ${(error as Error).message}`];
   }

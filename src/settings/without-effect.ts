@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Settings of istio-cni 1.24 to 1.31 that the agent takes and does not follow, and why.
+// Settings of istio-cni 1.24 to 1.31, and of our own earlier versions, that the agent takes and does not follow, and why.
 import { optionOf } from "./command-line.ts";
 import type { Settings } from "./settings-reader.ts";
 
@@ -25,6 +25,7 @@ const reasons: readonly (readonly [RegExp, string])[] = [
     /^(LOG_CALLER|LOG_STACKTRACE_LEVEL|LOG_TARGET|LOG_ROTATE.*|VKLOG)$/,
     "lines go to standard output, as JSON",
   ],
+  [/^DASHBOARD(_PORT)?$/, "the agent serves no page; ambient-cni dashboard does"],
   [/^CTRLZ_(PORT|ADDRESS)$/, "there is no ControlZ; see ambient-cni debug"],
 ];
 

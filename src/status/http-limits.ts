@@ -38,7 +38,10 @@ export function createLimitedServer(handler: RequestListener, limits: ClientLimi
 }
 
 /** Listens on a path or port. @throws Error (EADDRINUSE, EACCES, …) */
-export async function listenOn(server: Server, where: string | { port: number }): Promise<void> {
+export async function listenOn(
+  server: Server,
+  where: string | { readonly port: number; readonly host?: string },
+): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   server.once("error", reject);
   server.listen(where, resolve);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// What bundle.test.ts does inside a node: what users start, dist/ambient-cni.js, as agent with a dashboard and as each command.
+// What bundle.test.ts does inside a node: what users start, dist/ambient-cni.js, as agent, as the dashboard and as each command.
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { firstEvent } from "../dashboard/first-event.ts";
 import { AGENT_BUNDLE } from "../support/node/agent-process.ts";
+import { DashboardProcess } from "../support/node/dashboard-process.ts";
 import { ruleCounters } from "../support/node/kernel.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import { cleanEnv, run } from "../support/node/run.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
-const dashboard = "http://127.0.0.1:15015";
 const netDir = "/run/node/cni/net.d";
 const settings = {
   INSTALL_CNI_PLUGIN: "true",
@@ -19,7 +19,7 @@ const settings = {
 
 const mesh = await MeshNode.start({
   // nobody repairs what is hurt while we look
-  agentEnv: { ...settings, DASHBOARD: "true", RECONCILE_INTERVAL_SECONDS: "3600" },
+  agentEnv: { ...settings, RECONCILE_INTERVAL_SECONDS: "3600" },
 });
 for (const folder of [settings.MOUNTED_CNI_BIN_DIR, netDir]) await mkdir(folder, { recursive: true });
 await writeFile(join(netDir, "10-podnet.conflist"), JSON.stringify(mesh.plainPods.network));
@@ -33,6 +33,8 @@ await waitFor(
   "the annotation",
   () => mesh.kubelet.annotation(web, "ambient.istio.io/redirection") === "enabled",
 );
+
+const dashboard = await DashboardProcess.start();
 
 /** How a command ended. */
 export interface Outcome {
@@ -52,14 +54,14 @@ export async function command(
 
 /** A file of the page. */
 export async function file(path: string): Promise<{ status: number; type: string; text: string }> {
-  const response = await fetch(`${dashboard}${path}`);
+  const response = await fetch(new URL(path, dashboard.url));
   const type = response.headers.get("content-type") ?? "";
   return { status: response.status, type, text: await response.text() };
 }
 
 /** States of the pods as the page's live stream first says, and the chain. */
 export async function live(): Promise<{ states: Record<string, string>; node: string }> {
-  const { node, pods } = await firstEvent(dashboard);
+  const { node, pods } = await firstEvent(new URL(dashboard.url).origin);
   return {
     node: node.node,
     states: Object.fromEntries(pods.map(({ ns, name, state }) => [`${ns}/${name}`, state])),

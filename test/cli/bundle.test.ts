@@ -38,6 +38,16 @@ describe.skipIf(process.getuid?.() !== 0)("the bundle on a node (needs root)", (
     });
   });
 
+  test("a dashboard whose port is taken says so", async () => {
+    expect(await node.call.command(["dashboard"])).toMatchObject({
+      code: 1,
+      stdout: "",
+      stderr: expect.stringMatching(
+        /^ambient-cni: Cannot serve the dashboard on 127.0.0.1:15015: .*EADDRINUSE.*choose another --port\n$/,
+      ),
+    });
+  });
+
   test("status lists the pods", async () => {
     const { code, stdout, stderr } = await node.call.command(["status"]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
@@ -88,7 +98,8 @@ describe.skipIf(process.getuid?.() !== 0)("the bundle on a node (needs root)", (
   test.each(["bash", "zsh", "fish"])("completion for %s names the commands", async (shell) => {
     const { code, stdout } = await node.call.command(["completion", shell]);
     expect(code).toBe(0);
-    for (const name of ["status", "verify", "doctor", "debug", "uninstall"]) expect(stdout).toContain(name);
+    for (const name of ["status", "verify", "doctor", "debug", "dashboard", "uninstall"])
+      expect(stdout).toContain(name);
     if (shell === "bash") execFileSync("bash", ["-n"], { input: stdout });
   });
 

@@ -5,10 +5,12 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { loadCliConfig } from "../../src/cli/cli-config.ts";
 import { commandNames, commands, findCommand, listCommands } from "../../src/cli/commands.ts";
 import { renderCompletion } from "../../src/cli/completion-command.ts";
+import { untilIdle } from "../../src/cli/dashboard-command.ts";
 import { renderFindings } from "../../src/cli/doctor-command.ts";
 import { renderPodDetail } from "../../src/cli/pod-detail.ts";
 import { Progress } from "../../src/cli/progress.ts";
@@ -18,6 +20,7 @@ import { printable, renderAge, renderTable } from "../../src/cli/table.ts";
 import { UsageError } from "../../src/cli/usage-error.ts";
 import { AgentState } from "../../src/status/agent-state.ts";
 import { FakeAgent } from "../status/fake-agent.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 import { capturedIo } from "./captured-io.ts";
 import { RecordedAgent } from "./recorded-agent.ts";
 
@@ -154,6 +157,59 @@ describe("commands", () => {
   test("bash takes the completion", () => {
     const script = `${renderCompletion("bash", commands)}\nCOMP_WORDS=(ambient-cni verify --j); COMP_CWORD=2; _ambient_cni; echo "\${COMPREPLY[@]}"`;
     expect(execFileSync("bash", ["-c", script], { encoding: "utf8" })).toBe("--json\n");
+  });
+});
+
+describe("dashboard", () => {
+  const run = (...args: string[]) => findCommand("dashboard")?.run(args, capturedIo(env()));
+
+  test.each([
+    [["--port", "65536"], "65536"],
+    [["--port", "x"], '"x"'],
+    [["--port", "-1"], "port"],
+    [["--idle-minutes", "0.5"], '"0.5"'],
+    [["shop/web"], "no arguments"],
+    [["--host", "0.0.0.0"], "--host"],
+  ])("with %j is wrong usage", async (args, why) => {
+    const error: unknown = await run(...args)?.catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(UsageError);
+    expect((error as Error).message).toContain(why);
+  });
+
+  test("without an agent says why before it serves anything", async () => {
+    await expect(run("--port", "0")).rejects.toThrow(/no agent runs with this run dir/);
+  });
+
+  test("ends when no page was open for so long, and not before", async () => {
+    const clock = new FakeClock();
+    const pass = async (seconds: number): Promise<void> => {
+      for (let second = 0; second < seconds; second++) {
+        clock.advance(1_000);
+        await nextTurn();
+      }
+    };
+    const pages = { pageCount: 1 };
+    let isOver = false;
+    const idle = untilIdle(pages, { idleMs: 60_000, signal: new AbortController().signal, clock }).then(
+      () => {
+        isOver = true;
+      },
+    );
+    await pass(200);
+    expect(isOver).toBe(false);
+    pages.pageCount = 0;
+    await pass(58);
+    expect(isOver).toBe(false);
+    await pass(3);
+    expect(isOver).toBe(true);
+    await idle;
+  });
+
+  test("ends when nobody reads what it prints, also where it would never be idle", async () => {
+    const reader = new AbortController();
+    const idle = untilIdle({ pageCount: 0 }, { idleMs: 0, signal: reader.signal, clock: new FakeClock() });
+    reader.abort();
+    await idle;
   });
 });
 

@@ -4,9 +4,8 @@ import { Writable } from "node:stream";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { LiveFeed } from "../../src/dashboard/live-feed.ts";
 import { refusalOf } from "../../src/dashboard/loopback-guard.ts";
-import { AgentState } from "../../src/status/agent-state.ts";
 import { waitFor } from "../support/node/wait-for.ts";
-import { FakeNode, quietLog } from "./fake-node.ts";
+import { FakeNode } from "./fake-node.ts";
 
 let node: FakeNode;
 const open: ClientRequest[] = [];
@@ -128,8 +127,20 @@ describe("server", () => {
     }
   });
 
-  test("log levels cannot be changed here", async () => {
+  test("of the state API only single pods are there, and nothing can be changed", async () => {
     expect((await ask("/api/v1/log-levels", { method: "PUT" })).status).toBe(405);
+    for (const path of ["/api/v1/log-levels", "/api/v1/pods", "/api/v1/node"])
+      expect((await ask(path)).status).toBe(404);
+  });
+
+  test("an agent that does not answer is told of, and the page is there all the same", async () => {
+    const [name = ""] = node.addPods(1);
+    node.away = new Error("nobody listens on the socket");
+    for (const path of [`/api/v1/pods/shop/${name}`, `/api/v1/pods/shop/${name}/rules`]) {
+      const { status, text } = await ask(path);
+      expect([status, JSON.parse(text)]).toEqual([503, { error: "nobody listens on the socket" }]);
+    }
+    expect((await ask("/")).status).toBe(200);
   });
 
   test.each([
@@ -143,9 +154,9 @@ describe("server", () => {
     expect((await ask(path)).status).toBe(status);
   });
 
-  test("the state API and the rules are there to read", async () => {
+  test("what is known of a pod, and its rules, are there to read", async () => {
     const [name = ""] = node.addPods(1);
-    expect(JSON.parse((await ask("/api/v1/pods")).text).pods).toHaveLength(1);
+    expect(JSON.parse((await ask(`/api/v1/pods/shop/${name}`)).text)).toMatchObject({ ns: "shop", name });
     const rules = JSON.parse((await ask(`/api/v1/pods/shop/${name}/rules`)).text);
     expect(rules).toMatchObject({ name, families: [{ family: 4 }, { family: 6 }] });
   });
@@ -195,6 +206,24 @@ describe("live feed", () => {
     });
   });
 
+  test("ends when the agent is away, which is told once, and begins again when it is back", async () => {
+    const { response, events } = await listen();
+    await waitFor("the whole", () => events().length > 0);
+    const ended = new Promise((resolve) => response.once("end", resolve));
+    node.away = new Error("the agent has ended");
+    await ended;
+    for (let tries = 0; tries < 2; tries++) {
+      const again = await listen();
+      await new Promise((resolve) => again.response.once("end", resolve));
+      expect(again.events()).toEqual([]);
+    }
+    expect(node.faults).toEqual(["the agent has ended"]);
+    node.away = undefined;
+    const back = await listen();
+    await waitFor("the whole again", () => back.events()[0]?.name === "whole");
+    expect(node.faults).toEqual(["the agent has ended", undefined]);
+  });
+
   test("one page more than allowed is refused, and let in when another leaves", async () => {
     const listeners = await Promise.all([listen(), listen(), listen()]);
     const refused = await ask("/events");
@@ -210,7 +239,7 @@ describe("live feed", () => {
 
   test("a page that does not read is sent nothing more, and then the whole", async () => {
     const names = node.addPods(3);
-    const feed = new LiveFeed({ source: new AgentState(node.agent.facts()), log: quietLog, intervalMs: 5 });
+    const feed = new LiveFeed({ agent: node.reader, onfault: () => {}, intervalMs: 5 });
     const slow = new SlowReader();
     const quick = new SlowReader();
     for (const reader of [slow, quick]) feed.add(reader as unknown as ServerResponse);

@@ -7,11 +7,10 @@ import { explainRules } from "../../src/dashboard/packet-paths.ts";
 import type { RulesSource } from "../../src/dashboard/pod-rules.ts";
 import type { PodRulesReport, RuleFamilyReport } from "../../src/dashboard/rules-report.ts";
 import type { EnrolmentState } from "../../src/enrolment/enrolment-state.ts";
-import type { Logger } from "../../src/log/logger.ts";
 import type { Family } from "../../src/netfilter/family.ts";
 import type { RedirectOptions } from "../../src/redirection/rules.ts";
 import { AgentState } from "../../src/status/agent-state.ts";
-import { StateApi } from "../../src/status/state-api.ts";
+import type { StateReader } from "../../src/status/state-reader.ts";
 import { FakeAgent, type FakePod } from "../status/fake-agent.ts";
 
 const apps = ["cart", "catalogue", "checkout", "frontend", "payments", "reviews", "search", "shipping"];
@@ -25,12 +24,15 @@ const options: RedirectOptions = {
 
 const page = buildDashboardPage();
 
-/** A logger that keeps quiet. */
-export const quietLog: Logger = { debug() {}, info() {}, warn() {}, error() {} } as unknown as Logger;
-
 /** A served dashboard whose pods a test changes. */
 export class FakeNode {
   readonly agent = new FakeAgent();
+  /** What the agent answers, while it does. */
+  readonly reader: StateReader;
+  /** Why it does not. */
+  away: Error | undefined;
+  /** What people are told of it; `undefined`: it is back. */
+  readonly faults: (string | undefined)[] = [];
   readonly server: DashboardServer;
   /** Packets that each rule has seen. */
   packets = 0;
@@ -40,10 +42,18 @@ export class FakeNode {
 
   private constructor(text: PageText, maxClients: number) {
     const source = new AgentState(this.agent.facts());
-    const loggers = { levels: () => ({ level: "info" as const, scopes: {} }), setLevel() {} };
-    const api = new StateApi({ source, loggers, log: quietLog });
-    const rules: RulesSource = { rules: (ns, name) => Promise.resolve(this.#rules(ns, name)) };
-    this.server = new DashboardServer({ source, rules, api, log: quietLog, page: text, maxClients });
+    const ask = async <T>(question: () => T | Promise<T>): Promise<T> => {
+      if (this.away !== undefined) throw this.away;
+      return await question();
+    };
+    this.reader = {
+      pods: () => ask(() => source.pods()),
+      pod: (ns, name) => ask(() => source.pod(ns, name)),
+      node: () => ask(() => source.node()),
+    };
+    const rules: RulesSource = { rules: (ns, name) => ask(() => this.#rules(ns, name)) };
+    const onfault = (fault: Error | undefined) => void this.faults.push(fault?.message);
+    this.server = new DashboardServer({ agent: this.reader, rules, onfault, page: text, maxClients });
     this.agent.readiness.meet("watches");
   }
 

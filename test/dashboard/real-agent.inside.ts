@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // What real-agent.test.ts does inside a node: a browser looks at a real agent, with real pods in every state.
 
+import { DashboardProcess } from "../support/node/dashboard-process.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { iptablesCounters } from "./rule-counters.ts";
 import { startBrowser, Visitor } from "./visitor.ts";
 
-const mesh = await MeshNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "3600", DASHBOARD: "true" } });
+const mesh = await MeshNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "3600" } });
 const { kubelet } = mesh;
 kubelet.createNamespace("mesh", { "istio.io/dataplane-mode": "ambient" });
 kubelet.createNamespace("plain");
@@ -30,7 +31,8 @@ await waitFor("the rules to fail", () => mesh.agent.text.includes("does not hang
 await mesh.ztunnel.setFaults("nack=not today");
 kubelet.labelPod(refused, { "istio.io/dataplane-mode": "ambient" });
 const browser = await browserStarts;
-const url = "http://127.0.0.1:15015/";
+const dashboard = await DashboardProcess.start();
+const { url } = dashboard;
 const visitor = await Visitor.open(browser, url);
 
 /** States that the page shows, by pod. */
@@ -183,19 +185,33 @@ export async function fromOutside(): Promise<string> {
   );
 }
 
-/** CPU time of the agent in ms over a while, with one page open on a pod. Source: proc_pid_stat(5). */
-export async function agentCpu(ms: number): Promise<number> {
-  const { readFileSync } = await import("node:fs");
-  const now = (): number => {
-    const stat = readFileSync(`/proc/${mesh.agent.pid}/stat`, "utf8");
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return 10 * (Number(fields[11]) + Number(fields[12]) + Number(fields[13]) + Number(fields[14]));
-  };
-  const before = now();
+/** What a page that is open on a pod costs over a while: CPU time in ms, and resident memory. */
+export async function costs(
+  ms: number,
+): Promise<Record<"agent" | "dashboard", { cpuMs: number; rssMb: number }>> {
+  const processes = { agent: mesh.agent, dashboard };
+  const before = { agent: mesh.agent.cpuMs(), dashboard: dashboard.cpuMs() };
   const endMs = performance.now() + ms;
   await waitFor("the time to pass", () => performance.now() >= endMs, {
     timeoutMs: ms + 1000,
     intervalMs: 100,
   });
-  return now() - before;
+  const cost = (name: "agent" | "dashboard") => ({
+    cpuMs: processes[name].cpuMs() - before[name],
+    rssMb: Math.round(processes[name].rssBytes() / 1e6),
+  });
+  return { agent: cost("agent"), dashboard: cost("dashboard") };
+}
+
+/** Kills the agent under the page and starts the next one. @returns what the page says while there is none, and afterwards */
+export async function restartAgent(): Promise<string[]> {
+  await visitor.page.keyboard.press("Escape");
+  await visitor.page.locator("#detail").waitFor({ state: "hidden" });
+  await mesh.agent.kill();
+  await visitor.page.locator("#link[data-link=lost]").waitFor();
+  const said = [await text("#link-text")];
+  await mesh.startAgent();
+  await visitor.page.locator("#link[data-link=live]").waitFor();
+  await visitor.row("mesh/web").locator(".state[data-state=enrolled]").waitFor();
+  return [...said, await text("#link-text"), ...dashboard.lines.slice(1).map((line) => line.text)];
 }

@@ -2,8 +2,10 @@
 // Who plays in the demo: a node in the mesh, a client pod and a server pod, and the questions that several steps ask.
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { DASHBOARD_PORT } from "../../src/dashboard/dashboard-server.ts";
 import { claim } from "../support/node/claim.ts";
 import type { Conflist } from "../support/node/conflist.ts";
+import { DashboardProcess } from "../support/node/dashboard-process.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import type { Pod } from "../support/node/pod.ts";
 import { waitFor } from "../support/node/wait-for.ts";
@@ -35,11 +37,10 @@ export class Scene {
     this.server = pods.server;
   }
 
-  /** Starts a node with agent, ztunnel and two pods of a namespace that is not in the mesh. */
+  /** Starts a node with agent, ztunnel, dashboard and two pods of a namespace that is not in the mesh. */
   static async begin(): Promise<Scene> {
     const mesh = await MeshNode.start({
       agentEnv: {
-        DASHBOARD: "true",
         INSTALL_CNI_PLUGIN: "true",
         MOUNTED_CNI_NET_DIR: netDir,
         MOUNTED_CNI_BIN_DIR: binDir,
@@ -50,7 +51,7 @@ export class Scene {
     mesh.kubelet.createNamespace("shop");
     // without HBONE at first, so that the rule to 15006 is seen to work between the two pods; the next ztunnel has it
     await Promise.all([mesh.startAgent(), mesh.startZtunnel({ ...ztunnelOptions, hbone: false })]);
-    await mesh.ztunnel.waitForReady();
+    await Promise.all([mesh.ztunnel.waitForReady(), DashboardProcess.start(DASHBOARD_PORT)]);
     await takeChain(mesh);
     const [client, server] = await Promise.all([runPod(mesh, "client"), runPod(mesh, "server")]);
     return new Scene(mesh, { client, server });

@@ -227,15 +227,15 @@ describe("the chart", () => {
   test("changes the pods when a setting changes", () => {
     const checksum = (values: Values) =>
       find(render(values), "DaemonSet").spec.template.metadata.annotations["checksum/config"];
-    expect(checksum({ dashboard: true })).not.toBe(checksum({}));
+    expect(checksum({ leaveDrainMs: 1 })).not.toBe(checksum({}));
     expect(checksum({ podLabels: { a: "b" } })).toBe(checksum({}));
   });
 
   test("takes values below cni before those beside it, false ones too", () => {
     const data = settings(
-      render({ chained: true, dashboard: true, cni: { chained: false, dashboard: false } }),
+      render({ chained: true, replaceIstioCni: true, cni: { chained: false, replaceIstioCni: false } }),
     );
-    expect(data).toMatchObject({ CHAINED_CNI_PLUGIN: "false", DASHBOARD: "false" });
+    expect(data).toMatchObject({ CHAINED_CNI_PLUGIN: "false", REPLACE_ISTIO_CNI: "false" });
   });
 
   test("takes a value that is given before the platform's", () => {

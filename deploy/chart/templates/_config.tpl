@@ -12,7 +12,6 @@ The agent's settings as a JSON object of strings; the DaemonSet carries its chec
   "AMBIENT_IPV6" (toString $ambient.ipv6)
   "CHAINED_CNI_PLUGIN" (toString $values.chained)
   "CNI_CONF_GROUP_READ" (toString $values.cniConfGroupRead)
-  "DASHBOARD" (toString $values.dashboard)
   "ESTABLISHED_CONNECTIONS" $values.establishedConnections
   "EXCLUDE_NAMESPACES" (join "," $values.excludeNamespaces)
   "HEALTH_PORT" (toString $values.healthPort)
@@ -33,6 +32,10 @@ The agent's settings as a JSON object of strings; the DaemonSet carries its chec
 {{- end -}}
 {{- with $values.istioOwnedCNIConfigFileName -}}
 {{- $_ := set $config "ISTIO_OWNED_CNI_CONFIG_FILENAME" . -}}
+{{- end -}}
+{{- /* without effect; the agent's log names the command that serves the page */ -}}
+{{- if $values.dashboard -}}
+{{- $_ := set $config "DASHBOARD" "true" -}}
 {{- end -}}
 {{- with $values.forceIptablesBinary -}}
 {{- $_ := set $config "FORCE_IPTABLES_BINARY" . -}}
