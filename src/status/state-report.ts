@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the state API answers, as types: the contract between the agent and whoever looks at it from outside.
-// The same in JSON Schema is state-schema.json beside this file. `null` says "not known" or "none", never "not told".
+// docs/state-api.schema.json is made from them by scripts/state-schema.ts. `null` says "not known" or "none", never "not told".
+import type { OutsideReason } from "../enrolment/desired-state.ts";
 import type { EnrolmentState } from "../enrolment/enrolment-state.ts";
+import type { LogLevel } from "../log/log-levels.ts";
 import type { KeptLine } from "../log/log-ring.ts";
+import type { BypassKind } from "../netfilter/bypass/bypass-judgement.ts";
+import type { Count, IsoTime, NetnsKey, Sha256 } from "./report-values.ts";
 
 /** Name of the state API's socket in the run dir; HTTP/1.1, mode 0600. */
 export const STATE_SOCKET_NAME = "state.sock";
@@ -20,7 +24,7 @@ export type PodStateReport = EnrolmentState;
 /** Answer of `GET /api/v1/pods`: every pod of the node, by namespace and name. */
 export interface PodListReport {
   /** ISO time of the answer. What is `observed` has its own, older time. */
-  readonly at: string;
+  readonly at: IsoTime;
   readonly node: string;
   readonly pods: readonly PodReport[];
 }
@@ -45,12 +49,12 @@ export interface PodReport {
    * Connections that were open when the running pod was captured: they go on outside the mesh until they end, or were
    * reset. `null`: it was captured before it ran, by an earlier agent, or not at all. Absent: an older agent answered.
    */
-  readonly earlierConnections?: number | null;
+  readonly earlierConnections?: Count | null;
   /**
    * What looks at it take, in ms, where that is so long that it is looked at less often; `null`: as usual. Absent: an older
    * agent answered.
    */
-  readonly slowLookMs?: number | null;
+  readonly slowLookMs?: Count | null;
   /** Oldest first. */
   readonly transitions: readonly TransitionReport[];
   /** The last failure, `null` once a later run went well. */
@@ -60,7 +64,7 @@ export interface PodReport {
 /** Answer of `GET /api/v1/pods/{ns}/{name}`: looked at in the kernel for this answer. */
 export interface PodDetailReport extends PodReport {
   /** ISO time of the answer. */
-  readonly at: string;
+  readonly at: IsoTime;
   readonly node: string;
   /** The agent's last log lines about the pod, oldest first. */
   readonly log: readonly LogLineReport[];
@@ -73,8 +77,8 @@ export interface DesiredReport {
   readonly why: string;
   /** The entry of the enablement selectors that matched. */
   readonly selector: SelectorReport | null;
-  /** What keeps the pod outside: host-network, sidecar, ztunnel, agent, excluded-namespace, terminated, agent-leaves, not-selected. */
-  readonly exclusion: string | null;
+  /** What keeps the pod outside. */
+  readonly exclusion: OutsideReason | null;
   readonly redirect: RedirectReport | null;
   /** Annotations of the pod that cannot be followed. */
   readonly warnings: readonly string[];
@@ -83,7 +87,7 @@ export interface DesiredReport {
 /** One entry of the enablement selectors. */
 export interface SelectorReport {
   /** The first is 0. */
-  readonly index: number;
+  readonly index: Count;
   /** As for kubectl's --selector: `pods istio.io/dataplane-mode=ambient`. */
   readonly text: string;
 }
@@ -102,11 +106,11 @@ export interface RedirectReport {
 /** What is there. */
 export interface ObservedReport {
   /** ISO time of the look. */
-  readonly at: string;
+  readonly at: IsoTime;
   /** `kernel`: looked at for this answer; `last-run`: what the agent saw when it verified the pod last. */
   readonly source: "kernel" | "last-run";
   /** `dev:ino` of the pod's network namespace; `null`: no sandbox is known. */
-  readonly netns: string | null;
+  readonly netns: NetnsKey | null;
   /** Sandbox container; `null` for a namespace found in /proc. */
   readonly containerId: string | null;
   /** IPv4, then IPv6 where it is wanted; empty when the namespace could not be read (see `unread`). */
@@ -131,8 +135,7 @@ export interface BypassesReport {
 
 /** Something of somebody else's that packets meet before our rules. */
 export interface FoundBypassReport {
-  /** accepts, marks, translates, untracked, diverts, queues or unknown. */
-  readonly kind: string;
+  readonly kind: BypassKind;
   /** ip, ip6, inet or netdev. */
   readonly family: string;
   readonly table: string;
@@ -147,9 +150,9 @@ export interface FamilyReport {
   /** Why the family, or its routing, is left out (IPv6 off in the namespace). */
   readonly skipped: string | null;
   /** Hash of our chains as they are (`kernel`) or as they were verified to be (`last-run`). */
-  readonly fingerprint: string | null;
+  readonly fingerprint: Sha256 | null;
   /** Hash of our chains as they should be. */
-  readonly wantedFingerprint: string | null;
+  readonly wantedFingerprint: Sha256 | null;
   /** Ways in which rules, ip rule or route differ; empty: they are right. */
   readonly drift: readonly DriftReport[];
   /** `fwmark 0x111/0xfff lookup 100`; `null`: not known or not applicable. */
@@ -180,9 +183,9 @@ export interface PodZtunnelReport {
   /** The newest connection has acknowledged the pod's present namespace. */
   readonly acknowledged: boolean;
   /** `dev:ino` that was acknowledged. */
-  readonly netns: string | null;
+  readonly netns: NetnsKey | null;
   /** Id of the connection, as in the node's report. */
-  readonly connection: number | null;
+  readonly connection: Count | null;
 }
 
 /** The pod in the host's sets that let kubelet probes past ztunnel. */
@@ -196,7 +199,7 @@ export interface PodProbesReport {
 /** One change of a pod's state. */
 export interface TransitionReport {
   /** ISO time. */
-  readonly at: string;
+  readonly at: IsoTime;
   readonly from: PodStateReport;
   readonly to: PodStateReport;
   /** From the start of the run to the change. */
@@ -216,22 +219,24 @@ export interface StepReport {
 /** A failure, and what to do about it. */
 export interface PodErrorReport {
   /** ISO time of the last attempt that failed. */
-  readonly at: string;
+  readonly at: IsoTime;
   readonly message: string;
   readonly remedy: string;
   /** Failures in a row. */
-  readonly attempts: number;
+  readonly attempts: Count;
 }
 
 /** A line of the agent's log. */
-export type LogLineReport = KeptLine;
+export interface LogLineReport extends KeptLine {
+  readonly at: IsoTime;
+}
 
 /** Answer of `GET /api/v1/node`. */
 export interface NodeReport {
-  readonly at: string;
+  readonly at: IsoTime;
   readonly version: string;
   readonly node: string;
-  readonly startedAt: string;
+  readonly startedAt: IsoTime;
   readonly uptimeSeconds: number;
   readonly ready: boolean;
   readonly conditions: readonly ConditionReport[];
@@ -245,7 +250,7 @@ export interface NodeReport {
   readonly repairs: readonly CountReport[];
   readonly pods: PodCountsReport;
   /** Namespace handles open in the agent. */
-  readonly openNetns: number;
+  readonly openNetns: Count;
   readonly process: ProcessReport;
   /** Settings that matter, by their names in the environment. */
   readonly settings: Readonly<Record<string, string>>;
@@ -272,16 +277,16 @@ export interface BackendReport {
 /** A watch on the API server. */
 export interface WatchReport {
   readonly name: "pods" | "namespaces";
-  readonly objects: number;
+  readonly objects: Count;
   /** A whole list has been taken in. */
   readonly synced: boolean;
   /** Its copy can be relied on now. */
   readonly fresh: boolean;
   /** Since the server was last heard. */
   readonly ageSeconds: number | null;
-  readonly lists: number;
-  readonly watches: number;
-  readonly failures: number;
+  readonly lists: Count;
+  readonly watches: Count;
+  readonly failures: Count;
 }
 
 /** The ZDS server. */
@@ -290,25 +295,25 @@ export interface NodeZtunnelReport {
   /** A ztunnel has acknowledged its whole snapshot. */
   readonly ready: boolean;
   /** Pods that each new connection is told of. */
-  readonly roster: number;
+  readonly roster: Count;
   /** Connections since the start: many of them say that ztunnel restarts. */
-  readonly accepted: number;
+  readonly accepted: Count;
   /** Oldest first; the last one is told of new pods. */
   readonly connections: readonly ConnectionReport[];
 }
 
 /** One connected ztunnel. */
 export interface ConnectionReport {
-  readonly id: number;
-  readonly pid: number;
-  readonly since: string;
+  readonly id: Count;
+  readonly pid: Count;
+  readonly since: IsoTime;
   readonly phase: "hello" | "snapshot" | "live" | "closed";
   /** Pods it has acknowledged. */
-  readonly acknowledged: number;
+  readonly acknowledged: Count;
   /** Requests that wait for their turn or their answer. */
-  readonly pending: number;
+  readonly pending: Count;
   /** Requests it refused. */
-  readonly refused: number;
+  readonly refused: Count;
 }
 
 /** Our entry in the runtime's chain. */
@@ -322,9 +327,9 @@ export interface ChainReport {
   /** Why we are not in the chain that the runtime uses, with the remedy. */
   readonly fault: string | null;
   /** Times that somebody took our entry away. */
-  readonly rewrites: number;
+  readonly rewrites: Count;
   /** Times that this happened so often that it counts as a fight. */
-  readonly fights: number;
+  readonly fights: Count;
   /** A fight is going on now. */
   readonly fighting: boolean;
 }
@@ -333,15 +338,15 @@ export interface ChainReport {
 export interface NodeProbesReport {
   readonly fault: string | null;
   /** Times that sets or rules had been changed by somebody and were put right. */
-  readonly restored: number;
-  readonly failures: number;
+  readonly restored: Count;
+  readonly failures: Count;
   /** Outcome of the last synthetic probe. */
   readonly path: ProbePathReport | null;
 }
 
 /** A synthetic probe from the host to a captured pod. */
 export interface ProbePathReport {
-  readonly at: string;
+  readonly at: IsoTime;
   readonly outcome: "bypassed" | "captured" | "unreachable";
   readonly message: string;
   readonly remedy: string | null;
@@ -350,37 +355,37 @@ export interface ProbePathReport {
 /** A count by kind. */
 export interface CountReport {
   readonly kind: string;
-  readonly count: number;
+  readonly count: Count;
 }
 
 /** How many pods stand where. */
 export interface PodCountsReport {
-  readonly known: number;
-  readonly wanted: number;
-  readonly outside: number;
-  readonly waiting: number;
-  readonly pending: number;
-  readonly enrolled: number;
+  readonly known: Count;
+  readonly wanted: Count;
+  readonly outside: Count;
+  readonly waiting: Count;
+  readonly pending: Count;
+  readonly enrolled: Count;
   /** Their rules cannot be read or judged. Absent: an older agent answered. */
-  readonly unverified?: number;
-  readonly failed: number;
+  readonly unverified?: Count;
+  readonly failed: Count;
   /** Enrolled, and found right by a look that is not older than twice the interval, or what a slow one has in its place. */
-  readonly verified: number;
+  readonly verified: Count;
   /** Captured, but something stands before our rules, or it cannot be told whether. Absent: an older agent answered. */
-  readonly mayBeBypassed?: number;
+  readonly mayBeBypassed?: Count;
   /** So slow to look at that they are looked at less often. Absent: an older agent answered. */
-  readonly slow?: number;
+  readonly slow?: Count;
   /** Wanted and not captured, by reason, those that are `unverified` left out: sandbox, ztunnel, ztunnel-refused, rules, kernel, api, other. */
   readonly failing: readonly CountReport[];
 }
 
 /** The agent's process. */
 export interface ProcessReport {
-  readonly pid: number;
-  readonly rssBytes: number;
-  readonly heapUsedBytes: number;
+  readonly pid: Count;
+  readonly rssBytes: Count;
+  readonly heapUsedBytes: Count;
   readonly cpuSeconds: number;
-  readonly openFds: number;
+  readonly openFds: Count;
   /** Of the last half minute. */
   readonly eventLoopDelayP50Ms: number;
   readonly eventLoopDelayP99Ms: number;
@@ -389,9 +394,9 @@ export interface ProcessReport {
 
 /** Answer and body of `/api/v1/log-levels`. */
 export interface LogLevelsReport {
-  readonly default: string;
+  readonly default: LogLevel;
   /** Levels of scopes that differ from the default. */
-  readonly scopes: Readonly<Record<string, string>>;
+  readonly scopes: Readonly<Record<string, LogLevel>>;
 }
 
 /** Body of every answer that is no success. */

@@ -15,6 +15,7 @@ const knownKeywords = new Set([
   "pattern",
   "format",
   "minimum",
+  "description",
 ]);
 
 /** Everything in `value` that is not as `$defs[name]` of the document says; empty when it is valid. */

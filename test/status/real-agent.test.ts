@@ -10,9 +10,7 @@ import { parsePrometheusText } from "./prometheus-text.ts";
 
 type Inside = typeof import("./real-agent.inside.ts");
 let node: NodeModule<Inside>;
-const schema = JSON.parse(
-  readFileSync(new URL("../../src/status/state-schema.json", import.meta.url), "utf8"),
-);
+const schema = JSON.parse(readFileSync(new URL("../../docs/state-api.schema.json", import.meta.url), "utf8"));
 
 beforeAll(async () => {
   node = await NodeModule.start<Inside>(join(import.meta.dirname, "real-agent.inside.ts"));

@@ -13,9 +13,7 @@ import { FakeAgent } from "./fake-agent.ts";
 import { validate } from "./json-schema.ts";
 import { ask } from "./state-client.ts";
 
-const schema = JSON.parse(
-  readFileSync(new URL("../../src/status/state-schema.json", import.meta.url), "utf8"),
-);
+const schema = JSON.parse(readFileSync(new URL("../../docs/state-api.schema.json", import.meta.url), "utf8"));
 const limits: ClientLimits = { maxConnections: 50, idleMs: 700, requestMs: 600, answerMs: 1500 };
 
 let agent: FakeAgent;
@@ -43,7 +41,7 @@ afterEach(async () => {
 });
 
 function error(answer: { json: () => Record<string, unknown> }): string {
-  expect(validate(schema, "Error", answer.json())).toEqual([]);
+  expect(validate(schema, "StateError", answer.json())).toEqual([]);
   return String(answer.json().error);
 }
 
