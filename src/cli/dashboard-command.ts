@@ -19,8 +19,9 @@ export const dashboardCommand: Command = {
   help: `usage: ambient-cni dashboard [--port PORT] [--idle-minutes MINUTES]
 
 Serves a page with the node, its pods and the rules of each, with their counters, on 127.0.0.1 until interrupted. It asks the agent
-through its socket and reads rules in the kernel itself, as "ambient-cni debug" does; nothing is written. The address is that of
-the network namespace in which the command runs: forward the port to look from elsewhere.
+through its socket and reads rules in the kernel itself, as "ambient-cni debug" does; nothing is written. The address that it
+prints has a key, without which nothing is shown: other users of the node reach 127.0.0.1 as well. It is that of the network
+namespace in which the command runs: forward the port to look from elsewhere.
 
 options:
   --port PORT              on 127.0.0.1, default ${DEFAULT_PORT}; 0 takes any free one
@@ -50,12 +51,15 @@ async function runDashboard(args: readonly string[], io: CommandIo): Promise<num
   const agent = stateClient(config.runDir, { timeoutMs: AGENT_TIMEOUT_MS });
   // who gave another run dir than the agent's hears it before a browser is opened
   await agent.node();
-  const [{ DashboardServer }, { PodRules }] = await Promise.all([
+  const [{ DashboardServer }, { PageKey }, { PodRules }] = await Promise.all([
     import("../dashboard/dashboard-server.ts"),
+    import("../dashboard/page-key.ts"),
     import("../dashboard/pod-rules.ts"),
   ]);
+  const key = new PageKey();
   const server = new DashboardServer({
     agent,
+    key,
     rules: new PodRules({ config, agent }),
     onfault: (fault) =>
       io.warn(
@@ -64,7 +68,7 @@ async function runDashboard(args: readonly string[], io: CommandIo): Promise<num
           : `ambient-cni: ${fault.message}; trying again\n`,
       ),
   });
-  io.print(`http://127.0.0.1:${await listen(server, port)}/\n`);
+  io.print(`http://127.0.0.1:${await listen(server, port)}/${key.query}\n`);
   await untilIdle(server, { idleMs, signal: io.signal });
   await server.close();
   return 0;

@@ -7,11 +7,14 @@ import type { StateReader } from "../status/state-reader.ts";
 import { embeddedPage, type PageText } from "./embedded-page.ts";
 import { LiveFeed } from "./live-feed.ts";
 import { refusalOf } from "./loopback-guard.ts";
+import type { PageKey } from "./page-key.ts";
 import type { RulesSource } from "./pod-rules.ts";
 
 export interface DashboardServerOptions {
   readonly agent: StateReader;
   readonly rules: RulesSource;
+  /** Who has it not is answered nothing. */
+  readonly key: PageKey;
   /** See `LiveFeedOptions`. */
   readonly onfault: (fault: Error | undefined) => void;
   /** Default: the one in the bundle. */
@@ -90,7 +93,7 @@ export class DashboardServer {
     // without a listener a client that leaves in the middle would end the process
     response.on("error", () => {});
     for (const [name, value] of Object.entries(securityHeaders)) response.setHeader(name, value);
-    const { agent, rules } = this.#options;
+    const { agent, rules, key } = this.#options;
     const [path = ""] = (request.url ?? "").split("?", 1);
     const isHead = request.method === "HEAD";
     const refusal = refusalOf(request);
@@ -100,12 +103,17 @@ export class DashboardServer {
     if (refusal !== undefined) {
       if (refusal.status === 405) response.setHeader("Allow", "GET, HEAD");
       reply(response, { status: refusal.status, type: "text/plain", body: `${refusal.reason}\n`, isHead });
+    } else if (!key.opens(request)) {
+      const body = "open the address that ambient-cni dashboard printed, with its key\n";
+      reply(response, { status: 401, type: "text/plain", body, isHead });
     } else if (ns !== undefined && name !== undefined) {
       const look = ofRules === undefined ? agent.pod(ns, name) : rules.rules(ns, name);
       void sendPod(response, { isHead, look, what: `${ns}/${name}` });
     } else if (path === DASHBOARD_PATHS.events) this.#stream(response, isHead);
-    else if (file !== undefined) reply(response, { status: 200, ...file, isHead });
-    else reply(response, { status: 404, type: "text/plain", body: "no such page\n", isHead });
+    else if (file !== undefined) {
+      if (path === DASHBOARD_PATHS.page) response.setHeader("Set-Cookie", key.cookie);
+      reply(response, { status: 200, ...file, isHead });
+    } else reply(response, { status: 404, type: "text/plain", body: "no such page\n", isHead });
   }
 
   #stream(response: ServerResponse, isHead: boolean): void {

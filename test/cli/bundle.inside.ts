@@ -54,14 +54,14 @@ export async function command(
 
 /** A file of the page. */
 export async function file(path: string): Promise<{ status: number; type: string; text: string }> {
-  const response = await fetch(new URL(path, dashboard.url));
+  const response = await fetch(dashboard.at(path));
   const type = response.headers.get("content-type") ?? "";
   return { status: response.status, type, text: await response.text() };
 }
 
 /** States of the pods as the page's live stream first says, and the chain. */
 export async function live(): Promise<{ states: Record<string, string>; node: string }> {
-  const { node, pods } = await firstEvent(new URL(dashboard.url).origin);
+  const { node, pods } = await firstEvent(dashboard.url);
   return {
     node: node.node,
     states: Object.fromEntries(pods.map(({ ns, name, state }) => [`${ns}/${name}`, state])),

@@ -4,6 +4,7 @@
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { PodRulesReport } from "../../src/dashboard/rules-report.ts";
 import type { Finding } from "../../src/diagnose/finding.ts";
 import { normaliseRule } from "../../src/netfilter/rule-tokens.ts";
 import { NodeModule } from "../support/node/node-module.ts";
@@ -36,6 +37,30 @@ describe.skipIf(process.getuid?.() !== 0)("the bundle on a node (needs root)", (
       node: "node-1",
       states: { "shop/web-0": "enrolled", "plain/outsider": "outside" },
     });
+  });
+
+  test("tells the page the rules of a pod as the kernel has them", async () => {
+    const rulesOf = async (pod: string): Promise<PodRulesReport> => {
+      const { status, text } = await node.call.file(`/api/v1/pods/${pod}/rules`);
+      expect(status).toBe(200);
+      return JSON.parse(text) as PodRulesReport;
+    };
+    const captured = await rulesOf("shop/web-0");
+    expect(captured).toMatchObject({ wanted: true, unread: null, netns: expect.stringMatching(/^\d+:\d+$/) });
+    expect(captured.families.map(({ family }) => family)).toEqual([4, 6]);
+    const rules = captured.families.flatMap((family) => family.rules);
+    expect(rules.every(({ state }) => state === "present")).toBe(true);
+    const inKernel = (await node.call.kernelRules()).filter((rule) => /^\w+ ISTIO_/.test(rule));
+    expect(captured.families[0]?.rules).toHaveLength(inKernel.length);
+    expect(await rulesOf("plain/outsider")).toMatchObject({
+      wanted: false,
+      unread: null,
+      families: [
+        { family: 4, rules: [], hooks: [] },
+        { family: 6, rules: [], hooks: [] },
+      ],
+    });
+    expect((await node.call.file("/api/v1/pods/shop/nobody/rules")).status).toBe(404);
   });
 
   test("a dashboard whose port is taken says so", async () => {

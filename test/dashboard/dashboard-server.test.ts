@@ -4,6 +4,7 @@ import { Writable } from "node:stream";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { LiveFeed } from "../../src/dashboard/live-feed.ts";
 import { refusalOf } from "../../src/dashboard/loopback-guard.ts";
+import { PageKey } from "../../src/dashboard/page-key.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { FakeNode } from "./fake-node.ts";
 
@@ -25,7 +26,12 @@ interface Asked {
 
 function send(path: string, { method = "GET", headers = {} }: Asked = {}): Promise<IncomingMessage> {
   const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
-  const asked = request({ host: "127.0.0.1", port: node.port, path, method, headers, agent: false }, resolve);
+  const [cookie = ""] = node.key.cookie.split(";", 1);
+  const all = { cookie, ...headers };
+  const asked = request(
+    { host: "127.0.0.1", port: node.port, path, method, headers: all, agent: false },
+    resolve,
+  );
   open.push(asked.on("error", reject));
   asked.end();
   return promise;
@@ -109,6 +115,49 @@ describe("guard", () => {
       expect((await ask(path, { method: "PUT" })).status).toBe(405);
     },
   );
+});
+
+describe("key", () => {
+  const paths = [
+    "/",
+    "/events",
+    "/dashboard.js",
+    "/api/v1/pods/shop/x",
+    "/api/v1/pods/shop/x/rules",
+    "/nothing",
+  ];
+
+  test.each([
+    ["without it", "", ""],
+    ["with another", "", "?key=secret-of-a-tesT"],
+    ["with an empty one", "", "?key="],
+    ["with a part of it", "", "?key=secret"],
+    ["with another page's cookie", "ambient-cni-00000000=secret-of-a-test", ""],
+    ["with a wrong cookie", "ambient-cni-6b2c=; key=secret-of-a-test", ""],
+  ])("%s nothing is answered", async (_, cookie, query) => {
+    for (const path of paths) {
+      const { status, text, headers } = await ask(`${path}${query}`, { headers: { cookie } });
+      expect([path, status, headers["set-cookie"]]).toEqual([path, 401, undefined]);
+      expect(text).toBe("open the address that ambient-cni dashboard printed, with its key\n");
+    }
+  });
+
+  test("in the address opens the page, which gets it as a cookie that no script and no other site can use", async () => {
+    const { status, headers } = await ask(`/${node.key.query}`, { headers: { cookie: "" } });
+    expect(status).toBe(200);
+    expect(headers["set-cookie"]).toEqual([
+      expect.stringMatching(/^ambient-cni-[0-9a-f]{8}=secret-of-a-test; HttpOnly; SameSite=Strict; Path=\/$/),
+    ]);
+    const [cookie = ""] = headers["set-cookie"]?.[0]?.split(";", 1) ?? [];
+    const among = `other=1; ${cookie}; ambient-cni-00000000=x`;
+    expect((await ask("/dashboard.js", { headers: { cookie: among } })).status).toBe(200);
+  });
+
+  test("is another for each command, and long", () => {
+    const [one, other] = [new PageKey().query, new PageKey().query];
+    expect(one).toMatch(/^\?key=[\w-]{32}$/);
+    expect(one).not.toBe(other);
+  });
 });
 
 describe("server", () => {

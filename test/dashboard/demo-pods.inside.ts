@@ -2,7 +2,6 @@
 // What demo-pods.browser.ts does inside a node: the demo's pods on the dashboard, one of them open.
 import { mkdir, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
-import { DASHBOARD_PORT } from "../../src/dashboard/dashboard-server.ts";
 import { claimStates } from "../demo/dashboard-claims.ts";
 import { populate } from "../demo/keep-up.ts";
 import { appPort, proxiedRequest } from "../demo/proxied-request.ts";
@@ -12,7 +11,7 @@ import { startBrowser, Visitor } from "./visitor.ts";
 const scene = await Scene.begin();
 await populate(scene);
 const browser = await startBrowser();
-const visitor = await Visitor.open(browser, `http://127.0.0.1:${DASHBOARD_PORT}/`, {
+const visitor = await Visitor.open(browser, scene.dashboard.url, {
   viewport: { width: 1280, height: 900 },
   colorScheme: "light",
 });

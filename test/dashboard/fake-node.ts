@@ -4,6 +4,7 @@ import { buildDashboardPage } from "../../scripts/dashboard-page.ts";
 import { DashboardServer } from "../../src/dashboard/dashboard-server.ts";
 import type { PageText } from "../../src/dashboard/embedded-page.ts";
 import { explainRules } from "../../src/dashboard/packet-paths.ts";
+import { PageKey } from "../../src/dashboard/page-key.ts";
 import type { RulesSource } from "../../src/dashboard/pod-rules.ts";
 import type { PodRulesReport, RuleFamilyReport } from "../../src/dashboard/rules-report.ts";
 import type { EnrolmentState } from "../../src/enrolment/enrolment-state.ts";
@@ -31,6 +32,7 @@ export class FakeNode {
   readonly reader: StateReader;
   /** Why it does not. */
   away: Error | undefined;
+  readonly key = new PageKey("secret-of-a-test");
   /** What people are told of it; `undefined`: it is back. */
   readonly faults: (string | undefined)[] = [];
   readonly server: DashboardServer;
@@ -53,7 +55,14 @@ export class FakeNode {
     };
     const rules: RulesSource = { rules: (ns, name) => ask(() => this.#rules(ns, name)) };
     const onfault = (fault: Error | undefined) => void this.faults.push(fault?.message);
-    this.server = new DashboardServer({ agent: this.reader, rules, onfault, page: text, maxClients });
+    this.server = new DashboardServer({
+      agent: this.reader,
+      rules,
+      key: this.key,
+      onfault,
+      page: text,
+      maxClients,
+    });
     this.agent.readiness.meet("watches");
   }
 
@@ -68,7 +77,7 @@ export class FakeNode {
   }
 
   get url(): string {
-    return `http://127.0.0.1:${this.#port}/`;
+    return `http://127.0.0.1:${this.#port}/${this.key.query}`;
   }
 
   /** Adds pods of a shop, all in one state. @returns their names */

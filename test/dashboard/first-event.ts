@@ -3,13 +3,16 @@
 import type { WholeEvent } from "../../src/dashboard/feed-events.ts";
 
 /**
- * @param origin such as `http://127.0.0.1:15015`.
+ * @param url the page's, with its key.
  * @throws Error when the stream is refused, begins otherwise, or says nothing for 5 s.
  */
-export async function firstEvent(origin: string): Promise<WholeEvent> {
+export async function firstEvent(url: string | URL): Promise<WholeEvent> {
   const ending = new AbortController();
   const signal = AbortSignal.any([ending.signal, AbortSignal.timeout(5000)]);
-  const response = await fetch(`${origin}/events`, { signal, headers: { Accept: "text/event-stream" } });
+  const response = await fetch(new URL(`/events${new URL(url).search}`, url), {
+    signal,
+    headers: { Accept: "text/event-stream" },
+  });
   if (response.status !== 200 || response.body === null)
     throw new Error(`Cannot read the live stream: ${response.status} ${await response.text()}`);
   let text = "";

@@ -117,7 +117,7 @@ export async function captureLive(): Promise<{ total: number; afterAgent: number
   kubelet.labelPod(pod, { "istio.io/dataplane-mode": "ambient" });
   await visitor.row("plain/late").locator(".state[data-state=enrolled]").waitFor();
   const shownMs = Date.now();
-  const response = await fetch(`${url}api/v1/pods/plain/late`);
+  const response = await fetch(dashboard.at("/api/v1/pods/plain/late"));
   const report = (await response.json()) as { transitions: { at: string; to: string }[] };
   const enrolledMs = Date.parse(report.transitions.find(({ to }) => to === "enrolled")?.at ?? "");
   return { total: shownMs - startMs, afterAgent: shownMs - enrolledMs };

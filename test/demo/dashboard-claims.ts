@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The step of the demo in which the dashboard's numbers are held against the kernel's.
 
-import { DASHBOARD_PORT } from "../../src/dashboard/dashboard-server.ts";
 import type { PodRulesReport } from "../../src/dashboard/rules-report.ts";
 import { normaliseRule } from "../../src/netfilter/rule-tokens.ts";
 import { firstEvent } from "../dashboard/first-event.ts";
@@ -11,25 +10,23 @@ import type { Pod } from "../support/node/pod.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import type { Scene } from "./scene.ts";
 
-const url = `http://127.0.0.1:${DASHBOARD_PORT}`;
-
 /** The page is fed with the pods, and each counter of their rules, as the kernel has them. */
 export async function dashboardShows(scene: Scene): Promise<string> {
   const captured = await claimStates(scene);
   let rules = 0;
-  for (const pod of captured) rules += await claimCounters(pod);
+  for (const pod of captured) rules += await claimCounters(scene, pod);
   return `${captured.length} pods captured on the page and in the kernel, ${rules} rules with the kernel's counters`;
 }
 
 /** @throws ClaimError unless exactly the pods that have rules and ztunnel's sockets are captured on the page. @returns those */
-export async function claimStates({ mesh }: Scene): Promise<Pod[]> {
+export async function claimStates({ mesh, dashboard }: Scene): Promise<Pod[]> {
   const pods = [...mesh.pods.pods];
   const inKernel = await Promise.all(pods.map(looksCaptured));
   const captured = pods.filter((_, index) => inKernel[index]);
   const wanted = names(captured);
   let shown = "";
   await waitFor("the page", async () => {
-    const { pods: reports } = await firstEvent(url);
+    const { pods: reports } = await firstEvent(dashboard.url);
     shown = names(
       reports
         .filter(({ state }) => state === "enrolled")
@@ -43,10 +40,10 @@ export async function claimStates({ mesh }: Scene): Promise<Pod[]> {
 }
 
 /** Each rule's counter lies between two of the kernel's own, read before and after. @returns how many rules there were */
-async function claimCounters(pod: Pod): Promise<number> {
+async function claimCounters({ dashboard }: Scene, pod: Pod): Promise<number> {
   const { namespace, name } = pod.spec;
   const before = await allCounters(pod);
-  const response = await fetch(`${url}/api/v1/pods/${namespace}/${name}/rules`);
+  const response = await fetch(dashboard.at(`/api/v1/pods/${namespace}/${name}/rules`));
   claim(response.ok, `the page is answered ${response.status} for the rules of "${name}"`);
   const report = (await response.json()) as PodRulesReport;
   const after = await allCounters(pod);

@@ -44,14 +44,15 @@ describe.skipIf(process.getuid?.() !== 0)("a demo that stays up (needs root)", (
 
   test("shows its pods to a browser on the machine", async () => {
     const [url = ""] = advised("In a browser");
-    expect(url).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/$/);
+    expect(url).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/\?key=[\w-]{32}$/);
     const page = await fetch(url);
     expect(await page.text()).toContain("<title>ambient-cni</title>");
-    const { pods } = await firstEvent(new URL(url).origin);
+    const { pods } = await firstEvent(url);
     const states = Object.fromEntries(pods.map(({ ns, name, state }) => [`${ns}/${name}`, state]));
     expect(states).toEqual({ "shop/client": "enrolled", "shop/server": "enrolled", "shop/loner": "outside" });
     const stranger = await fetch(url, { headers: { Origin: "http://example.org" } });
     expect(stranger.status).toBe(403);
+    expect((await fetch(new URL("/", url))).status).toBe(401);
   });
 
   test("answers the commands that it names", async () => {

@@ -16,7 +16,7 @@ export async function keepUp(
   await client.app.call.startTraffic({ host: server.pod.ip4, port: appPort, pauseMs: 1000 });
   await using _relay = await DashboardRelay.inside(dashboardSocket, DASHBOARD_PORT);
   await markAsKept(mesh.agent.pid);
-  process.stdout.write(howToLook(mesh.node.cgroupFolder, options.port));
+  process.stdout.write(howToLook(mesh.node.cgroupFolder, pageOutside(scene, options.port)));
   const alive = setInterval(() => {}, 60_000);
   await options.until;
   clearInterval(alive);
@@ -32,11 +32,16 @@ export async function populate(scene: Scene): Promise<void> {
   await runPod(mesh, "loner", { [modeLabel]: "none" });
 }
 
-function howToLook(cgroupFolder: string, port: number): string {
+/** The page's address on the machine outside, with its key. */
+function pageOutside({ dashboard }: Scene, port: number): string {
+  return `http://127.0.0.1:${port}/${new URL(dashboard.url).search}`;
+}
+
+function howToLook(cgroupFolder: string, url: string): string {
   return `
 The node stays up until Ctrl-C: client and server are captured and talk, loner opted out.
 In a browser on this machine:
-  http://127.0.0.1:${port}/
+  ${url}
 In a second terminal, in this folder:
   npm run -s demo -- --exec status
   npm run -s demo -- --exec debug client shop

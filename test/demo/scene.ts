@@ -31,8 +31,15 @@ export class Scene {
   readonly client: RunningPod;
   readonly server: RunningPod;
 
-  private constructor(mesh: MeshNode, pods: { client: RunningPod; server: RunningPod }) {
+  readonly dashboard: DashboardProcess;
+
+  private constructor(
+    mesh: MeshNode,
+    pods: { client: RunningPod; server: RunningPod },
+    dashboard: DashboardProcess,
+  ) {
     this.mesh = mesh;
+    this.dashboard = dashboard;
     this.client = pods.client;
     this.server = pods.server;
   }
@@ -51,10 +58,13 @@ export class Scene {
     mesh.kubelet.createNamespace("shop");
     // without HBONE at first, so that the rule to 15006 is seen to work between the two pods; the next ztunnel has it
     await Promise.all([mesh.startAgent(), mesh.startZtunnel({ ...ztunnelOptions, hbone: false })]);
-    await Promise.all([mesh.ztunnel.waitForReady(), DashboardProcess.start(DASHBOARD_PORT)]);
+    const [dashboard] = await Promise.all([
+      DashboardProcess.start(DASHBOARD_PORT),
+      mesh.ztunnel.waitForReady(),
+    ]);
     await takeChain(mesh);
     const [client, server] = await Promise.all([runPod(mesh, "client"), runPod(mesh, "server")]);
-    return new Scene(mesh, { client, server });
+    return new Scene(mesh, { client, server }, dashboard);
   }
 
   /** The two pods in words. */

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What open-ports.test.ts does inside a node: a pod of one tenant asks every port of the agent about those of another.
 import { join } from "node:path";
+import { DashboardProcess } from "../support/node/dashboard-process.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import { run } from "../support/node/run.ts";
 import { waitFor } from "../support/node/wait-for.ts";
+import { ask } from "./port-asker.ts";
 
 const mesh = await MeshNode.start();
 const { kubelet } = mesh;
@@ -60,10 +62,15 @@ const paths = [
   "/config_dump",
 ];
 
+/** As the pod has it: its gateway. */
+async function nodeAddress(): Promise<string> {
+  const { stdout } = await asker.exec(["ip", "-4", "route", "show", "default"]);
+  return /via (\S+)/.exec(stdout)?.[1] ?? "";
+}
+
 /** Each answer of each port, by the question; from the pod, at the node's address. */
 export async function answers(): Promise<Record<string, string>> {
-  const { stdout } = await asker.exec(["ip", "-4", "route", "show", "default"]);
-  const host = /via (\S+)/.exec(stdout)?.[1] ?? "";
+  const host = await nodeAddress();
   const found: Record<string, string> = {};
   for (const { port } of await listeners()) {
     for (const line of [...ordinary, ...paths.map((path) => `GET ${path} HTTP/1.1`)]) {
@@ -82,6 +89,18 @@ export async function answers(): Promise<Record<string, string>> {
     });
   }
   return found;
+}
+
+/** While somebody looks at the page: what a pod is answered at its port, and what a process of the host network is without its key. */
+export async function besideThePage(): Promise<{ pod: string; host: string }> {
+  const dashboard = await DashboardProcess.start();
+  const bytes = "GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+  try {
+    const pod = await module.call.ask({ host: await nodeAddress(), port: 15015, bytes });
+    return { pod, host: await ask({ host: "127.0.0.1", port: 15015, bytes }) };
+  } finally {
+    await dashboard.stop();
+  }
 }
 
 /** What readiness says to the node itself. */

@@ -38,6 +38,13 @@ test("no answer of any of them names another tenant's pod", async () => {
   expect(await leaks()).toEqual([]);
 });
 
+test("while somebody looks at the page it is not there for pods, and says nothing to who has not its key", async () => {
+  const { pod, host } = await node.call.besideThePage();
+  expect(pod).toBe("ECONNREFUSED");
+  expect(host).toMatch(/^HTTP\/1.1 401 .*\r\n\r\nopen the address that ambient-cni dashboard printed/s);
+  for (const word of await node.call.words()) expect(host).not.toContain(word);
+});
+
 test("an agent that is not ready tells the node why, and a pod only that it is not", async () => {
   await node.call.withFaultySetting();
   expect(await node.call.ownReadiness()).toContain('HOST_PROBE_SNAT_IP="payroll"');
