@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni dashboard`: serves a live page of the node to browsers, for as long as somebody wants it.
 import type { DashboardServer } from "../dashboard/dashboard-server.ts";
+import { beFirstToEnd } from "../linux/oom-score.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { type Command, type CommandIo, parseCommandLine } from "./command.ts";
 import { stateClient } from "./state-client.ts";
@@ -51,6 +52,7 @@ async function runDashboard(args: readonly string[], io: CommandIo): Promise<num
   const agent = stateClient(config.runDir, { timeoutMs: AGENT_TIMEOUT_MS });
   // who gave another run dir than the agent's hears it before a browser is opened
   await agent.node();
+  await beFirstToEnd();
   const [{ DashboardServer }, { PageKey }, { PodRules }] = await Promise.all([
     import("../dashboard/dashboard-server.ts"),
     import("../dashboard/page-key.ts"),

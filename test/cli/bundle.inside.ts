@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What bundle.test.ts does inside a node: what users start, dist/ambient-cni.js, as agent, as the dashboard and as each command.
+import { readFileSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { firstEvent } from "../dashboard/first-event.ts";
@@ -50,6 +51,12 @@ export async function command(
 ): Promise<Outcome> {
   const own = { ...settings, KUBECONFIG: "/run/node/kubeconfig", NODE_NAME: "node-1", ...env };
   return await run([process.execPath, AGENT_BUNDLE, ...args], { env: cleanEnv(own), mayFail: true });
+}
+
+/** How willingly the kernel ends the page's process, and the agent's, when memory runs out. */
+export function oomScores(): { dashboard: number; agent: number } {
+  const of = (pid: number): number => Number(readFileSync(`/proc/${pid}/oom_score_adj`, "utf8"));
+  return { dashboard: of(dashboard.pid), agent: of(mesh.agent.pid) };
 }
 
 /** A file of the page. */

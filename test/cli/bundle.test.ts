@@ -63,6 +63,12 @@ describe.skipIf(process.getuid?.() !== 0)("the bundle on a node (needs root)", (
     expect((await node.call.file("/api/v1/pods/shop/nobody/rules")).status).toBe(404);
   });
 
+  test("the page goes before the agent when memory runs out", async () => {
+    const { dashboard, agent } = await node.call.oomScores();
+    expect(dashboard).toBe(1000);
+    expect(agent).toBeLessThan(1000);
+  });
+
   test("a dashboard whose port is taken says so", async () => {
     expect(await node.call.command(["dashboard"])).toMatchObject({
       code: 1,
