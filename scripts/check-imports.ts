@@ -17,7 +17,7 @@ export interface Import {
   readonly to: string;
 }
 
-const ground = ["log", "loop", "linux"];
+const ground = ["bounds", "log", "loop", "linux"];
 /** What one pod's redirection is made of, from the engines up to the verdict on it. */
 const capture = [...ground, "kube", "config", "netfilter", "redirection", "check", "probes"];
 /** And what decides for the pods of a node. */
@@ -28,10 +28,12 @@ export const rooms: readonly Room[] = [
   { name: "version", may: [] },
   // the text of a chain, parsed and edited; pure
   { name: "conflist", may: [] },
-  { name: "log", may: [] },
+  // how much of anybody's words there may be
+  { name: "bounds", may: [] },
+  { name: "log", may: ["bounds"] },
   { name: "loop", may: ["log"] },
-  { name: "linux", may: ["log", "loop"] },
-  { name: "kube", may: ["log", "loop"] },
+  { name: "linux", may: ["bounds", "log", "loop"] },
+  { name: "kube", may: ["bounds", "log", "loop"] },
   // text of the environment and the command line, read leniently
   { name: "settings", may: ["log"] },
   { name: "config", may: ["kube", "log", "settings"] },

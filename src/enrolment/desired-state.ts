@@ -2,7 +2,7 @@
 // Whether a pod belongs into the mesh, and with which redirection. Pure, no I/O.
 import type { NamespaceNames } from "../kube/namespace-patterns.ts";
 import { hasFinished, type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
-import { type PodOverrides, readPodOverrides } from "../kube/pod-overrides.ts";
+import { type PodOverrides, podOverridesOf } from "../kube/pod-overrides.ts";
 import { type EnablementSelector, matchSelectors } from "../kube/selectors.ts";
 import type { EstablishedConnections, RedirectOptions } from "../redirection/rules.ts";
 import { isTouched, newestFacts, type Workload } from "./workload.ts";
@@ -54,7 +54,7 @@ export function decideEnrolment(pod: PodFacts, namespace: NamespaceFacts, policy
   if (excluded !== undefined) return { wanted: false, reason: excluded };
   const selector = matchSelectors(policy.selectors, pod.labels, namespace.labels);
   if (selector === undefined) return { wanted: false, reason: "not-selected" };
-  const overrides = readPodOverrides(pod.annotations);
+  const overrides = podOverridesOf(pod);
   return {
     wanted: true,
     selector,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reading fields out of JSON from a peer, whatever it turns out to hold.
+import { fits } from "../bounds/bounded.ts";
 
 /** The value as an object; an empty one when it is anything else. */
 export function recordOf(value: unknown): Readonly<Record<string, unknown>> {
@@ -15,6 +16,11 @@ export function listOf(value: unknown): readonly unknown[] {
 /** The value as text; "" when it is anything else. */
 export function textOf(value: unknown): string {
   return typeof value === "string" ? value : "";
+}
+
+/** The value as text of at most so many bytes; "" when it is longer, or anything else. */
+export function wordOf(value: unknown, bound: { readonly bytes: number }): string {
+  return typeof value === "string" && fits(value, bound) ? value : "";
 }
 
 /** The entries of an object whose values are text. */

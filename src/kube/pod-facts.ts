@@ -2,7 +2,10 @@
 // What the agent keeps of a pod and of a namespace: a few hundred bytes in place of whole API objects.
 import { isIP } from "node:net";
 import { isDeepStrictEqual } from "node:util";
-import { listOf, recordOf, textOf, textsOf } from "./json-fields.ts";
+import { cutText, fits } from "../bounds/bounded.ts";
+import { bounds } from "../bounds/bounds.ts";
+import { boundedLabels } from "./bounded-labels.ts";
+import { listOf, recordOf, textOf, wordOf } from "./json-fields.ts";
 
 /** Annotations the agent reads or writes; all others are dropped. */
 export const podAnnotations = {
@@ -40,6 +43,8 @@ export interface PodFacts {
   /** True once the pod is being deleted. */
   readonly deletionTimestamp?: true;
   readonly resourceVersion: string;
+  /** What of the pod is over a bound and does not count, a sentence each; absent where all of it counts. */
+  readonly excess?: readonly string[];
 }
 
 /** A namespace as the agent sees it. */
@@ -53,33 +58,43 @@ export interface NamespaceFacts {
   readonly resourceVersion: string;
 }
 
-/** Converts a pod from the API's JSON; undefined when UID, namespace or name is missing, every other gap is tolerated. */
+/**
+ * Converts a pod from the API's JSON; undefined when UID, namespace or name is missing or longer than can be, every other gap
+ * is tolerated. What comes of it is bounded, whatever the pod holds.
+ */
 export function toPodFacts(raw: unknown): PodFacts | undefined {
   const pod = recordOf(raw);
   const metadata = recordOf(pod.metadata);
   const spec = recordOf(pod.spec);
   const status = recordOf(pod.status);
-  const uid = textOf(metadata.uid);
-  const namespace = textOf(metadata.namespace);
-  const name = textOf(metadata.name);
+  const uid = wordOf(metadata.uid, bounds.uid);
+  const namespace = wordOf(metadata.namespace, bounds.namespaceName);
+  const name = wordOf(metadata.name, bounds.objectName);
   if (uid === "" || namespace === "" || name === "") return undefined;
   const ownerDaemonSet = daemonSetOf(metadata.ownerReferences);
+  const { labels, excess: labelExcess } = boundedLabels(recordOf(metadata.labels));
+  const { annotations, excess: annotationExcess } = keptOf(recordOf(metadata.annotations));
+  const excess = [...labelExcess, ...annotationExcess];
   return {
     key: uid,
     uid,
     namespace,
     name,
-    serviceAccount: textOf(spec.serviceAccountName) || textOf(spec.serviceAccount) || "default",
-    nodeName: textOf(spec.nodeName),
+    serviceAccount:
+      wordOf(spec.serviceAccountName, bounds.objectName) ||
+      wordOf(spec.serviceAccount, bounds.objectName) ||
+      "default",
+    nodeName: wordOf(spec.nodeName, bounds.objectName),
     hostNetwork: spec.hostNetwork === true,
-    phase: textOf(status.phase),
+    phase: wordOf(status.phase, bounds.phase),
     ips: addressesOf(status),
-    labels: textsOf(metadata.labels),
-    annotations: keptOf(textsOf(metadata.annotations)),
+    labels,
+    annotations,
     containerIds: containerIdsOf(status),
     ...(ownerDaemonSet === undefined ? {} : { ownerDaemonSet }),
     ...(textOf(metadata.deletionTimestamp) === "" ? {} : { deletionTimestamp: true as const }),
-    resourceVersion: textOf(metadata.resourceVersion),
+    resourceVersion: wordOf(metadata.resourceVersion, bounds.resourceVersion),
+    ...(excess.length === 0 ? {} : { excess }),
   };
 }
 
@@ -88,17 +103,17 @@ export function hasFinished({ phase }: Pick<PodFacts, "phase">): boolean {
   return phase === "Succeeded" || phase === "Failed";
 }
 
-/** Converts a namespace, or the metadata of one, from the API's JSON; undefined when the name is missing. */
+/** Converts a namespace, or the metadata of one, from the API's JSON; undefined when the name is missing or cannot be one. */
 export function toNamespaceFacts(raw: unknown): NamespaceFacts | undefined {
   const metadata = recordOf(recordOf(raw).metadata);
-  const name = textOf(metadata.name);
+  const name = wordOf(metadata.name, bounds.namespaceName);
   if (name === "") return undefined;
   return {
     key: name,
     name,
-    uid: textOf(metadata.uid),
-    labels: textsOf(metadata.labels),
-    resourceVersion: textOf(metadata.resourceVersion),
+    uid: wordOf(metadata.uid, bounds.uid),
+    labels: boundedLabels(recordOf(metadata.labels)).labels,
+    resourceVersion: wordOf(metadata.resourceVersion, bounds.resourceVersion),
   };
 }
 
@@ -107,24 +122,39 @@ export function sameFacts<T extends { readonly resourceVersion: string }>(a: T, 
   return isDeepStrictEqual({ ...a, resourceVersion: "" }, { ...b, resourceVersion: "" });
 }
 
-function keptOf(annotations: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
-  return Object.fromEntries(Object.entries(annotations).filter(([key]) => keptAnnotations.includes(key)));
+function keptOf(annotations: Readonly<Record<string, unknown>>) {
+  const kept: Record<string, string> = {};
+  const excess: string[] = [];
+  for (const name of keptAnnotations) {
+    const text = Object.hasOwn(annotations, name) ? annotations[name] : undefined;
+    if (typeof text !== "string") continue;
+    kept[name] = cutText(text, bounds.annotation);
+    if (!fits(text, bounds.annotation))
+      excess.push(
+        `Cannot use all of annotation ${name}: only its first ${bounds.annotation.bytes} bytes are read`,
+      );
+  }
+  return { annotations: kept, excess };
 }
 
 function addressesOf(status: Readonly<Record<string, unknown>>): string[] {
-  const several = listOf(status.podIPs).map((entry) => textOf(recordOf(entry).ip));
-  const all = several.length > 0 ? several : [textOf(status.podIP)];
-  return [...new Set(all.filter((address) => isIP(address) !== 0))];
+  const { count } = bounds.podAddresses;
+  const several = listOf(status.podIPs).slice(0, count);
+  const all = several.length > 0 ? several.map((entry) => recordOf(entry).ip) : [status.podIP];
+  const addresses = all.map((text) => wordOf(text, bounds.podAddresses));
+  return [...new Set(addresses.filter((address) => isIP(address) !== 0))];
 }
 
 function containerIdsOf(status: Readonly<Record<string, unknown>>): string[] {
+  const { count } = bounds.containerIds;
   const lists = [status.initContainerStatuses, status.containerStatuses, status.ephemeralContainerStatuses];
-  const ids = lists.flatMap(listOf).map((entry) => textOf(recordOf(entry).containerID));
+  const entries = lists.flatMap((list) => listOf(list).slice(0, count)).slice(0, count);
+  const ids = entries.map((entry) => wordOf(recordOf(entry).containerID, bounds.containerIds));
   return ids.map((id) => id.replace(/^[a-z0-9.+-]+:\/\//i, "")).filter((id) => id !== "");
 }
 
 function daemonSetOf(ownerReferences: unknown): string | undefined {
   const owners = listOf(ownerReferences).map(recordOf);
   const owner = owners.find(({ kind, controller }) => kind === "DaemonSet" && controller === true);
-  return textOf(owner?.name) || undefined;
+  return wordOf(owner?.name, bounds.objectName) || undefined;
 }

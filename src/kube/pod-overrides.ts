@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a pod's own annotations change about its redirection.
+import { cutText, firstFew, fits } from "../bounds/bounded.ts";
+import { bounds } from "../bounds/bounds.ts";
 import { parseGoBool } from "./go-bool.ts";
-import { podAnnotations } from "./pod-facts.ts";
+import { type PodFacts, podAnnotations } from "./pod-facts.ts";
 
-/** The choices of one pod; `warnings` has one sentence for each value that was ignored. */
+/** The choices of one pod; `warnings` has a sentence for each of the first values that were ignored, and one for the others. */
 export interface PodOverrides {
   /** Inbound traffic is left alone. */
   readonly ingressMode: boolean;
@@ -14,9 +16,30 @@ export interface PodOverrides {
   readonly warnings: readonly string[];
 }
 
-/** Reads the three per-pod annotations; a value that cannot be read is as good as absent, and is warned about. */
-export function readPodOverrides(annotations: Readonly<Record<string, string>>): PodOverrides {
-  const warnings: string[] = [];
+/** Of each version's annotations: every run of the pod asks, and so do reports. */
+const known = new WeakMap<Readonly<Record<string, string>>, PodOverrides>();
+
+/**
+ * Reads the three per-pod annotations, once for each object that holds them; a value that cannot be read is as good as absent,
+ * and is warned about.
+ */
+export function podOverridesOf({
+  annotations,
+  excess,
+}: Pick<PodFacts, "annotations" | "excess">): PodOverrides {
+  const earlier = known.get(annotations);
+  if (earlier !== undefined) return earlier;
+  const overrides = readPodOverrides(annotations, excess);
+  known.set(annotations, overrides);
+  return overrides;
+}
+
+/** @param excess what of the pod does not count for other reasons, to be warned about first */
+export function readPodOverrides(
+  annotations: Readonly<Record<string, string>>,
+  excess: readonly string[] = [],
+): PodOverrides {
+  const warnings: string[] = [...excess];
   const readBool = (name: string): boolean | undefined => {
     const text = annotations[name];
     if (text === undefined) return undefined;
@@ -34,11 +57,17 @@ export function readPodOverrides(annotations: Readonly<Record<string, string>>):
     annotations[podAnnotations.rerouteVirtualInterfaces] ?? "",
     warnings,
   );
-  return { ingressMode, ...(dnsCapture === undefined ? {} : { dnsCapture }), virtualInterfaces, warnings };
+  const told = firstFew(warnings, {
+    ...bounds.podWarnings,
+    more: (rest) => `Cannot use ${rest} more of the words in this pod's annotations`,
+  });
+  return {
+    ingressMode,
+    ...(dnsCapture === undefined ? {} : { dnsCapture }),
+    virtualInterfaces,
+    warnings: told,
+  };
 }
-
-/** Whoever may write a pod could otherwise keep the whole node's agent busy with it: each is four rules. */
-const maxInterfaces = 64;
 
 function readInterfaces(list: string, warnings: string[]): string[] {
   const names = list.split(",").map((name) => name.trim());
@@ -52,6 +81,7 @@ function readInterfaces(list: string, warnings: string[]): string[] {
     return fault === undefined;
   });
   const distinct = [...new Set(usable)];
+  const { count: maxInterfaces } = bounds.reroutedInterfaces;
   if (distinct.length > maxInterfaces) {
     warnings.push(
       `Cannot use all ${distinct.length} interfaces of annotation ${podAnnotations.rerouteVirtualInterfaces}: only the first ${maxInterfaces} count`,
@@ -67,7 +97,8 @@ function readInterfaces(list: string, warnings: string[]): string[] {
  * Source: Linux net/core/dev.c, dev_valid_name; IFNAMSIZ in linux/if.h.
  */
 export function interfaceNameFault(name: string): string | undefined {
-  if (Buffer.byteLength(name) > 15) return "longer than 15 bytes";
+  const { bytes } = bounds.reroutedInterfaces;
+  if (!fits(name, { bytes })) return `longer than ${bytes} bytes`;
   if (name === "" || name === "." || name === "..") return "not a name an interface can have";
   if (!/^[A-Za-z0-9_.@-]+\+?$/.test(name))
     return 'only letters, digits, "_.@-" and a "+" at the end can stand in a rule';
@@ -75,7 +106,8 @@ export function interfaceNameFault(name: string): string | undefined {
   return undefined;
 }
 
+const shown = { bytes: 63 };
+
 function printable(text: string): string {
-  const escaped = JSON.stringify(text).slice(1, -1);
-  return escaped.length > 60 ? `${escaped.slice(0, 60)}…` : escaped;
+  return cutText(JSON.stringify(cutText(text, shown)).slice(1, -1), shown);
 }

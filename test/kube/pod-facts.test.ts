@@ -161,3 +161,57 @@ test("facts are the same when only the version differs", () => {
   expect(sameFacts(facts, { ...facts, ips: ["10.0.0.9"] })).toBe(false);
   expect(sameFacts(facts, { ...facts, labels: { ...facts.labels, x: "y" } })).toBe(false);
 });
+
+const shouted = "x".repeat(320);
+
+test.each([
+  ["the uid", { metadata: { ...identity, uid: shouted } }],
+  ["the name", { metadata: { ...identity, name: shouted } }],
+  ["the namespace", { metadata: { ...identity, namespace: "x".repeat(64) } }],
+])("there are no pod facts when %s is longer than can be", (_, raw) => {
+  expect(toPodFacts(raw)).toBeUndefined();
+});
+
+test.each([
+  [
+    "node and service account",
+    { spec: { nodeName: shouted, serviceAccountName: shouted } },
+    { nodeName: "", serviceAccount: "default" },
+  ],
+  ["phase", { status: { phase: shouted } }, { phase: "" }],
+  ["an address", { status: { podIPs: [{ ip: shouted }, { ip: "10.0.0.1" }] } }, { ips: ["10.0.0.1"] }],
+  [
+    "a container id",
+    { status: { containerStatuses: [{ containerID: shouted }, { containerID: "c://a" }] } },
+    { containerIds: ["a"] },
+  ],
+])("facts leave out %s that is longer than can be", (_, raw, expected) => {
+  expect(toPodFacts({ metadata: identity, ...raw })).toMatchObject(expected);
+});
+
+test("a hundred thousand of everything become a bounded few, and the labels that decide stay", () => {
+  const many = Array.from({ length: 100_000 }, (_, index) => index);
+  const labels = Object.fromEntries(many.map((index) => [`a${index}`, "v"]));
+  const facts = toPodFacts({
+    metadata: { ...identity, labels: { ...labels, "istio.io/dataplane-mode": "none", app: "web" } },
+    status: {
+      podIPs: many.map((index) => ({ ip: `10.${index >> 16}.${(index >> 8) & 255}.${index & 255}` })),
+      containerStatuses: many.map((index) => ({ containerID: `containerd://${index}` })),
+    },
+  })!;
+  expect(Object.keys(facts.labels)).toHaveLength(256);
+  expect(facts.labels).toMatchObject({ "istio.io/dataplane-mode": "none", app: "web" });
+  expect(facts.excess).toEqual(["Cannot use all 100002 labels: only 256 count"]);
+  expect(facts.ips).toHaveLength(8);
+  expect(facts.containerIds).toHaveLength(256);
+});
+
+test("labels that cannot be labels are left out", () => {
+  const labels = {
+    [shouted]: "v",
+    [`${"p".repeat(253)}/${"n".repeat(63)}`]: "v".repeat(63),
+    long: "v".repeat(64),
+  };
+  const { labels: kept } = toNamespaceFacts({ metadata: { name: "shop", labels } })!;
+  expect(kept).toEqual({ [`${"p".repeat(253)}/${"n".repeat(63)}`]: "v".repeat(63) });
+});

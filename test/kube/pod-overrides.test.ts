@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Per-pod annotations: what they change, and what is ignored with a warning.
 import { expect, test } from "vitest";
-import { interfaceNameFault, readPodOverrides } from "../../src/kube/pod-overrides.ts";
+import { podAnnotations, toPodFacts } from "../../src/kube/pod-facts.ts";
+import { interfaceNameFault, podOverridesOf, readPodOverrides } from "../../src/kube/pod-overrides.ts";
 
 const bypass = "ambient.istio.io/bypass-inbound-capture";
 const dns = "ambient.istio.io/dns-capture";
@@ -74,4 +75,58 @@ test("one annotation cannot ask for rules without bound", () => {
   const { virtualInterfaces, warnings } = readPodOverrides({ [reroute]: names.join(",") });
   expect(virtualInterfaces).toEqual(names.slice(0, 64));
   expect(warnings).toEqual([expect.stringMatching(/all 20000 interfaces .* only the first 64/)]);
+});
+
+/** Facts of a pod whose API object has these annotations. */
+function podWith(annotations: Record<string, string>) {
+  return toPodFacts({
+    metadata: { uid: "u", namespace: "s", name: "n", resourceVersion: "1", annotations },
+  })!;
+}
+
+/** As much as Kubernetes takes of all annotations of an object together. */
+const whole = 256 << 10;
+
+test.each([
+  ["unusable names", "!,".repeat(whole / 2)],
+  ["one name", "a".repeat(whole)],
+  ["commas", ",".repeat(whole)],
+  ["distinct names", Array.from({ length: 40_000 }, (_, index) => `t${index}`).join(",")],
+  ["white space", " ".repeat(whole)],
+  ["line breaks and ESC", "\n\u001b[2J".repeat(whole / 5)],
+  ["wide characters", "😀".repeat(whole / 4)],
+  ["half a character", "\ud800".repeat(whole / 3)],
+])("an annotation of 256 KiB of %s is cut, warned about in few lines, and read once", (_, text) => {
+  for (const name of Object.values(podAnnotations)) {
+    const pod = podWith({ [name]: text });
+    expect(Buffer.byteLength(pod.annotations[name] ?? "")).toBeLessThanOrEqual(2048);
+    const overrides = podOverridesOf(pod);
+    expect(overrides.virtualInterfaces.length).toBeLessThanOrEqual(64);
+    expect(overrides.warnings.length).toBeGreaterThan(0);
+    expect(overrides.warnings.length).toBeLessThanOrEqual(4);
+    for (const warning of overrides.warnings) {
+      expect(warning.length).toBeLessThan(250);
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
+      expect(warning).not.toMatch(/[\u0000-\u001f]/);
+    }
+    expect(podOverridesOf(pod)).toBe(overrides);
+  }
+});
+
+test("of many unusable interfaces three are named and the others counted", () => {
+  const { warnings } = podOverridesOf(podWith({ [reroute]: `net1,${"!,".repeat(100)}` }));
+  expect(warnings).toHaveLength(4);
+  expect(warnings.slice(0, 3).every((each) => each.startsWith('Cannot use interface "!"'))).toBe(true);
+  expect(warnings[3]).toBe("Cannot use 97 more of the words in this pod's annotations");
+});
+
+test("a name that the bound cuts in two is not taken for another interface", () => {
+  const list = Array.from({ length: 63 }, () => "same").join(",");
+  const text = `${list},${" ".repeat(2048 - list.length - 8)}eth0123456,net9`;
+  const { virtualInterfaces, warnings } = podOverridesOf(podWith({ [reroute]: text }));
+  expect(virtualInterfaces).toEqual(["same"]);
+  expect(warnings).toEqual([
+    `Cannot use all of annotation ${reroute}: only its first 2048 bytes are read`,
+    expect.stringMatching(/^Cannot use interface "eth.*…"/),
+  ]);
 });
