@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The few requests the agent makes to the Kubernetes API, with deadlines and errors that say what to do.
+import { bounds } from "../bounds/bounds.ts";
+import { Turns } from "../loop/turns.ts";
 import { ApiError, type AskedFor, errorOfAnswer, errorOfFailure } from "./api-error.ts";
 import { Credentials } from "./credentials.ts";
 import { badJson, type Exchange, openExchange, readLines, readText } from "./http-exchange.ts";
-import { listOf, recordOf, textOf } from "./json-fields.ts";
+import { recordOf, textOf, wordOf } from "./json-fields.ts";
+import { clusterBudget, type ListBudget, ListSpending } from "./list-budget.ts";
+import { ListSplitter } from "./list-splitter.ts";
 import { isDistrust } from "./trust.ts";
 import { parseWatchEvent, type WatchEvent } from "./watch-event.ts";
 
@@ -20,8 +24,10 @@ export interface ReadOptions extends CallOptions {
 }
 
 export interface ListOptions<T> extends ReadOptions {
-  /** Turns each raw object into what is kept, before the next page is fetched; undefined drops it. */
+  /** Turns each raw object into what is kept, before the next one is read; undefined drops it. */
   readonly convert: (raw: unknown) => T | undefined;
+  /** Default: that of a whole cluster. */
+  readonly budget?: ListBudget;
 }
 
 export interface WatchOptions extends ReadOptions {
@@ -47,8 +53,6 @@ export interface ClientLimits {
 }
 
 const defaultLimits: ClientLimits = { headersMs: 10_000, silenceMs: 10_000, watchOpenMs: 30_000 };
-const maxAnswerBytes = 256 << 20;
-const maxEventBytes = 16 << 20;
 const pageSize = 500;
 
 interface Ask {
@@ -62,6 +66,9 @@ interface Ask {
   readonly headersMs?: number;
   readonly silenceMs?: number;
 }
+
+/** A list that is under way. */
+type Listing<T> = ListOptions<T> & { readonly signal: AbortSignal; readonly spending: ListSpending };
 
 /** A connection to one API server; safe for any number of calls at once. */
 export class ApiClient {
@@ -101,16 +108,20 @@ export class ApiClient {
     return this.#json({ ...options, method: "GET", path });
   }
 
-  /** All objects of a collection, fetched in pages. @throws ApiError */
+  /** All objects of a collection, fetched in pages, read item by item and in turns. @throws ApiError */
   async list<T>(path: string, query: Query, options: ListOptions<T>): Promise<ListResult<T>> {
+    using spending = new ListSpending(options.budget ?? clusterBudget);
+    const signal =
+      options.signal === undefined ? spending.signal : AbortSignal.any([options.signal, spending.signal]);
+    const listing = { ...options, signal, spending };
     // Version "0" is answered from the server's memory in one piece, so pages would only ask for more requests.
     const paged = query.resourceVersion === undefined;
     try {
-      return await this.#listPages(path, paged ? { limit: pageSize, ...query } : query, options);
+      return await this.#listPages(path, paged ? { limit: pageSize, ...query } : query, listing);
     } catch (error) {
       // The list grew old between two pages: the next try takes it in one piece.
       if (!paged || !(error instanceof ApiError) || error.status !== 410) throw error;
-      return await this.#listPages(path, query, options);
+      return await this.#listPages(path, query, listing);
     }
   }
 
@@ -134,7 +145,7 @@ export class ApiClient {
     options.onopen?.();
     const asked = this.#asked("watch", path);
     try {
-      for await (const line of readLines(exchange.chunks, maxEventBytes)) {
+      for await (const line of readLines(exchange.chunks, bounds.object.bytes)) {
         if (line !== "") yield parseWatchEvent(line, asked);
       }
     } catch (error) {
@@ -163,7 +174,7 @@ export class ApiClient {
     this.#credentials.close();
   }
 
-  async #listPages<T>(path: string, query: Query, options: ListOptions<T>): Promise<ListResult<T>> {
+  async #listPages<T>(path: string, query: Query, listing: Listing<T>): Promise<ListResult<T>> {
     const items: T[] = [];
     let next = "";
     let resourceVersion = "";
@@ -172,27 +183,48 @@ export class ApiClient {
         method: "GET",
         path,
         query: next === "" ? query : { ...query, continue: next },
-        signal: options.signal,
+        signal: listing.signal,
       };
-      const exchange = await this.#read(
-        ask,
-        options.metadataOnly === true ? "PartialObjectMetadataList" : undefined,
-      );
-      const page = recordOf(await this.#parse(ask, exchange));
-      // what is no list would be taken for an empty one, and every pod for deleted
-      if (!isList(page)) {
-        const what = badJson(new Error("it is no list with a resourceVersion"));
-        throw this.#failure(this.#asked(ask.method, ask.path), what, ask.signal);
-      }
-      for (const raw of listOf(page.items)) {
-        const item = options.convert(raw);
-        if (item !== undefined) items.push(item);
-      }
-      const metadata = recordOf(page.metadata);
+      const metadata = recordOf((await this.#readPage(ask, items, { listing, token: next })).metadata);
       next = textOf(metadata.continue);
-      resourceVersion = textOf(metadata.resourceVersion) || resourceVersion;
+      resourceVersion = wordOf(metadata.resourceVersion, bounds.resourceVersion) || resourceVersion;
     } while (next !== "");
     return { items, resourceVersion };
+  }
+
+  /** Puts what is kept of a page into `items`. @returns the page without its items. @throws ApiError */
+  async #readPage<T>(
+    ask: Ask,
+    items: T[],
+    { listing, token }: { readonly listing: Listing<T>; readonly token: string },
+  ): Promise<Readonly<Record<string, unknown>>> {
+    const { convert, spending, metadataOnly } = listing;
+    try {
+      spending.page(token);
+      const exchange = await this.#read(ask, metadataOnly === true ? "PartialObjectMetadataList" : undefined);
+      const splitter = new ListSplitter();
+      const turns = new Turns();
+      for await (const chunk of exchange.chunks) {
+        spending.bytes(chunk.length);
+        for (const bytes of splitter.push(chunk)) {
+          const item = convert(JSON.parse(bytes.toString()));
+          spending.item({ bytes: bytes.length, isKept: item !== undefined });
+          if (item !== undefined) items.push(item);
+          await turns.next();
+        }
+        await turns.next();
+      }
+      const page = recordOf(JSON.parse(splitter.end()));
+      // what is no list would be taken for an empty one, and every pod for deleted
+      if (!isList(page)) throw badJson(new Error("it is no list with a resourceVersion"));
+      return page;
+    } catch (error) {
+      throw this.#failure(
+        this.#asked(ask.method, ask.path),
+        error instanceof SyntaxError ? badJson(error) : error,
+        ask.signal,
+      );
+    }
   }
 
   /** Opens a reading request, as metadata only where that is wanted and known to work. */
@@ -214,7 +246,7 @@ export class ApiClient {
 
   async #parse(ask: Ask, exchange: Exchange): Promise<unknown> {
     try {
-      const text = await readText(exchange.chunks, maxAnswerBytes);
+      const text = await readText(exchange.chunks, bounds.object.bytes);
       return JSON.parse(text) as unknown;
     } catch (error) {
       const asked = this.#asked(ask.method, ask.path);
@@ -237,7 +269,7 @@ export class ApiClient {
   async #answerError(ask: Ask, exchange: Exchange): Promise<ApiError> {
     const asked = this.#asked(ask.method, ask.path);
     try {
-      const body = await readText(exchange.chunks, 1 << 20);
+      const body = await readText(exchange.chunks, bounds.errorBody.bytes);
       const retryAfterSeconds = exchange.headers["retry-after"];
       return errorOfAnswer(asked, { status: exchange.status, body, retryAfterSeconds });
     } catch (error) {
@@ -306,10 +338,15 @@ export class ApiClient {
   }
 }
 
+/** @param page without its items, which have been taken out already */
 function isList({ kind, items, metadata }: Readonly<Record<string, unknown>>): boolean {
-  // an empty list of Go's may be null
-  const hasItems = Array.isArray(items) || items === null || items === undefined;
-  return textOf(kind).endsWith("List") && hasItems && textOf(recordOf(metadata).resourceVersion) !== "";
+  // an empty list of Go's may be null; items under a name that is written in another way have not been taken
+  const hasItems = items === null || items === undefined || (Array.isArray(items) && items.length === 0);
+  return (
+    textOf(kind).endsWith("List") &&
+    hasItems &&
+    wordOf(recordOf(metadata).resourceVersion, bounds.resourceVersion) !== ""
+  );
 }
 
 /** The URL path of a pod, or of one of its subresources. */

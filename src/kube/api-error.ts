@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Why a request to the API server failed, in words an operator can act on.
-import { listOf, recordOf, textOf } from "./json-fields.ts";
+import { cutText } from "../bounds/bounded.ts";
+import { bounds } from "../bounds/bounds.ts";
+import { listOf, recordOf, textOf, wordOf } from "./json-fields.ts";
 
 /** What was asked, for messages. */
 export interface AskedFor {
@@ -13,7 +15,7 @@ export interface AskedFor {
 /**
  * A failed request.
  * `reason` is the server's (NotFound, Forbidden, Conflict, Expired, …) or, with status 0 (no usable answer),
- * one of Unreachable, ConnectionLost, Timeout, Credentials, BadResponse.
+ * one of Unreachable, ConnectionLost, Timeout, Credentials, BadResponse, OverBudget.
  */
 export class ApiError extends Error {
   override readonly name = "ApiError";
@@ -73,7 +75,7 @@ export function errorOfAnswer(
   const retryAfterMs = Number(answer.retryAfterSeconds) * 1000;
   return errorOfStatus(asked, body, {
     status: answer.status,
-    text: answer.body.slice(0, 200),
+    text: cutText(answer.body, { bytes: 200 }),
     ...(retryAfterMs > 0 ? { retryAfterMs } : {}),
   });
 }
@@ -86,17 +88,19 @@ export function errorOfStatus(
 ): ApiError {
   const body = recordOf(raw);
   const status = typeof body.code === "number" ? body.code : (fallback.status ?? 500);
-  const reason = textOf(body.reason) || (status === 410 ? "Gone" : "Unknown");
-  const said = textOf(body.message) || fallback.text || "no message";
+  const reason = wordOf(body.reason, bounds.errorCauses) || (status === 410 ? "Gone" : "Unknown");
+  const said = cutText(textOf(body.message) || fallback.text || "no message", bounds.errorMessage);
   const remedy = statusRemedies[status];
-  const causes = listOf(recordOf(body.details).causes).map(recordOf);
+  const causes = listOf(recordOf(body.details).causes).slice(0, bounds.errorCauses.count).map(recordOf);
   return new ApiError(
     `${prefix(asked)}: ${status} ${reason}: ${said}${remedy === undefined ? "" : `; ${remedy}`}`,
     {
       status,
       reason,
-      fields: causes.map(({ field }) => textOf(field)).filter((field) => field !== ""),
-      causes: causes.map(({ reason: type }) => textOf(type)).filter((type) => type !== ""),
+      fields: causes.map(({ field }) => wordOf(field, bounds.errorCauses)).filter((field) => field !== ""),
+      causes: causes
+        .map(({ reason: type }) => wordOf(type, bounds.errorCauses))
+        .filter((type) => type !== ""),
       ...(fallback.retryAfterMs === undefined ? {} : { retryAfterMs: fallback.retryAfterMs }),
     },
   );
@@ -128,6 +132,13 @@ function classify(error: Error, code: string): { reason: string; remedy: string 
     return {
       reason: "BadResponse",
       remedy: "something that is not the API server may be answering at this address",
+    };
+  }
+  if (code === "OVER_BUDGET") {
+    return {
+      reason: "OverBudget",
+      remedy:
+        "what was known before stays; something that is not the API server may be answering at this address",
     };
   }
   return {

@@ -5,6 +5,8 @@ import { Backoff } from "../loop/backoff.ts";
 import type { Clock } from "../loop/clock.ts";
 import type { ApiClient, CallOptions } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
+import { recordOf } from "./json-fields.ts";
+import { namespacesBudget, nodePodsBudget } from "./list-budget.ts";
 import type { ObjectChange } from "./object-cache.ts";
 import { type NamespaceFacts, type PodFacts, sameFacts, toNamespaceFacts, toPodFacts } from "./pod-facts.ts";
 import { Reflector } from "./reflector.ts";
@@ -62,7 +64,8 @@ export class NodeState {
       what: "pods of this node",
       path: "/api/v1/pods",
       query: { fieldSelector: `spec.nodeName=${nodeName}` },
-      convert: toPodFacts,
+      convert: (raw) => podOfNode(raw, nodeName),
+      budget: nodePodsBudget,
     });
     this.namespaces = new Reflector({
       ...shared,
@@ -71,6 +74,7 @@ export class NodeState {
       path: "/api/v1/namespaces",
       metadataOnly: true,
       convert: toNamespaceFacts,
+      budget: namespacesBudget,
     });
     this.pods.subscribe((change) => this.#index(change));
     // after an outage, whoever is answered first wakes the others
@@ -188,6 +192,13 @@ export class NodeState {
       indexed !== undefined && (compareVersions(resourceVersion, indexed.resourceVersion) ?? 1) < 0;
     if (!older) this.#uidByName.set(key, uid);
   }
+}
+
+/** A server may send what it was not asked for: pods of other nodes are no business of this one's. */
+function podOfNode(raw: unknown, nodeName: string): PodFacts | undefined {
+  // the rest of such a pod is not even looked at
+  if (recordOf(recordOf(raw).spec).nodeName !== nodeName) return undefined;
+  return toPodFacts(raw);
 }
 
 async function unlessNotFound<T>(answer: Promise<T>): Promise<T | undefined> {

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keeps a copy of a collection true: list, watch from there, and come back from every kind of failure.
+
+import { isTold } from "../bounds/bounded.ts";
+import { bounds } from "../bounds/bounds.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Backoff } from "../loop/backoff.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
+import { Turns } from "../loop/turns.ts";
 import type { ApiClient, Query } from "./api-client.ts";
-import { recordOf, textOf } from "./json-fields.ts";
+import { recordOf, wordOf } from "./json-fields.ts";
+import type { ListBudget } from "./list-budget.ts";
 import { type Keyed, ObjectCache, type ObjectChange } from "./object-cache.ts";
 import { compareVersions, laterVersion } from "./resource-version.ts";
 import type { WatchEvent } from "./watch-event.ts";
@@ -19,6 +24,8 @@ export interface ReflectorOptions<T extends Keyed> {
   readonly metadataOnly?: boolean;
   /** Turns a raw object into what is kept; undefined drops it. */
   readonly convert: (raw: unknown) => T | undefined;
+  /** What a list may cost, default: that of a whole cluster. */
+  readonly budget?: ListBudget;
   /** Tells whether two states differ in nothing that matters; listeners are not told of such steps. */
   readonly same?: (a: T, b: T) => boolean;
   readonly log: Logger;
@@ -61,6 +68,8 @@ export class Reflector<T extends Keyed> {
   #connected = false;
   #isSynced = false;
   #lastContactMs: number | undefined;
+  /** Objects of events that were not converted. */
+  #droppedEvents = 0;
 
   constructor(options: ReflectorOptions<T>) {
     this.#options = options;
@@ -76,7 +85,7 @@ export class Reflector<T extends Keyed> {
     this.#cache = new ObjectCache(options.same);
   }
 
-  /** Whether a whole list has been taken in since the start. */
+  /** Whether a whole list has been taken in, and told, since the start. */
   get synced(): boolean {
     return this.#isSynced;
   }
@@ -178,7 +187,7 @@ export class Reflector<T extends Keyed> {
   }
 
   async #list(signal: AbortSignal): Promise<void> {
-    const { client, path, query, convert, metadataOnly } = this.#options;
+    const { client, path, query, convert, metadataOnly, budget } = this.#options;
     // The first list may come from the server's memory, which spares it work when all nodes start at once. Later
     // ones must not show an older state than we have seen, so they ask for the latest.
     const version = this.#isSynced ? {} : { resourceVersion: "0" };
@@ -190,15 +199,20 @@ export class Reflector<T extends Keyed> {
         signal,
         convert,
         ...(metadataOnly === undefined ? {} : { metadataOnly }),
+        ...(budget === undefined ? {} : { budget }),
       },
     );
     this.#version = result.resourceVersion;
     this.#noteContact();
     const changes = this.#cache.replace(result.items);
     this.#listedVersion = result.resourceVersion;
+    const turns = new Turns();
+    for (const change of changes) {
+      this.#tell(change);
+      await turns.next();
+    }
     this.#isSynced = true;
     this.#synced.resolve();
-    for (const change of changes) this.#tell(change);
     this.onlist();
   }
 
@@ -224,11 +238,13 @@ export class Reflector<T extends Keyed> {
       },
       ...(metadataOnly === undefined ? {} : { metadataOnly }),
     });
+    const turns = new Turns();
     for await (const event of events) {
       this.counts.events += 1;
       this.#noteContact();
       this.#failures.noteSuccess();
       this.#take(event);
+      await turns.next();
     }
     this.#noteContact();
     const livedMs = this.#clock.nowMs() - startMs;
@@ -239,16 +255,19 @@ export class Reflector<T extends Keyed> {
   }
 
   #take({ type, object: raw }: WatchEvent): void {
-    const version = textOf(recordOf(recordOf(raw).metadata).resourceVersion);
+    const version = wordOf(recordOf(recordOf(raw).metadata).resourceVersion, bounds.resourceVersion);
     if (version !== "") this.#version = laterVersion(this.#version ?? version, version);
     if (type === "BOOKMARK") return;
     const object = this.#options.convert(raw);
     if (object === undefined) {
       this.counts.ignoredEvents += 1;
-      this.#options.log.warn(
-        { what: this.#options.what, type },
-        "ignored an event whose object has no identity",
-      );
+      const { what, log } = this.#options;
+      const count = ++this.#droppedEvents;
+      if (isTold(count))
+        log.warn(
+          { what, type, count },
+          "ignored an event whose object was not asked for, or has no identity",
+        );
       return;
     }
     const change = this.#cache.apply(type, object);
