@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One CNI call as a plain value: parsed and checked from what the launcher relays. Pure, no I/O.
 // Source: CNI spec 1.1.0, "Parameters" and "Operations", https://www.cni.dev/docs/spec/
+import { cutText, fits } from "../bounds/bounded.ts";
+import { bounds } from "../bounds/bounds.ts";
 import {
   defaultCniVersion,
   hasListResult,
@@ -75,14 +77,15 @@ export function parseCniRequest(call: RelayedCall): CniRequest {
   const cniVersion = parseVersion(config);
   const args = parseArgs(call.env.CNI_ARGS ?? "");
   const { K8S_POD_NAMESPACE: namespace = "", K8S_POD_NAME: name = "", K8S_POD_UID: uid = "" } = args;
+  const word = verb === "ADD" ? strictWord : forgivingWord;
   const prevResult = config.prevResult === null ? undefined : topLevelValue(call.stdin, "prevResult");
   return {
     verb,
-    network: typeof config.name === "string" ? config.name : "",
-    containerId: call.env.CNI_CONTAINERID ?? "",
-    netns: call.env.CNI_NETNS ?? "",
-    ifname: call.env.CNI_IFNAME ?? "",
-    pod: namespace === "" || name === "" ? undefined : { namespace, name, uid },
+    network: word("name", typeof config.name === "string" ? config.name : "", bounds.cniNetwork),
+    containerId: word("CNI_CONTAINERID", call.env.CNI_CONTAINERID ?? "", bounds.cniContainerId),
+    netns: word("CNI_NETNS", call.env.CNI_NETNS ?? "", bounds.cniNetns),
+    ifname: word("CNI_IFNAME", call.env.CNI_IFNAME ?? "", bounds.cniIfname),
+    pod: namespace === "" || name === "" ? undefined : podNamed({ namespace, name, uid }, word),
     cniVersion,
     result: prevResult ?? minimalResult(cniVersion),
     ips: resultIps(config.prevResult),
@@ -105,7 +108,7 @@ function parseVerb(env: RelayedCall["env"]): CniVerb {
   if (command !== "" && verb === undefined) {
     throw new CniError(
       "invalidEnvironment",
-      `unknown CNI_COMMAND "${command}": expected one of ${cniVerbs.join(", ")}`,
+      `unknown CNI_COMMAND "${cutText(command, bounds.cniEcho)}": expected one of ${cniVerbs.join(", ")}`,
     );
   }
   const required = verb === undefined ? ["CNI_COMMAND"] : requiredVariables[verb];
@@ -143,11 +146,35 @@ function parseVersion(config: Record<string, unknown>): string {
   if (!isSupportedVersion(version)) {
     throw new CniError(
       "incompatibleVersion",
-      `network configuration has cniVersion "${version}", supported are ${supportedCniVersions.join(", ")}`,
+      `network configuration has cniVersion "${cutText(version, bounds.cniEcho)}", supported are ${supportedCniVersions.join(", ")}`,
       "set cniVersion in the conflist under the node's CNI configuration folder",
     );
   }
   return version;
+}
+
+/** Takes a word of a call. @throws CniError when it is longer than can be, where the verb may fail */
+export type WordReader = (name: string, text: string, bound: { readonly bytes: number }) => string;
+
+/** ADD: what is longer than can be names nothing. */
+export const strictWord: WordReader = (name, text, { bytes }) => {
+  if (fits(text, { bytes })) return text;
+  throw new CniError(
+    "invalidEnvironment",
+    `${name} is longer than ${bytes} bytes: "${cutText(text, bounds.cniEcho)}"`,
+  );
+};
+
+/** Everything else succeeds whatever it is about: a word that was cut is nobody's. */
+const forgivingWord: WordReader = (_name, text, bound) => cutText(text, bound);
+
+/** The pod that a call names. @throws CniError as the reader does */
+export function podNamed({ namespace, name, uid }: CniPod, word: WordReader): CniPod {
+  return {
+    namespace: word("K8S_POD_NAMESPACE", namespace, bounds.namespaceName),
+    name: word("K8S_POD_NAME", name, bounds.objectName),
+    uid: word("K8S_POD_UID", uid, bounds.uid),
+  };
 }
 
 function parseArgs(text: string): Record<string, string> {
@@ -170,20 +197,22 @@ function resultIps(prevResult: unknown): string[] {
   // before 0.3.0 a result has one address of each family, in a field called "ip"
   const ips = Array.isArray(list) ? (list as unknown[]) : [ip4, ip6];
   const addresses: string[] = [];
-  for (const ip of ips) {
+  for (const ip of ips.slice(0, bounds.cniAddresses.count)) {
     const text = isRecord(ip) ? (ip.address ?? ip.ip) : undefined;
-    const address = typeof text === "string" ? text.split("/")[0] : "";
-    if (address) addresses.push(address);
+    const address = typeof text === "string" ? text.split("/", 1)[0] : "";
+    if (address && fits(address, bounds.cniAddresses)) addresses.push(address);
   }
   return addresses;
 }
 
 /** CRI-O says `null` for each network but the one that its pods use. */
 function parseAttachments(value: unknown): CniAttachment[] | undefined {
-  if (!Array.isArray(value)) return undefined;
+  if (!Array.isArray(value) || value.length > bounds.cniAttachments.count) return undefined;
   const attachments: CniAttachment[] = [];
   for (const item of value as unknown[]) {
     if (!isRecord(item) || typeof item.containerID !== "string" || typeof item.ifname !== "string")
+      return undefined;
+    if (!fits(item.containerID, bounds.cniContainerId) || !fits(item.ifname, bounds.cniIfname))
       return undefined;
     attachments.push({ containerId: item.containerID, ifname: item.ifname });
   }

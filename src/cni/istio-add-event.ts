@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // istio-cni's plugin event, so that a node whose chain still has istio-cni's plugin can be served. Pure.
 // Source: istio/istio cni/pkg/nodeagent/cni-watcher.go, CNIPluginAddEvent.
+import { fits } from "../bounds/bounded.ts";
+import { bounds } from "../bounds/bounds.ts";
 import { CniError } from "./cni-error.ts";
-import { type CniRequest, fallbackCniVersion } from "./cni-request.ts";
+import { type CniRequest, fallbackCniVersion, podNamed, strictWord } from "./cni-request.ts";
 
-/** Reads the body of `POST /cmdadd` into the ADD it stands for. @throws CniError naming the missing fields */
+/** Reads the body of `POST /cmdadd` into the ADD it stands for. @throws CniError naming the fields that are missing or too long */
 export function parseIstioAddEvent(body: string): CniRequest {
   let event: unknown;
   try {
@@ -20,9 +22,9 @@ export function parseIstioAddEvent(body: string): CniRequest {
     verb: "ADD",
     network: "",
     containerId: "",
-    netns: text("Netns"),
+    netns: strictWord("Netns", text("Netns"), bounds.cniNetns),
     ifname: "",
-    pod: { namespace: text("PodNamespace"), name: text("PodName"), uid: "" },
+    pod: podNamed({ namespace: text("PodNamespace"), name: text("PodName"), uid: "" }, strictWord),
     cniVersion: fallbackCniVersion,
     result: "",
     ips: eventIps(fields.IPs),
@@ -33,9 +35,10 @@ export function parseIstioAddEvent(body: string): CniRequest {
 function eventIps(ips: unknown): string[] {
   if (!Array.isArray(ips)) return [];
   const addresses: string[] = [];
-  for (const item of ips as unknown[]) {
+  for (const item of (ips as unknown[]).slice(0, bounds.cniAddresses.count)) {
     const address = (item as { Address?: { IP?: unknown } } | null)?.Address?.IP;
-    if (typeof address === "string" && address !== "") addresses.push(address);
+    if (typeof address === "string" && address !== "" && fits(address, bounds.cniAddresses))
+      addresses.push(address);
   }
   return addresses;
 }

@@ -4,6 +4,7 @@ import { mkdirSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { createServer as createSocketServer, type Server as SocketServer } from "node:net";
 import { dirname } from "node:path";
+import { bounds } from "../bounds/bounds.ts";
 import { publishMissingSocket, publishSocket, SocketName } from "../linux/unix-socket.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
@@ -26,9 +27,7 @@ export interface PluginServerOptions {
   readonly clock?: Clock;
 }
 
-const maxHeaderBytes = 64 * 1024;
-/** The launcher relays at most 1 MiB of stdin. */
-const maxBodyBytes = 1024 * 1024;
+const { bytes: maxBodyBytes } = bounds.cniBody;
 
 /** Serves CNI calls on a Unix socket. */
 export class PluginServer {
@@ -42,7 +41,7 @@ export class PluginServer {
   constructor(options: PluginServerOptions) {
     const { path, log, clock } = options;
     this.#options = options;
-    this.#server = createServer({ maxHeaderSize: maxHeaderBytes }, (request, response) => {
+    this.#server = createServer({ maxHeaderSize: bounds.cniHeaders.bytes }, (request, response) => {
       this.#serve(request, response).catch((error: unknown) => {
         log.error({ err: error }, "cannot answer a CNI call");
         response.destroy();

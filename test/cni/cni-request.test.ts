@@ -200,3 +200,77 @@ test("a result of 0.2.0 is passed on byte for byte, and its addresses are known"
   });
   expect(request).toMatchObject({ cniVersion: "0.2.0", result: prevResult, ips: ["10.0.0.5"] });
 });
+
+describe("words longer than can be", () => {
+  const shouted = "x".repeat(5000);
+  const args = (field: string) => env.CNI_ARGS.replace(new RegExp(`${field}=[^;]*`), `${field}=${shouted}`);
+  const rows: [string, Partial<typeof env>][] = [
+    ["CNI_CONTAINERID", { CNI_CONTAINERID: shouted }],
+    ["CNI_NETNS", { CNI_NETNS: `/${shouted}` }],
+    ["CNI_IFNAME", { CNI_IFNAME: "sixteen-bytes-ab" }],
+    ["K8S_POD_NAMESPACE", { CNI_ARGS: args("K8S_POD_NAMESPACE") }],
+    ["K8S_POD_NAME", { CNI_ARGS: args("K8S_POD_NAME") }],
+    ["K8S_POD_UID", { CNI_ARGS: args("K8S_POD_UID") }],
+  ];
+
+  test.each(rows)("%s: ADD is refused with the reason, in few words", (name, changed) => {
+    const fault = faultOf(() => parseCniRequest({ env: { ...env, ...changed }, stdin }));
+    expect(fault.code).toBe(cniErrorCodes.invalidEnvironment);
+    expect(fault.message).toMatch(new RegExp(`^${name} is longer than \\d+ bytes: "`));
+    expect(fault.message.length).toBeLessThan(150);
+  });
+
+  test.each(["DEL", "CHECK", "GC"].flatMap((verb) => rows.map((row) => [verb, ...row] as const)))(
+    "%s goes on with a %s that is nobody's",
+    (verb, _name, changed) => {
+      const request = parseCniRequest({ env: { ...env, ...changed, CNI_COMMAND: verb }, stdin });
+      const { containerId, netns, ifname, pod } = request;
+      const words = [containerId, netns, ifname, pod?.namespace, pod?.name, pod?.uid];
+      expect(words.filter((word) => word?.endsWith("…"))).toHaveLength(1);
+      expect(JSON.stringify(words).length).toBeLessThan(4500);
+    },
+  );
+
+  test("an unknown verb and version are named in few words", () => {
+    const verb = faultOf(() => parseCniRequest({ env: { ...env, CNI_COMMAND: shouted }, stdin }));
+    const version = faultOf(() => parseCniRequest({ env, stdin: `{"cniVersion":"${shouted}"}` }));
+    expect(verb.message.length).toBeLessThan(200);
+    expect(version.message.length).toBeLessThan(300);
+  });
+
+  test("of a prevResult without end so many addresses are taken", () => {
+    const ips = [
+      { address: shouted },
+      ...Array.from({ length: 20_000 }, (_, index) => ({ address: `10.0.0.${index}/24` })),
+    ];
+    const request = parseCniRequest({
+      env,
+      stdin: JSON.stringify({ cniVersion: "1.0.0", prevResult: { ips } }),
+    });
+    expect(request.ips).toHaveLength(63);
+    expect(JSON.parse(request.result)).toEqual({ ips });
+  });
+
+  test("GC with more attachments than can be, or longer words, clears nothing up", () => {
+    const attachments = (count: number, containerID = "c") =>
+      parseCniRequest({
+        env: { ...env, CNI_COMMAND: "GC" },
+        stdin: JSON.stringify({
+          cniVersion: "1.1.0",
+          "cni.dev/valid-attachments": Array.from({ length: count }, () => ({ containerID, ifname: "eth0" })),
+        }),
+      }).validAttachments;
+    expect(attachments(16_384)).toHaveLength(16_384);
+    expect(attachments(16_385)).toBeUndefined();
+    expect(attachments(1, shouted)).toBeUndefined();
+  });
+
+  test("istio-cni's event is held to the same", () => {
+    const event = { Netns: "/n", PodName: "p", PodNamespace: "s", IPs: [{ Address: { IP: shouted } }] };
+    expect(parseIstioAddEvent(JSON.stringify(event)).ips).toEqual([]);
+    for (const name of ["Netns", "PodName", "PodNamespace"])
+      expect(
+        faultOf(() => parseIstioAddEvent(JSON.stringify({ ...event, [name]: shouted }))).message,
+      ).toMatch(/is longer than/);
+  });
+});
