@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kubernetes Events on pods: what an operator sees in `kubectl describe pod` before anyone opens a log.
+import { cutText } from "../bounds/bounded.ts";
+import { bounds } from "../bounds/bounds.ts";
 import type { Logger } from "../log/logger.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import type { ApiClient } from "./api-client.ts";
@@ -69,8 +71,6 @@ interface Written {
 const component = "ambient-cni";
 const maxRemembered = 1000;
 const maxWaiting = 100;
-/** Limit of the API. Source: kubernetes pkg/apis/core/validation/events.go, NoteLengthLimit. */
-const maxMessageLength = 1024;
 const writeTimeoutMs = 5000;
 
 /** Writes Events in the background; never throws and never makes its caller wait. */
@@ -106,7 +106,7 @@ export class EventRecorder {
   record(pod: EventPod, event: PodEvent): void {
     if (this.#abort.signal.aborted) return;
     const key = `${pod.uid} ${event.reason}`;
-    const message = event.message.slice(0, maxMessageLength);
+    const message = cutText(event.message, bounds.eventMessage);
     const earlier = this.#written.get(key);
     const isRepeat = earlier?.message === message;
     const nowMs = this.#clock.nowMs();

@@ -6,13 +6,16 @@ import type { LoggedLine } from "./log-ring.ts";
 export function renderPrettyLine({ level, scope, fields, message }: LoggedLine, at: Date): string {
   const { err, ...rest } = fields as { readonly err?: unknown } & Record<string, unknown>;
   const shown = Object.entries(rest).filter(([, value]) => value !== undefined);
-  const words = shown.map(([name, value]) => `${name}=${renderValue(value)}`);
+  const words = shown.map(([name, value]) => `${escaped(name)}=${renderValue(value)}`);
   if (err !== undefined)
     words.push(`err=${JSON.stringify(err instanceof Error ? err.message : String(err))}`);
   const head = `${at.toISOString().slice(11, 23)} ${level.toUpperCase().padEnd(5)} ${scope.padEnd(9)} ${escaped(message)}`;
   const stack =
     level === "error" && err instanceof Error && err.stack !== undefined
-      ? `\n${err.stack.replace(/^/gm, "    ")}`
+      ? `\n${err.stack
+          .split("\n")
+          .map((each) => `    ${escaped(each)}`)
+          .join("\n")}`
       : "";
   return `${[head, ...words].join("  ")}${stack}\n`;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The agent's logger: pino, one logger per scope, istio-cni's level flags, levels that change at run time.
 import { type DestinationStream, pino } from "pino";
+import { boundedLine } from "./bounded-fields.ts";
 import { type LogLevel, type LogSettings, logLevels, withLevel } from "./log-levels.ts";
 import { renderPrettyLine } from "./log-pretty.ts";
 import { type LoggedLine, LogRing } from "./log-ring.ts";
@@ -102,8 +103,10 @@ class Loggers implements LoggerFactory {
     const { scopes, level } = this.#settings;
     const threshold = (Object.hasOwn(scopes, line.scope) ? scopes[line.scope] : undefined) ?? level;
     const isWritten = logLevels.indexOf(line.level) >= logLevels.indexOf(threshold);
-    if (isWritten) this.#write(line);
-    if (isWritten || line.level !== "debug") this.ring.note(line);
+    if (!isWritten && line.level === "debug") return;
+    const bounded = boundedLine(line);
+    if (isWritten) this.#write(bounded);
+    this.ring.note(bounded);
   }
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The bytes of ZDS: requests the agent may send, answers ztunnel may give. Pure, no I/O.
 // Source: istio/istio pkg/zdsapi/zds.proto; istio/ztunnel src/inpod/protocol.rs.
+import { cutText } from "../bounds/bounded.ts";
+import { bounds } from "../bounds/bounds.ts";
 import type { WorkloadInfo } from "./workload.ts";
 
 /** ztunnel reads into a buffer of this many bytes. Source: istio/ztunnel src/inpod/protocol.rs. */
@@ -9,7 +11,7 @@ export const maxRequestBytes = 1024;
 const lengthDelimited = 2;
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
-/** What ztunnel said about one request; `error` is its text when it refused. */
+/** What ztunnel said about one request; `error` is the beginning of its text when it refused. */
 export type ZdsAnswer = { readonly ok: true } | { readonly ok: false; readonly error: string };
 
 function varint(value: number): number[] {
@@ -148,11 +150,16 @@ export function decodeAnswer(bytes: Uint8Array): ZdsAnswer {
   return error === "" ? { ok: true } : { ok: false, error };
 }
 
-function decodeText(bytes: Uint8Array): string {
+/** Text for people alone: what can be shown of it, and not more than anybody reads. */
+export function decodeText(bytes: Uint8Array): string {
+  return cutText(readText(bytes), bounds.nack);
+}
+
+function readText(bytes: Uint8Array): string {
   try {
     return utf8.decode(bytes);
   } catch {
-    // the text is for people only: show what can be shown instead of dropping the connection
+    // rather than dropping the connection
     return Buffer.from(bytes).toString("latin1");
   }
 }

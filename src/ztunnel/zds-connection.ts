@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One connected ztunnel: its hello, its snapshot, then one request at a time, each paired with its answer.
 
+import { bounds } from "../bounds/bounds.ts";
 import type { Packet, SeqpacketConnection } from "../linux/seqpacket.ts";
 import type { Logger } from "../log/logger.ts";
 import { closeFds } from "./received-fds.ts";
@@ -8,6 +9,7 @@ import type { Roster, RosterEntry } from "./workload.ts";
 import {
   decodeAnswer,
   decodeHello,
+  decodeText,
   encodeAdd,
   encodeDel,
   encodeKeep,
@@ -164,6 +166,7 @@ export class ZdsConnection {
 
   async #sendSnapshot(): Promise<void> {
     const { log, roster } = this.#options;
+    let refused = 0;
     // a live iteration, looked up when its turn comes: pods removed meanwhile are not named, pods found meanwhile are
     for (const uid of roster.uids()) {
       const entry = roster.get(uid);
@@ -177,8 +180,11 @@ export class ZdsConnection {
         continue;
       }
       // ztunnel keeps a pod it could not start and tries again by itself, so the rest of the snapshot still counts
-      log.warn({ connection: this.id, uid, answer: answer.error }, "ztunnel refused a pod of the snapshot");
+      if (++refused <= bounds.snapshotRefusals.count)
+        log.warn({ connection: this.id, uid, answer: answer.error }, "ztunnel refused a pod of the snapshot");
     }
+    if (refused > bounds.snapshotRefusals.count)
+      log.warn({ connection: this.id, refused }, "ztunnel refused more pods of the snapshot");
     const answer = await this.#exchange(encodeSnapshotSent());
     if (!answer.ok)
       log.warn({ connection: this.id, answer: answer.error }, "ztunnel refused the end of the snapshot");
@@ -227,7 +233,7 @@ export class ZdsConnection {
     try {
       const packet = await this.#within(answered(), ackTimeoutMs, "ztunnel did not answer");
       const answer: ZdsAnswer = packet.truncated
-        ? { ok: false, error: `(cut off) ${Buffer.from(packet.data).toString("latin1")}` }
+        ? { ok: false, error: `(cut off) ${decodeText(packet.data)}` }
         : decodeAnswer(packet.data);
       if (!answer.ok) this.#refused++;
       this.#options.onanswer(answer.ok ? "ack" : "nack", seconds());

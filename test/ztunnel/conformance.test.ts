@@ -251,6 +251,20 @@ describe("the snapshot", () => {
     ).toEqual(["u0", "u1", "u2"]);
   });
 
+  test("case 9: of many pods that are refused in the snapshot three are named, the others counted", async () => {
+    listening();
+    holdPods(6);
+    const ztunnel = await harness.standIn({ faults: ["nack=no"], retryMs: 60_000 });
+    await ztunnel.waitFor((event) => event.event === "response" && event.to === "snapshot-sent");
+    await eventually("live", () => harness.server.ready);
+    const lines = harness.log.filter(({ message }) => message.startsWith("ztunnel refused"));
+    expect(lines.map(({ message }) => message)).toEqual([
+      ...Array<string>(3).fill("ztunnel refused a pod of the snapshot"),
+      "ztunnel refused more pods of the snapshot",
+    ]);
+    expect(lines.at(-1)?.fields).toMatchObject({ refused: 6 });
+  });
+
   test("case 9: a pod refused in the snapshot does not count as acknowledged", async () => {
     listening();
     holdPods(1);

@@ -68,6 +68,25 @@ describe("answers", () => {
     expect(decodeAnswer(bytes(text))).toEqual(expected);
   });
 
+  test("a refusal without end is cut to what anybody reads", () => {
+    const field = (bytes: Buffer): Buffer =>
+      Buffer.concat([
+        Buffer.from([
+          0x0a,
+          (bytes.length & 0x7f) | 0x80,
+          ((bytes.length >> 7) & 0x7f) | 0x80,
+          bytes.length >> 14,
+        ]),
+        bytes,
+      ]);
+    for (const text of ["é".repeat(30_000), "\xff".repeat(30_000)]) {
+      const encoded = Buffer.from(text, text.startsWith("é") ? "utf8" : "latin1");
+      const answer = decodeAnswer(field(field(encoded)));
+      expect(answer.ok === false && Buffer.byteLength(answer.error)).toBeLessThanOrEqual(1024);
+      expect(answer).toMatchObject({ ok: false, error: expect.stringMatching(/^(é+|ÿ+)…$/) });
+    }
+  });
+
   test.each([
     ["without an ack", "1005"],
     ["with an ack that is a number", "0801"],
