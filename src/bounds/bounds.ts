@@ -64,6 +64,8 @@ export const bounds = {
    * Source: etcd "System limits", request size limit; Go encoding/json, HTMLEscape.
    */
   object: { at: apiClient, bytes: 16 * mib, over: "refused" },
+  /** One field of those that are read of an object: an annotation of 256 KiB, six bytes for each of its. Source: as `object`. */
+  field: { at: "kube/pick-fields.ts", bytes: 2 * mib, over: "left-out" },
   /** A failure's Status, or what a proxy said in its place. */
   errorBody: { at: apiClient, bytes: mib, over: "cut" },
   errorMessage: { at: "kube/api-error.ts", bytes: 1024, over: "cut" },

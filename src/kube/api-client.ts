@@ -8,6 +8,7 @@ import { badJson, type Exchange, openExchange, readLines, readText } from "./htt
 import { recordOf, textOf, wordOf } from "./json-fields.ts";
 import { clusterBudget, type ListBudget, ListSpending } from "./list-budget.ts";
 import { ListSplitter } from "./list-splitter.ts";
+import { type Fields, pickFields } from "./pick-fields.ts";
 import { isDistrust } from "./trust.ts";
 import { parseWatchEvent, type WatchEvent } from "./watch-event.ts";
 
@@ -21,6 +22,8 @@ export interface CallOptions {
 export interface ReadOptions extends CallOptions {
   /** Ask for metadata without spec and status; servers that cannot do it send whole objects. */
   readonly metadataOnly?: boolean;
+  /** Fields that are read of each object; without them all are. */
+  readonly fields?: Fields | undefined;
 }
 
 export interface ListOptions<T> extends ReadOptions {
@@ -146,7 +149,7 @@ export class ApiClient {
     const asked = this.#asked("watch", path);
     try {
       for await (const line of readLines(exchange.chunks, bounds.object.bytes)) {
-        if (line !== "") yield parseWatchEvent(line, asked);
+        if (line.length > 0) yield parseWatchEvent(line, { asked, fields: options.fields });
       }
     } catch (error) {
       throw this.#failure(asked, error, options.signal);
@@ -198,7 +201,7 @@ export class ApiClient {
     items: T[],
     { listing, token }: { readonly listing: Listing<T>; readonly token: string },
   ): Promise<Readonly<Record<string, unknown>>> {
-    const { convert, spending, metadataOnly } = listing;
+    const { convert, fields, spending, metadataOnly } = listing;
     try {
       spending.page(token);
       const exchange = await this.#read(ask, metadataOnly === true ? "PartialObjectMetadataList" : undefined);
@@ -207,7 +210,9 @@ export class ApiClient {
       for await (const chunk of exchange.chunks) {
         spending.bytes(chunk.length);
         for (const bytes of splitter.push(chunk)) {
-          const item = convert(JSON.parse(bytes.toString()));
+          const item = convert(
+            fields === undefined ? JSON.parse(bytes.toString()) : pickFields(bytes, fields),
+          );
           spending.item({ bytes: bytes.length, isKept: item !== undefined });
           if (item !== undefined) items.push(item);
           await turns.next();

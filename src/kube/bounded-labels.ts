@@ -3,6 +3,7 @@
 import { fits } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
 import type { Labels } from "./label-selector.ts";
+import { FirstFields } from "./pick-fields.ts";
 
 /** What counts, and in a sentence what does not. */
 export interface BoundedLabels {
@@ -10,6 +11,9 @@ export interface BoundedLabels {
   /** Empty where all of them count. */
   readonly excess: readonly string[];
 }
+
+/** What {@link boundedLabels} asks for: one more than count, so that it is told. */
+export const labelFields = new FirstFields(bounds.labels.count + 1, decides);
 
 /** Takes the texts of `metadata.labels`; where there are too many, those that decide about the mesh come first. */
 export function boundedLabels(raw: Readonly<Record<string, unknown>>): BoundedLabels {
@@ -22,7 +26,7 @@ export function boundedLabels(raw: Readonly<Record<string, unknown>>): BoundedLa
     if (typeof value !== "string" || !fits(key, bounds.labelKey) || !fits(value, bounds.labelValue)) continue;
     labels[key] = value;
   }
-  const excess = all.length <= count ? [] : [`Cannot use all ${all.length} labels: only ${count} count`];
+  const excess = all.length <= count ? [] : [`Cannot use all of its labels: only ${count} count`];
   return { labels, excess };
 }
 

@@ -124,14 +124,14 @@ export async function readText(chunks: AsyncIterable<Buffer>, maxBytes: number):
 export async function* readLines(
   chunks: AsyncIterable<Buffer>,
   maxBytes: number,
-): AsyncGenerator<string, void, void> {
+): AsyncGenerator<Buffer, void, void> {
   let parts: Buffer[] = [];
   let bytes = 0;
   for await (const chunk of chunks) {
     let start = 0;
     for (let end = chunk.indexOf(0x0a); end >= 0; end = chunk.indexOf(0x0a, start)) {
       parts.push(chunk.subarray(start, end));
-      yield Buffer.concat(parts).toString();
+      yield Buffer.concat(parts);
       parts = [];
       bytes = 0;
       start = end + 1;

@@ -8,7 +8,15 @@ import { ApiError } from "./api-error.ts";
 import { recordOf } from "./json-fields.ts";
 import { namespacesBudget, nodePodsBudget } from "./list-budget.ts";
 import type { ObjectChange } from "./object-cache.ts";
-import { type NamespaceFacts, type PodFacts, sameFacts, toNamespaceFacts, toPodFacts } from "./pod-facts.ts";
+import {
+  type NamespaceFacts,
+  namespaceFields,
+  type PodFacts,
+  podFields,
+  sameFacts,
+  toNamespaceFacts,
+  toPodFacts,
+} from "./pod-facts.ts";
 import { Reflector } from "./reflector.ts";
 import { compareVersions } from "./resource-version.ts";
 
@@ -65,6 +73,7 @@ export class NodeState {
       path: "/api/v1/pods",
       query: { fieldSelector: `spec.nodeName=${nodeName}` },
       convert: (raw) => podOfNode(raw, nodeName),
+      fields: podFields,
       budget: nodePodsBudget,
     });
     this.namespaces = new Reflector({
@@ -74,6 +83,7 @@ export class NodeState {
       path: "/api/v1/namespaces",
       metadataOnly: true,
       convert: toNamespaceFacts,
+      fields: namespaceFields,
       budget: namespacesBudget,
     });
     this.pods.subscribe((change) => this.#index(change));

@@ -4,8 +4,9 @@ import { isIP } from "node:net";
 import { isDeepStrictEqual } from "node:util";
 import { cutText, fits } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
-import { boundedLabels } from "./bounded-labels.ts";
+import { boundedLabels, labelFields } from "./bounded-labels.ts";
 import { listOf, recordOf, textOf, wordOf } from "./json-fields.ts";
+import type { Fields } from "./pick-fields.ts";
 
 /** Annotations the agent reads or writes; all others are dropped. */
 export const podAnnotations = {
@@ -19,6 +20,34 @@ export const podAnnotations = {
 } as const;
 
 const keptAnnotations: readonly string[] = Object.values(podAnnotations);
+
+/** What {@link toPodFacts} asks for. */
+export const podFields: Fields = {
+  metadata: {
+    uid: true,
+    namespace: true,
+    name: true,
+    labels: labelFields,
+    annotations: Object.fromEntries(keptAnnotations.map((name) => [name, true as const])),
+    ownerReferences: true,
+    deletionTimestamp: true,
+    resourceVersion: true,
+  },
+  spec: { serviceAccountName: true, serviceAccount: true, nodeName: true, hostNetwork: true },
+  status: {
+    phase: true,
+    podIP: true,
+    podIPs: true,
+    initContainerStatuses: true,
+    containerStatuses: true,
+    ephemeralContainerStatuses: true,
+  },
+};
+
+/** What {@link toNamespaceFacts} asks for. */
+export const namespaceFields: Fields = {
+  metadata: { name: true, uid: true, labels: labelFields, resourceVersion: true },
+};
 
 /** A pod as the agent sees it; lists and maps are empty where the pod has none. */
 export interface PodFacts {

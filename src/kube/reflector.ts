@@ -11,6 +11,7 @@ import type { ApiClient, Query } from "./api-client.ts";
 import { recordOf, wordOf } from "./json-fields.ts";
 import type { ListBudget } from "./list-budget.ts";
 import { type Keyed, ObjectCache, type ObjectChange } from "./object-cache.ts";
+import type { Fields } from "./pick-fields.ts";
 import { compareVersions, laterVersion } from "./resource-version.ts";
 import type { WatchEvent } from "./watch-event.ts";
 import { needsList, WatchFailures } from "./watch-failures.ts";
@@ -24,6 +25,8 @@ export interface ReflectorOptions<T extends Keyed> {
   readonly metadataOnly?: boolean;
   /** Turns a raw object into what is kept; undefined drops it. */
   readonly convert: (raw: unknown) => T | undefined;
+  /** Fields that `convert` asks for; without them all are read. */
+  readonly fields?: Fields;
   /** What a list may cost, default: that of a whole cluster. */
   readonly budget?: ListBudget;
   /** Tells whether two states differ in nothing that matters; listeners are not told of such steps. */
@@ -187,7 +190,7 @@ export class Reflector<T extends Keyed> {
   }
 
   async #list(signal: AbortSignal): Promise<void> {
-    const { client, path, query, convert, metadataOnly, budget } = this.#options;
+    const { client, path, query, convert, fields, metadataOnly, budget } = this.#options;
     // The first list may come from the server's memory, which spares it work when all nodes start at once. Later
     // ones must not show an older state than we have seen, so they ask for the latest.
     const version = this.#isSynced ? {} : { resourceVersion: "0" };
@@ -198,6 +201,7 @@ export class Reflector<T extends Keyed> {
       {
         signal,
         convert,
+        fields,
         ...(metadataOnly === undefined ? {} : { metadataOnly }),
         ...(budget === undefined ? {} : { budget }),
       },
@@ -217,7 +221,7 @@ export class Reflector<T extends Keyed> {
   }
 
   async #watch(signal: AbortSignal): Promise<void> {
-    const { client, path, query, metadataOnly, graceMs = 5000, watchSeconds = 40 } = this.#options;
+    const { client, path, query, fields, metadataOnly, graceMs = 5000, watchSeconds = 40 } = this.#options;
     const timeoutSeconds = Math.max(1, Math.round(watchSeconds * (1 + this.#random() / 4)));
     const startMs = this.#clock.nowMs();
     const eventsBefore = this.counts.events;
@@ -230,6 +234,7 @@ export class Reflector<T extends Keyed> {
     this.counts.watches += 1;
     const events = client.watch(path, watchQuery, {
       signal,
+      fields,
       silenceMs: timeoutSeconds * 1000 + graceMs,
       onopen: () => {
         this.#connected = true;

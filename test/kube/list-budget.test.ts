@@ -89,8 +89,8 @@ test.each<[ListMode, RegExp, ListBudget]>([
     });
     const warned = log.lines.filter(({ level }) => level === "warn");
     // the end of the watch, and the first list
-  expect(warned.length).toBeLessThanOrEqual(2);
-  const failures = log.lines.map(({ fields }) => (fields.err as Error | undefined)?.message ?? "");
+    expect(warned.length).toBeLessThanOrEqual(2);
+    const failures = log.lines.map(({ fields }) => (fields.err as Error | undefined)?.message ?? "");
     expect(failures.some((each) => reason.test(each))).toBe(true);
     server.pods = [rawPod("a"), rawPod("c", { version: 7 })];
     server.mode = "good";

@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // From the API's JSON to facts, also when the JSON is not what it should be.
 import { expect, test } from "vitest";
-import { sameFacts, toNamespaceFacts, toPodFacts } from "../../src/kube/pod-facts.ts";
+import { pickFields } from "../../src/kube/pick-fields.ts";
+import {
+  namespaceFields,
+  type PodFacts,
+  podFields,
+  sameFacts,
+  toNamespaceFacts,
+  toPodFacts,
+} from "../../src/kube/pod-facts.ts";
 
 const whole = {
   kind: "Pod",
@@ -201,7 +209,7 @@ test("a hundred thousand of everything become a bounded few, and the labels that
   })!;
   expect(Object.keys(facts.labels)).toHaveLength(256);
   expect(facts.labels).toMatchObject({ "istio.io/dataplane-mode": "none", app: "web" });
-  expect(facts.excess).toEqual(["Cannot use all 100002 labels: only 256 count"]);
+  expect(facts.excess).toEqual(["Cannot use all of its labels: only 256 count"]);
   expect(facts.ips).toHaveLength(8);
   expect(facts.containerIds).toHaveLength(256);
 });
@@ -214,4 +222,22 @@ test("labels that cannot be labels are left out", () => {
   };
   const { labels: kept } = toNamespaceFacts({ metadata: { name: "shop", labels } })!;
   expect(kept).toEqual({ [`${"p".repeat(253)}/${"n".repeat(63)}`]: "v".repeat(63) });
+});
+
+test("labels without end are picked as they are converted", () => {
+  const many = Object.fromEntries(Array.from({ length: 70_000 }, (_, index) => [`l${index}`, "v"]));
+  for (const more of [{}, { "istio.io/dataplane-mode": "none", app: "web" }]) {
+    const raw = { metadata: { ...identity, labels: { ...many, ...more } } };
+    const facts = toPodFacts(pickFields(Buffer.from(JSON.stringify(raw)), podFields));
+    expect(facts).toEqual(toPodFacts(raw));
+    expect(facts?.labels).toMatchObject(more);
+  }
+});
+
+test("the fields that are picked are all that facts are made of", () => {
+  const bytes = Buffer.from(JSON.stringify(whole));
+  expect(toPodFacts(pickFields(bytes, podFields))).toEqual(toPodFacts(whole));
+  const old = { metadata: identity, spec: { serviceAccount: "old" }, status: { podIP: "10.1.1.1" } };
+  expect(toPodFacts(pickFields(Buffer.from(JSON.stringify(old)), podFields))).toEqual(toPodFacts(old));
+  expect(toNamespaceFacts(pickFields(bytes, namespaceFields))).toEqual(toNamespaceFacts(whole));
 });

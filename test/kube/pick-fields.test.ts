@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// A few fields of an object's JSON: what JSON.parse finds of them, at the price of a look at the rest.
+import { expect, test } from "vitest";
+import { type Fields, FirstFields, pickFields } from "../../src/kube/pick-fields.ts";
+
+const fields: Fields = { a: true, b: { c: true, d: { e: true } } };
+
+const pick = (text: string): unknown => pickFields(Buffer.from(text), fields);
+
+test.each<[string, unknown]>([
+  ["{}", {}],
+  [' { "a" : 1 } ', { a: 1 }],
+  ['{"x":1,"a":[1,{"a":2},"]}"],"y":{"a":3}}', { a: [1, { a: 2 }, "]}"] }],
+  [
+    '{"b":{"c":"é😀\\u20ac\\"","x":[[{}]],"d":{"e":null,"f":1}},"a":true}',
+    { a: true, b: { c: 'é😀€"', d: { e: null } } },
+  ],
+  ['{"b":7,"a":-1.5e3}', { b: 7, a: -1500 }],
+  ['{"b":[{"c":1}]}', { b: [{ c: 1 }] }],
+  ['{"b":null,"x":"\\\\","z":"\\\\\\"","a":""}', { b: null, a: "" }],
+  ['{"a":1,"a":2}', { a: 2 }],
+  ['{"__proto__":{"a":1},"constructor":1,"a":0}', { a: 0 }],
+  ["\n[1,2]\t", [1, 2]],
+  ["null", null],
+  ["7", 7],
+  ['"text"', "text"],
+])("of %s this is read: %j", (text, expected) => {
+  expect(() => JSON.parse(text)).not.toThrow();
+  expect(pick(text)).toEqual(expected);
+});
+
+test.each([
+  "",
+  " ",
+  "nonsense",
+  "{",
+  "}",
+  '{"a"}',
+  '{"a":}',
+  '{"x":}',
+  '{"x":,"a":1}',
+  '{"x":1,}',
+  '{,"x":1}',
+  '{"x" 1}',
+  "{x:1}",
+  '{"x":1',
+  '{"x":[1}',
+  '{"x":[[1]',
+  '{"x":"',
+  '{"x":"\\',
+  '{"x":"\\"}',
+  '{"a":nonsense}',
+  '{"a":[1,]}',
+  '{"x":1}}',
+  '{"x":1}{"a":1}',
+  '{"x":1} 2',
+  "[1,2",
+  "1 2",
+  "\ufeff{}",
+])("%j is told to be no JSON", (text) => {
+  expect(() => JSON.parse(text)).toThrow();
+  expect(() => pick(text)).toThrow(SyntaxError);
+});
+
+test("random damage is told, or what is read is what JSON.parse finds", () => {
+  const text = '{"x":[1,{"y":"\\"z"}],"a":["b",{}],"b":{"c":1,"q":"]","d":{"e":"f"}},"w":null}';
+  const of = (value: unknown, wanted: Fields[string]): unknown => {
+    if (
+      wanted === true ||
+      wanted instanceof FirstFields ||
+      value === null ||
+      typeof value !== "object" ||
+      Array.isArray(value)
+    )
+      return value;
+    const found = Object.entries(value).filter(([name]) => Object.hasOwn(wanted, name));
+    return Object.fromEntries(found.map(([name, each]) => [name, of(each, wanted[name] as Fields[string])]));
+  };
+  let seed = 7;
+  const random = (below: number): number => {
+    seed = (seed * 1103515245 + 12345) % 2147483648;
+    return seed % below;
+  };
+  let read = 0;
+  for (let round = 0; round < 5000; round += 1) {
+    const bytes = Buffer.from(text);
+    bytes[random(bytes.length)] = '[]{}",:\\ xa'.charCodeAt(random(11));
+    let expected: unknown;
+    try {
+      expected = JSON.parse(bytes.toString());
+    } catch {
+      // what nobody asked for is looked at for its brackets alone
+      continue;
+    }
+    // a name with an escape is taken as it is written
+    if (/\\[^"z]/.test(bytes.toString())) continue;
+    read += 1;
+    expect(pickFields(bytes, fields)).toEqual(of(expected, fields));
+  }
+  expect(read).toBeGreaterThan(500);
+});
+
+test("of many fields the first are read, and those that matter", () => {
+  const wanted: Fields = { l: new FirstFields(2, (name) => name.startsWith("z")) };
+  const read = pickFields(Buffer.from('{"l":{"a":1,"b":{},"c":3,"z1":4,"z2":5,"z3":6}}'), wanted);
+  expect(read).toEqual({ l: { a: 1, b: {}, z1: 4, z2: 5 } });
+  expect(pickFields(Buffer.from('{"l":[1]}'), wanted)).toEqual({ l: [1] });
+  const own = pickFields(Buffer.from('{"l":{"__proto__":{"x":1}}}'), wanted) as { l: object };
+  expect(Object.getPrototypeOf(own.l)).toBe(Object.prototype);
+  expect(Object.keys(own.l)).toEqual(["__proto__"]);
+});
+
+test("brackets in brackets without end cost no depth and no memory", () => {
+  const deep = "[".repeat(4_000_000) + "]".repeat(4_000_000);
+  expect(pick(`{"x":${deep},"a":1}`)).toEqual({ a: 1 });
+  expect(pick(`{"a":${deep}}`)).toEqual({ a: undefined });
+  expect(pick(deep)).toBeUndefined();
+});
+
+test("a field over its bound is left out, and those after it are read", () => {
+  expect(pick(`{"a":"${"x".repeat(2 << 20)}","b":{"c":1}}`)).toEqual({ a: undefined, b: { c: 1 } });
+  expect(pick(`{"a":"${"x".repeat(1 << 20)}"}`)).toEqual({ a: "x".repeat(1 << 20) });
+});
