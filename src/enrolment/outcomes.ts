@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What becomes of a pod's runs: when it is looked at again, and who is told.
+import { isTold } from "../bounds/bounded.ts";
 import type { EventRecorder } from "../kube/event-recorder.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Logger } from "../log/logger.ts";
@@ -256,14 +257,16 @@ export class Outcomes {
     this.#options.events.record(pod, { reason: "AmbientMayBeBypassed", message: bypassMessage(report) });
   }
 
-  /** Says what cannot be followed of the pod's annotations, once. */
+  /** Says what cannot be followed of the pod's annotations, once for each change; of a pod that keeps changing them, seldom. */
   warnOnce(record: PodRecord, desired: Desired | undefined): void {
     const warnings = desired?.wanted === true ? desired.warnings : [];
     const text = warnings.join("\n");
     if (text === record.warned) return;
     record.warned = text;
+    if (text === "" || !isTold(++record.warnedTimes)) return;
     const { namespace: ns, name: pod } = record.facts ?? {};
-    for (const warning of warnings) this.#options.log.warn({ ns, pod, uid: record.uid }, warning);
+    const times = record.warnedTimes > 3 ? { times: record.warnedTimes } : {};
+    for (const warning of warnings) this.#options.log.warn({ ns, pod, uid: record.uid, ...times }, warning);
   }
 
   #pauseMs(failures: number, maxMs: number): number {

@@ -39,6 +39,8 @@ export class PodRecord implements PodStatus {
   lastRun: LastRun = "fine";
   /** Warnings about the pod's annotations that have been logged already. */
   warned = "";
+  /** How often there were others than before. */
+  warnedTimes = 0;
   /** What stands before the pod's rules, as people were told; empty: nothing. */
   bypassTold = "";
   slowLookMs: number | undefined;

@@ -86,3 +86,14 @@ test("what keeps ztunnel from a captured pod comes after a look at its rules", (
     expect(lines).toContain("a pod's rules can be verified again");
   }
 });
+
+test("of a pod that keeps changing its annotations, what cannot be followed is told three times, then seldom", () => {
+  const { outcomes, record, lines } = make();
+  for (let change = 1; change <= 1_000; change++) {
+    const warnings = [`Cannot use ${change}`];
+    const desired = { wanted: true, selector: 0, redirect: {} as never, warnings } as const;
+    outcomes.warnOnce(record, desired);
+    outcomes.warnOnce(record, desired);
+  }
+  expect(lines).toEqual([1, 2, 3, 10, 100, 1_000].map((change) => `Cannot use ${change}`));
+});
