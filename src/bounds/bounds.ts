@@ -60,10 +60,10 @@ export const bounds = {
 
   // --- answers of the API server; those of lists are in kube/list-budget.ts
   /**
-   * One object, by itself or in a list or an event. etcd takes 1.5 MiB, and JSON as Go writes it has six bytes for one "<".
+   * One object, by itself or in a list or an event. etcd takes 1.5 MiB, and JSON as Go writes it has six bytes for one "<": 9 MiB.
    * Source: etcd "System limits", request size limit; Go encoding/json, HTMLEscape.
    */
-  object: { at: apiClient, bytes: 16 * mib, over: "refused" },
+  object: { at: apiClient, bytes: 10 * mib, over: "refused" },
   /** One field of those that are read of an object: an annotation of 256 KiB, six bytes for each of its. Source: as `object`. */
   field: { at: "kube/pick-fields.ts", bytes: 2 * mib, over: "left-out" },
   /** A failure's Status, or what a proxy said in its place. */

@@ -205,7 +205,7 @@ export class ApiClient {
     try {
       spending.page(token);
       const exchange = await this.#read(ask, metadataOnly === true ? "PartialObjectMetadataList" : undefined);
-      const splitter = new ListSplitter();
+      using splitter = new ListSplitter();
       const turns = new Turns();
       for await (const chunk of exchange.chunks) {
         spending.bytes(chunk.length);

@@ -2,6 +2,7 @@
 // One HTTP request with deadlines: until the answer begins, and for silence while it lasts.
 import http from "node:http";
 import https from "node:https";
+import { Scratch } from "./scratch.ts";
 
 export interface ExchangeRequest {
   readonly method: string;
@@ -120,27 +121,25 @@ export async function readText(chunks: AsyncIterable<Buffer>, maxBytes: number):
   return Buffer.concat(parts).toString();
 }
 
-/** Cuts a body into lines; the last one counts only if a line break ends it. */
+/** Cuts a body into lines, each good until the next one is asked for; the last one counts only if a line break ends it. */
 export async function* readLines(
   chunks: AsyncIterable<Buffer>,
   maxBytes: number,
 ): AsyncGenerator<Buffer, void, void> {
-  let parts: Buffer[] = [];
-  let bytes = 0;
+  using line = new Scratch(maxBytes);
+  const take = (bytes: Buffer): void => {
+    if (line.append(bytes)) return;
+    throw Object.assign(new Error(`a line is longer than ${maxBytes} bytes`), { code: "BAD_RESPONSE" });
+  };
   for await (const chunk of chunks) {
     let start = 0;
     for (let end = chunk.indexOf(0x0a); end >= 0; end = chunk.indexOf(0x0a, start)) {
-      parts.push(chunk.subarray(start, end));
-      yield Buffer.concat(parts);
-      parts = [];
-      bytes = 0;
+      take(chunk.subarray(start, end));
+      yield line.view();
+      line.clear();
       start = end + 1;
     }
-    parts.push(chunk.subarray(start));
-    bytes += chunk.length - start;
-    if (bytes > maxBytes) {
-      throw Object.assign(new Error(`a line is longer than ${maxBytes} bytes`), { code: "BAD_RESPONSE" });
-    }
+    take(chunk.subarray(start));
   }
 }
 

@@ -2,6 +2,7 @@
 // Cuts a list of the API into its items while it arrives: a list as a whole may be larger than anybody wants to hold. Pure.
 import { bounds } from "../bounds/bounds.ts";
 import { badJson } from "./http-exchange.ts";
+import { Scratch } from "./scratch.ts";
 
 const [quote, backslash, comma] = [0x22, 0x5c, 0x2c];
 const [openArray, closeArray, openObject, closeObject] = [0x5b, 0x5d, 0x7b, 0x7d];
@@ -12,7 +13,7 @@ const itemsField = '"items"';
  * Finds the items of `{…, "items": […], …}` in pieces of its bytes. Whether it is JSON is told by parsing what comes out: each
  * item, and the rest of the list with an empty `items`.
  */
-export class ListSplitter {
+export class ListSplitter implements Disposable {
   #depth = 0;
   #isText = false;
   #isEscaped = false;
@@ -20,12 +21,11 @@ export class ListSplitter {
   #word = "";
   #isInItems = false;
   #count = 0;
-  #item: Buffer[] = [];
-  #itemBytes = 0;
+  readonly #item = new Scratch(bounds.object.bytes);
   readonly #head: Buffer[] = [];
   #headBytes = 0;
 
-  /** Items that end in this piece, in order. @throws Error with code BAD_RESPONSE for what cannot be a list's */
+  /** Items that end in this piece, in order; each is good until the next one is asked for. @throws Error with code BAD_RESPONSE for what cannot be a list's */
   *push(chunk: Buffer): Generator<Buffer, void, void> {
     let start = 0;
     for (let at = 0; at < chunk.length; at++) {
@@ -39,6 +39,7 @@ export class ListSplitter {
         start = byte === comma ? at + 1 : at;
         const item = this.#endItem(byte);
         if (item !== undefined) yield item;
+        this.#item.clear();
       }
       if (this.#take(byte)) {
         this.#keepHead(chunk.subarray(start, at + 1));
@@ -54,6 +55,11 @@ export class ListSplitter {
   end(): string {
     if (this.#depth !== 0 || this.#isText) throw badJson(new Error("it ends in the middle"));
     return Buffer.concat(this.#head).toString();
+  }
+
+  /** Gives its memory back. */
+  [Symbol.dispose](): void {
+    this.#item[Symbol.dispose]();
   }
 
   #takeText(byte: number): void {
@@ -94,9 +100,7 @@ export class ListSplitter {
   }
 
   #endItem(end: number): Buffer | undefined {
-    const item = Buffer.concat(this.#item);
-    this.#item = [];
-    this.#itemBytes = 0;
+    const item = this.#item.view();
     this.#count++;
     const isBlank = item.every((byte) => byte === 0x20 || (byte >= 0x09 && byte <= 0x0d));
     if (!isBlank) return item;
@@ -105,10 +109,8 @@ export class ListSplitter {
   }
 
   #keepItem(bytes: Buffer): void {
-    this.#itemBytes += bytes.length;
-    if (this.#itemBytes > bounds.object.bytes)
+    if (!this.#item.append(bytes))
       throw badJson(new Error(`an object is longer than ${bounds.object.bytes} bytes`));
-    if (bytes.length > 0) this.#item.push(bytes);
   }
 
   #keepHead(bytes: Buffer): void {

@@ -3,12 +3,12 @@
 // may have 300,000 variables, and a server that is none may send brackets in brackets. Pure.
 import { bounds } from "../bounds/bounds.ts";
 
-/** Which fields of an object: all of a field's value, some fields of it in turn, or its first fields whatever their names. */
+/** Which fields of an object: all of a field's value, the beginning of a text, some fields in turn, or the first fields. */
 export interface Fields {
   readonly [name: string]: Wanted;
 }
 
-type Wanted = true | Fields | FirstFields;
+type Wanted = true | Fields | FirstFields | TextStart;
 
 /** So many fields of an object, and as many more of those that matter: 70,000 names cost JSON.parse 100 ms. */
 export class FirstFields {
@@ -18,6 +18,15 @@ export class FirstFields {
   constructor(count: number, matters: (name: string) => boolean) {
     this.count = count;
     this.matters = matters;
+  }
+}
+
+/** A text, or so much of a longer one that it has at least so many bytes: the rest becomes no text that has to be freed. */
+export class TextStart {
+  readonly bytes: number;
+
+  constructor(bytes: number) {
+    this.bytes = bytes;
   }
 }
 
@@ -41,11 +50,32 @@ interface Read {
   readonly end: number;
 }
 
-function readValue(bytes: Buffer, start: number, fields: Wanted): Read {
-  if (fields !== true && bytes[start] === openObject) return readObject(bytes, start, fields);
+function readValue(bytes: Buffer, start: number, wanted: Wanted): Read {
+  const isShort = wanted instanceof TextStart;
+  if (wanted !== true && !isShort && bytes[start] === openObject) return readObject(bytes, start, wanted);
   const end = endOfValue(bytes, start);
+  if (isShort && bytes[start] === quote) {
+    const cut = endOfStart(bytes, { start: start + 1, end: end - 1, bytes: wanted.bytes });
+    return { value: JSON.parse(`"${bytes.toString("utf8", start + 1, cut)}"`) as unknown, end };
+  }
   const isOver = end - start > bounds.field.bytes;
   return { value: isOver ? undefined : (JSON.parse(bytes.toString("utf8", start, end)) as unknown), end };
+}
+
+/** Where a text may be cut so that what stands before has enough bytes: an escape has six for one, and is not cut in two. */
+function endOfStart(
+  bytes: Buffer,
+  { start, end, bytes: wanted }: { readonly start: number; readonly end: number; readonly bytes: number },
+): number {
+  const last = start + 6 * wanted;
+  if (end <= last) return end;
+  let at = start;
+  while (at < last) {
+    if (bytes[at] !== backslash) at++;
+    else at += bytes[at + 1] === 0x75 ? 6 : 2;
+  }
+  while (((bytes[at] ?? 0) & 0xc0) === 0x80) at++;
+  return Math.min(at, end);
 }
 
 /** Says what is wanted of a field. */

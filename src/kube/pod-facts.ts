@@ -6,7 +6,7 @@ import { cutText, fits } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
 import { boundedLabels, labelFields } from "./bounded-labels.ts";
 import { listOf, recordOf, textOf, wordOf } from "./json-fields.ts";
-import type { Fields } from "./pick-fields.ts";
+import { type Fields, TextStart } from "./pick-fields.ts";
 
 /** Annotations the agent reads or writes; all others are dropped. */
 export const podAnnotations = {
@@ -21,6 +21,9 @@ export const podAnnotations = {
 
 const keptAnnotations: readonly string[] = Object.values(podAnnotations);
 
+/** One byte more than counts, so that it is told. */
+const annotationStart = new TextStart(bounds.annotation.bytes + 1);
+
 /** What {@link toPodFacts} asks for. */
 export const podFields: Fields = {
   metadata: {
@@ -28,7 +31,7 @@ export const podFields: Fields = {
     namespace: true,
     name: true,
     labels: labelFields,
-    annotations: Object.fromEntries(keptAnnotations.map((name) => [name, true as const])),
+    annotations: Object.fromEntries(keptAnnotations.map((name) => [name, annotationStart])),
     ownerReferences: true,
     deletionTimestamp: true,
     resourceVersion: true,

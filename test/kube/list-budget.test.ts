@@ -65,7 +65,7 @@ test.each<[ListMode, RegExp, ListBudget]>([
     /more than 1048576 bytes of objects that were not/,
     { ...nodePodsBudget, droppedBytes: 1 << 20 },
   ],
-  ["one-huge-object", /an object is longer than 16777216 bytes/, nodePodsBudget],
+  ["one-huge-object", /an object is longer than 10485760 bytes/, nodePodsBudget],
   ["foreign", /more than 1000 objects that were not asked for/, nodePodsBudget],
 ])(
   "after a list that is %s (%s) what was known stays, and a good list is taken",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A few fields of an object's JSON: what JSON.parse finds of them, at the price of a look at the rest.
 import { expect, test } from "vitest";
-import { type Fields, FirstFields, pickFields } from "../../src/kube/pick-fields.ts";
+import { type Fields, FirstFields, pickFields, TextStart } from "../../src/kube/pick-fields.ts";
 
 const fields: Fields = { a: true, b: { c: true, d: { e: true } } };
 
@@ -68,6 +68,7 @@ test("random damage is told, or what is read is what JSON.parse finds", () => {
     if (
       wanted === true ||
       wanted instanceof FirstFields ||
+      wanted instanceof TextStart ||
       value === null ||
       typeof value !== "object" ||
       Array.isArray(value)
@@ -109,6 +110,24 @@ test("of many fields the first are read, and those that matter", () => {
   expect(Object.getPrototypeOf(own.l)).toBe(Object.prototype);
   expect(Object.keys(own.l)).toEqual(["__proto__"]);
 });
+
+test.each(["a", "é", "😀", "\\", '"', "\n", "\u0001", "\\u", 'a\\\u0001é"😀', "\ud800"])(
+  "of a long text of %j the beginning is read, of a short one all",
+  (unit) => {
+    const wanted: Fields = { a: new TextStart(50) };
+    for (const shift of ["", "x", "xy", "xyz", "xyzxy"]) {
+      for (const count of [1, 10, 100, 1000]) {
+        const text = shift + unit.repeat(count);
+        const { a } = pickFields(Buffer.from(JSON.stringify({ a: text, b: 1 })), wanted) as { a: string };
+        expect(text.startsWith(a)).toBe(true);
+        expect(Buffer.byteLength(a)).toBeGreaterThanOrEqual(Math.min(50, Buffer.byteLength(text)));
+        expect(a.length).toBeLessThanOrEqual(310);
+      }
+    }
+    expect(pickFields(Buffer.from('{"a":[1]}'), wanted)).toEqual({ a: [1] });
+    expect(() => pickFields(Buffer.from('{"a":"\\x"}'), wanted)).toThrow(SyntaxError);
+  },
+);
 
 test("brackets in brackets without end cost no depth and no memory", () => {
   const deep = "[".repeat(4_000_000) + "]".repeat(4_000_000);

@@ -234,6 +234,16 @@ test("labels without end are picked as they are converted", () => {
   }
 });
 
+test.each(["!,", "\u0001", "😀", "<", "\\"])(
+  "an annotation of %j without end is picked as it is converted",
+  (unit) => {
+    const annotations = { "istio.io/reroute-virtual-interfaces": unit.repeat((256 << 10) / unit.length) };
+    const raw = { metadata: { ...identity, annotations } };
+    const text = JSON.stringify(raw).replaceAll("<", "\\u003c");
+    expect(toPodFacts(pickFields(Buffer.from(text), podFields))).toEqual(toPodFacts(raw));
+  },
+);
+
 test("the fields that are picked are all that facts are made of", () => {
   const bytes = Buffer.from(JSON.stringify(whole));
   expect(toPodFacts(pickFields(bytes, podFields))).toEqual(toPodFacts(whole));

@@ -3,6 +3,7 @@
 import { once } from "node:events";
 import { createServer, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
 
 /** How lists of pods are answered; `good` is as an API server answers them. */
 export type ListMode =
@@ -68,9 +69,7 @@ export class HostileApiServer {
   /** Sends events to the watches of pods, as fast as they are taken. */
   async send(events: Iterable<object>): Promise<void> {
     for (const watch of this.#watches) {
-      for (const event of events)
-        if (!watch.write(`${JSON.stringify(event)}\n`))
-          await Promise.race([once(watch, "drain"), once(watch, "close")]);
+      for (const event of events) if (!watch.write(`${JSON.stringify(event)}\n`)) await drained(watch);
     }
   }
 
@@ -144,6 +143,13 @@ export class HostileApiServer {
   }
 }
 
+/** Resolves when there is room again, or nobody reads any more. */
+async function drained(response: ServerResponse): Promise<void> {
+  const over = new AbortController();
+  const first = ["drain", "close"].map((name) => once(response, name, { signal: over.signal }));
+  await Promise.race(first).finally(() => over.abort());
+}
+
 /** Writes as fast as it is read, or with pauses; ends early when nobody reads any more. */
 async function stream(
   response: ServerResponse,
@@ -151,11 +157,10 @@ async function stream(
   part: (index: number) => string,
   { count, pauseMs = 0 }: { readonly count: number; readonly pauseMs?: number },
 ): Promise<void> {
-  const closed = once(response, "close");
   response.write(begin);
   for (let index = 0; index < count && !response.destroyed; index += 1) {
-    if (!response.write(part(index))) await Promise.race([once(response, "drain"), closed]);
-    if (pauseMs > 0) await Promise.race([new Promise((resolve) => setTimeout(resolve, pauseMs)), closed]);
+    if (!response.write(part(index))) await drained(response);
+    if (pauseMs > 0) await delay(pauseMs);
   }
   response.end("]}");
 }
