@@ -21,7 +21,7 @@ const ground = ["bounds", "log", "loop", "linux"];
 /** What one pod's redirection is made of, from the engines up to the verdict on it. */
 const capture = [...ground, "kube", "config", "netfilter", "redirection", "check", "probes"];
 /** And what decides for the pods of a node. */
-const node = [...capture, "ztunnel", "enrolment", "cni"];
+const node = [...capture, "ports", "ztunnel", "enrolment", "cni"];
 
 /** From the ground up: a room may import rooms that stand before it, so that no two can ever import each other. */
 export const rooms: readonly Room[] = [
@@ -33,6 +33,8 @@ export const rooms: readonly Room[] = [
   { name: "log", may: ["bounds"] },
   { name: "loop", may: ["log"] },
   { name: "linux", may: ["bounds", "log", "loop"] },
+  // the one server of all that listens: it knows time and bytes, and nothing of what it serves
+  { name: "ports", may: ["log", "loop"] },
   { name: "kube", may: ["bounds", "log", "loop"] },
   // text of the environment and the command line, read leniently
   { name: "settings", may: ["log"] },
@@ -44,7 +46,7 @@ export const rooms: readonly Room[] = [
   { name: "ztunnel", may: ground },
   { name: "probes", may: [...ground, "netfilter", "redirection"] },
   { name: "enrolment", may: [...ground, "kube", "netfilter", "redirection", "ztunnel", "probes"] },
-  { name: "cni", may: [...ground, "kube", "enrolment", "conflist"] },
+  { name: "cni", may: [...ground, "ports", "kube", "enrolment", "conflist"] },
   { name: "install", may: [...ground, "kube", "config", "conflist"] },
   // leaving a node takes everything apart that the agent is made of
   { name: "uninstall", may: [...node, "conflist", "install"] },
