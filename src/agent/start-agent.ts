@@ -97,7 +97,7 @@ function healthPort(
   { healthPort: port }: AgentConfig,
   { readiness, log }: { readonly readiness: Readiness; readonly log: Logger },
 ): OpenPort {
-  return new OpenPort({ server: new HealthServer(readiness), port, setting: "HEALTH_PORT", log });
+  return new OpenPort({ server: new HealthServer({ readiness, log }), port, setting: "HEALTH_PORT", log });
 }
 
 function logStart(config: AgentConfig, log: Logger): void {

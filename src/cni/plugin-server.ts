@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The HTTP server behind the plugin socket: the launcher's calls, and istio-cni's own plugin event.
 import { mkdirSync } from "node:fs";
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import { createServer as createSocketServer, type Server as SocketServer } from "node:net";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import { dirname } from "node:path";
 import { bounds } from "../bounds/bounds.ts";
 import { publishMissingSocket, publishSocket, SocketName } from "../linux/unix-socket.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
+import { LimitedServer, type PortLimits } from "../ports/limited-server.ts";
 import { CniError, renderCniError } from "./cni-error.ts";
 import { answerVersion, type CniRequest, parseCniRequest } from "./cni-request.ts";
 import { parseIstioAddEvent } from "./istio-add-event.ts";
@@ -28,28 +28,44 @@ export interface PluginServerOptions {
 }
 
 const { bytes: maxBodyBytes } = bounds.cniBody;
+/**
+ * More calls than a node has pods. Only root gets as far as this, each call is a process of its own, and the kernel tells no process of
+ * another pid namespace apart: there is no bound per peer. Source: unix(7), SO_PEERCRED; pid_namespaces(7).
+ */
+const limits: PortLimits = {
+  places: 1024,
+  perPeer: 1024,
+  firstByteMs: 10_000,
+  requestMs: 10_000,
+  // more than the longest that a launcher can be told to wait: ADD has its own deadlines
+  answerMs: 660_000,
+  maxHeadBytes: bounds.cniHeaders.bytes,
+  // a little more is told what is too much
+  maxBodyBytes: maxBodyBytes + 64 * 1024,
+};
 
 /** Serves CNI calls on a Unix socket. */
 export class PluginServer {
   readonly #options: PluginServerOptions;
-  readonly #server: Server;
-  /** Made when somebody has removed the socket's file: a bound socket cannot get its name back. */
-  readonly #extra: SocketServer[] = [];
+  readonly #server: LimitedServer;
   readonly #name: SocketName;
   #isClosing = false;
 
   constructor(options: PluginServerOptions) {
     const { path, log, clock } = options;
     this.#options = options;
-    this.#server = createServer({ maxHeaderSize: bounds.cniHeaders.bytes }, (request, response) => {
-      this.#serve(request, response).catch((error: unknown) => {
-        log.error({ err: error }, "cannot answer a CNI call");
-        response.destroy();
-      });
+    this.#server = new LimitedServer({
+      what: "the plugin socket",
+      handler: (request, response) => {
+        this.#serve(request, response).catch((error: unknown) => {
+          log.error({ err: error }, "cannot answer a CNI call");
+          response.destroy();
+        });
+      },
+      limits,
+      descriptors: "all",
+      log,
     });
-    // for the request to arrive; the answer may take longer, ADD has its own deadlines
-    this.#server.requestTimeout = 10_000;
-    this.#server.on("error", (error) => log.error({ err: error }, "the plugin socket failed"));
     const reopen = (): Promise<void> => this.#reopen();
     this.#name = new SocketName({ path, what: "the plugin socket", reopen, log, clock });
   }
@@ -59,32 +75,26 @@ export class PluginServer {
     const { path } = this.#options;
     this.#isClosing = false;
     mkdirSync(dirname(path), { recursive: true });
-    await publishSocket(this.#server, path);
+    await publishSocket(this.#server.door(), path);
     this.#name.keep();
   }
 
+  /** A bound socket cannot get its name back. */
   async #reopen(): Promise<void> {
-    const { path, log } = this.#options;
-    const extra = createSocketServer((socket) => this.#server.emit("connection", socket));
-    extra.on("error", (error) => log.error({ err: error }, "the plugin socket failed"));
+    const door = this.#server.door();
     try {
-      await publishMissingSocket(extra, path);
+      await publishMissingSocket(door, this.#options.path);
     } catch (error) {
-      extra.close();
+      door.close();
       throw error;
     }
-    this.#extra.push(extra);
   }
 
   /** Stops accepting; resolves when the calls under way are answered. */
   async close(): Promise<void> {
     this.#isClosing = true;
     await this.#name.stop();
-    for (const extra of this.#extra.splice(0)) extra.close();
-    await new Promise<void>((resolve) => {
-      this.#server.close(() => resolve());
-      this.#server.closeIdleConnections();
-    });
+    await this.#server.finish();
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {

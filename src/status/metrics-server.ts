@@ -1,40 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0
 // The metrics port: what Prometheus scrapes, and nothing else: whoever reaches the node reaches it.
-import type { IncomingMessage, Server, ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Logger } from "../log/logger.ts";
-import { type ClientLimits, closeServer, createLimitedServer, listenOn } from "./http-limits.ts";
+import { LimitedServer, type PortLimits } from "../ports/limited-server.ts";
 import { METRICS_CONTENT_TYPE } from "./metric-maker.ts";
 import type { Metrics } from "./metrics.ts";
 
 export interface MetricsServerOptions {
   readonly metrics: Pick<Metrics, "render">;
   readonly log: Logger;
-  readonly limits?: ClientLimits;
+  /** Default: {@link metricsLimits}. */
+  readonly limits?: PortLimits;
 }
+
+/** A scraper of another node is nobody's own; one on the node finds a place whoever else asks. */
+export const metricsLimits: PortLimits = {
+  places: 64,
+  ownPlaces: 16,
+  perPeer: 8,
+  firstByteMs: 2_000,
+  requestMs: 5_000,
+  answerMs: 20_000,
+  maxHeadBytes: 8 * 1024,
+  // nothing here takes one; who sends one is told what is served
+  maxBodyBytes: 16 * 1024,
+};
 
 /** Serves `/metrics`. Source: istio-cni serves it on port 15014. */
 export class MetricsServer {
   readonly #options: MetricsServerOptions;
-  readonly #server: Server;
+  readonly #server: LimitedServer;
 
   constructor(options: MetricsServerOptions) {
+    const { log, limits = metricsLimits } = options;
     this.#options = options;
-    this.#server = createLimitedServer(
-      (request, response) => void this.#serve(request, response),
-      options.limits,
-    );
+    this.#server = new LimitedServer({
+      what: "the metrics port",
+      handler: (request, response) => void this.#serve(request, response),
+      limits,
+      log,
+    });
   }
 
   /** @param port 0 takes any free one @returns the port in use @throws Error (EADDRINUSE, …) */
-  async listen(port: number): Promise<number> {
-    await listenOn(this.#server, { port });
-    this.#server.on("error", (error) => this.#options.log.error({ err: error }, "the metrics port failed"));
-    return (this.#server.address() as AddressInfo).port;
+  listen(port: number): Promise<number> {
+    return this.#server.listenOn(port);
   }
 
   close(): Promise<void> {
-    return closeServer(this.#server);
+    return this.#server.close();
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The state API on its own Unix socket, apart from the launcher's: who looks at the agent cannot be in a pod's way.
 import { mkdirSync } from "node:fs";
-import type { Server } from "node:http";
 import { dirname } from "node:path";
 import { publishSocket } from "../linux/unix-socket.ts";
 import type { Logger } from "../log/logger.ts";
-import { type ClientLimits, closeServer, createLimitedServer } from "./http-limits.ts";
+import { LimitedServer, type PortLimits } from "../ports/limited-server.ts";
 import type { StateApi } from "./state-api.ts";
 
 export interface StateServerOptions {
@@ -13,31 +12,48 @@ export interface StateServerOptions {
   readonly path: string;
   readonly api: StateApi;
   readonly log: Logger;
-  readonly limits?: ClientLimits;
+  /** Default: {@link stateLimits}. */
+  readonly limits?: PortLimits;
 }
+
+/**
+ * Only root gets as far as this, and the kernel tells no process of another pid namespace apart: there is no bound per peer.
+ * Source: unix(7), SO_PEERCRED; pid_namespaces(7).
+ */
+export const stateLimits: PortLimits = {
+  places: 64,
+  perPeer: 64,
+  firstByteMs: 5_000,
+  requestMs: 5_000,
+  answerMs: 20_000,
+  maxHeadBytes: 8 * 1024,
+  maxBodyBytes: 64 * 1024,
+};
 
 /** Serves the state API to processes of the node. */
 export class StateServer {
   readonly #options: StateServerOptions;
-  readonly #server: Server;
+  readonly #server: LimitedServer;
 
   constructor(options: StateServerOptions) {
+    const { api, log, limits = stateLimits } = options;
     this.#options = options;
-    this.#server = createLimitedServer(
-      (request, response) => void options.api.handle(request, response),
-      options.limits,
-    );
+    this.#server = new LimitedServer({
+      what: "the state socket",
+      handler: (request, response) => void api.handle(request, response),
+      limits,
+      log,
+    });
   }
 
   /** Opens the socket; a stale one, or that of an agent that is just ending, is replaced. @throws Error (EACCES, …) */
   async listen(): Promise<void> {
-    const { path, log } = this.#options;
+    const { path } = this.#options;
     mkdirSync(dirname(path), { recursive: true });
-    await publishSocket(this.#server, path);
-    this.#server.on("error", (error) => log.error({ err: error }, "the state socket failed"));
+    await publishSocket(this.#server.door(), path);
   }
 
   close(): Promise<void> {
-    return closeServer(this.#server);
+    return this.#server.close();
   }
 }

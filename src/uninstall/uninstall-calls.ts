@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Answers the launcher while the node is left, and tells when nobody calls it any more.
 import { lstatSync, rmSync } from "node:fs";
-import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from "node:http";
+import { type IncomingMessage, request, type ServerResponse } from "node:http";
 import { connect } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { publishSocket } from "../linux/unix-socket.ts";
+import { silentLogger } from "../log/logger.ts";
+import { LimitedServer, type PortLimits } from "../ports/limited-server.ts";
 
 const connectTimeoutMs = 1_000;
 
@@ -48,6 +50,17 @@ export async function whoServes(path: string): Promise<SocketOwner> {
 const leaving =
   "ambient-cni is leaving this node; the runtime tries again, with the chain as it is without ambient-cni";
 
+/** As the agent's own on this socket. */
+const limits: PortLimits = {
+  places: 1024,
+  perPeer: 1024,
+  firstByteMs: 10_000,
+  requestMs: 10_000,
+  answerMs: 10_000,
+  maxHeadBytes: 64 * 1024,
+  maxBodyBytes: 1024 * 1024,
+};
+
 /** A node whose STATUS fails starts no pod at all, those outside the mesh included. */
 const forgiving: ReadonlySet<string> = new Set(["DEL", "GC", "STATUS"]);
 
@@ -58,7 +71,7 @@ const forgiving: ReadonlySet<string> = new Set(["DEL", "GC", "STATUS"]);
 export class UninstallCalls implements AsyncDisposable {
   readonly #path: string;
   readonly #refusal: string;
-  readonly #server: Server;
+  readonly #server: LimitedServer;
   #inode: bigint | undefined;
   #underWay = 0;
   #lastCallMs = performance.now();
@@ -68,8 +81,13 @@ export class UninstallCalls implements AsyncDisposable {
   constructor(path: string, refusal = leaving) {
     this.#path = path;
     this.#refusal = refusal;
-    this.#server = createServer((request, response) => void this.#answer(request, response));
-    this.#server.on("error", () => {});
+    this.#server = new LimitedServer({
+      what: "the plugin socket",
+      handler: (request, response) => void this.#answer(request, response),
+      limits,
+      descriptors: "all",
+      log: silentLogger,
+    });
   }
 
   /** Calls of the launcher so far. */
@@ -79,7 +97,7 @@ export class UninstallCalls implements AsyncDisposable {
 
   /** Takes the socket's place. @throws Error of the file system, ENOENT without a folder */
   async listen(): Promise<void> {
-    this.#inode = (await publishSocket(this.#server, this.#path)).inode;
+    this.#inode = (await publishSocket(this.#server.door(), this.#path)).inode;
   }
 
   /** Waits until there was no call for so long. @returns false when calls still came at the deadline */
@@ -99,10 +117,7 @@ export class UninstallCalls implements AsyncDisposable {
 
   /** Lets go of the socket, and removes its file unless an agent has put its own there. */
   async close(): Promise<void> {
-    await new Promise<void>((resolve) => {
-      this.#server.close(() => resolve());
-      this.#server.closeAllConnections();
-    });
+    await this.#server.close();
     const found = lstatSync(this.#path, { bigint: true, throwIfNoEntry: false });
     if (this.#inode !== undefined && found?.ino === this.#inode) rmSync(this.#path, { force: true });
     this.#inode = undefined;

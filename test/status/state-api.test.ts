@@ -6,15 +6,14 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createLoggers, silentLogger } from "../../src/log/logger.ts";
 import { AgentState } from "../../src/status/agent-state.ts";
-import type { ClientLimits } from "../../src/status/http-limits.ts";
 import { StateApi } from "../../src/status/state-api.ts";
-import { StateServer } from "../../src/status/state-server.ts";
+import { StateServer, stateLimits } from "../../src/status/state-server.ts";
 import { FakeAgent } from "./fake-agent.ts";
 import { validate } from "./json-schema.ts";
 import { ask } from "./state-client.ts";
 
 const schema = JSON.parse(readFileSync(new URL("../../docs/state-api.schema.json", import.meta.url), "utf8"));
-const limits: ClientLimits = { maxConnections: 50, idleMs: 700, requestMs: 600, answerMs: 1500 };
+const deadlines = { firstByteMs: 500, requestMs: 600, answerMs: 1500 };
 
 let agent: FakeAgent;
 let folder: string;
@@ -29,7 +28,7 @@ beforeEach(async () => {
   const source = new AgentState(agent.facts());
   const api = new StateApi({ source, loggers, log: silentLogger });
   const path = join(folder, "state.sock");
-  const server = new StateServer({ path, api, log: silentLogger, limits });
+  const server = new StateServer({ path, api, log: silentLogger, limits: { ...stateLimits, ...deadlines } });
   await server.listen();
   socket = { socketPath: path };
   stop = () => server.close();
