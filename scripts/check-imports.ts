@@ -43,7 +43,7 @@ export const rooms: readonly Room[] = [
   { name: "redirection", may: [...ground, "netfilter"] },
   // the one verdict on a pod's capture: whoever asks stands above
   { name: "check", may: [...ground, "netfilter", "redirection"] },
-  { name: "ztunnel", may: ground },
+  { name: "ztunnel", may: [...ground, "ports"] },
   { name: "probes", may: [...ground, "netfilter", "redirection"] },
   { name: "enrolment", may: [...ground, "kube", "netfilter", "redirection", "ztunnel", "probes"] },
   { name: "cni", may: [...ground, "ports", "kube", "enrolment", "conflist"] },

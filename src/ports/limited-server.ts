@@ -4,6 +4,7 @@ import { createServer as createHttpServer, type Server as HttpServer, type Reque
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import type { Logger } from "../log/logger.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
+import { Seldom } from "../loop/seldom.ts";
 import { type Descriptors, ownDescriptors } from "./descriptors.ts";
 import { Doorkeeper } from "./doorkeeper.ts";
 import { Exchange } from "./exchange.ts";
@@ -28,8 +29,6 @@ export interface LimitedServerOptions {
 
 /** Bounded by the kernel's somaxconn: a burst of connections waits here and not in the sender's next try, a second later. */
 const backlog = 4096;
-/** Between two lines on clients that were turned away. */
-const tellMs = 600_000;
 
 /** Serves one request per connection; connections come through any number of doors, and share one set of places. */
 export class LimitedServer {
@@ -41,9 +40,8 @@ export class LimitedServer {
   readonly #http: HttpServer;
   readonly #doors = new Set<Server>();
   readonly #visits = new Set<Visit>();
-  #toldMs = Number.NEGATIVE_INFINITY;
-  #turnedAway = 0;
-  #failedMs = Number.NEGATIVE_INFINITY;
+  readonly #refusals: Seldom;
+  readonly #failures: Seldom;
 
   constructor(options: LimitedServerOptions) {
     const { limits, handler, descriptors, clock } = options;
@@ -51,6 +49,8 @@ export class LimitedServer {
     this.#places = new Places(limits);
     this.#descriptors = descriptors === "all" ? undefined : (descriptors ?? ownDescriptors());
     this.#clock = clock ?? systemClock;
+    this.#refusals = new Seldom({ clock });
+    this.#failures = new Seldom({ clock });
     this.#http = createHttpServer(
       { maxHeaderSize: limits.maxHeadBytes, keepAliveTimeout: 0 },
       (request, response) => {
@@ -139,25 +139,21 @@ export class LimitedServer {
     visit.begin();
   }
 
-  /** A connection could not be accepted, as little as the next one: one line says it. */
+  /** A connection could not be accepted, as little as the next one. */
   #failed(error: Error): void {
-    const nowMs = this.#clock.nowMs();
-    if (nowMs - this.#failedMs < tellMs) return;
-    this.#failedMs = nowMs;
-    this.#options.log.error({ err: error }, `${this.#options.what} cannot accept connections`);
+    const { what, log } = this.#options;
+    const count = this.#failures.count();
+    if (count !== undefined) log.error({ count, err: error }, `${what} cannot accept connections`);
   }
 
   /** Whoever floods a port must not flood the log. */
   #turnAway(): void {
-    this.#turnedAway++;
-    const nowMs = this.#clock.nowMs();
-    if (nowMs - this.#toldMs < tellMs) return;
-    const { what, log } = this.#options;
-    log.warn(
-      { count: this.#turnedAway, places: this.#options.limits.places },
-      `${what} has more clients than it takes: those that say nothing are closed first`,
-    );
-    this.#toldMs = nowMs;
-    this.#turnedAway = 0;
+    const { what, log, limits } = this.#options;
+    const count = this.#refusals.count();
+    if (count !== undefined)
+      log.warn(
+        { count, places: limits.places },
+        `${what} has more clients than it takes: those that say nothing are closed first`,
+      );
   }
 }

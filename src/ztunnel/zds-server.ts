@@ -7,9 +7,11 @@ import { listenSeqpacket, type SeqpacketConnection, type SeqpacketListener } fro
 import { SocketName } from "../linux/unix-socket.ts";
 import type { Logger } from "../log/logger.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
+import { Seldom } from "../loop/seldom.ts";
 import { Roster, type RosterEntry } from "./workload.ts";
 import { ZdsConnection, type ZdsConnectionOptions } from "./zds-connection.ts";
 import { ZdsError } from "./zds-error.ts";
+import { ZdsPlaces } from "./zds-places.ts";
 
 /** A ztunnel came, has the whole picture, or left. */
 export interface ZdsServerEvent {
@@ -46,6 +48,8 @@ export class ZdsServer {
   #connections: ZdsConnection[] = [];
   readonly #name: SocketName;
   readonly #strangers = new Set<ZdsConnection>();
+  readonly #places: ZdsPlaces;
+  readonly #failures: Seldom;
   #listener: SeqpacketListener | undefined;
   #resumeTimer: NodeJS.Timeout | undefined;
   #acceptTimes: number[] = [];
@@ -63,6 +67,8 @@ export class ZdsServer {
       ...options,
     };
     const { path, log, clock } = this.#options;
+    this.#places = new ZdsPlaces({ log, clock });
+    this.#failures = new Seldom({ clock });
     const reopen = async (): Promise<void> => {
       this.#listener?.close();
       this.#open();
@@ -84,7 +90,12 @@ export class ZdsServer {
     const listener = listenSeqpacket(path, { backlog, mode: 0o600 });
     listener.onconnection = (socket) => this.#accept(socket);
     listener.onerror = (error) => {
-      this.#options.log.error({ err: error }, "cannot accept a ztunnel connection; trying again in a second");
+      const count = this.#failures.count();
+      if (count !== undefined)
+        this.#options.log.error(
+          { count, err: error },
+          "cannot accept a ztunnel connection; trying again every second",
+        );
       this.#pauseAccepting(acceptWindowMs);
     };
     this.#listener = listener;
@@ -216,6 +227,7 @@ export class ZdsServer {
       onphase: (changed) => this.#phaseChanged(changed),
     });
     this.#strangers.add(connection);
+    this.#places.enter(connection);
   }
 
   /** A ztunnel in a crash loop must not keep the agent busy with snapshots. */
@@ -239,6 +251,7 @@ export class ZdsServer {
     const known = this.#connections.includes(connection);
     this.#strangers.delete(connection);
     if (connection.phase === "closed") {
+      this.#places.leave(connection);
       this.#connections = this.#connections.filter((other) => other !== connection);
       if (known) this.#announce("disconnected");
     } else if (!known) {

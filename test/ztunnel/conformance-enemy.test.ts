@@ -268,6 +268,36 @@ describe("bad timing", () => {
     await harness.connections(1);
   });
 
+  test("silent connections without end cost sixteen descriptors, and a ztunnel still finds a place", async () => {
+    listening();
+    const before = openFdCount();
+    const count = 40;
+    for (let i = 1; i <= count; i++) {
+      harness.client();
+      // a full backlog would refuse it
+      await eventually("it to be accepted", () => harness.server.acceptedCount === i);
+    }
+    // both ends are in this process
+    expect(openFdCount() - before - count).toBeLessThanOrEqual(16);
+    await harness.liveClient();
+    expect(harness.server.connectionCount).toBe(1);
+    expect(harness.log.filter(({ message }) => message.startsWith("more ZDS connections"))).toHaveLength(1);
+  });
+
+  test("where sixteen have said hello the next one is closed, and gets its place when one ends", async () => {
+    listening();
+    const clients = [];
+    for (let i = 0; i < 16; i++) clients.push(await harness.liveClient());
+    const surplus = harness.client();
+    await eventually("it to be accepted", () => harness.server.acceptedCount === 17);
+    expect(harness.server.connectionCount).toBe(16);
+    surplus.close();
+    clients[0]?.close();
+    await harness.connections(15);
+    await harness.liveClient();
+    await harness.connections(16);
+  });
+
   test("a storm of connections is let in five a second, and a patient client still gets its turn", async () => {
     listening({ acceptsPerSecond: 5 });
     holdPods(2);
