@@ -4,7 +4,6 @@ import { expect, test } from "vitest";
 import { pickFields } from "../../src/kube/pick-fields.ts";
 import {
   namespaceFields,
-  type PodFacts,
   podFields,
   sameFacts,
   toNamespaceFacts,
