@@ -18,6 +18,15 @@ export class Exchange extends Duplex {
     socket.once("close", () => this.destroy());
   }
 
+  /** As the socket's, for who is told more than a stranger. */
+  get remoteAddress(): string | undefined {
+    return this.#socket.remoteAddress;
+  }
+
+  get localAddress(): string | undefined {
+    return this.#socket.localAddress;
+  }
+
   override _read(): void {
     const request = this.#request;
     this.#request = undefined;
