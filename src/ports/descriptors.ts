@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How many descriptors the process has left, and how many of them are kept for what pods wait for.
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { type Clock, systemClock } from "../loop/clock.ts";
 
 export interface DescriptorsOptions {
@@ -47,11 +47,16 @@ export class Descriptors {
 /**
  * Those of this process. Its limit is the hard one from the start: Node raises the soft limit to it, before any of our code runs.
  * Source: nodejs/node src/node.cc, PlatformInit.
+ * @param folder of the process in /proc; where there is none nobody can count, and every question is answered yes
  */
-export function ownDescriptors(): Descriptors {
-  const limit = openFilesLimit(readFileSync("/proc/self/limits", "utf8"));
+export function ownDescriptors(folder = "/proc/self"): Descriptors {
+  const limits = `${folder}/limits`;
+  // the ports have to be up to say what else is missing where /proc is
+  if (!existsSync(limits))
+    return new Descriptors({ limit: Number.POSITIVE_INFINITY, reserve: 0, count: () => 0 });
+  const limit = openFilesLimit(readFileSync(limits, "utf8"));
   const reserve = Math.min(mostReserved, Math.floor(limit / 4));
-  return new Descriptors({ limit, reserve, count: () => readdirSync("/proc/self/fd").length });
+  return new Descriptors({ limit, reserve, count: () => readdirSync(`${folder}/fd`).length });
 }
 
 /** The soft limit of open files; Infinity where there is none. Pure. Source: proc_pid_limits(5). */

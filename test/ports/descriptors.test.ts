@@ -26,6 +26,10 @@ test("a process without a limit has always more", () => {
   expect(descriptors.take()).toBe(true);
 });
 
+test("without /proc nobody can count, and everybody is let in", () => {
+  expect(ownDescriptors("/nowhere").take()).toBe(true);
+});
+
 test.each([
   ["Max open files            4096                 8192                 files     \n", 4096],
   [
