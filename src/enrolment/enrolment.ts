@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // All pods of the node: who asks for a look at which pod, and when. Everything that happens becomes a message to a pod's own run.
-import type { PodFacts } from "../kube/pod-facts.ts";
+import { isAnnouncementAlone, type PodFacts } from "../kube/pod-facts.ts";
 import { unlessLate } from "../loop/deadline.ts";
 import { KeyedQueue } from "../loop/keyed-queue.ts";
 import { AddWaiters } from "./add-waiters.ts";
@@ -310,8 +310,22 @@ export class Enrolment {
   #podChanged(uid: string, pod: PodFacts | undefined): void {
     if (this.#stage !== "started") return;
     if (pod === undefined && !this.#records.has(uid)) return;
+    if (pod !== undefined && this.#isOwnWord(pod)) {
+      const record = this.#records.of(uid);
+      record.put({ type: "facts", pod });
+      record.read(this.#options.clock.nowMs());
+      return;
+    }
     if (pod !== undefined) this.#options.history.asked(uid);
     this.#tell(uid, { type: "facts", pod });
+  }
+
+  /** Of a captured pod its own annotation comes back to us: nothing is to be done, and a look at its namespace takes a dozen questions. */
+  #isOwnWord(pod: PodFacts): boolean {
+    const record = this.#records.get(pod.uid);
+    // a run that is under way, or asked for, reads it itself
+    if (record?.facts === undefined || record.isBehind || this.#queue.isBusy(pod.uid)) return false;
+    return record.workload.phase.at === "captured" && isAnnouncementAlone(record.facts, pod);
   }
 
   /** A pod known from its ADD alone, and deleted while the watch was broken, is in no list and no event. */

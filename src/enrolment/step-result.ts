@@ -60,7 +60,8 @@ export function advance(workload: Workload, outcome: Outcome): Advanced {
       const next = offer(workload, offered, view);
       return {
         workload: offered === undefined && isOver(workload, view) ? { ...next, isUnseen: false } : next,
-        run: { ...run, hasSearched: true },
+        // nothing is found that is not proved to be the pod's
+        run: { ...run, hasSearched: true, proved: next.sandbox?.netns.key },
       };
     }
     case "prove":

@@ -154,6 +154,14 @@ export function sameFacts<T extends { readonly resourceVersion: string }>(a: T, 
   return isDeepStrictEqual({ ...a, resourceVersion: "" }, { ...b, resourceVersion: "" });
 }
 
+/** Whether nothing came to a pod but the word that it is in the mesh, which istiod reads. */
+export function isAnnouncementAlone(before: PodFacts, now: PodFacts): boolean {
+  const { redirection } = podAnnotations;
+  if (before.annotations[redirection] !== undefined || now.annotations[redirection] !== "enabled")
+    return false;
+  return sameFacts({ ...before, annotations: { ...before.annotations, [redirection]: "enabled" } }, now);
+}
+
 function keptOf(annotations: Readonly<Record<string, unknown>>) {
   const kept: Record<string, string> = {};
   const excess: string[] = [];

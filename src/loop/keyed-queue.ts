@@ -60,6 +60,12 @@ export class KeyedQueue<R> {
     return promise;
   }
 
+  /** Whether a run of it is under way or asked for; one that is only planned does not count. */
+  isBusy(key: string): boolean {
+    const slot = this.#slots.get(key);
+    return slot !== undefined && (slot.running || slot.next !== undefined);
+  }
+
   /** Asks for a run in a while, unless one is asked for before. */
   requestAfter(key: string, delayMs: number, how: RunRequest = {}): void {
     if (this.#stopped) return;

@@ -89,7 +89,7 @@ describe("into the mesh", () => {
       when: "a running pod is known to ztunnel before a rule leads there",
       workload: lone,
       finds: { sandboxes: [sandboxOf("A", { ips: [] })] },
-      steps: "find prove inspect hand-over redirect:entry settle pass-probes announce enrolled",
+      steps: "find inspect hand-over redirect:entry settle pass-probes announce enrolled",
       at: "captured",
     },
     {
@@ -423,8 +423,7 @@ describe("a sandbox that ended", () => {
       workload: ended,
       view: { ...served, nowMs: pace.graceMs },
       finds: lives,
-      steps:
-        "withdraw clear find prove inspect hand-over redirect:entry settle pass-probes announce enrolled",
+      steps: "withdraw clear find inspect hand-over redirect:entry settle pass-probes announce enrolled",
       at: "captured",
     },
     {

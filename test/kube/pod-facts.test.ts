@@ -3,7 +3,9 @@
 import { expect, test } from "vitest";
 import { pickFields } from "../../src/kube/pick-fields.ts";
 import {
+  isAnnouncementAlone,
   namespaceFields,
+  type PodFacts,
   podFields,
   sameFacts,
   toNamespaceFacts,
@@ -249,4 +251,20 @@ test("the fields that are picked are all that facts are made of", () => {
   const old = { metadata: identity, spec: { serviceAccount: "old" }, status: { podIP: "10.1.1.1" } };
   expect(toPodFacts(pickFields(Buffer.from(JSON.stringify(old)), podFields))).toEqual(toPodFacts(old));
   expect(toNamespaceFacts(pickFields(bytes, namespaceFields))).toEqual(toNamespaceFacts(whole));
+});
+
+test("the agent's own word on a pod is told from whatever else comes to it", () => {
+  const now = { ...(toPodFacts(whole) as PodFacts), resourceVersion: "78" };
+  const { "ambient.istio.io/redirection": _, ...others } = now.annotations;
+  const before = { ...now, annotations: others, resourceVersion: "77" };
+  expect(isAnnouncementAlone(before, now)).toBe(true);
+  // taken away, again, by another, with something else
+  expect(isAnnouncementAlone(now, before)).toBe(false);
+  expect(isAnnouncementAlone(now, now)).toBe(false);
+  const pending = { ...now, annotations: { ...others, "ambient.istio.io/redirection": "pending" } };
+  expect(isAnnouncementAlone(before, pending)).toBe(false);
+  expect(isAnnouncementAlone(before, { ...now, ips: ["10.0.0.10"] })).toBe(false);
+  expect(isAnnouncementAlone(before, { ...now, labels: {} })).toBe(false);
+  const more = { ...now, annotations: { ...now.annotations, "ambient.istio.io/dns-capture": "true" } };
+  expect(isAnnouncementAlone(before, more)).toBe(false);
 });

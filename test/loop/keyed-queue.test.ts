@@ -176,3 +176,20 @@ test("an urgent request during a run of the key is urgent when that has ended", 
   await runs.end("first");
   expect(runs.started.sort()).toEqual(["a", "a", "b"]);
 });
+
+test("a key is busy from the request to the end of its last run, and not while a run is only planned", async () => {
+  const runs = new Runs();
+  const clock = new FakeClock();
+  const queue = new KeyedQueue({ concurrency: 1, run: runs.run, clock });
+  queue.request("a");
+  queue.request("b");
+  expect([queue.isBusy("a"), queue.isBusy("b"), queue.isBusy("c")]).toEqual([true, true, false]);
+  queue.request("a");
+  await runs.end("first");
+  expect(queue.isBusy("a")).toBe(true);
+  await runs.end("b");
+  expect([queue.isBusy("a"), queue.isBusy("b")]).toEqual([true, false]);
+  await runs.end("second");
+  queue.requestAfter("a", 1_000);
+  expect(queue.isBusy("a")).toBe(false);
+});
