@@ -11,6 +11,12 @@ test.each([
   ["loopback, another of its addresses", "127.0.0.2", "127.0.0.1", { address: "127.0.0.2", isOwn: true }],
   ["loopback, in IPv6", "::1", "::1", { address: "::1", isOwn: true }],
   ["an address that begins like loopback", "::1:2", "fd00::1", { address: "::1:2", isOwn: false }],
+  [
+    "an IPv6 address that ends like loopback's",
+    "::127.0.0.1",
+    "fd00::1",
+    { address: "::127.0.0.1", isOwn: false },
+  ],
   ["a Unix socket", undefined, undefined, { address: undefined, isOwn: false }],
 ])("%s is told by its addresses", (_, remoteAddress, localAddress, expected) => {
   expect(peerOf({ remoteAddress, localAddress })).toEqual(expected);
