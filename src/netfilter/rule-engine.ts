@@ -91,6 +91,12 @@ export interface RuleState {
   readonly generation?: number | undefined;
 }
 
+/** The state in short. */
+export interface SeenRules extends Pick<RuleState, "findings" | "generation"> {
+  /** Some of our chains are there. */
+  readonly hasChains: boolean;
+}
+
 /** What bringing rules about took. */
 export interface Applied {
   readonly before: RuleState;
@@ -115,6 +121,11 @@ export interface RuleEngine {
   present(call: NetnsCall): Promise<readonly ChainState[]>;
   /** Compares; writes nothing. */
   verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState>;
+  /**
+   * What the last {@link verify} of these rules through this handle saw, if the kernel says that nothing was changed in the namespace
+   * since: a fraction of a look. Undefined at once where the kernel is not asked. Engines without such a count have no such question.
+   */
+  unchanged?(call: NetnsCall, wanted: WantedRules): Promise<SeenRules | undefined> | undefined;
   /**
    * Writes what differs, and proves it by the kernel's own answer; writes nothing where everything is right.
    * @param options.isNew the namespace was made just now: nothing of ours can be in it, so it is not looked at first. Wrongly true, it

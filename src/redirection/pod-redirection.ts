@@ -20,7 +20,14 @@ import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import type { Family } from "../netfilter/family.ts";
 import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
-import type { Applied, NetnsCall, RuleEngine, RuleState } from "../netfilter/rule-engine.ts";
+import type {
+  Applied,
+  NetnsCall,
+  RuleEngine,
+  RuleState,
+  SeenRules,
+  WantedRules,
+} from "../netfilter/rule-engine.ts";
 import type { RedirectBackend } from "../netfilter/variant.ts";
 import { type EarlierLook, EarlierRules, type Leftovers, NOT_LOOKED } from "./earlier-rules.ts";
 import { type Drift, fingerprint } from "./fingerprint.ts";
@@ -90,7 +97,7 @@ interface Visiting extends NetnsCall {
 interface Written {
   readonly before: RoutingState;
   readonly skippedFamilies: readonly SkippedFamily[];
-  readonly rules: Applied;
+  readonly rules: Omit<Applied, "before"> & { readonly before: Pick<RuleState, "findings" | "generation"> };
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000;
@@ -260,10 +267,14 @@ export class PodRedirection {
 
   /** One visit shows whether anything is to be done, which is not so most of the time. */
   async #applyAgain(call: Visiting, options: RedirectOptions): Promise<Written> {
-    const [found, seen] = await allDone([
+    const wanted = this.#wanted(options, this.#families);
+    // where nothing was changed since the last look the rules are not read again
+    const unchanged = this.#engine.unchanged?.(call, wanted);
+    const [found, known] = await allDone([
       lookAtRouting(call.visit, { v6: this.#options.ipv6 }),
-      this.#engine.verify(call, this.#wanted(options, this.#families)),
+      unchanged ?? this.#look(call, wanted),
     ]);
+    const seen = known ?? (await this.#look(call, wanted));
     const before = found.state;
     const { families, skippedFamilies } = await this.#familiesOf(call, before);
     const isIntact = seen.findings.every(({ family }) => !families.includes(family));
@@ -271,9 +282,14 @@ export class PodRedirection {
       return { before, skippedFamilies, rules: { before: { ...seen, findings: [] }, writes: 0 } };
     // Routes before rules: a reply that the rules mark must find its route.
     if (!isRoutingComplete(before)) await this.#ensureRouting(call, { isNew: false, found });
-    const isNew = seen.chains.length === 0;
+    const isNew = !seen.hasChains;
     const rules = await this.#engine.apply(call, this.#wanted(options, families), { isNew });
     return { before, skippedFamilies, rules };
+  }
+
+  async #look(call: Visiting, wanted: WantedRules): Promise<SeenRules> {
+    const { chains, ...state } = await this.#engine.verify(call, wanted);
+    return { ...state, hasChains: chains.length > 0 };
   }
 
   #ensureRouting(

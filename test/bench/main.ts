@@ -80,6 +80,7 @@ async function measureAll(samples: number, say: (line: string) => void): Promise
     rules_replay_ms_p50: rules.replay,
     rules_native_ms_p50: rules.native,
     check_ms_p50: rules.check,
+    full_check_ms_p50: rules.fullCheck,
     rules_processes: rules.processes,
     rules_floor_ms_p50: rules.floor,
     iptables_c25_ms_p50: rules.checks25,

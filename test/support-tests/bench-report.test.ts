@@ -41,6 +41,7 @@ const good: Measurements = {
   chain_other_ms_p50: 45,
   rules_replay_ms_p50: 1.118,
   rules_native_ms_p50: 0.9,
+  full_check_ms_p50: 1.6,
   check_ms_p50: 0.4,
   rules_processes: 0,
   rules_floor_ms_p50: 6,

@@ -5,9 +5,18 @@ import type { NetlinkRequest } from "../../linux/netlink/message.ts";
 import type { Family } from "../family.ts";
 import { isWithoutNft } from "../find-chains.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
+import { Unchanged } from "../nft/change-count.ts";
 import type { Ask } from "../nft/nft-wire.ts";
 import { ask, deleteRule, deleteTable } from "../nft/nft-wire.ts";
-import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "../rule-engine.ts";
+import type {
+  Applied,
+  ChainState,
+  NetnsCall,
+  RuleEngine,
+  RuleState,
+  SeenRules,
+  WantedRules,
+} from "../rule-engine.ts";
 import { writeBefore } from "../write-batch.ts";
 import { createTable } from "./native-batch.ts";
 import type { NativeLayout } from "./native-layout.ts";
@@ -38,6 +47,7 @@ export class NativeEngine implements RuleEngine {
   readonly variant = "native";
   readonly #options: NativeEngineOptions;
   readonly #known = new Map<string, readonly NativeTable[]>();
+  readonly #unchanged = new Unchanged();
 
   constructor(options: NativeEngineOptions) {
     this.#options = options;
@@ -62,7 +72,14 @@ export class NativeEngine implements RuleEngine {
     const seen = await readNativeObjects(this.#ask(call), this.#options.layout);
     const state = stateOf(this.#verdicts(seen, this.#wanted(wanted)));
     // what a process owns goes with it, which is no change that the kernel counts
-    return seen.tables.some(({ isOwned }) => isOwned) ? state : { ...state, generation: seen.generation };
+    const isOwned = seen.tables.some((table) => table.isOwned);
+    const proven = isOwned ? state : { ...state, generation: seen.generation };
+    this.#unchanged.note(call.netns, wanted, { state: proven, changeCount: seen.changeCount });
+    return proven;
+  }
+
+  unchanged(call: NetnsCall, wanted: WantedRules): Promise<SeenRules | undefined> | undefined {
+    return this.#unchanged.ask(call.netns, wanted, this.#ask(call));
   }
 
   /** @throws {NetfilterFault} BATCH_REFUSED: nothing of the last batch stayed; NOT_AS_TOLD, TABLE_OWNED, TABLE_DORMANT, UNSTEADY */

@@ -9,6 +9,7 @@ import {
   viewOf,
 } from "../../linux/netlink/message.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
+import { CHANGE_COUNT, changeCountIn } from "../nft/change-count.ts";
 import {
   decodeChain,
   decodeRule,
@@ -44,6 +45,8 @@ export interface SeenNative {
   readonly isSteady: boolean;
   /** Low bits of the kernel's count of changes; absent where nothing was told of, or while it changes. */
   readonly generation?: number | undefined;
+  /** All bits of it; absent where the generation is, or the kernel does not say. */
+  readonly changeCount?: number | undefined;
 }
 
 /** Bound of what is heard of rules at once; ours take 8 KiB. */
@@ -84,9 +87,11 @@ export async function readNativeObjects(ask: Ask, layout: NativeLayout): Promise
 /** @returns undefined when a list changed while it was made, or an answer was lost */
 async function readOnce(ask: Ask, questions: readonly Questions[]): Promise<SeenNative | undefined> {
   const requests = [...questions.flatMap(({ heads }) => heads), ...questions.map(({ list }) => list)];
-  const answers = await askSteadily(ask, requests);
-  if (answers === undefined) return undefined;
+  const all = await askSteadily(ask, [CHANGE_COUNT, ...requests]);
+  if (all === undefined) return undefined;
+  const [count, ...answers] = all;
   const generations = new Set<number>();
+  if (count !== undefined) noteGenerations(count, generations);
   const tables: SeenNativeTable[] = [];
   let at = 0;
   for (const [index, each] of questions.entries()) {
@@ -102,7 +107,7 @@ async function readOnce(ask: Ask, questions: readonly Questions[]): Promise<Seen
   }
   const isSteady = generations.size <= 1;
   const [generation] = generations;
-  return { tables, isSteady, ...(isSteady ? { generation } : {}) };
+  return { tables, isSteady, ...(isSteady ? { generation, changeCount: changeCountIn(count) } : {}) };
 }
 
 /** @returns undefined when a list changed while it was made, or an answer was lost */

@@ -7,10 +7,19 @@ import { isWithoutNft } from "../find-chains.ts";
 import { KnownBytes } from "../known-bytes.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import { renderRewriteText } from "../restore-text.ts";
-import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "../rule-engine.ts";
+import type {
+  Applied,
+  ChainState,
+  NetnsCall,
+  RuleEngine,
+  RuleState,
+  SeenRules,
+  WantedRules,
+} from "../rule-engine.ts";
 import { statesOf, sumOf } from "../rule-match.ts";
 import { checkInstalled, type TablesProgram } from "../tables-program.ts";
 import type { OwnTable } from "../told-rules.ts";
+import { Unchanged } from "./change-count.ts";
 import { type KnownRules, recordKnownRules } from "./nft-known.ts";
 import type { Ask } from "./nft-wire.ts";
 import { ask } from "./nft-wire.ts";
@@ -39,6 +48,7 @@ export class NftEngine implements RuleEngine {
   readonly #options: NftEngineOptions;
   readonly #known: KnownBytes<KnownRules>;
   readonly #nothing: Wanted;
+  readonly #unchanged = new Unchanged();
 
   constructor(options: NftEngineOptions) {
     this.#options = options;
@@ -67,7 +77,13 @@ export class NftEngine implements RuleEngine {
   async verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState> {
     const seen = await readOwnObjects(call.netns, this.#options.own, { ask: this.#ask(call) });
     const state = stateOf(verifyOwnObjects(seen, await this.#wanted(call, wanted, seen)));
-    return { ...state, generation: provenBy(seen) };
+    const proven = { ...state, generation: provenBy(seen) };
+    this.#unchanged.note(call.netns, wanted, { state: proven, changeCount: seen.changeCount });
+    return proven;
+  }
+
+  unchanged(call: NetnsCall, wanted: WantedRules): Promise<SeenRules | undefined> | undefined {
+    return this.#unchanged.ask(call.netns, wanted, this.#ask(call));
   }
 
   async apply(call: NetnsCall, wanted: WantedRules, { isNew }: { isNew: boolean }): Promise<Applied> {

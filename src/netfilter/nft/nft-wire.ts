@@ -33,6 +33,7 @@ const MESSAGE = {
   newRule: 6,
   getRule: 7,
   deleteRule: 8,
+  getGeneration: 16,
 } as const;
 const BATCH = { begin: 0x10, end: 0x11 } as const;
 export const TABLE = { name: 1, flags: 2, use: 3, userdata: 6 } as const;
@@ -54,6 +55,11 @@ export interface TablePlace {
 /** Where a chain is. */
 export interface ChainPlace extends TablePlace {
   readonly chain: string;
+}
+
+/** Asks for the count of changes in the namespace, in all families. */
+export function getGeneration(): NetlinkRequest {
+  return request(MESSAGE.getGeneration, 0, Uint8Array.of(0, 0, 0, 0));
 }
 
 /** Asks for one table by name. */

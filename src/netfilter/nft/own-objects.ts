@@ -6,6 +6,7 @@ import { check, errorCode } from "../../linux/netlink/exchange.ts";
 import type { NetlinkAnswer } from "../../linux/netlink/message.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import type { OwnTable } from "../told-rules.ts";
+import { CHANGE_COUNT, changeCountIn } from "./change-count.ts";
 import {
   decodeChain,
   decodeRule,
@@ -40,6 +41,8 @@ export interface SeenObjects {
   readonly isSteady: boolean;
   /** Low bits of the kernel's count of changes in this namespace; absent where nothing was told of, or while it changes. */
   readonly generation?: number | undefined;
+  /** All bits of it; absent where the generation is, or the kernel does not say. */
+  readonly changeCount?: number | undefined;
 }
 
 /** Bounds in bytes of what is heard of rules. */
@@ -76,8 +79,8 @@ export async function readOwnObjects(
       continue;
     }
     if (reading.isCrowded) crowded.add(netns);
-    const { tables, isSteady, generation } = reading;
-    if (isSteady || isLast) return { tables, isSteady, ...(isSteady ? { generation } : {}) };
+    const { tables, isSteady, generation, changeCount } = reading;
+    if (isSteady || isLast) return { tables, isSteady, ...(isSteady ? { generation, changeCount } : {}) };
   }
 }
 
@@ -91,7 +94,7 @@ async function readInto(
     const first = byChain
       ? [...reading.heads, ...reading.chainLists]
       : [...reading.heads, ...reading.tableLists];
-    if (!(await tell(first, byChain ? LIMITS.chains : LIMITS.tables))) return false;
+    if (!(await tell(first, byChain ? LIMITS.chains : LIMITS.tables, { isFirst: true }))) return false;
     if (!byChain && !(await tell(reading.unprovenLists(), LIMITS.chains))) return false;
     for (const list of reading.cutLists()) if (!(await tell([list], LIMITS.chains))) return false;
     return true;
@@ -101,13 +104,17 @@ async function readInto(
     throw error;
   }
 
-  async function tell(questions: readonly Question[], enoughBytes: number): Promise<boolean> {
+  async function tell(
+    questions: readonly Question[],
+    enoughBytes: number,
+    { isFirst = false } = {},
+  ): Promise<boolean> {
     if (questions.length === 0) return true;
-    const answers = await askKernel(
-      questions.map(({ request }) => request),
-      enoughBytes,
-    );
-    if (answers.some(({ interrupted, error }) => interrupted || error === -EINTR)) return false;
+    const requests = questions.map(({ request }) => request);
+    const all = await askKernel(isFirst ? [CHANGE_COUNT, ...requests] : requests, enoughBytes);
+    if (all.some(({ interrupted, error }) => interrupted || error === -EINTR)) return false;
+    if (isFirst) reading.takeCount(all[0]);
+    const answers = isFirst ? all.slice(1) : all;
     for (const [index, answer] of answers.entries()) {
       const question = questions[index];
       if (question !== undefined) reading.take(question, answer);
@@ -134,6 +141,7 @@ class Reading {
   readonly #tables = new Map<OwnTable, ReadTable>();
   readonly #cut = new Set<OwnTable>();
   #generation: number | undefined;
+  #changeCount: number | undefined;
   isSteady = true;
 
   constructor(own: readonly OwnTable[]) {
@@ -156,6 +164,10 @@ class Reading {
     return this.#generation;
   }
 
+  get changeCount(): number | undefined {
+    return this.#changeCount;
+  }
+
   get tables(): SeenTable[] {
     return [...this.#tables.values()];
   }
@@ -163,6 +175,12 @@ class Reading {
   /** A table has more rules than were heard. */
   get isCrowded(): boolean {
     return this.#cut.size > 0;
+  }
+
+  takeCount(answer: NetlinkAnswer | undefined): void {
+    if (answer === undefined) return;
+    for (const { body } of answer.messages) this.#noteGeneration(generationOf(body));
+    this.#changeCount = changeCountIn(answer);
   }
 
   /** @throws NetlinkError for an answer that is neither what was asked for nor "not there" */
