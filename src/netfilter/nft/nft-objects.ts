@@ -113,7 +113,8 @@ export function generationOf(body: Uint8Array): number {
 
 /** Whether two encodings are the same, byte by byte. */
 export function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return Buffer.compare(a, b) === 0;
+  // most that are compared differ in length, and the comparison itself is a call out of JavaScript
+  return a.length === b.length && Buffer.compare(a, b) === 0;
 }
 
 /** Whether packets reach two base chains at the same moment. What becomes of those that no rule decides on may differ. */
