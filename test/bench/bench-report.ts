@@ -21,6 +21,7 @@ export interface Measurements {
   label_110_s: number;
   restart_110_s: number;
   restart_110_rule_writes: number;
+  idle_110_cpu_s_per_min: number;
   rss_0_mb: number;
   rss_110_mb: number;
   toggle_requests: number;
@@ -55,6 +56,7 @@ const rows: readonly Row[] = [
   { key: "label_110_s", what: "110 running pods captured after one label, s", budget: 0.7 },
   { key: "restart_110_s", what: "agent restarted with 110 pods, s" },
   { key: "restart_110_rule_writes", what: "rule writes of that restart", budget: 0 },
+  { key: "idle_110_cpu_s_per_min", what: "agent's processor time a minute, 110 pods, idle, s" },
   { key: "rss_0_mb", what: "agent's resident memory, no pod, MB" },
   { key: "rss_110_mb", what: "agent's resident memory, 110 pods, MB", budget: 85 },
   { key: "toggle_requests", what: "requests while pods leave and enter the mesh" },

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A full node: 110 running pods captured by one label, and an agent that is restarted among them.
+import { setTimeout as delay } from "node:timers/promises";
 import { ipRules, iptablesSave } from "../support/node/kernel.ts";
 import type { MeshNode } from "../support/node/mesh-node.ts";
 import type { Pod } from "../support/node/pod.ts";
@@ -14,7 +15,12 @@ export interface FleetCosts {
   /** Rule transactions in all pods, counted by the kernel. */
   readonly restartRuleWrites: number;
   readonly rssBytes: number;
+  /** Processor time of the agent in a minute in which nothing happens. */
+  readonly idleCpuSeconds: number;
 }
+
+/** Two looks at each pod, by the default interval. */
+const idleMs = 60_000;
 
 /** Starts the pods of a namespace, labels it, restarts the agent. @throws Error when a pod is not as it should be. */
 export async function measureFleet(
@@ -49,7 +55,15 @@ export async function measureFleet(
   const after = await generations(pods);
   const restartRuleWrites = after.reduce((sum, generation, i) => sum + generation - (before[i] as number), 0);
   await assertCaptured(pods);
-  return { labelSeconds, restartSeconds, restartRuleWrites, rssBytes };
+  const idleCpuSeconds = await idleCost(mesh);
+  say(`idle: ${idleCpuSeconds.toFixed(3)} s of processor time a minute`);
+  return { labelSeconds, restartSeconds, restartRuleWrites, rssBytes, idleCpuSeconds };
+}
+
+async function idleCost(mesh: MeshNode): Promise<number> {
+  const beforeMs = mesh.agent.cpuMs();
+  await delay(idleMs);
+  return (mesh.agent.cpuMs() - beforeMs) / 1000;
 }
 
 /** Waits until the agent has nothing more to do. */

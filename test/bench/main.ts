@@ -87,6 +87,7 @@ async function measureAll(samples: number, say: (line: string) => void): Promise
     label_110_s: fleet.labelSeconds,
     restart_110_s: fleet.restartSeconds,
     restart_110_rule_writes: fleet.restartRuleWrites,
+    idle_110_cpu_s_per_min: fleet.idleCpuSeconds,
     rss_0_mb: rss0 / megabyte,
     rss_110_mb: fleet.rssBytes / megabyte,
     toggle_requests: toggle.requests,

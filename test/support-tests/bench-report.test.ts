@@ -49,6 +49,7 @@ const good: Measurements = {
   label_110_s: 0.6,
   restart_110_s: 1,
   restart_110_rule_writes: 0,
+  idle_110_cpu_s_per_min: 0.2,
   rss_0_mb: 70,
   rss_110_mb: 80,
   toggle_requests: 5000,
