@@ -39,6 +39,7 @@ const FRA = {
   pad: 18,
   protocol: 21,
 } as const;
+const KNOWN_FRA: ReadonlySet<number> = new Set(Object.values(FRA));
 const FR_ACT_TO_TBL = 1;
 const FIB_RULE_INVERT = 2;
 const RTA = { interface: 4, gateway: 5, multipath: 9, table: 15, via: 18 } as const;
@@ -59,17 +60,14 @@ const NO_LIMIT = 0xffffffff;
  * struct fib_rule_hdr: family, dst_len, src_len, tos, table, res1, res2, action, u32 flags
  */
 export function isOurRule(family: Family, body: Uint8Array): boolean {
-  if (body.length < 12) return false;
-  const [ruleFamily, destinationLength, sourceLength, tos, table, , , action] = body;
-  if (ruleFamily !== family || destinationLength !== 0 || sourceLength !== 0 || tos !== 0) return false;
-  if (action !== FR_ACT_TO_TBL || (viewOf(body).getUint32(8, true) & FIB_RULE_INVERT) !== 0) return false;
+  if (body.length < 12 || !isOfAll(family, body)) return false;
+  if (body[7] !== FR_ACT_TO_TBL || (viewOf(body).getUint32(8, true) & FIB_RULE_INVERT) !== 0) return false;
   const attributes = decodeAttributes(body, 12);
-  const known: number[] = Object.values(FRA);
   // Any other attribute is a selector that narrows the rule, or an action of its own.
-  if ([...attributes.keys()].some((type) => !known.includes(type))) return false;
+  if ([...attributes.keys()].some((type) => !KNOWN_FRA.has(type))) return false;
   const value = (type: number, absent: number) => decodeUint32(attributes.get(type)) ?? absent;
   return (
-    value(FRA.table, table ?? 0) === TABLE &&
+    value(FRA.table, body[4] ?? 0) === TABLE &&
     value(FRA.priority, 0) === RULE_PRIORITY &&
     value(FRA.fwmark, 0) === MARK &&
     value(FRA.fwmask, NO_LIMIT) === MARK_MASK &&
@@ -84,16 +82,18 @@ export function isOurRule(family: Family, body: Uint8Array): boolean {
  * struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, u32 flags
  */
 export function isOurRoute(family: Family, body: Uint8Array): boolean {
-  if (body.length < 12) return false;
-  const [routeFamily, destinationLength, sourceLength, tos, table, , , type] = body;
-  if (routeFamily !== family || destinationLength !== 0 || sourceLength !== 0 || tos !== 0) return false;
-  if (type !== RTN_LOCAL) return false;
+  if (body.length < 12 || !isOfAll(family, body) || body[7] !== RTN_LOCAL) return false;
   const attributes = decodeAttributes(body, 12);
   if (attributes.has(RTA.gateway) || attributes.has(RTA.multipath) || attributes.has(RTA.via)) return false;
   return (
-    (decodeUint32(attributes.get(RTA.table)) ?? table) === TABLE &&
+    (decodeUint32(attributes.get(RTA.table)) ?? body[4]) === TABLE &&
     decodeUint32(attributes.get(RTA.interface)) === LO_INDEX
   );
+}
+
+/** Of the family, and for all destinations, sources and types of service: the four bytes that both headers begin with. */
+function isOfAll(family: Family, body: Uint8Array): boolean {
+  return body[0] === family && body[1] === 0 && body[2] === 0 && body[3] === 0;
 }
 
 /**
