@@ -5,7 +5,7 @@ import { isTold } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Backoff } from "../loop/backoff.ts";
-import { type Clock, systemClock } from "../loop/clock.ts";
+import { type Clock, systemClock, type Timer } from "../loop/clock.ts";
 import { Turns } from "../loop/turns.ts";
 import type { ApiClient, Query } from "./api-client.ts";
 import { recordOf, wordOf } from "./json-fields.ts";
@@ -232,6 +232,7 @@ export class Reflector<T extends Keyed> {
       timeoutSeconds,
     };
     this.counts.watches += 1;
+    let proof: Timer | undefined;
     const events = client.watch(path, watchQuery, {
       signal,
       fields,
@@ -239,17 +240,23 @@ export class Reflector<T extends Keyed> {
       onopen: () => {
         this.#connected = true;
         this.#noteContact();
+        // in a quiet collection nothing may come for as long as the watch lives
+        proof = this.#clock.after(shortestWatchMs, () => this.#failures.noteSuccess());
         this.onopen();
       },
       ...(metadataOnly === undefined ? {} : { metadataOnly }),
     });
-    const turns = new Turns();
-    for await (const event of events) {
-      this.counts.events += 1;
-      this.#noteContact();
-      this.#failures.noteSuccess();
-      this.#take(event);
-      await turns.next();
+    try {
+      const turns = new Turns();
+      for await (const event of events) {
+        this.counts.events += 1;
+        this.#noteContact();
+        this.#failures.noteSuccess();
+        this.#take(event);
+        await turns.next();
+      }
+    } finally {
+      proof?.cancel();
     }
     this.#noteContact();
     const livedMs = this.#clock.nowMs() - startMs;

@@ -132,6 +132,18 @@ test("what happened during a disconnect is caught up without a list", async () =
   expect(lines.some(({ level, message }) => level === "info" && message === "watching again")).toBe(true);
 });
 
+test("a watch that works again is told of within moments, though nothing happens in its collection", async () => {
+  const kube = await watching(["a"]);
+  const { server, reflector, lines } = kube;
+  await watchOpen(kube, reflector);
+  await server.refuse();
+  await waitFor("the break is noticed", () => !reflector.isFresh(60_000));
+  await server.listenAgain();
+  const told = () => lines.find(({ message }) => message === "watching again");
+  await waitFor("that is told", () => told() !== undefined, 5_000);
+  expect(reflector.counts.events).toBe(0);
+});
+
 test("after a bookmark a quiet watch resumes although its own events are forgotten", async () => {
   const kube = await watching(["a"], { server: { bookmarkMs: 20, historyLimit: 5 } });
   const { server, reflector, changes } = kube;
