@@ -225,16 +225,22 @@ describe("the sockets", () => {
   });
 });
 
-/** The error that ends a connection; a reset may come before or after the dialling side has seen it established. */
-async function resetOf(dialing: Promise<Socket>, text = ""): Promise<unknown> {
-  try {
-    const socket = await dialing;
-    if (text !== "") socket.end(text);
-    const [error] = (await once(socket, "error")) as [unknown];
-    return error;
-  } catch (error) {
-    return error;
+/**
+ * The error that ends a connection; a reset may come before or after the dialling side has seen it established. Text that the other
+ * side's end has overtaken is no longer answered with one: that connection is over without an error, and another is dialled.
+ */
+async function resetOf(dial: () => Promise<Socket>, text = ""): Promise<unknown> {
+  for (let attempt = 0; attempt < 10; attempt++) {
+    try {
+      const socket = await dial();
+      if (text !== "") socket.end(text);
+      // rejects with the error
+      await once(socket, "close");
+    } catch (error) {
+      return error;
+    }
   }
+  return new Error("no connection was reset");
 }
 
 describe.each(families)("traffic over IPv%i", (family) => {
@@ -292,7 +298,7 @@ describe.each(families)("traffic over IPv%i", (family) => {
     await ztunnel.waitForStats(({ workloads }) => workloads.b?.hbone.inbound === 0);
     await network.exec("node", ["ip", "link", "set", "veth-b", "up"]);
     expect(await pooledConnections("a")).toHaveLength(1);
-    expect(await resetOf(network.dial("a", app), "two")).toMatchObject({ code: "ECONNRESET" });
+    expect(await resetOf(() => network.dial("a", app), "two")).toMatchObject({ code: "ECONNRESET" });
     expect(await ask("a", app, "three")).toEqual([addresses.a[family], "three"]);
   });
 
@@ -315,8 +321,10 @@ describe.each(families)("traffic over IPv%i", (family) => {
   test("an app that is not there is an end, a reset for what was sent, and half-closed connections stay open", async () => {
     await startZtunnel({}, ["b"]);
     expect(await readAll(await network.dial("node", app))).toHaveLength(0);
-    expect(await resetOf(network.dial("node", app), "hello")).toMatchObject({ code: "ECONNRESET" });
-    expect(await portsOf("b")).toMatchObject({ "15006": { connections: 2, failures: 2 } });
+    expect(await resetOf(() => network.dial("node", app), "hello")).toMatchObject({ code: "ECONNRESET" });
+    const { connections, failures } = (await portsOf("b"))["15006"] ?? {};
+    expect(connections).toBeGreaterThanOrEqual(2);
+    expect(failures).toBe(connections);
     const held = Promise.withResolvers<Socket>();
     await network.listen("b", appPort, (client) => {
       client.resume();
@@ -361,7 +369,7 @@ describe.each(families)("traffic over IPv%i", (family) => {
   test("inbound can be refused, for tests that look for another way in", async () => {
     await startZtunnel({ refuseInbound: true }, ["b"]);
     await network.listen("b", appPort, echo);
-    expect(await resetOf(network.dial("node", app))).toMatchObject({ code: "ECONNRESET" });
+    expect(await resetOf(() => network.dial("node", app))).toMatchObject({ code: "ECONNRESET" });
     await ztunnel.command({ do: "refuse-inbound", on: false });
     expect(await ask("node", app, "now")).toEqual([addresses.node[family], "now"]);
   });
@@ -413,7 +421,7 @@ describe("what the mesh knows", () => {
     expect(Object.keys(await portsOf("b"))).toEqual(["15006", "15008"]);
     await harness.server.remove("b");
     // the mesh still says HBONE: that is refused
-    expect(await resetOf(network.dial("a", app), "nobody")).toMatchObject({ code: "ECONNRESET" });
+    expect(await resetOf(() => network.dial("a", app), "nobody")).toMatchObject({ code: "ECONNRESET" });
   });
 });
 
