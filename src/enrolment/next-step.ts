@@ -98,6 +98,8 @@ export type Step =
       readonly isNew: boolean;
       /** A running pod comes into the mesh: connections from before may be open. */
       readonly isEntry: boolean;
+      /** It was looked into, and nothing of any agent was there. */
+      readonly isUntouched: boolean;
       /** It was captured: what differs was changed by somebody. */
       readonly isRepair: boolean;
     }
@@ -195,7 +197,16 @@ function wayIn(
   if (run.verified !== key) {
     const isNew = isBeingMade && !standing;
     const isEntry = !standing && !isNew;
-    return { do: "redirect", sandbox, redirect, isNew, isEntry, isRepair: phase.at === "captured" };
+    const isUntouched = isEntry && (phase.at === "outside" || phase.at === "told");
+    return {
+      do: "redirect",
+      sandbox,
+      redirect,
+      isNew,
+      isEntry,
+      isUntouched,
+      isRepair: phase.at === "captured",
+    };
   }
   if (!isAcknowledged) return { do: "hand-over", pod, sandbox };
   if (phase.at !== "captured") return { do: "settle", sandbox };

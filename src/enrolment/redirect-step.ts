@@ -15,12 +15,14 @@ type Parts = Pick<ReconcilerParts, "redirection" | "connections" | "bypasses" | 
 export async function redirectPod(step: RedirectStep, record: PodRecord, parts: Parts): Promise<void> {
   const { redirection, history, log, outcomes } = parts;
   const { sandbox, redirect, isNew, isEntry, isRepair } = step;
+  const isReset = isEntry && redirect.establishedConnections === "reset";
   const { netns } = sandbox;
   const names = { ns: record.facts?.namespace, pod: record.facts?.name, uid: record.uid, netns: netns.key };
   // counted before a rule stands: after that ztunnel's own connections are among them
   if (isEntry) await countEarlier(step, record, parts);
-  if (isEntry && redirect.establishedConnections === "reset") await resetEarlier(step, record, parts);
-  const report = await redirection.apply(netns, redirect, { isNew });
+  if (isReset) await resetEarlier(step, record, parts);
+  const isUntouched = step.isUntouched && !isReset;
+  const report = await redirection.apply(netns, redirect, { isNew, isUntouched });
   const { skippedFamilies, leftoverFault, fallback } = report;
   history.looked(record.uid, { netnsKey: netns.key, skippedFamilies });
   history.step(record.uid, "rules");
@@ -50,8 +52,8 @@ async function countEarlier({ sandbox }: RedirectStep, record: PodRecord, parts:
 async function resetEarlier(step: RedirectStep, record: PodRecord, parts: Parts): Promise<void> {
   const { connections, redirection, log } = parts;
   const { netns } = step.sandbox;
-  const { redirect, isNew } = step;
-  await redirection.apply(netns, { ...redirect, establishedConnections: "keep" }, { isNew });
+  const { redirect, isNew, isUntouched } = step;
+  await redirection.apply(netns, { ...redirect, establishedConnections: "keep" }, { isNew, isUntouched });
   const reset = await connections.resetEarlier(netns);
   log.info({ uid: record.uid, netns: netns.key, ...reset }, "reset the connections from before the capture");
 }

@@ -59,6 +59,11 @@ export interface RedirectionCall {
    * iptables variant nor istio-cni's tables are looked at. Default false: it is, once for each handle. Wrongly true, it costs a round more.
    */
   readonly isNew?: boolean;
+  /**
+   * Processes run in it, and a moment ago nothing of any agent was there: it is not read first, and not searched for earlier agents.
+   * Default false; wrongly true, it costs a round more.
+   */
+  readonly isUntouched?: boolean;
 }
 
 /** What a namespace has of its redirection. */
@@ -223,13 +228,17 @@ export class PodRedirection {
   async #apply(call: NetnsCall & RedirectionCall, options: RedirectOptions): Promise<ApplyReport> {
     const startMs = performance.now();
     this.#assertUsable(call);
-    const { netns, isNew = false } = call;
+    const { netns, isNew = false, isUntouched = false } = call;
     this.#assertPossible(options);
     const urgent = { ...call, isUrgent: isNew };
     const visiting = { ...urgent, visit: this.#visit(urgent) };
     const [{ before, skippedFamilies, rules }, earlier] = await allDone([
-      isNew ? this.#applyNew(visiting, options) : this.#applyAgain(visiting, options),
-      isNew || this.#searched.has(netns) ? Promise.resolve(NOT_LOOKED) : this.#earlier.look(visiting),
+      isNew || isUntouched
+        ? this.#applyFirst(visiting, options, { isRunning: !isNew })
+        : this.#applyAgain(visiting, options),
+      isNew || isUntouched || this.#searched.has(netns)
+        ? Promise.resolve(NOT_LOOKED)
+        : this.#earlier.look(visiting),
     ]);
     // Only now: until our rules stand, the earlier ones keep the pod in the mesh.
     const leftovers = await this.#removeEarlier(call, earlier);
@@ -247,11 +256,19 @@ export class PodRedirection {
     };
   }
 
-  /** Nothing of ours is there and nobody replies yet: all is written with one visit. */
-  async #applyNew(call: Visiting, options: RedirectOptions): Promise<Written> {
+  /** Nothing of ours is there. Where nobody replies yet all is written with one visit. */
+  async #applyFirst(
+    call: Visiting,
+    options: RedirectOptions,
+    { isRunning }: { readonly isRunning: boolean },
+  ): Promise<Written> {
     const expected = this.#newFamilies;
+    const found = nothingFound({ v6: this.#options.ipv6 });
+    const routed = this.#ensureRouting(call, { isNew: !isRunning, found });
+    // routes before rules: a reply that the rules mark must find its route
+    if (isRunning) await routed;
     const [routing, rules] = await allDone([
-      this.#ensureRouting(call, { isNew: true, found: nothingFound({ v6: this.#options.ipv6 }) }),
+      routed,
       this.#engine.apply(call, this.#wanted(options, expected), { isNew: true }),
     ]);
     const before = nothingFound({ v6: routing.v6.supported }).state;
@@ -280,7 +297,7 @@ export class PodRedirection {
     const isIntact = seen.findings.every(({ family }) => !families.includes(family));
     if (isIntact && isRoutingComplete(before))
       return { before, skippedFamilies, rules: { before: { ...seen, findings: [] }, writes: 0 } };
-    // Routes before rules: a reply that the rules mark must find its route.
+    // as for a running pod that is written for the first time
     if (!isRoutingComplete(before)) await this.#ensureRouting(call, { isNew: false, found });
     const isNew = !seen.hasChains;
     const rules = await this.#engine.apply(call, this.#wanted(options, families), { isNew });

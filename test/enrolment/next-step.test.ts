@@ -380,13 +380,13 @@ describe("out of the mesh", () => {
       when: "one whose new connections are direct already comes in as a running pod",
       workload: leaving("opened"),
       view: viewOf({ acknowledged: "A" }),
-      steps: "prove redirect:entry settle pass-probes announce enrolled",
+      steps: "prove redirect:entry-again settle pass-probes announce enrolled",
       at: "captured",
     },
     {
       when: "one that ztunnel let go of is handed over first",
       workload: leaving("withdrawn"),
-      steps: "prove hand-over redirect:entry settle pass-probes announce enrolled",
+      steps: "prove hand-over redirect:entry-again settle pass-probes announce enrolled",
       at: "captured",
     },
   ]);
@@ -457,7 +457,15 @@ describe("a sandbox that ended", () => {
 describe("a step counts from its beginning", () => {
   const sandbox = sandboxOf("A");
   const pod = podOf();
-  const entry: Step = { do: "redirect", sandbox, redirect, isNew: false, isEntry: true, isRepair: false };
+  const entry: Step = {
+    do: "redirect",
+    sandbox,
+    redirect,
+    isNew: false,
+    isEntry: true,
+    isUntouched: false,
+    isRepair: false,
+  };
   test.each<[string, Workload, Step, Phase]>([
     [
       "ztunnel may have heard of a pod whose hand-over has only begun",
@@ -508,7 +516,15 @@ describe("the word of a step about a sandbox that was replaced meanwhile", () =>
     ["inspect", { do: "inspect", sandbox: old }, { do: "inspect", isTouched: true }],
     [
       "redirect",
-      { do: "redirect", sandbox: old, redirect, isNew: false, isEntry: false, isRepair: true },
+      {
+        do: "redirect",
+        sandbox: old,
+        redirect,
+        isNew: false,
+        isEntry: false,
+        isUntouched: false,
+        isRepair: true,
+      },
       undefined,
     ],
     ["settle", { do: "settle", sandbox: old }, undefined],

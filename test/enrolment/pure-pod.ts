@@ -157,7 +157,7 @@ function nameOf(step: Step): string {
   if (step.do !== "redirect") return step.do;
   const kinds = [
     ...(step.isNew ? ["new"] : []),
-    ...(step.isEntry ? ["entry"] : []),
+    ...(step.isEntry ? [step.isUntouched ? "entry" : "entry-again"] : []),
     ...(step.isRepair ? ["repair"] : []),
   ];
   return ["redirect", ...kinds].join(":");
