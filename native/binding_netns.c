@@ -56,6 +56,19 @@ napi_value js_socket_in_netns(napi_env env, napi_callback_info info)
 	return fd < 0 ? throw_failure(env, fd, step) : number_value(env, fd);
 }
 
+// namespaceOwner(fd) -> fd
+napi_value js_namespace_owner(napi_env env, napi_callback_info info)
+{
+	napi_value argument;
+	int32_t namespace_fd;
+	const char *step;
+
+	if (!read_arguments(env, info, 1, &argument) || napi_get_value_int32(env, argument, &namespace_fd) != napi_ok)
+		return wrong_arguments(env);
+	int fd = namespace_owner(namespace_fd, &step);
+	return fd < 0 ? throw_failure(env, fd, step) : number_value(env, fd);
+}
+
 struct netlink_job {
 	struct job job; // first
 	size_t count;

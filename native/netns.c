@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/nsfs.h>
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -127,6 +128,14 @@ int netns_open_socket(int netns_fd, const struct netns_socket *options, const ch
 	pthread_join(thread, NULL);
 	*step = errand.step;
 	return errand.result;
+}
+
+int namespace_owner(int namespace_fd, const char **step)
+{
+	int fd = ioctl(namespace_fd, NS_GET_USERNS);
+
+	*step = "ioctl";
+	return fd < 0 ? -errno : fd;
 }
 
 int netns_finish(const char **step)

@@ -17,6 +17,7 @@ import { checkFolder } from "./folders.ts";
 import { readBackend } from "./kernel-eyes.ts";
 import { checkKernelFeatures } from "./kernel-features.ts";
 import { checkNetworkPolicies } from "./network-policy-check.ts";
+import { checkOutboundBypass } from "./outbound-bypass.ts";
 import { selfTestFolders } from "./self-test.ts";
 
 /** What the doctor works with. */
@@ -57,6 +58,12 @@ export async function examineNode(options: DoctorOptions): Promise<Finding[]> {
         const policy = config.install.awayPolicy;
         return [await checkExemptions({ path: exemptListPath(config), policy, pods: (await agent).list })];
       },
+    ],
+    [
+      "outbound-bypass",
+      async () => [
+        await checkOutboundBypass({ procRoot: join(config.hostRoot, "proc"), pods: (await agent).list }),
+      ],
     ],
     ["api", async () => await api(config, await agent)],
   ];

@@ -22,6 +22,7 @@ export interface Addon {
   setRef(handle: Handle, on: boolean): void;
   close(handle: Handle): void;
   makeNetns(): Promise<number>;
+  namespaceOwner(fd: number): number;
   socketInNetns(
     netnsFd: number,
     family: number,
@@ -91,6 +92,16 @@ export async function makeNetns(): Promise<number> {
   } catch (error) {
     throw explain("make a network namespace", error);
   }
+}
+
+/**
+ * Opens the user namespace that owns a namespace; of a user namespace, its parent.
+ *
+ * @returns a descriptor (close-on-exec) that belongs to the caller
+ * @throws NativeError with syscall ioctl (EPERM: it is none of ours, or above ours; ENOTTY, EBADF: no namespace)
+ */
+export function namespaceOwner(namespaceFd: number): number {
+  return attempt("tell who owns a namespace", () => addon().namespaceOwner(namespaceFd));
 }
 
 /** A socket to be made. Bound if an address or a port is given. */

@@ -29,6 +29,11 @@ export class Process {
     return unlessGone(() => netnsKeyAt(this.netnsPath));
   }
 
+  /** Identity (`dev:ino`) of its user namespace. */
+  userNamespaceKey(): string | undefined {
+    return unlessGone(() => netnsKeyAt(join(this.folder, "ns/user")));
+  }
+
   /** The program's name, at most 15 bytes. */
   comm(): string | undefined {
     return this.read("comm")?.trim();

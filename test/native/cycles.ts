@@ -9,6 +9,7 @@ import { Worker } from "node:worker_threads";
 import {
   existingXtablesInNetns,
   makeNetns,
+  namespaceOwner,
   netlinkInNetns,
   socketInNetns,
   xtablesInNetns,
@@ -63,6 +64,8 @@ function cycleSockets(times: number): void {
   for (let i = 0; i < times; i++) {
     closeSync(socketInNetns(netnsFd, { family: 6, type: "stream", port: 0, mark: 1337, backlog: 1 }));
     if (i % 10 === 0) refused(() => socketInNetns(netnsFd, { family: 4, type: "dgram", address: "no" }));
+    closeSync(namespaceOwner(netnsFd));
+    if (i % 10 === 2) refused(() => namespaceOwner(0));
     if (i % 10 === 1) refused(() => socketInNetns(0, { family: 4, type: "dgram" }));
   }
 }
