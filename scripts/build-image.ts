@@ -3,8 +3,9 @@
 import { chmodSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { agentEntries, imageLabels, nodeVersion, systemEntries } from "./image-content.ts";
+import { agentEntries, imageLabels, nodeVersion, sbomOf, systemEntries } from "./image-content.ts";
 import { packImage } from "./image-layout.ts";
+import { imageSbom } from "./image-sbom.ts";
 import { type TarEntry, withFolders } from "./image-tar.ts";
 
 const root = join(import.meta.dirname, "..");
@@ -19,6 +20,7 @@ Builds the agent's image for this machine's architecture; run "npm run setup" fi
   --revision COMMIT  label the image with the commit it is made from
   --json             print one JSON object
 
+What the image is made of is written beside the archive as FILE.cdx.json (CycloneDX), and into the image.
 The archive is an OCI image layout: "ctr -n k8s.io images import FILE", "podman load -i FILE", "kind load image-archive
 FILE". Equal input gives an equal digest; SOURCE_DATE_EPOCH sets the time of all files, otherwise it is 1970.
 `;
@@ -47,7 +49,8 @@ function main(): void {
   }
   if (values.rootfs !== undefined) {
     const folder = resolve(values.rootfs);
-    writeRootfs([...systemEntries(root), ...agentEntries(root)], folder);
+    const entries = [...systemEntries(root), ...agentEntries(root)];
+    writeRootfs([...entries, sbomOf(root, { version: packageVersion(), entries }).entry], folder);
     process.stdout.write(`content of the image is in ${folder}\n`);
     return;
   }
@@ -60,33 +63,43 @@ function main(): void {
 }
 
 function buildArchive(options: Options): void {
+  const [system, agent] = [systemEntries(root), agentEntries(root)];
+  const version = packageVersion();
+  const sbom = sbomOf(root, { version, entries: [...system, ...agent] });
   const image = packImage({
     tag: options.tag,
     architecture: process.arch === "arm64" ? "arm64" : "amd64",
     layers: [
-      { comment: `Debian packages and Node ${nodeVersion(root)}`, entries: systemEntries(root) },
-      { comment: `ambient-cni ${packageVersion()}`, entries: agentEntries(root) },
+      { comment: `Debian packages and Node ${nodeVersion(root)}`, entries: system },
+      { comment: `ambient-cni ${version}`, entries: [...agent, sbom.entry] },
     ],
     entrypoint: ["ambient-cni", "agent"],
     env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-    labels: imageLabels({ version: packageVersion(), revision: options.revision }),
+    labels: imageLabels({ version, revision: options.revision }),
     timeSeconds: Number(process.env.SOURCE_DATE_EPOCH ?? 0),
   });
   mkdirSync(dirname(options.output), { recursive: true });
-  // whoever reads the file meanwhile has the whole old one
-  const unfinished = `${options.output}.${process.pid}.tmp`;
-  writeFileSync(unfinished, image.archive);
-  renameSync(unfinished, options.output);
-  const { digest, compressedBytes, unpackedBytes } = image;
+  const { digest, layers, compressedBytes, unpackedBytes } = image;
+  const sbomFile = `${options.output}.cdx.json`;
+  replaceFile(options.output, image.archive);
+  replaceFile(sbomFile, imageSbom({ version, components: sbom.components, digest }));
   if (options.json) {
-    const facts = { tag: options.tag, output: options.output, digest, compressedBytes, unpackedBytes };
+    const { tag, output } = options;
+    const facts = { tag, output, sbom: sbomFile, digest, layers, compressedBytes, unpackedBytes };
     process.stdout.write(`${JSON.stringify(facts)}\n`);
     return;
   }
   process.stdout.write(
     `${options.tag}\n  ${digest}\n  ${megabytes(compressedBytes)} compressed, ${megabytes(unpackedBytes)} unpacked\n` +
-      `  ${options.output}\n`,
+      `  ${options.output}\n  ${sbomFile}: ${sbom.components.length} components\n`,
   );
+}
+
+/** Whoever reads the file meanwhile has the whole old one. */
+function replaceFile(path: string, content: string | Uint8Array): void {
+  const unfinished = `${path}.${process.pid}.tmp`;
+  writeFileSync(unfinished, content);
+  renameSync(unfinished, path);
 }
 
 /** Writes the content of the image into a folder that is not there yet or empty. */

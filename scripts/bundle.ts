@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bundles the agent into dist/ambient-cni.js, with the addon beside it: that folder is all a node needs of it.
-import { chmodSync, copyFileSync, mkdirSync, renameSync } from "node:fs";
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join, sep } from "node:path";
-import { build, type Plugin } from "esbuild";
+import { build, type Metafile, type Plugin } from "esbuild";
 import { buildDashboardPage } from "./dashboard-page.ts";
+import type { BundledPackage } from "./image-sbom.ts";
 
 const root = join(import.meta.dirname, "..");
 const dist = join(root, "dist");
@@ -62,8 +63,24 @@ const lazyHttp: Plugin = {
   },
 };
 
+/** Of what is in the output, not of what the lock file would allow; by name. */
+function bundledPackages({ outputs }: Metafile): BundledPackage[] {
+  const inputs = Object.values(outputs).flatMap((output) => Object.entries(output.inputs));
+  const paths = inputs.flatMap(([file, { bytesInOutput }]) => {
+    const path = /^(?:.*\/)?node_modules\/(?:@[^/]+\/)?[^/]+/.exec(file)?.[0];
+    return path === undefined || bytesInOutput === 0 ? [] : [path];
+  });
+  return [...new Set(paths)].sort().map((path) => {
+    const { name, version, license } = JSON.parse(readFileSync(join(root, path, "package.json"), "utf8"));
+    return { name, version, license: typeof license === "string" ? license : "", path };
+  });
+}
+
 mkdirSync(dist, { recursive: true });
-await build({
+const { metafile } = await build({
+  // comments in the output name files from here, wherever this is started
+  absWorkingDir: root,
+  metafile: true,
   entryPoints: [join(root, "src/main.ts")],
   outfile: join(dist, "ambient-cni.js.new"),
   bundle: true,
@@ -79,6 +96,7 @@ await build({
   },
   logLevel: "warning",
 });
+writeFileSync(join(dist, "bundled-packages.json"), `${JSON.stringify(bundledPackages(metafile), null, 2)}\n`);
 // each file is swapped in whole: an agent that starts at this moment finds the old or the new one
 copyFileSync(join(root, "native/build/ambient.node"), join(dist, "ambient.node.new"));
 renameSync(join(dist, "ambient.node.new"), join(dist, "ambient.node"));

@@ -4,6 +4,14 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { machineFile, neededLibraries, owningPackages, packagePapers } from "./image-packages.ts";
+import {
+  type BundledPackage,
+  bundledComponents,
+  debianComponent,
+  debianComponents,
+  imageSbom,
+  type SbomComponent,
+} from "./image-sbom.ts";
 import type { TarEntry } from "./image-tar.ts";
 
 /** Folder of the agent in the image: the bundle finds addon and launcher beside itself. */
@@ -65,6 +73,48 @@ export function agentEntries(root: string): TarEntry[] {
     file("usr/share/doc/ambient-cni/copyright", "LICENSE", 0o644),
     ...bundledLicences(root),
   ];
+}
+
+/** Where the image says what it is made of. */
+const sbomPath = "usr/share/sbom/ambient-cni.cdx.json";
+
+/** What the image is made of, told from what is in it, and the same as a file for it. */
+export function sbomOf(
+  root: string,
+  { version, entries }: { version: string; entries: readonly TarEntry[] },
+): { components: SbomComponent[]; entry: TarEntry } {
+  const node = nodeVersion(root).replace(/^v/, "");
+  const npmName = `node-linux-${process.arch}`;
+  const lock = readLock(root);
+  const components = [
+    ...debianComponents(entries),
+    ...staticLibraries(root),
+    ...bundledComponents(readBundled(root), lock),
+    {
+      name: "node",
+      version: node,
+      purl: `pkg:npm/${npmName}@${node}`,
+      cpe: `cpe:2.3:a:nodejs:node.js:${node}:*:*:*:*:*:*:*`,
+      license: "",
+      integrity: lock[`node_modules/${npmName}`]?.integrity ?? "",
+    },
+  ];
+  return { components, entry: text(sbomPath, imageSbom({ version, components })) };
+}
+
+function readLock(root: string): Readonly<Record<string, { readonly integrity?: string }>> {
+  return JSON.parse(readFileSync(join(root, "package-lock.json"), "utf8")).packages;
+}
+
+function readBundled(root: string): BundledPackage[] {
+  return JSON.parse(readFileSync(join(root, "dist/bundled-packages.json"), "utf8"));
+}
+
+/** What the launcher was linked with; no file of it is in the image. */
+function staticLibraries(root: string): SbomComponent[] {
+  const name = existsSync(join(root, "plugin/build/.built-with-musl-gcc")) ? "musl-dev" : "libc6-dev";
+  const status = execFileSync("dpkg-query", ["-s", name], { encoding: "utf8" });
+  return [debianComponent(status, readFileSync("/usr/lib/os-release", "utf8"))];
 }
 
 function nodePackage(root: string): string {

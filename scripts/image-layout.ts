@@ -24,6 +24,8 @@ export interface PackedImage {
   readonly archive: Buffer;
   /** Digest of the manifest: what `image@sha256:…` names. */
   readonly digest: string;
+  /** Digests of the layers as they are fetched, from the bottom up. */
+  readonly layers: readonly string[];
   /** What a node has to fetch: all layers, compressed. */
   readonly compressedBytes: number;
   /** What the layers take on a node's disk. */
@@ -57,6 +59,7 @@ export function packImage(parts: ImageParts): PackedImage {
   return {
     archive: archiveOf(parts, { blobs, config, manifest, layers: layers.map(({ blob }) => blob) }),
     digest: manifest.digest,
+    layers: layers.map(({ blob }) => blob.digest),
     compressedBytes: layers.reduce((total, { blob }) => total + blob.data.length, 0),
     unpackedBytes: layers.reduce((total, { bytes }) => total + bytes, 0),
   };

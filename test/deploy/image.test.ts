@@ -1,13 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // The image as it is built, its programs run inside it: nothing of this machine's may be missing in it.
 import { createHash } from "node:crypto";
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { agentEntries, systemEntries } from "../../scripts/image-content.ts";
 import { writeTar } from "../../scripts/image-tar.ts";
 import { type RunResult, run } from "../support/node/run.ts";
+
+/** What is asked of the bill of materials. */
+interface Sbom {
+  readonly metadata: { readonly component: { readonly purl: string } };
+  readonly components: readonly {
+    readonly name: string;
+    readonly version: string;
+    readonly purl: string;
+    readonly hashes?: readonly unknown[];
+  }[];
+}
 
 const project = join(import.meta.dirname, "../..");
 const folder = mkdtempSync(join(tmpdir(), "image-"));
@@ -120,11 +131,43 @@ describe("the image", () => {
     }
   });
 
+  test("says what it is made of: each package that it describes, all that the bundle holds code of, Node, and what is linked in", () => {
+    const sbom = JSON.parse(
+      readFileSync(join(rootfs, "usr/share/sbom/ambient-cni.cdx.json"), "utf8"),
+    ) as Sbom;
+    expect(sbom).toMatchObject({ bomFormat: "CycloneDX", specVersion: "1.6", version: 1 });
+    const named = (type: string) =>
+      sbom.components.filter(({ purl }) => purl.startsWith(`pkg:${type}/`)).map(({ name }) => name);
+    const linked = named("deb").filter((name) => /^(?:musl|libc6)-dev$/.test(name));
+    expect(linked).toHaveLength(1);
+    expect(named("deb").filter((name) => name !== linked[0])).toEqual(
+      readdirSync(join(rootfs, "var/lib/dpkg/status.d")).sort(),
+    );
+    // esbuild names each file above its code
+    const bundle = readFileSync(join(rootfs, "usr/local/lib/ambient-cni/ambient-cni.js"), "utf8");
+    const inBundle = bundle.matchAll(/^\s*\/\/ node_modules\/((?:@[^/\n]+\/)?[^/\n]+)\//gm);
+    expect(named("npm").sort()).toEqual(
+      [...new Set(["node", ...Array.from(inBundle, ([, name]) => name)])].sort(),
+    );
+    for (const { name, version, hashes } of sbom.components.filter(({ purl }) =>
+      purl.startsWith("pkg:npm/"),
+    )) {
+      expect(version, name).toMatch(/^\d/);
+      expect(hashes?.[0], name).toEqual({
+        alg: "SHA-512",
+        content: expect.stringMatching(/^[0-9a-f]{128}$/),
+      });
+    }
+    expect(sbom.components.find(({ name }) => name === "node")?.version).toBe(process.version.slice(1));
+  });
+
   test("fits into an archive of less than 200 MB", async () => {
     const argv = [process.execPath, join(project, "scripts/build-image.ts"), "--json"];
     const { stdout } = await run([...argv, "--output", join(folder, "image.tar")], { timeoutMs: 120_000 });
     const image = JSON.parse(stdout);
     expect(image).toMatchObject({ tag: `localhost/ambient-cni:${version}` });
+    const { metadata } = JSON.parse(readFileSync(join(folder, "image.tar.cdx.json"), "utf8")) as Sbom;
+    expect(decodeURIComponent(metadata.component.purl)).toBe(`pkg:oci/ambient-cni@${image.digest}`);
     expect(image.compressedBytes).toBeLessThan(200e6);
     expect(statSync(join(folder, "image.tar")).size).toBeGreaterThan(image.compressedBytes);
   }, 130_000);
