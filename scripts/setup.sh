@@ -14,7 +14,7 @@ for arg in "$@"; do
   case $arg in
     --quiet) quiet=1 ;;
     --test)
-      want="$want valgrind:valgrind containerd:containerd runc:runc busybox:busybox-static conntrack:conntrack sysctl:procps openssl:openssl"
+      want="$want valgrind:valgrind containerd:containerd runc:runc busybox:busybox-static conntrack:conntrack sysctl:procps openssl:openssl ssh-keygen:openssh-client"
       ;;
     --browser) want_browser=1 ;;
     *) echo "setup: unknown argument \"$arg\" (known: --quiet, --test, --browser)" >&2; exit 2 ;;
@@ -80,13 +80,14 @@ if ! cmp -s package-lock.json "$stamp" || [ ! -x "node_modules/$node_package/bin
   tool=build/npm
   if ! npm_works_with_optional_packages; then
     say "bringing Node $node_version and npm $npm_version for the installation"
-    npm install --prefix "$tool" --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
+    npm install --prefix "$tool" --ignore-scripts --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
       "$node_package@$node_version" "npm@$npm_version" >"$log" 2>&1 9>&- </dev/null ||
       { tail -n 20 "$log" >&2; rm -f "$log"; fail "npm could not bring its successor (its last lines are above)"; }
     PATH=$PWD/$tool/node_modules/.bin:$PATH
   fi
   say "installing npm packages (npm ci)"
-  npm ci --no-audit --no-fund --loglevel=error >"$log" 2>&1 9>&- </dev/null || { tail -n 20 "$log" >&2; rm -f "$log"; fail "npm ci failed (its last lines are above)"; }
+  # no package needs a script of its own at its installation
+  npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >"$log" 2>&1 9>&- </dev/null || { tail -n 20 "$log" >&2; rm -f "$log"; fail "npm ci failed (its last lines are above)"; }
   rm -rf "$log" "$tool"
   [ -x "node_modules/$node_package/bin/node" ] || fail "npm did not install $node_package; is npm set to omit optional packages (npm config get omit)?"
   # npm scripts find it here; npm 9 makes no link when packages for two machines offer the same program
