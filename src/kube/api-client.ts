@@ -45,6 +45,12 @@ export interface ListResult<T> {
   readonly resourceVersion: string;
 }
 
+/** What an object must still be. Source: kubernetes apimachinery meta/v1 types.go, Preconditions. */
+export interface Preconditions {
+  readonly uid: string;
+  readonly resourceVersion: string;
+}
+
 /** Deadlines in milliseconds. */
 export interface ClientLimits {
   /** Until the headers of an answer. */
@@ -170,6 +176,12 @@ export class ApiClient {
   /** Creates an object and returns it. @throws ApiError */
   create(path: string, body: object, options: CallOptions = {}): Promise<unknown> {
     return this.#json({ ...options, method: "POST", path, body, contentType: "application/json" });
+  }
+
+  /** Asks for an object's end; a Conflict (409) says that it is not, or not any more, the one that is meant. @throws ApiError */
+  delete(path: string, preconditions: Preconditions, options: CallOptions = {}): Promise<unknown> {
+    const body = { apiVersion: "v1", kind: "DeleteOptions", preconditions };
+    return this.#json({ ...options, method: "DELETE", path, body, contentType: "application/json" });
   }
 
   /** Closes all connections. */

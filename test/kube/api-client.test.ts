@@ -51,6 +51,22 @@ test("objects are read, changed and created", async () => {
   expect(server.store.get("events", "e1", "shop").reason).toBe("Test");
 });
 
+test("an object ends only as the one that is meant", async () => {
+  const { server, client } = await start();
+  server.put("pods", pod("a"));
+  const { uid = "", resourceVersion = "" } = server.store.get("pods", "a", "shop").metadata;
+  const path = podPath("shop", "a");
+  for (const meant of [
+    { uid: "uid-b", resourceVersion },
+    { uid, resourceVersion: "1" },
+  ])
+    expect(await failure(client.delete(path, meant))).toMatchObject({ status: 409, reason: "Conflict" });
+  expect(server.store.get("pods", "a", "shop").metadata).not.toHaveProperty("deletionTimestamp");
+  await client.delete(path, { uid, resourceVersion });
+  expect(server.store.get("pods", "a", "shop").metadata).toHaveProperty("deletionTimestamp");
+  expect((await failure(client.delete(podPath("shop", "b"), { uid, resourceVersion }))).status).toBe(404);
+});
+
 test("a list is fetched in pages and converted", async () => {
   const { server, client } = await start();
   for (let index = 0; index < 1203; index += 1) server.put("pods", pod(`p${index}`));

@@ -108,7 +108,9 @@ function checkIdentity(existing: KubeObject, wanted: KubeObject, target: Request
 function remove(store: ObjectStore, target: RequestTarget, body: unknown): KubeObject {
   const name = target.name ?? "";
   const existing = store.get(target.resource, name, target.namespace);
-  const fromBody = (body as { gracePeriodSeconds?: number } | undefined)?.gracePeriodSeconds;
+  const options = body as { gracePeriodSeconds?: number; preconditions?: Preconditions } | undefined;
+  checkPreconditions(existing, options?.preconditions ?? {}, target);
+  const fromBody = options?.gracePeriodSeconds;
   const graceSeconds = fromBody ?? Number(target.query.get("gracePeriodSeconds") ?? 30);
   const waits = target.resource === "pods" && existing.spec?.nodeName !== undefined && graceSeconds > 0;
   if (!waits) return store.delete(target.resource, name, target.namespace);
@@ -116,4 +118,28 @@ function remove(store: ObjectStore, target: RequestTarget, body: unknown): KubeO
   marked.metadata.deletionTimestamp ??= new Date(Date.now() + graceSeconds * 1000).toISOString();
   marked.metadata.deletionGracePeriodSeconds ??= graceSeconds;
   return store.update("pods", marked);
+}
+
+interface Preconditions {
+  readonly uid?: string;
+  readonly resourceVersion?: string;
+}
+
+/** Source: kubernetes apiserver pkg/storage/interfaces.go, Preconditions.Check; registry/generic/registry/store.go, Delete. */
+function checkPreconditions(
+  { metadata }: KubeObject,
+  { uid = metadata.uid, resourceVersion = metadata.resourceVersion }: Preconditions,
+  { resource, name }: RequestTarget,
+): void {
+  const differing =
+    uid !== metadata.uid
+      ? `UID in precondition: ${uid}, UID in object meta: ${metadata.uid}`
+      : resourceVersion !== metadata.resourceVersion
+        ? `ResourceVersion in precondition: ${resourceVersion}, ResourceVersion in object meta: ${metadata.resourceVersion}`
+        : undefined;
+  if (differing === undefined) return;
+  throw new StatusError(
+    409,
+    `Operation cannot be fulfilled on ${resource} "${name}": Precondition failed: ${differing}`,
+  );
 }
