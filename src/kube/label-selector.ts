@@ -186,21 +186,45 @@ const namePattern = /^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
 const prefixPattern = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/;
 
 /** Source: Kubernetes documentation, "Labels and Selectors", syntax and character set. */
-function checkKey(key: string, where: string, report: ParseReport): void {
+export function isLabelKey(key: string): boolean {
+  const { prefix, name } = partsOf(key);
+  return isLabelName(name) && (prefix === undefined || isLabelPrefix(prefix));
+}
+
+/** Source: as {@link isLabelKey}. */
+export function isLabelValue(value: string): boolean {
+  return value.length <= 63 && (value === "" || namePattern.test(value));
+}
+
+function isLabelName(name: string): boolean {
+  return name.length <= 63 && namePattern.test(name);
+}
+
+function isLabelPrefix(prefix: string): boolean {
+  return prefix.length <= 253 && prefixPattern.test(prefix);
+}
+
+function partsOf(key: string): { readonly prefix: string | undefined; readonly name: string } {
   const slash = key.indexOf("/");
-  const [prefix, name] = slash < 0 ? [undefined, key] : [key.slice(0, slash), key.slice(slash + 1)];
-  if (name.length > 63 || !namePattern.test(name)) {
+  return slash < 0
+    ? { prefix: undefined, name: key }
+    : { prefix: key.slice(0, slash), name: key.slice(slash + 1) };
+}
+
+function checkKey(key: string, where: string, report: ParseReport): void {
+  const { prefix, name } = partsOf(key);
+  if (!isLabelName(name)) {
     report.fault(
       where,
       `"${key}" is not a label key: the name must be 1 to 63 letters, digits, "-", "_" or "."`,
     );
   }
-  if (prefix !== undefined && (prefix.length > 253 || !prefixPattern.test(prefix))) {
+  if (prefix !== undefined && !isLabelPrefix(prefix)) {
     report.fault(where, `"${key}" is not a label key: the part before "/" must be a DNS name`);
   }
 }
 
 function checkValue(value: string, where: string, report: ParseReport): void {
-  if (value.length <= 63 && (value === "" || namePattern.test(value))) return;
+  if (isLabelValue(value)) return;
   report.fault(where, `"${value}" is not a label value: at most 63 letters, digits, "-", "_" or "."`);
 }
