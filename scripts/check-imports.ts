@@ -37,8 +37,10 @@ export const rooms: readonly Room[] = [
   { name: "ports", may: ["log", "loop"] },
   { name: "kube", may: ["bounds", "log", "loop"] },
   // text of the environment and the command line, read leniently
-  { name: "settings", may: ["log"] },
+  { name: "settings", may: ["kube", "log"] },
   { name: "config", may: ["kube", "log", "settings"] },
+  // sidecar pods that started without their rules; how those are written is given from outside
+  { name: "repair", may: [...ground, "kube", "settings"] },
   { name: "netfilter", may: ground },
   { name: "redirection", may: [...ground, "netfilter"] },
   // the one verdict on a pod's capture: whoever asks stands above
@@ -50,12 +52,12 @@ export const rooms: readonly Room[] = [
   { name: "install", may: [...ground, "kube", "config", "conflist"] },
   // leaving a node takes everything apart that the agent is made of
   { name: "uninstall", may: [...node, "conflist", "install"] },
-  { name: "status", may: [...node, "version"] },
+  { name: "status", may: [...node, "settings", "repair", "version"] },
   { name: "diagnose", may: [...capture, "conflist", "install", "status"] },
   // a page for people, and what it asks the agent and the kernel
   { name: "dashboard", may: [...ground, "config", "netfilter", "redirection", "status", "diagnose"] },
   // the self-test at the start is a part of the agent
-  { name: "agent", may: [...node, "conflist", "install", "uninstall", "status", "diagnose"] },
+  { name: "agent", may: [...node, "repair", "conflist", "install", "uninstall", "status", "diagnose"] },
   {
     name: "cli",
     may: [

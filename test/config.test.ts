@@ -92,8 +92,8 @@ describe("loadConfig", () => {
   });
 
   test("says which settings have no effect", () => {
-    expect(loadConfig({ env: { ...env, REPAIR_ENABLED: "true" }, args: [] }).ignored).toEqual([
-      expect.stringContaining("REPAIR_ENABLED"),
+    expect(loadConfig({ env: { ...env, SKIP_TLS_VERIFY: "true" }, args: [] }).ignored).toEqual([
+      expect.stringContaining("SKIP_TLS_VERIFY"),
     ]);
   });
 

@@ -15,6 +15,7 @@ import { StateServer } from "../status/state-server.ts";
 import { leaveNode } from "../uninstall/leave-node.ts";
 import { Lifecycle, type Stage } from "./lifecycle.ts";
 import { type Capture, type Front, type Ground, makeCapture, makeFront, makeGround } from "./parts.ts";
+import { makeRepair } from "./repair.ts";
 import { Wiring } from "./wiring.ts";
 
 /** A running agent. */
@@ -139,6 +140,7 @@ function workStages(
   const { enrolment, ztunnel, probes, probePath } = capture;
   const { plugin, exempt, installer, own, selfTest } = front;
   const met = (name: string) => () => readiness.meet(name);
+  const repair = makeRepair(ground);
   return [
     { name: "events", stop: () => events.stop() },
     { name: "annotations", stop: () => annotations.stop() },
@@ -175,6 +177,8 @@ function workStages(
       stop: () => installer.stop(),
     },
     { name: "own DaemonSet", start: () => rememberOwn(own, loggers.scope("agent")) },
+    // deleting a pod helps only once its successor comes to us
+    { name: "repair", start: () => repair?.start(), stop: () => repair?.stop() },
     // a ztunnel that connected earlier would be sent a snapshot without the pods it serves, and drop them
     { name: "ztunnel's socket", start: () => ztunnel.listen() },
   ];

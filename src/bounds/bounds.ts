@@ -17,6 +17,7 @@ export interface Bound {
 
 const podFacts = "kube/pod-facts.ts";
 const boundedLabels = "kube/bounded-labels.ts";
+const suspectPod = "repair/suspect-pod.ts";
 const cniRequest = "cni/cni-request.ts";
 const apiClient = "kube/api-client.ts";
 const logFields = "log/bounded-fields.ts";
@@ -57,6 +58,14 @@ export const bounds = {
   reroutedInterfaces: { at: "kube/pod-overrides.ts", bytes: 15, count: 64, over: "left-out" },
   /** What cannot be followed of a pod; then how much more there is. */
   podWarnings: { at: "kube/pod-overrides.ts", count: 3, over: "cut" },
+
+  // --- and of pods that may have to be repaired
+  /** Names of containers. Source: kubernetes apimachinery pkg/util/validation, DNS1123LabelMaxLength. */
+  initContainers: { at: suspectPod, bytes: 63, count: 256, over: "left-out" },
+  /** Source: kubernetes api core/v1 types.go, Container.TerminationMessagePath: 4096 bytes. */
+  terminationMessage: { at: suspectPod, bytes: 4096, over: "left-out" },
+  /** "Completed", "Error", "OOMKilled" and the like; and when it was, in RFC 3339. */
+  terminationWord: { at: suspectPod, bytes: 128, over: "left-out" },
 
   // --- answers of the API server; those of lists are in kube/list-budget.ts
   /**

@@ -19,6 +19,9 @@ import { recordOf, textOf } from "./json-fields.ts";
  * - `AmbientWaitingForZtunnel`: no ztunnel is connected.
  * - `AmbientProbesMayFail`: a synthetic kubelet probe did not pass ztunnel.
  * - `AmbientChainFight`: on the agent's own pod: another program keeps taking our entry out of the CNI chain.
+ * - `DeleteBrokenPod`, `LabelBrokenPod`: a sidecar's pod started without its rules, and was deleted or labelled, or could not be.
+ *   Source: istio/istio cni/pkg/repair/repaircontroller.go.
+ * - `RepairBrokenPod`: the same where rules are written late, of which istio-cni says nothing.
  */
 export type EventReason =
   | "AmbientNotCaptured"
@@ -29,7 +32,10 @@ export type EventReason =
   | "AmbientZtunnelRefused"
   | "AmbientWaitingForZtunnel"
   | "AmbientProbesMayFail"
-  | "AmbientChainFight";
+  | "AmbientChainFight"
+  | "DeleteBrokenPod"
+  | "LabelBrokenPod"
+  | "RepairBrokenPod";
 
 /** What happened to a pod. The message has cause and remedy. */
 export interface PodEvent {

@@ -23,6 +23,7 @@ export const logScopes: readonly string[] = [
   "netns",
   "probes",
   "redirect",
+  "repair",
   "ztunnel",
 ];
 

@@ -64,6 +64,11 @@ export class SettingsReader {
     return value === undefined || value === "" ? fallback : value;
   }
 
+  /** A text that may be empty on purpose. Source: github.com/spf13/viper GetString, AllowEmptyEnv. */
+  anyText(name: string, fallback: string): string {
+    return this.#given(name) ?? fallback;
+  }
+
   /** What can be given on the command line only. */
   option(name: string): string | undefined {
     this.#asked.add(name);

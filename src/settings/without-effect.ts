@@ -5,7 +5,7 @@ import type { Settings } from "./settings-reader.ts";
 
 /** Source: istio/istio cni/pkg/constants, cni/pkg/nodeagent/options.go, manifests/charts/istio-cni, of each release branch. */
 const reasons: readonly (readonly [RegExp, string])[] = [
-  [/^REPAIR_/, "sidecars are not repaired"],
+  [/^REPAIR_RUN_AS_DAEMON$/, "the repair always runs beside the rest"],
   [
     /^(CNI_NETWORK_CONFIG(_FILE)?|KUBECFG_FILE_NAME|KUBECONFIG_MODE|SKIP_TLS_VERIFY|KUBE_CA_FILE)$/,
     "the plugin has no API access to configure",

@@ -5,6 +5,8 @@
 import { type CallOutcome, callOutcomes } from "../cni/call-outcome.ts";
 import { type FailureKind, failureKinds } from "../enrolment/failure.ts";
 import { type EventResult, eventResults } from "../kube/event-recorder.ts";
+import { type RepairResult, repairResults } from "../repair/repair-report.ts";
+import { type RepairMode, repairModes } from "../settings/repair-settings.ts";
 import type { StateSource } from "./agent-state.ts";
 import { MetricMaker } from "./metric-maker.ts";
 import { NodeMetrics } from "./node-metrics.ts";
@@ -37,6 +39,7 @@ export class Metrics {
   readonly #pluginRequests;
   readonly #events;
   readonly #installs;
+  readonly #podsRepaired;
   readonly #addSeconds;
   readonly #calls;
   readonly #captureSeconds;
@@ -63,6 +66,11 @@ export class Metrics {
     this.#installs = make.counter("istio_cni_installs_total", {
       help: "Installations of the plugin into the CNI chain of the node, repairs included",
       labels: { result: installResults },
+    });
+    // Source: istio/istio cni/pkg/repair/monitoring.go
+    this.#podsRepaired = make.counter("istio_cni_repair_pods_repaired_total", {
+      help: "Attempts to repair, delete or label pods that started without their sidecar's rules, by result",
+      labels: { type: repairModes, result: repairResults },
     });
     this.#addSeconds = make.histogram("ambient_cni_add_duration_seconds", {
       help: "Time that an ADD call took in the agent, by outcome",
@@ -132,6 +140,11 @@ export class Metrics {
   /** The plugin was put into the chain, or could not be. */
   installed(result: InstallResult): void {
     this.#installs.inc({ result });
+  }
+
+  /** Something was done about a pod that had started without its sidecar's rules, or could not be. */
+  repaired(type: RepairMode, result: RepairResult): void {
+    this.#podsRepaired.inc({ type, result });
   }
 
   /** As PodHistoryListener. */

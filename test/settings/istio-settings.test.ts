@@ -25,6 +25,7 @@ const warnedInstall = (warned: RegExp, part: object): Effect => ({
   warned,
   as: { install: expect.objectContaining(part) },
 });
+const repair = (part: object): Effect => ({ repair: expect.objectContaining(part) });
 const noBoolean = /neither true nor false: counts as false/;
 const long = `/${"x".repeat(120)}`;
 
@@ -137,7 +138,28 @@ const table: readonly (readonly [string, string, Effect])[] = [
   ["CURRENT_AGENT_VERSION", "1.31.0", "no effect"],
   ["GOMEMLIMIT", "1", "no effect"],
   ["GOMAXPROCS", "1", "no effect"],
-  ...settings.filter((name) => name.startsWith("REPAIR_")).map((name) => [name, "x", "no effect"] as const),
+  ["REPAIR_ENABLED", "true", repair({ mode: undefined })],
+  ["REPAIR_ENABLED", "no", { warned: noBoolean, as: { repair: { mode: undefined } } }],
+  ["REPAIR_REPAIR_PODS", "true", repair({ mode: "repair" })],
+  ["REPAIR_DELETE_PODS", "true", repair({ mode: "delete" })],
+  ["REPAIR_LABEL_PODS", "true", repair({ mode: "label" })],
+  ["REPAIR_DELETE_PODS", "all", { warned: noBoolean, as: { repair: { mode: undefined } } }],
+  ["REPAIR_BROKEN_POD_LABEL_KEY", "mesh/broken", repair({ labelKey: "mesh/broken" })],
+  ["REPAIR_BROKEN_POD_LABEL_VALUE", "yes", repair({ labelValue: "yes" })],
+  ["REPAIR_BROKEN_POD_LABEL_VALUE", "", repair({ labelValue: "" })],
+  ["REPAIR_NODE_NAME", "node2", repair({ nodeName: "node2" })],
+  ["REPAIR_NODE_NAME", "", repair({ nodeName: "node1" })],
+  ["REPAIR_SIDECAR_ANNOTATION", "inject/status", repair({ sidecarAnnotation: "inject/status" })],
+  ["REPAIR_SIDECAR_ANNOTATION", "", repair({ sidecarAnnotation: "" })],
+  ["REPAIR_INIT_CONTAINER_NAME", "", repair({ initContainerName: "" })],
+  ["REPAIR_INIT_CONTAINER_TERMINATION_MESSAGE", "no rules", repair({ terminationMessage: "no rules" })],
+  ["REPAIR_INIT_CONTAINER_EXIT_CODE", "7", repair({ exitCode: 7 })],
+  ["REPAIR_INIT_CONTAINER_EXIT_CODE", "0", repair({ exitCode: 0 })],
+  // off: what is wrong is nobody's concern
+  ["REPAIR_INIT_CONTAINER_EXIT_CODE", "x", repair({ exitCode: 126 })],
+  ["REPAIR_LABEL_SELECTORS", "app in (a, b)", repair({ labelSelectors: "app in (a, b)" })],
+  ["REPAIR_FIELD_SELECTORS", "a!=b", repair({ fieldSelectors: "a!=b" })],
+  ["REPAIR_RUN_AS_DAEMON", "true", "no effect"],
 ];
 
 /** Told by tests of their own below, or by those of the parts they are about. */
@@ -263,7 +285,7 @@ describe("istio-cni's options", () => {
 
   const every = (level: string, but: string[] = []) =>
     Object.fromEntries(
-      ["agent", "cni", "enrolment", "install", "kube", "netns", "probes", "redirect", "ztunnel"]
+      ["agent", "cni", "enrolment", "install", "kube", "netns", "probes", "redirect", "repair", "ztunnel"]
         .filter((scope) => !but.includes(scope))
         .map((scope) => [scope, level]),
     );

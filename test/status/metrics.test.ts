@@ -120,12 +120,16 @@ describe("Metrics", () => {
     metrics.watched({ previous: {}, current: {} });
     metrics.watched({ previous: {} });
     metrics.installed("SUCCESS");
+    metrics.repaired("delete", "success");
     metrics.ztunnelAnswered("nack", 0.01);
     metrics.event("forbidden");
     expect(await read(metrics, "ambient_cni_events_total", { result: "forbidden" })).toBe(1);
     for (const type of ["add", "update", "delete"])
       expect(await read(metrics, "nodeagent_reconcile_events_total", { type })).toBe(1);
     expect(await read(metrics, "istio_cni_installs_total", { result: "SUCCESS" })).toBe(1);
+    const repairs = "istio_cni_repair_pods_repaired_total";
+    expect(await read(metrics, repairs, { type: "delete", result: "success" })).toBe(1);
+    expect(await read(metrics, repairs, { type: "label", result: "skip" })).toBe(0);
     expect(await read(metrics, "ambient_cni_ztunnel_answer_duration_seconds_count", { result: "nack" })).toBe(
       1,
     );

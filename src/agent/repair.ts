@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The repair of sidecar pods as a part of the agent, where the settings ask for it.
+import { soughtPod } from "../enrolment/runtime-pod.ts";
+import { SandboxFinder } from "../enrolment/sandbox-finder.ts";
+import type { Netns } from "../linux/netns.ts";
+import { RepairController } from "../repair/repair-controller.ts";
+import type { RepairInPlace } from "../repair/repair-in-place.ts";
+import type { Ground } from "./parts.ts";
+
+/** Without which a new pod gets no rules of ours. */
+const neededByPods: readonly string[] = ["plugin", "install"];
+
+/**
+ * @param repairInPlace writes the rules of a sidecar; without it the agent says that it cannot
+ * @returns undefined where nothing is to be repaired: nobody is asked for pods then
+ */
+export function makeRepair(ground: Ground, repairInPlace?: RepairInPlace): RepairController | undefined {
+  const { config, client, events, metrics, loggers, readiness } = ground;
+  const { mode } = config.repair;
+  if (mode === undefined) return undefined;
+  const log = loggers.scope("repair");
+  return new RepairController({
+    client,
+    settings: { ...config.repair, mode },
+    inPlace: { findNetns: netnsFinder(ground), repairInPlace },
+    holdsBack: () => {
+      const missing = readiness.conditions.find(
+        (each) => each.missing !== undefined && neededByPods.includes(each.name),
+      );
+      return missing?.missing;
+    },
+    events,
+    onresult: (type, result) => metrics.repaired(type, result),
+    log,
+  });
+}
+
+/** Finds pods as those are found that started while no agent ran: by their processes, and what proves to be theirs. */
+function netnsFinder({
+  config,
+  hostNetns,
+  loggers,
+  node,
+}: Ground): (uid: string) => Promise<Netns | undefined> {
+  const finder = new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") });
+  return async (uid) => {
+    const pod = node.pod(uid);
+    const found = pod === undefined ? undefined : await finder.find(soughtPod(pod));
+    return found?.netns;
+  };
+}
