@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether the API server answers and lets the agent do what it has to, asked in the agent's own name.
+import type { AgentConfig } from "../config.ts";
 import { ApiError } from "../kube/api-error.ts";
 import { recordOf, textOf } from "../kube/json-fields.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
@@ -29,17 +30,26 @@ const PERMISSIONS: readonly Permission[] = [
   { verb: "create", resource: "events", use: "Events on pods", isOptional: true },
 ];
 
+/** What a repair needs besides; a label is patched like the annotation. */
+const DELETION: Permission = {
+  verb: "delete",
+  resource: "pods",
+  use: "broken sidecar pods, REPAIR_DELETE_PODS",
+  isOptional: true,
+};
+
 const REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
 /** One finding: all is permitted, what is not, or why nobody answers. @param options.timeoutMs for all questions, default 2 s */
 export async function checkApiPermissions(
   client: AccessReviewer,
-  options: { timeoutMs?: number } = {},
+  options: { timeoutMs?: number; repairMode?: AgentConfig["repair"]["mode"] } = {},
 ): Promise<Finding[]> {
   const signal = AbortSignal.timeout(options.timeoutMs ?? 2_000);
+  const needed = options.repairMode === "delete" ? [...PERMISSIONS, DELETION] : PERMISSIONS;
   try {
-    const answers = await Promise.all(PERMISSIONS.map((each) => isAllowed(client, each, signal)));
-    const denied = PERMISSIONS.filter((_, index) => answers[index] === false);
+    const answers = await Promise.all(needed.map((each) => isAllowed(client, each, signal)));
+    const denied = needed.filter((_, index) => answers[index] === false);
     if (denied.length === 0 && answers.includes(undefined)) {
       const what = "the API server answers, but does not say what it permits (SelfSubjectAccessReview)";
       return [

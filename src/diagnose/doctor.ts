@@ -127,7 +127,7 @@ async function api(config: AgentConfig, { node, list }: AskedAgent): Promise<Fin
     const nodeName = node?.node ?? config.nodeName;
     const probeAddresses = ipv6 ? [probeSnatV4, probeSnatV6] : [probeSnatV4];
     const [permissions, policies] = await Promise.all([
-      checkApiPermissions(client, { timeoutMs: API_TIMEOUT_MS }),
+      checkApiPermissions(client, { timeoutMs: API_TIMEOUT_MS, repairMode: config.repair.mode }),
       checkNetworkPolicies(client, { wanted, nodeName, probeAddresses, timeoutMs: API_TIMEOUT_MS }),
     ]);
     return [...permissions, policies];

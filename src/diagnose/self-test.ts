@@ -13,7 +13,7 @@ import { checkKernelFeatures } from "./kernel-features.ts";
 export interface SelfTestOptions {
   readonly config: Pick<
     AgentConfig,
-    "runDir" | "ztunnelSocketPath" | "install" | "ipv6" | "probeSnatV4" | "probeSnatV6"
+    "runDir" | "ztunnelSocketPath" | "install" | "ipv6" | "probeSnatV4" | "probeSnatV6" | "repair"
   >;
   readonly backend: RedirectBackend;
   /** Asks for permissions; without one they are not asked for. */
@@ -35,7 +35,10 @@ export async function runSelfTest(options: SelfTestOptions): Promise<Finding[]> 
     guarded("api", async () =>
       client === undefined
         ? []
-        : await checkApiPermissions(client, apiTimeoutMs === undefined ? {} : { timeoutMs: apiTimeoutMs }),
+        : await checkApiPermissions(client, {
+            repairMode: config.repair.mode,
+            ...(apiTimeoutMs === undefined ? {} : { timeoutMs: apiTimeoutMs }),
+          }),
     ),
   ]);
   return found.flat();

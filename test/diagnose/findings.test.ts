@@ -205,6 +205,22 @@ describe("permissions", () => {
     expect(found).toMatchObject([{ level: "warn" }]);
   });
   test.each([
+    [undefined, []],
+    ["label", []],
+    ["repair", []],
+    ["delete", [expect.stringContaining("delete pods (broken sidecar pods, REPAIR_DELETE_PODS)")]],
+  ] as const)(
+    "with a repair by %s name the right to delete where it is missing and wanted",
+    async (repairMode, what) => {
+      const found = await checkApiPermissions(
+        reviewer(({ verb }) => verb !== "delete"),
+        { repairMode },
+      );
+      expect(found.filter(({ level }) => level === "warn").map((each) => each.what)).toEqual(what);
+      expect(found.filter(({ level }) => level === "fail")).toEqual([]);
+    },
+  );
+  test.each([
     [new ApiError("Cannot POST: connection refused", { reason: "Connection" }), "fail", /connection refused/],
     [new ApiError("Unauthorized", { reason: "Unauthorized", status: 401 }), "fail", /Unauthorized/],
     [new ApiError("not found", { reason: "NotFound", status: 404 }), "warn", /does not say/],
