@@ -84,6 +84,11 @@ const cases: Readonly<Record<string, Values>> = {
     ambient: { ipv6: false },
     excludeNamespaces: ["a", "b"],
   },
+  repair: { repair: { enabled: true } },
+  "repair by deletion": { repair: { enabled: true, repairPods: false, deletePods: true } },
+  "repair by a label": {
+    cni: { repair: { enabled: true, repairPods: false, labelPods: true, brokenPodLabelValue: true } },
+  },
   env: {
     env: { LOG_LEVEL: "debug", ZTUNNEL_WAIT_SECONDS: 30, EXCLUDE_NAMESPACES: "mine", NOTE: "yes & <no>" },
   },
@@ -121,7 +126,7 @@ const cases: Readonly<Record<string, Values>> = {
     provider: "multus",
     revision: "a",
     ownerName: "b",
-    repair: { enabled: true },
+    repair: { hub: "", tag: 1 },
     logLevel: "debug",
   },
   ...Object.fromEntries(
@@ -186,6 +191,52 @@ describe("the chart", () => {
     expect(find(objects, "Role").rules).toEqual([
       { apiGroups: ["apps"], resources: ["daemonsets"], resourceNames: ["ambient-cni-node"], verbs: ["get"] },
     ]);
+  });
+
+  test.each<[string, Values, object, boolean]>([
+    ["off, unless it is asked for", {}, { mode: undefined }, false],
+    [
+      "off, whatever else is said of it",
+      { repair: { repairPods: false, deletePods: true } },
+      { mode: undefined },
+      false,
+    ],
+    [
+      "in place, when it is only switched on, without a right more",
+      { repair: { enabled: true } },
+      { mode: "repair" },
+      false,
+    ],
+    [
+      "in place, where deletion is asked for besides",
+      { repair: { enabled: true, deletePods: true } },
+      { mode: "repair" },
+      false,
+    ],
+    ["deletion, with the right to it", cases["repair by deletion"] as Values, { mode: "delete" }, true],
+    ["labels", cases["repair by a label"] as Values, { mode: "label", labelValue: "true" }, false],
+    [
+      "what the values name",
+      {
+        repair: {
+          enabled: true,
+          repairPods: false,
+          deletePods: false,
+          labelPods: true,
+          initContainerName: "check",
+          brokenPodLabelKey: "mesh/broken",
+          brokenPodLabelValue: "yes",
+        },
+      },
+      { mode: "label", initContainerName: "check", labelKey: "mesh/broken", labelValue: "yes" },
+      false,
+    ],
+  ])("has broken sidecar pods repaired: %s", (_, values, repair, mayDelete) => {
+    const objects = render(values);
+    const env = { ...settings(objects), NODE_NAME: "n" };
+    expect(loadConfig({ env, args: [] }).repair).toMatchObject({ nodeName: "n", ...repair });
+    const deletions = find(objects, "ClusterRole").rules.filter(({ verbs }: Any) => verbs.includes("delete"));
+    expect(deletions).toEqual(mayDelete ? [{ apiGroups: [""], resources: ["pods"], verbs: ["delete"] }] : []);
   });
 
   test("lets the agent use the privileged constraint on OpenShift only", () => {
@@ -320,6 +371,8 @@ describe("the schema", () => {
     ["a pause that no label change is worth", { leavePauseMs: 10_001 }],
     ["a drain in seconds and a half", { leaveDrainMs: 1.5 }],
     ["an unknown platform", { global: { platform: "vms" } }],
+    ["a misspelt repair", { repair: { deletepods: true } }],
+    ["a repair that is a text", { repair: { enabled: "yes" } }],
     ["a selector that selects nothing known", { ambient: { enablementSelectors: [{ pods: {} }] } }],
   ])("refuses %s", (_, values) => {
     expect(schemaFaults(values, schema)).toHaveLength(1);
@@ -351,8 +404,7 @@ describe("istio-cni's DaemonSet", () => {
     expect(config).toMatchObject({ faults: [], blockers: [], warnings: [] });
     expect([...config.excludeNamespaces]).toEqual(["kube-system"]);
     expect(config.selectors).toHaveLength(2);
-    // the repair settings are said to be without effect
-    expect(config.ignored.filter((line) => line.startsWith("REPAIR_")).length).toBeGreaterThan(0);
+    expect(config.repair).toMatchObject({ mode: "repair", nodeName: "n" });
   });
 });
 

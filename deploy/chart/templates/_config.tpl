@@ -40,6 +40,17 @@ The agent's settings as a JSON object of strings; the DaemonSet carries its chec
 {{- with $values.forceIptablesBinary -}}
 {{- $_ := set $config "FORCE_IPTABLES_BINARY" . -}}
 {{- end -}}
+{{- with $values.repair -}}
+{{- if .enabled -}}
+{{- $_ := set $config "REPAIR_ENABLED" "true" -}}
+{{- $_ := set $config "REPAIR_REPAIR_PODS" (toString .repairPods) -}}
+{{- $_ := set $config "REPAIR_DELETE_PODS" (toString .deletePods) -}}
+{{- $_ := set $config "REPAIR_LABEL_PODS" (toString .labelPods) -}}
+{{- $_ := set $config "REPAIR_INIT_CONTAINER_NAME" .initContainerName -}}
+{{- $_ := set $config "REPAIR_BROKEN_POD_LABEL_KEY" .brokenPodLabelKey -}}
+{{- $_ := set $config "REPAIR_BROKEN_POD_LABEL_VALUE" (toString .brokenPodLabelValue) -}}
+{{- end -}}
+{{- end -}}
 {{- if $values.global.nativeNftables -}}
 {{- $_ := set $config "NATIVE_NFTABLES" "true" -}}
 {{- end -}}
