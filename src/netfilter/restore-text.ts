@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes told rules as the input of iptables-restore.
 import type { Family } from "./family.ts";
-import type { OwnChain, ToldRule, ToldRules } from "./told-rules.ts";
+import { type HookedChain, isHooked, type ToldRule, type ToldRules } from "./told-rules.ts";
 
 /** The input of `iptables-restore --noflush` for one family, where nothing of ours is yet; chains of others stay as they are. */
 export function renderRestoreText(told: ToldRules, family: Family): string {
@@ -24,10 +24,12 @@ export function renderRewriteText(
     .map(({ table, chains }) =>
       renderTable(table, [
         ...chains.map(({ chain }) => renderChain(chain)),
-        ...chains.flatMap(({ chain, hook }) =>
-          Array.from({ length: jumpCount({ table, chain }) }, () => `-D ${hook} -j ${chain}`),
-        ),
-        ...chains.map(renderJump),
+        ...chains
+          .filter(isHooked)
+          .flatMap(({ chain, hook }) =>
+            Array.from({ length: jumpCount({ table, chain }) }, () => `-D ${hook} -j ${chain}`),
+          ),
+        ...chains.filter(isHooked).map(renderJump),
         ...chains.flatMap(({ chain }) =>
           told.rules.filter((rule) => isOf(rule, table) && rule.chain === chain).map(renderRule),
         ),
@@ -52,6 +54,6 @@ export function renderChain(chain: string): string {
 }
 
 /** The statement that leads a base chain into a chain of ours. */
-export function renderJump({ chain, hook, isFirst = false }: OwnChain): string {
+export function renderJump({ chain, hook, isFirst = false }: HookedChain): string {
   return isFirst ? `-I ${hook} 1 -j ${chain}` : `-A ${hook} -j ${chain}`;
 }

@@ -53,7 +53,7 @@ const FULL_MASK = 0xffffffff;
 /**
  * Brings the arguments of a rule (everything that follows `-A CHAIN`) into normal form. Matches and targets that our
  * rules use are understood; of all others the tokens are kept as they are. Comments and counters are left out.
- * Source: iptables(8); iptables-extensions(8); iptables/iptables extensions/libxt_CONNMARK.c connmark_tg_parse.
+ * Source: iptables(8); iptables-extensions(8); iptables/iptables extensions/libxt_CONNMARK.c connmark_tg_parse, libxt_MARK.c.
  */
 export function normaliseRule(args: readonly string[]): NormalRule {
   const { base, matches, target } = groupTokens(args);
@@ -182,7 +182,10 @@ function targetTokens(target: Match): string[] {
     case "REDIRECT":
       return [...head, ...target.options.flatMap((option) => render(portsOption(option)))];
     case "CONNMARK":
-      return [...head, ...connmarkTokens(target.options)];
+    case "MARK":
+      return [...head, ...markTokens(target.options)];
+    case "TPROXY":
+      return [...head, ...tproxyTokens(target.options)];
     case "CT":
       return [...head, ...target.options.flatMap((option) => render(option, option.values.map(decimal)))];
     default:
@@ -193,7 +196,7 @@ function targetTokens(target: Match): string[] {
   }
 }
 
-function connmarkTokens(options: readonly Option[]): string[] {
+function markTokens(options: readonly Option[]): string[] {
   const optionValue = (name: string) => options.find((option) => option.name === name)?.values[0];
   const setMark = optionValue("--set-mark");
   if (setMark !== undefined) {
@@ -210,6 +213,23 @@ function connmarkTokens(options: readonly Option[]): string[] {
   const mask = optionValue("--mask");
   const maskOf = (name: string) => hex(parseMark(optionValue(name) ?? mask ?? hex(FULL_MASK)).value);
   return [action.name, "--nfmask", maskOf("--nfmask"), "--ctmask", maskOf("--ctmask")];
+}
+
+/** No address of its own is what the target has when none is told. Source: iptables-extensions(8), TPROXY. */
+function tproxyTokens(options: readonly Option[]): string[] {
+  const told = options.filter(
+    ({ name, values: [value = ""] }) => name !== "--on-ip" || !["0.0.0.0", "::"].includes(value),
+  );
+  const named = told.map((option) =>
+    option.name === "--tproxy-mark" ? { ...option, values: option.values.map(fullMark) } : option,
+  );
+  return named.sort((a, b) => (a.name < b.name ? -1 : 1)).flatMap((option) => render(option));
+}
+
+/** With its mask, also a full one. */
+function fullMark(text: string): string {
+  const { value, mask } = parseMark(text);
+  return `${hex(value)}/${hex(mask)}`;
 }
 
 function portOption(option: Option): Option {

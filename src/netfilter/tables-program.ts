@@ -9,7 +9,7 @@ import { NetfilterFault } from "./netfilter-fault.ts";
 import { renderRestoreText } from "./restore-text.ts";
 import type { NetnsCall } from "./rule-engine.ts";
 import { parseSave } from "./save-parser.ts";
-import type { OwnChain, ToldRules } from "./told-rules.ts";
+import { type HookedChain, isHooked, type ToldRules } from "./told-rules.ts";
 import type { VariantTools } from "./variant-tools.ts";
 
 export interface TablesProgramOptions {
@@ -103,7 +103,7 @@ export function findDifference(saved: string, told: ToldRules, family: Family): 
     if (seen === undefined) return `table ${table} is not there`;
     const chains = told.own.find((own) => own.family === family && own.table === table)?.chains ?? [];
     const wanted = chains.flatMap((chain) => [
-      jumpLine(chain),
+      ...(isHooked(chain) ? [jumpLine(chain)] : []),
       ...told.rules
         .filter((rule) => rule.family === family && rule.table === table && rule.chain === chain.chain)
         .map(({ words }) => `${chain.chain} ${words}`),
@@ -117,14 +117,14 @@ export function findDifference(saved: string, told: ToldRules, family: Family): 
       lines.filter((line) => line.startsWith(`${chain} `)).join("\n");
     for (const { chain } of chains)
       if (order(chain, found) !== order(chain, wanted)) return `${chain} holds other rules`;
-    for (const chain of chains)
+    for (const chain of chains.filter(isHooked))
       if (found.filter((line) => line === jumpLine(chain)).length !== 1)
         return `not one jump leads to ${chain.chain}`;
   }
   return undefined;
 }
 
-function jumpLine({ chain, hook }: OwnChain): string {
+function jumpLine({ chain, hook }: HookedChain): string {
   return `${hook} -j ${chain}`;
 }
 

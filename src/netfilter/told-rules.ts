@@ -19,9 +19,17 @@ export type ChainProof = readonly (readonly Uint8Array[])[];
 /** A chain of ours, and the base chain of everybody's in which one rule jumps to it. */
 export interface OwnChain {
   readonly chain: string;
-  readonly hook: string;
+  /** Absent: nothing but rules of ours leads into it, from chains of ours in the same table. */
+  readonly hook?: string;
   /** That rule is the first of the base chain. Default: it stands anywhere, and is appended. */
   readonly isFirst?: boolean;
+}
+
+/** One that a base chain leads into. */
+export type HookedChain = OwnChain & { readonly hook: string };
+
+export function isHooked<C extends OwnChain>(chain: C): chain is C & HookedChain {
+  return chain.hook !== undefined;
 }
 
 /** The protocol of a rule's `-p`. */

@@ -2,6 +2,7 @@
 // The smallest text for iptables-legacy-restore that leads from what is there to what should be there. Pure.
 import type { Family } from "../family.ts";
 import { renderChain, renderJump, renderTable } from "../restore-text.ts";
+import { type HookedChain, isHooked } from "../told-rules.ts";
 import type { XtablesChainVerdict, XtablesTableVerdict } from "./legacy-verify.ts";
 import type { XtablesLead } from "./xtables-table.ts";
 
@@ -45,7 +46,7 @@ function changeLines(chains: readonly XtablesChainVerdict[]): string[] {
   return [
     ...stale.map(({ chain }) => renderChain(chain)),
     ...strayLines(chains),
-    ...chains.flatMap(jumpLines),
+    ...chains.filter(isHooked).flatMap(jumpLines),
     ...stale.flatMap(({ wanted }) => wanted?.rules.map(({ statement }) => statement) ?? []),
   ];
 }
@@ -62,7 +63,10 @@ function removalLines(all: readonly XtablesChainVerdict[]): string[] {
 }
 
 function entryLines(chains: readonly XtablesChainVerdict[]): string[] {
-  return [...strayLines(chains), ...chains.flatMap((chain) => deleteJumps(chain, chain.jumps.length))];
+  return [
+    ...strayLines(chains),
+    ...chains.filter(isHooked).flatMap((chain) => deleteJumps(chain, chain.jumps.length)),
+  ];
 }
 
 /** By position, the last first: what such a rule says is nobody's to read. Before anything else in its chain moves. */
@@ -73,7 +77,7 @@ function strayLines(chains: readonly XtablesChainVerdict[]): string[] {
     .flatMap(({ from, position }: XtablesLead) => (from === undefined ? [] : [`-D ${from} ${position}`]));
 }
 
-function jumpLines(verdict: XtablesChainVerdict): string[] {
+function jumpLines(verdict: XtablesChainVerdict & HookedChain): string[] {
   const { isFirst = false, jumps } = verdict;
   const isRight = jumps.length > 0 && (!isFirst || jumps[0]?.position === 1);
   if (isRight && (!isFirst || jumps.length === 1)) return deleteJumps(verdict, jumps.length - 1);
@@ -81,6 +85,6 @@ function jumpLines(verdict: XtablesChainVerdict): string[] {
   return [...deleteJumps(verdict, jumps.length), renderJump(verdict)];
 }
 
-function deleteJumps({ chain, hook }: XtablesChainVerdict, count: number): string[] {
+function deleteJumps({ chain, hook }: Pick<HookedChain, "chain" | "hook">, count: number): string[] {
   return Array<string>(count).fill(`-D ${hook} -j ${chain}`);
 }

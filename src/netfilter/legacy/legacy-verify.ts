@@ -179,7 +179,7 @@ function findingsOf(verdict: XtablesChainVerdict, place: TablePlace): Finding[] 
   const before = isFirst ? (jumps[0]?.position ?? 1) - 1 : 0;
   return [
     ...(hasRules || rules.length > 0 ? rules : [end]),
-    ...jumpFindings({ chain, hook, count: jumps.length, before }, place),
+    ...(hook === undefined ? [] : jumpFindings({ chain, hook, count: jumps.length, before }, place)),
     ...strayFindings({ chain, strays: strays.map(nameOf) }, place),
   ];
 }

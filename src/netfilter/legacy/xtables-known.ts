@@ -67,7 +67,9 @@ export function knownTable(own: OwnTable, told: ToldRules, view: XtablesView): K
       throw notAsTold(own, `${chain.chain} has ${found?.ruleCount ?? "no"} rules instead of ${rules.length}`);
     const [lead, ...others] = view.leads.filter((each) => each.chain === chain.chain);
     const isJump =
-      lead?.isBase === true && lead.from === chain.hook && isPlainJump(lead.rule, chain.chain, family);
+      chain.hook === undefined
+        ? lead === undefined
+        : lead?.isBase === true && lead.from === chain.hook && isPlainJump(lead.rule, chain.chain, family);
     if (!isJump || others.length > 0) throw notAsTold(own, `not one plain rule leads into ${chain.chain}`);
     return {
       ...chain,

@@ -6,10 +6,17 @@ import { allDone } from "../../loop/all-done.ts";
 import type { Family } from "../family.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import type { TablesProgram } from "../tables-program.ts";
-import type { OwnChain, OwnTable, RuleProtocol, ToldRule, ToldRules } from "../told-rules.ts";
+import {
+  isHooked,
+  type OwnChain,
+  type OwnTable,
+  type RuleProtocol,
+  type ToldRule,
+  type ToldRules,
+} from "../told-rules.ts";
 import type { NftBase, NftRuleObject } from "./nft-objects.ts";
 import { type ChainPlace, newChain, newRule, newTable } from "./nft-wire.ts";
-import { readOwnObjects, type SeenObjects, type SeenTable } from "./own-objects.ts";
+import { leadsOf, readOwnObjects, type SeenObjects, type SeenTable } from "./own-objects.ts";
 
 /** A rule as the kernel lists it, and the message that makes it. */
 export interface KnownRule {
@@ -22,7 +29,8 @@ export interface KnownRule {
 export interface KnownChain extends OwnChain {
   readonly rules: readonly KnownRule[];
   readonly request: NetlinkRequest;
-  readonly jump: KnownRule;
+  /** Absent where no base chain leads to it. */
+  readonly jump?: KnownRule;
 }
 
 /** A base chain that leads to chains of ours. */
@@ -77,7 +85,7 @@ export function knownRules(told: ToldRules, seen: SeenObjects): KnownRules {
 
 function knownTable(own: OwnTable, seen: SeenTable, rules: readonly ToldRule[]): KnownTable {
   const { family, table } = own;
-  const hooks = [...new Set(own.chains.map(({ hook }) => hook))].map((chain): KnownHook => {
+  const hooks = [...new Set(own.chains.filter(isHooked).map(({ hook }) => hook))].map((chain): KnownHook => {
     const base = seen.chains.get(chain)?.base;
     if (base === undefined) throw notAsTold(own, `${chain} is no base chain`);
     return { ...base, chain, request: newChain({ family, table, chain }, base) };
@@ -89,12 +97,14 @@ function knownTable(own: OwnTable, seen: SeenTable, rules: readonly ToldRule[]):
       (rule) => rule.family === family && rule.table === table && rule.chain === chain,
     );
     const found = seen.chains.get(chain);
-    const [jump, ...others] = (seen.chains.get(hook)?.rules ?? []).filter(({ targets }) =>
-      targets.includes(chain),
+    const [jump, ...others] = (hook === undefined ? [] : (seen.chains.get(hook)?.rules ?? [])).filter(
+      ({ targets }) => targets.includes(chain),
     );
+    const leadCount = (jump === undefined ? 0 : 1) + leadsOf(seen, chain);
     if (found?.isComplete !== true || found.rules.length !== told.length)
       throw notAsTold(own, `${chain} has ${found?.rules.length ?? "no"} rules instead of ${told.length}`);
-    if (jump === undefined || others.length > 0 || found.use !== told.length + 1)
+    const isLedInto = hook === undefined || jump !== undefined;
+    if (!isLedInto || others.length > 0 || found.use !== told.length + leadCount)
       throw notAsTold(own, `not one rule leads into ${chain}`);
     return {
       ...ownChain,
@@ -102,7 +112,9 @@ function knownTable(own: OwnTable, seen: SeenTable, rules: readonly ToldRule[]):
       rules: told.map((rule, index) =>
         knownRule(place, rule, { rule: found.rules[index], protocol: rule.protocol }),
       ),
-      jump: knownRule({ ...place, chain: hook }, { words: `-j ${chain}` }, { rule: jump, isFirst }),
+      ...(hook === undefined
+        ? {}
+        : { jump: knownRule({ ...place, chain: hook }, { words: `-j ${chain}` }, { rule: jump, isFirst }) }),
     };
   });
   return { family, table, request: newTable({ ...own, ...noted(seen) }), chains, hooks };

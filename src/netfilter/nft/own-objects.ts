@@ -123,6 +123,16 @@ async function readInto(
   }
 }
 
+/** How many verdicts in our own chains lead into one of them, as far as they were read. */
+export function leadsOf({ chains }: Pick<SeenTable, "chains">, chain: string): number {
+  let count = 0;
+  for (const { base, rules } of chains.values()) {
+    if (base !== undefined) continue;
+    for (const { targets } of rules) count += targets.filter((target) => target === chain).length;
+  }
+  return count;
+}
+
 interface ReadChain extends NftChainObject {
   rules: NftRuleObject[];
   isComplete: boolean;

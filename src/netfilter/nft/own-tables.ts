@@ -29,7 +29,7 @@ export function questionsAbout(own: readonly OwnTable[]): Questions {
   const known = questionsOf.get(own);
   if (known !== undefined) return known;
   const names = (table: OwnTable, kind: "chain" | "hook") => [
-    ...new Set(table.chains.map((chain) => chain[kind])),
+    ...new Set(table.chains.flatMap((chain) => chain[kind] ?? [])),
   ];
   const lists = (kind: "chain" | "hook") =>
     own.flatMap((table) =>

@@ -113,7 +113,7 @@ function planTable(table: TableVerdict): NetlinkRequest[] {
     ...hooks.map(({ request }) => request),
     ...chains.flatMap((chain) => fill(table, chain)),
     ...chains.flatMap(({ jump, wanted }) =>
-      jump === undefined && wanted !== undefined ? [wanted.jump.request] : [],
+      jump === undefined && wanted?.jump !== undefined ? [wanted.jump.request] : [],
     ),
     ...deleteEntries(table, surplus),
   ];
@@ -121,9 +121,9 @@ function planTable(table: TableVerdict): NetlinkRequest[] {
 
 /** Rewritten as a whole, so that no rule that a list does not show stays behind. */
 function fill(table: TableVerdict, verdict: ChainVerdict): NetlinkRequest[] {
-  const { chain, wanted, seen, jumps, strays } = verdict;
+  const { chain, wanted, seen, jumps, strays, ownLeads } = verdict;
   if (seen !== undefined) {
-    const isCounted = seen.use === seen.rules.length + jumps.length + strays.length;
+    const isCounted = seen.use === seen.rules.length + jumps.length + strays.length + ownLeads;
     if (verdict.hasRules && isCounted) return [];
   }
   const rules = wanted?.rules.map(({ request }) => request) ?? [];

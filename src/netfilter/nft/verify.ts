@@ -13,10 +13,10 @@ import {
   unexpectedFindings,
 } from "../rule-findings.ts";
 import { type MatchedRule, matchRule } from "../rule-match.ts";
-import type { OwnChain, OwnTable } from "../told-rules.ts";
+import { isHooked, type OwnChain, type OwnTable } from "../told-rules.ts";
 import type { KnownChain, KnownRule, KnownRules, KnownTable } from "./nft-known.ts";
 import { sameBytes, sameHook } from "./nft-objects.ts";
-import type { SeenChain, SeenObjects, SeenTable } from "./own-objects.ts";
+import { leadsOf, type SeenChain, type SeenObjects, type SeenTable } from "./own-objects.ts";
 
 /** A rule in a base chain that leads into a chain of ours. */
 export interface Entry {
@@ -40,6 +40,8 @@ export interface ChainVerdict extends OwnChain {
   readonly jump: Entry | undefined;
   /** Rules that lead into it in another way. */
   readonly strays: readonly Entry[];
+  /** Verdicts in chains of ours that lead into it; which of them should is said by those chains. */
+  readonly ownLeads: number;
 }
 
 /** What there is of ours in one table. */
@@ -152,7 +154,8 @@ function judgeChain(
     seen?.isComplete === true &&
     rules.length === known?.rules.length &&
     known.rules.every(({ words }, index) => words === rules[index]?.words);
-  return { ...own, wanted: known, seen, hasRules, rules, ...entries };
+  const ownLeads = table === undefined ? 0 : leadsOf(table, own.chain);
+  return { ...own, wanted: known, seen, hasRules, rules, ...entries, ownLeads };
 }
 
 /** @throws {NetfilterFault} TOO_MANY_RULES when the rest of the base chain may hold what was not found */
@@ -178,7 +181,7 @@ function entriesOf(
   }
   for (const { chain: from, handle, targets, count } of table?.foreign ?? [])
     if (targets.includes(chain)) strays.push({ hook: from, handle: handle.slice(), count });
-  if (isFirst) return { jumps, jump, before, strays };
+  if (isFirst || hook === undefined) return { jumps, jump, before, strays };
   const used = (table?.chains.get(chain)?.use ?? 0) > 0;
   if (known !== undefined && jump === undefined && used && table?.chains.get(hook)?.isComplete === false)
     throw new NetfilterFault(
@@ -197,9 +200,11 @@ function findingsOf({ family, table, wanted, chains }: Omit<TableVerdict, "findi
   }
   // a way in that is not there says more than any rule behind it
   return [
-    ...chains.flatMap(({ chain, hook, jumps, before }) =>
-      jumpFindings({ chain, hook, count: jumps.length, before }, place),
-    ),
+    ...chains
+      .filter(isHooked)
+      .flatMap(({ chain, hook, jumps, before }) =>
+        jumpFindings({ chain, hook, count: jumps.length, before }, place),
+      ),
     ...chains.flatMap((chain) => chainFindings(chain, place)),
     ...chains.flatMap(({ chain, strays }) =>
       strayFindings({ chain, strays: strays.map(({ hook }) => printableName(hook)) }, place),
@@ -218,9 +223,12 @@ function chainFindings({ chain, seen, wanted, hasRules, rules }: ChainVerdict, p
 }
 
 /** The chain's own count shows rules and verdicts that no list does: those in others' chains, and what is too long to list. */
-function hiddenFindings({ chain, seen, jumps, strays }: ChainVerdict, place: TablePlace): Finding[] {
+function hiddenFindings(
+  { chain, seen, jumps, strays, ownLeads }: ChainVerdict,
+  place: TablePlace,
+): Finding[] {
   if (seen === undefined || !seen.isComplete) return [];
-  const hiddenCount = seen.use - seen.rules.length - jumps.length - strays.length;
+  const hiddenCount = seen.use - seen.rules.length - jumps.length - strays.length - ownLeads;
   if (hiddenCount <= 0) return [];
   const detail = `${hiddenCount} rules more stand in ${chain} or lead into it than are listed`;
   return [{ kind: "extra-rule", ...place, chain, detail }];
