@@ -56,6 +56,11 @@ export const bounds = {
   containerIds: { at: podFacts, bytes: 253, count: 256, over: "left-out" },
   /** Each is four rules. A name has 15 bytes. Source: Linux linux/if.h, IFNAMSIZ. */
   reroutedInterfaces: { at: "kube/pod-overrides.ts", bytes: 15, count: 64, over: "left-out" },
+  /**
+   * Rules in one chain of a sidecar pod: each port, range and interface of its annotations is one, a range and an interface together
+   * are one. As many as are told apart of a chain of iptables-legacy.
+   */
+  sidecarRules: { at: "redirection/sidecar-rules.ts", count: 256, over: "refused" },
   /** What cannot be followed of a pod; then how much more there is. */
   podWarnings: { at: "kube/pod-overrides.ts", count: 3, over: "cut" },
 
