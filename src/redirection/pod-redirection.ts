@@ -15,11 +15,9 @@ import {
 } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
 import { NetnsVisit } from "../linux/netns-visit.ts";
-import { ToolError } from "../linux/run-tool.ts";
 import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import type { Family } from "../netfilter/family.ts";
-import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
 import type {
   Applied,
   NetnsCall,
@@ -31,6 +29,7 @@ import type {
 import type { RedirectBackend } from "../netfilter/variant.ts";
 import { type EarlierLook, EarlierRules, type Leftovers, NOT_LOOKED } from "./earlier-rules.ts";
 import { type Drift, fingerprint } from "./fingerprint.ts";
+import { givenUp, named } from "./named-faults.ts";
 import { podEngines } from "./pod-engines.ts";
 import { assertPodNetns } from "./pod-netns.ts";
 import { ensureRouting, familiesOf, type SkippedFamily } from "./pod-routing.ts";
@@ -402,20 +401,4 @@ export class PodRedirection {
     if (signal?.aborted === true) throw givenUp();
     assertPodNetns(netns, this.#options.hostNetns);
   }
-}
-
-/** What the engine cannot do in a namespace is a fault of the pod's redirection. */
-async function named<T>({ signal }: RedirectionCall, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    if (signal?.aborted === true && !(error instanceof ToolError)) throw givenUp();
-    if (!(error instanceof NetfilterFault)) throw error;
-    const code = error.code === "NOT_AS_TOLD" ? "NOT_CONVERGED" : error.code;
-    throw new RedirectionError(code, error.message, { cause: error });
-  }
-}
-
-function givenUp(): ToolError {
-  return new ToolError("TOOL_ABORTED", "Cannot finish with a pod's rules: the caller gave up");
 }

@@ -2,6 +2,7 @@
 // The ip rule and route of one pod's namespace, and which families it can have them in.
 import { setTimeout as delay } from "node:timers/promises";
 import { NetlinkError } from "../linux/netlink/exchange.ts";
+import type { MarkRoute } from "../linux/netlink/routing-messages.ts";
 import {
   ensureRedirectRouting,
   interfaceAddresses,
@@ -42,10 +43,13 @@ export async function ensureRouting(
     readonly found?: RoutingLook;
     /** Through which it is asked; default: the namespace's descriptor. */
     readonly at?: NetnsAt;
+    /** Default: ambient mode's. */
+    readonly route?: MarkRoute;
   },
 ): Promise<RoutingState> {
   let { found } = options;
-  const families = { v6: options.ipv6 };
+  const { ipv6: v6, route } = options;
+  const families = route === undefined ? { v6 } : { v6, route };
   const deadline = performance.now() + (options.isNew ? LOOPBACK_WAIT_MS : 0);
   for (;;) {
     assertPodNetns(netns, options.hostNetns);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the annotations of an injected pod and its proxy container ask of the sidecar's redirection. Pure.
-import { isIPv4, isIPv6, SocketAddress } from "node:net";
+import { isIPv4, isIPv6 } from "node:net";
 import { cutText } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
+import { addressBytes, addressText, canonicalAddress } from "../linux/address.ts";
 import { isInterfaceName } from "./rules.ts";
 
 /**
@@ -176,45 +177,12 @@ function distinct<T>(values: readonly T[]): T[] {
 /** As the kernel keeps it: without the bits behind its prefix; undefined for what is none. */
 export function canonicalCidr(text: string): string | undefined {
   const [, address = "", length = ""] = /^([0-9A-Fa-f:.]+)\/(\d{1,3})$/.exec(text) ?? [];
+  if (!isIPv4(address) && !isIPv6(address)) return undefined;
+  const bytes = addressBytes(address);
   const prefix = Number(length);
-  if (isIPv4(address) && prefix <= 32)
-    return `${bytesOf(address, prefix, { size: 4, split: (each) => each.split(".").map(Number) }).join(".")}/${prefix}`;
-  if (!isIPv6(address) || prefix > 128) return undefined;
-  const bytes = bytesOf(address, prefix, { size: 16, split: ipv6Bytes });
-  const groups = Array.from({ length: 8 }, (_, index) =>
-    (((bytes[2 * index] ?? 0) << 8) | (bytes[2 * index + 1] ?? 0)).toString(16),
-  );
-  return `${new SocketAddress({ address: groups.join(":"), family: "ipv6" }).address}/${prefix}`;
-}
-
-function bytesOf(
-  address: string,
-  prefix: number,
-  { size, split }: { readonly size: number; readonly split: (address: string) => number[] },
-): number[] {
-  const bytes = split(address);
-  return Array.from({ length: size }, (_, index) => {
-    const bits = Math.min(8, Math.max(0, prefix - 8 * index));
-    return (bytes[index] ?? 0) & (0xff00 >> bits) & 0xff;
-  });
-}
-
-/** @param address that isIPv6 takes, without a zone */
-function ipv6Bytes(address: string): number[] {
-  const dotted = /^(.*:)(\d+)\.(\d+)\.(\d+)\.(\d+)$/.exec(address);
-  const hex = (high: string | undefined, low: string | undefined) =>
-    ((Number(high) << 8) | Number(low)).toString(16);
-  const plain =
-    dotted === null ? address : `${dotted[1]}${hex(dotted[2], dotted[3])}:${hex(dotted[4], dotted[5])}`;
-  const [head = "", tail] = plain.split("::");
-  const groups = (part: string) => (part === "" ? [] : part.split(":"));
-  const behind = tail === undefined ? [] : groups(tail);
-  const missing = tail === undefined ? 0 : 8 - groups(head).length - behind.length;
-  const all = [...groups(head), ...Array<string>(missing).fill("0"), ...behind];
-  return all.flatMap((group) => {
-    const value = Number.parseInt(group, 16);
-    return [value >> 8, value & 0xff];
-  });
+  if (prefix > 8 * bytes.length) return undefined;
+  const network = bytes.map((byte, index) => byte & (0xff00 >> Math.min(8, Math.max(0, prefix - 8 * index))));
+  return `${canonicalAddress(addressText(network))}/${prefix}`;
 }
 
 function unusable(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The messages of the redirection's policy routing: what to send, and what counts as ours among what is listed.
+// The messages of policy routing by mark: what to send, and what counts as ours among what is listed.
 import {
   concatBytes,
   decodeAttributes,
@@ -11,11 +11,23 @@ import {
   viewOf,
 } from "./message.ts";
 
-// Source: istio tools/istio-iptables/pkg/constants and cni/pkg/iptables, what ztunnel's in-pod mode relies on.
-const MARK = 0x111;
-const MARK_MASK = 0xfff;
-const RULE_PRIORITY = 32764;
-const TABLE = 100;
+/** A rule that leads marked packets to a table, in which a route leads all of them to sockets of the namespace itself. */
+export interface MarkRoute {
+  readonly mark: number;
+  readonly mask: number;
+  readonly priority: number;
+  /** Below 256. */
+  readonly table: number;
+}
+
+/** Of ambient mode. Source: istio tools/istio-iptables/pkg/constants and cni/pkg/iptables, what ztunnel's in-pod mode relies on. */
+export const AMBIENT_ROUTE: MarkRoute = { mark: 0x111, mask: 0xfff, priority: 32764, table: 100 };
+
+/**
+ * Of a sidecar that is given connections with their addresses (TPROXY). The priority is what the kernel gives the first rule of a namespace.
+ * Source: istio/istio tools/common/config/config.go, InboundTProxyMark and InboundTProxyRouteTable; tools/common/tproxy.
+ */
+export const TPROXY_ROUTE: MarkRoute = { mark: 1337, mask: 0xffffffff, priority: 32765, table: 133 };
 
 // Source: linux/rtnetlink.h, linux/fib_rules.h, linux/if_link.h, linux/ipv6.h.
 export const RTM = {
@@ -55,11 +67,11 @@ const LO_INDEX = 1;
 const NO_LIMIT = 0xffffffff;
 
 /**
- * `fwmark 0x111/0xfff pref 32764 lookup 100` and nothing that narrows it.
+ * `fwmark MARK/MASK pref PRIORITY lookup TABLE` and nothing that narrows it.
  *
  * struct fib_rule_hdr: family, dst_len, src_len, tos, table, res1, res2, action, u32 flags
  */
-export function isOurRule(family: Family, body: Uint8Array): boolean {
+export function isOurRule(family: Family, body: Uint8Array, ours: MarkRoute = AMBIENT_ROUTE): boolean {
   if (body.length < 12 || !isOfAll(family, body)) return false;
   if (body[7] !== FR_ACT_TO_TBL || (viewOf(body).getUint32(8, true) & FIB_RULE_INVERT) !== 0) return false;
   const attributes = decodeAttributes(body, 12);
@@ -67,26 +79,26 @@ export function isOurRule(family: Family, body: Uint8Array): boolean {
   if ([...attributes.keys()].some((type) => !KNOWN_FRA.has(type))) return false;
   const value = (type: number, absent: number) => decodeUint32(attributes.get(type)) ?? absent;
   return (
-    value(FRA.table, body[4] ?? 0) === TABLE &&
-    value(FRA.priority, 0) === RULE_PRIORITY &&
-    value(FRA.fwmark, 0) === MARK &&
-    value(FRA.fwmask, NO_LIMIT) === MARK_MASK &&
+    value(FRA.table, body[4] ?? 0) === ours.table &&
+    value(FRA.priority, 0) === ours.priority &&
+    value(FRA.fwmark, 0) === ours.mark &&
+    value(FRA.fwmask, NO_LIMIT) === ours.mask &&
     value(FRA.suppressPrefixLength, NO_LIMIT) === NO_LIMIT &&
     value(FRA.suppressIfgroup, NO_LIMIT) === NO_LIMIT
   );
 }
 
 /**
- * `local default dev lo table 100`.
+ * `local default dev lo table TABLE`.
  *
  * struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, u32 flags
  */
-export function isOurRoute(family: Family, body: Uint8Array): boolean {
+export function isOurRoute(family: Family, body: Uint8Array, ours: MarkRoute = AMBIENT_ROUTE): boolean {
   if (body.length < 12 || !isOfAll(family, body) || body[7] !== RTN_LOCAL) return false;
   const attributes = decodeAttributes(body, 12);
   if (attributes.has(RTA.gateway) || attributes.has(RTA.multipath) || attributes.has(RTA.via)) return false;
   return (
-    (decodeUint32(attributes.get(RTA.table)) ?? body[4]) === TABLE &&
+    (decodeUint32(attributes.get(RTA.table)) ?? body[4]) === ours.table &&
     decodeUint32(attributes.get(RTA.interface)) === LO_INDEX
   );
 }
@@ -130,31 +142,32 @@ export function dumpRequests(family: Family): NetlinkRequest[] {
 }
 
 /** Exclusive: refused (EEXIST) if there is one that the kernel holds for equal. */
-export function addRuleRequest(family: Family, exclusive: boolean): NetlinkRequest {
-  return ruleRequest(RTM.newRule, family, NLM.ack | NLM.create | (exclusive ? NLM.exclusive : 0));
+export function addRuleRequest(family: Family, exclusive: boolean, ours: MarkRoute): NetlinkRequest {
+  const flags = NLM.ack | NLM.create | (exclusive ? NLM.exclusive : 0);
+  return { type: RTM.newRule, flags, body: ruleBody(family, ours) };
 }
 
-/** Deletes one rule, the first that fits. */
+/** Deletes one rule of ambient mode, the first that fits. */
 export function deleteRuleRequest(family: Family): NetlinkRequest {
-  return ruleRequest(RTM.deleteRule, family, NLM.ack);
+  return { type: RTM.deleteRule, flags: NLM.ack, body: ruleBody(family, AMBIENT_ROUTE) };
 }
 
 /** Replaces a route of another kind with the same destination, if there is one. */
-export function addRouteRequest(family: Family): NetlinkRequest {
+export function addRouteRequest(family: Family, { table }: MarkRoute): NetlinkRequest {
   const scope = family === AF.inet ? SCOPE.host : SCOPE.universe;
   const body = concatBytes(
-    Uint8Array.of(family, 0, 0, 0, TABLE, RTPROT_BOOT, scope, RTN_LOCAL, 0, 0, 0, 0),
+    Uint8Array.of(family, 0, 0, 0, table, RTPROT_BOOT, scope, RTN_LOCAL, 0, 0, 0, 0),
     encodeUint32Attribute(RTA.interface, LO_INDEX),
   );
   return { type: RTM.newRoute, flags: NLM.ack | NLM.create | NLM.replace, body };
 }
 
-/** Deletes one route, of any metric. */
+/** Deletes one route of ambient mode, of any metric. */
 export function deleteRouteRequest(family: Family): NetlinkRequest {
   const scope = family === AF.inet ? SCOPE.nowhere : SCOPE.universe;
   const body = concatBytes(
     // Protocol 0 is "any".
-    Uint8Array.of(family, 0, 0, 0, TABLE, 0, scope, RTN_LOCAL, 0, 0, 0, 0),
+    Uint8Array.of(family, 0, 0, 0, AMBIENT_ROUTE.table, 0, scope, RTN_LOCAL, 0, 0, 0, 0),
     encodeUint32Attribute(RTA.interface, LO_INDEX),
   );
   return { type: RTM.deleteRoute, flags: NLM.ack, body };
@@ -165,12 +178,11 @@ export function isUnsupported(code: string): boolean {
   return code === "EAFNOSUPPORT" || code === "EOPNOTSUPP" || code === "ENOTSUP" || code === "EPFNOSUPPORT";
 }
 
-function ruleRequest(type: number, family: Family, flags: number): NetlinkRequest {
-  const body = concatBytes(
-    Uint8Array.of(family, 0, 0, 0, TABLE, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0),
-    encodeUint32Attribute(FRA.priority, RULE_PRIORITY),
-    encodeUint32Attribute(FRA.fwmark, MARK),
-    encodeUint32Attribute(FRA.fwmask, MARK_MASK),
+function ruleBody(family: Family, { mark, mask, priority, table }: MarkRoute): Uint8Array {
+  return concatBytes(
+    Uint8Array.of(family, 0, 0, 0, table, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0),
+    encodeUint32Attribute(FRA.priority, priority),
+    encodeUint32Attribute(FRA.fwmark, mark),
+    encodeUint32Attribute(FRA.fwmask, mask),
   );
-  return { type, flags, body };
 }

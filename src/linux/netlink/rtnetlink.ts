@@ -5,6 +5,7 @@ import { check, errorCode, exchange, NetlinkError, read } from "./exchange.ts";
 import { decodeAttributes, type NetlinkAnswer, type NetlinkRequest, NLM, viewOf } from "./message.ts";
 import {
   AF,
+  AMBIENT_ROUTE,
   addRouteRequest,
   addRuleRequest,
   decodeLo,
@@ -16,6 +17,7 @@ import {
   isOurRule,
   isUnsupported,
   loRequest,
+  type MarkRoute,
   RTM,
 } from "./routing-messages.ts";
 
@@ -30,11 +32,19 @@ const CONTENDED = "something else changes rules and routes here; try again later
 const LO_DOWN =
   'ENETDOWN: the loopback device "lo" is down in this network namespace; the CNI loopback plugin should have brought it up';
 
+/** Which policy routing is meant, and where. */
+export interface RoutingScope {
+  /** IPv6 as well. */
+  readonly v6: boolean;
+  /** Default: ambient mode's. */
+  readonly route?: MarkRoute;
+}
+
 /** What one address family has of the redirection's policy routing. */
 export interface FamilyRouting {
   /** The family is in use here. False for IPv6 that was not asked for, or is off in the namespace. */
   readonly supported: boolean;
-  /** `fwmark 0x111/0xfff pref 32764 lookup 100`, exactly. */
+  /** `fwmark 0x111/0xfff pref 32764 lookup 100`, exactly; or that of another {@link RoutingScope}. */
   readonly rule: boolean;
   /** `local default dev lo table 100`. */
   readonly route: boolean;
@@ -94,7 +104,7 @@ interface Found {
  */
 export async function ensureRedirectRouting(
   at: NetnsAt,
-  families: { v6: boolean },
+  families: RoutingScope,
   options: { readonly found?: RoutingLook | undefined } = {},
 ): Promise<RoutingReport> {
   let changed = false;
@@ -105,7 +115,7 @@ export async function ensureRedirectRouting(
     if (!loUp) throw new NetlinkError(ROUTING, "ENETDOWN", LO_DOWN);
     if (isRoutingComplete(state)) return { ...state, changed };
     changed = true;
-    const after = await addMissing(at, { state, families, exclusive });
+    const after = await addMissing(at, { state, scope: families, exclusive });
     if (after !== undefined && isRoutingComplete(after)) return { ...after, changed };
   }
   throw new NetlinkError(ROUTING, "EAGAIN", CONTENDED);
@@ -117,13 +127,15 @@ export async function ensureRedirectRouting(
  */
 async function addMissing(
   at: NetnsAt,
-  { state, families, exclusive }: { state: RoutingState; families: { v6: boolean }; exclusive: boolean },
+  { state, scope, exclusive }: { state: RoutingState; scope: RoutingScope; exclusive: boolean },
 ): Promise<RoutingState | undefined> {
-  const wanted = [
-    ...missing(AF.inet, state.v4, exclusive).map((request) => ({ ...request, family: AF.inet as Family })),
-    ...missing(AF.inet6, state.v6, exclusive).map((request) => ({ ...request, family: AF.inet6 as Family })),
-  ];
-  const answers = await exchange(at, NETLINK_ROUTE, [...wanted, ...lookRequests(families)]);
+  const missingOf = (family: Family, found: FamilyRouting) =>
+    missing(family, found, { exclusive, route: scope.route ?? AMBIENT_ROUTE }).map((request) => ({
+      ...request,
+      family,
+    }));
+  const wanted = [...missingOf(AF.inet, state.v4), ...missingOf(AF.inet6, state.v6)];
+  const answers = await exchange(at, NETLINK_ROUTE, [...wanted, ...lookRequests(scope)]);
   const looked = answers.slice(wanted.length);
   let certain = !looked.some(({ interrupted }) => interrupted);
   wanted.forEach(({ family, type }, index) => {
@@ -136,7 +148,7 @@ async function addMissing(
     if (collision || switchedOff) certain = false;
     else check(`add the ${type === RTM.newRule ? "rule" : "route"} for redirected packets`, answer);
   });
-  return certain ? decodeLook(looked, families).state : undefined;
+  return certain ? decodeLook(looked, scope).state : undefined;
 }
 
 /**
@@ -145,7 +157,7 @@ async function addMissing(
  * @throws NetlinkError EAGAIN if the tables changed during each of several readings
  * @throws NativeError if the conversation with the kernel failed
  */
-export async function readRedirectRouting(at: NetnsAt, families: { v6: boolean }): Promise<RoutingState> {
+export async function readRedirectRouting(at: NetnsAt, families: RoutingScope): Promise<RoutingState> {
   return (await lookAtRouting(at, families)).state;
 }
 
@@ -236,7 +248,7 @@ export function formatAddress(bytes: Uint8Array): string {
 }
 
 /** As {@link readRedirectRouting}, and what else matters to who wants to write. @throws as that */
-export async function lookAtRouting(at: NetnsAt, families: { v6: boolean }): Promise<RoutingLook> {
+export async function lookAtRouting(at: NetnsAt, families: RoutingScope): Promise<RoutingLook> {
   return decodeLook(await read(at, NETLINK_ROUTE, lookRequests(families)), families);
 }
 
@@ -244,12 +256,12 @@ function lookRequests({ v6 }: { v6: boolean }): NetlinkRequest[] {
   return [loRequest(), ...dumpRequests(AF.inet), ...(v6 ? dumpRequests(AF.inet6) : [])];
 }
 
-function decodeLook([link, ...dumps]: readonly NetlinkAnswer[], families: { v6: boolean }): RoutingLook {
+function decodeLook([link, ...dumps]: readonly NetlinkAnswer[], scope: RoutingScope): RoutingLook {
   check("look at the loopback device", link as NetlinkAnswer);
   const lo = decodeLo((link as NetlinkAnswer).messages[0]);
-  const v4 = describeFamily(findOurs(AF.inet, dumps.slice(0, 2)));
-  const v6 = describeFamily(findOurs(AF.inet6, dumps.slice(2)));
-  return { state: { v4, v6: { ...v6, supported: families.v6 && lo.v6 && v6.supported } }, loUp: lo.up };
+  const v4 = describeFamily(findOurs(AF.inet, dumps.slice(0, 2), scope.route));
+  const v6 = describeFamily(findOurs(AF.inet6, dumps.slice(2), scope.route));
+  return { state: { v4, v6: { ...v6, supported: scope.v6 && lo.v6 && v6.supported } }, loUp: lo.up };
 }
 
 function describeFamily({ error, rules, routes }: Found): FamilyRouting {
@@ -257,19 +269,22 @@ function describeFamily({ error, rules, routes }: Found): FamilyRouting {
   return { supported: error === undefined, rule: rules > 0, route: routes > 0 };
 }
 
-function findOurs(family: Family, [rules, routes]: readonly NetlinkAnswer[]): Found {
+function findOurs(family: Family, [rules, routes]: readonly NetlinkAnswer[], route?: MarkRoute): Found {
   return {
     error: [rules, routes].find((answer) => answer !== undefined && answer.error !== 0),
-    rules: rules?.messages.filter(({ body }) => isOurRule(family, body)).length ?? 0,
-    routes: routes?.messages.filter(({ body }) => isOurRoute(family, body)).length ?? 0,
+    rules: rules?.messages.filter(({ body }) => isOurRule(family, body, route)).length ?? 0,
+    routes: routes?.messages.filter(({ body }) => isOurRoute(family, body, route)).length ?? 0,
   };
 }
 
 function missing(
   family: Family,
-  { supported, rule, route }: FamilyRouting,
-  exclusive: boolean,
+  found: FamilyRouting,
+  { exclusive, route }: { readonly exclusive: boolean; readonly route: MarkRoute },
 ): NetlinkRequest[] {
-  if (!supported) return [];
-  return [...(rule ? [] : [addRuleRequest(family, exclusive)]), ...(route ? [] : [addRouteRequest(family)])];
+  if (!found.supported) return [];
+  return [
+    ...(found.rule ? [] : [addRuleRequest(family, exclusive, route)]),
+    ...(found.route ? [] : [addRouteRequest(family, route)]),
+  ];
 }

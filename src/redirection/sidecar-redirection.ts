@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+// Redirection of one pod's namespace to its sidecar: rules, ip rule, route and address, checked and brought about.
+
+import { hasIpv6 } from "../linux/host-netns.ts";
+import type { LockFiles } from "../linux/lock-files.ts";
+import { ensureLoopbackAddress } from "../linux/netlink/loopback-address.ts";
+import { TPROXY_ROUTE } from "../linux/netlink/routing-messages.ts";
+import {
+  type InterfaceAddress,
+  interfaceAddresses,
+  isRoutingComplete,
+  nothingFound,
+  readRedirectRouting,
+} from "../linux/netlink/rtnetlink.ts";
+import type { Netns } from "../linux/netns.ts";
+import { NetnsVisit } from "../linux/netns-visit.ts";
+import { allDone } from "../loop/all-done.ts";
+import { KeyedMutex } from "../loop/keyed-mutex.ts";
+import type { Family } from "../netfilter/family.ts";
+import { LegacyEngine } from "../netfilter/legacy/legacy-engine.ts";
+import { NftEngine } from "../netfilter/nft/nft-engine.ts";
+import type { Finding, NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
+import { TablesProgram } from "../netfilter/tables-program.ts";
+import type { RedirectBackend } from "../netfilter/variant.ts";
+import { givenUp, named } from "./named-faults.ts";
+import { assertPodNetns } from "./pod-netns.ts";
+import { ensureRouting } from "./pod-routing.ts";
+import { RedirectionError } from "./redirection-error.ts";
+import type { SidecarOptions } from "./sidecar-options.ts";
+import { SIDECAR_TABLES, wantedSidecar } from "./told-sidecar.ts";
+
+export interface SidecarRedirectionOptions {
+  readonly backend: RedirectBackend;
+  /** `Netns.key` of every namespace that is never written. */
+  readonly hostNetns: ReadonlySet<string>;
+  /** For each program run, waiting for its turn included; default 10 s. */
+  readonly timeoutMs?: number;
+  /** What iptables-legacy locks in place of the machine's file. */
+  readonly locks?: LockFiles;
+}
+
+/** How a single call is made. */
+export interface SidecarCall {
+  readonly signal?: AbortSignal;
+  /** The runtime made the namespace just now (CNI ADD) and waits. Default false. */
+  readonly isNew?: boolean;
+}
+
+/** One way in which what is there differs from what should be there. */
+export interface SidecarDrift extends Omit<Finding, "kind"> {
+  readonly kind: Finding["kind"] | "missing-routing" | "missing-address";
+}
+
+/** What bringing a sidecar's redirection about took. */
+export interface SidecarReport {
+  /** What differed before. Empty: nothing was written. */
+  readonly repaired: readonly SidecarDrift[];
+  /** Families whose rules stand. */
+  readonly families: readonly Family[];
+  /** Why iptables-restore wrote the rules, which takes many times longer than the batch that could not be. */
+  readonly fallback?: string;
+}
+
+const DEFAULT_TIMEOUT_MS = 10_000;
+/**
+ * From where a proxy opens its own connections to the app, for which IPv6 has no range of loopback addresses.
+ * Source: istio/istio tools/common/tproxy, configureIPv6Addresses; pilot, the inbound passthrough cluster.
+ */
+const PASSTHROUGH_V6 = "::6";
+
+/**
+ * Redirects pods to their sidecars. Calls for different namespaces run in parallel, calls for the same one after each other. Nothing is ever
+ * taken away: a pod without its sidecar is another pod, in another namespace.
+ */
+export class SidecarRedirection {
+  readonly #hostNetns: ReadonlySet<string>;
+  readonly #engine: RuleEngine;
+  /** For which rules are recorded. */
+  readonly #families: readonly Family[];
+  readonly #queue = new KeyedMutex();
+
+  constructor(options: SidecarRedirectionOptions) {
+    const { backend, hostNetns, timeoutMs = DEFAULT_TIMEOUT_MS, locks } = options;
+    if (hostNetns.size === 0)
+      throw new RangeError("Cannot redirect pods: the host's network namespace is not known");
+    this.#hostNetns = hostNetns;
+    const { installed, runner } = backend;
+    // a sidecar's rules have no form in pure nf_tables here: iptables-nft writes to nf_tables as well
+    const variant =
+      backend.variant !== "native" ? backend.variant : installed.nft === undefined ? "legacy" : "nft";
+    const tools = installed[variant];
+    const assertUsable = (call: NetnsCall) => this.#assertUsable(call);
+    const program =
+      tools &&
+      new TablesProgram(tools, {
+        runner,
+        timeoutMs,
+        assertUsable: (netns) => assertUsable({ netns }),
+        locks,
+      });
+    this.#families = hasIpv6() && tools?.[6] !== undefined ? [4, 6] : [4];
+    const shared = { own: SIDECAR_TABLES, program, assertUsable, timeoutMs };
+    this.#engine =
+      variant === "nft" ? new NftEngine({ ...shared, families: this.#families }) : new LegacyEngine(shared);
+  }
+
+  /** Does beforehand what the first pod with these options would wait for. @throws {RedirectionError} NO_KNOWN_BYTES */
+  async prepare(options: SidecarOptions): Promise<void> {
+    await named({}, () => this.#engine.prepare(this.#wanted(options, this.#families)));
+  }
+
+  /**
+   * Brings everything about that the sidecar needs, and verifies it; writes nothing where it is right already.
+   * @throws {SidecarOptionsError} for more than rules can hold, before anything is written
+   * @throws {RedirectionError} HOST_NETNS, NETNS_CLOSED, NOT_CONVERGED and those of the engine
+   * @throws {ToolError} when a program is missing, fails or does not end; NetlinkError, NativeError when the kernel refuses
+   */
+  apply(netns: Netns, options: SidecarOptions, call: SidecarCall = {}): Promise<SidecarReport> {
+    return this.#queue.run(netns.key, () => named(call, () => this.#apply({ netns, ...call }, options)));
+  }
+
+  /** What is not as it should be; writes nothing. @throws as {@link apply}, when it cannot be read */
+  verify(netns: Netns, options: SidecarOptions, call: SidecarCall = {}): Promise<readonly SidecarDrift[]> {
+    return this.#queue.run(netns.key, () => named(call, () => this.#verify({ netns, ...call }, options)));
+  }
+
+  async #apply(call: NetnsCall & SidecarCall, options: SidecarOptions): Promise<SidecarReport> {
+    const { netns, isNew = false } = call;
+    // before anything is written
+    this.#wanted(options, this.#families).told();
+    const visit = this.#visit({ ...call, isUrgent: isNew });
+    const urgent = { ...call, visit, isUrgent: isNew };
+    const addresses = await interfaceAddresses(visit);
+    const families = this.#familiesOf(addresses, options);
+    const isIpv6 = families.includes(6);
+    const missing = await this.#missing({ ...urgent, visit }, { options, addresses, isNew });
+    // what rules lead to stands before them
+    if (missing.some(({ kind }) => kind === "missing-routing"))
+      await ensureRouting(netns, {
+        ipv6: isIpv6,
+        isNew,
+        hostNetns: this.#hostNetns,
+        at: visit,
+        route: TPROXY_ROUTE,
+      });
+    if (missing.some(({ kind }) => kind === "missing-address"))
+      await ensureLoopbackAddress(visit, PASSTHROUGH_V6);
+    const { before, fallback } = await this.#engine.apply(urgent, this.#wanted(options, families), { isNew });
+    const repaired = [...missing, ...before.findings];
+    return { repaired, families, ...(fallback === undefined ? {} : { fallback }) };
+  }
+
+  async #verify(call: NetnsCall, options: SidecarOptions): Promise<readonly SidecarDrift[]> {
+    const visit = this.#visit(call);
+    const addresses = await interfaceAddresses(visit);
+    const families = this.#familiesOf(addresses, options);
+    const [missing, { findings }] = await allDone([
+      this.#missing({ ...call, visit }, { options, addresses, isNew: false }),
+      this.#engine.verify({ ...call, visit }, this.#wanted(options, families)),
+    ]);
+    return [...missing, ...findings];
+  }
+
+  /** What rules alone do not do. */
+  async #missing(
+    { visit }: { readonly visit: NetnsVisit },
+    about: {
+      readonly options: SidecarOptions;
+      readonly addresses: readonly InterfaceAddress[];
+      readonly isNew: boolean;
+    },
+  ): Promise<SidecarDrift[]> {
+    const { options, addresses, isNew } = about;
+    const v6 = this.#familiesOf(addresses, options).includes(6);
+    const drift: SidecarDrift[] = [];
+    const hasAddress = addresses.some(({ address }) => address === PASSTHROUGH_V6);
+    if (v6 && !hasAddress)
+      drift.push({
+        kind: "missing-address",
+        family: 6,
+        table: "",
+        chain: "",
+        detail: `lo has no address ${PASSTHROUGH_V6}`,
+      });
+    if (options.mode !== "TPROXY") return drift;
+    const state = isNew
+      ? nothingFound({ v6 }).state
+      : await readRedirectRouting(visit, { v6, route: TPROXY_ROUTE });
+    if (!isRoutingComplete(state))
+      drift.push({
+        kind: "missing-routing",
+        family: 4,
+        table: `${TPROXY_ROUTE.table}`,
+        chain: "",
+        detail: `no rule fwmark ${TPROXY_ROUTE.mark} lookup ${TPROXY_ROUTE.table}, or no route local default dev lo there`,
+      });
+    return drift;
+  }
+
+  /**
+   * A proxy that is not of both families listens on IPv6 only where the pod has no IPv4: what nobody takes must not be led there.
+   * Source: istio/istio tools/common/config/config.go, getLocalIP.
+   */
+  #familiesOf(addresses: readonly InterfaceAddress[], { dualStack }: SidecarOptions): readonly Family[] {
+    const own = addresses.filter(({ ifindex, address }) => ifindex !== LO_INDEX && !isLinkLocal(address));
+    const has = (family: Family) => own.some((each) => each.family === family);
+    if (!has(6) || (has(4) && !dualStack)) return [4];
+    if (this.#families.includes(6)) return this.#families;
+    throw new RedirectionError(
+      "NO_KNOWN_BYTES",
+      "Cannot redirect IPv6 to a sidecar: ip6tables of the variant in use is not in PATH; use an agent image that holds it",
+    );
+  }
+
+  #wanted(options: SidecarOptions, families: readonly Family[]) {
+    return wantedSidecar(options, { families, known: this.#families });
+  }
+
+  #visit(call: NetnsCall): NetnsVisit {
+    const { netns, isUrgent = false } = call;
+    return new NetnsVisit({ fd: netns.fd, isUrgent, assertUsable: () => this.#assertUsable(call) });
+  }
+
+  #assertUsable({ netns, signal }: NetnsCall): void {
+    if (signal?.aborted === true) throw givenUp();
+    assertPodNetns(netns, this.#hostNetns);
+  }
+}
+
+/** The loopback device is the first of every namespace. */
+const LO_INDEX = 1;
+
+function isLinkLocal(address: string): boolean {
+  return address.startsWith("169.254.") || /^fe[89ab]/.test(address);
+}
