@@ -7,7 +7,6 @@ import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import manifest from "../package.json" with { type: "json" };
 
@@ -132,7 +131,15 @@ describe.skipIf(process.getuid?.() !== 0)("agent, as root", () => {
   /** What /readyz says once the agent has said in its log that it cannot work; all lines it wrote until then. */
   async function readyOnce(
     said: RegExp,
-    { args = [], more = {} }: { args?: readonly string[]; more?: Record<string, string | undefined> } = {},
+    {
+      args = [],
+      more = {},
+      online,
+    }: {
+      args?: readonly string[];
+      more?: Record<string, string | undefined>;
+      online?: (line: string) => void;
+    } = {},
   ): Promise<{ ready: string; lines: { level: string; msg: string; reason?: string }[] }> {
     const all = Object.entries({ ...env, ...more }).filter(([, value]) => value !== undefined);
     const [file = "", ...rest] = [...ownPids, process.execPath, bundle, "agent", ...args];
@@ -140,6 +147,7 @@ describe.skipIf(process.getuid?.() !== 0)("agent, as root", () => {
     const lines = [];
     for await (const line of createInterface({ input: child.stdout as NodeJS.ReadableStream })) {
       lines.push(JSON.parse(line));
+      online?.(line);
       if (said.test(line)) break;
     }
     const ready = await fetch(`http://127.0.0.1:${env.HEALTH_PORT}/readyz`);
@@ -175,13 +183,17 @@ describe.skipIf(process.getuid?.() !== 0)("agent, as root", () => {
     expect(lines.filter(({ msg }) => msg === "settings without effect")).toHaveLength(1);
   });
 
-  test("takes its entry out of the chain where ambient mode is switched off, and stays up", async () => {
+  test("takes its entry out of the chain where nobody can tell who is outside the mesh, and stays up", async () => {
     const file = join(folder, "10-x.conflist");
     const plugins = [{ type: "bridge" }, { type: "ambient-cni" }];
     writeFileSync(file, JSON.stringify({ cniVersion: "1.0.0", name: "x", plugins }));
-    const more = { AMBIENT_ENABLED: "false", INSTALL_CNI_PLUGIN: "true", MOUNTED_CNI_NET_DIR: folder };
+    const more = {
+      AMBIENT_ENABLEMENT_SELECTOR: "a: b",
+      INSTALL_CNI_PLUGIN: "true",
+      MOUNTED_CNI_NET_DIR: folder,
+    };
     const { ready } = await readyOnce(/left the CNI chain/, { more });
-    expect(ready).toMatch(/AMBIENT_ENABLED="false".*use istio-cni for sidecars/);
+    expect(ready).toMatch(/AMBIENT_ENABLEMENT_SELECTOR="a: b"/);
     expect(JSON.parse(readFileSync(file, "utf8")).plugins).toEqual([{ type: "bridge" }]);
   });
 
@@ -189,14 +201,16 @@ describe.skipIf(process.getuid?.() !== 0)("agent, as root", () => {
     const holder = createServer().listen(0);
     await once(holder, "listening");
     const { port } = holder.address() as AddressInfo;
-    const more = { AMBIENT_ENABLED: "false", HEALTH_PORT: String(port) };
+    const more = { AMBIENT_ENABLEMENT_SELECTOR: "a: b", HEALTH_PORT: String(port) };
     env.HEALTH_PORT = String(port);
-    const waiting = readyOnce(/the port is open now/, { more });
-    await delay(500);
-    holder.close();
-    expect((await waiting).lines).toContainEqual(
-      expect.objectContaining({ msg: "cannot open a port; trying again" }),
-    );
+    const refusal = "cannot open a port; trying again";
+    const waiting = readyOnce(/the port is open now/, {
+      more,
+      online: (line) => {
+        if (line.includes(refusal)) holder.close();
+      },
+    });
+    expect((await waiting).lines).toContainEqual(expect.objectContaining({ msg: refusal }));
   });
 });
 

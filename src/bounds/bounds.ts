@@ -80,6 +80,8 @@ export const bounds = {
   object: { at: apiClient, bytes: 10 * mib, over: "refused" },
   /** One field of those that are read of an object: an annotation of 256 KiB, six bytes for each of its. Source: as `object`. */
   field: { at: "kube/pick-fields.ts", bytes: 2 * mib, over: "left-out" },
+  /** Containers of a pod, or variables of one, among which names are looked for. */
+  namedItems: { at: "kube/pick-fields.ts", count: 4096, over: "left-out" },
   /** A failure's Status, or what a proxy said in its place. */
   errorBody: { at: apiClient, bytes: mib, over: "cut" },
   errorMessage: { at: "kube/api-error.ts", bytes: 1024, over: "cut" },

@@ -3,12 +3,12 @@
 // may have 300,000 variables, and a server that is none may send brackets in brackets. Pure.
 import { bounds } from "../bounds/bounds.ts";
 
-/** Which fields of an object: all of a field's value, the beginning of a text, some fields in turn, or the first fields. */
+/** Which fields of an object: all of a field's value, the beginning of a text, some fields or items in turn, or the first fields. */
 export interface Fields {
   readonly [name: string]: Wanted;
 }
 
-type Wanted = true | Fields | FirstFields | TextStart;
+type Wanted = true | Fields | FirstFields | NamedItems | TextStart;
 
 /** So many fields of an object, and as many more of those that matter: 70,000 names cost JSON.parse 100 ms. */
 export class FirstFields {
@@ -18,6 +18,20 @@ export class FirstFields {
   constructor(count: number, matters: (name: string) => boolean) {
     this.count = count;
     this.matters = matters;
+  }
+}
+
+/**
+ * Of the first objects of a list, the last of each of these names, with some of its fields: 300,000 variables of other names become no
+ * value.
+ */
+export class NamedItems {
+  readonly names: readonly string[];
+  readonly fields: Fields;
+
+  constructor(names: readonly string[], fields: Fields) {
+    this.names = names;
+    this.fields = fields;
   }
 }
 
@@ -52,6 +66,10 @@ interface Read {
 
 function readValue(bytes: Buffer, start: number, wanted: Wanted): Read {
   const isShort = wanted instanceof TextStart;
+  if (wanted instanceof NamedItems) {
+    if (bytes[start] === openArray) return readItems(bytes, start, wanted);
+    return { value: undefined, end: endOfValue(bytes, start) };
+  }
   if (wanted !== true && !isShort && bytes[start] === openObject) return readObject(bytes, start, wanted);
   const end = endOfValue(bytes, start);
   if (isShort && bytes[start] === quote) {
@@ -86,6 +104,58 @@ function choiceOf(fields: Fields | FirstFields): Choice {
     return (name) => (Object.hasOwn(fields, name) ? fields[name] : undefined);
   const taken = { those: 0, others: 0 };
   return (name) => (++taken[fields.matters(name) ? "those" : "others"] > fields.count ? undefined : true);
+}
+
+const nameField = Buffer.from('"name"');
+
+function readItems(bytes: Buffer, start: number, { names, fields }: NamedItems): Read {
+  const last = new Map<string, unknown>();
+  const texts = names.map((name) => ({ name, text: Buffer.from(JSON.stringify(name)) }));
+  const is = (text: Buffer, from: number, end: number) =>
+    end - from === text.length && bytes.compare(text, 0, text.length, from, end) === 0;
+  let named: string | undefined;
+  const look = (field: number, fieldEnd: number, value: number, valueEnd: number) => {
+    if (is(nameField, field, fieldEnd)) named = texts.find(({ text }) => is(text, value, valueEnd))?.name;
+  };
+  let at = skipSpace(bytes, start + 1);
+  if (bytes[at] === closeArray) return { value: [], end: at + 1 };
+  for (let count = 1; ; count++) {
+    named = undefined;
+    const isLookedAt = bytes[at] === openObject && count <= bounds.namedItems.count;
+    const end = isLookedAt ? eachField(bytes, at, look) : endOfValue(bytes, at);
+    if (named !== undefined) {
+      last.delete(named);
+      last.set(named, readValue(bytes, at, fields).value);
+    }
+    at = skipSpace(bytes, end);
+    if (bytes[at] === closeArray) return { value: [...last.values()], end: at + 1 };
+    if (bytes[at] !== comma) throw unexpected(bytes, at);
+    at = skipSpace(bytes, at + 1);
+  }
+}
+
+/** Walks over an object without making anything of it. @returns where it ends */
+function eachField(
+  bytes: Buffer,
+  start: number,
+  look: (field: number, fieldEnd: number, value: number, valueEnd: number) => void,
+): number {
+  let at = skipSpace(bytes, start + 1);
+  if (bytes[at] === closeObject) return at + 1;
+  for (;;) {
+    if (bytes[at] !== quote) throw unexpected(bytes, at);
+    const field = at;
+    const fieldEnd = endOfText(bytes, at);
+    at = skipSpace(bytes, fieldEnd);
+    if (bytes[at] !== colon) throw unexpected(bytes, at);
+    const value = skipSpace(bytes, at + 1);
+    const valueEnd = endOfValue(bytes, value);
+    look(field, fieldEnd, value, valueEnd);
+    at = skipSpace(bytes, valueEnd);
+    if (bytes[at] === closeObject) return at + 1;
+    if (bytes[at] !== comma) throw unexpected(bytes, at);
+    at = skipSpace(bytes, at + 1);
+  }
 }
 
 function readObject(bytes: Buffer, start: number, fields: Fields | FirstFields): Read {

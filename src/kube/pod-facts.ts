@@ -7,6 +7,7 @@ import { bounds } from "../bounds/bounds.ts";
 import { boundedLabels, labelFields } from "./bounded-labels.ts";
 import { listOf, recordOf, textOf, wordOf } from "./json-fields.ts";
 import { type Fields, TextStart } from "./pick-fields.ts";
+import { type SidecarFacts, sidecarAnnotationNames, sidecarFields, toSidecarFacts } from "./sidecar-facts.ts";
 
 /** Annotations the agent reads or writes; all others are dropped. */
 export const podAnnotations = {
@@ -31,12 +32,20 @@ export const podFields: Fields = {
     namespace: true,
     name: true,
     labels: labelFields,
-    annotations: Object.fromEntries(keptAnnotations.map((name) => [name, annotationStart])),
+    annotations: Object.fromEntries(
+      [...keptAnnotations, ...sidecarAnnotationNames].map((name) => [name, annotationStart]),
+    ),
     ownerReferences: true,
     deletionTimestamp: true,
     resourceVersion: true,
   },
-  spec: { serviceAccountName: true, serviceAccount: true, nodeName: true, hostNetwork: true },
+  spec: {
+    serviceAccountName: true,
+    serviceAccount: true,
+    nodeName: true,
+    hostNetwork: true,
+    ...sidecarFields,
+  },
   status: {
     phase: true,
     podIP: true,
@@ -70,6 +79,8 @@ export interface PodFacts {
   readonly annotations: Readonly<Record<string, string>>;
   /** Container ids from the status without the runtime's prefix. */
   readonly containerIds: readonly string[];
+  /** Its proxy, where that waits for rules that others write. */
+  readonly sidecar?: SidecarFacts;
   /** Name of the DaemonSet that controls the pod. */
   readonly ownerDaemonSet?: string;
   /** True once the pod is being deleted. */
@@ -105,7 +116,9 @@ export function toPodFacts(raw: unknown): PodFacts | undefined {
   if (uid === "" || namespace === "" || name === "") return undefined;
   const ownerDaemonSet = daemonSetOf(metadata.ownerReferences);
   const { labels, excess: labelExcess } = boundedLabels(recordOf(metadata.labels));
-  const { annotations, excess: annotationExcess } = keptOf(recordOf(metadata.annotations));
+  const sidecar = toSidecarFacts(spec);
+  const names = sidecar === undefined ? keptAnnotations : [...keptAnnotations, ...sidecarAnnotationNames];
+  const { annotations, excess: annotationExcess } = keptOf(recordOf(metadata.annotations), names);
   const excess = [...labelExcess, ...annotationExcess];
   return {
     key: uid,
@@ -123,6 +136,7 @@ export function toPodFacts(raw: unknown): PodFacts | undefined {
     labels,
     annotations,
     containerIds: containerIdsOf(status),
+    ...(sidecar === undefined ? {} : { sidecar }),
     ...(ownerDaemonSet === undefined ? {} : { ownerDaemonSet }),
     ...(textOf(metadata.deletionTimestamp) === "" ? {} : { deletionTimestamp: true as const }),
     resourceVersion: wordOf(metadata.resourceVersion, bounds.resourceVersion),
@@ -162,10 +176,10 @@ export function isAnnouncementAlone(before: PodFacts, now: PodFacts): boolean {
   return sameFacts({ ...before, annotations: { ...before.annotations, [redirection]: "enabled" } }, now);
 }
 
-function keptOf(annotations: Readonly<Record<string, unknown>>) {
+function keptOf(annotations: Readonly<Record<string, unknown>>, names: readonly string[]) {
   const kept: Record<string, string> = {};
   const excess: string[] = [];
-  for (const name of keptAnnotations) {
+  for (const name of names) {
     const text = Object.hasOwn(annotations, name) ? annotations[name] : undefined;
     if (typeof text !== "string") continue;
     kept[name] = cutText(text, bounds.annotation);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A few fields of an object's JSON: what JSON.parse finds of them, at the price of a look at the rest.
-import { expect, test } from "vitest";
-import { type Fields, FirstFields, pickFields, TextStart } from "../../src/kube/pick-fields.ts";
+import { describe, expect, test } from "vitest";
+import { type Fields, FirstFields, NamedItems, pickFields, TextStart } from "../../src/kube/pick-fields.ts";
 
 const fields: Fields = { a: true, b: { c: true, d: { e: true } } };
 
@@ -68,6 +68,7 @@ test("random damage is told, or what is read is what JSON.parse finds", () => {
     if (
       wanted === true ||
       wanted instanceof FirstFields ||
+      wanted instanceof NamedItems ||
       wanted instanceof TextStart ||
       value === null ||
       typeof value !== "object" ||
@@ -139,4 +140,53 @@ test("brackets in brackets without end cost no depth and no memory", () => {
 test("a field over its bound is left out, and those after it are read", () => {
   expect(pick(`{"a":"${"x".repeat(2 << 20)}","b":{"c":1}}`)).toEqual({ a: undefined, b: { c: 1 } });
   expect(pick(`{"a":"${"x".repeat(1 << 20)}"}`)).toEqual({ a: "x".repeat(1 << 20) });
+});
+
+describe("of a list of objects, those with names that are asked for", () => {
+  const wanted: Fields = {
+    l: new NamedItems(["a", "b"], {
+      name: true,
+      v: new TextStart(2),
+      e: new NamedItems(["x"], { name: true }),
+    }),
+  };
+  const read = (text: string) => pickFields(Buffer.from(text), wanted);
+
+  test.each([
+    [
+      '{"l":[{"name":"a","v":"12345","w":1},{"name":"c","v":"x"}]}',
+      { l: [{ name: "a", v: "123456".slice(0, 5) }] },
+    ],
+    ['{"l":[{"v":"1","name":"b"},{"name":"a"}]}', { l: [{ v: "1", name: "b" }, { name: "a" }] }],
+    [
+      '{"l":[{"name":"a","v":"1"},{"name":"b"},{"name":"a","v":"2"}]}',
+      { l: [{ name: "b" }, { name: "a", v: "2" }] },
+    ],
+    [
+      '{"l":[{"name":"a","e":[{"name":"y"},{"name":"x","z":[{}]}]}]}',
+      { l: [{ name: "a", e: [{ name: "x" }] }] },
+    ],
+    ['{"l":[1,"a",null,[{"name":"a"}],{"name":1},{"name":{"name":"a"}},{}]}', { l: [] }],
+    ['{"l":[ ]}', { l: [] }],
+    ['{"l":{"name":"a"}}', { l: undefined }],
+    ['{"l":"a"}', { l: undefined }],
+  ])("%s", (text, expected) => {
+    expect(read(text)).toEqual(expected);
+  });
+
+  test.each(['{"l":[{"name":"a"}', '{"l":[{"name":"a"} {}]}', '{"l":[,]}', '{"l":[{"name":"a"]}'])(
+    "%s is no JSON",
+    (text) => {
+      expect(() => read(text)).toThrow(SyntaxError);
+    },
+  );
+
+  test("of 300,000 others the first 4096 are looked at", () => {
+    const others = (count: number) =>
+      Array.from({ length: count }, (_, index) => ({ name: `V${index}`, value: "x" }));
+    const of = (before: number, behind: number) =>
+      read(JSON.stringify({ l: [{ name: "a", e: [...others(before), { name: "x" }, ...others(behind)] }] }));
+    expect(of(4095, 300_000)).toEqual({ l: [{ name: "a", e: [{ name: "x" }] }] });
+    expect(of(4096, 1)).toEqual({ l: [{ name: "a", e: [] }] });
+  });
 });

@@ -53,6 +53,7 @@ export class Kubelet {
         nodeName: this.#nodeName,
         serviceAccountName: spec.serviceAccount ?? "default",
         containers: [{ name: "app", image: "app" }],
+        ...spec.objectSpec,
       },
       status: { phase: "Pending" },
     });

@@ -22,6 +22,8 @@ export interface PodSpec {
   /** Default "default". */
   readonly serviceAccount?: string;
   readonly capabilityArgs?: Readonly<Record<string, unknown>>;
+  /** Fields of the object's `spec`, in place of those that are made up. */
+  readonly objectSpec?: Readonly<Record<string, unknown>>;
 }
 
 /** A module that runs as a program in a pod. */
