@@ -57,6 +57,8 @@ export interface AgentConfig {
   readonly hostRunDir: string;
   readonly pluginSocketPath: string;
   readonly ztunnelSocketPath: string;
+  /** False: sidecars are served, and no pod is captured for ztunnel. */
+  readonly ambient: boolean;
   readonly selectors: readonly EnablementSelector[];
   readonly excludeNamespaces: NamespaceNames;
   readonly dnsCapture: boolean;
@@ -120,7 +122,7 @@ export function loadConfig(source: ConfigSource): AgentConfig {
   const reader = new SettingsReader(source.env, options);
   const nodeName = reader.text("NODE_NAME", reader.text("KUBERNETES_NODE_NAME", ""));
   if (nodeName === "") reader.block("NODE_NAME", "is missing: set it from spec.nodeName (downward API)");
-  if (!reader.flag("AMBIENT_ENABLED", true)) reader.block("AMBIENT_ENABLED", ambientOnly);
+  const ambient = reader.flag("AMBIENT_ENABLED", true);
   const isNative = reader.flag("NATIVE_NFTABLES", false);
   const hostRoot = reader.path("HOST_ROOT", "/host");
   const runDir = readRunDir(reader);
@@ -136,7 +138,9 @@ export function loadConfig(source: ConfigSource): AgentConfig {
     hostRunDir: runDir.startsWith(join(hostRoot, "/")) ? join("/", runDir.slice(hostRoot.length)) : runDir,
     pluginSocketPath: join(runDir, pluginSocketName),
     ztunnelSocketPath,
-    selectors: readSelectors(reader),
+    ambient,
+    // nobody is selected, whatever the selectors say
+    selectors: ambient ? readSelectors(reader) : [],
     // the second is what istio-cni charts before 1.30 write
     excludeNamespaces: new NamespacePatterns([
       ...reader.list("EXCLUDE_NAMESPACES"),
@@ -182,8 +186,6 @@ const maxSocketPathBytes = 107;
 const pluginSocketName = "pluginevent.sock";
 const defaultRunDir = "/var/run/istio-cni";
 const defaultZtunnelSocket = "/var/run/ztunnel/ztunnel.sock";
-const ambientOnly =
-  "this agent serves ambient mode only: no pod is captured and the chain is left; use istio-cni for sidecars";
 
 function readRunDir(reader: SettingsReader): string {
   const runDir = reader.path("CNI_AGENT_RUN_DIR", defaultRunDir);

@@ -27,8 +27,8 @@ const defaultLookMs = 5_000;
 /**
  * Pods that run, captured or not, stay as they are. Of new pods, where it can be told which are outside the mesh (an agent before
  * us has left the list), those start and the others are refused with the reason: none starts outside the mesh unseen. Where it
- * cannot, or nobody is to be in the mesh, our entry is taken out of the chain and calls that still come are answered with what
- * the chain had: a node that starts no pod is worse.
+ * cannot, our entry is taken out of the chain and calls that still come are answered with what the chain had: a node that starts
+ * no pod is worse.
  */
 export class Standby {
   readonly #options: StandbyOptions;
@@ -40,9 +40,8 @@ export class Standby {
   constructor(options: StandbyOptions) {
     const { config, reason, log, lookMs: longestMs = defaultLookMs, clock } = options;
     this.#options = options;
-    const isWanted = config.blockers.every(({ name }) => name !== "AMBIENT_ENABLED");
     const isListed = config.install.awayPolicy === "namespace" && existsSync(exemptListPath(config));
-    this.#isOpen = !(isWanted && isListed);
+    this.#isOpen = !isListed;
     const path = config.pluginSocketPath;
     this.#calls = this.#isOpen
       ? new PluginServer({ path, handler: passOn, log })

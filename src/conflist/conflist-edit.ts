@@ -30,7 +30,7 @@ export interface PluginEntry extends Partial<IstioCniKeys> {
  * the mesh for another one. Source: istio/istio cni/pkg/plugin/plugin.go, Config; cni/pkg/install/install.go, installAll.
  */
 export interface IstioCniKeys {
-  readonly ambient_enabled: true;
+  readonly ambient_enabled: boolean;
   readonly enablement_selectors: readonly object[];
   readonly exclude_namespaces: readonly string[];
   readonly pod_namespace: string;

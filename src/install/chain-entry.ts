@@ -25,9 +25,9 @@ export function chainEntry(config: AgentConfig): PluginEntry {
   };
 }
 
-function istioCniKeys({ selectors, excludeNamespaces, podNamespace }: AgentConfig): IstioCniKeys {
+function istioCniKeys({ ambient, selectors, excludeNamespaces, podNamespace }: AgentConfig): IstioCniKeys {
   return {
-    ambient_enabled: true,
+    ambient_enabled: ambient,
     enablement_selectors: selectors.map(({ podSelector, namespaceSelector }) => ({
       podSelector: selectorObject(podSelector),
       namespaceSelector: selectorObject(namespaceSelector),

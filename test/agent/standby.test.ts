@@ -72,12 +72,10 @@ const broken = { AMBIENT_ENABLEMENT_SELECTOR: "a: b" };
 
 describe("an agent that stands by", () => {
   test.each([
-    ["ambient mode is switched off", { AMBIENT_ENABLED: "false", AGENT_AWAY_POLICY: "namespace" }],
     ["nobody can tell who is outside the mesh", { ...broken, AGENT_AWAY_POLICY: "hold" }],
     ["the list of those outside was never made", { ...broken, AGENT_AWAY_POLICY: "namespace" }],
-  ])("leaves the chain, and every pod starts, where %s", async (name, env) => {
+  ])("leaves the chain, and every pod starts, where %s", async (_, env) => {
     writeChain();
-    if (name.startsWith("ambient")) writeList("kube-system");
     const log = recordingLogger();
     await start(env, log);
     expect(types()).toEqual(["bridge"]);
@@ -107,7 +105,7 @@ describe("an agent that stands by", () => {
     const netDir = join(scratch.path, "net.d");
     writeFileSync(netDir, "no folder");
     const log = recordingLogger();
-    await start({ AMBIENT_ENABLED: "false", MOUNTED_CNI_NET_DIR: netDir }, log);
+    await start({ ...broken, MOUNTED_CNI_NET_DIR: netDir }, log);
     expect(log.lines).toEqual([expect.objectContaining({ level: "error" })]);
     await delay(100);
     expect(log.lines).toHaveLength(1);
@@ -125,13 +123,13 @@ describe("an agent that stands by", () => {
       join(folder, "istio-cni.conf"),
       JSON.stringify({ cniVersion: "0.3.1", name: "istio-cni", ...entry() }),
     );
-    await start({ AMBIENT_ENABLED: "false", HOST_ROOT: scratch.path, CHAINED_CNI_PLUGIN: "false" });
+    await start({ ...broken, HOST_ROOT: scratch.path, CHAINED_CNI_PLUGIN: "false" });
     expect(readdirSync(folder)).toEqual([]);
   });
 
   test("leaves the chain to whoever made the entry where it is not ours to install", async () => {
     writeChain();
-    await start({ AMBIENT_ENABLED: "false", INSTALL_CNI_PLUGIN: "false" });
+    await start({ ...broken, INSTALL_CNI_PLUGIN: "false" });
     expect(types()).toEqual(["bridge", "ambient-cni"]);
     expect((await call("ADD")).code).toBe(0);
   });

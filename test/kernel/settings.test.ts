@@ -16,7 +16,6 @@ afterAll(async () => {
 });
 
 const works = { mesh: "captured", plain: "untouched" };
-const leaves = { mesh: "untouched", plain: "untouched" };
 const standsBy = (reason: string) => ({
   mesh: expect.stringMatching(`the ambient-cni agent of this node cannot work: .*${reason}`) as string,
   plain: "untouched",
@@ -39,7 +38,6 @@ test.each<[Record<string, string>, string, object]>([
     "settings: AMBIENT_ENABLEMENT_SELECTOR",
     standsBy("AMBIENT_ENABLEMENT_SELECTOR"),
   ],
-  [{ AMBIENT_ENABLED: "false" }, "settings: AMBIENT_ENABLED", leaves],
   [{ NODE_NAME: "" }, "settings: NODE_NAME", standsBy("NODE_NAME")],
 ])("with %j the agent is not ready, and no pod outside the mesh is held", async (env, said, starts) => {
   const effects = await node.call.withSettings(env, {

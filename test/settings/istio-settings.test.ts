@@ -30,9 +30,9 @@ const noBoolean = /neither true nor false: counts as false/;
 const long = `/${"x".repeat(120)}`;
 
 const table: readonly (readonly [string, string, Effect])[] = [
-  ["AMBIENT_ENABLED", "true", { blockers: [] }],
-  ["AMBIENT_ENABLED", "false", { blocked: /ambient mode only/ }],
-  ["AMBIENT_ENABLED", "maybe", { blocked: /ambient mode only/ }],
+  ["AMBIENT_ENABLED", "true", { ambient: true, blockers: [] }],
+  ["AMBIENT_ENABLED", "false", { ambient: false, selectors: [], blockers: [] }],
+  ["AMBIENT_ENABLED", "maybe", { warned: noBoolean, as: { ambient: false, selectors: [], blockers: [] } }],
   ["AMBIENT_ENABLEMENT_SELECTOR", "[]", { selectors: [] }],
   ["AMBIENT_ENABLEMENT_SELECTOR", "", { selectors: defaultSelectors }],
   ["AMBIENT_ENABLEMENT_SELECTOR", "null", { warned: /no pod is selected/, as: { selectors: [] } }],
@@ -246,10 +246,10 @@ describe("istio-cni's settings", () => {
 
   test("all at once, each with nonsense in it, leave an agent that says what is wrong", () => {
     const nonsense = "][ %s /\u0001 -1";
-    const config = load(Object.fromEntries(settings.map((name) => [name, nonsense])));
+    const all = Object.fromEntries(settings.map((name) => [name, nonsense]));
+    const config = load({ ...all, AMBIENT_ENABLED: "true" });
     const names = [...config.faults, ...config.blockers].map(({ name }) => name);
     expect(names.sort()).toEqual([
-      "AMBIENT_ENABLED",
       "AMBIENT_ENABLEMENT_SELECTOR",
       "FORCE_IPTABLES_BINARY",
       "HOST_PROBE_SNAT_IP",

@@ -8,7 +8,7 @@ The agent's settings as a JSON object of strings; the DaemonSet carries its chec
   "AGENT_AWAY_POLICY" $values.agentAwayPolicy
   "AGENT_WAIT_SECONDS" (toString $values.agentWaitSeconds)
   "AMBIENT_DNS_CAPTURE" (toString $ambient.dnsCapture)
-  "AMBIENT_ENABLED" "true"
+  "AMBIENT_ENABLED" (toString $ambient.enabled)
   "AMBIENT_IPV6" (toString $ambient.ipv6)
   "CHAINED_CNI_PLUGIN" (toString $values.chained)
   "CNI_CONF_GROUP_READ" (toString $values.cniConfGroupRead)

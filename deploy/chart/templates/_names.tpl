@@ -17,9 +17,6 @@ All values as one map: what is below `cni` wins over what is beside it, and what
 {{- $_ := set $values $key $value -}}
 {{- end -}}
 {{- end -}}
-{{- if not $values.ambient.enabled -}}
-{{- fail "ambient.enabled must be true: the agent serves ambient mode only, use istio-cni for sidecars" -}}
-{{- end -}}
 {{- toYaml $values -}}
 {{- end -}}
 
