@@ -137,7 +137,7 @@ function workStages(
   { capture, front, departure }: { capture: Capture; front: Front; departure: Departure },
 ): Stage[] {
   const { config, loggers, node, annotations, events, readiness, metrics } = ground;
-  const { enrolment, ztunnel, probes, probePath } = capture;
+  const { enrolment, sidecarLooks, ztunnel, probes, probePath } = capture;
   const { plugin, exempt, installer, own, selfTest } = front;
   const met = (name: string) => () => readiness.meet(name);
   const repair = makeRepair(ground);
@@ -168,6 +168,7 @@ function workStages(
       start: () => enrolment.start().then(met("enrolment")),
       stop: () => Promise.all([enrolment.stop(), plugin.close()]),
     },
+    { name: "sidecars", start: () => sidecarLooks.start(), stop: () => sidecarLooks.stop() },
     { name: "departure", stop: () => departure.leaveIfLast() },
     { name: "exempt list", start: () => exempt.start(), stop: () => exempt.stop() },
     // last in the chain of causes: from here on the runtime calls us
@@ -180,7 +181,7 @@ function workStages(
     // deleting a pod helps only once its successor comes to us
     { name: "repair", start: () => repair?.start(), stop: () => repair?.stop() },
     // a ztunnel that connected earlier would be sent a snapshot without the pods it serves, and drop them
-    { name: "ztunnel's socket", start: () => ztunnel.listen() },
+    { name: "ztunnel's socket", start: () => (config.ambient ? ztunnel.listen() : undefined) },
   ];
 }
 
@@ -189,9 +190,10 @@ function rememberOwn(own: Front["own"], log: Logger): void {
   own.remember().catch((error: unknown) => log.debug({ err: error }, "the own DaemonSet is not known yet"));
 }
 
-async function prepareRules({ config, loggers }: Ground, { redirection }: Capture): Promise<void> {
+async function prepareRules({ config, loggers }: Ground, { redirection, sidecars }: Capture): Promise<void> {
   try {
     await redirection.prepare(redirectOf({ ...config, agentNamespace: config.podNamespace }));
+    await sidecars.prepare();
   } catch (error) {
     loggers.scope("redirect").warn({ err: error }, "cannot record the bytes of our rules");
   }

@@ -12,9 +12,12 @@ import { parseFolder } from "../conflist/conf-folder.ts";
 import { SelfTestWatch } from "../diagnose/self-test-watch.ts";
 import { openAttachments } from "../enrolment/attachment-store.ts";
 import { Enrolment } from "../enrolment/enrolment.ts";
+import type { EnrolmentOptions } from "../enrolment/enrolment-options.ts";
 import { PodHistory } from "../enrolment/pod-history.ts";
 import { PodLookup } from "../enrolment/pod-lookup.ts";
 import { SandboxFinder } from "../enrolment/sandbox-finder.ts";
+import { SidecarLooks } from "../enrolment/sidecar-looks.ts";
+import { Sidecars } from "../enrolment/sidecars.ts";
 import { chainEntry, standsForIstioCni } from "../install/chain-entry.ts";
 import { readFolder } from "../install/conf-dir.ts";
 import { ExemptNamespaces, exemptListPath } from "../install/exempt-namespaces.ts";
@@ -37,6 +40,7 @@ import { forgetCarried } from "../redirection/carried-tracking.ts";
 import { type FindBypasses, findPodBypasses } from "../redirection/pod-bypass.ts";
 import { countEarlier, countThroughZtunnel, resetEarlier } from "../redirection/pod-connections.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
+import { SidecarRedirection } from "../redirection/sidecar-redirection.ts";
 import { Metrics } from "../status/metrics.ts";
 import { Readiness } from "../status/readiness.ts";
 import { ZdsServer } from "../ztunnel/zds-server.ts";
@@ -73,7 +77,7 @@ export function makeReadiness(config: AgentConfig): Readiness {
     ...(config.install.enabled ? { install: "the plugin is not in the CNI chain yet" } : {}),
     plugin: "the plugin socket is not open yet",
     "self-test": "it has not ended yet",
-    probes: "the host's rules for kubelet probes have not been looked at yet",
+    ...(config.ambient ? { probes: "the host's rules for kubelet probes have not been looked at yet" } : {}),
   });
 }
 
@@ -125,6 +129,8 @@ async function chooseUsable(
 export interface Capture {
   readonly ztunnel: ZdsServer;
   readonly redirection: PodRedirection;
+  readonly sidecars: Sidecars;
+  readonly sidecarLooks: SidecarLooks;
   readonly bypasses: FindBypasses;
   readonly probes: HostProbes;
   readonly probePath: ProbePathWatch;
@@ -142,6 +148,22 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
   const { probes, probePath } = makeProbes(ground, wiring);
   const locks = new LockFiles(join(config.runDir, LOCK_FOLDER));
   const redirection = new PodRedirection({ backend, hostNetns, ipv6: config.ipv6, locks });
+  const sidecars = new Sidecars({
+    redirection: new SidecarRedirection({ backend, hostNetns, locks }),
+    excludeNamespaces: config.excludeNamespaces,
+    log: loggers.scope("redirect"),
+  });
+  const { runDir, hostRoot, reconcileIntervalMs: intervalMs } = config;
+  const attachments = openAttachments({ runDir, hostRoot, log: loggers.scope("enrolment") });
+  const log = loggers.scope("redirect");
+  const sidecarLooks = new SidecarLooks({
+    pods: node.pods,
+    sidecars,
+    attachments,
+    hostRoot,
+    intervalMs,
+    log,
+  });
   const history = new PodHistory({ listener: metrics });
   const bypasses = bypassLook(ground);
   const enrolment = new Enrolment({
@@ -151,15 +173,11 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
     isTouched,
     connections: { countEarlier, resetEarlier, countThroughZtunnel, forgetCarried },
     portHolders: (netns) => portHolders(netns, ztunnelPorts, { procRoot: join(config.hostRoot, "proc") }),
-    attachments: openAttachments({
-      runDir: config.runDir,
-      hostRoot: config.hostRoot,
-      log: loggers.scope("enrolment"),
-    }),
+    attachments,
     ztunnel,
     annotations,
     events,
-    probes,
+    probes: config.ambient ? probes : noProbes,
     probePath,
     bypasses,
     history,
@@ -171,8 +189,16 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
     ztunnelWaitMs: config.ztunnelWaitMs,
     pace: config,
   });
-  return { ztunnel, redirection, bypasses, probes, probePath, history, enrolment };
+  return { ztunnel, redirection, sidecars, sidecarLooks, bypasses, probes, probePath, history, enrolment };
 }
+
+/** Without pods of ambient mode the host needs no rules for their probes. */
+const noProbes: EnrolmentOptions["probes"] = {
+  start: async () => {},
+  replaceAll: async () => {},
+  set: async () => {},
+  remove: async () => {},
+};
 
 function bypassLook({ backend, config }: Ground): FindBypasses {
   const families = config.ipv6 ? ([4, 6] as const) : ([4] as const);
@@ -227,7 +253,7 @@ export interface Front {
   readonly selfTest: SelfTestWatch;
 }
 
-export function makeFront(ground: Ground, { enrolment }: Capture, wiring: Wiring): Front {
+export function makeFront(ground: Ground, { enrolment, sidecars }: Capture, wiring: Wiring): Front {
   const { config, loggers, metrics, hostNetns, backend, client, node } = ground;
   const cniLog = loggers.scope("cni");
   const exempt = new ExemptNamespaces({
@@ -239,6 +265,7 @@ export function makeFront(ground: Ground, { enrolment }: Capture, wiring: Wiring
   });
   const handler = new CniVerbs({
     enrolment,
+    sidecars,
     lookup: new PodLookup({ node, log: cniLog }),
     excludeNamespaces: config.excludeNamespaces,
     isExempt: (namespace) => exempt.has(namespace),

@@ -6,6 +6,7 @@ import type { Attachment, Place } from "../enrolment/attachments.ts";
 import type { Enrolment } from "../enrolment/enrolment.ts";
 import { EnrolmentError } from "../enrolment/outcomes.ts";
 import type { PodLookup } from "../enrolment/pod-lookup.ts";
+import { SidecarError, type Sidecars } from "../enrolment/sidecars.ts";
 import type { NamespaceNames } from "../kube/namespace-patterns.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
@@ -17,6 +18,7 @@ import type { CniPod, CniRequest } from "./cni-request.ts";
 
 export interface CniVerbsOptions {
   readonly enrolment: Pick<Enrolment, "add" | "remove" | "keepOnly" | "check">;
+  readonly sidecars: Pick<Sidecars, "add">;
   readonly lookup: Pick<PodLookup, "find">;
   readonly excludeNamespaces: NamespaceNames;
   /** Whether the pods of a namespace start without an agent; asked when it cannot be known what a pod is. */
@@ -35,7 +37,7 @@ export interface CniVerbsOptions {
 /** Answers checked CNI calls. */
 export class CniVerbs {
   readonly #options: CniVerbsOptions;
-  /** Calls whose pod is in the mesh now. */
+  /** Calls whose pod is in the mesh now, by ztunnel or by its sidecar. */
   readonly #captured = new WeakSet<CniRequest>();
 
   constructor(options: CniVerbsOptions) {
@@ -95,6 +97,7 @@ export class CniVerbs {
     if (request.pod === undefined || this.#isExcluded(request.pod)) return request.result;
     const facts = await this.#lookUp(request.pod);
     if (facts === "exempt") return request.result;
+    await this.#addSidecar(request, facts.pod);
     try {
       const outcome = await this.#options.enrolment.add({
         ...facts,
@@ -112,6 +115,17 @@ export class CniVerbs {
       throw error;
     }
     return request.result;
+  }
+
+  /** Before anything else hears of the pod: it is no pod of ambient mode, and its rules are all that it waits for. */
+  async #addSidecar(request: CniRequest, pod: PodFacts): Promise<void> {
+    try {
+      if (await this.#options.sidecars.add(pod, () => this.#openSandbox(request.netns)))
+        this.#captured.add(request);
+    } catch (error) {
+      if (error instanceof SidecarError) throw new CniError("notCaptured", error.message);
+      throw error;
+    }
   }
 
   async #del(request: CniRequest): Promise<string> {

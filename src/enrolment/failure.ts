@@ -11,6 +11,7 @@ import { BackendError } from "../netfilter/variant.ts";
 import { RedirectionError } from "../redirection/redirection-error.ts";
 import { RedirectOptionsError } from "../redirection/rules.ts";
 import { type RulesKnowledge, rulesKnowledge } from "../redirection/rules-knowledge.ts";
+import { SidecarOptionsError } from "../redirection/sidecar-options.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
 
 /** Why pods are not captured, in few words: label values of a metric. */
@@ -97,6 +98,7 @@ const kindsByClass = new Map<ErrorClass, FailureKind>([
   [RedirectionError, "rules"],
   [NetfilterFault, "rules"],
   [RedirectOptionsError, "rules"],
+  [SidecarOptionsError, "rules"],
   [ToolError, "rules"],
   [BackendError, "rules"],
   [NetlinkError, "kernel"],

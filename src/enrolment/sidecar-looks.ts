@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// Looks at pods with a sidecar now and then: what somebody changed of the rules that their ADD wrote is put right.
+import { join } from "node:path";
+import type { PodFacts } from "../kube/pod-facts.ts";
+import { Netns } from "../linux/netns.ts";
+import type { Logger } from "../log/logger.ts";
+import type { Clock } from "../loop/clock.ts";
+import { KeepTrue } from "../loop/keep-true.ts";
+import type { Attachments, Place } from "./attachments.ts";
+import type { Sidecars } from "./sidecars.ts";
+
+export interface SidecarLooksOptions {
+  readonly pods: { values(): Iterable<PodFacts> };
+  readonly sidecars: Pick<Sidecars, "awaitsRules" | "apply">;
+  /** Whose ADD this node's agent answered, and where: rules that another program wrote are that program's to mend. */
+  readonly attachments: Pick<Attachments, "placeOf">;
+  /** Below which paths of the runtime are seen. */
+  readonly hostRoot: string;
+  readonly intervalMs: number;
+  readonly log: Logger;
+  readonly clock?: Clock;
+}
+
+/** What a look may take of one pod, in ms. */
+const POD_MS = 10_000;
+
+/** Looks at one pod after the other; what fails of one is said once and tried again with the next look. */
+export class SidecarLooks {
+  readonly #options: SidecarLooksOptions;
+  readonly #looks: KeepTrue;
+  /** By UID, as it was told. */
+  readonly #faults = new Map<string, string>();
+
+  constructor(options: SidecarLooksOptions) {
+    this.#options = options;
+    const { intervalMs: longestMs, clock } = options;
+    this.#looks = new KeepTrue({ work: (signal) => this.#look(signal), longestMs, jitter: 0.25, clock });
+  }
+
+  start(): void {
+    this.#looks.request().catch(() => {});
+  }
+
+  async stop(): Promise<void> {
+    await this.#looks.stop();
+  }
+
+  async #look(stopped: AbortSignal): Promise<void> {
+    const { pods, sidecars, attachments } = this.#options;
+    const seen = new Set<string>();
+    for (const pod of [...pods.values()]) {
+      if (stopped.aborted) return;
+      if (!sidecars.awaitsRules(pod) || pod.deletionTimestamp === true) continue;
+      const place = attachments.placeOf(pod.uid);
+      if (place === undefined) continue;
+      seen.add(pod.uid);
+      await this.#lookAt(pod, place, stopped);
+    }
+    for (const uid of this.#faults.keys()) if (!seen.has(uid)) this.#faults.delete(uid);
+  }
+
+  async #lookAt(pod: PodFacts, place: Place, stopped: AbortSignal): Promise<void> {
+    const { sidecars, log } = this.#options;
+    const { namespace: ns, name, uid } = pod;
+    try {
+      using netns = this.#open(place);
+      if (netns === undefined) return;
+      const signal = AbortSignal.any([stopped, AbortSignal.timeout(POD_MS)]);
+      const { repaired } = await sidecars.apply(pod, netns, { signal });
+      this.#faults.delete(uid);
+      if (repaired.length > 0)
+        log.warn(
+          { ns, pod: name, uid, drift: repaired },
+          "a sidecar's rules were changed by somebody and are right again",
+        );
+    } catch (error) {
+      const { message } = error as Error;
+      if (stopped.aborted || this.#faults.get(uid) === message) return;
+      this.#faults.set(uid, message);
+      log.warn({ ns, pod: name, uid, reason: message }, "cannot look after a sidecar's rules; trying again");
+    }
+  }
+
+  /** `undefined`: the path is gone, or leads to another namespace by now. */
+  #open({ netnsPath, netnsKey }: Place): Netns | undefined {
+    const netns = openIfThere(join(this.#options.hostRoot, netnsPath));
+    if (netns === undefined || netns.key === netnsKey) return netns;
+    netns.close();
+    return undefined;
+  }
+}
+
+function openIfThere(path: string): Netns | undefined {
+  try {
+    return Netns.open(path);
+  } catch {
+    return undefined;
+  }
+}
