@@ -140,7 +140,7 @@ function workStages(
   const { enrolment, sidecarLooks, ztunnel, probes, probePath } = capture;
   const { plugin, exempt, installer, own, selfTest } = front;
   const met = (name: string) => () => readiness.meet(name);
-  const repair = makeRepair(ground);
+  const repair = makeRepair(ground, capture);
   return [
     { name: "events", stop: () => events.stop() },
     { name: "annotations", stop: () => annotations.stop() },

@@ -241,7 +241,8 @@ export class Reflector<T extends Keyed> {
         this.#connected = true;
         this.#noteContact();
         // in a quiet collection nothing may come for as long as the watch lives
-        proof = this.#clock.after(shortestWatchMs, () => this.#failures.noteSuccess());
+        if (this.#failures.isFailing)
+          proof = this.#clock.after(shortestWatchMs, () => this.#failures.noteSuccess());
         this.onopen();
       },
       ...(metadataOnly === undefined ? {} : { metadataOnly }),

@@ -43,6 +43,11 @@ export class WatchFailures {
     this.#pause = new CuttablePause(clock, random);
   }
 
+  /** It has failed, and is not known to work again. */
+  get isFailing(): boolean {
+    return this.#sinceMs !== undefined;
+  }
+
   /** Resolves when it is time for the next try. */
   async pauseAfter(error: unknown, signal: AbortSignal): Promise<void> {
     this.#note(error);

@@ -11,12 +11,7 @@ import type { RepairMode, RepairSettings } from "../settings/repair-settings.ts"
 import { deletePod, hasChanged, labelPod } from "./change-pod.ts";
 import { decideRepair } from "./decide-repair.ts";
 import { DeletionPace } from "./deletion-pace.ts";
-import {
-  cannotRepair,
-  type InPlaceMeans,
-  RepairUnavailableError,
-  repairPodInPlace,
-} from "./repair-in-place.ts";
+import { type InPlaceMeans, repairPodInPlace } from "./repair-in-place.ts";
 import { isUnanswered, RepairReport, type RepairReportOptions } from "./repair-report.ts";
 import { type SuspectPod, sameSuspect, suspectFields, toSuspectPod } from "./suspect-pod.ts";
 
@@ -89,13 +84,12 @@ export class RepairController {
 
   /** Begins to watch; resolves at once. */
   start(): void {
-    const { settings, inPlace, log } = this.#options;
+    const { settings, log } = this.#options;
     const { mode, nodeName, labelSelectors, fieldSelectors } = settings;
     log.info(
       { mode, nodeName, labelSelectors, fieldSelectors },
       "looking for pods without their sidecar's rules",
     );
-    if (mode === "repair" && inPlace.repairInPlace === undefined) log.warn({}, cannotRepair);
     this.#pods.start();
   }
 
@@ -150,7 +144,6 @@ export class RepairController {
       this.#report.succeeded(pod);
     } catch (error) {
       if (this.#stop.signal.aborted) return;
-      if (error instanceof RepairUnavailableError) memory.doneId = decision.failureId;
       this.#failed(pod, memory, error);
     }
   }

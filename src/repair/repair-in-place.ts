@@ -22,23 +22,16 @@ export type RepairInPlace = (pod: InPlacePod, options: { readonly signal: AbortS
 export interface InPlaceMeans {
   /** The namespace of a running pod, owned by the caller; undefined where none is provably the pod's. */
   readonly findNetns: (uid: string) => Promise<Netns | undefined>;
-  /** undefined: this agent cannot write the rules of sidecars. */
-  readonly repairInPlace?: RepairInPlace | undefined;
-}
-
-/** Nothing that is tried again would help. */
-export class RepairUnavailableError extends Error {
-  override readonly name = "RepairUnavailableError";
+  readonly repairInPlace: RepairInPlace;
 }
 
 const deadlineMs = 30_000;
 
-/** @throws RepairUnavailableError where nobody can write the rules; Error where the pod is not found; what writing them throws */
+/** @throws Error where the pod is not found; what writing the rules throws */
 export async function repairPodInPlace(
   pod: SuspectPod,
   { findNetns, repairInPlace, signal }: InPlaceMeans & { readonly signal: AbortSignal },
 ): Promise<void> {
-  if (repairInPlace === undefined) throw new RepairUnavailableError(cannotRepair);
   const { uid, namespace, name } = pod;
   // never the host's rules
   if (pod.hostNetwork)
@@ -50,8 +43,3 @@ export async function repairPodInPlace(
   const end = AbortSignal.any([signal, AbortSignal.timeout(deadlineMs)]);
   await repairInPlace({ uid, namespace, name, netns }, { signal: end });
 }
-
-/** Said at the start, and of each pod. */
-export const cannotRepair =
-  "REPAIR_REPAIR_PODS=true cannot be followed: this agent does not write the rules of sidecars; " +
-  "set REPAIR_REPAIR_PODS=false with REPAIR_DELETE_PODS=true or REPAIR_LABEL_PODS=true, or restart the pod by hand";

@@ -3,22 +3,24 @@
 import { makeGround, makeReadiness } from "../../src/agent/parts.ts";
 import { makeRepair } from "../../src/agent/repair.ts";
 import { loadConfig } from "../../src/config.ts";
+import type { Sidecars } from "../../src/enrolment/sidecars.ts";
 import { netnsKeyAt } from "../../src/linux/host-netns.ts";
 import { openNetnsCount } from "../../src/linux/netns.ts";
 import { createLoggers } from "../../src/log/logger.ts";
 import { type BrokenPodOptions, brokenPod } from "../repair/broken-pod.ts";
 import { claimUntouched } from "../support/node/capture-state.ts";
+import { injectedPod } from "../support/node/injected-pod.ts";
+import { iptablesSave } from "../support/node/kernel.ts";
 import { Kubelet } from "../support/node/kubelet.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
 const mesh = await MeshNode.start();
 mesh.kubelet.createNamespace("shop");
-const sidecar = { "sidecar.istio.io/status": "{}" };
 
 /** A sidecar pod with a network namespace of its own and no rules in it, as a node without the plugin leaves it. */
 const unplugged = new Kubelet({ api: mesh.api, runtime: mesh.plainPods, nodeName: "node-1" });
-const web = await unplugged.runPod({ namespace: "shop", name: "web", annotations: sidecar });
+const web = await unplugged.runPod({ namespace: "shop", name: "web", ...injectedPod() });
 mesh.api.edit("pods", { namespace: "shop", name: "web" }, (object) => {
   object.status = { ...object.status, ...(brokenPod("web").status as object), phase: "Pending" };
 });
@@ -44,7 +46,10 @@ export interface Outcome {
 }
 
 /** Replaces the agent by one with these settings, and waits until it has done something, or for its readiness alone. */
-export async function withAgent(env: Record<string, string>, { acts }: { acts: number }): Promise<Outcome> {
+export async function withAgent(
+  env: Record<string, string>,
+  { acts, writes = false }: { acts: number; writes?: boolean },
+): Promise<Outcome> {
   const requestsBefore = mesh.api.requests.length;
   for (const { metadata } of mesh.api.store.list("events"))
     mesh.api.delete("events", metadata.name, metadata.namespace);
@@ -81,9 +86,15 @@ export async function withAgent(env: Record<string, string>, { acts }: { acts: n
     ],
     listed: selected.sort(),
   };
-  await claimUntouched(web);
+  if (!writes) await claimUntouched(web);
   await agent.stop();
   return outcome;
+}
+
+/** What the pod's own namespace has of a sidecar's chains, as iptables prints them in both families. */
+export async function rulesOfWeb(): Promise<string[]> {
+  const saved = [await iptablesSave(web.netns, 4), await iptablesSave(web.netns, 6)];
+  return saved.map((text) => (text.match(/^-A ISTIO_(IN_)?REDIRECT .*$/gm) ?? []).join("; "));
 }
 
 /** Starts an agent whose settings cannot be followed. @returns what its readiness says once nothing else is missing */
@@ -129,9 +140,14 @@ export async function lentInPlace(): Promise<{
   const ground = await makeGround(config, { loggers, readiness: makeReadiness(config) });
   const lent: { pod: string; isItsOwn: boolean }[] = [];
   const own = netnsKeyAt(web.netns);
-  const repair = makeRepair(ground, async ({ namespace, name, netns }) => {
-    lent.push({ pod: `${namespace}/${name}`, isItsOwn: netns.key === own });
-  });
+  const sidecars: Pick<Sidecars, "awaitsRules" | "apply"> = {
+    awaitsRules: () => true,
+    apply: async ({ namespace, name }, netns) => {
+      lent.push({ pod: `${namespace}/${name}`, isItsOwn: netns.key === own });
+      return { repaired: [], families: [] };
+    },
+  };
+  const repair = makeRepair(ground, { sidecars });
   const openBefore = openNetnsCount();
   ground.node.start();
   await ground.node.waitForSync(AbortSignal.timeout(5_000));

@@ -28,20 +28,6 @@ test("an agent that nobody asks to repair asks for no pods more than it needs, a
   });
 });
 
-test("as istio-cni's DaemonSet sets it, the agent says that it cannot write rules, and is ready", async () => {
-  const env = { REPAIR_ENABLED: "true", REPAIR_REPAIR_PODS: "true", REPAIR_NODE_NAME: "node-1" };
-  expect(await node.call.withAgent(env, { acts: 2 })).toEqual({
-    pods: untouched,
-    events: ["broken RepairBrokenPod", "web RepairBrokenPod"],
-    counted: [counter('type="repair",result="fail"', 2)],
-    warned: [
-      expect.stringMatching(/REPAIR_REPAIR_PODS=true cannot be followed/),
-      "cannot repair a broken pod; trying again",
-    ],
-    listed: ["spec.nodeName=node-1", "spec.nodeName=node-1"],
-  });
-});
-
 test("a repair in place is lent the pod's own network namespace", async () => {
   expect(await node.call.lentInPlace()).toEqual({ lent: [{ pod: "shop/web", isItsOwn: true }], leftOpen: 0 });
 });
@@ -85,4 +71,19 @@ test("broken pods of the node are deleted, of those that are selected", async ()
     warned: [],
     listed: ["metadata.name!=web,spec.nodeName=node-1", "spec.nodeName=node-1"],
   });
+});
+
+test("as istio-cni's DaemonSet sets it, a running pod gets its rules in its own namespace", async () => {
+  const env = { REPAIR_ENABLED: "true", REPAIR_REPAIR_PODS: "true", REPAIR_NODE_NAME: "node-1" };
+  const { pods, ...outcome } = await node.call.withAgent(env, { acts: 1, writes: true });
+  expect(pods.web).not.toBe("deleted");
+  expect(outcome).toEqual({
+    events: ["web RepairBrokenPod"],
+    counted: [counter('type="repair",result="success"', 1)],
+    warned: [],
+    listed: ["spec.nodeName=node-1", "spec.nodeName=node-1"],
+  });
+  const redirects =
+    "-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006; -A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001";
+  expect((await node.call.rulesOfWeb())[0]).toBe(redirects);
 });

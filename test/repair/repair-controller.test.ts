@@ -39,7 +39,7 @@ const modeSettings = {
   delete: "REPAIR_DELETE_PODS",
   label: "REPAIR_LABEL_PODS",
 };
-const noNetns = { findNetns: () => Promise.resolve(undefined) };
+const noNetns = { findNetns: () => Promise.resolve(undefined), repairInPlace: () => Promise.resolve() };
 
 function repair(
   { client }: Pick<KubeFixture, "client">,
@@ -342,25 +342,6 @@ test.each<[string, BrokenPodOptions, Partial<RepairControllerOptions["inPlace"]>
   await waitFor("it has failed again", () => repairing.results.length === 2);
   expect(repairing.results).toEqual(["repair fail", "repair fail"]);
   expect(said(repairing, "warn")).toHaveLength(1);
-});
-
-test("an agent that cannot write rules says so at the start and on each pod, and pretends nothing", async () => {
-  const kube = await start();
-  kube.server.put("pods", brokenPod("a"));
-  const repairing = repair(kube, "repair", {
-    inPlace: { findNetns: () => Promise.reject(new Error("nobody asks")) },
-  });
-  await waitFor("it is told", () => repairing.results.length === 1);
-  const sentence =
-    /REPAIR_REPAIR_PODS=true cannot be followed: .* set REPAIR_REPAIR_PODS=false with REPAIR_DELETE_PODS=true/;
-  expect(said(repairing, "warn")).toEqual([
-    expect.stringMatching(sentence),
-    "cannot repair a broken pod; trying again",
-  ]);
-  expect(repairing.events).toMatchObject([
-    { pod: "a", reason: "RepairBrokenPod", message: expect.stringMatching(sentence) },
-  ]);
-  expect(repairing.results).toEqual(["repair fail"]);
 });
 
 // --- who is asked, and who refuses
