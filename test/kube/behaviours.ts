@@ -9,6 +9,8 @@ import { NodeState } from "../../src/kube/node-state.ts";
 import { type PodFacts, podAnnotations, sameFacts, toPodFacts } from "../../src/kube/pod-facts.ts";
 import { Reflector, type ReflectorOptions } from "../../src/kube/reflector.ts";
 import { Backoff } from "../../src/loop/backoff.ts";
+import { deletePod, hasChanged, labelPod } from "../../src/repair/change-pod.ts";
+import { type SuspectPod, toSuspectPod } from "../../src/repair/suspect-pod.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { recordingLogger } from "./kube-fixture.ts";
 
@@ -326,6 +328,61 @@ export function describeKubeBehaviours(start: () => Promise<KubeWorld>): void {
       await world.heal();
       await writer.idle();
       expect(await world.annotationsOf(namespace, "a")).toEqual({ [redirection]: "enabled" });
+    });
+  });
+
+  describe("a broken pod", () => {
+    const label = { labelKey: "cni.istio.io/uninitialized", labelValue: "true" };
+    const signal = new AbortController().signal;
+
+    /** As the repair has looked at it. */
+    async function look(namespace: string, name: string): Promise<SuspectPod> {
+      const sought = { nodeName: "n1", sidecarAnnotation: "", initContainerName: "", ...label };
+      const pod = toSuspectPod(await world.client.getPod(namespace, name), sought);
+      if (pod === undefined) throw new Error("the pod is not read");
+      return pod;
+    }
+
+    const actions = [
+      ["deleted", (pod: SuspectPod) => deletePod(pod, { client: world.client, signal })],
+      ["labelled", (pod: SuspectPod) => labelPod(pod, { client: world.client, label, signal })],
+    ] as const;
+
+    test.each(actions)(
+      "is %s as it was looked at, and not once it has changed or another has its name",
+      async (_, act) => {
+        const namespace = await newNamespace();
+        await world.createPod({ namespace, name: "a" });
+        const before = await look(namespace, "a");
+        await world.label({ namespace, name: "a" }, { x: "1" });
+        const now = await look(namespace, "a");
+        const stranger = { ...now, uid: "11111111-2222-3333-4444-555555555555" };
+        for (const pod of [before, stranger]) {
+          const error = await act(pod).then(
+            () => undefined,
+            (failure: unknown) => failure as ApiError,
+          );
+          expect(error && hasChanged(error), error?.message).toBe(true);
+          expect(await look(namespace, "a")).toEqual(now);
+        }
+        await act(now);
+        const after = await look(namespace, "a").catch((error: ApiError) => error.status);
+        // nothing runs it: a server may take it away at once
+        const isDone = typeof after === "number" ? after === 404 : after.isOver || after.hasLabel;
+        expect(isDone).toBe(true);
+      },
+    );
+
+    test.each(actions)("that is gone is not %s, and that is no fault", async (_, act) => {
+      const namespace = await newNamespace();
+      await world.createPod({ namespace, name: "a" });
+      const pod = await look(namespace, "a");
+      await world.deletePod(namespace, "a");
+      const error = await act(pod).then(
+        () => undefined,
+        (failure: unknown) => failure,
+      );
+      expect(hasChanged(error), String(error)).toBe(true);
     });
   });
 }

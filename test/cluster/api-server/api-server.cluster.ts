@@ -7,6 +7,8 @@ import { type ApiClient, podPath } from "../../../src/kube/api-client.ts";
 import type { ApiError } from "../../../src/kube/api-error.ts";
 import { EventRecorder } from "../../../src/kube/event-recorder.ts";
 import { NodeState } from "../../../src/kube/node-state.ts";
+import { labelPod } from "../../../src/repair/change-pod.ts";
+import { type SuspectPod, toSuspectPod } from "../../../src/repair/suspect-pod.ts";
 import { describeKubeBehaviours, type KubeWorld } from "../../kube/behaviours.ts";
 import { recordingLogger } from "../../kube/kube-fixture.ts";
 import { waitFor } from "../../support/node/wait-for.ts";
@@ -116,10 +118,21 @@ describe.skipIf(means.lacks !== undefined)("a real API server", () => {
       ["change a pod", (c) => c.mergePatch(podPath("role", "a"), { metadata: { labels: { x: "1" } } })],
       ["create a pod", (c) => c.create("/api/v1/namespaces/role/pods", { metadata: { name: "x" } })],
       ["change a namespace", (c) => c.mergePatch("/api/v1/namespaces/role", { metadata: { labels: {} } })],
+      ["delete a pod", (c) => c.delete(podPath("role", "a"), { uid: "x", resourceVersion: "1" })],
       ["read secrets", (c) => c.list("/api/v1/secrets", {}, { convert: () => undefined })],
       ["read nodes", (c) => c.list("/api/v1/nodes", {}, { convert: () => undefined })],
     ])("may not %s", async (_, attempt) => {
       await expect(attempt(client)).rejects.toMatchObject({ status: 403, reason: "Forbidden" });
+    });
+
+    test("labels a broken pod, and needs no right more for that", async () => {
+      await createPod(server.admin, { namespace: "role", name: "broken" });
+      const label = { labelKey: "cni.istio.io/uninitialized", labelValue: "true" };
+      const sought = { nodeName: "n1", sidecarAnnotation: "", initContainerName: "", ...label };
+      const pod = toSuspectPod(await client.getPod("role", "broken"), sought) as SuspectPod;
+      await labelPod(pod, { client, label, signal: AbortSignal.timeout(10_000) });
+      const { metadata } = await server.admin.get("/api/v1/namespaces/role/pods/broken");
+      expect(metadata.labels).toEqual({ "cni.istio.io/uninitialized": "true" });
     });
 
     test("goes on with its new token when the old one ends, without an error", async () => {
