@@ -81,6 +81,19 @@ export class SidecarNetwork implements Disposable {
     }
   }
 
+  /**
+   * Who answers what istio-validation asks before a pod's other containers start: the proxy's user connects to an address that nobody
+   * listens on. Source: istio/istio tools/istio-iptables/pkg/validation.
+   */
+  async validate(family: 4 | 6): Promise<string> {
+    const [host, localAddress] = family === 4 ? ["127.0.0.6", "127.0.0.1"] : ["::6", "::1"];
+    const script = `require("net").connect(${JSON.stringify({ host, port: 15002, localAddress })})
+      .on("error", ({ code }) => process.stdout.write(code)).pipe(process.stdout)`;
+    const [command = "", ...args] = [...this.#enter(this.pod, PROXY), process.execPath, "-e", script];
+    const { stdout } = await execFileAsync(command, args, { env: { PATH: TOOL_PATH }, timeout: 5_000 });
+    return stdout.trim();
+  }
+
   [Symbol.dispose](): void {
     for (const child of this.#children) child.kill("SIGKILL");
     this.pod[Symbol.dispose]();

@@ -119,6 +119,18 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
     },
   );
 
+  test.each(["REDIRECT", "TPROXY"] as const)(
+    "istio-validation finds its own listener with %s",
+    async (mode) => {
+      using network = await pod(dual({ mode }));
+      expect(await network.validate(4)).toBe("proxy 15006 127.0.0.1");
+      expect(await network.validate(6)).toBe("proxy 15006 ::1");
+      using without = await SidecarNetwork.make();
+      await without.listen();
+      expect(await without.validate(4)).toBe("ECONNREFUSED");
+    },
+  );
+
   test("ports, ranges and interfaces that are left out go past the proxy", async () => {
     using network = await pod(
       dual({
@@ -323,4 +335,26 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
   test("the host's namespace is never written", async () => {
     await expect(sidecars().apply(host, dual())).rejects.toMatchObject({ code: "HOST_NETNS" });
   });
+});
+
+test("with native nftables iptables-nft writes a sidecar's rules, which ambient mode's tables have nothing to do with", async () => {
+  using network = await SidecarNetwork.make();
+  const { netns } = network.pod;
+  const backend = { ...nft, variant: "native" as const };
+  const redirect = new SidecarRedirection({ backend, hostNetns: new Set([host.key]) });
+  await redirect.apply(netns, dual({ dnsCapture: true }), { isNew: true });
+  await network.listen();
+  expect(await network.ask("outside", { host: POD[4], port: APP_PORT })).toBe(`proxy 15006 ${OUTSIDE[4]}`);
+  expect(await network.ask("pod", { host: OUTSIDE[6], port: OUTSIDE_PORT })).toMatch(/^proxy 15001 /);
+  expect(await isTouched(netns)).toBe(false);
+  expect(await redirection(backend).remove(netns)).toEqual({ changed: false });
+  expect(await redirect.verify(netns, dual({ dnsCapture: true }))).toEqual([]);
+});
+
+test("without programs of iptables no rule is written, and the reason names them", async () => {
+  using network = await SidecarNetwork.make();
+  const backend = { ...nft, variant: "native" as const, installed: {} };
+  const redirect = new SidecarRedirection({ backend, hostNetns: new Set([host.key]) });
+  await expect(redirect.apply(network.pod.netns, dual(), { isNew: true })).rejects.toThrow(/not in PATH/);
+  expect(await network.pod.save()).not.toContain("ISTIO");
 });
