@@ -5,11 +5,14 @@ import { hasFinished, type NamespaceFacts, type PodFacts, podAnnotations } from 
 import { type PodOverrides, podOverridesOf } from "../kube/pod-overrides.ts";
 import { type EnablementSelector, matchSelectors } from "../kube/selectors.ts";
 import type { EstablishedConnections, RedirectOptions } from "../redirection/rules.ts";
+import { awaitsRules } from "./sidecar-decision.ts";
 import { isTouched, newestFacts, type Workload } from "./workload.ts";
 
 /** Why a pod is not in the mesh, each with its sentence. All but the last cannot be undone by a selector. */
 export const outsideReasons = {
   "host-network": "it uses the host's network, which is never redirected",
+  "sidecar-served":
+    "it has a sidecar that leaves its rules to this node's agent, which writes them at its ADD",
   sidecar: "it has a sidecar (annotation sidecar.istio.io/status)",
   ztunnel: "it is a ztunnel",
   agent: "it is a pod of a CNI agent",
@@ -112,7 +115,8 @@ function isAgent({ namespace, ownerDaemonSet }: PodFacts, policy: EnrolmentPolic
 /** The reason that keeps a pod out whatever its labels say. */
 export function hardExclusion(pod: PodFacts, policy: EnrolmentPolicy): OutsideReason | undefined {
   if (pod.hostNetwork) return "host-network";
-  if (pod.annotations[podAnnotations.sidecarStatus] !== undefined) return "sidecar";
+  if (pod.annotations[podAnnotations.sidecarStatus] !== undefined)
+    return awaitsRules(pod, policy.excludeNamespaces) ? "sidecar-served" : "sidecar";
   if (pod.namespace === policy.systemNamespace && pod.labels.app === "ztunnel") return "ztunnel";
   if (isAgent(pod, policy)) return "agent";
   if (policy.excludeNamespaces.has(pod.namespace)) return "excluded-namespace";

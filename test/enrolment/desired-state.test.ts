@@ -68,9 +68,13 @@ describe("decideEnrolment", () => {
     );
   });
 
+  const sidecar = { dnsCapture: false, dualStack: false, dropInvalid: false };
+  const inject = "sidecar.istio.io/inject";
   const excluded: readonly [string, Partial<PodFacts>][] = [
     ["host-network", { hostNetwork: true }],
     ["sidecar", { annotations: { "sidecar.istio.io/status": "{}" } }],
+    ["sidecar-served", { annotations: { "sidecar.istio.io/status": "{}" }, sidecar }],
+    ["sidecar", { annotations: { "sidecar.istio.io/status": "{}" }, sidecar, labels: { [inject]: "false" } }],
     ["ztunnel", { namespace: "istio-system", labels: { ...ambient, app: "ztunnel" } }],
     ["agent", { namespace: "istio-system", ownerDaemonSet: "istio-cni-node" }],
     ["agent", { namespace: "istio-cni", ownerDaemonSet: "ambient-cni-node" }],

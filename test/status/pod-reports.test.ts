@@ -66,6 +66,7 @@ describe("describeDesired", () => {
   test.each([
     "host-network",
     "sidecar",
+    "sidecar-served",
     "ztunnel",
     "agent",
     "excluded-namespace",
