@@ -101,7 +101,7 @@ export function sidecarOptionsOf(
     proxyGid: gid === 0 ? PROXY_ID : gid,
     includeInboundPorts:
       text(names.includeInboundPorts, "*").trim() === "*" ? "*" : ports(names.includeInboundPorts),
-    excludeInboundPorts: distinct([...ports(names.excludeInboundPorts), ...STATUS_PORTS]),
+    excludeInboundPorts: inOrder([...ports(names.excludeInboundPorts), ...STATUS_PORTS]),
     includeOutboundPorts: ports(names.includeOutboundPorts),
     excludeOutboundPorts: ports(names.excludeOutboundPorts, `${STATUS_PORT}`),
     includeOutboundCidrs:
@@ -134,7 +134,7 @@ function readMode(name: string, text: string): InterceptionMode {
 }
 
 function readPorts(name: string, text: string): number[] {
-  return readList(text, (word) => {
+  const ports = readList(text, (word) => {
     const port = Number(word);
     if (/^\d{1,5}$/.test(word) && port <= MAX_PORT) return port;
     throw unusable(name, text, {
@@ -142,6 +142,12 @@ function readPorts(name: string, text: string): number[] {
       remedy: "use numbers from 0 to 65535 with commas between them",
     });
   });
+  return inOrder(ports);
+}
+
+/** The order of ports does not matter: pods that differ in nothing else have the same rules, recorded once. */
+function inOrder(ports: readonly number[]): number[] {
+  return distinct(ports).sort((a, b) => a - b);
 }
 
 function readCidrs(name: string, text: string): string[] {

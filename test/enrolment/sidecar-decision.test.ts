@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import { awaitsRules, sidecarOptionsOfPod } from "../../src/enrolment/sidecar-decision.ts";
 import { NamespacePatterns } from "../../src/kube/namespace-patterns.ts";
 import { type PodFacts, toPodFacts } from "../../src/kube/pod-facts.ts";
-import { sidecarAnnotations } from "../../src/redirection/sidecar-options.ts";
+import { defaultSidecarOptions, sidecarAnnotations } from "../../src/redirection/sidecar-options.ts";
 import { type Injection, injectedPod } from "../support/node/injected-pod.ts";
 
 const excluded = new NamespacePatterns(["kube-*"]);
@@ -49,6 +49,10 @@ test.each<[string, PodFacts, boolean]>([
   ],
 ])("a pod %s: %s", (_, facts, expected) => {
   expect(awaitsRules(facts, excluded)).toBe(expected);
+});
+
+test("what the injector writes by default asks for the default rules", () => {
+  expect(sidecarOptionsOfPod(pod())).toEqual(defaultSidecarOptions());
 });
 
 test("a pod's rules are what its annotations and its proxy ask for", () => {

@@ -40,7 +40,14 @@ export function injectedPod({
   const check = { name: hasInit ? "istio-init" : "istio-validation", image: "proxyv2" };
   const app = { name: "app", image: "app" };
   return {
-    annotations: { "sidecar.istio.io/status": '{"initContainers":["istio-validation"]}', ...annotations },
+    annotations: {
+      "sidecar.istio.io/status": '{"initContainers":["istio-validation"]}',
+      "sidecar.istio.io/interceptionMode": "REDIRECT",
+      "traffic.sidecar.istio.io/includeOutboundIPRanges": "*",
+      "traffic.sidecar.istio.io/includeInboundPorts": "*",
+      "traffic.sidecar.istio.io/excludeInboundPorts": "15020",
+      ...annotations,
+    },
     objectSpec: isNative
       ? { initContainers: [check, { ...proxy, restartPolicy: "Always" }], containers: [app] }
       : { initContainers: [check], containers: [app, proxy] },
