@@ -304,6 +304,29 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
     );
   });
 
+  test("rules that istio-cni or an istio-init wrote become ours in place, and an ADD that is told twice ends the same", async () => {
+    using network = await SidecarNetwork.make();
+    const { netns } = network.pod;
+    const redirect = sidecars();
+    const options = dual({ dnsCapture: true });
+    // Istio's jump from PREROUTING of nat takes TCP alone
+    for (const family of FAMILIES) {
+      const text = renderSidecarText(options, family).replace(
+        "-A PREROUTING -j ISTIO_INBOUND\n-A OUTPUT -j ISTIO_OUTPUT\n",
+        "-A PREROUTING -p tcp -j ISTIO_INBOUND\n-A OUTPUT -j ISTIO_OUTPUT\n",
+      );
+      expect(text).toContain("PREROUTING -p tcp");
+      await network.pod.run(`${saveTool(family, variant).replace("save", "restore")} --noflush`, text);
+    }
+    await redirect.apply(netns, options);
+    expect(await redirect.verify(netns, options)).toEqual([]);
+    expect(await network.pod.save(saveTool(4, variant))).not.toContain("PREROUTING -p tcp");
+    await redirect.apply(netns, options, { isNew: true });
+    expect(await redirect.verify(netns, options)).toEqual([]);
+    await network.listen();
+    expect(await network.ask("outside", { host: POD[4], port: APP_PORT })).toBe(`proxy 15006 ${OUTSIDE[4]}`);
+  });
+
   test("ambient mode's code sees nothing of its own in it, and takes nothing away", async () => {
     for (const options of Object.values(SIDECAR_VARIANTS)) {
       using network = await SidecarNetwork.make();
