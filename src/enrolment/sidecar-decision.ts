@@ -3,7 +3,12 @@
 import { parseGoBool } from "../kube/go-bool.ts";
 import type { NamespaceNames } from "../kube/namespace-patterns.ts";
 import { hasFinished, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
-import { type SidecarOptions, sidecarAnnotations, sidecarOptionsOf } from "../redirection/sidecar-options.ts";
+import {
+  type SidecarOptions,
+  SidecarOptionsError,
+  sidecarAnnotations,
+  sidecarOptionsOf,
+} from "../redirection/sidecar-options.ts";
 
 const injectName = "sidecar.istio.io/inject";
 
@@ -22,8 +27,17 @@ export function awaitsRules(pod: PodFacts, excludeNamespaces: NamespaceNames): b
   return !excludeNamespaces.has(pod.namespace) && !hasFinished(pod);
 }
 
-/** The rules of a pod that waits for them. @throws {SidecarOptionsError} for an annotation that cannot be followed */
+/**
+ * The rules of a pod that waits for them.
+ * @throws {SidecarOptionsError} for an annotation that cannot be followed, and for a pod with users of its own
+ */
 export function sidecarOptionsOfPod({ annotations, sidecar }: PodFacts): SidecarOptions {
+  // Source: linux net/netfilter/xt_owner.c, owner_check
+  if (sidecar?.ownUsers === true)
+    throw new SidecarOptionsError(
+      "it has a user namespace of its own (hostUsers: false), in which the kernel takes no rules by user from outside; " +
+        "leave hostUsers out, or have the injector use istio-init",
+    );
   return sidecarOptionsOf(
     annotations,
     sidecar ?? { dnsCapture: false, dualStack: false, dropInvalid: false },

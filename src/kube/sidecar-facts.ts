@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the agent keeps of an injected pod's containers: whether its proxy waits for rules, and what it says of them.
+import { bounds } from "../bounds/bounds.ts";
 import { parseGoBool } from "./go-bool.ts";
 import { listOf, recordOf, textOf } from "./json-fields.ts";
 import { type Fields, NamedItems, TextStart } from "./pick-fields.ts";
@@ -12,6 +13,8 @@ export interface SidecarFacts {
   readonly dnsCapture: boolean;
   readonly dualStack: boolean;
   readonly dropInvalid: boolean;
+  /** The pod has a user namespace of its own (`hostUsers: false`). */
+  readonly ownUsers?: true;
 }
 
 /** Annotations that have a say in a sidecar's redirection, or whether there is one; of other pods they are not kept. */
@@ -49,26 +52,22 @@ const item = new NamedItems([PROXY, INIT], {
 });
 
 /** What {@link toSidecarFacts} asks for of a pod's `spec`. */
-export const sidecarFields: Fields = { containers: item, initContainers: item };
+export const sidecarFields: Fields = { containers: item, initContainers: item, hostUsers: true };
 
 /**
  * The proxy for which somebody else has to write rules; undefined for a pod that has none, whose istio-init writes them, or whose proxy
  * is no sidecar. A proxy is a container, or one of those that start first and stay (native sidecar).
  */
 export function toSidecarFacts(spec: Readonly<Record<string, unknown>>): SidecarFacts | undefined {
-  const containers = listOf(spec.containers).map(recordOf);
-  const initial = listOf(spec.initContainers).map(recordOf);
+  const containers = firstOf(spec.containers);
+  const initial = firstOf(spec.initContainers);
   if ([...containers, ...initial].some(({ name }) => name === INIT)) return undefined;
   const lasting = initial.filter(({ restartPolicy }) => restartPolicy === "Always");
   const proxy = [...lasting, ...containers].findLast(({ name }) => name === PROXY);
   if (proxy === undefined) return undefined;
   const [command, type = ""] = listOf(proxy.args).map(textOf);
   if (command === "proxy" && type !== "" && type !== "sidecar") return undefined;
-  const variables = new Map(
-    listOf(proxy.env)
-      .map(recordOf)
-      .map(({ name, value }) => [textOf(name), textOf(value)]),
-  );
+  const variables = new Map(firstOf(proxy.env).map(({ name, value }) => [textOf(name), textOf(value)]));
   // what is no boolean counts as false, as in Istio
   const isSet = (name: string) => parseGoBool(variables.get(name) ?? "") === true;
   if (isSet(VARIABLES.noProxy)) return undefined;
@@ -80,7 +79,13 @@ export function toSidecarFacts(spec: Readonly<Record<string, unknown>>): Sidecar
     dnsCapture: isSet(VARIABLES.dnsCapture),
     dualStack: isSet(VARIABLES.dualStack),
     dropInvalid: isSet(VARIABLES.dropInvalid),
+    ...(spec.hostUsers === false ? { ownUsers: true as const } : {}),
   };
+}
+
+/** Of an object that was read as a whole, as many as {@link NamedItems} looks at. */
+function firstOf(list: unknown): Readonly<Record<string, unknown>>[] {
+  return listOf(list).slice(0, bounds.namedItems.count).map(recordOf);
 }
 
 function idOf(value: unknown): number | undefined {

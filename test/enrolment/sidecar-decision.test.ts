@@ -55,6 +55,14 @@ test("what the injector writes by default asks for the default rules", () => {
   expect(sidecarOptionsOfPod(pod())).toEqual(defaultSidecarOptions());
 });
 
+test("a pod with users of its own is refused with the reason, for its rules would be refused by the kernel", () => {
+  const { annotations, objectSpec } = injectedPod();
+  const metadata = { uid: "u", namespace: "shop", name: "p", annotations };
+  const facts = toPodFacts({ metadata, spec: { ...objectSpec, hostUsers: false } }) as PodFacts;
+  expect(awaitsRules(facts, excluded)).toBe(true);
+  expect(() => sidecarOptionsOfPod(facts)).toThrow(/hostUsers: false.*leave hostUsers out/);
+});
+
 test("a pod's rules are what its annotations and its proxy ask for", () => {
   const facts = pod({
     annotations: { [sidecarAnnotations.includeInboundPorts]: "80" },

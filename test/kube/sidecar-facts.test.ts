@@ -53,6 +53,14 @@ test.each<Injection>([
   expect(sidecarOf(injection)).toBeUndefined();
 });
 
+test("a pod with users of its own is known", () => {
+  expect(factsOf({ ...injectedPod().objectSpec, hostUsers: false })?.sidecar).toEqual({
+    ...default_,
+    ownUsers: true,
+  });
+  expect(factsOf({ ...injectedPod().objectSpec, hostUsers: true })?.sidecar).toEqual(default_);
+});
+
 test.each([
   undefined,
   {},
