@@ -108,6 +108,10 @@ export function interfaceNameFault(name: string): string | undefined {
 
 const shown = { bytes: 63 };
 
+/** Without what a terminal would obey: JSON escapes the control characters before the blank, and none of the others. */
 function printable(text: string): string {
-  return cutText(JSON.stringify(cutText(text, shown)).slice(1, -1), shown);
+  const escaped = JSON.stringify(cutText(text, shown))
+    .slice(1, -1)
+    .replace(/[\u007f-\u009f]/g, (control) => `\\u00${control.charCodeAt(0).toString(16)}`);
+  return cutText(escaped, shown);
 }

@@ -27,6 +27,14 @@ test.each([
   expect(readPodOverrides(annotations)).toEqual({ ...expected, warnings: [] });
 });
 
+test("a warning has nothing in it that a terminal obeys", () => {
+  // C1 control sequence introducer, and DEL
+  const { warnings } = readPodOverrides({ [bypass]: "\u009b31m\u007f\u0007\u001b[2J" });
+  expect(warnings).toEqual([
+    `Cannot use annotation ${bypass}="\\u009b31m\\u007f\\u0007\\u001b[2J": not a boolean; use "true" or "false"`,
+  ]);
+});
+
 test("overrides warn and ignore when a boolean is not one", () => {
   const overrides = readPodOverrides({ [bypass]: "yes", [dns]: "" });
   expect(overrides).toMatchObject({ ingressMode: false, virtualInterfaces: [] });
