@@ -222,6 +222,8 @@ export class ApiClient {
       for await (const chunk of exchange.chunks) {
         spending.bytes(chunk.length);
         for (const bytes of splitter.push(chunk)) {
+          // a list of things that are no objects would be taken for one without the objects that there are
+          if (!beginsObject(bytes)) throw badJson(new Error("an item is no object"));
           const item = convert(
             fields === undefined ? JSON.parse(bytes.toString()) : pickFields(bytes, fields),
           );
@@ -353,6 +355,11 @@ export class ApiClient {
     const cancelled = signal?.aborted === true && failure.reason !== "Timeout";
     return cancelled ? signal.reason : failure;
   }
+}
+
+/** By its first byte that is no white space: before anything is made of the others. Source: RFC 8259, section 2. */
+function beginsObject(bytes: Buffer): boolean {
+  return bytes.find((byte) => byte !== 0x20 && (byte < 0x09 || byte > 0x0d)) === 0x7b;
 }
 
 /** @param page without its items, which have been taken out already */

@@ -27,6 +27,12 @@ test.each([
   ["a list without a version", '{"kind":"PodList","items":[]}'],
   ["a version without a list", '{"kind":"Status","metadata":{"resourceVersion":"6"}}'],
   ["null", "null"],
+  ["brackets in brackets", `{"kind":"PodList","metadata":{"resourceVersion":"6"},"items":[[[]]]}`],
+  ["a number", `{"kind":"PodList","metadata":{"resourceVersion":"6"},"items":[7]}`],
+  [
+    "two million brackets",
+    `{"metadata":{"resourceVersion":"6"},"items":[${"[".repeat(2e6)}${"]".repeat(2e6)}]}`,
+  ],
 ])("a new list that is %s deletes nothing", async (_name, garbage) => {
   let lists = 0;
   // the stub API server cannot be made to say such things
