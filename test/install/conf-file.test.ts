@@ -130,12 +130,12 @@ describe("a link in the CNI folder", () => {
 describe("a file that cannot be read", () => {
   it("has a reason, and hides no other", async () => {
     put(netDir, name);
-    put(netDir, "05-big.conflist", "x".repeat(2 * 1024 * 1024 + 1));
+    put(netDir, "05-big.conflist", "x".repeat(256 * 1024 + 1));
     symlinkSync("/dev/null", join(netDir, "06-device.conflist"));
     const { files, unread } = await readFolder(netDir);
     expect([...files.keys()]).toEqual([name]);
     expect([...unread].map(([key, { why }]) => `${key}: ${why}`).sort()).toEqual([
-      "05-big.conflist: it is longer than 2 MiB",
+      "05-big.conflist: it is longer than 256 KiB",
       "06-device.conflist: it is no regular file",
     ]);
   });
