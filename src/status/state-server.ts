@@ -2,8 +2,9 @@
 // The state API on its own Unix socket, apart from the launcher's: who looks at the agent cannot be in a pod's way.
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
-import { publishSocket } from "../linux/unix-socket.ts";
+import { publishMissingSocket, publishSocket, SocketName } from "../linux/unix-socket.ts";
 import type { Logger } from "../log/logger.ts";
+import type { Clock } from "../loop/clock.ts";
 import { LimitedServer, type PortLimits } from "../ports/limited-server.ts";
 import type { StateApi } from "./state-api.ts";
 
@@ -14,6 +15,7 @@ export interface StateServerOptions {
   readonly log: Logger;
   /** Default: {@link stateLimits}. */
   readonly limits?: PortLimits;
+  readonly clock?: Clock;
 }
 
 /**
@@ -34,9 +36,10 @@ export const stateLimits: PortLimits = {
 export class StateServer {
   readonly #options: StateServerOptions;
   readonly #server: LimitedServer;
+  readonly #name: SocketName;
 
   constructor(options: StateServerOptions) {
-    const { api, log, limits = stateLimits } = options;
+    const { path, api, log, clock, limits = stateLimits } = options;
     this.#options = options;
     this.#server = new LimitedServer({
       what: "the state socket",
@@ -44,6 +47,8 @@ export class StateServer {
       limits,
       log,
     });
+    const reopen = (): Promise<void> => this.#reopen();
+    this.#name = new SocketName({ path, what: "the state socket", reopen, log, clock });
   }
 
   /** Opens the socket; a stale one, or that of an agent that is just ending, is replaced. @throws Error (EACCES, …) */
@@ -51,9 +56,22 @@ export class StateServer {
     const { path } = this.#options;
     mkdirSync(dirname(path), { recursive: true });
     await publishSocket(this.#server.door(), path);
+    this.#name.keep();
   }
 
-  close(): Promise<void> {
-    return this.#server.close();
+  /** Without it nobody could ask how the node does until the agent starts anew. */
+  async #reopen(): Promise<void> {
+    const door = this.#server.door();
+    try {
+      await publishMissingSocket(door, this.#options.path);
+    } catch (error) {
+      door.close();
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#name.stop();
+    await this.#server.close();
   }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +8,7 @@ import { createLoggers, silentLogger } from "../../src/log/logger.ts";
 import { AgentState } from "../../src/status/agent-state.ts";
 import { StateApi } from "../../src/status/state-api.ts";
 import { StateServer, stateLimits } from "../../src/status/state-server.ts";
+import { waitFor } from "../support/node/wait-for.ts";
 import { FakeAgent } from "./fake-agent.ts";
 import { validate } from "./json-schema.ts";
 import { ask } from "./state-client.ts";
@@ -43,6 +44,15 @@ function error(answer: { json: () => Record<string, unknown> }): string {
   expect(validate(schema, "StateError", answer.json())).toEqual([]);
   return String(answer.json().error);
 }
+
+test("the socket is back when somebody has removed it, and others' files stay", async () => {
+  rmSync(socket.socketPath);
+  await waitFor("the socket", async () => (await ask(socket, "/api/v1/pods")).status === 200);
+  rmSync(socket.socketPath);
+  writeFileSync(socket.socketPath, "a successor's");
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
+  expect(readFileSync(socket.socketPath, "utf8")).toBe("a successor's");
+});
 
 describe("state API", () => {
   test("answers are as the schema says", async () => {
