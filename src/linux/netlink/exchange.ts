@@ -17,32 +17,44 @@ export class NetlinkError extends Error {
   }
 }
 
+/** How much is heard. */
+export interface ExchangeOptions {
+  /** With so many bytes of answers nothing is made of them; default: all that there is, up to 64 MiB. */
+  readonly maxBytes?: number | undefined;
+}
+
 /**
  * Sends the requests and waits for all answers; what the kernel refused is in the answers.
  *
+ * @throws NetlinkError EMSGSIZE if there is as much as is heard at most
  * @throws NativeError if the conversation itself failed
  */
 export async function exchange(
   at: NetnsAt,
   protocol: number,
   requests: readonly NetlinkRequest[],
+  { maxBytes }: ExchangeOptions = {},
 ): Promise<NetlinkAnswer[]> {
   const request = encodeRequests(requests);
-  return sortAnswers(requests.length, await converse(at, { protocol, request }));
+  const received = await converse(at, { protocol, request, enoughBytes: maxBytes });
+  if (maxBytes !== undefined && received.length >= maxBytes)
+    throw new NetlinkError("read network state", "EMSGSIZE", `it is longer than ${maxBytes} bytes`);
+  return sortAnswers(requests.length, received);
 }
 
 /**
  * Like {@link exchange} for requests that only read: repeated until no list changed while it was made.
  *
- * @throws NetlinkError EAGAIN if it changed every time
+ * @throws NetlinkError EAGAIN if it changed every time; EMSGSIZE as {@link exchange}
  * @throws NativeError if the conversation itself failed
  */
 export function read(
   at: NetnsAt,
   protocol: number,
   requests: readonly NetlinkRequest[],
+  options: ExchangeOptions = {},
 ): Promise<NetlinkAnswer[]> {
-  return repeatUntilConsistent(() => exchange(at, protocol, requests));
+  return repeatUntilConsistent(() => exchange(at, protocol, requests, options));
 }
 
 /** The part of {@link read} that decides: `ask` is called up to five times. */

@@ -27,6 +27,12 @@ const NETLINK_ROUTE = 0;
 const RTM_GETADDR = 22;
 const IFA = { address: 1, local: 2 } as const;
 
+/**
+ * Of a pod's rules and routes in table 100: some 60,000. Whoever is root in a pod can make as many as it likes, and each becomes a
+ * value of ours: 300,000 took 90 MB and the event loop 100 ms.
+ */
+const MAX_ROUTING_BYTES = 4 << 20;
+
 const ROUTING = "route redirected packets";
 const CONTENDED = "something else changes rules and routes here; try again later";
 const LO_DOWN =
@@ -135,7 +141,9 @@ async function addMissing(
       family,
     }));
   const wanted = [...missingOf(AF.inet, state.v4), ...missingOf(AF.inet6, state.v6)];
-  const answers = await exchange(at, NETLINK_ROUTE, [...wanted, ...lookRequests(scope)]);
+  const answers = await exchange(at, NETLINK_ROUTE, [...wanted, ...lookRequests(scope)], {
+    maxBytes: MAX_ROUTING_BYTES,
+  });
   const looked = answers.slice(wanted.length);
   let certain = !looked.some(({ interrupted }) => interrupted);
   wanted.forEach(({ family, type }, index) => {
@@ -154,7 +162,7 @@ async function addMissing(
 /**
  * Reads what is there of the rule and the route of the redirection.
  *
- * @throws NetlinkError EAGAIN if the tables changed during each of several readings
+ * @throws NetlinkError EAGAIN if the tables changed during each of several readings; EMSGSIZE if there is more than is read
  * @throws NativeError if the conversation with the kernel failed
  */
 export async function readRedirectRouting(at: NetnsAt, families: RoutingScope): Promise<RoutingState> {
@@ -249,7 +257,8 @@ export function formatAddress(bytes: Uint8Array): string {
 
 /** As {@link readRedirectRouting}, and what else matters to who wants to write. @throws as that */
 export async function lookAtRouting(at: NetnsAt, families: RoutingScope): Promise<RoutingLook> {
-  return decodeLook(await read(at, NETLINK_ROUTE, lookRequests(families)), families);
+  const maxBytes = MAX_ROUTING_BYTES;
+  return decodeLook(await read(at, NETLINK_ROUTE, lookRequests(families), { maxBytes }), families);
 }
 
 function lookRequests({ v6 }: { v6: boolean }): NetlinkRequest[] {

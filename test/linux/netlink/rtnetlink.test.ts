@@ -213,6 +213,19 @@ describe("readRedirectRouting", () => {
   });
 });
 
+test("routing that is longer than is read is an error, and is removed all the same", async () => {
+  await addWithIproute2(held);
+  const routes =
+    'seq 0 89999 | awk \'{print "route add local 11." int($1/65536) "." int($1/256)%256 "." $1%256 "/32 dev lo table 100"}\'';
+  await held.run("sh", "-c", `${routes} | ip -batch -`);
+  await expect(readRedirectRouting(fd, { v6: true })).rejects.toMatchObject({
+    name: "NetlinkError",
+    code: "EMSGSIZE",
+  });
+  await removeRedirectRouting(fd);
+  expect(await held.run("ip", "rule", "show")).not.toContain("fwmark");
+});
+
 describe("removeRedirectRouting", () => {
   test("leaves a namespace as it was before", async () => {
     const before = await show();
