@@ -30,11 +30,17 @@ const rulesOfCapture: readonly RegExp[] = [
   /^-A ISTIO_OUTPUT ! -d \S+ -p tcp (-m tcp --tcp-flags FIN,SYN,RST,ACK SYN )?-m mark ! --mark 0x539\/0xfff -j REDIRECT --to-ports 15001$/m,
 ];
 
-/** @throws ClaimError naming what is missing for the pod to be captured, in either family. */
-export async function claimCaptured(pod: CaptureSubject): Promise<void> {
+/**
+ * @param options.variant of iptables, in whose tables the rules stand; default nft
+ * @throws ClaimError naming what is missing for the pod to be captured, in either family.
+ */
+export async function claimCaptured(
+  pod: CaptureSubject,
+  { variant = "nft" }: { readonly variant?: "nft" | "legacy" } = {},
+): Promise<void> {
   const who = pod.spec.name;
   for (const family of families) {
-    const save = await iptablesSave(pod.netns, family, { variant: "nft" });
+    const save = await iptablesSave(pod.netns, family, { variant });
     const missing = rulesOfCapture.filter((rule) => !rule.test(save));
     claim(missing.length === 0, `IPv${family} rules of "${who}" lack ${missing.join(" and ")}:\n${save}`);
     const rules = await ipRules(pod.netns, family);
