@@ -13,6 +13,7 @@ import {
 } from "../../src/linux/netlink/message.ts";
 import {
   AF,
+  AMBIENT_ROUTE,
   addRouteRequest,
   addRuleRequest,
   decodeLo,
@@ -192,7 +193,11 @@ export const kernelTargets: readonly FuzzTarget[] = [
     name: "netlink",
     whose: "netlink messages, rules and routes of a pod's namespace",
     seeds: () => [
-      encodeRequests([loRequest(), addRuleRequest(AF.inet, true), addRouteRequest(AF.inet6)]),
+      encodeRequests([
+        loRequest(),
+        addRuleRequest(AF.inet, true, AMBIENT_ROUTE),
+        addRouteRequest(AF.inet6, AMBIENT_ROUTE),
+      ]),
       encodeRequests([
         {
           type: 2,
