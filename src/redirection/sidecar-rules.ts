@@ -103,11 +103,14 @@ export function sidecarRules(options: SidecarOptions, family: Family): SidecarRu
   return rules;
 }
 
-/** Chains of a table in which the options put a rule, in the order in which they are made. */
+/**
+ * Chains that a table has for some rules, in the order in which they are made; none for a table without a rule. All that are entered from
+ * built-in chains, with a rule in them or not: so nothing of other options that a pod had before leads anywhere.
+ */
 export function sidecarChains(rules: readonly SidecarRule[], table: TableName): readonly SidecarChain[] {
-  return SIDECAR_CHAINS[table].filter(({ chain }) =>
-    rules.some((rule) => rule.table === table && rule.chain === chain),
-  );
+  const used = new Set(rules.filter((rule) => rule.table === table).map(({ chain }) => chain));
+  if (used.size === 0) return [];
+  return SIDECAR_CHAINS[table].filter(({ chain, hook }) => hook !== undefined || used.has(chain));
 }
 
 function mangleRules(options: SidecarOptions, family: Family): SidecarRule[] {

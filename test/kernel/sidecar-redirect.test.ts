@@ -327,6 +327,30 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
     expect(await network.ask("outside", { host: POD[4], port: APP_PORT })).toBe(`proxy 15006 ${OUTSIDE[4]}`);
   });
 
+  test("options that change are followed, and nothing of the former ones leads anywhere", async () => {
+    using network = await SidecarNetwork.make();
+    const { netns } = network.pod;
+    await network.listen();
+    const redirect = sidecars();
+    const inbound = () => network.ask("outside", { host: POD[4], port: APP_PORT });
+    const all = dual({ mode: "TPROXY", dropInvalid: true, dnsCapture: true });
+    for (const [options, answer] of [
+      [all, /refused|silent/],
+      [dual({ dropInvalid: true }), /^proxy 15006/],
+      [dual({ includeInboundPorts: [] }), /^app/],
+      [all, /refused|silent/],
+      [dual(), /^proxy 15006/],
+    ] as const) {
+      await redirect.apply(netns, options);
+      expect(await redirect.verify(netns, options)).toEqual([]);
+      // nobody listens for TPROXY here
+      expect(await inbound()).toMatch(answer);
+    }
+    const saved = await network.pod.save(saveTool(4, variant));
+    for (const chain of ["ISTIO_DIVERT", "ISTIO_DROP", "ISTIO_OUTPUT_TPROXY"])
+      expect(saved).not.toContain(chain);
+  });
+
   test("ambient mode's code sees nothing of its own in it, and takes nothing away", async () => {
     for (const options of Object.values(SIDECAR_VARIANTS)) {
       using network = await SidecarNetwork.make();

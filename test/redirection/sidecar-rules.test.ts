@@ -50,6 +50,9 @@ describe.each(cases)("the rules of $name v$family", ({ options, family }) => {
           return rule.table === table && target.startsWith("ISTIO_") ? [target] : [];
         }),
       );
+      expect(own.chains.filter(({ hook }) => hook !== undefined)).toEqual(
+        SIDECAR_CHAINS[table].filter(({ hook }) => hook !== undefined),
+      );
       const inner = own.chains.filter(({ hook }) => hook === undefined).map(({ chain }) => chain);
       expect([...targets].filter((target) => !inner.includes(target))).toEqual([]);
       // what the proxy sends to the app may be inbound in any mode; the others are there to be used
