@@ -62,6 +62,8 @@ export interface SidecarReport {
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000;
+/** Options are a pod's to choose. */
+const MAX_POSSIBLE = 64;
 /**
  * From where a proxy opens its own connections to the app, for which IPv6 has no range of loopback addresses.
  * Source: istio/istio tools/common/tproxy, configureIPv6Addresses; pilot, the inbound passthrough cluster.
@@ -78,6 +80,8 @@ export class SidecarRedirection {
   /** For which rules are recorded. */
   readonly #families: readonly Family[];
   readonly #queue = new KeyedMutex();
+  /** Keys of options that rules can hold. */
+  readonly #possible = new Set<string>();
 
   constructor(options: SidecarRedirectionOptions) {
     const { backend, hostNetns, timeoutMs = DEFAULT_TIMEOUT_MS, locks } = options;
@@ -126,8 +130,7 @@ export class SidecarRedirection {
 
   async #apply(call: NetnsCall & SidecarCall, options: SidecarOptions): Promise<SidecarReport> {
     const { netns, isNew = false } = call;
-    // before anything is written
-    this.#wanted(options, this.#families).told();
+    this.#assertPossible(options);
     const visit = this.#visit({ ...call, isUrgent: isNew });
     const urgent = { ...call, visit, isUrgent: isNew };
     const addresses = await interfaceAddresses(visit);
@@ -214,6 +217,15 @@ export class SidecarRedirection {
 
   #wanted(options: SidecarOptions, families: readonly Family[]) {
     return wantedSidecar(options, { families, known: this.#families });
+  }
+
+  /** Before anything is written. @throws {SidecarOptionsError} for options that no rules can hold */
+  #assertPossible(options: SidecarOptions): void {
+    const { key, told } = this.#wanted(options, this.#families);
+    if (this.#possible.has(key)) return;
+    told();
+    if (this.#possible.size === MAX_POSSIBLE) this.#possible.clear();
+    this.#possible.add(key);
   }
 
   #visit(call: NetnsCall): NetnsVisit {
