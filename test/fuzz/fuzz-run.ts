@@ -3,6 +3,7 @@
 import { Worker } from "node:worker_threads";
 import type { FuzzOrder, FuzzOutcome } from "./fuzz-worker.ts";
 import { MAX_INPUT_BYTES } from "./mutate.ts";
+import { removeScratchFolder } from "./scratch-folder.ts";
 
 /** How a target is run. */
 export interface FuzzOptions {
@@ -31,6 +32,7 @@ export async function fuzzTarget(options: FuzzOptions): Promise<FuzzResult> {
   const running = new Uint8Array(new SharedArrayBuffer(MAX_INPUT_BYTES));
   const workerData: FuzzOrder = { ...rest, covers, inputMs, counters, running };
   const worker = new Worker(new URL("fuzz-worker.ts", import.meta.url), { workerData });
+  const { threadId } = worker;
   const input = () => Uint8Array.from(running.subarray(0, counters[1]));
   const outcome = await new Promise<FuzzOutcome>((resolve) => {
     let last = -1;
@@ -49,5 +51,6 @@ export async function fuzzTarget(options: FuzzOptions): Promise<FuzzResult> {
     worker.once("exit", () => end({ kind: "broken", why: "the thread ended", runs: counters[0] ?? 0 }));
   });
   await worker.terminate();
+  removeScratchFolder(threadId);
   return outcome.kind === "kept" ? outcome : { ...outcome, input: input() };
 }

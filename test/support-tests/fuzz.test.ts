@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The fuzzer itself: it finds what is planted, says with which input, and finds nothing where nothing is.
-import { describe, expect, test } from "vitest";
+import { readdirSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { threadId } from "node:worker_threads";
+import { afterAll, describe, expect, test } from "vitest";
 import { type FuzzResult, fuzzTarget } from "../fuzz/fuzz-run.ts";
+import { removeScratchFolder } from "../fuzz/scratch-folder.ts";
 import { targets } from "../fuzz/targets.ts";
 
 const module = new URL("planted-faults.ts", import.meta.url).href;
+// the last test runs targets here
+afterAll(() => removeScratchFolder(threadId));
+
 const covers = /planted-faults/;
 
 /** A longer time than it takes: it ends with what it finds. */
@@ -49,6 +56,15 @@ test("none is found where there is none, and what was reached is kept", async ()
   const result = await fuzz("sound", { seconds: 2 });
   expect(result).toMatchObject({ kind: "kept" });
   expect(result.kind === "kept" && result.inputs).toBeGreaterThan(1);
+});
+
+test("nothing of it is left in the folder for temporary files", async () => {
+  const left = () => readdirSync(tmpdir()).filter((name) => name.startsWith(`ambient-fuzz-${process.pid}-`));
+  const files = new URL("../fuzz/targets.ts", import.meta.url).href;
+  expect(await fuzzTarget({ module: files, name: "kubeconfig", seed: 7, seconds: 1 })).toMatchObject({
+    kind: "kept",
+  });
+  expect(left()).toEqual([]);
 });
 
 test("every target keeps its promises on what it begins with, and names itself alone", () => {
