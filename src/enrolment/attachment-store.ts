@@ -109,6 +109,8 @@ export class AttachmentStore implements AttachmentKeeper {
     try {
       if (!fileId.test(containerId)) throw new Error("its container id cannot be the name of a file");
       this.#needBootId();
+      // it may have been taken away, or a link put in its place, since it was made
+      makeFolder(this.#folder);
       const { writeFile = writePrivateFile } = this.#options;
       const text = `${JSON.stringify({ version: formatVersion, bootId: this.#bootId, ...sandbox })}\n`;
       if (Buffer.byteLength(text) > maxFileBytes) throw new Error("what is known of it is too long");

@@ -149,6 +149,18 @@ test("a link in the place of the folder is replaced by a folder", () => {
   expect([readdirSync(folder), readdirSync(join(root, "target"))]).toEqual([["c1.json"], []]);
 });
 
+test("a link that takes the folder's place while the agent runs gets nothing", () => {
+  const agent = start();
+  agent.added(place("c1"), eth0);
+  rmSync(folder, { recursive: true });
+  mkdirSync(join(root, "target"));
+  symlinkSync(join(root, "target"), folder);
+  agent.added(place("c2"), eth0);
+  expect(readdirSync(join(root, "target"))).toEqual([]);
+  expect(readdirSync(folder)).toEqual(["c2.json"]);
+  expect(lines).toEqual([]);
+});
+
 test("a full disk costs one line and the memory of a restart, not the ADD", () => {
   let isFull = true;
   const writeFile = (path: string, text: string): void => {
