@@ -121,14 +121,14 @@ function badWatch(
     name: mode,
     what,
     ...rest,
-    bound: `at most ${mostRequests} requests in 6 s; current again afterwards`,
+    bound: `at most ${mostRequests} requests in 4 s; current again afterwards`,
     run: async (scene, atHeight) => {
       const { proxy } = scene;
       await proxy.call.tally();
       await proxy.call.behave(mode);
       await proxy.call.expire();
       try {
-        await Promise.all([delay(6_000), atHeight()]);
+        await Promise.all([delay(4_000), atHeight()]);
       } finally {
         await proxy.call.behave("faithful");
       }

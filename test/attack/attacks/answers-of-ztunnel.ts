@@ -29,7 +29,7 @@ async function withEntering(scene: Scene, count: number, work: () => Promise<voi
   }
 }
 
-function faulty(name: string, what: string, faults: readonly string[], { holdMs = 4_000 } = {}): Attack {
+function faulty(name: string, what: string, faults: readonly string[]): Attack {
   return {
     name,
     what,
@@ -39,7 +39,7 @@ function faulty(name: string, what: string, faults: readonly string[], { holdMs 
       const measured = await withEntering(scene, 4, async () => {
         await scene.mesh.ztunnel.setFaults(...faults);
         await atHeight();
-        await delay(holdMs);
+        await delay(4_000);
       });
       return { measured, ok: true };
     },
@@ -47,14 +47,10 @@ function faulty(name: string, what: string, faults: readonly string[], { holdMs 
 }
 
 export const answersOfZtunnel: readonly Attack[] = [
-  faulty(
-    "nack-flood",
-    "every pod is refused, each time with 60 KB of text",
-    ["nack=\u001b[2J refused", "nack-size=60000"],
-    {
-      holdMs: 8_000,
-    },
-  ),
+  faulty("nack-flood", "every pod is refused, each time with 60 KB of text", [
+    "nack=\u001b[2J refused",
+    "nack-size=60000",
+  ]),
   faulty("never-acks", "nothing is ever acknowledged", ["never-ack"]),
   faulty("garbage-acks", "answers that are no protobuf", ["garbage-ack"]),
   faulty("empty-acks", "answers that hold no ack", ["empty-ack-payload"]),

@@ -125,15 +125,15 @@ async function started(argv: readonly string[], word: string): Promise<ReturnTyp
 function hung(name: string, folder: string): Attack {
   return {
     name,
-    what: `a file system that never answers lies over ${folder}, for 12 s`,
+    what: `a file system that never answers lies over ${folder}, for 7 s`,
     bound: "health answers within 1 s; installed again 20 s after the end",
     run: async (scene, atHeight) => {
       const holder = await started(["/usr/bin/env", "python3", "-c", hungMount, folder], "mounted");
       const times: number[] = [];
       try {
         await Promise.all([
-          repeat(24, 500, async () => times.push(await scene.askMs(8000, "/healthz"))),
-          delay(4_000).then(atHeight),
+          repeat(14, 500, async () => times.push(await scene.askMs(8000, "/healthz"))),
+          delay(2_500).then(atHeight),
         ]);
       } finally {
         // its end wakes whoever waits
@@ -258,7 +258,7 @@ export const folderAttacks: AttackGroup = {
           after = await canaryState();
           await scene.remove(pod);
         } finally {
-          await rm(folder);
+          await rm(folder, { recursive: true });
           await rename(`${folder}.aside`, folder);
         }
         return {

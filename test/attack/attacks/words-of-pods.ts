@@ -31,7 +31,7 @@ function annotationFlood(name: string, what: string, contents: readonly string[]
           await scene.proxy.call.floodVersions({
             object: scene.mesh.api.store.get("pods", pod.spec.name, EVIL),
             count: 20,
-            pauseMs: 10,
+            pauseMs: 25,
             changed: { kind: "annotations", name: reroute, value: `,${contents[index]}` },
           });
       };
