@@ -95,7 +95,8 @@ export function useCertificate(pair: { readonly key: string; readonly cert: stri
 /** From now on; open watches go on. */
 export function behave(next: ProxyMode): void {
   mode = next;
-  if (hostile !== undefined) hostile.mode = listModes.has(next) ? (next as ListMode) : "good";
+  // what it is asked still goes on as it began: its own good list has no pods, and would end them all
+  if (hostile !== undefined && listModes.has(next)) hostile.mode = next as ListMode;
 }
 
 /** Ends the watches of pods so that nothing but a new list helps. */
