@@ -5,7 +5,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { AgentProcess } from "../support/node/agent-process.ts";
 import type { Attack, AttackGroup, Found } from "./attack.ts";
 import { BystanderWatch } from "./bystanders.ts";
-import { brokenBounds, type Costs, type StartTimes } from "./general-bounds.ts";
+import { brokenBounds, brokenTimes, type Costs, type StartTimes } from "./general-bounds.ts";
 import { readAgentLoop } from "./loop-reading.ts";
 import { Scene, TENANT, type TimedStart } from "./scene.ts";
 
@@ -21,6 +21,8 @@ export interface Row {
   readonly measured: string;
   /** Why it is not ok. */
   readonly reasons: readonly string[];
+  /** Nothing but times was broken. */
+  readonly isTimeAlone: boolean;
   readonly tookMs: number;
 }
 
@@ -67,7 +69,7 @@ export async function runCampaign(groups: readonly AttackGroup[], say: (row: Row
   const rows: Row[] = [];
   for (const group of groups) {
     let quiet: Quiet | undefined;
-    for (const attack of group.attacks) {
+    const carry = async (attack: Attack): Promise<Row> => {
       const row = await carryOut(scene, {
         group,
         attack,
@@ -76,10 +78,15 @@ export async function runCampaign(groups: readonly AttackGroup[], say: (row: Row
           return quiet;
         },
       });
-      rows.push(row);
       say(row);
       // what one attack did to the agent is not the next one's fault
       if (row.verdict !== "ok") quiet = undefined;
+      return row;
+    };
+    for (const attack of group.attacks) {
+      const row = await carry(attack);
+      // times are judged by the better of two runs: a machine has moments of its own, what an attack causes it causes again
+      rows.push(row.verdict === "FAILED" && row.isTimeAlone ? await carry(attack) : row);
     }
     await group.finish?.(scene);
   }
@@ -99,7 +106,9 @@ async function carryOut(
   { group, attack, quiet }: { group: AttackGroup; attack: Attack; quiet: () => Promise<Quiet> },
 ): Promise<Row> {
   const startMs = performance.now();
-  const made = (row: Pick<Row, "verdict" | "costs" | "ownMs" | "measured" | "reasons">): Row => ({
+  const made = (
+    row: Pick<Row, "verdict" | "costs" | "ownMs" | "measured" | "reasons" | "isTimeAlone">,
+  ): Row => ({
     group: group.name,
     attack,
     tookMs: performance.now() - startMs,
@@ -112,10 +121,12 @@ async function carryOut(
       ...brokenBounds(costs, attack.allowedPeakMb),
     ];
     const judged = judge(attack, reasons);
-    return made({ ...judged, costs, ownMs, measured: found.measured });
+    const isTimeAlone = reasons.length === brokenTimes(costs).length;
+    return made({ ...judged, costs, ownMs, measured: found.measured, isTimeAlone });
   } catch (error) {
     const why = `it could not be carried out: ${(error as Error).message}`;
-    return made({ verdict: "FAILED", costs: undefined, ownMs: [0, 0], measured: "", reasons: [why] });
+    const nothing = { costs: undefined, ownMs: [0, 0], measured: "", isTimeAlone: false } as const;
+    return made({ ...nothing, verdict: "FAILED", reasons: [why] });
   }
 }
 

@@ -2,7 +2,7 @@
 // The verdict on what an attack cost the others: every bound can be broken, and by its own figure alone.
 import { describe, expect, test } from "vitest";
 import { attackGroups } from "./attack-groups.ts";
-import { brokenBounds, type Costs, startLimitMs } from "./general-bounds.ts";
+import { brokenBounds, brokenTimes, type Costs, startLimitMs } from "./general-bounds.ts";
 
 const harmless: Costs = {
   quiet: { meshMs: 100, plainMs: 80 },
@@ -50,6 +50,15 @@ describe("general bounds", () => {
   test("give memory that is given back as much as an attack may take", () => {
     expect(brokenBounds({ ...harmless, rssRiseMb: 45 }, 60)).toEqual([]);
     expect(brokenBounds({ ...harmless, rssRiseMb: 61 }, 60)).toEqual(["memory rose by 61 MB (less than 60)"]);
+  });
+
+  test("that are times are told from the others", () => {
+    const slow = { ...harmless, stopMs: 130, attacked: { meshMs: 260, plainMs: 80 } };
+    expect(brokenTimes(slow)).toEqual(brokenBounds(slow));
+    expect(brokenTimes({ ...slow, logLines: 100 })).toHaveLength(
+      brokenBounds({ ...slow, logLines: 100 }).length - 1,
+    );
+    expect(brokenTimes({ ...harmless, strays: ["hurt"], rssRiseMb: 31 })).toEqual([]);
   });
 
   test("give the loop the machine's own floor", () => {

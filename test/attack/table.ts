@@ -76,7 +76,7 @@ export function renderTable(rows: readonly Row[]): string {
 const legend =
   `for each: the agent lives, ADD of another tenant takes at most ${addFactor} times the quiet one (and as much more as that of a pod without us), ` +
   `its loop stops for at most ${stopMs} ms or the floor, memory rises by less than ${rssRiseMb} MB at its peak, ` +
-  `the log by less than ${logLines} lines, and nobody else's pod, rule or place at ztunnel changes`;
+  `the log by less than ${logLines} lines, and nobody else's pod, rule or place at ztunnel changes; times are judged by the better of two runs`;
 
 /** `N passed, N failed`, with those known to fail when there are some. */
 export function renderCount(rows: readonly Row[]): string {
