@@ -156,13 +156,13 @@ export const wordsOfPods: readonly Attack[] = [
   },
   {
     name: "event-flood",
-    what: "20,000 events of 200 pods of this node at once",
+    what: "20,000 events of 200 pods of this node, 500 at once",
     bound: "none is left after the next list",
     run: (scene, atHeight) => flood(scene, atHeight, "node-1"),
   },
   {
     name: "foreign-event-flood",
-    what: "20,000 events of pods of other nodes at once",
+    what: "20,000 events of pods of other nodes, 500 at once",
     bound: "none is left after the next list",
     run: (scene, atHeight) => flood(scene, atHeight, "other"),
   },
