@@ -40,8 +40,8 @@ export async function startParts(
   const capture = makeCapture(ground, wiring);
   const front = makeFront(ground, capture, wiring);
   wiring.join(capture);
-  const departure = new Departure(ground, capture, front);
-  const reports = reportStages(ground, { capture, front, wiring });
+  const { stages: reports, stateServer } = reportStages(ground, { capture, front, wiring });
+  const departure = new Departure(ground, { capture, front, stateServer });
   const lifecycle = new Lifecycle([...reports, ...workStages(ground, { capture, front, departure })], log);
   await lifecycle.start();
   log.info({ backend: ground.backend.variant }, "ready");
@@ -64,13 +64,18 @@ class Departure {
   readonly #ground: Ground;
   readonly #capture: Capture;
   readonly #front: Front;
+  readonly #stateServer: StateServer;
   #answer: ReturnType<Front["own"]["state"]> | undefined;
   isLeaving = false;
 
-  constructor(ground: Ground, capture: Capture, front: Front) {
+  constructor(
+    ground: Ground,
+    parts: { readonly capture: Capture; readonly front: Front; readonly stateServer: StateServer },
+  ) {
     this.#ground = ground;
-    this.#capture = capture;
-    this.#front = front;
+    this.#capture = parts.capture;
+    this.#front = parts.front;
+    this.#stateServer = parts.stateServer;
   }
 
   /** Asks, early, so that the answer is there when it is needed. */
@@ -88,6 +93,8 @@ class Departure {
     const why = state === "deleted" ? "was deleted" : "places no pod on this node any more";
     loggers.scope("agent").info({}, `the DaemonSet ${why}: leaving this node`);
     const log = loggers.scope("install");
+    // people may ask until the end, but the file goes with the others
+    await this.#stateServer.letNameGo();
     await leaveNode({ config, ...this.#capture, annotations, plugin: this.#front.plugin, log });
   }
 }
@@ -96,7 +103,7 @@ class Departure {
 function reportStages(
   ground: Ground,
   { capture, front, wiring }: { capture: Capture; front: Front; wiring: Wiring },
-): Stage[] {
+): { readonly stages: Stage[]; readonly stateServer: StateServer } {
   const { config, loggers, metrics, node, backend, readiness } = ground;
   const { probePath } = capture;
   const log = loggers.scope("agent");
@@ -124,11 +131,12 @@ function reportStages(
     setting: "MONITORING_PORT",
     log,
   });
-  return [
+  const stages = [
     { name: "process facts", start: () => processFacts.start(), stop: () => processFacts.stop() },
     { name: "state API", start: () => stateServer.listen(), stop: () => stateServer.close() },
     { name: "metrics", start: () => metricsPort.start(), stop: () => metricsPort.stop() },
   ];
+  return { stages, stateServer };
 }
 
 /** The agent's work, from the API server's word to the runtime's calls and ztunnel's connection. */

@@ -70,6 +70,11 @@ export class StateServer {
     }
   }
 
+  /** From now on the file stays away when somebody removes it; who asks already is answered. */
+  async letNameGo(): Promise<void> {
+    await this.#name.stop();
+  }
+
   async close(): Promise<void> {
     await this.#name.stop();
     await this.#server.close();

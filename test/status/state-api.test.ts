@@ -19,7 +19,7 @@ const deadlines = { firstByteMs: 500, requestMs: 600, answerMs: 1500 };
 let agent: FakeAgent;
 let folder: string;
 let socket: { readonly socketPath: string };
-let stop: () => Promise<void>;
+let server: StateServer;
 
 beforeEach(async () => {
   agent = new FakeAgent();
@@ -29,14 +29,13 @@ beforeEach(async () => {
   const source = new AgentState(agent.facts());
   const api = new StateApi({ source, loggers, log: silentLogger });
   const path = join(folder, "state.sock");
-  const server = new StateServer({ path, api, log: silentLogger, limits: { ...stateLimits, ...deadlines } });
+  server = new StateServer({ path, api, log: silentLogger, limits: { ...stateLimits, ...deadlines } });
   await server.listen();
   socket = { socketPath: path };
-  stop = () => server.close();
 });
 
 afterEach(async () => {
-  await stop();
+  await server.close();
   rmSync(folder, { recursive: true });
 });
 
@@ -52,6 +51,14 @@ test("the socket is back when somebody has removed it, and others' files stay", 
   writeFileSync(socket.socketPath, "a successor's");
   await new Promise((resolve) => setTimeout(resolve, 1_500));
   expect(readFileSync(socket.socketPath, "utf8")).toBe("a successor's");
+});
+
+test("a socket whose name was let go answers until it is removed, and then stays away", async () => {
+  await server.letNameGo();
+  expect((await ask(socket, "/api/v1/pods")).status).toBe(200);
+  rmSync(socket.socketPath);
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
+  expect(statSync(socket.socketPath, { throwIfNoEntry: false })).toBeUndefined();
 });
 
 describe("state API", () => {
