@@ -262,7 +262,8 @@ export class PodRedirection {
     { isRunning }: { readonly isRunning: boolean },
   ): Promise<Written> {
     const expected = this.#newFamilies;
-    const found = nothingFound({ v6: this.#options.ipv6 });
+    // where processes run nothing is written for a loopback device that is down: what cannot be whole is not begun
+    const found = isRunning ? undefined : nothingFound({ v6: this.#options.ipv6 });
     const routed = this.#ensureRouting(call, { isNew: !isRunning, found });
     // routes before rules: a reply that the rules mark must find its route
     if (isRunning) await routed;
@@ -310,7 +311,7 @@ export class PodRedirection {
 
   #ensureRouting(
     { netns, visit }: Visiting,
-    look: { readonly isNew: boolean; readonly found: RoutingLook },
+    look: { readonly isNew: boolean; readonly found: RoutingLook | undefined },
   ): Promise<RoutingState> {
     const { ipv6, hostNetns } = this.#options;
     return ensureRouting(netns, { ipv6, hostNetns, at: visit, ...look });

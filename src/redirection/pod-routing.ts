@@ -40,7 +40,7 @@ export async function ensureRouting(
     readonly ipv6: boolean;
     readonly isNew: boolean;
     readonly hostNetns: ReadonlySet<string>;
-    readonly found?: RoutingLook;
+    readonly found?: RoutingLook | undefined;
     /** Through which it is asked; default: the namespace's descriptor. */
     readonly at?: NetnsAt;
     /** Default: ambient mode's. */

@@ -633,6 +633,35 @@ describe("IPv6", () => {
   });
 });
 
+describe("a namespace in which nothing was seen a moment ago", () => {
+  test("is written route first, with what its routing has; one that is not so after all becomes right too", async () => {
+    using pod = await TestNetns.make();
+    const redirect = redirection(nft);
+    const first = await redirect.apply(pod.netns, DEFAULT_OPTIONS, { isUntouched: true });
+    expect(first).toMatchObject({ changed: true, writes: 1 });
+    const whole = await pod.save();
+    await pod.run("iptables-nft -t nat -F ISTIO_OUTPUT");
+    await pod.run("ip rule delete fwmark 0x111/0xfff");
+    const again = await redirect.apply(pod.netns, DEFAULT_OPTIONS, { isUntouched: true });
+    expect(again.changed).toBe(true);
+    expect(await pod.save()).toBe(whole);
+    expect((await redirect.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(true);
+  });
+
+  test("gets nothing while its loopback device is down, however often it is tried", async () => {
+    using pod = await TestNetns.make();
+    const redirect = redirection(nft);
+    await pod.run("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1");
+    await pod.run("ip link set lo down");
+    for (const isUntouched of [true, false])
+      await expect(redirect.apply(pod.netns, DEFAULT_OPTIONS, { isUntouched })).rejects.toMatchObject({
+        code: "ENETDOWN",
+      });
+    expect(await pod.run("ip rule show")).not.toContain("0x111");
+    expect(await pod.save()).not.toContain("ISTIO");
+  });
+});
+
 test("a new namespace whose loopback device comes up late is waited for, and has everything then", async () => {
   using pod = await TestNetns.make();
   await pod.run("ip link set lo down");
