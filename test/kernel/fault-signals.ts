@@ -261,8 +261,12 @@ export const withoutFault: readonly (readonly [file: string, name: string])[] = 
     "is written, changed and taken away",
     "never lands on another pod",
     "of a pod that is gone is given up",
+    "as it was looked at, and not once it has changed",
+    "that is gone is not %s",
   ].map((name) => [behaviours, name] as const),
-  ...["lists, watches, writes", "refuses a patch", "gives a list"].map((name) => [apiServer, name] as const),
+  ...["lists, watches, writes", "refuses a patch", "gives a list", "labels a broken pod"].map(
+    (name) => [apiServer, name] as const,
+  ),
   [probes, "let Deployments become ready"],
   [probes, "of pods that are gone leave no entry"],
   ...[

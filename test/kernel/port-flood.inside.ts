@@ -36,8 +36,9 @@ export interface Footprint {
   readonly lines: number;
 }
 
-/** How the agent does at a moment: the slowest of ten answers per question, in ms, and a pod's coming and going. */
+/** How the agent does at a moment: the two slowest of ten answers per question, in ms, and a pod's coming and going. */
 export interface Service {
+  readonly slowMs: Readonly<Record<string, number>>;
   readonly slowestMs: Readonly<Record<string, number>>;
   readonly add: string;
   readonly addMs: number;
@@ -100,7 +101,7 @@ export async function floodPorts(options: {
 }
 
 async function service(): Promise<Service> {
-  const slowestMs: Record<string, number> = {};
+  const tookMs: Record<string, number[]> = {};
   for (let round = 0; round < 10; round++)
     for (const host of ["127.0.0.1", nodeAddress])
       for (const [port, path] of [
@@ -108,14 +109,16 @@ async function service(): Promise<Service> {
         [monitoringPort, "/metrics"],
       ] as const) {
         const key = `${host}${path}`;
-        slowestMs[key] = Math.max(slowestMs[key] ?? 0, await ask(host, port, path));
+        tookMs[key] = [...(tookMs[key] ?? []), await ask(host, port, path)].sort((a, b) => b - a);
       }
+  const nth = (index: number) =>
+    Object.fromEntries(Object.entries(tookMs).map(([key, all]) => [key, all[index] ?? Number.NaN]));
   const beginMs = performance.now();
   const pod = await mesh.kubelet.runPod({ namespace: "mesh", name: `pod-${Math.round(beginMs)}` });
   const addMs = Math.round(performance.now() - beginMs);
   const add = await state(pod);
   await mesh.kubelet.deletePod(pod);
-  return { slowestMs, add, addMs, footprint: footprint() };
+  return { slowMs: nth(1), slowestMs: nth(0), add, addMs, footprint: footprint() };
 }
 
 async function state(pod: Pod): Promise<string> {
