@@ -2,6 +2,9 @@
 // What a namespace must be before anything is written there.
 import { fstatSync } from "node:fs";
 import type { Netns } from "../linux/netns.ts";
+import { NetnsVisit } from "../linux/netns-visit.ts";
+import type { NetnsCall } from "../netfilter/rule-engine.ts";
+import { givenUp } from "./named-faults.ts";
 import { RedirectionError } from "./redirection-error.ts";
 
 /**
@@ -31,4 +34,16 @@ export function assertPodNetns(netns: Netns, hostNetns: ReadonlySet<string>): vo
       `Cannot redirect network namespace ${netns.key}: its descriptor is that of ${key}`,
     );
   }
+}
+
+/** Checks that a call still is to be carried out, and that its namespace may be written. @throws also ToolError when the caller gave up */
+export function assertUsable({ netns, signal }: NetnsCall, hostNetns: ReadonlySet<string>): void {
+  if (signal?.aborted === true) throw givenUp();
+  assertPodNetns(netns, hostNetns);
+}
+
+/** A visit of the call's namespace, checked before each entry as {@link assertUsable} does. */
+export function visitOf(call: NetnsCall, hostNetns: ReadonlySet<string>): NetnsVisit {
+  const { netns, isUrgent = false } = call;
+  return new NetnsVisit({ fd: netns.fd, isUrgent, assertUsable: () => assertUsable(call, hostNetns) });
 }

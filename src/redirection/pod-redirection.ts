@@ -14,7 +14,7 @@ import {
   removeRedirectRouting,
 } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
-import { NetnsVisit } from "../linux/netns-visit.ts";
+import type { NetnsVisit } from "../linux/netns-visit.ts";
 import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import type { Family } from "../netfilter/family.ts";
@@ -29,9 +29,9 @@ import type {
 import type { RedirectBackend } from "../netfilter/variant.ts";
 import { type EarlierLook, EarlierRules, type Leftovers, NOT_LOOKED } from "./earlier-rules.ts";
 import { type Drift, fingerprint } from "./fingerprint.ts";
-import { givenUp, named } from "./named-faults.ts";
+import { named } from "./named-faults.ts";
 import { podEngines } from "./pod-engines.ts";
-import { assertPodNetns } from "./pod-netns.ts";
+import { assertUsable, visitOf } from "./pod-netns.ts";
 import { ensureRouting, familiesOf, type SkippedFamily } from "./pod-routing.ts";
 import { RedirectionError } from "./redirection-error.ts";
 import { routingDrift } from "./routing-drift.ts";
@@ -138,7 +138,7 @@ export class PodRedirection {
       families: this.#families,
       timeoutMs,
       locks: options.locks,
-      assertUsable: (call) => this.#assertUsable(call),
+      assertUsable: (call) => assertUsable(call, this.#options.hostNetns),
     });
     this.#engine = engine;
     this.#earlier = new EarlierRules(others);
@@ -198,9 +198,9 @@ export class PodRedirection {
   }
 
   async #verify(call: NetnsCall, options: RedirectOptions): Promise<Verification> {
-    this.#assertUsable(call);
+    assertUsable(call, this.#options.hostNetns);
     const { netns } = call;
-    const visit = this.#visit(call);
+    const visit = visitOf(call, this.#options.hostNetns);
     // one look for all families: which of them the namespace can have is told by the other
     const [routing, rules] = await allDone([
       readRedirectRouting(visit, { v6: this.#options.ipv6 }),
@@ -219,18 +219,18 @@ export class PodRedirection {
   }
 
   async #rules(call: NetnsCall, options: RedirectOptions | undefined): Promise<RuleState> {
-    this.#assertUsable(call);
+    assertUsable(call, this.#options.hostNetns);
     if (options === undefined) return { findings: [], chains: await this.#engine.present(call) };
     return await this.#engine.verify(call, this.#wanted(options, this.#families));
   }
 
   async #apply(call: NetnsCall & RedirectionCall, options: RedirectOptions): Promise<ApplyReport> {
     const startMs = performance.now();
-    this.#assertUsable(call);
+    assertUsable(call, this.#options.hostNetns);
     const { netns, isNew = false, isUntouched = false } = call;
     this.#assertPossible(options);
     const urgent = { ...call, isUrgent: isNew };
-    const visiting = { ...urgent, visit: this.#visit(urgent) };
+    const visiting = { ...urgent, visit: visitOf(urgent, this.#options.hostNetns) };
     const [{ before, skippedFamilies, rules }, earlier] = await allDone([
       isNew || isUntouched
         ? this.#applyFirst(visiting, options, { isRunning: !isNew })
@@ -343,7 +343,7 @@ export class PodRedirection {
   }
 
   async #open(call: NetnsCall): Promise<{ changed: boolean }> {
-    this.#assertUsable(call);
+    assertUsable(call, this.#options.hostNetns);
     const [ownCount, { suspects, fault }] = await allDone([
       this.#engine.open(call, "nat"),
       this.#earlier.look(call),
@@ -364,7 +364,7 @@ export class PodRedirection {
   }
 
   async #remove(call: NetnsCall): Promise<{ changed: boolean }> {
-    this.#assertUsable(call);
+    assertUsable(call, this.#options.hostNetns);
     const { netns } = call;
     const [removedCount, { suspects, fault }] = await allDone([
       this.#engine.remove(call),
@@ -372,7 +372,7 @@ export class PodRedirection {
     ]);
     const leftovers = await this.#earlier.remove(call, suspects);
     const hadRouting = hasRouting(await readRedirectRouting(netns.fd, { v6: true }));
-    this.#assertUsable(call);
+    assertUsable(call, this.#options.hostNetns);
     await removeRedirectRouting(netns.fd);
     // last: what is ours by this engine is gone, whatever another one keeps
     if (fault !== undefined) throw fault;
@@ -391,15 +391,5 @@ export class PodRedirection {
     told();
     if (this.#possible.size === MAX_POSSIBLE) this.#possible.clear();
     this.#possible.add(key);
-  }
-
-  #visit(call: NetnsCall): NetnsVisit {
-    const { netns, isUrgent = false } = call;
-    return new NetnsVisit({ fd: netns.fd, isUrgent, assertUsable: () => this.#assertUsable(call) });
-  }
-
-  #assertUsable({ netns, signal }: NetnsCall): void {
-    if (signal?.aborted === true) throw givenUp();
-    assertPodNetns(netns, this.#options.hostNetns);
   }
 }

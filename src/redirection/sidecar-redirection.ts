@@ -13,7 +13,7 @@ import {
   readRedirectRouting,
 } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
-import { NetnsVisit } from "../linux/netns-visit.ts";
+import type { NetnsVisit } from "../linux/netns-visit.ts";
 import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import type { Family } from "../netfilter/family.ts";
@@ -22,8 +22,8 @@ import { NftEngine } from "../netfilter/nft/nft-engine.ts";
 import type { Finding, NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
 import { TablesProgram } from "../netfilter/tables-program.ts";
 import type { RedirectBackend } from "../netfilter/variant.ts";
-import { givenUp, named } from "./named-faults.ts";
-import { assertPodNetns } from "./pod-netns.ts";
+import { named } from "./named-faults.ts";
+import { assertUsable, visitOf } from "./pod-netns.ts";
 import { ensureRouting } from "./pod-routing.ts";
 import { RedirectionError } from "./redirection-error.ts";
 import type { SidecarOptions } from "./sidecar-options.ts";
@@ -93,17 +93,17 @@ export class SidecarRedirection {
     const variant =
       backend.variant !== "native" ? backend.variant : installed.nft === undefined ? "legacy" : "nft";
     const tools = installed[variant];
-    const assertUsable = (call: NetnsCall) => this.#assertUsable(call);
+    const checkUsable = (call: NetnsCall) => assertUsable(call, this.#hostNetns);
     const program =
       tools &&
       new TablesProgram(tools, {
         runner,
         timeoutMs,
-        assertUsable: (netns) => assertUsable({ netns }),
+        assertUsable: (netns) => checkUsable({ netns }),
         locks,
       });
     this.#families = hasIpv6() && tools?.[6] !== undefined ? [4, 6] : [4];
-    const shared = { own: SIDECAR_TABLES, program, assertUsable, timeoutMs };
+    const shared = { own: SIDECAR_TABLES, program, assertUsable: checkUsable, timeoutMs };
     this.#engine =
       variant === "nft" ? new NftEngine({ ...shared, families: this.#families }) : new LegacyEngine(shared);
   }
@@ -131,7 +131,7 @@ export class SidecarRedirection {
   async #apply(call: NetnsCall & SidecarCall, options: SidecarOptions): Promise<SidecarReport> {
     const { netns, isNew = false } = call;
     this.#assertPossible(options);
-    const visit = this.#visit({ ...call, isUrgent: isNew });
+    const visit = visitOf({ ...call, isUrgent: isNew }, this.#hostNetns);
     const urgent = { ...call, visit, isUrgent: isNew };
     const addresses = await interfaceAddresses(visit);
     const families = this.#familiesOf(addresses, options);
@@ -154,7 +154,7 @@ export class SidecarRedirection {
   }
 
   async #verify(call: NetnsCall, options: SidecarOptions): Promise<readonly SidecarDrift[]> {
-    const visit = this.#visit(call);
+    const visit = visitOf(call, this.#hostNetns);
     const addresses = await interfaceAddresses(visit);
     const families = this.#familiesOf(addresses, options);
     const [missing, { findings }] = await allDone([
@@ -226,16 +226,6 @@ export class SidecarRedirection {
     told();
     if (this.#possible.size === MAX_POSSIBLE) this.#possible.clear();
     this.#possible.add(key);
-  }
-
-  #visit(call: NetnsCall): NetnsVisit {
-    const { netns, isUrgent = false } = call;
-    return new NetnsVisit({ fd: netns.fd, isUrgent, assertUsable: () => this.#assertUsable(call) });
-  }
-
-  #assertUsable({ netns, signal }: NetnsCall): void {
-    if (signal?.aborted === true) throw givenUp();
-    assertPodNetns(netns, this.#hostNetns);
   }
 }
 
