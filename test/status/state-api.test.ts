@@ -8,6 +8,7 @@ import { createLoggers, silentLogger } from "../../src/log/logger.ts";
 import { AgentState } from "../../src/status/agent-state.ts";
 import { StateApi } from "../../src/status/state-api.ts";
 import { StateServer, stateLimits } from "../../src/status/state-server.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { FakeAgent } from "./fake-agent.ts";
 import { validate } from "./json-schema.ts";
@@ -20,16 +21,18 @@ let agent: FakeAgent;
 let folder: string;
 let socket: { readonly socketPath: string };
 let server: StateServer;
+let clock: FakeClock;
 
 beforeEach(async () => {
   agent = new FakeAgent();
+  clock = new FakeClock();
   folder = mkdtempSync(join(tmpdir(), "state-"));
   const loggers = createLoggers({ level: "info", scopes: {} }, { destination: { write: () => {} } });
   for (const scope of ["agent", "cni", "kube"]) loggers.scope(scope);
   const source = new AgentState(agent.facts());
   const api = new StateApi({ source, loggers, log: silentLogger });
   const path = join(folder, "state.sock");
-  server = new StateServer({ path, api, log: silentLogger, limits: { ...stateLimits, ...deadlines } });
+  server = new StateServer({ path, api, log: silentLogger, clock, limits: { ...stateLimits, ...deadlines } });
   await server.listen();
   socket = { socketPath: path };
 });
@@ -46,10 +49,13 @@ function error(answer: { json: () => Record<string, unknown> }): string {
 
 test("the socket is back when somebody has removed it, and others' files stay", async () => {
   rmSync(socket.socketPath);
+  clock.advance(1_000);
   await waitFor("the socket", async () => (await ask(socket, "/api/v1/pods")).status === 200);
   rmSync(socket.socketPath);
   writeFileSync(socket.socketPath, "a successor's");
-  await new Promise((resolve) => setTimeout(resolve, 1_500));
+  await waitFor("the next look to be planned", () => clock.pendingCount === 1);
+  clock.advance(1_000);
+  await waitFor("it to be over", () => clock.pendingCount === 1);
   expect(readFileSync(socket.socketPath, "utf8")).toBe("a successor's");
 });
 
@@ -57,7 +63,8 @@ test("a socket whose name was let go answers until it is removed, and then stays
   await server.letNameGo();
   expect((await ask(socket, "/api/v1/pods")).status).toBe(200);
   rmSync(socket.socketPath);
-  await new Promise((resolve) => setTimeout(resolve, 1_500));
+  // nothing is planned any more that could bring it back
+  expect(clock.pendingCount).toBe(0);
   expect(statSync(socket.socketPath, { throwIfNoEntry: false })).toBeUndefined();
 });
 
