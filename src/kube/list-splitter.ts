@@ -31,7 +31,8 @@ export class ListSplitter implements Disposable {
     for (let at = 0; at < chunk.length; at++) {
       const byte = chunk[at] as number;
       if (this.#isText) {
-        this.#takeText(byte);
+        if (this.#depth > 1) at = this.#skipText(chunk, at);
+        else this.#takeText(byte);
         continue;
       }
       if (this.#isInItems && this.#depth === 2 && (byte === comma || byte === closeArray)) {
@@ -62,12 +63,26 @@ export class ListSplitter implements Disposable {
     this.#item[Symbol.dispose]();
   }
 
+  /** A text beside the items, byte by byte, for it may be their name. */
   #takeText(byte: number): void {
     if (this.#isEscaped) this.#isEscaped = false;
     else if (byte === backslash) this.#isEscaped = true;
     else if (byte === quote) this.#isText = false;
-    if (this.#depth === 1 && this.#word.length < itemsField.length + 1)
-      this.#word += String.fromCharCode(byte);
+    if (this.#word.length < itemsField.length + 1) this.#word += String.fromCharCode(byte);
+  }
+
+  /** A text in an item, of which only its end matters. @returns its last byte in this piece */
+  #skipText(chunk: Buffer, start: number): number {
+    const found = chunk.indexOf(quote, start);
+    const end = found < 0 ? chunk.length : found;
+    let escapes = end;
+    while (escapes > start && chunk[escapes - 1] === backslash) escapes--;
+    const isOdd = (end - escapes) % 2 === 1;
+    // what escapes the first byte of this stretch stands before it
+    const isEscaped = escapes === start && this.#isEscaped ? !isOdd : isOdd;
+    this.#isEscaped = found < 0 && isEscaped;
+    this.#isText = found < 0 || isEscaped;
+    return Math.min(end, chunk.length - 1);
   }
 
   /** @returns true where the items begin */

@@ -219,14 +219,19 @@ function endOfValue(bytes: Buffer, start: number): number {
   return bytes.length;
 }
 
-/** @param start of the quote that opens it */
+/**
+ * By a search for quotes rather than a look at each byte: while a new agent's code is not compiled yet that is a tenth of the work.
+ * @param start of the quote that opens it
+ */
 function endOfText(bytes: Buffer, start: number): number {
-  for (let at = start + 1; at < bytes.length; at++) {
-    const byte = bytes[at];
-    if (byte === backslash) at++;
-    else if (byte === quote) return at + 1;
+  for (let from = start + 1; ; ) {
+    const at = bytes.indexOf(quote, from);
+    if (at < 0) throw unexpected(bytes, bytes.length);
+    let escapes = at;
+    while (escapes > from && bytes[escapes - 1] === backslash) escapes--;
+    if ((at - escapes) % 2 === 0) return at + 1;
+    from = at + 1;
   }
-  throw unexpected(bytes, bytes.length);
 }
 
 function skipSpace(bytes: Buffer, from: number): number {
