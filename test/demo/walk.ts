@@ -9,6 +9,7 @@ import { claimStates, dashboardShows } from "./dashboard-claims.ts";
 import { appPort, proxiedRequest } from "./proxied-request.ts";
 import { agentRestart, ztunnelRestart } from "./restarts.ts";
 import { knownName, modeLabel, runPod, type Scene } from "./scene.ts";
+import { sidecarPod } from "./sidecar.ts";
 
 /** From the documentation ranges: nobody answers there, so who gets an answer was captured. */
 const nowhere = ["192.0.2.53", "2001:db8::53"] as const;
@@ -28,6 +29,7 @@ export const steps: readonly Step[] = [
   { name: "a new pod is born captured", take: bornCaptured },
   { name: "the dashboard shows what the kernel has", take: dashboardShows },
   { name: "a pod that opts out stays outside", take: optedOut },
+  { name: "a pod with a sidecar is led to its proxy", take: sidecarPod },
   { name: "ztunnel is restarted under traffic", take: ztunnelRestart },
   { name: "the agent is restarted under traffic", take: agentRestart },
   { name: "a deleted pod is gone everywhere", take: deleteAPod },
