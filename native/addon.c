@@ -16,6 +16,7 @@ static napi_value init(napi_env env, napi_value exports)
 		FUNCTION("close", js_close),
 		FUNCTION("makeNetns", js_make_netns),
 		FUNCTION("namespaceOwner", js_namespace_owner),
+		FUNCTION("isNetns", js_is_netns),
 		FUNCTION("socketInNetns", js_socket_in_netns),
 		FUNCTION("netlinkInNetns", js_netlink_in_netns),
 		FUNCTION("xtablesInNetns", js_xtables_in_netns),

@@ -49,6 +49,7 @@ napi_value js_set_ref(napi_env env, napi_callback_info info);
 napi_value js_close(napi_env env, napi_callback_info info);
 napi_value js_socket_in_netns(napi_env env, napi_callback_info info);
 napi_value js_namespace_owner(napi_env env, napi_callback_info info);
+napi_value js_is_netns(napi_env env, napi_callback_info info);
 napi_value js_make_netns(napi_env env, napi_callback_info info);
 napi_value js_netlink_in_netns(napi_env env, napi_callback_info info);
 napi_value js_xtables_in_netns(napi_env env, napi_callback_info info);

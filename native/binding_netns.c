@@ -69,6 +69,21 @@ napi_value js_namespace_owner(napi_env env, napi_callback_info info)
 	return fd < 0 ? throw_failure(env, fd, step) : number_value(env, fd);
 }
 
+// isNetns(fd) -> boolean
+napi_value js_is_netns(napi_env env, napi_callback_info info)
+{
+	napi_value argument, result;
+	int32_t fd;
+	const char *step;
+
+	if (!read_arguments(env, info, 1, &argument) || napi_get_value_int32(env, argument, &fd) != napi_ok)
+		return wrong_arguments(env);
+	int answer = is_netns(fd, &step);
+	if (answer < 0)
+		return throw_failure(env, answer, step);
+	return napi_get_boolean(env, answer, &result) == napi_ok ? result : NULL;
+}
+
 struct netlink_job {
 	struct job job; // first
 	size_t count;

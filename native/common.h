@@ -92,6 +92,9 @@ int netns_open_socket(int netns_fd, const struct netns_socket *options, const ch
 // A descriptor of the user namespace that owns a namespace; of a user namespace, its parent. Source: ioctl_nsfs(2), NS_GET_USERNS.
 int namespace_owner(int namespace_fd, const char **step);
 
+// 1: a network namespace, 0: one of another kind. Source: ioctl_nsfs(2), NS_GET_NSTYPE.
+int is_netns(int fd, const char **step);
+
 // Sets the loopback device of the thread's namespace up. A descriptor of it, which is all that keeps a new one.
 int netns_finish(const char **step);
 

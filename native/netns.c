@@ -138,6 +138,14 @@ int namespace_owner(int namespace_fd, const char **step)
 	return fd < 0 ? -errno : fd;
 }
 
+int is_netns(int fd, const char **step)
+{
+	int type = ioctl(fd, NS_GET_NSTYPE);
+
+	*step = "ioctl";
+	return type < 0 ? -errno : type == CLONE_NEWNET;
+}
+
 int netns_finish(const char **step)
 {
 	struct ifreq loopback = { .ifr_name = "lo", .ifr_flags = IFF_UP };

@@ -23,6 +23,7 @@ export interface Addon {
   close(handle: Handle): void;
   makeNetns(): Promise<number>;
   namespaceOwner(fd: number): number;
+  isNetns(fd: number): boolean;
   socketInNetns(
     netnsFd: number,
     family: number,
@@ -104,6 +105,11 @@ export function namespaceOwner(namespaceFd: number): number {
   return attempt("tell who owns a namespace", () => addon().namespaceOwner(namespaceFd));
 }
 
+/** Whether a namespace is one of the network, without entering it. @throws NativeError with syscall ioctl (ENOTTY: no namespace) */
+export function isNetns(namespaceFd: number): boolean {
+  return attempt("tell of which kind a namespace is", () => addon().isNetns(namespaceFd));
+}
+
 /** A socket to be made. Bound if an address or a port is given. */
 export interface NetnsSocketOptions {
   readonly family: 4 | 6;
@@ -122,7 +128,8 @@ export interface NetnsSocketOptions {
 }
 
 /**
- * Opens a socket in a network namespace; it stays there wherever it is used. Synchronous, about 20 µs.
+ * Opens a socket in a network namespace; it stays there wherever it is used. Synchronous, on a thread of its own: 70 µs, and
+ * as long as others have the processors.
  *
  * @returns a descriptor (non-blocking, close-on-exec) that belongs to the caller
  * @throws NativeError with syscall setns (EBADF; EINVAL: not a network namespace; EPERM), socket, setsockopt, bind

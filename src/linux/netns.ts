@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // An open network namespace: one owner, one descriptor, and an identity that outlives paths and descriptor numbers.
 import { closeSync, constants, fstatSync, openSync, statfsSync } from "node:fs";
-import { makeNetns, NativeError, socketInNetns } from "./native.ts";
+import { isNetns, makeNetns, NativeError, socketInNetns } from "./native.ts";
 
 // Source: linux/magic.h, NSFS_MAGIC.
 const NSFS_MAGIC = 0x6e736673;
@@ -134,14 +134,20 @@ function checkKind(fd: number, path: string): void {
       "it is not a namespace; if the runtime made it just now, check that its folder is mounted with HostToContainer propagation",
     );
   }
+  if (!isNetns(fd)) throw new NetnsError(path, "ENOTNS", "it is a namespace of another kind, not a network");
+  if (!mayEnter) enterOnce(fd, path);
+}
+
+/** A capability that the process has had once it keeps. */
+let mayEnter = false;
+
+/** Has the first one that is opened say what each that is entered would say: entering takes a thread, and is seldom the opener's aim. */
+function enterOnce(fd: number, path: string): void {
   try {
     closeSync(socketInNetns(fd, { family: 4, type: "dgram" }));
+    mayEnter = true;
   } catch (error) {
     if (!(error instanceof NativeError)) throw error;
-    // Source: setns(2), EINVAL: fd refers to a namespace whose type does not match.
-    if (error.code === "EINVAL" && error.syscall === "setns") {
-      throw new NetnsError(path, "ENOTNS", "it is a namespace of another kind, not a network", error);
-    }
     if (error.code === "EPERM" && error.syscall === "setns") {
       throw new NetnsError(
         path,
