@@ -3,8 +3,10 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { brokenPod } from "../repair/broken-pod.ts";
 import { AGENT_BUNDLE } from "../support/node/agent-process.ts";
 import { CniRuntime } from "../support/node/cni-runtime.ts";
+import { injectedPod } from "../support/node/injected-pod.ts";
 import { Kubelet } from "../support/node/kubelet.ts";
 import { MeshNode, PLUGIN_DIR } from "../support/node/mesh-node.ts";
 import { Pod, PodRuntime } from "../support/node/pod.ts";
@@ -27,6 +29,8 @@ const settings = {
   POD_NAME: podName,
   RECONCILE_INTERVAL_SECONDS: "1",
   ZTUNNEL_WAIT_SECONDS: "1",
+  REPAIR_ENABLED: "true",
+  REPAIR_LABEL_PODS: "true",
 };
 
 const mesh = await MeshNode.start({ plugin: { agentWaitSeconds: 1 }, agentEnv: settings });
@@ -64,6 +68,9 @@ const impatient = new Kubelet({
   }),
   nodeName: "node-1",
 });
+
+/** A runtime whose chain has no entry of ours. */
+const unplugged = new Kubelet({ api: mesh.api, runtime: mesh.plainPods, nodeName: "node-1" });
 
 async function runInMesh(kubelet = mesh.kubelet): Promise<void> {
   count += 1;
@@ -106,8 +113,8 @@ const injections: Readonly<Record<FaultName, Injection>> = {
   "watch cut": { hurt: async () => mesh.api.dropWatches() },
   "history forgotten": {
     hurt: async () => {
-      // the pods' watch and the namespaces'
-      mesh.api.faults.goneOnWatch = 2;
+      // the pods' watch, the namespaces', and the repair's
+      mesh.api.faults.goneOnWatch = 3;
       mesh.api.endWatches();
     },
   },
@@ -126,6 +133,17 @@ const injections: Readonly<Record<FaultName, Injection>> = {
       await runInMesh();
     },
     heal: () => mesh.api.listenAgain(),
+  },
+  "sidecar pod made without rules": {
+    hurt: async () => {
+      count += 1;
+      const name = `broken-${count}`;
+      const pod = await unplugged.runPod({ namespace: "plain", name, ...injectedPod() });
+      mesh.api.edit("pods", { namespace: "plain", name }, (object) => {
+        object.status = { ...object.status, ...(brokenPod(name).status as object) };
+      });
+      return pod;
+    },
   },
   "ztunnel gone": { hurt: () => mesh.ztunnel.kill(), heal: startZtunnel },
   "ztunnel replaced": {

@@ -42,6 +42,7 @@ const apiServer = "test/cluster/api-server/api-server.cluster.ts";
 /** Runs against the real API server too. */
 const behaviours = "test/kube/behaviours.ts";
 const failedAdd = "test/cri/failed-add.test.ts";
+const sidecar = "test/cri/sidecar.test.ts";
 
 /** The table. */
 export const faultSignals = {
@@ -83,10 +84,20 @@ export const faultSignals = {
     ],
   },
   "pod made without API server": {
-    madeIn: [[failedAdd, "when the API server is away"]],
+    madeIn: [
+      [failedAdd, "when the API server is away"],
+      [sidecar, "waits while the API server is away"],
+    ],
     signals: [
       kubelet('cannot know whether pod "mesh/[^"]+" belongs to the ambient mesh: .*ECONNREFUSED'),
       counter('ambient_cni_calls_total{verb="ADD",outcome="retry"}'),
+    ],
+  },
+  "sidecar pod made without rules": {
+    madeIn: [[sidecar, "that started without rules"]],
+    signals: [
+      counter('istio_cni_repair_pods_repaired_total{type="label",result="success"}'),
+      event("LabelBrokenPod: This pod started while nobody wrote its sidecar's rules"),
     ],
   },
   "ztunnel gone": {
@@ -213,6 +224,7 @@ export const faultSignals = {
       ["test/cri/boot.test.ts", "although the agent comes late"],
       ["test/cri/deaths.test.ts", "deaths of agents and uninstalls"],
       [failedAdd, "and stays away"],
+      [sidecar, "waits while the agent is away"],
       ["test/cri/agent-away.slow.ts", "and away for 60 s"],
       ["test/cri/boot.slow.ts", "pods at once loses none"],
       ["test/cri/deaths.slow.ts", "deaths of agents and uninstalls"],
@@ -253,6 +265,9 @@ export const faultsWithoutHarm: readonly (readonly [file: string, name: string])
 /** Tests of the suites that make no fault. */
 export const withoutFault: readonly (readonly [file: string, name: string])[] = [
   ["test/cri/fleet.test.ts", ""],
+  ...["starts with its redirection", "and an istio-init of its own", "leaves nothing when it ends"].map(
+    (name) => [sidecar, name] as const,
+  ),
   ...[
     "brings what is on the node",
     "is resumed without a list when the server ends it",

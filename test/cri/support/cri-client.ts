@@ -35,6 +35,31 @@ export interface SandboxStatus {
   readonly netns: string;
 }
 
+/** A container as it is asked for. */
+export interface ContainerSpec {
+  readonly name: string;
+  readonly image: string;
+  readonly command: readonly string[];
+  /** How often a container of this name was started before; default 0. */
+  readonly attempt?: number;
+  /** User and group; root's without. */
+  readonly uid?: number;
+  /** Files of the host that it sees and cannot change, by their path inside. */
+  readonly files?: Readonly<Record<string, string>>;
+}
+
+/** What the runtime says of a container. */
+export interface ContainerStatus {
+  readonly state: "CONTAINER_CREATED" | "CONTAINER_RUNNING" | "CONTAINER_EXITED" | "CONTAINER_UNKNOWN";
+  readonly exitCode: number;
+  /** As "Completed" or "Error". */
+  readonly reason: string;
+  readonly message: string;
+  /** Times of day; 1970 for what has not been yet. */
+  readonly startedAt: Date;
+  readonly finishedAt: Date;
+}
+
 /** A call that the runtime refused; the message is what `kubectl describe pod` shows. */
 export class CriError extends Error {
   override readonly name = "CriError";
@@ -126,23 +151,43 @@ export class CriClient implements Disposable {
   }
 
   /** Starts a container of a sandbox and returns its id. @throws CriError */
-  async startContainer(
-    sandboxId: string,
-    config: SandboxConfig,
-    container: { readonly name: string; readonly image: string; readonly command: readonly string[] },
-  ): Promise<string> {
+  async startContainer(sandboxId: string, config: SandboxConfig, container: ContainerSpec): Promise<string> {
+    const { name, image, command, attempt = 0, uid, files = {} } = container;
     const { container_id: id } = await this.#call<{ container_id: string }>("CreateContainer", {
       pod_sandbox_id: sandboxId,
       config: {
-        metadata: { name: container.name, attempt: 0 },
-        image: { image: container.image },
-        command: container.command,
-        log_path: `${container.name}.log`,
+        metadata: { name, attempt },
+        image: { image },
+        command,
+        mounts: Object.entries(files).map(([container_path, host_path]) => ({
+          container_path,
+          host_path,
+          readonly: true,
+        })),
+        log_path: `${name}.log`,
+        ...(uid === undefined ? {} : { linux: { security_context: unprivileged(uid) } }),
       },
       sandbox_config: config,
     });
     await this.#call("StartContainer", { container_id: id });
     return id;
+  }
+
+  /** What became of a container. @throws CriError */
+  async containerStatus(id: string): Promise<ContainerStatus> {
+    const { status: said } = await this.#call<{
+      status: Pick<ContainerStatus, "state" | "reason" | "message"> & {
+        exit_code: number;
+        started_at: number;
+        finished_at: number;
+      };
+    }>("ContainerStatus", { container_id: id });
+    const { state, reason, message, exit_code: exitCode } = said;
+    const [startedAt, finishedAt] = [said.started_at, said.finished_at].map((ns) => new Date(ns / 1e6)) as [
+      Date,
+      Date,
+    ];
+    return { state, exitCode, reason, message, startedAt, finishedAt };
   }
 
   /** Runs a command in a container. @throws Error when its exit code is not 0 */
@@ -185,4 +230,13 @@ export class CriClient implements Disposable {
       });
     });
   }
+}
+
+/** Another user than root, with nothing of root's. */
+function unprivileged(uid: number): object {
+  return {
+    run_as_user: { value: uid },
+    run_as_group: { value: uid },
+    capabilities: { drop_capabilities: ["ALL"] },
+  };
 }

@@ -55,6 +55,8 @@ export interface RunOptions {
   readonly timeoutMs?: number;
   /** How many sandboxes of the pod were tried before; default 0. */
   readonly attempt?: number;
+  /** Phase once the sandbox is there: "Pending" while init containers are still to run. Default "Running". */
+  readonly phase?: "Pending" | "Running";
 }
 
 /** A pod whose sandbox runs. */
@@ -184,10 +186,14 @@ export class CriNode {
       readonly hostPort?: number;
       readonly labels?: Readonly<Record<string, string>>;
       readonly annotations?: Readonly<Record<string, string>>;
+      /** More of the object's `spec`. */
+      readonly objectSpec?: Readonly<Record<string, unknown>>;
+      /** UID of the controller that makes another pod in its place. */
+      readonly ownerUid?: string;
     } = {},
   ): PodSpec {
     this.#lastPod += 1;
-    const { labels = {}, annotations = {}, ...rest } = more;
+    const { labels = {}, annotations = {}, objectSpec = {}, ownerUid, ...rest } = more;
     const spec: PodSpec = { namespace, name: `pod-${this.#lastPod}`, uid: crypto.randomUUID(), ...rest };
     this.api.put("pods", {
       metadata: {
@@ -196,8 +202,14 @@ export class CriNode {
         uid: spec.uid,
         labels: { ...labels },
         annotations: { ...annotations },
+        ...(ownerUid === undefined ? {} : { ownerReferences: [replicaSet(ownerUid)] }),
       },
-      spec: { nodeName, serviceAccountName: "default", containers: [{ name: "app", image: boxImage }] },
+      spec: {
+        nodeName,
+        serviceAccountName: "default",
+        containers: [{ name: "app", image: boxImage }],
+        ...objectSpec,
+      },
       status: { phase: "Pending" },
     });
     return spec;
@@ -213,7 +225,7 @@ export class CriNode {
     const { ips, netns } = await this.cri.podSandboxStatus(id);
     this.api.edit("pods", spec, (object) => {
       const podIPs = ips.map((ip) => ({ ip }));
-      object.status = { ...object.status, phase: "Running", podIP: ips[0], podIPs };
+      object.status = { ...object.status, phase: options.phase ?? "Running", podIP: ips[0], podIPs };
     });
     return { spec, config, id, netns, ips, runMs };
   }
@@ -225,9 +237,9 @@ export class CriNode {
     return this.cri.startContainer(pod.id, pod.config, { name: "app", image: boxImage, command });
   }
 
-  /** File with what a pod's application printed. Source: the CRI's log format is "TIME STREAM TAG TEXT". */
-  logOf(pod: CriPod): string {
-    return join(pod.config.log_directory, "app.log");
+  /** File with what a pod's container printed. Source: the CRI's log format is "TIME STREAM TAG TEXT". */
+  logOf(pod: CriPod, container = "app"): string {
+    return join(pod.config.log_directory, `${container}.log`);
   }
 
   /** Marks the object, then StopPodSandbox, RemovePodSandbox, and the object goes. */
@@ -272,4 +284,8 @@ function putDaemonSet(api: ApiServer): void {
     spec: { nodeName },
     status: { phase: "Running" },
   });
+}
+
+function replicaSet(uid: string) {
+  return { apiVersion: "apps/v1", kind: "ReplicaSet", name: "web", uid, controller: true };
 }

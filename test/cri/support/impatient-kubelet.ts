@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A kubelet that never gives up on a pod and never pauses: whatever time passes before a pod runs is not the kubelet's.
 import type { CriError } from "./cri-client.ts";
-import type { CriNode, CriPod, PodSpec } from "./cri-node.ts";
+import type { CriNode, CriPod, PodSpec, RunOptions } from "./cri-node.ts";
 
 /** One RunPodSandbox. */
 export interface Attempt {
@@ -17,9 +17,9 @@ export interface Attempt {
 export async function runUntilItRuns(
   node: CriNode,
   spec: PodSpec,
-  options: { readonly attempts: Attempt[]; readonly maxAttempts?: number },
+  options: RunOptions & { readonly attempts: Attempt[]; readonly maxAttempts?: number },
 ): Promise<CriPod> {
-  const { attempts, maxAttempts = 50 } = options;
+  const { attempts, maxAttempts = 50, ...run } = options;
   for (let count = 1; ; count += 1) {
     const began = performance.now();
     const note = (error?: CriError): void => {
@@ -27,7 +27,7 @@ export async function runUntilItRuns(
       attempts.push({ pod: spec.name, ms: performance.now() - began, error: text, code: error?.code });
     };
     try {
-      const pod = await node.runPod(spec);
+      const pod = await node.runPod(spec, run);
       note();
       return pod;
     } catch (error) {
