@@ -265,6 +265,7 @@ export const faultsWithoutHarm: readonly (readonly [file: string, name: string])
 /** Tests of the suites that make no fault. */
 export const withoutFault: readonly (readonly [file: string, name: string])[] = [
   ["test/cri/fleet.test.ts", ""],
+  ["test/cri/sidecar-moves.test.ts", "goes from sidecar to ambient and back"],
   ...["starts with its redirection", "and an istio-init of its own", "leaves nothing when it ends"].map(
     (name) => [sidecar, name] as const,
   ),
