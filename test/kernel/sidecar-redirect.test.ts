@@ -73,9 +73,11 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
         expect(comparable(ours)).toBe(comparable(theirs));
       }
       expect(await redirect.verify(network.pod.netns, asked)).toEqual([]);
-      const handles = await network.pod.handles();
+      // the kernel's own packets, such as MLD reports, are counted meanwhile
+      const handles = async () => (await network.pod.handles()).replaceAll(/packets \d+ bytes \d+/g, "");
+      const before = await handles();
       expect((await redirect.apply(network.pod.netns, asked)).repaired).toEqual([]);
-      expect(await network.pod.handles()).toBe(handles);
+      expect(await handles()).toBe(before);
     },
   );
 
