@@ -137,18 +137,26 @@ export class SidecarRedirection {
     const families = this.#familiesOf(addresses, options);
     const isIpv6 = families.includes(6);
     const missing = await this.#missing({ ...urgent, visit }, { options, addresses, isNew });
-    // what rules lead to stands before them
-    if (missing.some(({ kind }) => kind === "missing-routing"))
-      await ensureRouting(netns, {
-        ipv6: isIpv6,
-        isNew,
-        hostNetns: this.#hostNetns,
-        at: visit,
-        route: TPROXY_ROUTE,
-      });
-    if (missing.some(({ kind }) => kind === "missing-address"))
-      await ensureLoopbackAddress(visit, PASSTHROUGH_V6);
-    const { before, fallback } = await this.#engine.apply(urgent, this.#wanted(options, families), { isNew });
+    const routed = missing.some(({ kind }) => kind === "missing-routing")
+      ? ensureRouting(netns, {
+          ipv6: isIpv6,
+          isNew,
+          hostNetns: this.#hostNetns,
+          found: isNew ? nothingFound({ v6: isIpv6 }) : undefined,
+          at: visit,
+          route: TPROXY_ROUTE,
+        })
+      : Promise.resolve();
+    const addressed = missing.some(({ kind }) => kind === "missing-address")
+      ? ensureLoopbackAddress(visit, PASSTHROUGH_V6)
+      : Promise.resolve();
+    // what rules lead to stands before them; where nobody runs yet all is written with one visit
+    if (!isNew) await allDone([routed, addressed]);
+    const [{ before, fallback }] = await allDone([
+      this.#engine.apply(urgent, this.#wanted(options, families), { isNew }),
+      routed,
+      addressed,
+    ]);
     const repaired = [...missing, ...before.findings];
     return { repaired, families, ...(fallback === undefined ? {} : { fallback }) };
   }
