@@ -6,6 +6,8 @@ import { chooseBackend } from "../../src/netfilter/variant.ts";
 import { PodRedirection } from "../../src/redirection/pod-redirection.ts";
 import { renderRestoreText } from "../../src/redirection/restore-text.ts";
 import type { RedirectOptions } from "../../src/redirection/rules.ts";
+import { defaultSidecarOptions } from "../../src/redirection/sidecar-options.ts";
+import { SidecarRedirection } from "../../src/redirection/sidecar-redirection.ts";
 import { CniRuntime } from "../support/node/cni-runtime.ts";
 import { iptablesSave } from "../support/node/kernel.ts";
 import { run } from "../support/node/run.ts";
@@ -19,11 +21,21 @@ const options: RedirectOptions = {
   probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
 };
 
+const sidecarOptions = defaultSidecarOptions({ dnsCapture: true, dualStack: true });
+/** A pod's interface with an address of each family: which ones it has says which rules a sidecar gets. */
+const dualStackLink = [
+  "ip link add eth0 type veth peer name eth1",
+  "ip address add 192.0.2.1/24 dev eth0",
+  "ip address add 2001:db8::1/64 dev eth0 nodad",
+].join(" && ");
+
 /** Medians in milliseconds, and the number of processes that our way starts. */
 export interface RuleCosts {
   readonly replay: number;
   /** Natively. */
   readonly native: number;
+  /** Of a sidecar that answers DNS, in both families. */
+  readonly sidecar: number;
   /** The agent's look at a pod that is right, and that nobody has touched since the look before. */
   readonly check: number;
   /** The same with everything read and compared. */
@@ -48,8 +60,11 @@ export async function measureRules(samples: number): Promise<RuleCosts> {
   const native = new PodRedirection({ backend: { ...backend, variant: "native" }, hostNetns, ipv6: true });
   // what an agent does at its start
   for (const each of [redirection, native]) await each.prepare(options);
+  const sidecars = new SidecarRedirection({ backend, hostNetns });
+  await sidecars.prepare(sidecarOptions);
   const replays: number[] = [];
   const natives: number[] = [];
+  const sidecarTimes: number[] = [];
   const looks: number[] = [];
   const fullLooks: number[] = [];
   const floor: number[] = [];
@@ -76,6 +91,15 @@ export async function measureRules(samples: number): Promise<RuleCosts> {
       if (!intact) throw new Error("Cannot count this sample: native rules are missing");
     });
     await inFreshNetns(async (path) => {
+      using netns = Netns.open(path);
+      await run(["nsenter", `--net=${path}`, "sh", "-c", dualStackLink]);
+      sidecarTimes.push(await timed(() => sidecars.apply(netns, sidecarOptions, { isNew: true })));
+      const drift = await sidecars.verify(netns, sidecarOptions);
+      const { families } = await sidecars.apply(netns, sidecarOptions);
+      if (drift.length > 0 || families.length !== 2)
+        throw new Error("Cannot count this sample: a sidecar's rules are missing");
+    });
+    await inFreshNetns(async (path) => {
       floor.push(await timed(() => Promise.all([restore(path, 4), restore(path, 6)])));
       await assertRules(path);
     });
@@ -83,6 +107,7 @@ export async function measureRules(samples: number): Promise<RuleCosts> {
   return {
     replay: p50(replays),
     native: p50(natives),
+    sidecar: p50(sidecarTimes),
     check: p50(looks),
     fullCheck: p50(fullLooks),
     processes,
