@@ -16,6 +16,7 @@
 #define DATAGRAM_BYTES (64 * 1024)
 #define MAX_REPLY_BYTES (64 * 1024 * 1024)
 #define RECEIVE_QUEUE_BYTES (4 * 1024 * 1024) // the default loses acks of a batch of some hundred messages
+#define SEND_QUEUE_BYTES (1024 * 1024) // a batch goes out in one piece; the default holds some 400 rules
 
 // A stretch of the request that is sent at once: one dump, or all messages up to the next dump. The kernel runs one
 // dump per socket at a time, and a transaction must be in one piece.
@@ -226,6 +227,8 @@ static int open_netlink(int protocol)
 	set_option(fd, SOL_NETLINK, NETLINK_EXT_ACK, 1);
 	if (set_option(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_QUEUE_BYTES) < 0)
 		set_option(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_QUEUE_BYTES);
+	if (set_option(fd, SOL_SOCKET, SO_SNDBUFFORCE, SEND_QUEUE_BYTES) < 0)
+		set_option(fd, SOL_SOCKET, SO_SNDBUF, SEND_QUEUE_BYTES);
 	return fd;
 }
 
