@@ -42,8 +42,7 @@ function table(
   const chain = (name: keyof typeof CHAIN_HOOKS, base: Hook): NativeChainLayout => ({
     told: name,
     chain: `istio-${base}`,
-    base,
-    hook: { hook: base, ...hooks[base] },
+    base: { chain: base, hook: { hook: base, ...hooks[base] } },
   });
   return {
     told,

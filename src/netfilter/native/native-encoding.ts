@@ -5,8 +5,11 @@ import { addressBytes } from "../../linux/address.ts";
 import { concatBytes } from "../../linux/netlink/message.ts";
 import type { Family } from "../family.ts";
 import {
+  CONNECTION_STATES,
+  type ConnectionState,
   type End,
   type NativeAction,
+  type NativeMatch,
   type NativePart,
   TCP_FLAGS,
   type TcpFlag,
@@ -25,6 +28,9 @@ const ADDRESS: Readonly<Record<Family, { length: number } & Record<End, number>>
 const PORT_OFFSET: Readonly<Record<End, number>> = { source: 0, destination: 2 };
 const TCP_FLAGS_OFFSET = 13;
 const DEVICE_NAME_BYTES = 16;
+/** Source: linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_INVALID_BIT and NF_CT_STATE_BIT. */
+const STATE_BIT: Readonly<Record<ConnectionState, number>> = { invalid: 1, established: 2, related: 4 };
+const ALL_BITS = 0xffffffff;
 
 /** What parts before it have made sure of; the kernel looks into a header only after that. */
 interface Known {
@@ -45,10 +51,12 @@ function encodePart(part: NativePart, known: Known): Uint8Array[] {
         nft.loadMeta(part.way === "in" ? "iifname" : "oifname"),
         nft.compare(equality(part), deviceName(part.name)),
       ];
+    case "family":
+      return familyIs(part.family, known);
     case "protocol":
       return protocolIs(part.protocol, known);
     case "address":
-      return [...loadAddress(familyOf(part.address), part.end, known), comparison(part, part.address)];
+      return encodeAddress(part, known);
     case "member":
       return [...loadAddress(part.family, part.end, known), nft.lookup(part.set)];
     case "port":
@@ -67,14 +75,24 @@ function encodePart(part: NativePart, known: Known): Uint8Array[] {
     case "mark":
       return [
         part.of === "packet" ? nft.loadMeta("mark") : nft.loadCt("mark"),
-        nft.bitwise(hostOrder32(part.mask), hostOrder32(0)),
+        // a whole mark is compared as it is
+        ...(part.mask === ALL_BITS ? [] : [nft.bitwise(hostOrder32(part.mask), hostOrder32(0))]),
         nft.compare(equality(part), hostOrder32(part.value)),
       ];
+    case "state":
+      return [
+        nft.loadCt("state"),
+        nft.bitwise(hostOrder32(stateBits(part.states)), hostOrder32(0)),
+        nft.compare("notEqual", hostOrder32(0)),
+      ];
+    // a packet without a socket has no user, which ends the rule. Source: linux net/netfilter/nft_meta.c
     case "socket":
-      // a packet without a socket has no user, which ends the rule. Source: linux net/netfilter/nft_meta.c
-      return part.uid === "any"
-        ? [nft.loadMeta("skuid"), nft.toNetworkOrder(), nft.compare("notLess", hostOrder32(0))]
-        : [nft.loadMeta("skuid"), nft.compare("equal", hostOrder32(part.uid))];
+      return [nft.loadMeta("skuid"), nft.toNetworkOrder(), nft.compare("notLess", hostOrder32(0))];
+    case "owner":
+      return [
+        nft.loadMeta(part.of === "user" ? "skuid" : "skgid"),
+        nft.compare(equality(part), hostOrder32(part.id)),
+      ];
     default:
       return encodeAction(part);
   }
@@ -85,6 +103,7 @@ function encodeAction(part: NativeAction): Uint8Array[] {
     case "counter":
       return [nft.counter()];
     case "accept":
+    case "drop":
     case "return":
       return [nft.verdict(part.kind)];
     case "jump":
@@ -102,30 +121,59 @@ function encodeAction(part: NativeAction): Uint8Array[] {
         nft.bitwise(hostOrder32(~part.mask), hostOrder32(part.value)),
         nft.setCt("mark"),
       ];
+    case "set-mark":
+      return [nft.immediate(hostOrder32(part.value)), nft.setMeta("mark")];
     case "restore-mark":
       return [nft.loadCt("mark"), nft.setMeta("mark")];
+    case "save-mark":
+      return [nft.loadMeta("mark"), nft.setCt("mark")];
+    case "transparent":
+      return [nft.immediate(networkOrder16(part.port)), nft.transparentProxy(PROTOCOL_FAMILY[part.family])];
     case "zone":
       return [nft.immediate(hostOrder16(part.zone)), nft.setCt("zone")];
   }
 }
 
-function loadAddress(family: Family, end: End, known: Known): Uint8Array[] {
-  const { length, [end]: offset } = ADDRESS[family];
-  const load = nft.loadPayload("network", { offset, length });
-  if (known.family === family) return [load];
+/** Of a range that ends within a byte the address is loaded as a whole, of others as many bytes as count: as nft does. */
+function encodeAddress(part: NativeMatch & { readonly kind: "address" }, known: Known): Uint8Array[] {
+  const family = familyOf(part.address);
+  const bytes = addressBytes(part.address);
+  const [byteCount, bitCount] = [Math.floor(part.length / 8), part.length % 8];
+  if (bitCount === 0)
+    return [
+      ...loadAddress(family, part.end, known, byteCount),
+      nft.compare(equality(part), bytes.subarray(0, byteCount)),
+    ];
+  const mask = bytes.map((_, index) =>
+    index < byteCount ? 0xff : index > byteCount ? 0 : 0xff00 >> bitCount,
+  );
+  return [
+    ...loadAddress(family, part.end, known),
+    nft.bitwise(mask, new Uint8Array(bytes.length)),
+    nft.compare(equality(part), bytes),
+  ];
+}
+
+function loadAddress(
+  family: Family,
+  end: End,
+  known: Known,
+  length: number = ADDRESS[family].length,
+): Uint8Array[] {
+  const { [end]: offset } = ADDRESS[family];
+  return [...familyIs(family, known), nft.loadPayload("network", { offset, length })];
+}
+
+function familyIs(family: Family, known: Known): Uint8Array[] {
+  if (known.family === family) return [];
   known.family = family;
-  const isFamily = [nft.loadMeta("nfproto"), nft.compare("equal", Uint8Array.of(PROTOCOL_FAMILY[family]))];
-  return [...isFamily, load];
+  return [nft.loadMeta("nfproto"), nft.compare("equal", Uint8Array.of(PROTOCOL_FAMILY[family]))];
 }
 
 function protocolIs(protocol: TransportProtocol, known: Known): Uint8Array[] {
   if (known.protocol === protocol) return [];
   known.protocol = protocol;
   return [nft.loadMeta("l4proto"), nft.compare("equal", Uint8Array.of(PROTOCOL_NUMBER[protocol]))];
-}
-
-function comparison(part: { readonly isNot: boolean }, address: string): Uint8Array {
-  return nft.compare(equality(part), addressBytes(address));
 }
 
 function equality({ isNot }: { readonly isNot: boolean }): "equal" | "notEqual" {
@@ -146,6 +194,13 @@ function deviceName(name: string): Uint8Array {
 
 function flagBits(flags: readonly TcpFlag[]): number {
   return flags.reduce((bits, flag) => bits | (1 << TCP_FLAGS.indexOf(flag)), 0);
+}
+
+function stateBits(states: readonly ConnectionState[]): number {
+  return CONNECTION_STATES.filter((state) => states.includes(state)).reduce(
+    (bits, state) => bits | STATE_BIT[state],
+    0,
+  );
 }
 
 function networkOrder16(value: number): Uint8Array {

@@ -19,7 +19,7 @@ import type {
 } from "../rule-engine.ts";
 import { writeBefore } from "../write-batch.ts";
 import { createTable } from "./native-batch.ts";
-import type { NativeLayout } from "./native-layout.ts";
+import { hookedChains, type NativeLayout } from "./native-layout.ts";
 import { readNativeObjects, type SeenNative } from "./native-objects.ts";
 import { type NativeTable, nativeTables } from "./native-rules.ts";
 import { type NativeVerdict, type NativeWanted, stateOf, verifyNative } from "./native-verify.ts";
@@ -35,6 +35,8 @@ const NOTHING_SEEN: SeenNative = { tables: [], isSteady: true };
 const MAX_KNOWN = 128;
 /** The first round writes; the second exists for whoever wrote at the same moment. */
 const MAX_ROUNDS = 2;
+/** Of a rule's place in a list. */
+const MAX_PLACE_BYTES = 256;
 
 type Plan = (verdict: NativeVerdict) => readonly NetlinkRequest[];
 
@@ -69,8 +71,9 @@ export class NativeEngine implements RuleEngine {
   }
 
   async verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState> {
-    const seen = await readNativeObjects(this.#ask(call), this.#options.layout);
-    const state = stateOf(this.#verdicts(seen, this.#wanted(wanted)));
+    const known = this.#wanted(wanted);
+    const seen = await readNativeObjects(this.#ask(call), this.#options.layout, listBytes(known));
+    const state = stateOf(this.#verdicts(seen, known));
     // what a process owns goes with it, which is no change that the kernel counts
     const isOwned = seen.tables.some((table) => table.isOwned);
     const proven = isOwned ? state : { ...state, generation: seen.generation };
@@ -102,13 +105,14 @@ export class NativeEngine implements RuleEngine {
     if (layout === undefined) return 0;
     const plan: Plan = ({ table: name, seen }) => {
       if (name !== layout.table || seen === undefined) return [];
-      const full = layout.chains.filter(({ base }) => (seen.chains.get(base)?.use ?? 0) > 0);
+      const bases = hookedChains(layout).map(({ base }) => base.chain);
+      const full = bases.filter((base) => (seen.chains.get(base)?.use ?? 0) > 0);
       if (full.length > 0) checkNotOwned(name, seen);
-      return full.map(({ base }) => deleteRule({ family: "inet", table: name, chain: base }));
+      return full.map((chain) => deleteRule({ family: "inet", table: name, chain }));
     };
     const { writes, verdicts } = await this.#converge(call, nothing(), { plan });
     const seen = verdicts.find((each) => each.table === layout.table)?.seen;
-    for (const { chain } of layout.chains) {
+    for (const { chain } of hookedChains(layout)) {
       const each = seen?.chains.get(chain);
       if (each === undefined || each.use <= each.rules.length) continue;
       throw new NetfilterFault("NOT_AS_TOLD", `Cannot open: a chain of others leads into ${chain}`);
@@ -129,14 +133,15 @@ export class NativeEngine implements RuleEngine {
   ): Promise<{ before: RuleState; writes: number; verdicts: readonly NativeVerdict[] }> {
     const { layout } = this.#options;
     const askKernel = this.#ask(call);
-    let verdicts = this.#verdicts(first ?? (await readNativeObjects(askKernel, layout)), wanted);
+    const bytes = listBytes(wanted);
+    let verdicts = this.#verdicts(first ?? (await readNativeObjects(askKernel, layout, bytes)), wanted);
     const before = stateOf(verdicts);
     for (let round = 0, writes = 0; ; round++) {
       const changes = verdicts.flatMap(plan);
       if (changes.length === 0) return { before, writes, verdicts };
       if (round === MAX_ROUNDS) throw notAsTold(verdicts);
       const writing = writeBefore(askKernel, changes);
-      const seen = await readNativeObjects(writing.ask, layout);
+      const seen = await readNativeObjects(writing.ask, layout, bytes);
       const refusal = writing.refusal();
       // somebody else may have been faster; what is there now says whether it was that
       if (refusal !== undefined && round > 0) throw refusal;
@@ -180,6 +185,12 @@ export class NativeEngine implements RuleEngine {
       return ask(call.visit ?? call.netns.fd, requests, { enoughBytes });
     };
   }
+}
+
+/** What a list of the rules takes at most: what stands beside a rule's expressions are names and numbers. */
+function listBytes({ tables }: NativeWanted): number {
+  const rules = tables.flatMap(({ chains }) => chains.flatMap((chain) => chain.rules));
+  return rules.reduce((sum, { expressions }) => sum + expressions.length + MAX_PLACE_BYTES, 0);
 }
 
 function nothing(): NativeWanted {

@@ -62,7 +62,7 @@ export function hostRulesOf({ families, sets, snat, socket }: HostRules): Native
     nativeRule(
       [
         { kind: "protocol", protocol: "tcp" },
-        { kind: "socket", uid: socket },
+        socket === "any" ? { kind: "socket" } : { kind: "owner", of: "user", id: socket, isNot: false },
         { kind: "member", end: "destination", family, set: sets[family] },
         { kind: "counter" },
         { kind: "source-nat", address: snat[family] },

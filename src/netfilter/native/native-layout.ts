@@ -15,13 +15,19 @@ export interface NativeHook {
   readonly priority: number;
 }
 
-/** A chain of ours in two parts: its base chain, which holds nothing but a jump, and the chain with the rules. */
+/** A base chain of ours, which holds nothing but a jump. */
+export interface NativeBase {
+  readonly chain: string;
+  readonly hook: NativeHook;
+}
+
+/** A chain of ours. */
 export interface NativeChainLayout {
-  /** Our chain as it is told. */
+  /** As it is told. */
   readonly told: string;
   readonly chain: string;
-  readonly base: string;
-  readonly hook: NativeHook;
+  /** What leads into it; absent: rules of ours alone do. */
+  readonly base?: NativeBase;
 }
 
 /** A table of family inet, for the rules of both families. */
@@ -30,10 +36,19 @@ export interface NativeTableLayout {
   readonly told: string;
   readonly table: string;
   readonly chains: readonly NativeChainLayout[];
+  /** Packets of a family that was not asked for are left alone, also by rules that name no address. Default false, as istio-cni's. */
+  readonly isForFamilies?: boolean;
 }
 
 /** In the order in which they are made. */
 export type NativeLayout = readonly NativeTableLayout[];
+
+/** Those that packets enter from a base chain, with it. */
+export function hookedChains({
+  chains,
+}: NativeTableLayout): (NativeChainLayout & { readonly base: NativeBase })[] {
+  return chains.flatMap((chain) => (chain.base === undefined ? [] : { ...chain, base: chain.base }));
+}
 
 /** As the kernel is told, and lists it. */
 export function encodeBase({ type, hook, priority }: NativeHook): BaseChain {

@@ -20,7 +20,7 @@ import {
   type NftTableObject,
 } from "../nft/nft-objects.ts";
 import { type Ask, getChain, getRules, getTable, HEADER_BYTES, TABLE } from "../nft/nft-wire.ts";
-import type { NativeLayout, NativeTableLayout } from "./native-layout.ts";
+import { hookedChains, type NativeLayout, type NativeTableLayout } from "./native-layout.ts";
 
 /** A chain of ours as it is. */
 export interface SeenNativeChain extends NftChainObject {
@@ -49,7 +49,7 @@ export interface SeenNative {
   readonly changeCount?: number | undefined;
 }
 
-/** Bound of what is heard of rules at once; ours take 8 KiB. */
+/** Bound of what is heard of rules at once, unless more should be there; an ambient pod's take 8 KiB. */
 const ENOUGH_BYTES = 256 * 1024;
 const MAX_READS = 5;
 const EINTR = 4;
@@ -66,14 +66,20 @@ interface Questions {
 const questionsOf = new WeakMap<NativeLayout, readonly Questions[]>();
 
 /**
+ * @param wantedBytes about as much as a list of what should be there takes
  * @throws {NetfilterFault} UNSTEADY @throws NetlinkError EPERM
  * @throws NativeError if the conversation with the kernel failed (EPROTONOSUPPORT: a kernel without nfnetlink)
  */
-export async function readNativeObjects(ask: Ask, layout: NativeLayout): Promise<SeenNative> {
+export async function readNativeObjects(
+  ask: Ask,
+  layout: NativeLayout,
+  wantedBytes = 0,
+): Promise<SeenNative> {
+  const enoughBytes = Math.max(ENOUGH_BYTES, 2 * wantedBytes);
   const questions = questionsAbout(layout);
   for (let attempt = 1; ; attempt++) {
     const isLast = attempt === MAX_READS;
-    const seen = await readOnce(ask, questions);
+    const seen = await readOnce(ask, questions, enoughBytes);
     if (seen !== undefined && (seen.isSteady || isLast)) return seen;
     if (isLast)
       throw new NetfilterFault(
@@ -85,9 +91,13 @@ export async function readNativeObjects(ask: Ask, layout: NativeLayout): Promise
 }
 
 /** @returns undefined when a list changed while it was made, or an answer was lost */
-async function readOnce(ask: Ask, questions: readonly Questions[]): Promise<SeenNative | undefined> {
+async function readOnce(
+  ask: Ask,
+  questions: readonly Questions[],
+  enoughBytes: number,
+): Promise<SeenNative | undefined> {
   const requests = [...questions.flatMap(({ heads }) => heads), ...questions.map(({ list }) => list)];
-  const all = await askSteadily(ask, [CHANGE_COUNT, ...requests]);
+  const all = await askSteadily(ask, [CHANGE_COUNT, ...requests], enoughBytes);
   if (all === undefined) return undefined;
   const [count, ...answers] = all;
   const generations = new Set<number>();
@@ -99,7 +109,7 @@ async function readOnce(ask: Ask, questions: readonly Questions[]): Promise<Seen
     at += each.heads.length;
     let list = answers[answers.length - questions.length + index];
     // hearing ended before it, or in it
-    if (list?.error === undefined) [list] = (await askSteadily(ask, [each.list])) ?? [];
+    if (list?.error === undefined) [list] = (await askSteadily(ask, [each.list], enoughBytes)) ?? [];
     if (list === undefined) return undefined;
     for (const answer of [...heads, list]) noteGenerations(answer, generations);
     const table = tableOf(each, heads, list);
@@ -170,7 +180,10 @@ function questionsAbout(layout: NativeLayout): readonly Questions[] {
   if (known !== undefined) return known;
   const questions = layout.map((table): Questions => {
     const place = { family: "inet", table: table.table } as const;
-    const chains = table.chains.flatMap(({ base, chain }) => [base, chain]);
+    const chains = [
+      ...hookedChains(table).map(({ base }) => base.chain),
+      ...table.chains.map(({ chain }) => chain),
+    ];
     return {
       layout: table,
       chains,

@@ -3,7 +3,13 @@
 import type { Family } from "../family.ts";
 import type { ToldRule, ToldRules } from "../told-rules.ts";
 import { encodeRule } from "./native-encoding.ts";
-import { type NativeHook, type NativeLayout, type NativeTableLayout, printHook } from "./native-layout.ts";
+import {
+  hookedChains,
+  type NativeHook,
+  type NativeLayout,
+  type NativeTableLayout,
+  printHook,
+} from "./native-layout.ts";
 import type { NativePart } from "./native-rule.ts";
 import { printRule } from "./native-text.ts";
 import { translateRule } from "./native-translation.ts";
@@ -57,45 +63,83 @@ export function nativeRule(parts: readonly NativePart[], family?: Family): Nativ
   return family === undefined ? rule : { ...rule, family };
 }
 
-function nativeTable(
-  { told: toldTable, table, chains }: NativeTableLayout,
-  told: ToldRules,
-  families: readonly Family[],
-): NativeTable {
+function nativeTable(layout: NativeTableLayout, told: ToldRules, families: readonly Family[]): NativeTable {
   const rulesOf = (chain: string, family: Family) =>
-    told.rules.filter((rule) => rule.table === toldTable && rule.chain === chain && rule.family === family);
+    told.rules.filter((rule) => rule.table === layout.told && rule.chain === chain && rule.family === family);
+  const isTold = (chain: string) =>
+    told.own.some((own) => own.table === layout.told && own.chains.some((each) => each.chain === chain));
+  const names = new Map(layout.chains.map((each) => [each.told, each.chain]));
+  const [only, ...others] = layout.isForFamilies === true ? families : [];
+  const isFamily: NativePart[] =
+    only !== undefined && others.length === 0 ? [{ kind: "family", family: only }] : [];
   return {
-    table,
+    table: layout.table,
     chains: [
-      ...chains.map(({ chain, base, hook }) => ({
-        chain: base,
-        hook,
-        rules: [nativeRule([{ kind: "jump", chain }])],
-      })),
-      ...chains.map((each) => ({
-        chain: each.chain,
-        rules: merged(families.map((family) => rulesOf(each.told, family))),
-      })),
+      ...hookedChains(layout)
+        .filter((each) => isTold(each.told))
+        .map(({ chain, base }) => ({ ...base, rules: [nativeRule([...isFamily, { kind: "jump", chain }])] })),
+      ...layout.chains
+        .filter((each) => isTold(each.told))
+        .map((each) => ({
+          chain: each.chain,
+          rules: merged(
+            families.map((family) => rulesOf(each.told, family)),
+            names,
+          ),
+        })),
     ],
   };
 }
 
+/** A told rule as it stands natively, beside the same of another family. */
+interface Translated {
+  readonly told: ToldRule;
+  readonly parts: readonly NativePart[][];
+  /** It names an address, so that it is for one family. */
+  readonly isOfFamily: boolean;
+}
+
 /**
  * The rules of the families side by side. One that names no address is the same for all, and stands once: like istio-cni's it is
- * for both families, even where rules are told for one alone.
+ * for both families, even where rules are told for one alone. Between two of these each family has its own, as many as it needs.
  */
-function merged(lists: readonly (readonly ToldRule[])[]): NativeRule[] {
-  const count = Math.max(0, ...lists.map(({ length }) => length));
-  return Array.from({ length: count }, (_, index) => lists.flatMap((list) => list[index] ?? [])).flatMap(
-    (sameRule) =>
-      [...Map.groupBy(sameRule, ({ args }) => args.join(" ")).values()].flatMap((told) => {
-        const [first] = told;
-        if (first === undefined) return [];
-        const parts = translateRule(first.args);
-        const hasFamily = parts.some(({ kind }) => kind === "address");
-        return [{ ...nativeRule(parts, hasFamily ? first.family : undefined), told }];
-      }),
-  );
+function merged(lists: readonly (readonly ToldRule[])[], chains: ReadonlyMap<string, string>): NativeRule[] {
+  const rest = lists.map((list) => list.map((told) => translated(told, chains)));
+  const rules: NativeRule[] = [];
+  while (rest.some(({ length }) => length > 0)) {
+    const own = rest.filter(([first]) => first?.isOfFamily);
+    if (own.length > 0) rules.push(...own.flatMap((list) => nativeRules(list.splice(0, 1))));
+    else
+      rules.push(
+        ...nativeRules(
+          rest.flatMap((list) => list.splice(0, 1)),
+          rest.length,
+        ),
+      );
+  }
+  return rules;
+}
+
+function translated(told: ToldRule, chains: ReadonlyMap<string, string>): Translated {
+  const parts = translateRule(told.args, chains);
+  const isOfFamily = parts.some((rule) => rule.some(({ kind }) => kind === "address" || kind === "family"));
+  return { told, parts, isOfFamily };
+}
+
+/** @param count of families that must have the rule @throws RangeError for a rule that one family has and another has not */
+function nativeRules(same: readonly Translated[], count = 1): NativeRule[] {
+  const [first] = same;
+  if (first === undefined) return [];
+  const { told, parts, isOfFamily } = first;
+  if (same.length !== count || same.some((each) => each.told.words !== told.words))
+    throw new RangeError(
+      `Cannot say "${told.words}" natively: it names no address, and IPv${told.family} alone has it`,
+    );
+  // what one rule is told by, several together do
+  return parts.map((each, index) => ({
+    ...nativeRule(each, isOfFamily ? told.family : undefined),
+    told: index === 0 ? same.map((one) => one.told) : [],
+  }));
 }
 
 function printChain({ chain, hook, rules }: NativeChain): string {

@@ -3,7 +3,7 @@
 import { isIPv4 } from "node:net";
 import { canonicalAddress } from "../../linux/address.ts";
 import type { Family } from "../family.ts";
-import { type End, type NativePart, TCP_FLAGS, type TcpFlag } from "./native-rule.ts";
+import { CONNECTION_STATES, type End, type NativePart, TCP_FLAGS, type TcpFlag } from "./native-rule.ts";
 
 /** The rule as `nft --stateless list` prints it. Source: nft 1.0.6. */
 export function printRule(parts: readonly NativePart[]): string {
@@ -14,10 +14,12 @@ function printPart(part: NativePart): string {
   switch (part.kind) {
     case "device":
       return `${part.way === "in" ? "iifname" : "oifname"} ${not(part)}"${part.name}"`;
+    case "family":
+      return `meta nfproto ipv${part.family}`;
     case "protocol":
       return `meta l4proto ${part.protocol}`;
     case "address":
-      return `${addressField(familyOf(part.address), part.end)} ${not(part)}${canonicalAddress(part.address)}`;
+      return `${addressField(familyOf(part.address), part.end)} ${not(part)}${range(part)}`;
     case "member":
       return `${addressField(part.family, part.end)} @${part.set}`;
     case "port":
@@ -25,11 +27,16 @@ function printPart(part: NativePart): string {
     case "tcp-flags":
       return `tcp flags ${flagNames(part.flags)} / ${flagNames(part.mask)}`;
     case "mark": {
-      const sign = part.isNot ? "!=" : "==";
-      return `${part.of === "packet" ? "meta" : "ct"} mark & ${hex(part.mask)} ${sign} ${hex(part.value)}`;
+      const mark = `${part.of === "packet" ? "meta" : "ct"} mark`;
+      if (part.mask === 0xffffffff) return `${mark} ${not(part)}${hex(part.value)}`;
+      return `${mark} & ${hex(part.mask)} ${part.isNot ? "!=" : "=="} ${hex(part.value)}`;
     }
     case "socket":
-      return part.uid === "any" ? "meta skuid >= 0" : `meta skuid ${part.uid}`;
+      return "meta skuid >= 0";
+    case "owner":
+      return `meta ${part.of === "user" ? "skuid" : "skgid"} ${not(part)}${part.id}`;
+    case "state":
+      return `ct state ${CONNECTION_STATES.filter((state) => part.states.includes(state)).join(",")}`;
     case "jump":
       return `jump ${part.chain}`;
     case "redirect":
@@ -39,8 +46,14 @@ function printPart(part: NativePart): string {
     case "mark-connection":
       // what is set to one anyway is shown as kept
       return `ct mark set ct mark & ${hex(~part.mask | part.value)} | ${hex(part.value)}`;
+    case "set-mark":
+      return `meta mark set ${hex(part.value)}`;
     case "restore-mark":
       return "meta mark set ct mark";
+    case "save-mark":
+      return "ct mark set meta mark";
+    case "transparent":
+      return `tproxy ${part.family === 4 ? "ip" : "ip6"} to :${part.port}`;
     case "zone":
       return `ct zone set ${part.zone}`;
     default:
@@ -54,6 +67,12 @@ function familyOf(address: string): Family {
 
 function addressField(family: Family, end: End): string {
   return `${family === 4 ? "ip" : "ip6"} ${end[0]}addr`;
+}
+
+/** nft leaves out the length of a whole address. */
+function range({ address, length }: { readonly address: string; readonly length: number }): string {
+  const text = canonicalAddress(address);
+  return length === (familyOf(address) === 4 ? 32 : 128) ? text : `${text}/${length}`;
 }
 
 function not({ isNot }: { readonly isNot: boolean }): string {

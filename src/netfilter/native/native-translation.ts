@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A rule in iptables' words as parts of a native one: the few words that our rules are made of.
+import type { Family } from "../family.ts";
 import {
+  CONNECTION_STATES,
+  type ConnectionState,
   type NativeAction,
   type NativeMatch,
   type NativePart,
@@ -17,8 +20,14 @@ interface Spoken {
   /** The match that `-m` named last: which mark is meant. */
   module: string;
   readonly matches: NativeMatch[];
-  action: NativeAction | undefined;
+  /** What becomes of a packet, of each rule that it takes. */
+  ends: readonly (readonly NativeAction[])[];
 }
+
+const COUNTER: NativeAction = { kind: "counter" };
+const ALL_BITS = 0xffffffff;
+/** Bits of an address. */
+const WHOLE_LENGTH: Readonly<Record<Family, number>> = { 4: 32, 6: 128 };
 
 type Word = (spoken: Spoken, next: () => string) => void;
 
@@ -39,8 +48,19 @@ const MATCHES: Readonly<Record<string, Word>> = {
     const of = spoken.module === "connmark" ? "connection" : "packet";
     spoken.matches.push({ kind: "mark", of, ...masked(next()), isNot: spoken.isNot });
   },
+  "--uid-owner": (spoken, next) => owner(spoken, "user", next()),
+  "--gid-owner": (spoken, next) => owner(spoken, "group", next()),
+  "--ctstate": (spoken, next) => {
+    if (spoken.isNot) throw unknownWord("! --ctstate");
+    spoken.matches.push({ kind: "state", states: next().split(",").map(stateOf) });
+  },
   "--sport": (spoken, next) => port(spoken, "source", next()),
   "--dport": (spoken, next) => port(spoken, "destination", next()),
+  // none of several: each of them is another port
+  "--dports": (spoken, next) => {
+    if (!spoken.isNot) throw unknownWord("--dports");
+    for (const each of next().split(",")) port(spoken, "destination", each);
+  },
   "--tcp-flags": (spoken, next) => {
     if (spoken.isNot) throw unknownWord("! --tcp-flags");
     spoken.matches.push({ kind: "tcp-flags", mask: flagsOf(next()), flags: flagsOf(next()) });
@@ -49,33 +69,33 @@ const MATCHES: Readonly<Record<string, Word>> = {
 
 const TARGETS: Readonly<Record<string, (next: () => string) => NativeAction>> = {
   ACCEPT: () => ({ kind: "accept" }),
+  DROP: () => ({ kind: "drop" }),
   RETURN: () => ({ kind: "return" }),
   REDIRECT: (next) => ({ kind: "redirect", port: numberAfter(next, "--to-ports") }),
   CT: (next) => ({ kind: "zone", zone: numberAfter(next, "--zone") }),
+  MARK: (next) => ({ kind: "set-mark", value: wholeMarkAfter(next, "--set-xmark") }),
   CONNMARK: (next) => {
     const option = next();
     if (option === "--set-xmark") return { kind: "mark-connection", ...masked(next()) };
-    if (option !== "--restore-mark") throw unknownWord(option);
+    if (option !== "--restore-mark" && option !== "--save-mark") throw unknownWord(option);
     for (const mask of ["--nfmask", "--ctmask"])
-      if (numberAfter(next, mask) !== 0xffffffff) throw unknownWord(`${mask} of some bits`);
-    return { kind: "restore-mark" };
+      if (numberAfter(next, mask) !== ALL_BITS) throw unknownWord(`${mask} of some bits`);
+    return { kind: option === "--restore-mark" ? "restore-mark" : "save-mark" };
   },
 };
 
 /**
- * The same rule for a table of family inet, in the order in which istio-cni writes it.
+ * The same rule for a table of family inet, in the order in which istio-cni writes it: one rule for most.
  * @param args what follows `-A CHAIN`
+ * @param chains names of chains that it may lead into, by the name that is told
  * @throws RangeError for a word that none of our rules has
- * Source: istio/istio cni/pkg/nftables/nftables.go AppendInpodRules.
+ * Source: istio/istio cni/pkg/nftables/nftables.go AppendInpodRules; tools/istio-nftables/pkg/capture/run.go.
  */
-export function translateRule(args: readonly string[]): NativePart[] {
-  const spoken: Spoken = {
-    protocol: undefined,
-    isNot: false,
-    module: "",
-    matches: [],
-    action: undefined,
-  };
+export function translateRule(
+  args: readonly string[],
+  chains: ReadonlyMap<string, string> = new Map(),
+): NativePart[][] {
+  const spoken: Spoken = { protocol: undefined, isNot: false, module: "", matches: [], ends: [] };
   const words = args[Symbol.iterator]();
   const next = () => words.next().value ?? "";
   for (const word of words) {
@@ -85,18 +105,23 @@ export function translateRule(args: readonly string[]): NativePart[] {
     }
     if (word === "-j") {
       const target = next();
-      spoken.action = (TARGETS[target] ?? unknownTarget(target))(next);
+      const chain = chains.get(target);
+      if (target === "TPROXY") spoken.ends = transparent(spoken, next);
+      else if (chain !== undefined) spoken.ends = [[COUNTER, { kind: "jump", chain }]];
+      else spoken.ends = [[COUNTER, (TARGETS[target] ?? unknownTarget(target))(next)]];
     } else (MATCHES[word] ?? unknownMatch(word))(spoken, next);
     spoken.isNot = false;
   }
-  const { action } = spoken;
-  if (action === undefined) throw unknownWord("(no target)");
-  return [...inOrder(spoken), { kind: "counter" }, action];
+  if (spoken.ends.length === 0) throw unknownWord("(no target)");
+  const matches = inOrder(spoken);
+  return spoken.ends.map((actions) => [...matches, ...actions]);
 }
 
 /** A protocol is told by itself only where no field of its header is: nft lists it so. Of marks beside a device's name, the mark is first. */
 function inOrder({ protocol, matches }: Spoken): NativeMatch[] {
   const of = (...kinds: NativeMatch["kind"][]) => matches.filter(({ kind }) => kinds.includes(kind));
+  // an address of no bits is any of its family
+  const families = of("family");
   const devices = of("device");
   const fields = of("port", "tcp-flags");
   const isTold = protocol !== undefined && fields.length === 0;
@@ -104,8 +129,10 @@ function inOrder({ protocol, matches }: Spoken): NativeMatch[] {
   return [
     ...devices,
     ...(isTold ? [{ kind: "protocol", protocol } as const] : []),
+    ...families,
     ...of("address"),
     ...(devices.length > 0 ? [...marks, ...fields] : [...fields, ...marks]),
+    ...of("state", "owner"),
   ];
 }
 
@@ -115,9 +142,33 @@ function device({ matches, isNot }: Spoken, way: "in" | "out", name: string): vo
 }
 
 function address({ matches, isNot }: Spoken, end: "source" | "destination", text: string): void {
-  const [one = "", length] = text.split("/");
-  if (length !== undefined && length !== (one.includes(":") ? "128" : "32")) throw unknownWord(text);
-  matches.push({ kind: "address", end, address: one, isNot });
+  const [one = "", told] = text.split("/");
+  const family = one.includes(":") ? 6 : 4;
+  const length = told === undefined ? WHOLE_LENGTH[family] : toNumber(told);
+  if (length > WHOLE_LENGTH[family] || (length === 0 && isNot)) throw unknownWord(text);
+  if (length === 0) matches.push({ kind: "family", family });
+  else matches.push({ kind: "address", end, address: one, length, isNot });
+}
+
+function owner({ matches, isNot }: Spoken, of: "user" | "group", text: string): void {
+  matches.push({ kind: "owner", of, id: toNumber(text), isNot });
+}
+
+/**
+ * A packet that no transparent socket takes goes nowhere, as with iptables: natively its rule ends there, and the packet would reach the
+ * app past its proxy, so that a second rule drops it.
+ * Source: linux net/netfilter/xt_TPROXY.c, tproxy_tg4, which drops; nft_tproxy.c, nft_tproxy_eval_v4, which ends the rule.
+ */
+function transparent({ matches }: Spoken, next: () => string): NativeAction[][] {
+  const address = matches.find((match) => match.kind === "address");
+  if (address === undefined) throw unknownWord("TPROXY of no family");
+  const family: Family = address.address.includes(":") ? 6 : 4;
+  const port = numberAfter(next, "--on-port");
+  const value = wholeMarkAfter(next, "--tproxy-mark");
+  return [
+    [{ kind: "transparent", family, port }, { kind: "set-mark", value }, COUNTER, { kind: "accept" }],
+    [COUNTER, { kind: "drop" }],
+  ];
 }
 
 function port({ protocol, matches, isNot }: Spoken, end: "source" | "destination", text: string): void {
@@ -126,8 +177,23 @@ function port({ protocol, matches, isNot }: Spoken, end: "source" | "destination
 }
 
 function masked(text: string): { value: number; mask: number } {
-  const [value = "", mask = "0xffffffff"] = text.split("/");
+  const [value = "", mask = `${ALL_BITS}`] = text.split("/");
   return { value: toNumber(value), mask: toNumber(mask) };
+}
+
+/** A mark of which all bits count. */
+function wholeMarkAfter(next: () => string, option: string): number {
+  const word = next();
+  if (word !== option) throw unknownWord(word);
+  const { value, mask } = masked(next());
+  if (mask !== ALL_BITS) throw unknownWord(`${option} of some bits`);
+  return value;
+}
+
+function stateOf(text: string): ConnectionState {
+  const state = CONNECTION_STATES.find((each) => each === text.toLowerCase());
+  if (state === undefined) throw unknownWord(text);
+  return state;
 }
 
 function flagsOf(text: string): TcpFlag[] {

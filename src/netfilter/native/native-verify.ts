@@ -128,6 +128,9 @@ class TableJudge {
     const seen = this.#seen;
     if (seen === undefined) return;
     if (!seen.isComplete) this.find("extra-rule", "", "it holds more rules than are read");
+    for (const chain of seen.chains.keys())
+      if (!chains.some((each) => each.chain === chain))
+        this.find("extra-rule", chain, `chain ${chain} should not be there`);
     const others = seen.use - seen.chains.size;
     if (others > 0) this.find("extra-rule", "", `it holds ${others} chains or sets that are not ours`);
     for (const { chain } of chains) {
@@ -151,11 +154,14 @@ class TableJudge {
       const each = seen.chains.get(chain);
       if (each === undefined) return [];
       const rules = this.#rules.get(chain) ?? each.rules.map(unwanted);
-      const jumps = (this.#rules.get(base) ?? []).filter(({ words }) => words === `jump ${chain}`);
+      const leads = ({ words }: { readonly words: string }) => words.endsWith(`jump ${chain}`);
+      const jumps = base === undefined ? [] : (this.#rules.get(base.chain) ?? []).filter(leads);
       const jumped = sumOf(jumps.map(({ count }) => count));
-      const strays = [...seen.chains.values()].flatMap(({ name, rules }) =>
-        name === base ? [] : rules.filter(({ targets }) => targets.includes(chain)).map(() => name),
-      );
+      // what leads into a chain without a base is among the rules of the others
+      const isStray = ({ name }: { readonly name: string }) => base !== undefined && name !== base.chain;
+      const strays = [...seen.chains.values()]
+        .filter(isStray)
+        .flatMap(({ name, rules }) => rules.filter(({ targets }) => targets.includes(chain)).map(() => name));
       const place = { table: this.#layout.told, chain: told, standsIn: this.#layout.table };
       return this.#families.map((family) => {
         const states = statesOf(rules.flatMap((rule) => toldAs(rule, family)));

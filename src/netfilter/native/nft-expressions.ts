@@ -9,16 +9,17 @@ const DATA = { value: 1, verdict: 2 } as const;
 const VERDICT = { code: 1, chain: 2 } as const;
 const REGISTER = { verdict: 0, first: 1 } as const;
 /** Source: enum nft_verdicts; linux/netfilter.h, NF_ACCEPT. */
-const VERDICT_CODE = { accept: 1, jump: -3, return: -5 } as const;
+const VERDICT_CODE = { drop: 0, accept: 1, jump: -3, return: -5 } as const;
 const META_KEY = {
   mark: 3,
   iifname: 6,
   oifname: 7,
   skuid: 10,
+  skgid: 11,
   nfproto: 15,
   l4proto: 16,
 } as const;
-const CT_KEY = { mark: 3, zone: 17 } as const;
+const CT_KEY = { state: 0, mark: 3, zone: 17 } as const;
 const BASE = { network: 1, transport: 2 } as const;
 const COMPARISON = { equal: 0, notEqual: 1, notLess: 5 } as const;
 /** Source: linux/netfilter/nf_nat.h, NF_NAT_RANGE_MAP_IPS and NF_NAT_RANGE_PROTO_SPECIFIED; enum nft_nat_types. */
@@ -110,7 +111,7 @@ export function immediate(value: Uint8Array): Uint8Array {
 }
 
 /** Ends the rule with a verdict. */
-export function verdict(code: "accept" | "return"): Uint8Array {
+export function verdict(code: "accept" | "drop" | "return"): Uint8Array {
   return expression(
     "immediate",
     number(1, REGISTER.verdict),
@@ -131,6 +132,14 @@ export function jump(chain: string): Uint8Array {
 /** Sends the connection to the port in the register, on this machine. */
 export function redirect(): Uint8Array {
   return expression("redir", number(1, REGISTER.first), number(2, REGISTER.first), number(3, NAT.mapsPort));
+}
+
+/**
+ * Gives the packet to the transparent socket on the port in the register, or ends the rule.
+ * @param protocolFamily NFPROTO_IPV4 or NFPROTO_IPV6
+ */
+export function transparentProxy(protocolFamily: number): Uint8Array {
+  return expression("tproxy", number(1, protocolFamily), number(3, REGISTER.first));
 }
 
 /** Gives the connection the source address in the register. @param protocolFamily NFPROTO_IPV4 or NFPROTO_IPV6 */

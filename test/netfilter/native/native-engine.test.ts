@@ -348,8 +348,10 @@ describe("faults", () => {
     const impossible: NativeLayout = NATIVE_LAYOUT.map((table) => ({
       ...table,
       chains: table.chains.map((chain) =>
-        // Source: linux net/netfilter/nft_chain_route.c: output alone
-        table.told === "raw" ? { ...chain, hook: { ...chain.hook, type: "route", hook: "forward" } } : chain,
+        table.told === "raw" && chain.base !== undefined
+          ? // Source: linux net/netfilter/nft_chain_route.c: output alone
+            { ...chain, base: { ...chain.base, hook: { type: "route", hook: "forward", priority: -300 } } }
+          : chain,
       ),
     }));
     const other = new NativeEngine({ layout: impossible });
@@ -379,9 +381,18 @@ describe("faults", () => {
     const told = toldRedirection(DEFAULT_OPTIONS, FAMILIES);
     for (const args of [
       ["-p", "icmp", "-j", "ACCEPT"],
-      ["-d", "10.0.0.0/8", "-j", "ACCEPT"],
+      ["-d", "10.0.0.0/33", "-j", "ACCEPT"],
+      ["!", "-d", "0.0.0.0/0", "-j", "ACCEPT"],
       ["-j", "LOG"],
+      ["-j", "ISTIO_NOWHERE"],
       ["-p", "tcp"],
+      ["-p", "tcp", "-m", "multiport", "--dports", "1,2", "-j", "ACCEPT"],
+      ["-m", "conntrack", "--ctstate", "SNAT", "-j", "DROP"],
+      ["-m", "conntrack", "!", "--ctstate", "INVALID", "-j", "DROP"],
+      ["-j", "MARK", "--set-xmark", "0x1/0xff"],
+      ["-j", "CONNMARK", "--save-mark", "--nfmask", "0xff", "--ctmask", "0xff"],
+      ["-p", "tcp", "-j", "TPROXY", "--on-port", "1", "--tproxy-mark", "0x1/0xffffffff"],
+      ["-d", "192.0.2.1", "-j", "TPROXY", "--on-port", "1", "--tproxy-mark", "0x1/0xf"],
     ]) {
       const rules = [{ family: 4, table: "nat", chain: "ISTIO_OUTPUT", args, words: "" }] as const;
       const odd = { key: args.join(), told: () => ({ ...told, rules }), families: FAMILIES };
