@@ -66,19 +66,30 @@ export class SidecarLooks {
       using netns = this.#open(place);
       if (netns === undefined) return;
       const signal = AbortSignal.any([stopped, AbortSignal.timeout(POD_MS)]);
-      const { repaired } = await sidecars.apply(pod, netns, { signal });
-      this.#faults.delete(uid);
+      const { repaired, leftoverFault } = await sidecars.apply(pod, netns, { signal });
+      if (leftoverFault === undefined) this.#faults.delete(uid);
+      else
+        this.#tell(
+          pod,
+          leftoverFault,
+          "rules of an earlier agent still stand beside a sidecar's; trying again",
+        );
       if (repaired.length > 0)
         log.warn(
           { ns, pod: name, uid, drift: repaired },
           "a sidecar's rules were changed by somebody and are right again",
         );
     } catch (error) {
-      const { message } = error as Error;
-      if (stopped.aborted || this.#faults.get(uid) === message) return;
-      this.#faults.set(uid, message);
-      log.warn({ ns, pod: name, uid, reason: message }, "cannot look after a sidecar's rules; trying again");
+      if (stopped.aborted) return;
+      this.#tell(pod, (error as Error).message, "cannot look after a sidecar's rules; trying again");
     }
+  }
+
+  /** Once, until something else is wrong or nothing is. */
+  #tell({ namespace: ns, name, uid }: PodFacts, reason: string, what: string): void {
+    if (this.#faults.get(uid) === reason) return;
+    this.#faults.set(uid, reason);
+    this.#options.log.warn({ ns, pod: name, uid, reason }, what);
   }
 
   /** `undefined`: the path is gone, or leads to another namespace by now. */

@@ -1,24 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 // What an agent left that used another engine than this one does: the other iptables variant, istio-cni's own nft tables.
 import { allDone } from "../loop/all-done.ts";
-import type { NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
+import type { Finding, NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
 import { BACKEND_NAMES } from "../netfilter/variant.ts";
-import type { Drift } from "./fingerprint.ts";
+import { RedirectionError } from "./redirection-error.ts";
 
 /** What was found and removed. */
 export interface Leftovers {
-  readonly drift: readonly Drift[];
+  readonly drift: readonly Finding[];
   readonly writes: number;
 }
 
 /** Engines that have something of ours in a namespace, and what. */
-export type Suspects = readonly { readonly engine: RuleEngine; readonly drift: readonly Drift[] }[];
+export type Suspects = readonly { readonly engine: RuleEngine; readonly drift: readonly Finding[] }[];
 
 /** What a look came to. */
 export interface EarlierLook {
   readonly suspects: Suspects;
   /** Why it is not known of an engine. */
   readonly fault?: Error;
+}
+
+/** What became of what was found. */
+export interface ClearedLeftovers extends Leftovers {
+  /** Why something of it is still there beside ours, or may be. */
+  readonly fault?: string;
 }
 
 /** Nothing was looked for. */
@@ -52,13 +58,27 @@ export class EarlierRules {
     return { drift: suspects.flatMap(({ drift }) => drift), writes: sum(writes) };
   }
 
+  /**
+   * Removes what was found where our own rules stand: as both lead to the same place, what cannot be removed is told and fails nothing.
+   * @throws {RedirectionError}, and whatever it is once the caller gave up
+   */
+  async clear(call: NetnsCall, { suspects, fault }: EarlierLook): Promise<ClearedLeftovers> {
+    try {
+      const leftovers = await this.remove(call, suspects);
+      return fault === undefined ? leftovers : { ...leftovers, fault: fault.message };
+    } catch (error) {
+      if (call.signal?.aborted === true || error instanceof RedirectionError) throw error;
+      return { drift: [], writes: 0, fault: (error as Error).message };
+    }
+  }
+
   /** Takes away what leads new connections into the rules that were found; the rules stay. @throws as the engines do */
   async open(call: NetnsCall, suspects: Suspects): Promise<number> {
     return sum(await allDone(suspects.map(({ engine }) => engine.open(call, "nat"))));
   }
 }
 
-async function leftIn(engine: RuleEngine, call: NetnsCall): Promise<Drift[]> {
+async function leftIn(engine: RuleEngine, call: NetnsCall): Promise<Finding[]> {
   const places = new Map(
     (await engine.present(call)).map(({ family, table, standsIn = table }) => [
       `${family} ${standsIn}`,

@@ -27,16 +27,17 @@ import type {
   WantedRules,
 } from "../netfilter/rule-engine.ts";
 import type { RedirectBackend } from "../netfilter/variant.ts";
-import { type EarlierLook, EarlierRules, type Leftovers, NOT_LOOKED } from "./earlier-rules.ts";
+import { type ClearedLeftovers, type EarlierLook, EarlierRules, NOT_LOOKED } from "./earlier-rules.ts";
 import { type Drift, fingerprint } from "./fingerprint.ts";
 import { named } from "./named-faults.ts";
+import { NATIVE_LAYOUT } from "./native-rules.ts";
 import { podEngines } from "./pod-engines.ts";
 import { assertUsable, visitOf } from "./pod-netns.ts";
 import { ensureRouting, familiesOf, type SkippedFamily } from "./pod-routing.ts";
 import { RedirectionError } from "./redirection-error.ts";
 import { routingDrift } from "./routing-drift.ts";
 import type { RedirectOptions } from "./rules.ts";
-import { ALL_FAMILIES, wantedRedirection } from "./told-redirection.ts";
+import { ALL_FAMILIES, REDIRECT_TABLES, wantedRedirection } from "./told-redirection.ts";
 
 export interface PodRedirectionOptions {
   readonly backend: RedirectBackend;
@@ -135,6 +136,8 @@ export class PodRedirection {
     this.#families = ipv6 && hasIpv6() ? ALL_FAMILIES : [4];
     this.#newFamilies = this.#families;
     const { engine, others } = podEngines(options.backend, {
+      own: REDIRECT_TABLES,
+      layout: NATIVE_LAYOUT,
       families: this.#families,
       timeoutMs,
       locks: options.locks,
@@ -326,20 +329,11 @@ export class PodRedirection {
     return this.#engine.variant === "native" ? { ...of, families: this.#families } : of;
   }
 
-  /** A pod that both sets of rules lead to ztunnel is captured: what cannot be removed is no reason to keep it from ztunnel. */
-  async #removeEarlier(
-    call: NetnsCall,
-    { suspects, fault }: EarlierLook,
-  ): Promise<Leftovers & { fault?: string }> {
-    try {
-      const leftovers = await this.#earlier.remove(call, suspects);
-      if (fault !== undefined) return { ...leftovers, fault: fault.message };
-      this.#searched.add(call.netns);
-      return leftovers;
-    } catch (error) {
-      if (call.signal?.aborted === true || error instanceof RedirectionError) throw error;
-      return { drift: [], writes: 0, fault: (error as Error).message };
-    }
+  /** What cannot be removed is looked for again. */
+  async #removeEarlier(call: NetnsCall, look: EarlierLook): Promise<ClearedLeftovers> {
+    const cleared = await this.#earlier.clear(call, look);
+    if (cleared.fault === undefined) this.#searched.add(call.netns);
+    return cleared;
   }
 
   async #open(call: NetnsCall): Promise<{ changed: boolean }> {

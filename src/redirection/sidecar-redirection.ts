@@ -17,12 +17,12 @@ import type { NetnsVisit } from "../linux/netns-visit.ts";
 import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import type { Family } from "../netfilter/family.ts";
-import { LegacyEngine } from "../netfilter/legacy/legacy-engine.ts";
-import { NftEngine } from "../netfilter/nft/nft-engine.ts";
 import type { Finding, NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
-import { TablesProgram } from "../netfilter/tables-program.ts";
-import type { RedirectBackend } from "../netfilter/variant.ts";
+import { type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
+import { type ClearedLeftovers, EarlierRules, NOT_LOOKED } from "./earlier-rules.ts";
 import { named } from "./named-faults.ts";
+import { SIDECAR_LAYOUT } from "./native-sidecar.ts";
+import { podEngines } from "./pod-engines.ts";
 import { assertUsable, visitOf } from "./pod-netns.ts";
 import { ensureRouting } from "./pod-routing.ts";
 import { RedirectionError } from "./redirection-error.ts";
@@ -59,11 +59,15 @@ export interface SidecarReport {
   readonly families: readonly Family[];
   /** Why iptables-restore wrote the rules, which takes many times longer than the batch that could not be. */
   readonly fallback?: string;
+  /** Why rules that an agent of another setting left still stand beside these; it is tried again with the next call. */
+  readonly leftoverFault?: string;
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000;
 /** Options are a pod's to choose. */
 const MAX_POSSIBLE = 64;
+/** More than pods with a sidecar fit on a node. */
+const MAX_SEARCHED = 4096;
 /**
  * From where a proxy opens its own connections to the app, for which IPv6 has no range of loopback addresses.
  * Source: istio/istio tools/common/tproxy, configureIPv6Addresses; pilot, the inbound passthrough cluster.
@@ -71,15 +75,18 @@ const MAX_POSSIBLE = 64;
 const PASSTHROUGH_V6 = "::6";
 
 /**
- * Redirects pods to their sidecars. Calls for different namespaces run in parallel, calls for the same one after each other. Nothing is ever
- * taken away: a pod without its sidecar is another pod, in another namespace.
+ * Redirects pods to their sidecars. Calls for different namespaces run in parallel, calls for the same one after each other. Nothing is
+ * taken away but what an agent of another setting wrote by another engine: a pod without its sidecar is another pod, in another namespace.
  */
 export class SidecarRedirection {
   readonly #hostNetns: ReadonlySet<string>;
   readonly #engine: RuleEngine;
+  readonly #earlier: EarlierRules;
   /** For which rules are recorded. */
   readonly #families: readonly Family[];
   readonly #queue = new KeyedMutex();
+  /** `Netns.key` of namespaces that hold nothing of other engines. */
+  readonly #searched = new Set<string>();
   /** Keys of options that rules can hold. */
   readonly #possible = new Set<string>();
 
@@ -88,24 +95,17 @@ export class SidecarRedirection {
     if (hostNetns.size === 0)
       throw new RangeError("Cannot redirect pods: the host's network namespace is not known");
     this.#hostNetns = hostNetns;
-    const { installed, runner } = backend;
-    // a sidecar's rules have no form in pure nf_tables here: iptables-nft writes to nf_tables as well
-    const variant =
-      backend.variant !== "native" ? backend.variant : installed.nft === undefined ? "legacy" : "nft";
-    const tools = installed[variant];
-    const checkUsable = (call: NetnsCall) => assertUsable(call, this.#hostNetns);
-    const program =
-      tools &&
-      new TablesProgram(tools, {
-        runner,
-        timeoutMs,
-        assertUsable: (netns) => checkUsable({ netns }),
-        locks,
-      });
-    this.#families = hasIpv6() && tools?.[6] !== undefined ? [4, 6] : [4];
-    const shared = { own: SIDECAR_TABLES, program, assertUsable: checkUsable, timeoutMs };
-    this.#engine =
-      variant === "nft" ? new NftEngine({ ...shared, families: this.#families }) : new LegacyEngine(shared);
+    this.#families = hasIpv6() && writesIpv6(backend) ? [4, 6] : [4];
+    const { engine, others } = podEngines(backend, {
+      own: SIDECAR_TABLES,
+      layout: SIDECAR_LAYOUT,
+      families: this.#families,
+      timeoutMs,
+      locks,
+      assertUsable: (call) => assertUsable(call, this.#hostNetns),
+    });
+    this.#engine = engine;
+    this.#earlier = new EarlierRules(others);
   }
 
   /** Does beforehand what the first pod with these options would wait for. @throws {RedirectionError} NO_KNOWN_BYTES */
@@ -157,8 +157,25 @@ export class SidecarRedirection {
       routed,
       addressed,
     ]);
-    const repaired = [...missing, ...before.findings];
-    return { repaired, families, ...(fallback === undefined ? {} : { fallback }) };
+    // only now: until these rules stand, the earlier ones lead to the proxy
+    const { drift, fault } = await this.#removeEarlier({ ...urgent, visit }, { isNew });
+    return {
+      repaired: [...missing, ...before.findings, ...drift],
+      families,
+      ...(fallback === undefined ? {} : { fallback }),
+      ...(fault === undefined ? {} : { leftoverFault: fault }),
+    };
+  }
+
+  /** Once for each namespace: this agent writes by one engine. */
+  async #removeEarlier(call: NetnsCall, { isNew }: { readonly isNew: boolean }): Promise<ClearedLeftovers> {
+    const { key } = call.netns;
+    const isSearched = isNew || this.#searched.has(key);
+    const cleared = await this.#earlier.clear(call, isSearched ? NOT_LOOKED : await this.#earlier.look(call));
+    if (cleared.fault !== undefined) return cleared;
+    if (this.#searched.size >= MAX_SEARCHED) this.#searched.clear();
+    this.#searched.add(key);
+    return cleared;
   }
 
   async #verify(call: NetnsCall, options: SidecarOptions): Promise<readonly SidecarDrift[]> {

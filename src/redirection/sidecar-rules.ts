@@ -7,10 +7,10 @@ import { type SidecarOptions, SidecarOptionsError } from "./sidecar-options.ts";
 
 /** Tables that can hold a sidecar's chains, in the order in which they are written. */
 export const SIDECAR_TABLE_NAMES = ["mangle", "nat", "raw"] as const;
-type TableName = (typeof SIDECAR_TABLE_NAMES)[number];
+export type SidecarTableName = (typeof SIDECAR_TABLE_NAMES)[number];
 
 /** A chain, and the built-in chain that jumps to it; without one only rules of ours lead there. */
-interface SidecarChain {
+export interface SidecarChain {
   readonly chain: ChainName;
   readonly hook?: "PREROUTING" | "OUTPUT";
 }
@@ -31,7 +31,7 @@ type ChainName =
  * place in the chain that is jumped to from there, so that all of it is told by name. ISTIO_OUTPUT of table mangle is ambient mode's.
  * Source: istio/istio tools/istio-iptables/pkg/constants; pkg/capture/run.go.
  */
-export const SIDECAR_CHAINS: Readonly<Record<TableName, readonly SidecarChain[]>> = {
+export const SIDECAR_CHAINS: Readonly<Record<SidecarTableName, readonly SidecarChain[]>> = {
   mangle: [
     { chain: "ISTIO_INBOUND", hook: "PREROUTING" },
     { chain: "ISTIO_DROP" },
@@ -54,7 +54,7 @@ export const SIDECAR_CHAINS: Readonly<Record<TableName, readonly SidecarChain[]>
 
 /** One rule of one chain. */
 export interface SidecarRule {
-  readonly table: TableName;
+  readonly table: SidecarTableName;
   readonly chain: ChainName;
   /** Everything that follows `-A CHAIN`. */
   readonly args: readonly string[];
@@ -107,7 +107,10 @@ export function sidecarRules(options: SidecarOptions, family: Family): SidecarRu
  * Chains that a table has for some rules, in the order in which they are made; none for a table without a rule. All that are entered from
  * built-in chains, with a rule in them or not: so nothing of other options that a pod had before leads anywhere.
  */
-export function sidecarChains(rules: readonly SidecarRule[], table: TableName): readonly SidecarChain[] {
+export function sidecarChains(
+  rules: readonly SidecarRule[],
+  table: SidecarTableName,
+): readonly SidecarChain[] {
   const used = new Set(rules.filter((rule) => rule.table === table).map(({ chain }) => chain));
   if (used.size === 0) return [];
   return SIDECAR_CHAINS[table].filter(({ chain, hook }) => hook !== undefined || used.has(chain));
@@ -422,7 +425,7 @@ function hex(mark: number): string {
   return `0x${mark.toString(16)}`;
 }
 
-function ruleOf(table: TableName) {
+function ruleOf(table: SidecarTableName) {
   return (
     chain: ChainName,
     args: readonly string[],

@@ -125,3 +125,18 @@ test("what was put right is told each time, what cannot be once until it changes
     "another",
   ]);
 });
+
+test("what an earlier agent left and cannot be taken away is told once", async () => {
+  const { log, untilSeen, next } = started([pod("ours")], [place("ours")], () => ({
+    ...right,
+    leftoverFault: "iptables-legacy is not in PATH",
+  }));
+  await untilSeen(1);
+  for (let count = 2; count <= 4; count++) await next(count);
+  await vi.waitFor(() => expect(log.lines).toHaveLength(1));
+  expect(log.lines[0]).toMatchObject({
+    level: "warn",
+    fields: { pod: "ours", reason: "iptables-legacy is not in PATH" },
+    message: expect.stringMatching(/^rules of an earlier agent still stand/),
+  });
+});

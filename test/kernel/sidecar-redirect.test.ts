@@ -7,6 +7,8 @@ import { isTouched } from "../../src/check/signs.ts";
 import { socketInNetns } from "../../src/linux/native.ts";
 import { Netns } from "../../src/linux/netns.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
+import type { RedirectBackend } from "../../src/netfilter/variant.ts";
+import { renderNativeSidecarText } from "../../src/redirection/native-sidecar.ts";
 import { defaultSidecarOptions, type SidecarOptions } from "../../src/redirection/sidecar-options.ts";
 import { SidecarRedirection } from "../../src/redirection/sidecar-redirection.ts";
 import { renderSidecarText } from "../../src/redirection/told-sidecar.ts";
@@ -23,6 +25,9 @@ import { ADDRESSES, APP_PORT, OUTSIDE_PORT, PROXY, SidecarNetwork } from "./side
 
 const runner = new ToolRunner();
 const { nft, legacy } = await installedBackends(runner);
+/** As on a host without a program of iptables. */
+const native: RedirectBackend = { ...nft, variant: "native", installed: {} };
+const BACKENDS = { nft, legacy, native };
 await expectNothingLeftAfterwards();
 
 const { pod: POD, outside: OUTSIDE } = ADDRESSES;
@@ -34,20 +39,94 @@ beforeAll(() => {
 afterAll(() => host.close());
 
 /** Without what has been counted on built-in chains, tables in alphabetical order. */
-function comparable(saved: string): string {
-  return saved
+function comparable(text: string): string {
+  return text
     .replaceAll(/\[\d+:\d+\]/g, "[0:0]")
-    .split(/^(?=\*)/m)
+    .split(/^(?=\*|table )/m)
     .sort()
     .join("");
 }
 
+/** A new namespace's own packets are counted too. */
+function withoutCounts(text: string): string {
+  return text.replaceAll(/packets \d+ bytes \d+/g, "");
+}
+
+/** All rules of nf_tables as the kernel keeps them, without their handles. */
+async function expressions(netns: TestNetns): Promise<string> {
+  const text = await netns.run("nft --stateless --debug=netlink list ruleset");
+  return text.replaceAll(/^(inet \S+ \S+) [\d ]+$/gm, "$1");
+}
+
+/** Some of what istio-cni tells nft. Source: istio/istio tools/istio-nftables/pkg/capture/testdata, inbound-ports-wildcard. */
+const ISTIOS_NATIVE_RULES = `
+table inet istio-proxy-nat {
+  chain prerouting {
+    type nat hook prerouting priority -100
+    meta l4proto tcp counter jump istio-inbound
+  }
+  chain output {
+    type nat hook output priority -100
+    counter jump istio-output
+  }
+  chain istio-inbound {
+    tcp dport 15008 counter return
+    meta l4proto tcp counter jump istio-in-redirect
+  }
+  chain istio-redirect {
+    meta l4proto tcp counter redirect to :15001
+  }
+  chain istio-in-redirect {
+    meta l4proto tcp counter redirect to :15006
+  }
+  chain istio-output {
+    oifname lo ip saddr 127.0.0.6/32 counter return
+    meta l4proto tcp oifname lo ip daddr != 127.0.0.1/32 tcp dport != { 53, 15008 } skuid 1337 counter jump istio-in-redirect
+  }
+}
+`;
+
 const dual = (changes: Partial<SidecarOptions> = {}) =>
   defaultSidecarOptions({ dualStack: true, ...changes });
 
-describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
-  const backend = () => (variant === "nft" ? nft : legacy);
-  const sidecars = () => new SidecarRedirection({ backend: backend(), hostNetns: new Set([host.key]) });
+/** The rules of both families as the program shows them that people use. */
+async function shown(network: SidecarNetwork, variant: RedirectBackend["variant"]): Promise<string> {
+  if (variant === "native") return comparable(await network.pod.run("nft --stateless list ruleset"));
+  const saved = await Promise.all(FAMILIES.map((family) => network.pod.save(saveTool(family, variant))));
+  return saved.map(comparable).join("");
+}
+
+/** What somebody does to the rules of a pod with TPROXY, DNS and a drop of what is invalid. */
+function damages(variant: RedirectBackend["variant"]): string[] {
+  if (variant === "native")
+    return [
+      "nft flush chain inet istio-proxy-nat istio-redirect",
+      "nft flush chain inet istio-proxy-nat output",
+      "nft insert rule inet istio-proxy-nat istio-output jump istio-in-redirect",
+      "nft add rule inet istio-proxy-nat output meta nfproto ipv6 jump istio-output",
+      "nft insert rule inet istio-proxy-mangle prerouting meta l4proto udp jump istio-divert",
+      "nft insert rule inet istio-proxy-mangle istio-tproxy accept",
+      "nft flush chain inet istio-proxy-raw istio-output-dns",
+      "nft add chain inet istio-proxy-nat others",
+      "nft add set inet istio-proxy-raw others { type ipv4_addr ; }",
+      "nft delete table inet istio-proxy-mangle",
+    ];
+  const ipt = `iptables-${variant}`;
+  return [
+    `${ipt} -t nat -F ISTIO_REDIRECT`,
+    `${ipt} -t nat -D ISTIO_OUTPUT -j ISTIO_REDIRECT`,
+    `${ipt} -t nat -I ISTIO_OUTPUT -j ISTIO_IN_REDIRECT`,
+    `${ipt} -t nat -D OUTPUT -j ISTIO_OUTPUT`,
+    `${ipt} -t nat -A OUTPUT -j ISTIO_OUTPUT`,
+    `${ipt} -t mangle -I PREROUTING -p udp -j ISTIO_DIVERT`,
+    `${ipt} -t raw -F ISTIO_OUTPUT_DNS`,
+    `ip6tables-${variant} -t mangle -F ISTIO_INBOUND`,
+  ];
+}
+
+describe.each(["nft", "legacy", "native"] as const)("with %s", (variant) => {
+  const sidecars = () =>
+    new SidecarRedirection({ backend: BACKENDS[variant], hostNetns: new Set([host.key]) });
 
   async function pod(options: SidecarOptions): Promise<SidecarNetwork> {
     const network = await SidecarNetwork.make();
@@ -58,7 +137,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
   }
 
   test.each(Object.entries(SIDECAR_VARIANTS))(
-    "a namespace gets the rules that iptables-restore makes of %s, and a second look finds them right",
+    "a namespace gets the rules that the variant's program makes of %s, and a second look finds them right",
     async (_, options) => {
       using network = await SidecarNetwork.make();
       using restored = await TestNetns.make();
@@ -66,18 +145,26 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
       const redirect = sidecars();
       const { repaired } = await redirect.apply(network.pod.netns, asked, { isNew: true });
       expect(repaired.length).toBeGreaterThan(0);
-      for (const family of FAMILIES) {
-        const save = saveTool(family, variant);
-        await restored.run(`${save.replace("save", "restore")} --noflush`, renderSidecarText(asked, family));
-        const [ours, theirs] = [await network.pod.save(save), await restored.save(save)];
-        expect(comparable(ours)).toBe(comparable(theirs));
+      if (variant === "native") {
+        const text = await network.pod.run("nft --stateless list ruleset");
+        expect(text).toBe(renderNativeSidecarText(asked, FAMILIES));
+        await restored.run("nft -f -", text);
+        expect(await expressions(network.pod)).toBe(await expressions(restored));
+      } else {
+        for (const family of FAMILIES) {
+          const save = saveTool(family, variant);
+          await restored.run(
+            `${save.replace("save", "restore")} --noflush`,
+            renderSidecarText(asked, family),
+          );
+          const [ours, theirs] = [await network.pod.save(save), await restored.save(save)];
+          expect(comparable(ours)).toBe(comparable(theirs));
+        }
       }
       expect(await redirect.verify(network.pod.netns, asked)).toEqual([]);
-      // the kernel's own packets, such as MLD reports, are counted meanwhile
-      const handles = async () => (await network.pod.handles()).replaceAll(/packets \d+ bytes \d+/g, "");
-      const before = await handles();
+      const handles = withoutCounts(await network.pod.handles());
       expect((await redirect.apply(network.pod.netns, asked)).repaired).toEqual([]);
-      expect(await handles()).toBe(before);
+      expect(withoutCounts(await network.pod.handles())).toBe(handles);
     },
   );
 
@@ -275,21 +362,9 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
     const redirect = sidecars();
     const options = dual({ mode: "TPROXY", dnsCapture: true, dropInvalid: true });
     await redirect.apply(netns, options, { isNew: true });
-    const saves = async () => {
-      const saved = await Promise.all(FAMILIES.map((family) => network.pod.save(saveTool(family, variant))));
-      return saved.map(comparable).join("");
-    };
-    const right = await saves();
-    const ipt = `iptables-${variant}`;
+    const right = await shown(network, variant);
     for (const damage of [
-      `${ipt} -t nat -F ISTIO_REDIRECT`,
-      `${ipt} -t nat -D ISTIO_OUTPUT -j ISTIO_REDIRECT`,
-      `${ipt} -t nat -I ISTIO_OUTPUT -j ISTIO_IN_REDIRECT`,
-      `${ipt} -t nat -D OUTPUT -j ISTIO_OUTPUT`,
-      `${ipt} -t nat -A OUTPUT -j ISTIO_OUTPUT`,
-      `${ipt} -t mangle -I PREROUTING -p udp -j ISTIO_DIVERT`,
-      `${ipt} -t raw -F ISTIO_OUTPUT_DNS`,
-      `ip6tables-${variant} -t mangle -F ISTIO_INBOUND`,
+      ...damages(variant),
       "ip rule del fwmark 1337 lookup 133",
       "ip -6 route del local default dev lo table 133",
       "ip address del ::6/128 dev lo",
@@ -299,7 +374,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
       const { repaired } = await redirect.apply(netns, options);
       expect(repaired.length, damage).toBeGreaterThan(0);
       expect(await redirect.verify(netns, options), damage).toEqual([]);
-      expect(await saves(), damage).toBe(right);
+      expect(await shown(network, variant), damage).toBe(right);
     }
     expect(await network.pod.run("ip rule show pref 32765")).toBe(
       "32765:\tfrom all fwmark 0x539 lookup 133\n",
@@ -311,18 +386,20 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
     const { netns } = network.pod;
     const redirect = sidecars();
     const options = dual({ dnsCapture: true });
+    if (variant === "native") await network.pod.run("nft -f -", ISTIOS_NATIVE_RULES);
     // Istio's jump from PREROUTING of nat takes TCP alone
-    for (const family of FAMILIES) {
-      const text = renderSidecarText(options, family).replace(
-        "-A PREROUTING -j ISTIO_INBOUND\n-A OUTPUT -j ISTIO_OUTPUT\n",
-        "-A PREROUTING -p tcp -j ISTIO_INBOUND\n-A OUTPUT -j ISTIO_OUTPUT\n",
-      );
-      expect(text).toContain("PREROUTING -p tcp");
-      await network.pod.run(`${saveTool(family, variant).replace("save", "restore")} --noflush`, text);
-    }
+    else
+      for (const family of FAMILIES) {
+        const text = renderSidecarText(options, family).replace(
+          "-A PREROUTING -j ISTIO_INBOUND\n-A OUTPUT -j ISTIO_OUTPUT\n",
+          "-A PREROUTING -p tcp -j ISTIO_INBOUND\n-A OUTPUT -j ISTIO_OUTPUT\n",
+        );
+        expect(text).toContain("PREROUTING -p tcp");
+        await network.pod.run(`${saveTool(family, variant).replace("save", "restore")} --noflush`, text);
+      }
     await redirect.apply(netns, options);
     expect(await redirect.verify(netns, options)).toEqual([]);
-    expect(await network.pod.save(saveTool(4, variant))).not.toContain("PREROUTING -p tcp");
+    expect(await shown(network, variant)).not.toMatch(/PREROUTING -p tcp|tcp counter jump istio-inbound/);
     await redirect.apply(netns, options, { isNew: true });
     expect(await redirect.verify(netns, options)).toEqual([]);
     await network.listen();
@@ -348,9 +425,9 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
       // nobody listens for TPROXY here
       expect(await inbound()).toMatch(answer);
     }
-    const saved = await network.pod.save(saveTool(4, variant));
-    for (const chain of ["ISTIO_DIVERT", "ISTIO_DROP", "ISTIO_OUTPUT_TPROXY"])
-      expect(saved).not.toContain(chain);
+    const rules = await shown(network, variant);
+    for (const chain of ["DIVERT", "DROP", "TPROXY"])
+      expect(rules).not.toMatch(new RegExp(`istio.${chain}`, "i"));
   });
 
   test("ambient mode's code sees nothing of its own in it, and takes nothing away", async () => {
@@ -359,7 +436,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
       const redirect = sidecars();
       await redirect.apply(network.pod.netns, { ...options, dualStack: true }, { isNew: true });
       expect(await isTouched(network.pod.netns)).toBe(false);
-      for (const each of [nft, legacy]) {
+      for (const each of Object.values(BACKENDS)) {
         const ambient = redirection(each);
         expect(await ambient.remove(network.pod.netns)).toEqual({ changed: false });
         expect(await ambient.open(network.pod.netns)).toEqual({ changed: false });
@@ -373,7 +450,14 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
     using both = await SidecarNetwork.make();
     const redirect = sidecars();
     expect((await redirect.apply(both.pod.netns, defaultSidecarOptions())).families).toEqual([4]);
-    expect(await both.pod.save(saveTool(6, variant))).not.toContain("ISTIO");
+    await both.listen();
+    expect(await both.ask("pod", { host: OUTSIDE[4], port: OUTSIDE_PORT })).toMatch(/^proxy 15001 /);
+    expect(await both.ask("outside", { host: POD[4], port: APP_PORT })).toBe(`proxy 15006 ${OUTSIDE[4]}`);
+    expect(await both.ask("pod", { host: OUTSIDE[6], port: OUTSIDE_PORT })).toBe(
+      `outside ${OUTSIDE_PORT} ${POD[6]}`,
+    );
+    expect(await both.ask("outside", { host: POD[6], port: APP_PORT })).toBe(`app ${APP_PORT} ${OUTSIDE[6]}`);
+    expect(await redirect.verify(both.pod.netns, defaultSidecarOptions())).toEqual([]);
     using six = await SidecarNetwork.make({ families: [6] });
     expect((await redirect.apply(six.pod.netns, defaultSidecarOptions())).families).toEqual([4, 6]);
     using four = await SidecarNetwork.make({ families: [4] });
@@ -381,29 +465,80 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (variant) => {
     expect(await redirect.verify(four.pod.netns, dual())).toEqual([]);
   });
 
+  test("as many rules as a chain can have of both families are written, read and found right", async () => {
+    using network = await SidecarNetwork.make();
+    const numbers = Array.from({ length: 100 }, (_, index) => index);
+    const options = dual({
+      mode: "TPROXY",
+      includeInboundPorts: numbers.map((number) => 10_000 + number),
+      includeOutboundCidrs: numbers.flatMap((number) => [`10.${number}.0.0/16`, `fd00:${number}::/47`]),
+      excludeOutboundCidrs: numbers.flatMap((number) => [`172.${number}.0.0/17`, `fd01:${number}::/47`]),
+      virtualInterfaces: ["vm0", "vm1"],
+    });
+    const redirect = sidecars();
+    await redirect.apply(network.pod.netns, options, { isNew: true });
+    expect(await redirect.verify(network.pod.netns, options)).toEqual([]);
+    await network.listen();
+    expect(await network.ask("pod", { host: OUTSIDE[4], port: OUTSIDE_PORT })).toMatch(/^proxy 15001 /);
+  });
+
   test("the host's namespace is never written", async () => {
     await expect(sidecars().apply(host, dual())).rejects.toMatchObject({ code: "HOST_NETNS" });
   });
 });
 
-test("with native nftables iptables-nft writes a sidecar's rules, which ambient mode's tables have nothing to do with", async () => {
-  using network = await SidecarNetwork.make();
-  const { netns } = network.pod;
-  const backend = { ...nft, variant: "native" as const };
-  const redirect = new SidecarRedirection({ backend, hostNetns: new Set([host.key]) });
-  await redirect.apply(netns, dual({ dnsCapture: true }), { isNew: true });
-  await network.listen();
-  expect(await network.ask("outside", { host: POD[4], port: APP_PORT })).toBe(`proxy 15006 ${OUTSIDE[4]}`);
-  expect(await network.ask("pod", { host: OUTSIDE[6], port: OUTSIDE_PORT })).toMatch(/^proxy 15001 /);
-  expect(await isTouched(netns)).toBe(false);
-  expect(await redirection(backend).remove(netns)).toEqual({ changed: false });
-  expect(await redirect.verify(netns, dual({ dnsCapture: true }))).toEqual([]);
-});
+test.each(Object.entries(SIDECAR_VARIANTS))(
+  "what stands natively in a pod without IPv6 is what nft makes of the same text, %s",
+  async (_, options) => {
+    using network = await SidecarNetwork.make({ families: [4] });
+    using other = await TestNetns.make();
+    const redirect = new SidecarRedirection({ backend: native, hostNetns: new Set([host.key]) });
+    await redirect.apply(network.pod.netns, options, { isNew: true });
+    const text = await network.pod.run("nft --stateless list ruleset");
+    expect(text).toBe(renderNativeSidecarText(options, [4]));
+    await other.run("nft -f -", text);
+    expect(await expressions(network.pod)).toBe(await expressions(other));
+    // a route is not among the rules
+    const drift = await redirect.verify(other.netns, options);
+    expect(drift.filter(({ kind }) => kind !== "missing-routing")).toEqual([]);
+  },
+);
 
-test("without programs of iptables no rule is written, and the reason names them", async () => {
+test.each([
+  ["nft", "native"],
+  ["legacy", "native"],
+  ["native", "nft"],
+  ["native", "legacy"],
+  ["legacy", "nft"],
+] as const)(
+  "rules that an agent with %s left are taken away by one with %s, once its own stand",
+  async (from, to) => {
+    using network = await SidecarNetwork.make();
+    const { netns } = network.pod;
+    const options = dual({ dnsCapture: true, dropInvalid: true });
+    const by = (variant: typeof from) =>
+      new SidecarRedirection({ backend: { ...nft, variant }, hostNetns: new Set([host.key]) });
+    await by(from).apply(netns, options, { isNew: true });
+    await network.listen();
+    const redirect = by(to);
+    const { repaired, leftoverFault } = await redirect.apply(netns, options);
+    expect(leftoverFault).toBe(undefined);
+    expect(repaired.map(({ kind }) => kind)).toContain("unexpected-table");
+    expect(await shown(network, from)).not.toMatch(from === "native" ? /istio-proxy/ : /ISTIO/);
+    expect(await shown(network, to)).toMatch(/istio.output/i);
+    expect(await network.ask("outside", { host: POD[4], port: APP_PORT })).toBe(`proxy 15006 ${OUTSIDE[4]}`);
+    expect(await network.ask("pod", { host: OUTSIDE[6], port: OUTSIDE_PORT })).toMatch(/^proxy 15001 /);
+    expect((await redirect.apply(netns, options)).repaired).toEqual([]);
+    expect((await by(to).apply(netns, options)).repaired).toEqual([]);
+  },
+);
+
+test("a variant that is not installed writes nothing, and the reason names its programs", async () => {
   using network = await SidecarNetwork.make();
-  const backend = { ...nft, variant: "native" as const, installed: {} };
-  const redirect = new SidecarRedirection({ backend, hostNetns: new Set([host.key]) });
+  const redirect = new SidecarRedirection({
+    backend: { ...nft, installed: {} },
+    hostNetns: new Set([host.key]),
+  });
   await expect(redirect.apply(network.pod.netns, dual(), { isNew: true })).rejects.toThrow(/not in PATH/);
   expect(await network.pod.save()).not.toContain("ISTIO");
 });

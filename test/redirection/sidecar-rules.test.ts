@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { normaliseRule } from "../../src/netfilter/rule-tokens.ts";
+import { renderNativeSidecarText } from "../../src/redirection/native-sidecar.ts";
 import { sidecarAnnotations, sidecarOptionsOf } from "../../src/redirection/sidecar-options.ts";
 import { SIDECAR_CHAINS, SIDECAR_TABLE_NAMES, sidecarRules } from "../../src/redirection/sidecar-rules.ts";
 import { REDIRECT_TABLES } from "../../src/redirection/told-redirection.ts";
@@ -22,6 +23,36 @@ const cases = Object.entries(SIDECAR_VARIANTS).flatMap(([name, options]) =>
 test.each(cases)("$name v$family renders its golden text", ({ name, options, family }) => {
   const golden = readFileSync(new URL(`golden-sidecar/${name}.v${family}.rules`, import.meta.url), "utf8");
   expect(renderSidecarText(options, family)).toBe(golden);
+});
+
+const nativeCases = Object.entries(SIDECAR_VARIANTS).flatMap(([name, options]) => [
+  { name, options, form: "v4", families: [4] as const },
+  { name, options, form: "dual", families: FAMILIES },
+]);
+
+test.each(nativeCases)("$name $form renders its golden text of nft", ({ name, options, form, families }) => {
+  const golden = readFileSync(new URL(`golden-sidecar/${name}.${form}.nft`, import.meta.url), "utf8");
+  expect(renderNativeSidecarText(options, families)).toBe(golden);
+});
+
+test("a range of all addresses of a family is that family, natively too", () => {
+  const includeOutboundCidrs = ["0.0.0.0/0", "::/0"];
+  const text = renderNativeSidecarText({ ...SIDECAR_VARIANTS.basic!, includeOutboundCidrs }, FAMILIES);
+  expect(text).toContain("\t\tmeta nfproto ipv4 counter jump istio-redirect\n");
+  expect(text).toContain("\t\tmeta nfproto ipv6 counter jump istio-redirect\n");
+});
+
+test("a family's own ranges stand before what is the same for both, however many the other has", () => {
+  const excludeOutboundCidrs = ["192.0.2.0/25", "198.51.100.0/24", "203.0.113.0/24"];
+  const text = renderNativeSidecarText({ ...SIDECAR_VARIANTS.basic!, excludeOutboundCidrs }, FAMILIES);
+  const rules = text
+    .slice(text.indexOf("ip6 daddr ::1 counter return"))
+    .split("\n", 5)
+    .map((line) => line.trim());
+  expect(rules.slice(1)).toEqual([
+    ...excludeOutboundCidrs.map((range) => `ip daddr ${range} counter return`),
+    "counter jump istio-redirect",
+  ]);
 });
 
 describe.each(cases)("the rules of $name v$family", ({ options, family }) => {
