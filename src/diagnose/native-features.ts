@@ -4,11 +4,15 @@ import type { Netns } from "../linux/netns.ts";
 import type { Family } from "../netfilter/family.ts";
 import { NativeEngine } from "../netfilter/native/native-engine.ts";
 import { NativeHost } from "../netfilter/native/native-host.ts";
+import type { NativeLayout } from "../netfilter/native/native-layout.ts";
 import { type ToldRules, toldRule } from "../netfilter/told-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
 import { NATIVE_LAYOUT } from "../redirection/native-rules.ts";
+import { SIDECAR_LAYOUT } from "../redirection/native-sidecar.ts";
+import { defaultSidecarOptions, type SidecarOptions } from "../redirection/sidecar-options.ts";
 import { ALL_FAMILIES, REDIRECT_TABLES, toldRedirection } from "../redirection/told-redirection.ts";
-import { type Finding, failing } from "./finding.ts";
+import { wantedSidecar } from "../redirection/told-sidecar.ts";
+import { type Finding, failing, warning } from "./finding.ts";
 
 /** What is tried. */
 export interface NativeFeatureOptions {
@@ -53,7 +57,7 @@ const PARTS: readonly NativePart[] = [
   },
 ];
 
-/** Writes a pod's and the host's rules in a namespace of one's own. @returns what is missing; none: nothing is */
+/** Writes pods', sidecars' and the host's rules in a namespace of one's own. @returns what is missing; none: nothing is */
 export async function tryNatively(netns: Netns, options: NativeFeatureOptions): Promise<Finding[]> {
   const engine = new NativeEngine({ layout: NATIVE_LAYOUT });
   const { families, probeSnatV4, probeSnatV6 } = options;
@@ -78,7 +82,38 @@ export async function tryNatively(netns: Netns, options: NativeFeatureOptions): 
         failing("kernel-rules", `the rules are refused: ${refusal}`, "look at the node's kernel log (dmesg)"),
       );
   }
-  return [...found, ...(await tryHost(netns, options))];
+  return [...found, ...(await trySidecars(netns, families)), ...(await tryHost(netns, options))];
+}
+
+/** What sidecars alone need: TPROXY all of it, others no table mangle. */
+async function trySidecars(netns: Netns, families: readonly Family[]): Promise<Finding[]> {
+  const attempt = (layout: NativeLayout, options: SidecarOptions) =>
+    refusalOf(async () => {
+      const engine = new NativeEngine({ layout });
+      const wanted = wantedSidecar(options, { families, known: families });
+      await engine.apply({ netns }, wanted, { isNew: false });
+      await engine.remove({ netns });
+    });
+  const options = defaultSidecarOptions({ dnsCapture: true });
+  const refusal = await attempt(SIDECAR_LAYOUT, { ...options, mode: "TPROXY", dropInvalid: true });
+  if (refusal === undefined) return [];
+  const others = SIDECAR_LAYOUT.filter(({ told }) => told !== "mangle");
+  const why = await attempt(others, options);
+  if (why !== undefined)
+    return [
+      failing(
+        "kernel-sidecars",
+        `the rules of sidecars are refused: ${why}`,
+        load("nft_ct nft_redir nf_nat"),
+      ),
+    ];
+  return [
+    warning(
+      "kernel-nft-tproxy",
+      `pods whose sidecar asks for TPROXY, or to drop what is invalid, may not start, as rules for both are refused: ${refusal}`,
+      load("nft_tproxy nft_ct"),
+    ),
+  ];
 }
 
 async function tryHost(

@@ -143,6 +143,27 @@ describe.skipIf(!isRoot)("the self-test, as root", () => {
     expect(await tryNatively(pod.netns, { families: [4, 6], probeSnatV4, probeSnatV6 })).toEqual([]);
   });
 
+  test.each([
+    [
+      "mangle",
+      { level: "warn", id: "kernel-nft-tproxy", fix: expect.stringContaining("modprobe nft_tproxy") },
+    ],
+    ["nat", { level: "fail", id: "kernel-sidecars", fix: expect.stringContaining("modprobe nft_ct") }],
+  ])("says which sidecars cannot start where table %s of theirs is refused", async (table, finding) => {
+    using pod = await TestNetns.make();
+    const owner = spawn("nsenter", [`--net=/proc/${pod.pid}/ns/net`, "nft", "-i"], {
+      stdio: ["pipe", "ignore", "ignore"],
+    });
+    const ended = once(owner, "exit");
+    owner.stdin.write(`add table inet istio-proxy-${table} { flags owner; }\n`);
+    await expect.poll(() => pod.run("nft list tables inet")).toContain(table);
+    const { probeSnatV4, probeSnatV6 } = configOf();
+    const found = await tryNatively(pod.netns, { families: [4, 6], probeSnatV4, probeSnatV6 });
+    owner.kill();
+    await ended;
+    expect(found).toMatchObject([finding]);
+  });
+
   test("names a missing ipset", async () => {
     const found = await runSelfTest({ config: configOf(), backend: await crippled({ without: "ipset" }) });
     expect(found.filter(({ level }) => level !== "ok")).toMatchObject([
