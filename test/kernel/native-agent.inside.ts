@@ -9,6 +9,7 @@ import { capturedIo } from "../cli/captured-io.ts";
 import { ask } from "../status/state-client.ts";
 import { AGENT_BUNDLE, AgentProcess } from "../support/node/agent-process.ts";
 import { commandEnv } from "../support/node/command-env.ts";
+import { injectedPod } from "../support/node/injected-pod.ts";
 import { inNetns, ipRules, iptablesSave } from "../support/node/kernel.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import type { Pod } from "../support/node/pod.ts";
@@ -29,6 +30,7 @@ const mesh = await MeshNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "1" 
 mesh.kubelet.createNamespace("mesh", { [modeLabel]: "ambient" });
 mesh.kubelet.createNamespace("toggled");
 mesh.kubelet.createNamespace("plain");
+mesh.kubelet.createNamespace("injected", { "istio-injection": "enabled" });
 const server = await mesh.plainPods.runPodSandbox({ namespace: "plain", name: "server" });
 const serverApp = await server.startApp();
 await serverApp.call.serveHttp(8080);
@@ -77,6 +79,34 @@ export async function captured() {
     ways: await waysOf(pod),
     status: await output(statusCommand.run, []),
     verify: await verified(),
+  };
+}
+
+let sidecarPod: Pod | undefined;
+
+/** A pod with a sidecar: its rules when its ADD is answered, after somebody hurt them, and what was said of it. */
+export async function sidecar() {
+  sidecarPod = await mesh.kubelet.runPod({
+    namespace: "injected",
+    name: "sidecar",
+    ...injectedPod({
+      annotations: { "sidecar.istio.io/interceptionMode": "TPROXY" },
+      env: { ISTIO_META_DNS_CAPTURE: "true", INVALID_DROP: "true", ISTIO_DUAL_STACK: "true" },
+    }),
+  });
+  const { netns } = sidecarPod;
+  const rules = await rulesIn(netns);
+  const routes = (await ipRules(netns, 4)).filter((line) => line.includes("lookup 133"));
+  await inNetns(netns, ["nft", "flush", "chain", "inet", "istio-proxy-nat", "istio-output"]);
+  await inNetns(netns, ["nft", "delete", "table", "inet", "istio-proxy-mangle"]);
+  const hurt = await rulesIn(netns);
+  await waitFor("the rules to be right again", async () => (await rulesIn(netns)) === rules);
+  return {
+    rules,
+    hurt,
+    routes,
+    iptables: await iptablesSave(netns, 4, { variant: "nft" }),
+    wasSaid: mesh.agent.lines.some(({ text }) => text.includes("a sidecar's rules were changed")),
   };
 }
 
@@ -182,7 +212,17 @@ export async function switched() {
     await mesh.agent.stop();
     await mesh.startAgent(env, options);
     await looks(2);
+    const sidecarNetns = sidecarPod?.netns ?? "";
+    const isIptables = env === iptables;
+    await waitFor(
+      "the sidecar's rules to be this mode's alone",
+      async () =>
+        ((await rulesIn(sidecarNetns)) === "") === isIptables &&
+        (await iptablesSave(sidecarNetns, 4, { variant: "nft" })).includes("ISTIO") === isIptables,
+      { timeoutMs: 10_000 },
+    );
     states.push({
+      sidecar: await rulesIn(sidecarNetns),
       rules: await rulesIn(netns),
       iptables: await iptablesSave(netns, 4, { variant: "nft" }),
       host: await rulesIn(host),

@@ -2,10 +2,20 @@
 // The agent with NATIVE_NFTABLES=true on a node of its own, where it finds no program: what it does natively, and the way there and back.
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { renderNativeSidecarText } from "../../src/redirection/native-sidecar.ts";
+import { defaultSidecarOptions } from "../../src/redirection/sidecar-options.ts";
 import { NodeModule } from "../support/node/node-module.ts";
 
 type Inside = typeof import("./native-agent.inside.ts");
 let node: NodeModule<Inside>;
+/** Tables in the order of their names. */
+const sidecarRules = renderNativeSidecarText(
+  defaultSidecarOptions({ mode: "TPROXY", dnsCapture: true, dropInvalid: true, dualStack: true }),
+  [4, 6],
+)
+  .split(/^(?=table )/m)
+  .sort()
+  .join("");
 
 beforeAll(async () => {
   node = await NodeModule.start<Inside>(join(import.meta.dirname, "native-agent.inside.ts"));
@@ -37,6 +47,15 @@ test("ADD captures, with istio-cni's tables and nothing of iptables, and everybo
   expect(seen.verify).toEqual([]);
 });
 
+test("a pod with a sidecar has its rules in istio-cni's tables when its ADD is answered, and damage is mended", async () => {
+  const { rules, hurt, routes, iptables, wasSaid } = await node.call.sidecar();
+  expect(rules).toBe(sidecarRules);
+  expect(hurt).not.toContain("istio-proxy-mangle");
+  expect(routes).toHaveLength(1);
+  expect(iptables).toBe("");
+  expect(wasSaid).toBe(true);
+});
+
 test("labels take a running pod in and let it go", async () => {
   const { off, on, again, ways } = await node.call.labelled();
   expect(off).toBe("");
@@ -66,11 +85,11 @@ test("under traffic the node goes to iptables and back: no request is lost or pa
 }, async () => {
   const { sent, past, failed, states, wanted, wasCarried, verify } = await node.call.switched();
   const [iptables, native] = states;
-  expect(iptables).toMatchObject({ rules: "", host: "", isOpen: true });
+  expect(iptables).toMatchObject({ rules: "", host: "", isOpen: true, sidecar: "" });
   expect(iptables?.iptables).toContain("ISTIO_OUTPUT");
   expect(iptables?.hostIptables).toContain("ISTIO_POSTRT");
   expect(iptables?.ipset).toContain("istio-inpod-probes-v4");
-  expect(native).toMatchObject({ rules: wanted, ipset: "", isOpen: true });
+  expect(native).toMatchObject({ rules: wanted, ipset: "", isOpen: true, sidecar: sidecarRules });
   expect(native?.iptables).not.toContain("ISTIO");
   expect(native?.hostIptables).not.toContain("ISTIO");
   expect(native?.host).toContain("snat ip to");
