@@ -17,6 +17,7 @@ import { PodHistory } from "../enrolment/pod-history.ts";
 import { PodLookup } from "../enrolment/pod-lookup.ts";
 import { SandboxFinder } from "../enrolment/sandbox-finder.ts";
 import { SidecarLooks } from "../enrolment/sidecar-looks.ts";
+import { SidecarRecords } from "../enrolment/sidecar-records.ts";
 import { Sidecars } from "../enrolment/sidecars.ts";
 import { chainEntry, standsForIstioCni } from "../install/chain-entry.ts";
 import { readFolder } from "../install/conf-dir.ts";
@@ -148,18 +149,22 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
   const { probes, probePath } = makeProbes(ground, wiring);
   const locks = new LockFiles(join(config.runDir, LOCK_FOLDER));
   const redirection = new PodRedirection({ backend, hostNetns, ipv6: config.ipv6, locks });
-  const sidecars = new Sidecars({
-    redirection: new SidecarRedirection({ backend, hostNetns, locks }),
-    excludeNamespaces: config.excludeNamespaces,
-    log: loggers.scope("redirect"),
-  });
   const { runDir, hostRoot, reconcileIntervalMs: intervalMs } = config;
   const attachments = openAttachments({ runDir, hostRoot, log: loggers.scope("enrolment") });
   const log = loggers.scope("redirect");
+  const records = new SidecarRecords();
+  const sidecars = new Sidecars({
+    redirection: new SidecarRedirection({ backend, hostNetns, locks }),
+    attachments,
+    records,
+    excludeNamespaces: config.excludeNamespaces,
+    log,
+  });
   const sidecarLooks = new SidecarLooks({
     pods: node.pods,
     sidecars,
     attachments,
+    records,
     hostRoot,
     intervalMs,
     log,

@@ -7,6 +7,8 @@ import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import type { Attachments, Place } from "./attachments.ts";
+import { logRemedy } from "./failure.ts";
+import type { SidecarRecords, SidecarSetback } from "./sidecar-records.ts";
 import type { Sidecars } from "./sidecars.ts";
 
 export interface SidecarLooksOptions {
@@ -14,6 +16,8 @@ export interface SidecarLooksOptions {
   readonly sidecars: Pick<Sidecars, "awaitsRules" | "apply">;
   /** Whose ADD this node's agent answered, and where: rules that another program wrote are that program's to mend. */
   readonly attachments: Pick<Attachments, "placeOf">;
+  /** Where the pods stand: {@link Sidecars.apply} tells it, a look adds what it alone can know. */
+  readonly records: Pick<SidecarRecords, "of" | "failed" | "mended" | "keepOnly">;
   /** Below which paths of the runtime are seen. */
   readonly hostRoot: string;
   readonly intervalMs: number;
@@ -28,8 +32,8 @@ const POD_MS = 10_000;
 export class SidecarLooks {
   readonly #options: SidecarLooksOptions;
   readonly #looks: KeepTrue;
-  /** By UID, as it was told. */
-  readonly #faults = new Map<string, string>();
+  /** By UID, why rules of an earlier agent still stand beside ours, as it was told. */
+  readonly #leftovers = new Map<string, string>();
 
   constructor(options: SidecarLooksOptions) {
     this.#options = options;
@@ -46,50 +50,55 @@ export class SidecarLooks {
   }
 
   async #look(stopped: AbortSignal): Promise<void> {
-    const { pods, sidecars, attachments } = this.#options;
-    const seen = new Set<string>();
+    const { pods, sidecars, attachments, records } = this.#options;
+    const known = new Set<string>();
     for (const pod of [...pods.values()]) {
       if (stopped.aborted) return;
       if (!sidecars.awaitsRules(pod) || pod.deletionTimestamp === true) continue;
+      known.add(pod.uid);
       const place = attachments.placeOf(pod.uid);
-      if (place === undefined) continue;
-      seen.add(pod.uid);
-      await this.#lookAt(pod, place, stopped);
+      if (place !== undefined) await this.#lookAt(pod, place, stopped);
     }
-    for (const uid of this.#faults.keys()) if (!seen.has(uid)) this.#faults.delete(uid);
+    records.keepOnly(known);
+    for (const uid of this.#leftovers.keys()) if (!known.has(uid)) this.#leftovers.delete(uid);
   }
 
   async #lookAt(pod: PodFacts, place: Place, stopped: AbortSignal): Promise<void> {
-    const { sidecars, log } = this.#options;
+    const { sidecars, records, log } = this.#options;
     const { namespace: ns, name, uid } = pod;
+    using netns = this.#open(place);
+    if (netns === undefined) return records.failed(uid, awayFrom(place), 0);
+    const before = records.of(uid)?.failure;
     try {
-      using netns = this.#open(place);
-      if (netns === undefined) return;
       const signal = AbortSignal.any([stopped, AbortSignal.timeout(POD_MS)]);
       const { repaired, leftoverFault } = await sidecars.apply(pod, netns, { signal });
-      if (leftoverFault === undefined) this.#faults.delete(uid);
-      else
-        this.#tell(
-          pod,
-          leftoverFault,
-          "rules of an earlier agent still stand beside a sidecar's; trying again",
-        );
+      records.mended(repaired);
+      this.#tellLeftover(pod, leftoverFault);
       if (repaired.length > 0)
         log.warn(
           { ns, pod: name, uid, drift: repaired },
           "a sidecar's rules were changed by somebody and are right again",
         );
     } catch (error) {
-      if (stopped.aborted) return;
-      this.#tell(pod, (error as Error).message, "cannot look after a sidecar's rules; trying again");
+      const { failure } = records.of(uid) ?? {};
+      if (stopped.aborted || (failure !== undefined && failure.message === before?.message)) return;
+      const { message: reason } = error as Error;
+      log.warn({ ns, pod: name, uid, reason }, "cannot look after a sidecar's rules; trying again");
     }
   }
 
   /** Once, until something else is wrong or nothing is. */
-  #tell({ namespace: ns, name, uid }: PodFacts, reason: string, what: string): void {
-    if (this.#faults.get(uid) === reason) return;
-    this.#faults.set(uid, reason);
-    this.#options.log.warn({ ns, pod: name, uid, reason }, what);
+  #tellLeftover({ namespace: ns, name, uid }: PodFacts, reason: string | undefined): void {
+    if (this.#leftovers.get(uid) === reason) return;
+    if (reason === undefined) {
+      this.#leftovers.delete(uid);
+      return;
+    }
+    this.#leftovers.set(uid, reason);
+    this.#options.log.warn(
+      { ns, pod: name, uid, reason },
+      "rules of an earlier agent still stand beside a sidecar's; trying again",
+    );
   }
 
   /** `undefined`: the path is gone, or leads to another namespace by now. */
@@ -99,6 +108,16 @@ export class SidecarLooks {
     netns.close();
     return undefined;
   }
+}
+
+/** Its runtime has taken the namespace away, and may be making another. */
+function awayFrom({ netnsPath, netnsKey }: Place): SidecarSetback {
+  return {
+    state: "unverified",
+    kind: "sandbox",
+    message: `network namespace ${netnsKey} is not at "${netnsPath}" any more`,
+    remedy: logRemedy,
+  };
 }
 
 function openIfThere(path: string): Netns | undefined {

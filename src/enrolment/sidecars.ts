@@ -5,15 +5,35 @@ import type { NamespaceNames } from "../kube/namespace-patterns.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
-import { defaultSidecarOptions, SidecarOptionsError } from "../redirection/sidecar-options.ts";
+import {
+  defaultSidecarOptions,
+  type SidecarOptions,
+  SidecarOptionsError,
+} from "../redirection/sidecar-options.ts";
 import type { SidecarRedirection, SidecarReport } from "../redirection/sidecar-redirection.ts";
+import type { Attachments, Place } from "./attachments.ts";
 import { failureOf } from "./failure.ts";
 import { awaitsRules, sidecarOptionsOfPod } from "./sidecar-decision.ts";
+import type { SidecarRecord, SidecarRecords, SidecarSetback } from "./sidecar-records.ts";
 
 export interface SidecarsOptions {
-  readonly redirection: Pick<SidecarRedirection, "apply" | "prepare">;
+  readonly redirection: Pick<SidecarRedirection, "apply" | "prepare" | "verify">;
+  /** Whose ADD this node's agent answered, and where. */
+  readonly attachments: Pick<Attachments, "placeOf">;
+  /** What becomes of the pods is told here. */
+  readonly records: SidecarRecords;
   readonly excludeNamespaces: NamespaceNames;
   readonly log: Logger;
+}
+
+/** A pod whose sidecar has its rules from this node's agent, or is to have them. */
+export interface ServedSidecar {
+  /** How it should be redirected; `undefined`: its annotations cannot be followed. */
+  readonly options: SidecarOptions | undefined;
+  /** Where it runs; `undefined`: its ADD has not succeeded, or an agent before this boot answered it. */
+  readonly place: Place | undefined;
+  /** `undefined`: it was not looked at yet. */
+  readonly record: SidecarRecord | undefined;
 }
 
 /** A pod with a sidecar cannot be given what its sidecar waits for; the message has cause and remedy. */
@@ -34,7 +54,7 @@ export class SidecarError extends Error {
 /** What an ADD may take; a runtime gives up later than that. */
 const ADD_MS = 30_000;
 
-/** Writes sidecars' rules. */
+/** Writes sidecars' rules, and knows which pods have them. */
 export class Sidecars {
   readonly #options: SidecarsOptions;
 
@@ -53,6 +73,26 @@ export class Sidecars {
     return awaitsRules(pod, this.#options.excludeNamespaces);
   }
 
+  /** How this node's agent serves a pod; `undefined`: its sidecar waits for nobody's rules, or another program wrote them. */
+  served(pod: PodFacts): ServedSidecar | undefined {
+    if (!this.awaitsRules(pod)) return undefined;
+    const { attachments, records } = this.#options;
+    const place = attachments.placeOf(pod.uid);
+    const record = records.of(pod.uid);
+    if (place === undefined && record === undefined) return undefined;
+    return { options: followedOptions(pod), place, record };
+  }
+
+  /** Differences that looks have put right since the start, by kind. */
+  get repairs(): ReadonlyMap<string, number> {
+    return this.#options.records.repairs;
+  }
+
+  /** What of a pod's redirection to its sidecar is not as it should be; writes nothing. @throws as `SidecarRedirection.verify` */
+  verify(...call: Parameters<SidecarRedirection["verify"]>): ReturnType<SidecarRedirection["verify"]> {
+    return this.#options.redirection.verify(...call);
+  }
+
   /**
    * Has the pod of a new sandbox redirected to its sidecar, if that waits for it.
    * @param open opens the namespace; the handle is closed
@@ -65,7 +105,7 @@ export class Sidecars {
     const signal = AbortSignal.timeout(ADD_MS);
     const isNew = pod.phase !== "Running";
     const startedMs = performance.now();
-    const { families } = await this.apply(pod, netns, { isNew, signal });
+    const { families } = await this.#apply(pod, netns, { isNew, signal, isAdd: true });
     const { namespace: ns, name, uid } = pod;
     const ms = Math.round(performance.now() - startedMs);
     this.#options.log.info(
@@ -80,16 +120,23 @@ export class Sidecars {
    * @param pod one that {@link Sidecars.awaitsRules} @param netns stays the caller's
    * @throws {SidecarError}
    */
-  async apply(
+  apply(pod: PodFacts, netns: Netns, call: { readonly signal?: AbortSignal } = {}): Promise<SidecarReport> {
+    return this.#apply(pod, netns, { ...call, isNew: false, isAdd: false });
+  }
+
+  async #apply(
     pod: PodFacts,
     netns: Netns,
-    call: { readonly isNew?: boolean; readonly signal?: AbortSignal } = {},
+    call: { readonly isNew: boolean; readonly isAdd: boolean; readonly signal?: AbortSignal },
   ): Promise<SidecarReport> {
-    const { redirection, log } = this.#options;
+    const { redirection, records, log } = this.#options;
+    const { isAdd, ...how } = call;
+    const startedMs = performance.now();
+    const { namespace: ns, name, uid } = pod;
     try {
-      const report = await redirection.apply(netns, sidecarOptionsOfPod(pod), call);
-      const { namespace: ns, name, uid } = pod;
-      const { fallback } = report;
+      const report = await redirection.apply(netns, sidecarOptionsOfPod(pod), how);
+      const { fallback, families } = report;
+      records.right(uid, { netnsKey: netns.key, families, ms: performance.now() - startedMs });
       if (fallback !== undefined)
         log.warn(
           { ns, pod: name, uid, reason: fallback },
@@ -97,7 +144,28 @@ export class Sidecars {
         );
       return report;
     } catch (error) {
+      records.failed(uid, setbackOf(error, { isAdd }), performance.now() - startedMs);
       throw new SidecarError(pod, error);
     }
   }
+}
+
+/** What a pod's annotations ask for, where they can be followed. */
+function followedOptions(pod: PodFacts): SidecarOptions | undefined {
+  try {
+    return sidecarOptionsOfPod(pod);
+  } catch (error) {
+    if (error instanceof SidecarOptionsError) return undefined;
+    throw error;
+  }
+}
+
+const ANNOTATION_REMEDY = "; change it where the pod is made, in its template: the next pod has it";
+
+/** A look that fails says nothing of the rules that stood before, unless they are known to be wrong. */
+function setbackOf(error: unknown, { isAdd }: { readonly isAdd: boolean }): SidecarSetback {
+  const { kind, message, remedy, rules } = failureOf(error);
+  if (error instanceof SidecarOptionsError)
+    return { state: "failed", kind, message, remedy: ANNOTATION_REMEDY };
+  return { state: isAdd || rules === "wrong" ? "failed" : "unverified", kind, message, remedy };
 }

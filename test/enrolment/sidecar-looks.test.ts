@@ -3,6 +3,8 @@
 import { afterEach, expect, test, vi } from "vitest";
 import type { Place } from "../../src/enrolment/attachments.ts";
 import { SidecarLooks } from "../../src/enrolment/sidecar-looks.ts";
+import { SidecarRecords } from "../../src/enrolment/sidecar-records.ts";
+import { Sidecars } from "../../src/enrolment/sidecars.ts";
 import type { PodFacts } from "../../src/kube/pod-facts.ts";
 import { netnsKeyAt } from "../../src/linux/host-netns.ts";
 import type { Netns } from "../../src/linux/netns.ts";
@@ -24,7 +26,18 @@ afterEach(async () => {
 });
 
 function pod(uid: string, changes: Partial<PodFacts> = {}): PodFacts {
-  return { uid, namespace: "shop", name: uid, ...changes } as PodFacts;
+  const isInjected = !uid.startsWith("other");
+  return {
+    uid,
+    namespace: "shop",
+    name: uid,
+    phase: "Running",
+    hostNetwork: false,
+    labels: {},
+    annotations: isInjected ? { "sidecar.istio.io/status": "{}" } : {},
+    ...(isInjected ? { sidecar: { dnsCapture: false, dualStack: false, dropInvalid: false } } : {}),
+    ...changes,
+  } as PodFacts;
 }
 
 function place(uid: string, changes: Partial<Place> = {}): Place {
@@ -41,26 +54,33 @@ function place(uid: string, changes: Partial<Place> = {}): Place {
   };
 }
 
-/** A node with these pods; `apply` answers for each. */
-function started(
-  pods: readonly PodFacts[],
-  places: readonly Place[],
-  apply: (pod: PodFacts) => SidecarReport,
-) {
+/** A node with these pods; `apply` answers for each look. */
+function started(pods: readonly PodFacts[], places: readonly Place[], apply: () => SidecarReport) {
   const clock = new FakeClock();
   const log = recordingLogger();
-  const seen: { uid: string; netns: Netns }[] = [];
-  looks = new SidecarLooks({
-    pods: { values: () => pods },
-    sidecars: {
-      awaitsRules: ({ name }) => !name.startsWith("other"),
-      apply: async (each, netns) => {
+  const seen: Netns[] = [];
+  const records = new SidecarRecords();
+  const attachments = { placeOf: (uid: string) => places.find((each) => each.uid === uid) };
+  const sidecars = new Sidecars({
+    redirection: {
+      prepare: async () => {},
+      verify: async () => [],
+      apply: async (netns) => {
         expect(netns.closed).toBe(false);
-        seen.push({ uid: each.uid, netns });
-        return apply(each);
+        seen.push(netns);
+        return apply();
       },
     },
-    attachments: { placeOf: (uid) => places.find((each) => each.uid === uid) },
+    attachments,
+    records,
+    excludeNamespaces: new Set(),
+    log,
+  });
+  looks = new SidecarLooks({
+    pods: { values: () => pods },
+    sidecars,
+    attachments,
+    records,
     hostRoot: "/",
     intervalMs,
     log,
@@ -73,7 +93,7 @@ function started(
     clock.advance(intervalMs);
     await untilSeen(count);
   };
-  return { log, seen, untilSeen, next };
+  return { log, seen, untilSeen, next, records, served: (each: PodFacts) => sidecars.served(each) };
 }
 
 test("pods are looked at where this node's ADD was ours and their namespace is the same, again and again", async () => {
@@ -94,12 +114,23 @@ test("pods are looked at where this node's ADD was ours and their namespace is t
     place("gone", { netnsPath: "/proc/self/ns/nobody" }),
     place("last"),
   ];
-  const { seen, untilSeen, next, log } = started(pods, places, () => right);
+  const { seen, untilSeen, next, log, records, served } = started(pods, places, () => right);
   await untilSeen(2);
   await next(4);
-  expect(seen.map(({ uid }) => uid)).toEqual(["ours", "last", "ours", "last"]);
-  await vi.waitFor(() => expect(seen.every(({ netns }) => netns.closed)).toBe(true));
+  await vi.waitFor(() => expect(seen.every(({ closed }) => closed)).toBe(true));
   expect(log.lines).toEqual([]);
+  const stateOf = (each: PodFacts) => served(each)?.record?.state;
+  expect(Object.fromEntries(pods.map((each) => [each.uid, stateOf(each)]))).toEqual({
+    ours: "sidecar",
+    last: "sidecar",
+    // their namespace is not where it was
+    moved: "unverified",
+    gone: "unverified",
+  });
+  expect(records.of("gone")?.failure).toMatchObject({
+    kind: "sandbox",
+    message: `network namespace ${netnsKeyAt(here)} is not at "/proc/self/ns/nobody" any more`,
+  });
 });
 
 test("what was put right is told each time, what cannot be once until it changes", async () => {
@@ -111,18 +142,28 @@ test("what was put right is told each time, what cannot be once until it changes
     right,
     new Error("another"),
   ];
-  const { log, untilSeen, next } = started([pod("ours")], [place("ours")], () => {
+  const { log, untilSeen, next, records } = started([pod("ours")], [place("ours")], () => {
     const answer = answers.shift() ?? right;
     if (answer instanceof Error) throw answer;
     return answer;
   });
   await untilSeen(1);
   for (let count = 2; count <= 7; count++) await next(count);
+  const said = (why: string) =>
+    `Cannot redirect pod "shop/ours" to its sidecar: ${why}; the log of this node's CNI agent has the details. The pod is tried again by kubelet`;
   expect(log.lines.map(({ fields: { reason, drift } }) => reason ?? drift)).toEqual([
     mended.repaired,
-    "no way",
-    "another",
-    "another",
+    said("no way"),
+    said("another"),
+    said("another"),
+  ]);
+  expect([...records.repairs]).toEqual([["missing-rule", 1]]);
+  expect(records.of("ours")?.transitions.map(({ to, reason }) => `${to}: ${reason}`)).toEqual([
+    "sidecar: its rules stand, and were verified in the kernel",
+    "unverified: no way",
+    "sidecar: its rules stand, and were verified in the kernel",
+    "unverified: another",
+    "sidecar: its rules stand, and were verified in the kernel",
   ]);
 });
 
