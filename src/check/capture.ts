@@ -11,12 +11,17 @@ import type { Verification } from "../redirection/pod-redirection.ts";
 import { RedirectionError } from "../redirection/redirection-error.ts";
 import { CHAIN_NAMES, type RedirectOptions, redirectRules, redirectTables } from "../redirection/rules.ts";
 import { rulesKnowledge } from "../redirection/rules-knowledge.ts";
+import type { SidecarOptions } from "../redirection/sidecar-options.ts";
+import type { SidecarDrift } from "../redirection/sidecar-redirection.ts";
+import { toldSidecar } from "../redirection/told-sidecar.ts";
 import { type Answer, type CaptureMeans, lookAtCapture, type SeenCapture } from "./look.ts";
 
 /** What should be of a pod, and what others say of it. */
 export interface WantedCapture {
   /** How it should be redirected; "outside": not at all; "unknown": somehow, and rules are not judged. */
   readonly redirect: RedirectOptions | "outside" | "unknown";
+  /** How it should be redirected to its sidecar, which no pod is that is to be redirected to ztunnel; absent: it is not judged. */
+  readonly sidecar?: SidecarOptions | undefined;
   /** Its annotation; absent: not known. */
   readonly annotation?: string | null | undefined;
   /** Addresses of its status; none: not known. */
@@ -29,6 +34,8 @@ export interface WantedCapture {
 export type CaptureKind =
   | Drift["kind"]
   | RuleFinding["kind"]
+  | SidecarDrift["kind"]
+  | "no-sidecar-rules"
   | "unreadable-rules"
   | "dormant-table"
   | "may-be-bypassed"
@@ -64,25 +71,24 @@ export async function checkCapture(
   wanted: WantedCapture,
   means: CaptureMeans,
 ): Promise<CaptureReport> {
-  const { redirect } = wanted;
-  const seen = await lookAtCapture(netns, typeof redirect === "string" ? undefined : redirect, means);
+  const { redirect, sidecar } = wanted;
+  const seen = await lookAtCapture(
+    netns,
+    { redirect: typeof redirect === "string" ? undefined : redirect, sidecar },
+    means,
+  );
   return { findings: judgeCapture(seen, wanted), unseen: unseenOf(seen), seen };
 }
 
 /** Everything that is not as it should be; none: all is. Pure. */
 export function judgeCapture(seen: SeenCapture, wanted: WantedCapture): CaptureFinding[] {
+  if (wanted.sidecar !== undefined) return judgeServed(seen, { ...wanted, sidecar: wanted.sidecar });
   if (wanted.redirect === "outside") return judgeOutsider(seen, wanted);
   const swapped = swappedNamespace(seen, wanted);
   if (swapped !== undefined) return [finding("netns-swapped", swapped)];
   if (wanted.redirect === "unknown") return [];
   const { rules } = seen;
-  if (isOfNamespace(rules.error))
-    return [
-      finding(
-        rules.error.code === "TABLE_DORMANT" ? "dormant-table" : "unreadable-rules",
-        rules.error.message,
-      ),
-    ];
+  if (isOfNamespace(rules.error)) return [unjudged(rules.error)];
   return rules.value === undefined
     ? []
     : judgeCaptured({ ...seen, found: rules.value }, { ...wanted, redirect: wanted.redirect });
@@ -97,6 +103,44 @@ function unseenOf({ key: _, ...answers }: SeenCapture): Error[] {
 /** It says something of the rules: no question that was left without an answer. */
 function isOfNamespace(error: Error | undefined): error is RedirectionError {
   return error instanceof RedirectionError && rulesKnowledge(error) !== undefined;
+}
+
+function unjudged({ code, message }: RedirectionError): CaptureFinding {
+  return finding(code === "TABLE_DORMANT" ? "dormant-table" : "unreadable-rules", message);
+}
+
+/** A pod that is redirected to its sidecar is outside the mesh of ztunnel, whatever else is to be said of it. */
+function judgeServed(
+  seen: SeenCapture,
+  wanted: WantedCapture & { readonly sidecar: SidecarOptions },
+): CaptureFinding[] {
+  const { error, value: drift = [] } = seen.sidecar;
+  const swapped = swappedNamespace(seen, wanted);
+  if (swapped !== undefined) return [finding("netns-swapped", swapped)];
+  const outside = judgeOutsider(seen, wanted);
+  if (isOfNamespace(error)) return [...outside, unjudged(error)];
+  if (isUnserved(drift, wanted.sidecar))
+    return [
+      ...outside,
+      finding("no-sidecar-rules", "its sidecar waits for rules, and nothing redirects the pod to it"),
+    ];
+  return [...outside, ...drift.map(locatedFinding)];
+}
+
+/** No chain is there of all that should be, in the families that were looked at. */
+function isUnserved(drift: readonly SidecarDrift[], options: SidecarOptions): boolean {
+  const missing = drift.filter(({ kind }) => kind === "missing-chain");
+  const families = [...new Set(missing.map(({ family }) => family))];
+  const { own, wanted } = toldSidecar(options, families);
+  const isWanted = (table: Place) => wanted.some((each) => isSamePlace(each, table));
+  const chainCount = own.filter(isWanted).reduce((sum, { chains }) => sum + chains.length, 0);
+  return missing.length > 0 && missing.length === chainCount;
+}
+
+type Place = Pick<SidecarDrift, "family" | "table">;
+
+function isSamePlace(a: Place, b: Place): boolean {
+  return a.family === b.family && a.table === b.table;
 }
 
 function judgeOutsider({ touched }: SeenCapture, { annotation }: WantedCapture): CaptureFinding[] {
@@ -191,12 +235,7 @@ function nameForeign(drift: readonly Drift[], redirect: RedirectOptions): Captur
     foreign.push({ kind: "foreign-chain", detail, at: { family, table, chain } });
     for (const each of here) left.delete(each);
   }
-  const rest = [...left].map(({ kind, detail, family, table, chain }) => ({
-    kind,
-    detail,
-    at: { family, table, chain },
-  }));
-  return [...foreign, ...rest];
+  return [...foreign, ...[...left].map(locatedFinding)];
 }
 
 function isOfRules(kind: Drift["kind"]): boolean {
@@ -215,6 +254,10 @@ function closedSockets(
 
 function emptyClaim(): CaptureFinding {
   return finding("annotation-without-capture", "it is annotated as enabled, and nothing redirects it");
+}
+
+function locatedFinding({ kind, detail, family, table, chain }: Drift | SidecarDrift): CaptureFinding {
+  return { kind, detail, at: { family, table, chain } };
 }
 
 function finding(kind: CaptureKind, detail: string): CaptureFinding {

@@ -11,6 +11,8 @@ import { BACKEND_NAMES } from "../netfilter/variant.ts";
 import type { FindBypasses } from "../redirection/pod-bypass.ts";
 import type { Verification } from "../redirection/pod-redirection.ts";
 import { CHAIN_NAMES, type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";
+import type { SidecarOptions } from "../redirection/sidecar-options.ts";
+import type { SidecarDrift } from "../redirection/sidecar-redirection.ts";
 import { isTouched } from "./signs.ts";
 
 /** What became of a question; neither is there when it was not asked. */
@@ -24,6 +26,8 @@ export interface SeenCapture {
   /** `Netns.key` */
   readonly key: string;
   readonly rules: Answer<Verification>;
+  /** What differs of the redirection to its sidecar. */
+  readonly sidecar: Answer<readonly SidecarDrift[]>;
   /** ztunnel's ports. */
   readonly sockets: Answer<readonly ZtunnelSocket[]>;
   /** Of all its interfaces. */
@@ -44,6 +48,14 @@ export interface Search {
   readonly variant: "nft" | "legacy" | "native";
 }
 
+/** How a pod should be redirected. */
+export interface WantedRedirections {
+  /** To ztunnel; undefined: not, or not known. */
+  readonly redirect?: RedirectOptions | undefined;
+  /** To its sidecar; undefined: it has none that this node serves. */
+  readonly sidecar?: SidecarOptions | undefined;
+}
+
 /** With what to look. */
 export interface CaptureMeans {
   readonly redirection: {
@@ -52,6 +64,14 @@ export interface CaptureMeans {
       options: RedirectOptions,
       call?: { readonly signal?: AbortSignal },
     ): Promise<Verification>;
+  };
+  /** Compares a pod's redirection to its sidecar; writes nothing. */
+  readonly sidecars: {
+    verify(
+      netns: Netns,
+      options: SidecarOptions,
+      call?: { readonly signal?: AbortSignal },
+    ): Promise<readonly SidecarDrift[]>;
   };
   /** Looks for what stands before our rules. Absent: it is not looked for. */
   readonly bypasses?: FindBypasses | undefined;
@@ -65,16 +85,17 @@ export interface CaptureMeans {
 const OURS = chainsOf(TABLE_NAMES);
 const STRANGE = chainsOf(["filter", "security"]);
 
-/** Looks at a namespace; writes nothing, never rejects. @param redirect how it should be redirected; undefined: not, or not known */
+/** Looks at a namespace; writes nothing, never rejects. */
 export async function lookAtCapture(
   netns: Netns,
-  redirect: RedirectOptions | undefined,
-  { redirection, bypasses: find, search, limitMs }: CaptureMeans,
+  { redirect, sidecar: served }: WantedRedirections,
+  { redirection, sidecars, bypasses: find, search, limitMs }: CaptureMeans,
 ): Promise<SeenCapture> {
   const ask = <T>(question: false | undefined | ((signal: AbortSignal) => Promise<T>)): Promise<Answer<T>> =>
     question ? answerOf(question, limitMs) : Promise.resolve({});
-  const [rules, sockets, addresses, touched, elsewhere, strangers, bypasses] = await Promise.all([
+  const [rules, sidecar, sockets, addresses, touched, elsewhere, strangers, bypasses] = await Promise.all([
     ask(redirect && ((signal) => redirection.verify(netns, redirect, { signal }))),
+    ask(served && ((signal) => sidecars.verify(netns, served, { signal }))),
     ask(() => listeningSockets(netns.fd)),
     ask(search && (() => addressesOf(netns))),
     ask(search && !redirect && (() => isTouched(netns))),
@@ -82,7 +103,7 @@ export async function lookAtCapture(
     ask(redirect && search && (() => strangersIn(netns, search))),
     ask(redirect && find && (() => find(netns, redirect))),
   ]);
-  return { key: netns.key, rules, sockets, addresses, touched, elsewhere, strangers, bypasses };
+  return { key: netns.key, rules, sidecar, sockets, addresses, touched, elsewhere, strangers, bypasses };
 }
 
 /** Waits for an answer, but not for ever; who is too late is told to stop. */

@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Everything that is known of one pod, as text for people.
-import type { FamilyReport, ObservedReport, PodDetailReport, PodReport } from "../status/state-report.ts";
+import { isServedSidecar } from "../status/served-sidecar.ts";
+import type {
+  FamilyReport,
+  ObservedReport,
+  PodDetailReport,
+  PodReport,
+  SidecarRedirectReport,
+} from "../status/state-report.ts";
 import { paint, printable } from "./table.ts";
 
 /** A pod's report as lines of `name: value`. */
 export function renderPodDetail(pod: PodDetailReport, colours: boolean): string {
-  const head = `${pod.ns}/${pod.name}  ${paint(pod.state, pod.state === "enrolled" ? "good" : "doubt", colours)}`;
+  const head = `${pod.ns}/${pod.name}  ${paint(pod.state, isGood(pod) ? "good" : "doubt", colours)}`;
   const lines: [string, string][] = [
     ["summary", pod.summary],
     ["uid", pod.uid],
@@ -14,8 +21,9 @@ export function renderPodDetail(pod: PodDetailReport, colours: boolean): string 
     ["wanted", `${wantedText(pod.desired.wanted)}: ${pod.desired.why}`],
     ...pod.desired.warnings.map((text): [string, string] => ["warning", text]),
     ["annotation", pod.annotation ?? "none"],
+    ...sidecarLines(pod.desired.sidecar ?? null),
     ...earlierLines(pod),
-    ...observedLines(pod.observed),
+    ...observedLines(pod),
   ];
   if (pod.lastError !== null) {
     lines.push([
@@ -51,18 +59,44 @@ function wantedText(wanted: boolean | null): string {
   return wanted === null ? "not known" : wanted ? "yes" : "no";
 }
 
-function observedLines(observed: ObservedReport | null): [string, string][] {
+function isGood({ state }: PodReport): boolean {
+  return state === "enrolled" || state === "sidecar";
+}
+
+/** How its sidecar gets the pod's traffic, in the words of the state API. */
+function sidecarLines(sidecar: SidecarRedirectReport | null): [string, string][] {
+  if (sidecar === null) return [];
+  const words = Object.entries(sidecar).map(([name, value]) => `${name}=${wordsOf(value)}`);
+  return [["sidecar", words.join(" ")]];
+}
+
+function wordsOf(value: unknown): string {
+  return Array.isArray(value) ? value.join(",") || "none" : String(value);
+}
+
+function observedLines(pod: PodReport): [string, string][] {
+  const { observed } = pod;
   if (observed === null) return [];
-  const { ztunnel, probes, sockets } = observed;
-  const closed = (sockets ?? [])
-    .filter(({ listening }) => !listening)
-    .map(({ protocol, port }) => `${protocol}/${port}`);
+  const isServed = isServedSidecar(pod);
   return [
     ["looked at", `${observed.at} (${observed.source})`],
     ["namespace", observed.netns ?? "not known"],
     ...(observed.unread === null ? [] : ([["not read", observed.unread]] as [string, string][])),
     ...bypassLines(observed),
-    ...observed.families.map((family): [string, string] => [`IPv${family.family}`, familyText(family)]),
+    ...observed.families.map((family): [string, string] => [
+      `IPv${family.family}`,
+      isServed ? servedText(family) : familyText(family),
+    ]),
+    ...(isServed ? [] : ambientLines(observed)),
+  ];
+}
+
+/** What a pod has that ztunnel serves. */
+function ambientLines({ sockets, ztunnel, probes }: ObservedReport): [string, string][] {
+  const closed = (sockets ?? [])
+    .filter(({ listening }) => !listening)
+    .map(({ protocol, port }) => `${protocol}/${port}`);
+  return [
     [
       "sockets",
       sockets === null ? "not looked at" : closed.length === 0 ? "all open" : `closed: ${closed.join(" ")}`,
@@ -95,6 +129,12 @@ export function bypassLines({ bypasses }: ObservedReport): [string, string][] {
     ...lines,
     ["may be bypassed", "what stands before our rules cannot be told: too much, or it changes"],
   ];
+}
+
+function servedText({ drift }: FamilyReport): string {
+  return drift.length > 0
+    ? drift.map(({ kind, detail }) => `${kind}: ${detail}`).join("; ")
+    : "its sidecar's rules are right";
 }
 
 function familyText({ skipped, drift, ipRule, route }: FamilyReport): string {

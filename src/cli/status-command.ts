@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni status`: the agent's own picture of the node, one line a pod.
 import { setTimeout as delay } from "node:timers/promises";
+import { isWithoutAmbient } from "../status/served-sidecar.ts";
 import type { StateReader } from "../status/state-reader.ts";
 import type { NodeReport, PodDetailReport, PodListReport, PodReport } from "../status/state-report.ts";
 import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
@@ -26,7 +27,7 @@ have the kernel looked at instead, use: ambient-cni verify
 columns:
   WANTED    it belongs into the mesh by its labels; ? while those of its namespace are not known
   STATE     outside, waiting, pending (half-way in or out), enrolled, unverified (its rules cannot be read or judged: it may
-            well be captured), failed
+            well be captured), failed; sidecar: redirected to its own sidecar, which ztunnel has no part in
   VERIFIED  since rules, ip rule and route were last seen to be right in the kernel
   ZTUNNEL   ack: ztunnel has acknowledged the pod's present namespace; told: it has not yet
   PROBES    kubelet probes reach it past ztunnel
@@ -119,13 +120,15 @@ export function renderNode(node: NodeReport, colours: boolean): string {
     `node ${node.node}: ${state}`,
     `agent ${node.version} up ${renderAge(node.uptimeSeconds * 1000)}`,
     backend.variant === "native" ? "native nftables" : `iptables-${backend.variant}`,
-    newest === undefined
-      ? paint("no ztunnel", "bad", colours)
-      : `ztunnel ${ztunnel.ready ? "connected" : newest.phase}, ${newest.acknowledged} acknowledged`,
+    isWithoutAmbient(node)
+      ? "sidecars alone (AMBIENT_ENABLED=false)"
+      : newest === undefined
+        ? paint("no ztunnel", "bad", colours)
+        : `ztunnel ${ztunnel.ready ? "connected" : newest.phase}, ${newest.acknowledged} acknowledged`,
     chain === null
       ? "chain left to others"
       : `chain ${chain.installed ? chain.file : paint("not installed", "bad", colours)}`,
-    `pods ${pods.known}: ${pods.wanted} wanted, ${pods.enrolled} enrolled, ${pods.verified} verified${unverifiedText(pods, colours)}`,
+    `pods ${pods.known}: ${pods.wanted} wanted, ${pods.enrolled} enrolled, ${pods.verified} verified${sidecarText(pods)}${unverifiedText(pods, colours)}`,
   ];
   const lines = [parts.join(" · ")];
   const say = (what: string): void => void lines.push(`  ${paint("!", "bad", colours)} ${printable(what)}`);
@@ -138,6 +141,10 @@ export function renderNode(node: NodeReport, colours: boolean): string {
     say(`${pods.slow} pods take long to look at, and are looked at less often: see below`);
   for (const { kind, count } of pods.failing) say(`${count} pods not captured: ${kind}`);
   return `${lines.join("\n")}\n\n`;
+}
+
+function sidecarText({ sidecar = 0 }: NodeReport["pods"]): string {
+  return sidecar === 0 ? "" : `, ${sidecar} sidecar`;
 }
 
 function unverifiedText({ unverified = 0 }: NodeReport["pods"], colours: boolean): string {
@@ -204,6 +211,6 @@ function rowOf(pod: PodReport, nowMs: number): Cell[] {
 function styleOf({ state, desired, lastError }: PodReport): "good" | "bad" | "doubt" | "faint" {
   if (state === "unverified") return "doubt";
   if (state === "failed" || lastError !== null) return "bad";
-  if (state === "enrolled") return "good";
+  if (state === "enrolled" || state === "sidecar") return "good";
   return state === "outside" && desired.wanted === false ? "faint" : "doubt";
 }

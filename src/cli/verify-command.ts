@@ -18,7 +18,8 @@ export const verifyCommand: Command = {
   help: `usage: ambient-cni verify [--json] [NAMESPACE/POD]
 
 Looks at the kernel itself: the network namespace that each pod really runs in, its rules in both iptables variants, ip rule,
-route, ztunnel's sockets, annotations; the host's chain and sets for kubelet probes. What should be is asked from the agent;
+route, ztunnel's sockets, annotations; of pods that are redirected to their sidecar its rules, in the variant that the node uses; the
+host's chain and sets for kubelet probes. What should be is asked from the agent;
 without an agent each pod that has something of ours must have all of it. Writes nothing. A mismatch is reported when it is
 seen twice, 0.3 s apart: what a working agent repairs meanwhile is none.
 
@@ -27,6 +28,7 @@ names of mismatches:
   missing-ip-rule missing-route wrong-backend foreign-chain dormant-table may-be-bypassed
   missing-set missing-set-entry wrong-set-entry stale-set-entry host-chain
   netns-swapped shared-netns no-sandbox ztunnel-sockets
+  no-sidecar-rules missing-routing missing-address
   not-captured annotation-without-capture capture-without-annotation unwanted-capture
 
 name of what is no mismatch, for nobody can know whether there is one: unreadable-rules
@@ -97,7 +99,8 @@ function renderReport(report: VerifyReport, colours: boolean): string {
     lines.push(`${paint("no agent", "doubt", colours)}  ${printable(agentAway)}`);
     lines.push("          what should be is not known: only pods that have something of ours were looked at");
   }
-  const looked = `${pods.looked} pods looked at, ${pods.wanted} of the mesh`;
+  const served = pods.sidecars === 0 ? "" : `, ${pods.sidecars} with a sidecar`;
+  const looked = `${pods.looked} pods looked at, ${pods.wanted} of the mesh${served}`;
   const verdict =
     faults.length > 0
       ? paint(`${faults.length} ${faults.length === 1 ? "mismatch" : "mismatches"}`, "bad", colours)

@@ -9,6 +9,7 @@ import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { within } from "../loop/deadline.ts";
 import { Limit } from "../loop/limit.ts";
+import { isServedSidecar } from "../status/served-sidecar.ts";
 import type { StateReader } from "../status/state-reader.ts";
 import type { NodeReport, PodReport } from "../status/state-report.ts";
 import { explainRules } from "./packet-paths.ts";
@@ -74,13 +75,15 @@ export class PodRules implements RulesSource {
     const pod = pods.find((each) => each.ns === ns && each.name === name);
     if (pod === undefined) return undefined;
     const startMs = this.#clock.nowMs();
+    // one of its chains has the name of one of ours
+    const sidecar = isServedSidecar(pod);
     let families: RuleFamilyReport[] = [];
     let unread: string | null = null;
     let running: PodProcess | undefined;
     try {
       const eyes = await this.#open(node);
       running = await this.#find(pod, eyes);
-      families = await this.#read(pod, { eyes, running });
+      if (!sidecar) families = await this.#read(pod, { eyes, running });
     } catch (error) {
       unread = (error as Error).message;
     }
@@ -92,6 +95,7 @@ export class PodRules implements RulesSource {
       uid: pod.uid,
       netns: running?.netnsKey ?? null,
       wanted: pod.desired.wanted,
+      sidecar,
       variant: node.backend.variant,
       ms: Math.round(10 * (this.#clock.nowMs() - startMs)) / 10,
       unread,

@@ -30,6 +30,8 @@ export interface PodRulesReport {
   readonly netns: string | null;
   /** `null` while the labels of the pod's namespace are not known. */
   readonly wanted: boolean | null;
+  /** It is redirected to its own sidecar: rules of that are not among those that are told here. */
+  readonly sidecar: boolean;
   /** The engine that was asked: an iptables variant, or `native`. */
   readonly variant: string;
   /** How long the look took. */

@@ -37,6 +37,12 @@ const FAULT_FIXES = {
   "shared-netns": "two pods claim one network namespace: delete both, and report it to the container runtime",
   "no-sandbox": "the runtime has no process of this pod: look at the pod with crictl, and delete it",
   "ztunnel-sockets": "look at this node's ztunnel: kubectl get pods -A -l app=ztunnel -o wide, and its log",
+  "no-sidecar-rules":
+    "the pod's traffic goes past its proxy: delete it, so that its ADD is answered anew, or have it repaired (REPAIR_REPAIR_PODS=true)",
+  "missing-routing":
+    "a running agent puts it back; look for a program in the pod that changes `ip rule` or routing table 133",
+  "missing-address":
+    "a running agent puts it back; look for a program in the pod that changes addresses of lo",
   "not-captured": "the agent's log and `ambient-cni status NAMESPACE/POD` say why",
   "annotation-without-capture":
     "the pod says that it is in the mesh and is not: restart the agent, or delete the pod",

@@ -12,6 +12,7 @@ import {
   writesIpv6,
 } from "../netfilter/variant.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
+import { SidecarRedirection } from "../redirection/sidecar-redirection.ts";
 import type { NodeReport } from "../status/state-report.ts";
 
 const TIMEOUT_MS = 5_000;
@@ -29,6 +30,7 @@ export interface EyesOptions {
 export interface KernelEyes {
   readonly backend: RedirectBackend;
   readonly redirection: PodRedirection;
+  readonly sidecars: SidecarRedirection;
   readonly hostNetns: ReadonlySet<string>;
   readonly ipv6: boolean;
 }
@@ -41,6 +43,7 @@ export async function openEyes(options: EyesOptions): Promise<KernelEyes> {
   return {
     backend,
     redirection: new PodRedirection({ backend, hostNetns, ipv6, timeoutMs: TIMEOUT_MS }),
+    sidecars: new SidecarRedirection({ backend, hostNetns, timeoutMs: TIMEOUT_MS }),
     hostNetns,
     ipv6,
   };

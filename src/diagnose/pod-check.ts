@@ -34,11 +34,11 @@ export interface PodCheck {
 
 /** Every mismatch of one pod. @throws Error when its namespace may not be opened */
 export async function checkPod(
-  { redirection, backend, ipv6 }: KernelEyes,
+  { redirection, sidecars, backend, ipv6 }: KernelEyes,
   { name, wanted, shouldRun, running }: PodSubject,
 ): Promise<PodCheck> {
   if (running === undefined) {
-    const isMissed = shouldRun && wanted.redirect !== "outside";
+    const isMissed = shouldRun && hasRedirection(wanted);
     const gone = fault("no-sandbox", name, "no process of the pod was found in /proc");
     return { faults: isMissed ? [gone] : [], unseen: [] };
   }
@@ -48,6 +48,7 @@ export async function checkPod(
   const families = ipv6 ? ([4, 6] as const) : ([4] as const);
   const { findings, unseen, seen } = await checkCapture(netns, wanted, {
     redirection,
+    sidecars,
     search: { variant },
     bypasses: (pod, redirect) => findPodBypasses(pod, { variant, families, redirect }),
   });
@@ -69,12 +70,18 @@ function faultsOf(name: string, findings: readonly CaptureFinding[]): Fault[] {
   });
 }
 
+/** Whether a pod should have rules of ours. */
+export function hasRedirection({ redirect, sidecar }: WantedCapture): boolean {
+  return redirect !== "outside" || sidecar !== undefined;
+}
+
 /** What the state API says of a pod, as a subject. */
 export function subjectOf(pod: PodReport, running: PodProcess | undefined): PodSubject {
   return {
     name: `${pod.ns}/${pod.name}`,
     wanted: {
       redirect: pod.desired.wanted === true ? (pod.desired.redirect ?? "unknown") : "outside",
+      sidecar: pod.desired.sidecar ?? undefined,
       annotation: pod.annotation,
       ips: pod.ips,
       held: { agent: pod.observed?.netns ?? null, ztunnel: pod.observed?.ztunnel.netns ?? null },

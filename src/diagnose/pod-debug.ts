@@ -7,6 +7,8 @@ import { ApiClient } from "../kube/api-client.ts";
 import { recordOf, textOf } from "../kube/json-fields.ts";
 import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
 import { BACKEND_NAMES } from "../netfilter/variant.ts";
+import { renderSidecarText } from "../redirection/told-sidecar.ts";
+import { isServedSidecar } from "../status/served-sidecar.ts";
 import type { StateReader } from "../status/state-reader.ts";
 import type { PodDetailReport, PodListReport } from "../status/state-report.ts";
 import type { Fault, FaultKind } from "./fault.ts";
@@ -87,10 +89,11 @@ async function debugPod(
   const { faults, unseen, seen } = await checkPod(eyes, subjectOf(pod, running));
   const name = `${pod.ns}/${pod.name}`;
   const isWanted = pod.desired.wanted === true;
-  const lines = await ruleLinesOf(eyes, pod, running);
   const checks = [
     ztunnelCheck(pod, { seen, faults, isWanted }),
-    rulesCheck(eyes, { lines, faults, unseen, isWanted }),
+    isServedSidecar(pod)
+      ? sidecarCheck(eyes, pod, { faults, unseen })
+      : rulesCheck(eyes, { lines: await ruleLinesOf(eyes, pod, running), faults, unseen, isWanted }),
     logCheck(pod),
   ];
   return { name, summary: `${pod.state}, ${isWanted ? "wanted" : "not wanted"}: ${pod.desired.why}`, checks };
@@ -131,7 +134,9 @@ function ztunnelCheck(
       lines,
       passed,
       verdict: passed
-        ? "the pod is outside the mesh, and ztunnel has no part in it"
+        ? isServedSidecar(pod)
+          ? "the pod has a sidecar of its own, and ztunnel has no part in it"
+          : "the pod is outside the mesh, and ztunnel has no part in it"
         : "the pod should be outside the mesh, but ztunnel has it",
     };
   }
@@ -151,23 +156,50 @@ function rulesCheck(
   { lines, faults, unseen, isWanted }: Known & Pick<PodCheck, "unseen"> & { readonly lines: string[] },
 ): DebugCheck {
   const title = `rules in mangle and nat (${BACKEND_NAMES[backend.variant]})`;
-  const wrong = faults.filter(({ kind }) => !RULE_KINDS.includes(kind));
-  if (wrong.length > 0) {
-    return {
-      title,
-      lines,
-      passed: false,
-      verdict: wrong.map(({ kind, what, fix }) => `${kind}: ${what}; ${fix}`).join(" | "),
-    };
-  }
-  if (unseen.length > 0) {
-    const why = unseen.map(({ message }) => message).join(" | ");
-    return { title, lines, passed: false, verdict: `could not be looked at: ${why}` };
-  }
-  const verdict = isWanted
+  const right = isWanted
     ? "chains, jumps, ip rule and route are as they should be"
     : "nothing of ours is there, as it should be";
-  return { title, lines, passed: true, verdict };
+  return { title, lines, ...verdictOf({ faults, unseen }, right) };
+}
+
+/** Compared with what is told, in the kernel; the lines are what should be there. */
+function sidecarCheck(
+  { ipv6 }: KernelEyes,
+  { desired: { sidecar = null }, observed }: PodDetailReport,
+  found: Pick<PodCheck, "faults" | "unseen">,
+): DebugCheck {
+  const title = "rules that redirect it to its sidecar";
+  if (sidecar === null)
+    return {
+      title,
+      lines: ["not known: its ADD was not answered by this agent, or its annotations cannot be followed"],
+      passed: false,
+      verdict: "nobody looks after its rules: see the last check, and `ambient-cni doctor`",
+    };
+  const seen = observed?.families.map(({ family }) => family) ?? [];
+  const families = seen.length > 0 ? seen : ipv6 ? ([4, 6] as const) : ([4] as const);
+  const lines = families.flatMap((family) => [
+    `IPv${family}, as they should be:`,
+    ...renderSidecarText(sidecar, family)
+      .split("\n")
+      .filter((line) => /^[*-]/.test(line))
+      .map((line) => `  ${line}`),
+  ]);
+  return { title, lines, ...verdictOf(found, "all of them stand, and what leads to the proxy besides") };
+}
+
+function verdictOf(
+  { faults, unseen }: Pick<PodCheck, "faults" | "unseen">,
+  right: string,
+): Pick<DebugCheck, "passed" | "verdict"> {
+  const wrong = faults.filter(({ kind }) => !RULE_KINDS.includes(kind));
+  if (wrong.length > 0) {
+    const verdict = wrong.map(({ kind, what, fix }) => `${kind}: ${what}; ${fix}`).join(" | ");
+    return { passed: false, verdict };
+  }
+  if (unseen.length === 0) return { passed: true, verdict: right };
+  const why = unseen.map(({ message }) => message).join(" | ");
+  return { passed: false, verdict: `could not be looked at: ${why}` };
 }
 
 /** Our rules as the engine tells them; why there are none to tell where it cannot. */

@@ -14,7 +14,7 @@ import type { NodeReport, PodListReport, PodReport } from "../status/state-repor
 import { type Fault, fault, isKnownWrong } from "./fault.ts";
 import { checkHost, type HostMember } from "./host-check.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
-import { checkPod, type PodSubject, subjectOf, wantedPod } from "./pod-check.ts";
+import { checkPod, hasRedirection, type PodSubject, subjectOf, wantedPod } from "./pod-check.ts";
 
 /** What the agent says should be. */
 export interface Expectation {
@@ -40,8 +40,8 @@ export interface VerifyReport {
   readonly at: string;
   /** Why nobody said what should be; `null`: the agent did. */
   readonly agentAway: string | null;
-  /** Pods that were looked at, and how many of them belong into the mesh. */
-  readonly pods: { readonly looked: number; readonly wanted: number };
+  /** Pods that were looked at, how many of them belong into the mesh, and how many are redirected to their sidecar. */
+  readonly pods: { readonly looked: number; readonly wanted: number; readonly sidecars: number };
   /** What is known to be wrong. */
   readonly faults: readonly Fault[];
   /** Pods whose rules cannot be read or judged: they may well be right. */
@@ -123,7 +123,11 @@ async function look(options: VerifyOptions): Promise<VerifyReport> {
   return {
     at: new Date().toISOString(),
     agentAway,
-    pods: { looked: subjects.length, wanted: subjects.filter(isWanted).length },
+    pods: {
+      looked: subjects.length,
+      wanted: subjects.filter(isWanted).length,
+      sidecars: subjects.filter(isServed).length,
+    },
     faults: found.filter(isKnownWrong),
     unverified: found.filter((each) => !isKnownWrong(each)),
     unseen,
@@ -150,7 +154,9 @@ async function gather(options: VerifyOptions): Promise<Subjects> {
     const subjects = await unknownSubjects(eyes, { running, settings });
     return { agentAway, subjects, members: undefined, eyes, settings };
   }
-  const known = expected.list.pods.filter(({ desired }) => desired.wanted !== null);
+  const known = expected.list.pods.filter(
+    ({ desired }) => desired.wanted !== null || (desired.sidecar ?? null) !== null,
+  );
   const wanted = known.filter(isOnly(options.only));
   const subjects = wanted.map((pod) => following(settings, subjectOf(pod, running.get(pod.uid))));
   return { agentAway, subjects, members: membersOf(expected.list.pods), eyes, settings };
@@ -248,7 +254,7 @@ function sharedNamespaces(subjects: readonly PodSubject[]): Fault[] {
     byKey.set(netnsKey, [...(byKey.get(netnsKey) ?? []), subject]);
   }
   return [...byKey]
-    .filter(([, pods]) => pods.length > 1 && pods.some(isWanted))
+    .filter(([, pods]) => pods.length > 1 && pods.some(({ wanted }) => hasRedirection(wanted)))
     .flatMap(([key, pods]) =>
       pods.map(({ name }) =>
         fault(
@@ -262,6 +268,10 @@ function sharedNamespaces(subjects: readonly PodSubject[]): Fault[] {
 
 function isWanted({ wanted }: PodSubject): boolean {
   return wanted.redirect !== "outside";
+}
+
+function isServed({ wanted }: PodSubject): boolean {
+  return wanted.sidecar !== undefined;
 }
 
 function byPlace(a: Fault, b: Fault): number {

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Looks at pods with a sidecar now and then: what somebody changed of the rules that their ADD wrote is put right.
-import { join } from "node:path";
 import type { PodFacts } from "../kube/pod-facts.ts";
-import { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import type { Attachments, Place } from "./attachments.ts";
 import { logRemedy } from "./failure.ts";
+import { openPlace } from "./place.ts";
 import type { SidecarRecords, SidecarSetback } from "./sidecar-records.ts";
 import type { Sidecars } from "./sidecars.ts";
 
@@ -64,9 +63,9 @@ export class SidecarLooks {
   }
 
   async #lookAt(pod: PodFacts, place: Place, stopped: AbortSignal): Promise<void> {
-    const { sidecars, records, log } = this.#options;
+    const { sidecars, records, hostRoot, log } = this.#options;
     const { namespace: ns, name, uid } = pod;
-    using netns = this.#open(place);
+    using netns = openPlace(place, hostRoot);
     if (netns === undefined) return records.failed(uid, awayFrom(place), 0);
     const before = records.of(uid)?.failure;
     try {
@@ -100,14 +99,6 @@ export class SidecarLooks {
       "rules of an earlier agent still stand beside a sidecar's; trying again",
     );
   }
-
-  /** `undefined`: the path is gone, or leads to another namespace by now. */
-  #open({ netnsPath, netnsKey }: Place): Netns | undefined {
-    const netns = openIfThere(join(this.#options.hostRoot, netnsPath));
-    if (netns === undefined || netns.key === netnsKey) return netns;
-    netns.close();
-    return undefined;
-  }
 }
 
 /** Its runtime has taken the namespace away, and may be making another. */
@@ -118,12 +109,4 @@ function awayFrom({ netnsPath, netnsKey }: Place): SidecarSetback {
     message: `network namespace ${netnsKey} is not at "${netnsPath}" any more`,
     remedy: logRemedy,
   };
-}
-
-function openIfThere(path: string): Netns | undefined {
-  try {
-    return Netns.open(path);
-  } catch {
-    return undefined;
-  }
 }

@@ -5,6 +5,7 @@ import type { AgentConfig } from "../config.ts";
 import type { Desired } from "../enrolment/desired-state.ts";
 import type { PodHistory } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
+import type { ServedSidecar } from "../enrolment/sidecars.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { ReflectorCounts } from "../kube/reflector.ts";
 import type { LogRing } from "../log/log-ring.ts";
@@ -21,6 +22,16 @@ export interface EnrolmentFacts {
   /** `undefined` while the labels of the pod's namespace are not known. */
   desired(pod: PodFacts): Desired | undefined;
   readonly repairs: ReadonlyMap<string, number>;
+}
+
+/** Pods whose sidecar this agent serves. */
+export interface SidecarFacts {
+  /** `undefined`: it is none of them. */
+  served(pod: PodFacts): ServedSidecar | undefined;
+  /** By kind of what looks put right. */
+  readonly repairs: ReadonlyMap<string, number>;
+  /** Compares a pod's redirection to its sidecar; writes nothing. */
+  readonly verify: CaptureMeans["sidecars"]["verify"];
 }
 
 /** One copy of a collection. */
@@ -100,6 +111,7 @@ export interface ProbePathFacts {
 /** Settings that the reports show or follow. */
 export type ReportedConfig = Pick<
   AgentConfig,
+  | "ambient"
   | "nodeName"
   | "hostRoot"
   | "runDir"
@@ -130,6 +142,7 @@ export interface AgentFacts {
   readonly cluster: ClusterFacts;
   readonly enrolment: EnrolmentFacts;
   readonly history: PodHistory;
+  readonly sidecars: SidecarFacts;
   /** Reads a pod's redirection; writes nothing. */
   readonly redirection: CaptureMeans["redirection"];
   /** Looks for what stands before a pod's rules. */

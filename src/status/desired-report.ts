@@ -4,14 +4,19 @@ import { type Desired, outsideReasons } from "../enrolment/desired-state.ts";
 import { reasonOf } from "../enrolment/run-outcome.ts";
 import type { LabelRequirement, LabelSelector } from "../kube/label-selector.ts";
 import type { EnablementSelector } from "../kube/selectors.ts";
+import type { SidecarOptions } from "../redirection/sidecar-options.ts";
 import type { DesiredReport } from "./state-report.ts";
 
-/** @param desired `undefined` while the labels of the pod's namespace are not known */
+/**
+ * @param desired `undefined` while the labels of the pod's namespace are not known
+ * @param sidecar how this agent redirects the pod to its sidecar; absent: not at all
+ */
 export function describeDesired(
   desired: Desired | undefined,
   selectors: readonly EnablementSelector[],
+  sidecar?: SidecarOptions,
 ): DesiredReport {
-  const none = { selector: null, exclusion: null, redirect: null, warnings: [] };
+  const none = { selector: null, exclusion: null, redirect: null, sidecar: sidecar ?? null, warnings: [] };
   if (desired === undefined) return { ...none, wanted: null, why: reasonOf("namespace-unknown") };
   if (!desired.wanted)
     return { ...none, wanted: false, why: outsideReasons[desired.reason], exclusion: desired.reason };

@@ -7,6 +7,7 @@ import type { MetricMaker } from "./metric-maker.ts";
 import type { CountReport, NodeReport, ProbePathReport } from "./state-report.ts";
 
 const probeOutcomes: readonly ProbePathReport["outcome"][] = ["bypassed", "captured", "unreachable"];
+const podStates = [...enrolmentStates, "sidecar"] as const;
 const connectionPhases = ["snapshot", "live"] as const;
 
 /** Metrics that say what is, taken from the node's report. */
@@ -29,7 +30,7 @@ export class NodeMetrics {
   #definePods(): void {
     const states = this.#gauge("ambient_cni_pods", "Pods of the node, by where they stand", ["state"]);
     this.#setters.push(({ pods }) => {
-      for (const state of enrolmentStates) states.set({ state }, pods[state] ?? 0);
+      for (const state of podStates) states.set({ state }, pods[state] ?? 0);
     });
     this.#value(
       "ambient_cni_pods_wanted",
@@ -57,13 +58,13 @@ export class NodeMetrics {
       known: failureKinds,
       of: ({ pods }) => pods.failing,
     });
-    const repairs = this.#make.counter("ambient_cni_repairs_total", {
+    this.#repairs("ambient_cni_repairs_total", {
       help: "Parts of captured pods' redirection that had been changed by somebody and were put back, by kind",
-      labels: { kind: [] },
+      of: ({ repairs }) => repairs,
     });
-    this.#setters.push((report) => {
-      repairs.reset();
-      for (const { kind, count } of report.repairs) repairs.inc({ kind }, count);
+    this.#repairs("ambient_cni_sidecar_repairs_total", {
+      help: "Parts of pods' redirection to their sidecar that had been changed by somebody and were put back, by kind",
+      of: ({ sidecarRepairs }) => sidecarRepairs ?? [],
     });
     this.#value("ambient_cni_open_netns", "Network namespaces that the agent holds open", (r) => r.openNetns);
   }
@@ -225,6 +226,18 @@ export class NodeMetrics {
     this.#setters.push((report) => {
       counter.reset();
       counter.inc(of(report));
+    });
+  }
+
+  /** A kind is there once it was counted. */
+  #repairs(
+    name: string,
+    { help, of }: { readonly help: string; readonly of: (report: NodeReport) => readonly CountReport[] },
+  ): void {
+    const repairs = this.#make.counter(name, { help, labels: { kind: [] } });
+    this.#setters.push((report) => {
+      repairs.reset();
+      for (const { kind, count } of of(report)) repairs.inc({ kind }, count);
     });
   }
 

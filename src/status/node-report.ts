@@ -5,7 +5,7 @@ import { openNetnsCount } from "../linux/netns.ts";
 import { version } from "../version.ts";
 import type { AgentFacts, ChainFacts, ProbePathFacts, ReportedConfig, WatchFacts } from "./agent-facts.ts";
 import { renderSelector } from "./desired-report.ts";
-import { type KnownPod, knownPods, mayBeBypassed } from "./pod-report.ts";
+import { failureOf, type KnownPod, knownPods, mayBeBypassed, stateOf } from "./pod-report.ts";
 import type {
   ChainReport,
   CountReport,
@@ -45,6 +45,7 @@ export async function reportNode(facts: AgentFacts): Promise<NodeReport> {
       path: reportProbePath(facts.probePath?.()),
     },
     repairs: countsOf(facts.enrolment.repairs),
+    sidecarRepairs: countsOf(facts.sidecars.repairs),
     pods: countPods(facts),
     openNetns: openNetnsCount(),
     process: await facts.process.report(),
@@ -110,14 +111,14 @@ function reportProbePath(found: ProbePathFacts | undefined): ProbePathReport | n
 
 function countPods(facts: AgentFacts): PodCountsReport {
   const pods = knownPods(facts);
-  const states = { outside: 0, waiting: 0, pending: 0, enrolled: 0, unverified: 0, failed: 0 };
+  const states = { outside: 0, waiting: 0, pending: 0, enrolled: 0, unverified: 0, failed: 0, sidecar: 0 };
   const failing = new Map<string, number>();
   let wanted = 0;
   let verified = 0;
   let bypassedCount = 0;
   let slow = 0;
   for (const known of pods) {
-    states[known.record?.state ?? "outside"]++;
+    states[stateOf(known)]++;
     if (known.desired?.wanted === true) wanted++;
     if (isVerified(facts, known)) verified++;
     if (mayBeBypassed(known)) bypassedCount++;
@@ -145,10 +146,11 @@ function isVerified({ config }: AgentFacts, { record, past }: KnownPod): boolean
 }
 
 /** Of a pod whose rules cannot be known nobody knows that it fails. */
-function failingKind({ record, past, desired }: KnownPod): string | undefined {
-  if (record?.state === "unverified") return undefined;
-  if (past.failure !== undefined) return past.failure.kind;
-  return desired === undefined ? "namespace" : undefined;
+function failingKind(known: KnownPod): string | undefined {
+  if (stateOf(known) === "unverified") return undefined;
+  const failure = failureOf(known);
+  if (failure !== undefined) return failure.kind;
+  return known.desired === undefined ? "namespace" : undefined;
 }
 
 function countsOf(counts: ReadonlyMap<string, number>): CountReport[] {
@@ -158,6 +160,7 @@ function countsOf(counts: ReadonlyMap<string, number>): CountReport[] {
 function settingsOf(config: ReportedConfig): Record<string, string> {
   const { install } = config;
   return {
+    AMBIENT_ENABLED: String(config.ambient),
     AMBIENT_ENABLEMENT_SELECTOR: config.selectors
       .map((entry, index) => `${index + 1}: ${renderSelector(entry)}`)
       .join("; "),

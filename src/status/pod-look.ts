@@ -3,6 +3,8 @@
 
 import { checkCapture } from "../check/capture.ts";
 import { answerOf } from "../check/look.ts";
+import { openPlace } from "../enrolment/place.ts";
+import type { ServedSidecar } from "../enrolment/sidecars.ts";
 import type { Verification } from "../redirection/pod-redirection.ts";
 import { routingDrift } from "../redirection/routing-drift.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
@@ -17,6 +19,7 @@ import {
   wantedFingerprint,
   ztunnelOf,
 } from "./pod-report.ts";
+import { sidecarObserved, sidecarObservedLast } from "./sidecar-report.ts";
 import type { FamilyReport, ObservedReport, PodProbesReport } from "./state-report.ts";
 
 const DEFAULT_LIMIT_MS = 3000;
@@ -27,15 +30,17 @@ export async function lookAtPod(
   known: KnownPod,
   options: { limitMs?: number } = {},
 ): Promise<ObservedReport | null> {
-  const { record, desired } = known;
+  const { record, desired, sidecar } = known;
+  if (sidecar !== undefined) return await lookAtSidecar(facts, sidecar, options);
   const sandbox = record?.sandbox;
   if (record === undefined || (sandbox === undefined && record.state === "outside")) return null;
   const { limitMs = DEFAULT_LIMIT_MS } = options;
   const netns = sandbox === undefined || sandbox.netns.closed ? undefined : sandbox.netns;
   const redirect = desired?.wanted === true ? desired.redirect : undefined;
-  const { redirection, bypasses } = facts;
+  const { redirection, sidecars, bypasses } = facts;
   const [capture, probes] = await Promise.all([
-    netns && checkCapture(netns, { redirect: redirect ?? "outside" }, { redirection, bypasses, limitMs }),
+    netns &&
+      checkCapture(netns, { redirect: redirect ?? "outside" }, { redirection, sidecars, bypasses, limitMs }),
     answerOf(() => probesNow(facts, known), limitMs),
   ]);
   const rules = capture?.seen.rules.value;
@@ -55,6 +60,20 @@ export async function lookAtPod(
     probes: probes.value ?? { ...probesOf(facts, known), member: null },
     bypasses: bypassesOf(capture?.seen.bypasses.value),
   };
+}
+
+async function lookAtSidecar(
+  { config, sidecars }: AgentFacts,
+  served: ServedSidecar,
+  { limitMs = DEFAULT_LIMIT_MS }: { readonly limitMs?: number },
+): Promise<ObservedReport> {
+  const { options, place } = served;
+  if (options === undefined || place === undefined) return sidecarObservedLast(served);
+  const { value: drift, error } = await answerOf(async (signal) => {
+    using netns = openPlace(place, config.hostRoot);
+    return netns && (await sidecars.verify(netns, options, { signal }));
+  }, limitMs);
+  return sidecarObserved(served, { drift, error });
 }
 
 function isNotDns({ port }: { readonly port: number }): boolean {

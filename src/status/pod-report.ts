@@ -2,8 +2,10 @@
 // One pod as the agent knows it from its last run, as a report. No I/O.
 
 import type { Desired } from "../enrolment/desired-state.ts";
-import type { PodLook, PodPast } from "../enrolment/pod-history.ts";
+import type { EnrolmentState } from "../enrolment/enrolment-state.ts";
+import type { PodFailure, PodLook, PodPast } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
+import type { ServedSidecar } from "../enrolment/sidecars.ts";
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import type { Family } from "../netfilter/family.ts";
@@ -13,6 +15,7 @@ import type { SkippedFamily } from "../redirection/pod-routing.ts";
 import { type RedirectOptions, redirectVariantKey } from "../redirection/rules.ts";
 import type { AgentFacts } from "./agent-facts.ts";
 import { describeDesired } from "./desired-report.ts";
+import { sidecarObservedLast, sidecarState, sidecarSummary, sidecarTransitions } from "./sidecar-report.ts";
 import type {
   BypassesReport,
   DesiredReport,
@@ -30,6 +33,8 @@ export interface KnownPod {
   readonly record: PodStatus | undefined;
   readonly desired: Desired | undefined;
   readonly past: PodPast;
+  /** The pod is redirected to its sidecar: where it stands is the sidecar's, and nothing of the rest says anything. */
+  readonly sidecar: ServedSidecar | undefined;
 }
 
 /** Everything known of a pod; `undefined` for one that neither the API server's copy nor the enrolment has. */
@@ -42,6 +47,7 @@ export function knownPod(facts: AgentFacts, pod: PodFacts): KnownPod {
     record,
     desired: facts.enrolment.desired(newest),
     past: facts.history.of(pod.uid),
+    sidecar: facts.sidecars.served(newest),
   };
 }
 
@@ -55,8 +61,8 @@ export function knownPods(facts: AgentFacts): KnownPod[] {
 
 /** The report of a pod from memory. @param limits.transitions how many of the newest changes to show */
 export function reportPod(facts: AgentFacts, known: KnownPod, limits: { transitions: number }): PodReport {
-  const { pod, record, past } = known;
-  const desired = describeDesired(known.desired, facts.config.selectors);
+  const { pod, record, past, sidecar } = known;
+  const desired = describeDesired(known.desired, facts.config.selectors, sidecar?.options);
   return {
     ns: pod.namespace,
     name: pod.name,
@@ -64,15 +70,28 @@ export function reportPod(facts: AgentFacts, known: KnownPod, limits: { transiti
     phase: pod.phase,
     ips: pod.ips,
     desired,
-    state: record?.state ?? "outside",
+    state: stateOf(known),
     summary: summarise(known, desired),
     observed: observedLast(facts, known),
     annotation: pod.annotations[podAnnotations.redirection] ?? null,
     earlierConnections: past.earlierConnections ?? null,
     slowLookMs: record?.slowLookMs === undefined ? null : Math.round(record.slowLookMs),
-    transitions: past.transitions.slice(-limits.transitions),
-    lastError: errorOf(past),
+    transitions:
+      sidecar === undefined
+        ? past.transitions.slice(-limits.transitions)
+        : sidecarTransitions(sidecar, limits.transitions),
+    lastError: errorOf(failureOf(known)),
   };
+}
+
+/** Where a pod stands. */
+export function stateOf({ record, sidecar }: KnownPod): PodReport["state"] {
+  return sidecar === undefined ? (record?.state ?? "outside") : sidecarState(sidecar);
+}
+
+/** What keeps a pod from where it should be. */
+export function failureOf({ past, sidecar }: KnownPod): PodFailure | undefined {
+  return sidecar === undefined ? past.failure : sidecar.record?.failure;
 }
 
 /** What ztunnel has confirmed of a pod. */
@@ -124,7 +143,8 @@ export function skipOf(skipped: readonly SkippedFamily[], family: Family): Skipp
 }
 
 function observedLast(facts: AgentFacts, known: KnownPod): ObservedReport | null {
-  const { record, desired, past } = known;
+  const { record, desired, past, sidecar } = known;
+  if (sidecar !== undefined) return sidecarObservedLast(sidecar);
   const sandbox = record?.sandbox;
   const isBlank = sandbox === undefined && (record?.state ?? "outside") === "outside";
   if (record === undefined || isBlank) return null;
@@ -179,14 +199,15 @@ export function unreadReason({ record, desired }: KnownPod): string {
   return "no run has looked at it yet";
 }
 
-function errorOf({ failure }: PodPast): PodErrorReport | null {
+function errorOf(failure: PodFailure | undefined): PodErrorReport | null {
   if (failure === undefined) return null;
   const { at, message, remedy, attempts } = failure;
   return { at, message, remedy, attempts };
 }
 
 function summarise(known: KnownPod, desired: DesiredReport): string {
-  const { record, past } = known;
+  const { record, past, sidecar } = known;
+  if (sidecar !== undefined) return sidecarSummary(sidecar);
   const state = record?.state ?? "outside";
   const { failure, look } = past;
   if (failure !== undefined) return `${statePhrases[state]}: ${failure.message}`;
@@ -206,7 +227,7 @@ function paceOf(slowLookMs: number | undefined): string {
   return `; a look at it takes ${Math.round(slowLookMs)} ms, so it is looked at less often`;
 }
 
-const statePhrases: Readonly<Record<PodReport["state"], string>> = {
+const statePhrases: Readonly<Record<EnrolmentState, string>> = {
   outside: "not captured",
   waiting: "waits, untouched",
   pending: "half-way: rules stand in it, and not everything is verified and acknowledged",

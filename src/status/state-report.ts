@@ -18,8 +18,8 @@ export const STATE_PATHS = {
   logLevels: "/api/v1/log-levels",
 } as const;
 
-/** Where a pod stands. */
-export type PodStateReport = EnrolmentState;
+/** Where a pod stands; `sidecar`: its sidecar's rules stand, which this agent writes and looks after. Its other states are those of all pods. */
+export type PodStateReport = EnrolmentState | "sidecar";
 
 /** Answer of `GET /api/v1/pods`: every pod of the node, by namespace and name. */
 export interface PodListReport {
@@ -80,6 +80,11 @@ export interface DesiredReport {
   /** What keeps the pod outside. */
   readonly exclusion: OutsideReason | null;
   readonly redirect: RedirectReport | null;
+  /**
+   * How the pod is redirected to its sidecar. `null`: it is not, another program does it, or its annotations cannot be followed, which is
+   * its last error. Absent: an older agent answered.
+   */
+  readonly sidecar?: SidecarRedirectReport | null;
   /** Annotations of the pod that cannot be followed. */
   readonly warnings: readonly string[];
 }
@@ -103,6 +108,28 @@ export interface RedirectReport {
   readonly probeSnatV6: string;
 }
 
+/** How a pod is redirected to its sidecar; the annotations of Istio's injector say it. */
+export interface SidecarRedirectReport {
+  /** How inbound connections reach the proxy. */
+  readonly mode: "REDIRECT" | "TPROXY";
+  readonly proxyUid: Count;
+  readonly proxyGid: Count;
+  /** `*`: all but the excluded ones. */
+  readonly includeInboundPorts: "*" | readonly Count[];
+  readonly excludeInboundPorts: readonly Count[];
+  readonly includeOutboundPorts: readonly Count[];
+  readonly excludeOutboundPorts: readonly Count[];
+  /** Of both families. `*`: all but the excluded ones. */
+  readonly includeOutboundCidrs: "*" | readonly string[];
+  readonly excludeOutboundCidrs: readonly string[];
+  readonly excludeInterfaces: readonly string[];
+  readonly virtualInterfaces: readonly string[];
+  readonly dnsCapture: boolean;
+  readonly dualStack: boolean;
+  /** Packets that belong to no connection are dropped. */
+  readonly dropInvalid: boolean;
+}
+
 /** What is there. */
 export interface ObservedReport {
   /** ISO time of the look. */
@@ -113,7 +140,7 @@ export interface ObservedReport {
   readonly netns: NetnsKey | null;
   /** Sandbox container; `null` for a namespace found in /proc. */
   readonly containerId: string | null;
-  /** IPv4, then IPv6 where it is wanted; empty when the namespace could not be read (see `unread`). */
+  /** IPv4, then IPv6 where it is wanted (of a sidecar: where its pod has it); empty when the namespace could not be read (see `unread`). */
   readonly families: readonly FamilyReport[];
   /** Why the namespace could not be read. */
   readonly unread: string | null;
@@ -149,9 +176,9 @@ export interface FamilyReport {
   readonly family: 4 | 6;
   /** Why the family, or its routing, is left out (IPv6 off in the namespace). */
   readonly skipped: string | null;
-  /** Hash of our chains as they are (`kernel`) or as they were verified to be (`last-run`). */
+  /** Hash of our chains as they are (`kernel`) or as they were verified to be (`last-run`); `null`: not known, or a sidecar's. */
   readonly fingerprint: Sha256 | null;
-  /** Hash of our chains as they should be. */
+  /** Hash of our chains as they should be; `null` of a sidecar's. */
   readonly wantedFingerprint: Sha256 | null;
   /** Ways in which rules, ip rule or route differ; empty: they are right. */
   readonly drift: readonly DriftReport[];
@@ -248,6 +275,8 @@ export interface NodeReport {
   readonly probes: NodeProbesReport;
   /** Repairs of captured pods since the start, by kind of drift. */
   readonly repairs: readonly CountReport[];
+  /** Repairs of sidecars' redirection since the start, by kind of drift. Absent: an older agent answered. */
+  readonly sidecarRepairs?: readonly CountReport[];
   readonly pods: PodCountsReport;
   /** Namespace handles open in the agent. */
   readonly openNetns: Count;
@@ -369,13 +398,15 @@ export interface PodCountsReport {
   /** Their rules cannot be read or judged. Absent: an older agent answered. */
   readonly unverified?: Count;
   readonly failed: Count;
+  /** Redirected to their sidecar by this agent, and right. Absent: an older agent answered, which counts them as outside. */
+  readonly sidecar?: Count;
   /** Enrolled, and found right by a look that is not older than twice the interval, or what a slow one has in its place. */
   readonly verified: Count;
   /** Captured, but something stands before our rules, or it cannot be told whether. Absent: an older agent answered. */
   readonly mayBeBypassed?: Count;
   /** So slow to look at that they are looked at less often. Absent: an older agent answered. */
   readonly slow?: Count;
-  /** Wanted and not captured, by reason, those that are `unverified` left out: sandbox, ztunnel, ztunnel-refused, rules, kernel, api, other. */
+  /** Wanted and not captured, or not redirected to their sidecar, by reason, those that are `unverified` left out: sandbox, ztunnel, ztunnel-refused, rules, kernel, api, other. */
   readonly failing: readonly CountReport[];
 }
 

@@ -11,6 +11,9 @@ import type { Verification } from "../../src/redirection/pod-redirection.ts";
 import { RedirectionError, type RedirectionErrorCode } from "../../src/redirection/redirection-error.ts";
 import { routingDrift } from "../../src/redirection/routing-drift.ts";
 import type { ChainName } from "../../src/redirection/rules.ts";
+import { defaultSidecarOptions, type SidecarOptions } from "../../src/redirection/sidecar-options.ts";
+import type { SidecarDrift } from "../../src/redirection/sidecar-redirection.ts";
+import { toldSidecar } from "../../src/redirection/told-sidecar.ts";
 import { holdNetns } from "../linux/held-netns.ts";
 import { compareStates, desiredState, type RedirectState } from "../redirection/saved-state.ts";
 
@@ -85,6 +88,7 @@ function seen(but: Partial<SeenCapture> = {}): SeenCapture {
   return {
     key: "4:1",
     rules: rules({}),
+    sidecar: {},
     sockets: sockets(),
     addresses: { value: ["10.1.0.9"] },
     touched: { value: true },
@@ -95,6 +99,9 @@ function seen(but: Partial<SeenCapture> = {}): SeenCapture {
   };
 }
 
+/** Of pods without a sidecar nobody asks. */
+const sidecars = { verify: () => Promise.reject(new Error("not asked")) };
+const failing = (error: Error) => ({ redirection: { verify: () => Promise.reject(error) }, sidecars });
 const wanted: WantedCapture = {
   redirect,
   annotation: "enabled",
@@ -211,8 +218,6 @@ describe("a pod of the mesh", () => {
 });
 
 describe("a look at a real namespace", () => {
-  const failing = (error: Error) => ({ redirection: { verify: () => Promise.reject(error) } });
-
   test.each<[string, Error, string[], string[]]>([
     ["that somebody made unreadable", error("TABLE_OWNED").error, ["unreadable-rules"], []],
     ["that cannot be asked", new Error("no answer"), [], ["no answer"]],
@@ -237,6 +242,7 @@ describe("a look at a real namespace", () => {
             return new Promise(() => {});
           },
         },
+        sidecars,
         limitMs: 20,
       },
     );
@@ -256,7 +262,7 @@ describe("a look at a real namespace", () => {
     const tool = `ip6tables-${other}`;
     execFileSync("nsenter", [`--net=${held.path}`, tool, "-t", "nat", "-N", "ISTIO_OUTPUT"], lock);
     const search = { variant };
-    const means = { redirection: { verify: async () => rules({}).value as Verification }, search };
+    const means = { redirection: { verify: async () => rules({}).value as Verification }, sidecars, search };
     const { findings, unseen } = await checkCapture(netns, { redirect }, means);
     expect(unseen).toEqual([]);
     expect(findings).toContainEqual({
@@ -271,8 +277,8 @@ describe("a look at a real namespace", () => {
     const search = { variant: "nft" } as const;
     const wanted = { redirect: "outside", annotation: "enabled" } as const;
     const [shallow, searched] = [
-      await checkCapture(netns, wanted, { redirection }),
-      await checkCapture(netns, wanted, { redirection, search }),
+      await checkCapture(netns, wanted, { redirection, sidecars }),
+      await checkCapture(netns, wanted, { redirection, sidecars, search }),
     ];
     expect([shallow.findings, shallow.unseen]).toEqual([[], []]);
     expect(searched.findings.map(({ kind }) => kind)).toEqual(["annotation-without-capture"]);
@@ -289,5 +295,91 @@ describe("a pod outside the mesh", () => {
     ["was not looked into", {}, "enabled", []],
   ])("%s", (_what, touched, annotation, names) => {
     expect(kinds(seen({ touched, rules: {} }), { redirect: "outside", annotation })).toEqual(names);
+  });
+});
+
+describe("a pod with a sidecar", () => {
+  const sidecar = defaultSidecarOptions({ mode: "TPROXY" });
+  const { own, wanted: tables } = toldSidecar(sidecar, [4, 6]);
+  const drift = (kind: SidecarDrift["kind"], at: Partial<SidecarDrift> = {}): SidecarDrift => ({
+    kind,
+    family: 4,
+    table: "nat",
+    chain: "ISTIO_OUTPUT",
+    detail: "-j ISTIO_REDIRECT",
+    ...at,
+  });
+  const allChains = (families: readonly Family[]) =>
+    own.flatMap(({ family, table, chains }) =>
+      families.includes(family) && tables.some((each) => each.family === family && each.table === table)
+        ? chains.map(({ chain }) => drift("missing-chain", { family, table, chain }))
+        : [],
+    );
+  const served = (but: Partial<SeenCapture>, more: Partial<WantedCapture> = {}) =>
+    kinds(seen({ rules: {}, bypasses: {}, sockets: {}, touched: { value: false }, ...but }), {
+      redirect: "outside",
+      sidecar,
+      annotation: null,
+      held: { agent: "4:1", ztunnel: null },
+      ...more,
+    });
+
+  test.each<[string, Partial<SeenCapture>, string[]]>([
+    ["whose rules are right", { sidecar: { value: [] } }, []],
+    [
+      "that lacks a rule and its address",
+      { sidecar: { value: [drift("missing-rule"), drift("missing-address")] } },
+      ["missing-rule", "missing-address"],
+    ],
+    [
+      "that has nothing of it, not even the route",
+      { sidecar: { value: [drift("missing-routing"), ...allChains([4])] } },
+      ["no-sidecar-rules"],
+    ],
+    [
+      "that has nothing of it in both families",
+      { sidecar: { value: allChains([4, 6]) } },
+      ["no-sidecar-rules"],
+    ],
+    ["that lacks all but a chain", { sidecar: { value: allChains([4]).slice(1) } }, ["missing-chain"]],
+    ["whose rules cannot be judged", { sidecar: error("UNREADABLE_TABLE") }, ["unreadable-rules"]],
+    ["whose table sleeps", { sidecar: error("TABLE_DORMANT") }, ["dormant-table"]],
+    ["that could not be asked", { sidecar: { error: new Error("no answer") } }, []],
+    [
+      "in which ztunnel has a part all the same",
+      { sidecar: { value: [] }, touched: { value: true } },
+      ["unwanted-capture"],
+    ],
+    ["that runs elsewhere", { key: "4:2", sidecar: { value: [] } }, ["netns-swapped"]],
+  ])("%s", (_what, but, names) => {
+    expect(served(but)).toEqual(names);
+  });
+
+  test("that is annotated as captured", () => {
+    expect(served({ sidecar: { value: [] } }, { annotation: "enabled" })).toEqual([
+      "annotation-without-capture",
+    ]);
+  });
+
+  test("is asked for nothing of ztunnel's, and its difference has its place", async () => {
+    using netns = await Netns.makeTemporary();
+    const { redirection } = failing(new Error("not asked"));
+    const verify = async (_netns: Netns, options: SidecarOptions) => {
+      expect(options).toBe(sidecar);
+      return [drift("missing-rule", { family: 6 })];
+    };
+    const { findings, unseen } = await checkCapture(
+      netns,
+      { redirect: "outside", sidecar },
+      { redirection, sidecars: { verify }, search: { variant: "nft" } },
+    );
+    expect(unseen).toEqual([]);
+    expect(findings).toEqual([
+      {
+        kind: "missing-rule",
+        detail: "-j ISTIO_REDIRECT",
+        at: { family: 6, table: "nat", chain: "ISTIO_OUTPUT" },
+      },
+    ]);
   });
 });

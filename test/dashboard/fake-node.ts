@@ -122,7 +122,8 @@ export class FakeNode {
     this.looks++;
     const pod = this.agent.pods.get(`uid-${name}`);
     if (pod === undefined) return undefined;
-    const isWanted = ns !== "plain";
+    const sidecar = pod.sidecar !== undefined;
+    const isWanted = ns !== "plain" && !sidecar;
     return {
       at: new Date().toISOString(),
       node: "node-1",
@@ -131,6 +132,7 @@ export class FakeNode {
       uid: pod.uid,
       netns: "4:4026532208",
       wanted: isWanted,
+      sidecar,
       variant: "nft",
       ms: 12.4,
       unread: null,

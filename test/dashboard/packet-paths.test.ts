@@ -82,7 +82,7 @@ function explain(
 
 function report(rules: ReturnType<typeof explain>): PodRulesReport {
   const families = [{ family: 4 as const, ...rules }];
-  const pod = { ns: "a", name: "b", uid: "c", netns: "4:1", wanted: true };
+  const pod = { ns: "a", name: "b", uid: "c", netns: "4:1", wanted: true, sidecar: false };
   return { at: "", node: "n", ...pod, variant: "nft", ms: 1, unread: null, families };
 }
 

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // An agent's parts without an agent: what reports and metrics are made from, with as many pods as a test likes.
+import type { Place } from "../../src/enrolment/attachments.ts";
 import { decideEnrolment, type EnrolmentPolicy } from "../../src/enrolment/desired-state.ts";
 import { PodHistory } from "../../src/enrolment/pod-history.ts";
 import type { PodStatus } from "../../src/enrolment/pod-record.ts";
+import { SidecarRecords } from "../../src/enrolment/sidecar-records.ts";
+import { Sidecars } from "../../src/enrolment/sidecars.ts";
 import type { NamespaceFacts, PodFacts } from "../../src/kube/pod-facts.ts";
 import { defaultSelectors } from "../../src/kube/selectors.ts";
+import type { SidecarFacts } from "../../src/kube/sidecar-facts.ts";
 import type { Netns } from "../../src/linux/netns.ts";
 import { LogRing } from "../../src/log/log-ring.ts";
+import { silentLogger } from "../../src/log/logger.ts";
 import type { ProbeDrift } from "../../src/probes/probe-drift.ts";
+import type { SidecarDrift } from "../../src/redirection/sidecar-redirection.ts";
 import type { AgentFacts, ZdsConnectionFacts } from "../../src/status/agent-facts.ts";
 import type { StateSource } from "../../src/status/agent-state.ts";
 import { Metrics } from "../../src/status/metrics.ts";
@@ -25,6 +31,8 @@ export interface FakePod {
   readonly state?: PodStatus["state"] | "none";
   /** Connections that it had when it was captured; default: it was captured before it ran. */
   readonly earlierConnections?: number;
+  /** A proxy that redirects nothing by itself, of an injected pod whose ADD this agent answered; its state is `sidecar` then. */
+  readonly sidecar?: SidecarFacts;
   /** Default: a namespace that nothing can be read from. */
   readonly netns?: Netns;
 }
@@ -55,6 +63,12 @@ export class FakeAgent {
   readonly connections: ZdsConnectionFacts[] = [];
   readonly repairs = new Map<string, number>();
   readonly history: PodHistory;
+  readonly sidecars: Sidecars;
+  /** Where ADD said that pods with a sidecar are. */
+  readonly places = new Map<string, Place>();
+  readonly sidecarRecords = new SidecarRecords();
+  /** What looks at sidecars' rules find. */
+  sidecarDrift: SidecarDrift[] = [];
   readonly ring = new LogRing();
   readonly readiness = new Readiness({ watches: "the lists have not come yet" });
   verify: AgentFacts["redirection"]["verify"] = () =>
@@ -71,6 +85,17 @@ export class FakeAgent {
 
   constructor(history = new PodHistory()) {
     this.history = history;
+    this.sidecars = new Sidecars({
+      redirection: {
+        prepare: async () => {},
+        apply: async () => ({ repaired: [], families: [4] }),
+        verify: async () => this.sidecarDrift,
+      },
+      attachments: { placeOf: (uid) => this.places.get(uid) },
+      records: this.sidecarRecords,
+      excludeNamespaces: policy.excludeNamespaces,
+      log: silentLogger,
+    });
     for (const name of ["shop", "plain"]) {
       const labels: Record<string, string> = name === "plain" ? {} : { "istio.io/dataplane-mode": "ambient" };
       this.namespaces.set(name, { key: name, name, uid: `uid-${name}`, labels, resourceVersion: "1" });
@@ -88,7 +113,8 @@ export class FakeAgent {
 
   /** Adds a pod; its UID is `uid-NAME`. */
   add(name: string, pod: FakePod = {}): PodFacts {
-    const { ns = "shop", state = "enrolled", ips = ["10.1.0.9"] } = pod;
+    const { ns = "shop", sidecar, ips = ["10.1.0.9"] } = pod;
+    const { state = sidecar === undefined ? "enrolled" : "outside" } = pod;
     const uid = `uid-${name}`;
     const facts: PodFacts = {
       key: uid,
@@ -101,11 +127,16 @@ export class FakeAgent {
       phase: "Running",
       ips,
       labels: pod.labels ?? {},
-      annotations: pod.annotations ?? {},
+      annotations: {
+        ...(sidecar === undefined ? {} : { "sidecar.istio.io/status": "{}" }),
+        ...pod.annotations,
+      },
+      ...(sidecar === undefined ? {} : { sidecar }),
       containerIds: [],
       resourceVersion: "1",
     };
     this.pods.set(uid, facts);
+    if (sidecar !== undefined) this.#serve(facts, pod.netns);
     if (state === "none") return facts;
     const record: FakeStatus = { uid, facts, sandbox: undefined, state };
     this.records.set(uid, record);
@@ -123,6 +154,14 @@ export class FakeAgent {
     }
     this.history.end(uid, state, state === "enrolled" ? "enrolled" : "failed");
     return facts;
+  }
+
+  #serve({ uid, namespace, name, ips }: PodFacts, netns?: Netns): void {
+    const netnsKey = netns?.key ?? `4:${2000 + this.places.size}`;
+    const netnsPath = netns === undefined ? "/nowhere" : `/../proc/self/fd/${netns.fd}`;
+    const containerId = "d".repeat(64);
+    this.places.set(uid, { uid, namespace, name, containerId, netnsPath, netnsKey, ips });
+    this.sidecarRecords.right(uid, { netnsKey, families: [4], ms: 1.5 });
   }
 
   facts(): AgentFacts {
@@ -153,6 +192,7 @@ export class FakeAgent {
         repairs: this.repairs,
       },
       history: this.history,
+      sidecars: this.sidecars,
       redirection: { verify: (...args) => this.verify(...args) },
       ztunnel: {
         ready: true,
@@ -185,6 +225,7 @@ export class FakeAgent {
 }
 
 const settings = {
+  ambient: true,
   nodeName: "node-1",
   hostRoot: "/host",
   runDir: "/var/run/istio-cni",

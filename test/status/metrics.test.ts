@@ -34,6 +34,7 @@ describe("Metrics", () => {
     const { agent, metrics } = make();
     for (let i = 0; i < 40; i++) agent.add(`web-${i}`, { state: i % 2 === 0 ? "enrolled" : "failed" });
     agent.repairs.set("missing-rule", 2);
+    agent.sidecarRecords.mended([{ kind: "missing-jump" }]);
     const text = await metrics.render();
     expect(text).not.toMatch(/web-|uid-|shop/);
     for (const { name, type, help, samples } of parsePrometheusText(text).values()) {
@@ -63,6 +64,26 @@ describe("Metrics", () => {
     // gauges follow, also to nothing
     agent.history.end("uid-c", "enrolled", "enrolled");
     expect(await read(metrics, "ambient_cni_pods_failing", { reason: "ztunnel" })).toBe(0);
+  });
+
+  test("count pods with a sidecar where they stand, and as failing where they do", async () => {
+    const { agent, metrics } = make();
+    const sidecar = { dnsCapture: false, dualStack: false, dropInvalid: false };
+    for (const name of ["a", "b", "c"]) agent.add(name, { sidecar });
+    const setback = { kind: "rules", message: "x", remedy: "" } as const;
+    agent.sidecarRecords.failed("uid-b", { state: "failed", ...setback }, 1);
+    agent.sidecarRecords.failed("uid-c", { state: "unverified", ...setback }, 1);
+    const counts = Object.fromEntries(
+      await Promise.all(
+        ["sidecar", "failed", "unverified", "outside", "enrolled"].map(async (state) => [
+          state,
+          await read(metrics, "ambient_cni_pods", { state }),
+        ]),
+      ),
+    );
+    expect(counts).toEqual({ sidecar: 1, failed: 1, unverified: 1, outside: 0, enrolled: 0 });
+    expect(await read(metrics, "ambient_cni_pods_failing", { reason: "rules" })).toBe(1);
+    expect(await read(metrics, "ambient_cni_pods_wanted")).toBe(0);
   });
 
   test("do not call a pod failing of which nobody can know whether it is captured", async () => {
@@ -159,9 +180,11 @@ describe("Metrics", () => {
   test("take what the parts count", async () => {
     const { agent, metrics } = make();
     agent.repairs.set("missing-rule", 5);
+    agent.sidecarRecords.mended([{ kind: "missing-jump" }]);
     agent.readiness.miss("probes", "broken");
     expect(await read(metrics, "ambient_cni_repairs_total", { kind: "missing-rule" })).toBe(5);
     expect(await read(metrics, "ambient_cni_repairs_total", { kind: "missing-rule" })).toBe(5);
+    expect(await read(metrics, "ambient_cni_sidecar_repairs_total", { kind: "missing-jump" })).toBe(1);
     expect(await read(metrics, "ambient_cni_conflist_rewrites_total")).toBe(3);
     expect(await read(metrics, "ambient_cni_probe_rules_restored_total")).toBe(2);
     expect(await read(metrics, "ambient_cni_ztunnel_connects_total")).toBe(7);

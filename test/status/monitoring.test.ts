@@ -42,6 +42,7 @@ beforeAll(async () => {
   const agent = new FakeAgent();
   agent.add("web-0");
   agent.repairs.set("missing-rule", 1);
+  agent.sidecarRecords.mended([{ kind: "missing-jump" }]);
   exposed = parsePrometheusText(await metricsOf(new AgentState(agent.facts())).render());
 });
 

@@ -2,11 +2,13 @@
 import { closeSync } from "node:fs";
 import { createServer } from "node:net";
 import { describe, expect, test } from "vitest";
+import type { Place } from "../../src/enrolment/attachments.ts";
 import { parseEnablementSelectors } from "../../src/kube/selectors.ts";
 import { listeningSockets } from "../../src/linux/listening-sockets.ts";
 import { socketInNetns } from "../../src/linux/native.ts";
 import { Netns } from "../../src/linux/netns.ts";
 import type { Drift } from "../../src/redirection/fingerprint.ts";
+import type { SidecarDrift } from "../../src/redirection/sidecar-redirection.ts";
 import { AgentState } from "../../src/status/agent-state.ts";
 import { describeDesired, renderSelector } from "../../src/status/desired-report.ts";
 import type { PodDetailReport, PodReport } from "../../src/status/state-report.ts";
@@ -345,5 +347,111 @@ describe("250 pods", () => {
       return performance.now() - startMs;
     });
     expect(Math.min(...times)).toBeLessThan(100);
+  });
+});
+
+describe("a pod with a sidecar that is served", () => {
+  const sidecar = { dnsCapture: true, dualStack: false, dropInvalid: false };
+  const rule: SidecarDrift = {
+    kind: "missing-rule",
+    family: 4,
+    table: "nat",
+    chain: "ISTIO_OUTPUT",
+    detail: "-j ISTIO_REDIRECT",
+  };
+  const setback = {
+    kind: "rules",
+    message: "table nat cannot be read",
+    remedy: "; see who writes there",
+  } as const;
+
+  test("stands as sidecar, with how it is redirected and what its ADD saw", () => {
+    const agent = new FakeAgent();
+    agent.add("web-0", {
+      sidecar,
+      annotations: { "traffic.sidecar.istio.io/includeInboundPorts": "80,443" },
+    });
+    const pod = listed(agent, "web-0");
+    expect(pod).toMatchObject({
+      state: "sidecar",
+      lastError: null,
+      annotation: null,
+      desired: {
+        wanted: false,
+        exclusion: "sidecar-served",
+        redirect: null,
+        sidecar: { mode: "REDIRECT", proxyUid: 1337, dnsCapture: true, includeInboundPorts: [80, 443] },
+      },
+      observed: {
+        source: "last-run",
+        containerId: "d".repeat(64),
+        families: [{ family: 4, drift: [], ipRule: null, route: null, fingerprint: null }],
+        unread: null,
+        ztunnel: { inRoster: false, acknowledged: false },
+        probes: { member: null, addresses: [] },
+      },
+      transitions: [{ from: "outside", to: "sidecar", ms: 1.5, steps: [] }],
+    });
+    expect(pod.summary).toMatch(/^redirected to its sidecar, verified at \d{4}-/);
+  });
+
+  test.each(["unverified", "failed"] as const)("that stands as %s says why, and what to do", (state) => {
+    const agent = new FakeAgent();
+    agent.add("web-0", { sidecar });
+    agent.sidecarRecords.failed("uid-web-0", { state, ...setback }, 3);
+    const pod = listed(agent, "web-0");
+    expect(pod).toMatchObject({
+      state,
+      lastError: { message: "table nat cannot be read", remedy: "see who writes there", attempts: 1 },
+      observed: { families: [], unread: "table nat cannot be read" },
+      transitions: [{ from: "sidecar", to: state }],
+    });
+    expect(pod.summary).toMatch(/its sidecar.*: table nat cannot be read$/);
+  });
+
+  test("before the first look of a new agent it is half-way", () => {
+    const agent = new FakeAgent();
+    agent.add("web-0", { sidecar });
+    agent.sidecarRecords.keepOnly(new Set());
+    expect(listed(agent, "web-0")).toMatchObject({
+      state: "pending",
+      observed: { families: [], unread: "no look has been there yet" },
+    });
+  });
+
+  test("whose rules another program wrote is outside, as before", () => {
+    const agent = new FakeAgent();
+    agent.add("web-0", { sidecar });
+    agent.sidecarRecords.keepOnly(new Set());
+    agent.places.clear();
+    expect(listed(agent, "web-0")).toMatchObject({
+      state: "outside",
+      observed: null,
+      desired: { exclusion: "sidecar-served", sidecar: null },
+    });
+  });
+
+  test("is looked at in the kernel when it is asked for alone", async () => {
+    const agent = new FakeAgent();
+    await using held = await holdNetns();
+    using netns = Netns.open(held.path);
+    agent.add("web-0", { sidecar, netns });
+    expect((await looked(agent, "web-0")).observed).toMatchObject({
+      source: "kernel",
+      netns: netns.key,
+      families: [{ family: 4, drift: [] }],
+      unread: null,
+    });
+    agent.sidecarDrift = [rule, { ...rule, family: 6 }];
+    const { observed } = await looked(agent, "web-0");
+    expect(observed?.families.map(({ family, drift }) => [family, drift.map(({ kind }) => kind)])).toEqual([
+      [4, ["missing-rule"]],
+      [6, ["missing-rule"]],
+    ]);
+    agent.places.set("uid-web-0", { ...(agent.places.get("uid-web-0") as Place), netnsKey: "4:1" });
+    expect((await looked(agent, "web-0")).observed).toMatchObject({
+      families: [],
+      unread: "its network namespace is not there",
+    });
   });
 });

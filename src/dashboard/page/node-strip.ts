@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node at a glance: readiness, the CNI chain, ztunnel, the API server, kubelet probes and the agent itself.
+import { isWithoutAmbient } from "../../status/served-sidecar.ts";
 import type { ChainReport, NodeReport } from "../../status/state-report.ts";
 import { showAge } from "./age-clock.ts";
 import { byId, make, setAttribute, setText } from "./element.ts";
@@ -53,7 +54,12 @@ function showChain(cell: HTMLElement, chain: ChainReport | null): void {
   );
 }
 
-function ztunnelLines({ ztunnel }: NodeReport): Line[] {
+function ztunnelLines(node: NodeReport): Line[] {
+  const { ztunnel } = node;
+  if (isWithoutAmbient(node))
+    return [
+      { text: "not asked for: sidecars alone are served", tone: "dim", title: "AMBIENT_ENABLED=false" },
+    ];
   if (ztunnel.connections.length === 0) {
     return [
       { text: "not connected", tone: "bad" },
@@ -85,7 +91,10 @@ function watchLines({ watches }: NodeReport): Line[] {
   });
 }
 
-function probeLines({ probes }: NodeReport): Line[] {
+function probeLines(node: NodeReport): Line[] {
+  const { probes } = node;
+  if (isWithoutAmbient(node))
+    return [{ text: "reach pods as they are", tone: "dim", title: "AMBIENT_ENABLED=false" }];
   const lines: Line[] = [];
   if (probes.fault !== null) lines.push({ text: probes.fault, tone: "bad" });
   if (probes.path === null) lines.push({ text: "path not tried yet", tone: "dim" });

@@ -52,7 +52,9 @@ export class PacketView {
   }
 }
 
-function noteOf({ unread, wanted, variant, ms }: PodRulesReport, hasRules: boolean): string {
+function noteOf({ unread, wanted, sidecar, variant, ms }: PodRulesReport, hasRules: boolean): string {
+  if (sidecar)
+    return "The pod is redirected to its own sidecar. Its rules are not counted here: ambient-cni rules --sidecar prints them.";
   if (unread !== null) return `Not read: ${unread}.`;
   if (!hasRules && wanted !== true)
     return "The pod is not in the mesh, and none of our rules is in its namespace.";

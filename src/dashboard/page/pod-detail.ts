@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // One pod in full: why it stands where it stands, what was seen in the kernel, its rules, its time line, its log.
-import type { LogLineReport, ObservedReport, PodDetailReport, PodReport } from "../../status/state-report.ts";
+import { isServedSidecar } from "../../status/served-sidecar.ts";
+import type {
+  LogLineReport,
+  ObservedReport,
+  PodDetailReport,
+  PodReport,
+  SidecarRedirectReport,
+} from "../../status/state-report.ts";
 import type { PodRulesReport } from "../rules-report.ts";
 import { keyOf, logItem } from "./activity.ts";
 import { make, setAttribute, setText } from "./element.ts";
@@ -55,14 +62,14 @@ export class PodDetail {
     setText(this.#summary, summaryOf(pod));
     this.#showError(pod);
     this.#showFacts(pod);
-    if (this.#observed === null || pod.observed === null) this.#showChecks(pod.observed);
+    if (this.#observed === null || pod.observed === null) this.#showChecks(pod, pod.observed);
   }
 
   /** What was looked at in the kernel for us. */
   updateSeen(pod: PodDetailReport): void {
     this.#observed = pod.observed;
     this.update(pod);
-    this.#showChecks(pod.observed);
+    this.#showChecks(pod, pod.observed);
     this.#timeLine.update(pod);
     this.#lines.sync([...pod.log].reverse(), () => false);
     if (this.#rules !== undefined) this.#packets.update(this.#rules, this.#observed);
@@ -92,9 +99,11 @@ export class PodDetail {
 
   #showFacts(pod: PodReport): void {
     const { desired, uid, phase, ips, annotation, observed } = pod;
+    const { sidecar } = desired;
     const earlier = pod.earlierConnections ?? 0;
     const facts: [string, string][] = [
       ["Wanted", `${desired.wanted === null ? "not known" : desired.wanted ? "yes" : "no"}: ${desired.why}`],
+      ...(sidecar ? [["Sidecar", sidecarText(sidecar)] as [string, string]] : []),
       ["Phase", phase === "" ? "not known" : phase],
       ["Addresses", ips.join("  ") || "none yet"],
       ["Annotation", annotation ?? "none"],
@@ -113,8 +122,8 @@ export class PodDetail {
     );
   }
 
-  #showChecks(observed: ObservedReport | null): void {
-    const checks = observed === null ? [] : checksOf(observed);
+  #showChecks(pod: PodReport, observed: ObservedReport | null): void {
+    const checks = observed === null ? [] : isServedSidecar(pod) ? ruleChecks(observed) : checksOf(observed);
     const text = JSON.stringify(checks);
     if (this.#checks.dataset.shown === text) return;
     this.#checks.dataset.shown = text;
@@ -135,8 +144,19 @@ function summaryOf({ summary, lastError }: PodReport): string {
   return rest.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, clock);
 }
 
-function checksOf({ families, ztunnel, sockets, probes, unread }: ObservedReport): Check[] {
-  const checks: Check[] = families.flatMap(({ family, skipped, drift, ipRule, route }): Check[] => {
+/** What an operator compares with the annotations. */
+function sidecarText(sidecar: SidecarRedirectReport): string {
+  const { mode, proxyUid, dnsCapture, includeInboundPorts: ports, includeOutboundCidrs: cidrs } = sidecar;
+  const list = (words: "*" | readonly (number | string)[]) =>
+    words === "*" ? "all" : words.join(", ") || "none";
+  const dns = dnsCapture ? ", with DNS" : "";
+  return `${mode}, proxy user ${proxyUid}, inbound ports ${list(ports)}, outbound to ${list(cidrs)}${dns}`;
+}
+
+/** What counts of a pod that is redirected to its sidecar, too. */
+function ruleChecks({ families, unread }: ObservedReport): Check[] {
+  const checks: Check[] = families.flatMap((seen): Check[] => {
+    const { family, skipped, drift, fingerprint, ipRule, route } = seen;
     if (skipped !== null && ipRule === null && drift.length === 0)
       return [{ text: `IPv${family}: ${skipped}`, isRight: null }];
     const rules = drift.filter(({ kind }) => kind !== "missing-ip-rule" && kind !== "missing-route");
@@ -144,11 +164,21 @@ function checksOf({ families, ztunnel, sockets, probes, unread }: ObservedReport
       ...(rules.length === 0
         ? [{ text: `IPv${family} rules`, isRight: true }]
         : rules.map(({ detail, table }) => ({ text: `IPv${family} ${table}: ${detail}`, isRight: false }))),
-      { text: `IPv${family} ip rule`, isRight: ipRule },
-      { text: `IPv${family} route`, isRight: route },
+      ...(fingerprint === null && ipRule === null && route === null
+        ? []
+        : [
+            { text: `IPv${family} ip rule`, isRight: ipRule },
+            { text: `IPv${family} route`, isRight: route },
+          ]),
     ];
   });
   if (unread !== null) checks.push({ text: `namespace not read: ${unread}`, isRight: null });
+  return checks;
+}
+
+function checksOf(observed: ObservedReport): Check[] {
+  const { ztunnel, sockets, probes } = observed;
+  const checks = ruleChecks(observed);
   checks.push({ text: "ztunnel has acknowledged it", isRight: ztunnel.acknowledged });
   if (sockets !== null) {
     const silent = sockets

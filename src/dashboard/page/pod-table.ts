@@ -24,6 +24,7 @@ const countOrder: readonly PodStateReport[] = [
   "waiting",
   "unverified",
   "failed",
+  "sidecar",
   "outside",
 ];
 
@@ -242,7 +243,7 @@ function markRow(row: Element, hash: string): void {
 /** The badge says the state already. */
 function whyOf({ lastError, desired, state, summary }: PodReport): string {
   if (lastError !== null) return lastError.message;
-  return state === "enrolled" || state === "outside" ? desired.why : summary;
+  return ["enrolled", "sidecar", "outside"].includes(state) ? desired.why : summary;
 }
 
 function hasWords(pod: PodReport, words: readonly string[]): boolean {

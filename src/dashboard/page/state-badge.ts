@@ -10,16 +10,18 @@ export const stateOrder: readonly PodStateReport[] = [
   "pending",
   "waiting",
   "enrolled",
+  "sidecar",
   "outside",
 ];
 
 /** What each state means, for a tooltip. */
 export const stateMeanings: Readonly<Record<PodStateReport, string>> = {
   enrolled: "redirected, acknowledged by ztunnel, and verified in the kernel",
-  pending: "half-way: rules stand, and ztunnel has not acknowledged it; or it is on its way out",
+  sidecar: "redirected to its own sidecar, and verified in the kernel; ztunnel has no part in it",
+  pending: "half-way: rules stand, and not everything is verified and acknowledged; or it is on its way out",
   waiting: "wanted in the mesh and untouched so far",
   unverified:
-    "its rules cannot be read or judged: it may well be captured, and is left as it is until they can",
+    "its rules cannot be read or judged: it may well be redirected, and is left as it is until they can",
   failed: "the last attempt ended in an error; the agent tries again by itself",
   outside: "not in the mesh and untouched",
 };
