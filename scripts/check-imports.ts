@@ -53,7 +53,7 @@ export const rooms: readonly Room[] = [
   // leaving a node takes everything apart that the agent is made of
   { name: "uninstall", may: [...node, "conflist", "install"] },
   { name: "status", may: [...node, "settings", "repair", "version"] },
-  { name: "diagnose", may: [...capture, "conflist", "install", "status"] },
+  { name: "diagnose", may: [...capture, "settings", "repair", "conflist", "install", "uninstall", "status"] },
   // a page for people, and what it asks the agent and the kernel
   { name: "dashboard", may: [...ground, "config", "netfilter", "redirection", "status", "diagnose"] },
   // the self-test at the start is a part of the agent

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the agent's own report means: is it ready, is ztunnel there, do probes pass, which pods are not captured and why.
+
+import { isServedSidecar, isWithoutAmbient } from "../status/served-sidecar.ts";
 import type { NodeReport, PodListReport } from "../status/state-report.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
+import { judgeSidecars } from "./sidecar-check.ts";
 
 const MANY_REPAIRS = 20;
 const MANY_CONNECTIONS_AN_HOUR = 20;
@@ -15,6 +18,7 @@ export function judgeAgent(node: NodeReport, list: PodListReport): Finding[] {
     probeRules(node),
     probePath(node),
     pods(node, list),
+    ...judgeSidecars(node, list),
     repairs(node),
     ...(node.ignoredSettings.length === 0
       ? []
@@ -55,7 +59,12 @@ function watches({ watches: all }: NodeReport): Finding {
   );
 }
 
-function ztunnel({ ztunnel: { socket, connections, ready, accepted }, uptimeSeconds }: NodeReport): Finding {
+function ztunnel(node: NodeReport): Finding {
+  const {
+    ztunnel: { socket, connections, ready, accepted },
+    uptimeSeconds,
+  } = node;
+  if (isWithoutAmbient(node)) return fine("ztunnel", withoutAmbient("no ztunnel is needed"));
   const remedy =
     "kubectl get pods -A -l app=ztunnel -o wide; compare ZTUNNEL_UDS_ADDRESS with ztunnel's mount";
   const newest = connections.at(-1);
@@ -84,7 +93,10 @@ function ztunnel({ ztunnel: { socket, connections, ready, accepted }, uptimeSeco
     : fine("ztunnel", what);
 }
 
-function probeRules({ probes: { fault, restored } }: NodeReport): Finding {
+function probeRules(node: NodeReport): Finding {
+  const { fault, restored } = node.probes;
+  if (isWithoutAmbient(node))
+    return fine("probe-rules", withoutAmbient("the host needs no rules for kubelet probes"));
   if (fault !== null)
     return failing(
       "probe-rules",
@@ -100,19 +112,27 @@ function probeRules({ probes: { fault, restored } }: NodeReport): Finding {
   return fine("probe-rules", `in place, put back ${restored} times`);
 }
 
-function probePath({ probes: { path } }: NodeReport): Finding {
+function probePath(node: NodeReport): Finding {
+  const { path } = node.probes;
+  if (isWithoutAmbient(node)) return fine("probe-path", withoutAmbient("probes reach pods as they are"));
   if (path === null) return fine("probe-path", "not tried yet: it is when the first pod is captured");
   if (path.outcome === "bypassed") return fine("probe-path", path.message);
   return failing("probe-path", path.message, path.remedy ?? "see the chain's plugin");
 }
 
-function pods({ pods: counts }: NodeReport, { pods: list }: PodListReport): Finding {
+function withoutAmbient(what: string): string {
+  return `${what}: AMBIENT_ENABLED=false, sidecars alone are served`;
+}
+
+function pods({ pods: counts }: NodeReport, { pods: all }: PodListReport): Finding {
+  const list = all.filter((pod) => !isServedSidecar(pod));
   const bad = list.filter(({ lastError, state }) => lastError !== null && state !== "unverified");
   const [first] = bad;
   const unknown = list.find(({ state }) => state === "unverified");
   if (first === undefined && unknown !== undefined) {
     const { ns, name, lastError } = unknown;
-    const what = `${counts.unverified} pods cannot be verified, for example ${ns}/${name}: ${lastError?.message}`;
+    const unverified = list.filter(({ state }) => state === "unverified").length;
+    const what = `${unverified} pods cannot be verified, for example ${ns}/${name}: ${lastError?.message}`;
     return warning(
       "pods",
       what,

@@ -19,6 +19,7 @@ import { checkKernelFeatures } from "./kernel-features.ts";
 import { checkNetworkPolicies } from "./network-policy-check.ts";
 import { checkOutboundBypass } from "./outbound-bypass.ts";
 import { selfTestFolders } from "./self-test.ts";
+import { checkUnserved } from "./sidecar-check.ts";
 
 /** What the doctor works with. */
 export interface DoctorOptions {
@@ -126,11 +127,15 @@ async function api(config: AgentConfig, { node, list }: AskedAgent): Promise<Fin
     const { probeSnatV4, probeSnatV6, ipv6 } = config;
     const nodeName = node?.node ?? config.nodeName;
     const probeAddresses = ipv6 ? [probeSnatV4, probeSnatV6] : [probeSnatV4];
-    const [permissions, policies] = await Promise.all([
-      checkApiPermissions(client, { timeoutMs: API_TIMEOUT_MS, repairMode: config.repair.mode }),
+    const { repair } = config;
+    const [permissions, policies, unserved] = await Promise.all([
+      checkApiPermissions(client, { timeoutMs: API_TIMEOUT_MS, repairMode: repair.mode }),
       checkNetworkPolicies(client, { wanted, nodeName, probeAddresses, timeoutMs: API_TIMEOUT_MS }),
+      guarded("sidecars-unserved", () =>
+        checkUnserved(client, { nodeName, repair, timeoutMs: API_TIMEOUT_MS }),
+      ),
     ]);
-    return [...permissions, policies];
+    return [...permissions, policies, ...unserved];
   } finally {
     client.close();
   }
