@@ -10,7 +10,11 @@ import { optionOf, readCommandLine } from "./settings/command-line.ts";
 import { readLogSettings } from "./settings/log-settings.ts";
 import { type RepairSettings, readRepairSettings } from "./settings/repair-settings.ts";
 import { type SettingFault, type Settings, SettingsReader } from "./settings/settings-reader.ts";
-import { reasonWithoutEffect, settingsWithoutEffect } from "./settings/without-effect.ts";
+import {
+  reasonWithoutEffect,
+  settingsWithoutAmbient,
+  settingsWithoutEffect,
+} from "./settings/without-effect.ts";
 
 export type { SettingFault } from "./settings/settings-reader.ts";
 
@@ -168,10 +172,14 @@ export function loadConfig(source: ConfigSource): AgentConfig {
     repair: readRepairSettings(reader, nodeName),
     log: readLogSettings(reader),
     ignored: [
+      ...(ambient ? [] : settingsWithoutAmbient(source.env, options)),
       ...(isNative && reader.text("FORCE_IPTABLES_BINARY", "auto") !== "auto" ? [forcedBesideNative] : []),
       ...settingsWithoutEffect(source.env, options),
     ],
-    notes: isNative && reader.text("PROBE_MATCH", "any") === "kubelet" ? [kubeletByUser] : [],
+    notes: [
+      ...(ambient ? [] : [sidecarsAlone]),
+      ...(isNative && reader.text("PROBE_MATCH", "any") === "kubelet" ? [kubeletByUser] : []),
+    ],
   };
   const unknown = [...reader.unknownOptions.filter((name) => reasonWithoutEffect(name) === undefined)];
   const leftOut = [...unknown.map(optionOf), ...rest].map(
@@ -180,6 +188,9 @@ export function loadConfig(source: ConfigSource): AgentConfig {
   const { faults, blockers } = reader;
   return Object.freeze({ ...config, faults, blockers, warnings: [...reader.warnings, ...leftOut] });
 }
+
+const sidecarsAlone =
+  "AMBIENT_ENABLED=false: sidecars alone are served, no ztunnel is listened for, and pods that are captured leave the mesh";
 
 /** Source: unix(7), sun_path without its closing zero. */
 const maxSocketPathBytes = 107;

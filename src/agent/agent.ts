@@ -13,6 +13,7 @@ import { StateApi } from "../status/state-api.ts";
 import { STATE_SOCKET_NAME } from "../status/state-report.ts";
 import { StateServer } from "../status/state-server.ts";
 import { leaveNode } from "../uninstall/leave-node.ts";
+import { AmbientLeftovers } from "./ambient-leftovers.ts";
 import { Lifecycle, type Stage } from "./lifecycle.ts";
 import { type Capture, type Front, type Ground, makeCapture, makeFront, makeGround } from "./parts.ts";
 import { makeRepair } from "./repair.ts";
@@ -40,9 +41,13 @@ export async function startParts(
   const capture = makeCapture(ground, wiring);
   const front = makeFront(ground, capture, wiring);
   wiring.join(capture);
-  const { stages: reports, stateServer } = reportStages(ground, { capture, front, wiring });
+  const leftovers = config.ambient
+    ? undefined
+    : new AmbientLeftovers({ config, log: loggers.scope("probes") });
+  const { stages: reports, stateServer } = reportStages(ground, { capture, front, wiring, leftovers });
   const departure = new Departure(ground, { capture, front, stateServer });
-  const lifecycle = new Lifecycle([...reports, ...workStages(ground, { capture, front, departure })], log);
+  const work = workStages(ground, { capture, front, departure, leftovers });
+  const lifecycle = new Lifecycle([...reports, ...work], log);
   await lifecycle.start();
   log.info({ backend: ground.backend.variant }, "ready");
   return {
@@ -102,7 +107,12 @@ class Departure {
 /** For people and Prometheus, before everything that can wait: while the agent waits for the API server they want to see why. */
 function reportStages(
   ground: Ground,
-  { capture, front, wiring }: { capture: Capture; front: Front; wiring: Wiring },
+  {
+    capture,
+    front,
+    wiring,
+    leftovers,
+  }: { capture: Capture; front: Front; wiring: Wiring; leftovers: AmbientLeftovers | undefined },
 ): { readonly stages: Stage[]; readonly stateServer: StateServer } {
   const { config, loggers, metrics, node, backend, readiness } = ground;
   const { probePath } = capture;
@@ -116,6 +126,7 @@ function reportStages(
     readiness,
     ring: loggers.ring,
     process: processFacts,
+    leftovers,
     chain: config.install.enabled ? front.installer.chain : undefined,
     probePath: () =>
       probePath.state.outcome === "bypassed"
@@ -142,7 +153,12 @@ function reportStages(
 /** The agent's work, from the API server's word to the runtime's calls and ztunnel's connection. */
 function workStages(
   ground: Ground,
-  { capture, front, departure }: { capture: Capture; front: Front; departure: Departure },
+  {
+    capture,
+    front,
+    departure,
+    leftovers,
+  }: { capture: Capture; front: Front; departure: Departure; leftovers: AmbientLeftovers | undefined },
 ): Stage[] {
   const { config, loggers, node, annotations, events, readiness, metrics } = ground;
   const { enrolment, sidecarLooks, ztunnel, probes, probePath } = capture;
@@ -177,6 +193,8 @@ function workStages(
       stop: () => Promise.all([enrolment.stop(), plugin.close()]),
     },
     { name: "sidecars", start: () => sidecarLooks.start(), stop: () => sidecarLooks.stop() },
+    // pods that an earlier agent captured are known by now, and leave
+    { name: "leftovers", start: () => leftovers?.start(), stop: () => leftovers?.stop() },
     { name: "departure", stop: () => departure.leaveIfLast() },
     { name: "exempt list", start: () => exempt.start(), stop: () => exempt.stop() },
     // last in the chain of causes: from here on the runtime calls us

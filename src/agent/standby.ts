@@ -73,7 +73,11 @@ export class Standby {
       const done: string[] = [];
       for (const folder of await chainFolders({ hostRoot, netDir }))
         done.push(...(await removeFromChain({ netDir: folder, hostRoot, ...owned })).done);
-      if (done.length > 0) log.warn({ done }, "left the CNI chain: new pods start without the mesh");
+      if (done.length > 0)
+        log.warn(
+          { done },
+          "left the CNI chain: new pods start outside the mesh, those with a sidecar without its rules",
+        );
       this.#fault = "";
     } catch (error) {
       const { message } = error as Error;

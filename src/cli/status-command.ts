@@ -3,7 +3,13 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isWithoutAmbient } from "../status/served-sidecar.ts";
 import type { StateReader } from "../status/state-reader.ts";
-import type { NodeReport, PodDetailReport, PodListReport, PodReport } from "../status/state-report.ts";
+import type {
+  AmbientLeftoversReport,
+  NodeReport,
+  PodDetailReport,
+  PodListReport,
+  PodReport,
+} from "../status/state-report.ts";
 import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
 import { bypassLines, earlierText, renderPodDetail } from "./pod-detail.ts";
 import { AgentAwayError, stateClient } from "./state-client.ts";
@@ -136,11 +142,21 @@ export function renderNode(node: NodeReport, colours: boolean): string {
   if (node.probes.fault !== null) say(`probes: ${node.probes.fault}`);
   const path = node.probes.path;
   if (path !== null && path.outcome !== "bypassed") say(`probe path: ${path.message}. ${path.remedy ?? ""}`);
+  if (node.ambientLeftovers) say(leftoversText(node.ambientLeftovers));
   if ((pods.mayBeBypassed ?? 0) > 0) say(`${pods.mayBeBypassed} pods may be bypassed: see below`);
   if ((pods.slow ?? 0) > 0)
     say(`${pods.slow} pods take long to look at, and are looked at less often: see below`);
   for (const { kind, count } of pods.failing) say(`${count} pods not captured: ${kind}`);
   return `${lines.join("\n")}\n\n`;
+}
+
+/** Why the host still has what nobody keeps. */
+function leftoversText({ rules, captured, fault }: AmbientLeftoversReport): string {
+  const why =
+    captured.length > 0
+      ? `network namespaces are still captured: ${captured.join(", ")}`
+      : (fault ?? "it is about to be taken away");
+  return `ambient mode is off, and the host still has ${rules.join(", ") || "what it left"}: ${why}`;
 }
 
 function sidecarText({ sidecar = 0 }: NodeReport["pods"]): string {

@@ -26,7 +26,7 @@ seen twice, 0.3 s apart: what a working agent repairs meanwhile is none.
 names of mismatches:
   missing-jump missing-chain missing-rule extra-rule reordered duplicate-jump jump-not-first unexpected-table
   missing-ip-rule missing-route wrong-backend foreign-chain dormant-table may-be-bypassed
-  missing-set missing-set-entry wrong-set-entry stale-set-entry host-chain
+  missing-set missing-set-entry wrong-set-entry stale-set-entry host-chain host-leftover
   netns-swapped shared-netns no-sandbox ztunnel-sockets
   no-sidecar-rules missing-routing missing-address
   not-captured annotation-without-capture capture-without-annotation unwanted-capture

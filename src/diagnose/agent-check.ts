@@ -17,6 +17,7 @@ export function judgeAgent(node: NodeReport, list: PodListReport): Finding[] {
     ztunnel(node),
     probeRules(node),
     probePath(node),
+    ...leftovers(node),
     pods(node, list),
     ...judgeSidecars(node, list),
     repairs(node),
@@ -118,6 +119,27 @@ function probePath(node: NodeReport): Finding {
   if (path === null) return fine("probe-path", "not tried yet: it is when the first pod is captured");
   if (path.outcome === "bypassed") return fine("probe-path", path.message);
   return failing("probe-path", path.message, path.remedy ?? "see the chain's plugin");
+}
+
+function leftovers({ ambientLeftovers: left }: NodeReport): Finding[] {
+  if (!left) return [];
+  const { rules, captured, fault } = left;
+  const what = `ambient mode is off, and the host still has ${rules.join(", ") || "what it left"}`;
+  if (captured.length > 0)
+    return [
+      warning(
+        "ambient-leftovers",
+        `${what}: network namespaces are captured still, ${captured.join(", ")}`,
+        "their pods leave by themselves; one that stays cannot lose its annotation (`ambient-cni status` says why): delete it",
+      ),
+    ];
+  return [
+    warning(
+      "ambient-leftovers",
+      `${what}${fault === null ? "" : `: ${fault}`}`,
+      "the agent tries again; once no pod is captured `ambient-cni uninstall` with the agent stopped removes it as well",
+    ),
+  ];
 }
 
 function withoutAmbient(what: string): string {

@@ -33,6 +33,8 @@ const FAULT_FIXES = {
   "stale-set-entry":
     "a running agent removes it within seconds; host processes reach that address past ztunnel until then",
   "host-chain": "a running agent puts it back within seconds; look for what reloads the host's firewall",
+  "host-leftover":
+    "ambient mode is off, and an agent of that mode left it: a running agent takes it away once no pod is captured",
   "netns-swapped": "restart the agent, which looks the pod's namespace up again; if it stays, delete the pod",
   "shared-netns": "two pods claim one network namespace: delete both, and report it to the container runtime",
   "no-sandbox": "the runtime has no process of this pod: look at the pod with crictl, and delete it",

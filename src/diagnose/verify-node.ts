@@ -11,6 +11,8 @@ import { knownVariant } from "../netfilter/variant.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
 import { rulesKnowledge } from "../redirection/rules-knowledge.ts";
 import type { NodeReport, PodListReport, PodReport } from "../status/state-report.ts";
+import { lookAtHostRules } from "../uninstall/node-cleanup-host.ts";
+import { CleanupTools } from "../uninstall/node-cleanup-tools.ts";
 import { type Fault, fault, isKnownWrong } from "./fault.ts";
 import { checkHost, type HostMember } from "./host-check.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
@@ -86,7 +88,13 @@ interface Subjects {
 
 type Settings = Pick<
   AgentConfig,
-  "ipv6" | "probeSnatV4" | "probeSnatV6" | "branchEniProbes" | "probeMatch" | "establishedConnections"
+  | "ambient"
+  | "ipv6"
+  | "probeSnatV4"
+  | "probeSnatV6"
+  | "branchEniProbes"
+  | "probeMatch"
+  | "establishedConnections"
 >;
 
 async function look(options: VerifyOptions): Promise<VerifyReport> {
@@ -94,13 +102,7 @@ async function look(options: VerifyOptions): Promise<VerifyReport> {
   const unseen: string[] = [];
   const faults: Fault[] = sharedNamespaces(subjects);
   const { config, onprogress } = options;
-  const host = checkHost({
-    ...settings,
-    backend: eyes.backend,
-    hostNetnsPath: config.hostNetnsPath,
-    procRoot: join(config.hostRoot, "proc"),
-    members,
-  }).then(
+  const host = hostFaults(config, { settings, eyes, members }).then(
     (found) => void faults.push(...found),
     (error: Error) => void unseen.push(`the host: ${error.message}`),
   );
@@ -132,6 +134,23 @@ async function look(options: VerifyOptions): Promise<VerifyReport> {
     unverified: found.filter((each) => !isKnownWrong(each)),
     unseen,
   };
+}
+
+/** Where ambient mode is off the host has nothing of ours. */
+async function hostFaults(
+  { hostRoot, hostNetnsPath }: AgentConfig,
+  { settings, eyes, members }: Pick<Subjects, "settings" | "eyes" | "members">,
+): Promise<Fault[]> {
+  if (settings.ambient)
+    return await checkHost({
+      ...settings,
+      backend: eyes.backend,
+      hostNetnsPath,
+      procRoot: join(hostRoot, "proc"),
+      members,
+    });
+  const left = await lookAtHostRules({ ...settings, hostRoot, hostNetnsPath, tools: new CleanupTools() });
+  return left.length === 0 ? [] : [fault("host-leftover", null, `the host has ${left.join(", ")}`)];
 }
 
 async function gather(options: VerifyOptions): Promise<Subjects> {
@@ -191,6 +210,7 @@ function membersOf(pods: readonly PodReport[]): HostMember[] {
 function settingsOf(config: AgentConfig, node: NodeReport | undefined): Settings {
   const told = node?.settings ?? {};
   return {
+    ambient: told.AMBIENT_ENABLED === undefined ? config.ambient : told.AMBIENT_ENABLED === "true",
     ipv6: told.AMBIENT_IPV6 === undefined ? config.ipv6 : told.AMBIENT_IPV6 === "true",
     probeSnatV4: told.HOST_PROBE_SNAT_IP ?? config.probeSnatV4,
     probeSnatV6: told.HOST_PROBE_SNAT_IPV6 ?? config.probeSnatV6,

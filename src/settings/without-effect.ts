@@ -47,3 +47,21 @@ export function settingsWithoutEffect(env: Settings, options: Settings): string[
     })
     .sort();
 }
+
+/** They say which pods are captured, and how. */
+const ambientSettings: readonly string[] = [
+  "AMBIENT_ENABLEMENT_SELECTOR",
+  "AMBIENT_DNS_CAPTURE",
+  "AMBIENT_IPV6",
+  "AMBIENT_ENABLE_AWS_BRANCH_ENI_PROBE",
+  "ESTABLISHED_CONNECTIONS",
+  "PROBE_MATCH",
+  "ZTUNNEL_UDS_ADDRESS",
+  "ZTUNNEL_WAIT_SECONDS",
+];
+
+/** What has no effect where AMBIENT_ENABLED is false, in one line: a chart sets most of it without being asked. */
+export function settingsWithoutAmbient(env: Settings, options: Settings): string[] {
+  const given = ambientSettings.filter((name) => env[name] || options[name]);
+  return given.length === 0 ? [] : [`${given.join(", ")}: AMBIENT_ENABLED=false captures no pod`];
+}

@@ -108,6 +108,16 @@ export interface ProbePathFacts {
   readonly remedy?: string;
 }
 
+/** What an earlier agent's ambient mode left on a node that serves sidecars alone. */
+export interface LeftoversFacts {
+  /** Chains, sets and tables of the host. */
+  readonly rules: readonly string[];
+  /** Network namespaces that are still captured, by their file or a process. */
+  readonly captured: readonly string[];
+  /** What keeps it from being looked at or taken away. */
+  readonly fault?: string | undefined;
+}
+
 /** Settings that the reports show or follow. */
 export type ReportedConfig = Pick<
   AgentConfig,
@@ -154,6 +164,8 @@ export interface AgentFacts {
   readonly process: ProcessFacts;
   /** `undefined`: the agent does not install itself. */
   readonly chain?: ChainFacts | undefined;
+  /** What is left of ambient mode where that is off; absent: it is on. */
+  readonly leftovers?: { readonly found: LeftoversFacts | undefined } | undefined;
   /** What the last synthetic probe found. */
   readonly probePath?: () => ProbePathFacts;
 }

@@ -3,10 +3,18 @@
 import { lookPauseMs } from "../enrolment/look-costs.ts";
 import { openNetnsCount } from "../linux/netns.ts";
 import { version } from "../version.ts";
-import type { AgentFacts, ChainFacts, ProbePathFacts, ReportedConfig, WatchFacts } from "./agent-facts.ts";
+import type {
+  AgentFacts,
+  ChainFacts,
+  LeftoversFacts,
+  ProbePathFacts,
+  ReportedConfig,
+  WatchFacts,
+} from "./agent-facts.ts";
 import { renderSelector } from "./desired-report.ts";
 import { failureOf, type KnownPod, knownPods, mayBeBypassed, stateOf } from "./pod-report.ts";
 import type {
+  AmbientLeftoversReport,
   ChainReport,
   CountReport,
   NodeReport,
@@ -44,6 +52,7 @@ export async function reportNode(facts: AgentFacts): Promise<NodeReport> {
       failures: probes.counts.failures,
       path: reportProbePath(facts.probePath?.()),
     },
+    ambientLeftovers: reportLeftovers(facts.leftovers?.found),
     repairs: countsOf(facts.enrolment.repairs),
     sidecarRepairs: countsOf(facts.sidecars.repairs),
     pods: countPods(facts),
@@ -107,6 +116,14 @@ function reportProbePath(found: ProbePathFacts | undefined): ProbePathReport | n
   return outcome === "bypassed"
     ? { at, outcome, message: "kubelet probes reach captured pods past ztunnel", remedy: null }
     : { at, outcome, message, remedy };
+}
+
+const MAX_NAMESPACES = 16;
+
+function reportLeftovers(found: LeftoversFacts | undefined): AmbientLeftoversReport | null {
+  if (found === undefined) return null;
+  const { rules, captured, fault = null } = found;
+  return { rules, captured: captured.slice(0, MAX_NAMESPACES), fault };
 }
 
 function countPods(facts: AgentFacts): PodCountsReport {

@@ -273,6 +273,8 @@ export interface NodeReport {
   /** `null`: the agent does not install itself into the chain (INSTALL_CNI_PLUGIN=false). */
   readonly chain: ChainReport | null;
   readonly probes: NodeProbesReport;
+  /** What ambient mode left on the host although it is off (AMBIENT_ENABLED=false); `null`: nothing. Absent: an older agent answered. */
+  readonly ambientLeftovers?: AmbientLeftoversReport | null;
   /** Repairs of captured pods since the start, by kind of drift. */
   readonly repairs: readonly CountReport[];
   /** Repairs of sidecars' redirection since the start, by kind of drift. Absent: an older agent answered. */
@@ -371,6 +373,16 @@ export interface NodeProbesReport {
   readonly failures: Count;
   /** Outcome of the last synthetic probe. */
   readonly path: ProbePathReport | null;
+}
+
+/** Chains and sets of the host that no agent keeps any more. */
+export interface AmbientLeftoversReport {
+  /** In words: `chain ISTIO_POSTRT`, `ipset istio-inpod-probes-v4`. */
+  readonly rules: readonly string[];
+  /** Network namespaces in which pods are captured still, which keeps the rest where it is. At most 16. */
+  readonly captured: readonly string[];
+  /** What keeps it from being looked at or taken away. */
+  readonly fault: string | null;
 }
 
 /** A synthetic probe from the host to a captured pod. */

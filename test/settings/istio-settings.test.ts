@@ -328,3 +328,15 @@ describe("istio-cni's options", () => {
     );
   });
 });
+
+test("without ambient mode what says how pods are captured has no effect, in one line, and a note says what is done", () => {
+  const { ignored, notes } = load({
+    AMBIENT_ENABLED: "false",
+    AMBIENT_DNS_CAPTURE: "true",
+    AMBIENT_IPV6: "",
+    PROBE_MATCH: "any",
+  });
+  expect(ignored).toEqual(["AMBIENT_DNS_CAPTURE, PROBE_MATCH: AMBIENT_ENABLED=false captures no pod"]);
+  expect(notes).toEqual([expect.stringMatching(/^AMBIENT_ENABLED=false: sidecars alone are served/)]);
+  expect(load({ AMBIENT_DNS_CAPTURE: "true" })).toMatchObject({ ignored: [], notes: [] });
+});
