@@ -2,6 +2,7 @@
 // The page in a browser, with made-up pods: many of them, the keyboard, screen readers, colours, and an agent that goes away.
 import type { Browser, BrowserContextOptions, Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { Netns } from "../../src/linux/netns.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { FakeNode } from "./fake-node.ts";
 import { noBrowser, startBrowser, Visitor } from "./visitor.ts";
@@ -64,12 +65,48 @@ describe.skipIf(noBrowser !== undefined)("page", () => {
     const badge = page.locator("#pod-rows tr .state");
     expect(await badge.allTextContents()).toEqual(["unverified"]);
     const styles = await page.evaluate<string[]>(
-      `["unverified", "failed", "enrolled", "pending", "waiting", "outside"].map((state) => {
+      `["unverified", "failed", "enrolled", "sidecar", "pending", "waiting", "outside"].map((state) => {
         const badge = document.querySelector("#counts .state[data-state=" + state + "]");
         return getComputedStyle(badge).color + getComputedStyle(badge.firstElementChild).borderTopStyle;
       })`,
     );
     expect(new Set(styles).size).toBe(styles.length);
+  });
+
+  test("shows a pod with a sidecar as one, with its rules and without anything of ztunnel's", async () => {
+    const sidecar = { dnsCapture: true, dualStack: false, dropInvalid: false };
+    const annotations = { "traffic.sidecar.istio.io/includeInboundPorts": "80,443" };
+    node.agent.add("cart-with-proxy", { sidecar, annotations });
+    node.agent.sidecarRecords.mended([{ kind: "missing-jump" }]);
+    const { page, complaints } = await visit();
+    expect(await page.locator("#repairs").textContent()).toContain("1 repaired for a sidecar: missing-jump");
+    await page.getByRole("button", { name: /^sidecar 1/ }).click();
+    const row = page.locator("#pod-rows tr");
+    expect(await row.locator(".state").allTextContents()).toEqual(["sidecar"]);
+    await row.getByRole("link").click();
+    const detail = page.locator("#detail");
+    await detail.getByText("redirected to its sidecar, verified at").waitFor();
+    expect(await detail.locator("dl").textContent()).toContain(
+      "REDIRECT, proxy user 1337, inbound ports 80, 443, outbound to all, with DNS",
+    );
+    await detail.getByText("ambient-cni rules --sidecar prints them").waitFor();
+    const checks = detail.locator(".checks");
+    expect(await checks.textContent()).not.toMatch(/ztunnel|probe set|ip rule|route/);
+    await visitor?.picture("pod-sidecar");
+    expect(complaints).toEqual([]);
+  });
+
+  test("a sidecar's rule that is gone is wrong on the page", async () => {
+    const sidecar = { dnsCapture: true, dualStack: false, dropInvalid: false };
+    using netns = await Netns.makeTemporary();
+    node.agent.add("cart-with-proxy", { sidecar, netns });
+    node.agent.sidecarDrift = [
+      { kind: "missing-rule", family: 4, table: "nat", chain: "ISTIO_OUTPUT", detail: "-j ISTIO_REDIRECT" },
+    ];
+    const { page } = await visit({}, "#shop/cart-with-proxy");
+    const wrong = page.locator('#detail .checks [data-right="false"]');
+    await wrong.waitFor();
+    expect(await wrong.textContent()).toBe("wrong: IPv4 nat: -j ISTIO_REDIRECT");
   });
 
   test("shows the node, its pods, and what went wrong", async () => {

@@ -8,9 +8,11 @@ import { type KeyedItem, KeyedList } from "./keyed-list.ts";
 let errors: KeyedList<LogLineReport> | undefined;
 
 /** Shows counts of repairs, and the last warnings and errors with the newest on top. */
-export function showActivity({ repairs, recentErrors, pods, probes, chain }: NodeReport): void {
+export function showActivity(node: NodeReport): void {
+  const { repairs, sidecarRepairs = [], recentErrors, pods, probes, chain } = node;
   const counts = [
     ...repairs.map(({ kind, count }) => ({ kind: `repaired: ${kind}`, count })),
+    ...sidecarRepairs.map(({ kind, count }) => ({ kind: `repaired for a sidecar: ${kind}`, count })),
     { kind: "host rules restored", count: probes.restored },
     { kind: "chain entry put back", count: chain?.rewrites ?? 0 },
     ...pods.failing.map(({ kind, count }) => ({ kind: `failing: ${kind}`, count })),
