@@ -15,7 +15,10 @@ import { verifyCommand } from "./verify-command.ts";
 const rulesCommand: Command = {
   name: "rules",
   summary: "print the rules of a pod exactly as they are given to iptables-restore",
-  options: ["family", "dns", "ingress", "virtual-interface", "established", "probe-snat", "help"],
+  options: [
+    ...["native", "family", "dns", "ingress", "virtual-interface", "established", "probe-snat"],
+    ...["sidecar", "annotation", "proxy-uid", "proxy-gid", "drop-invalid", "help"],
+  ],
   help: rulesHelp,
   async run(args, io) {
     try {

@@ -5,6 +5,8 @@ import { parseArgs } from "node:util";
 import { renderNativeText } from "../redirection/native-rules.ts";
 import { renderRestoreText } from "../redirection/restore-text.ts";
 import { isInterfaceName, type RedirectOptions } from "../redirection/rules.ts";
+import { SidecarOptionsError, sidecarAnnotations, sidecarOptionsOf } from "../redirection/sidecar-options.ts";
+import { renderSidecarText } from "../redirection/told-sidecar.ts";
 
 /** Arguments of `rules` that cannot be used. */
 export class RulesUsageError extends Error {
@@ -24,8 +26,16 @@ options:
   --established keep|reset  connections from before the capture live on (default), or istio's own rules, which reset them
   --probe-snat ADDRESS      address that kubelet probes come from (default: istio-cni's for the family)
 
-example:
+of a pod that is redirected to its sidecar, in place of an ambient pod's:
+  --sidecar                 its rules; of the options above --family and --dns (default off, as the injector has it) say something
+  --annotation NAME=VALUE   as on the pod: sidecar.istio.io/interceptionMode, traffic.sidecar.istio.io/…; may be given several times
+  --proxy-uid ID            user that the proxy runs as, runAsUser of its container (default 1337)
+  --proxy-gid ID            group that the proxy runs as (default 1337)
+  --drop-invalid            what belongs to no connection is dropped (INVALID_DROP of its container)
+
+examples:
   ambient-cni rules --family 6 --dns off
+  ambient-cni rules --sidecar --annotation traffic.sidecar.istio.io/excludeOutboundPorts=3306
 `;
 
 const defaultProbeSnat = { 4: "169.254.7.127", 6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff" } as const;
@@ -36,6 +46,8 @@ export function renderRulesCommand(args: readonly string[]): string {
   const { family = "4", native } = values;
   if (family !== "4" && family !== "6")
     throw new RulesUsageError(`cannot use --family "${family}": it must be 4 or 6`);
+  if (values.sidecar) return renderSidecar(values, family === "6" ? 6 : 4);
+  refuse(values, SIDECAR_OPTIONS, "without --sidecar");
   if (!native) {
     const one = family === "6" ? 6 : 4;
     return renderRestoreText(redirectOptions(values, one), one);
@@ -48,12 +60,72 @@ export function renderRulesCommand(args: readonly string[]): string {
   return renderNativeText(redirectOptions(values, probeFamily), values.family === "4" ? [4] : [4, 6]);
 }
 
+const SIDECAR_OPTIONS = ["annotation", "proxy-uid", "proxy-gid", "drop-invalid"] as const;
+const AMBIENT_OPTIONS = ["native", "ingress", "virtual-interface", "established", "probe-snat"] as const;
+
+/** Options that say nothing of what is asked for are no options of it. */
+function refuse(
+  values: Values,
+  names: readonly (typeof SIDECAR_OPTIONS | typeof AMBIENT_OPTIONS)[number][],
+  where: string,
+): void {
+  const given = names.find((name) => {
+    const value = values[name];
+    return Array.isArray(value) ? value.length > 0 : value !== undefined && value !== false;
+  });
+  if (given !== undefined) throw new RulesUsageError(`cannot use --${given} ${where}: it says nothing there`);
+}
+
+function renderSidecar(values: Values, family: 4 | 6): string {
+  refuse(values, AMBIENT_OPTIONS, "with --sidecar");
+  const uid = idOf("proxy-uid", values["proxy-uid"]);
+  const gid = idOf("proxy-gid", values["proxy-gid"]);
+  const proxy = {
+    ...(uid === undefined ? {} : { uid }),
+    ...(gid === undefined ? {} : { gid }),
+    dnsCapture: isOn(values.dns ?? "off"),
+    dualStack: family === 6,
+    dropInvalid: values["drop-invalid"],
+  };
+  try {
+    return renderSidecarText(sidecarOptionsOf(annotationsOf(values.annotation), proxy), family);
+  } catch (error) {
+    if (error instanceof SidecarOptionsError) throw new RulesUsageError(error.message);
+    throw error;
+  }
+}
+
+function annotationsOf(words: readonly string[]): Record<string, string> {
+  const known: readonly string[] = Object.values(sidecarAnnotations);
+  return Object.fromEntries(
+    words.map((word) => {
+      const at = word.indexOf("=");
+      const name = word.slice(0, Math.max(at, 0));
+      if (!known.includes(name))
+        throw new RulesUsageError(
+          `cannot use --annotation "${word}": it must be NAME=VALUE with one of ${known.join(", ")}`,
+        );
+      return [name, word.slice(at + 1)];
+    }),
+  );
+}
+
+function idOf(option: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (/^\d{1,10}$/.test(text) && Number(text) > 0 && Number(text) < 2 ** 32 - 1) return Number(text);
+  throw new RulesUsageError(`cannot use --${option} "${text}": it must be a number from 1 to 4294967294`);
+}
+
+function isOn(dns: string): boolean {
+  const value = ({ on: true, off: false } as Readonly<Record<string, boolean>>)[dns];
+  if (value === undefined) throw new RulesUsageError(`cannot use --dns "${dns}": it must be on or off`);
+  return value;
+}
+
 /** @param family of the address in `--probe-snat` */
-function redirectOptions(values: ReturnType<typeof parseOptions>, family: 4 | 6): RedirectOptions {
-  const dnsCapture = ({ on: true, off: false } as Readonly<Record<string, boolean>>)[values.dns];
-  if (dnsCapture === undefined)
-    throw new RulesUsageError(`cannot use --dns "${values.dns}": it must be on or off`);
-  const { established } = values;
+function redirectOptions(values: Values, family: 4 | 6): RedirectOptions {
+  const dnsCapture = isOn(values.dns ?? "on");
+  const { established = "keep" } = values;
   if (established !== "keep" && established !== "reset")
     throw new RulesUsageError(`cannot use --established "${established}": it must be keep or reset`);
   const virtualInterfaces = values["virtual-interface"];
@@ -75,6 +147,8 @@ function redirectOptions(values: ReturnType<typeof parseOptions>, family: 4 | 6)
   };
 }
 
+type Values = ReturnType<typeof parseOptions>;
+
 function parseOptions(args: readonly string[]) {
   try {
     return parseArgs({
@@ -82,11 +156,16 @@ function parseOptions(args: readonly string[]) {
       options: {
         native: { type: "boolean", default: false },
         family: { type: "string" },
-        dns: { type: "string", default: "on" },
+        dns: { type: "string" },
         ingress: { type: "boolean", default: false },
         "virtual-interface": { type: "string", multiple: true, default: [] },
-        established: { type: "string", default: "keep" },
+        established: { type: "string" },
         "probe-snat": { type: "string" },
+        sidecar: { type: "boolean", default: false },
+        annotation: { type: "string", multiple: true, default: [] },
+        "proxy-uid": { type: "string" },
+        "proxy-gid": { type: "string" },
+        "drop-invalid": { type: "boolean", default: false },
       },
     }).values;
   } catch (error) {
