@@ -23,14 +23,14 @@ interface Iptables {
 }
 
 const execFileAsync = promisify(execFile);
-const script = join(import.meta.dirname, "../../scripts/newer-iptables.sh");
+const script = join(import.meta.dirname, "../../scripts/debian-root.sh");
 const folder = mkdtempSync(join(tmpdir(), "ambient-iptables-"));
 const found = (await Promise.all(["trixie", "sid"].map(bring))).filter((each) => each !== undefined);
 
 /** A root with the iptables of a Debian suite. @returns undefined where this machine has not the means to bring it */
 async function bring(suite: string): Promise<Iptables | undefined> {
   try {
-    const { stdout } = await execFileAsync("sh", [script, suite]);
+    const { stdout } = await execFileAsync("sh", [script, suite, "iptables", "netbase"]);
     return { suite, root: stdout.trim() };
   } catch (error) {
     const { code, stderr } = error as { code?: unknown; stderr?: string };
