@@ -2,10 +2,14 @@
 // A node for one test file in which a kubelet can run, and what that file prints past vitest.
 import { leftovers, tracesOf } from "../../support/node/leftovers.ts";
 import { NodeModule } from "../../support/node/node-module.ts";
+import { cleanEnv } from "../../support/node/run.ts";
 import { type KubeletCgroups, makeKubeletCgroups } from "./node-cgroups.ts";
 
 /** Programs of the system that such a node needs. */
 export const nodeTools = ["containerd", "runc", "ctr", "nft", "busybox"];
+
+/** Version of the chain that such a node's runtime has, where who runs the tests asks for another one than the default. */
+export const chainVersionVariable = "CNI_VERSION";
 
 /** A module loaded inside a node where a kubelet can run. */
 export class RealNode<M> {
@@ -19,7 +23,9 @@ export class RealNode<M> {
 
   /** @param path absolute path of the module */
   static async start<M>(path: string): Promise<RealNode<M>> {
-    const module = await NodeModule.start<M>(path);
+    const version = process.env[chainVersionVariable];
+    const env = cleanEnv(version === undefined ? {} : { [chainVersionVariable]: version });
+    const module = await NodeModule.start<M>(path, { env });
     try {
       return new RealNode(module, await makeKubeletCgroups(module.handle.cgroupFolder));
     } catch (error) {

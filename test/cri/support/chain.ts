@@ -2,6 +2,7 @@
 // The chains of the runtime as they are before an agent installs itself into one of them.
 import { mkdir, readdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { chainVersionVariable } from "../../cluster/support/real-node.ts";
 import { bridgeConflist } from "../../support/node/conflist.ts";
 
 /** Where the runtime looks, and what the chains keep. */
@@ -19,6 +20,9 @@ export interface ChainPlaces {
   /** Seconds that the loopback plugin takes; the runtime runs it beside the chain, not before it. */
   readonly loopbackDelay: string;
 }
+
+/** Version of the chains on this node; Debian 12's and 13's plugins speak 1.0.0 at most. */
+export const chainVersion: string = process.env[chainVersionVariable] ?? "1.0.0";
 
 /** Runtime handler whose sandboxes go without our plugin. */
 export const bareHandler = "bare";
@@ -53,7 +57,12 @@ export async function makeChains(places: ChainPlaces): Promise<void> {
   await writeFile(places.loopbackDelay, "0");
   const leaseDir = join(places.leaseDir, "..");
   const portmap = { type: "portmap", capabilities: { portMappings: true } };
-  const conflist = bridgeConflist({ name: networkName, leaseDir, chained: [portmap] });
+  const conflist = bridgeConflist({
+    name: networkName,
+    cniVersion: chainVersion,
+    leaseDir,
+    chained: [portmap],
+  });
   const text = `${JSON.stringify(conflist, undefined, 2)}\n`;
   for (const folder of [places.bareConfDir, places.confDir]) await writeFile(conflistPath(folder), text);
 }
@@ -65,7 +74,7 @@ export function conflistPath(confDir: string): string {
 
 function callLogger(log: string): string {
   return `#!/bin/sh
-echo "$CNI_COMMAND $CNI_CONTAINERID \${CNI_NETNS:-none}" >>${log}
+echo "$CNI_COMMAND \${CNI_CONTAINERID:--} \${CNI_NETNS:-none}" >>${log}
 exec /usr/lib/cni/portmap
 `;
 }

@@ -60,6 +60,13 @@ export interface ContainerStatus {
   readonly finishedAt: Date;
 }
 
+/** What the kubelet makes its node's Ready of. */
+export interface NetworkCondition {
+  readonly ready: boolean;
+  readonly reason: string;
+  readonly message: string;
+}
+
 /** A call that the runtime refused; the message is what `kubectl describe pod` shows. */
 export class CriError extends Error {
   override readonly name = "CriError";
@@ -203,14 +210,32 @@ export class CriClient implements Disposable {
     throw new Error(`Cannot run "${cmd.join(" ")}" in a container: exit code ${reply.exit_code}: ${said}`);
   }
 
+  /** The chains that the runtime has loaded, as JSON text. */
+  async loadedText(): Promise<string> {
+    const { info } = await this.#call<{ info: Record<string, string> }>("Status", { verbose: true });
+    return info.cniconfig ?? "null";
+  }
+
   /** Types of the plugins in the chain that the runtime has loaded; empty when it has none. */
   async loadedChain(): Promise<string[]> {
-    const { info } = await this.#call<{ info: Record<string, string> }>("Status", { verbose: true });
-    const { Networks: networks } = JSON.parse(info.cniconfig ?? "null") ?? { Networks: [] };
+    const { Networks: networks } = JSON.parse(await this.loadedText()) ?? { Networks: [] };
     const chains = (networks as { IFName: string; Config: { Plugins: { Network: { type: string } }[] } }[])
       .filter(({ IFName }) => IFName !== "lo")
       .map(({ Config }) => Config.Plugins.map((plugin) => plugin.Network.type));
     return chains[0] ?? [];
+  }
+
+  /** Whether the runtime says that its network is ready; the kubelet asks every 5 s. */
+  async networkCondition(): Promise<NetworkCondition> {
+    const reply = await this.#call<{
+      status: { conditions: { type: string; status: boolean; reason: string; message: string }[] };
+    }>("Status", {});
+    const found = reply.status.conditions.find(({ type }) => type === "NetworkReady");
+    return {
+      ready: found?.status === true,
+      reason: found?.reason ?? "",
+      message: found?.message ?? "",
+    };
   }
 
   close(): void {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lets a vitest file work inside a test node: functions exported by a module beside it are called from the test outside.
 import { join } from "node:path";
-import { type NodeHandle, startNode } from "./namespaces.ts";
+import { type NodeHandle, type StartNodeOptions, startNode } from "./namespaces.ts";
 import { type Remote, RemoteModule } from "./remote-module.ts";
 
 /**
@@ -23,10 +23,11 @@ export class NodeModule<M> implements AsyncDisposable {
    * Makes a node and loads the module in it.
    *
    * @param path absolute path of the module; by convention `NAME.inside.ts`.
+   * @param options.env the module's environment, see {@link StartNodeOptions}.
    * @throws NodeUnavailableError when this machine cannot make a node, or the module cannot be loaded.
    */
-  static async start<M>(path: string): Promise<NodeModule<M>> {
-    const node = await startNode(join(import.meta.dirname, "module-host.ts"), { args: [path] });
+  static async start<M>(path: string, options: Pick<StartNodeOptions, "env"> = {}): Promise<NodeModule<M>> {
+    const node = await startNode(join(import.meta.dirname, "module-host.ts"), { ...options, args: [path] });
     const remote = new RemoteModule<M>(node.child);
     await node.started;
     return new NodeModule<M>(node, remote.call);
