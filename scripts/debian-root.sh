@@ -3,7 +3,7 @@
 # Unpacks packages of a Debian suite, with all that they depend on, into a root of its own, from the archive that this machine uses.
 # Nothing is installed and no script of a package runs; the links and files that these would make, and that tests need, are made here.
 # Safe to repeat and to run twice at once. A root that is there is taken as it is: remove its folder to have it anew.
-# usage: debian-root.sh SUITE PACKAGE...   prints the root's path
+# usage: debian-root.sh SUITE PACKAGE...   prints the root's path; the file "packages" in it names what was unpacked, with versions
 # environment: DEBIAN_ROOTS_DIR (default /var/tmp/ambient-cni-roots)
 # exit code 3 and one sentence: this machine has not the means; 1: it has, and it failed
 set -eu
@@ -63,6 +63,7 @@ done
 for package in "$work"/cache/archives/*.deb; do
   dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$root" >>"$log" 2>&1 || failed "$package could not be unpacked"
 done
+for package in "$work"/cache/archives/*.deb; do dpkg-deb --show --showformat='${Package} ${Version}\n' "$package"; done >"$root/packages"
 # what the packages' own scripts make
 link() { [ ! -e "$root/usr/$2/$1" ] || [ -e "$root/usr/$2/$3" ] || ln -s "$1" "$root/usr/$2/$3"; }
 link dash bin sh

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// `npm run test:runtimes`: demo and containerd suite on the container runtimes of several Debians, with what they have around them.
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { release } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { chainVersionVariable } from "../cluster/support/real-node.ts";
+import { leftOut, planSteps, type Step } from "./plan.ts";
+import { markdownOf, type Report, type RootRow, type RunRow, textOf, withPart } from "./report.ts";
+import { chainVersions, Root, RootUnavailableError } from "./root.ts";
+import { readSuiteReport } from "./suite-results.ts";
+
+const suites = ["bookworm", "trixie", "sid"];
+const help = `usage: npm run test:runtimes [-- OPTION...]
+
+Brings each Debian's containerd, runc, iptables, nftables and CNI plugins into a root of its own, from the archive that this
+machine's apt uses, and runs the demo and the containerd suite there, with a chain of each CNI version that the plugins speak.
+The kernel is this machine's. Roots are kept in /var/tmp/ambient-cni-roots (DEBIAN_ROOTS_DIR names another folder). Needs root.
+
+options:
+  --only SUITES   some of ${suites.join(", ")}; separated by commas
+  --short         what a runtime's version can make a difference to, and nothing with many pods
+  --write FILE    put the table on a Markdown page as well
+`;
+const checkout = join(import.meta.dirname, "../..");
+const logs = join(checkout, "build/runtimes");
+const page = "npm run test:runtimes";
+/** Against hanging only: the whole suite takes 5 minutes on a machine with two busy cores. */
+const stepMs = 20 * 60_000;
+
+interface Options {
+  readonly only: readonly string[];
+  readonly short: boolean;
+  readonly write: string | undefined;
+}
+
+async function main(args: readonly string[]): Promise<number> {
+  const options = readOptions(args);
+  if (typeof options === "number") return options;
+  await mkdir(logs, { recursive: true });
+  const files = (await readdir(join(checkout, "test/cri")))
+    .flatMap((name) => /^(.*)\.test\.ts$/.exec(name)?.[1] ?? [])
+    .sort();
+  const roots: RootRow[] = [];
+  const runs: RunRow[] = [];
+  const gaps: string[] = [];
+  for (const suite of options.only) {
+    const root = await bring(suite, gaps);
+    if (root === undefined) continue;
+    roots.push({ suite, fetched: root.fetched, ...root.versions });
+    const input = { chains: root.chains, files, short: options.short };
+    for (const step of planSteps(input)) {
+      const row = await take(root, step);
+      runs.push(row);
+      const { passed, failures, seconds } = row;
+      say(
+        `${failures.length === 0 ? "ok  " : "FAIL"} ${suite}, CNI ${row.chain}, ${row.what}: ${passed} in ${seconds} s`,
+      );
+      for (const line of failures) say(`     ${line}`);
+    }
+    gaps.push(...leftOut(suite, { ...input, versions: chainVersions, pluginVersion: root.versions.plugins }));
+  }
+  const rest = suites.filter((suite) => !options.only.includes(suite));
+  if (rest.length > 0) gaps.push(`${rest.join(", ")}: not asked for`);
+  const report: Report = { date: today(), machine: await machine(), roots, runs, gaps: [...gaps, ...always] };
+  say(`\n${textOf(report)}`);
+  if (options.write !== undefined) await writePage(options.write, report);
+  return runs.every(({ failures }) => failures.length === 0) ? 0 : 1;
+}
+
+/** What no run of these says. */
+const always = [
+  "other runtimes than containerd",
+  "other kernels, cgroups and processors than this machine's",
+];
+
+/** What a machine has not the means for is a gap, what fails ends the run. */
+async function bring(suite: string, gaps: string[]): Promise<Root | undefined> {
+  say(`bringing the root of Debian ${suite}`);
+  try {
+    return await Root.bring(suite);
+  } catch (error) {
+    if (!(error instanceof RootUnavailableError)) throw error;
+    say(`SKIP ${suite}: ${error.message}`);
+    gaps.push(`${suite}: ${error.message}`);
+    return undefined;
+  }
+}
+
+async function take(root: Root, { chain, files }: Step): Promise<RunRow> {
+  const name = `${root.suite}-${chain}-${files === undefined ? "demo" : "cri"}`;
+  const [log, json] = [join(logs, `${name}.log`), join(logs, `${name}.json`)];
+  const argv = files === undefined ? demo : suiteCommand(files, json);
+  await writeFile(json, "");
+  const ending = await root.run(argv, { log, timeoutMs: stepMs, env: { [chainVersionVariable]: chain } });
+  const text = await readFile(log, "utf8");
+  const result = files === undefined ? readDemo(text) : readSuite(await readFile(json, "utf8"), files);
+  const failures = [...result.failures];
+  if (ending.timedOut) failures.push(`ended after ${stepMs / 1000} s`);
+  if (ending.code !== 0 && failures.length === 0) failures.push(`exit code ${ending.code}`);
+  if (failures.length > 0) say(`${text.split("\n").slice(-80).join("\n")}\n(the end of ${log})`);
+  const what = files === undefined ? "demo" : `test/cri: ${files.join(", ")}`;
+  return { suite: root.suite, chain, what, passed: result.passed, failures, seconds: ending.seconds };
+}
+
+const demo = ["node", "test/demo/main.ts", "--json"];
+
+function suiteCommand(files: readonly string[], json: string): string[] {
+  const paths = files.map((name) => `test/cri/${name}.test.ts`);
+  const reporters = ["--reporter=verbose", "--reporter=json", `--outputFile.json=${json}`];
+  return ["vitest", "run", "--config", "test/cri/vitest.config.ts", ...reporters, ...paths];
+}
+
+interface StepResult {
+  readonly passed: number;
+  readonly failures: readonly string[];
+}
+
+function readSuite(json: string, files: readonly string[]): StepResult {
+  return json === ""
+    ? { passed: 0, failures: ["vitest ended without a report"] }
+    : readSuiteReport(json, files);
+}
+
+/** Its last line is an object with all steps. */
+function readDemo(text: string): StepResult {
+  const last = text.trimEnd().split("\n").at(-1) ?? "";
+  if (!last.startsWith("{")) return { passed: 0, failures: ["the demo ended without a report"] };
+  const { steps } = JSON.parse(last) as { steps: readonly { name: string; ok: boolean }[] };
+  return {
+    passed: steps.filter(({ ok }) => ok).length,
+    failures: steps.filter(({ ok }) => !ok).map(({ name }) => name),
+  };
+}
+
+async function writePage(path: string, report: Report): Promise<void> {
+  const before = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return "";
+    throw error;
+  });
+  await writeFile(path, withPart(before, page, markdownOf(report)));
+}
+
+/** Only a machine with cgroup v2 alone has this file there. Source: cgroups(7), "Cgroups v2 controllers". */
+async function machine(): Promise<string> {
+  const controllers = await readFile("/sys/fs/cgroup/cgroup.controllers", "utf8").catch(() => undefined);
+  const cgroups = controllers === undefined ? "cgroup v1" : "cgroup v2";
+  return `linux ${release()}, ${process.arch}, ${cgroups}`;
+}
+
+function today(): string {
+  return new Date().toISOString().slice(0, 10);
+}
+
+function say(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
+
+function readOptions(args: readonly string[]): Options | number {
+  try {
+    const { values } = parseArgs({
+      args: [...args],
+      options: {
+        only: { type: "string", default: suites.join(",") },
+        short: { type: "boolean", default: false },
+        write: { type: "string" },
+        help: { type: "boolean", default: false },
+      },
+    });
+    const only = values.only.split(",");
+    const unknown = only.find((suite) => !suites.includes(suite));
+    if (unknown !== undefined)
+      throw new Error(`Cannot use "${unknown}" as --only: it is none of ${suites.join(", ")}`);
+    if (!values.help) return { only, short: values.short, write: values.write };
+    process.stdout.write(help);
+    return 0;
+  } catch (error) {
+    process.stderr.write(`test:runtimes: ${(error as Error).message}\n\n${help}`);
+    return 2;
+  }
+}
+
+process.exitCode = await main(process.argv.slice(2));

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is run on a runtime's root: which files of the containerd suite, with which chains. Pure.
+
+/** One program that is run in a root. */
+export interface Step {
+  /** Version of the chain. */
+  readonly chain: string;
+  /** Files of the containerd suite; undefined for the demo. */
+  readonly files: readonly string[] | undefined;
+}
+
+/** What the machine has, and what was asked for. */
+export interface PlanInput {
+  /** Versions of CNI that the root's plugins speak, newest first. */
+  readonly chains: readonly string[];
+  /** All files of the suite. */
+  readonly files: readonly string[];
+  readonly short: boolean;
+}
+
+/** What a runtime's version can make a difference to, without what takes long because of its many pods. */
+const shortFiles = ["agent-away", "chain", "end", "failed-add", "runtime"];
+/** What a chain's version can make a difference to. */
+const chainFiles = ["runtime"];
+
+/** The steps, in order. The demo has the chain that every test node has. */
+export function planSteps({ chains, files, short }: PlanInput): Step[] {
+  const forChain = (index: number): readonly string[] =>
+    short ? files.filter((file) => (index === 0 ? shortFiles : chainFiles).includes(file)) : files;
+  return [
+    { chain: "1.0.0", files: undefined },
+    ...chains.map((chain, index) => ({ chain, files: forChain(index) })),
+  ];
+}
+
+/** What of all versions and files the plan leaves out, as lines for people. */
+export function leftOut(
+  suite: string,
+  input: PlanInput & {
+    /** Versions of CNI in which chains are tried, newest first. */
+    readonly versions: readonly string[];
+    readonly pluginVersion: string;
+  },
+): string[] {
+  const unspoken = input.versions
+    .filter((version) => !input.chains.includes(version))
+    .map(
+      (version) =>
+        `${suite}, a chain of CNI ${version}: its plugins (${input.pluginVersion}) speak ${input.chains[0] ?? "none of these"} at most`,
+    );
+  const missed = planSteps(input).flatMap(({ chain, files }) => {
+    const rest = files === undefined ? [] : input.files.filter((file) => !files.includes(file));
+    return rest.length === 0
+      ? []
+      : [`${suite}, a chain of CNI ${chain}: ${rest.join(", ")} (left out in the short form)`];
+  });
+  return [...unspoken, ...missed];
+}
