@@ -504,6 +504,18 @@ test.each(Object.entries(SIDECAR_VARIANTS))(
   },
 );
 
+test("natively, a chain that other options have is found, and taken away with its table", async () => {
+  using network = await SidecarNetwork.make();
+  const { netns } = network.pod;
+  const redirect = new SidecarRedirection({ backend: native, hostNetns: new Set([host.key]) });
+  await redirect.apply(netns, dual(), { isNew: true });
+  await network.pod.run("nft add chain inet istio-proxy-nat istio-output-dns");
+  const drift = await redirect.verify(netns, dual());
+  expect(drift).toMatchObject([{ kind: "extra-rule", table: "istio-proxy-nat", chain: "istio-output-dns" }]);
+  expect((await redirect.apply(netns, dual())).repaired).toEqual(drift);
+  expect(await shown(network, "native")).toBe(comparable(renderNativeSidecarText(dual(), FAMILIES)));
+});
+
 test.each([
   ["nft", "native"],
   ["legacy", "native"],

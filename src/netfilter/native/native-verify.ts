@@ -154,8 +154,9 @@ class TableJudge {
       const each = seen.chains.get(chain);
       if (each === undefined) return [];
       const rules = this.#rules.get(chain) ?? each.rules.map(unwanted);
-      const leads = ({ words }: { readonly words: string }) => words.endsWith(`jump ${chain}`);
-      const jumps = base === undefined ? [] : (this.#rules.get(base.chain) ?? []).filter(leads);
+      // a base chain is told of nothing but its jump
+      const inBase = base === undefined ? [] : (this.#rules.get(base.chain) ?? []);
+      const jumps = inBase.filter(({ known }) => known !== undefined);
       const jumped = sumOf(jumps.map(({ count }) => count));
       // what leads into a chain without a base is among the rules of the others
       const isStray = ({ name }: { readonly name: string }) => base !== undefined && name !== base.chain;
@@ -176,7 +177,7 @@ class TableJudge {
     const extra = partition(found, wanted, String).rest;
     for (const { words, family } of lost) {
       if (hook === undefined) this.find("missing-rule", chain, words, family);
-      else this.find("missing-jump", chain, `${chain} does not ${words}`);
+      else this.find("missing-jump", chain, `${chain} lacks ${words}`);
     }
     for (const words of extra) {
       const isJump = hook !== undefined && wanted.includes(words);

@@ -395,9 +395,25 @@ describe("faults", () => {
       ["-d", "192.0.2.1", "-j", "TPROXY", "--on-port", "1", "--tproxy-mark", "0x1/0xf"],
     ]) {
       const rules = [{ family: 4, table: "nat", chain: "ISTIO_OUTPUT", args, words: "" }] as const;
-      const odd = { key: args.join(), told: () => ({ ...told, rules }), families: FAMILIES };
-      await expect(engine.prepare(odd)).rejects.toThrow(RangeError);
+      const odd = { key: args.join(), told: () => ({ ...told, rules }), families: [4] as const };
+      await expect(engine.prepare(odd), args.join(" ")).rejects.toThrow(RangeError);
     }
+  });
+
+  test("a rule without an address that one family alone has, which a table of both cannot tell apart", async () => {
+    const told = toldRedirection(DEFAULT_OPTIONS, FAMILIES);
+    const rule = (family: Family, args: string[]) =>
+      ({ family, table: "nat", chain: "ISTIO_OUTPUT", args, words: args.join(" ") }) as const;
+    const prepare = (...rules: ReturnType<typeof rule>[]) =>
+      engine.prepare({
+        key: JSON.stringify(rules),
+        told: () => ({ ...told, rules }),
+        families: FAMILIES,
+      });
+    const all = ["-j", "ACCEPT"];
+    await expect(prepare(rule(4, all))).rejects.toThrow("IPv4 alone has it");
+    await expect(prepare(rule(4, all), rule(6, ["-j", "RETURN"]))).rejects.toThrow(RangeError);
+    await prepare(rule(4, ["-d", "192.0.2.0/24", ...all]), rule(4, all), rule(6, all));
   });
 });
 
