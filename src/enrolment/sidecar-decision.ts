@@ -29,14 +29,18 @@ export function awaitsRules(pod: PodFacts, excludeNamespaces: NamespaceNames): b
 
 /**
  * The rules of a pod that waits for them.
- * @throws {SidecarOptionsError} for an annotation that cannot be followed, and for a pod with users of its own
+ * @param takesOwnUsers rules count by the users of a pod's own user namespace
+ * @throws {SidecarOptionsError} for an annotation that cannot be followed, and for a pod with users of its own where rules do not
+ *   count by them
  */
-export function sidecarOptionsOfPod({ annotations, sidecar }: PodFacts): SidecarOptions {
-  // Source: linux net/netfilter/xt_owner.c, owner_check
-  if (sidecar?.ownUsers === true)
+export function sidecarOptionsOfPod(
+  { annotations, sidecar }: PodFacts,
+  { takesOwnUsers }: { readonly takesOwnUsers: boolean },
+): SidecarOptions {
+  if (sidecar?.ownUsers === true && !takesOwnUsers)
     throw new SidecarOptionsError(
-      "it has a user namespace of its own (hostUsers: false), in which the kernel takes no rules by user from outside; " +
-        "leave hostUsers out, or have the injector use istio-init",
+      "it has a user namespace of its own (hostUsers: false), in which the kernel takes no rules of iptables by user from outside; " +
+        "set NATIVE_NFTABLES=true, leave hostUsers out, or have the injector use istio-init",
     );
   return sidecarOptionsOf(
     annotations,

@@ -4,6 +4,7 @@
 import type { NamespaceNames } from "../kube/namespace-patterns.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
+import { userNamespacesOver } from "../linux/user-namespaces.ts";
 import type { Logger } from "../log/logger.ts";
 import {
   defaultSidecarOptions,
@@ -17,7 +18,7 @@ import { awaitsRules, sidecarOptionsOfPod } from "./sidecar-decision.ts";
 import type { SidecarRecord, SidecarRecords, SidecarSetback } from "./sidecar-records.ts";
 
 export interface SidecarsOptions {
-  readonly redirection: Pick<SidecarRedirection, "apply" | "prepare" | "verify">;
+  readonly redirection: Pick<SidecarRedirection, "apply" | "prepare" | "verify" | "takesOwnUsers">;
   /** Whose ADD this node's agent answered, and where. */
   readonly attachments: Pick<Attachments, "placeOf">;
   /** What becomes of the pods is told here. */
@@ -76,11 +77,11 @@ export class Sidecars {
   /** How this node's agent serves a pod; `undefined`: its sidecar waits for nobody's rules, or another program wrote them. */
   served(pod: PodFacts): ServedSidecar | undefined {
     if (!this.awaitsRules(pod)) return undefined;
-    const { attachments, records } = this.#options;
+    const { attachments, records, redirection } = this.#options;
     const place = attachments.placeOf(pod.uid);
     const record = records.of(pod.uid);
     if (place === undefined && record === undefined) return undefined;
-    return { options: followedOptions(pod), place, record };
+    return { options: followedOptions(pod, redirection), place, record };
   }
 
   /** Differences that looks have put right since the start, by kind. */
@@ -134,7 +135,9 @@ export class Sidecars {
     const startedMs = performance.now();
     const { namespace: ns, name, uid } = pod;
     try {
-      const report = await redirection.apply(netns, sidecarOptionsOfPod(pod), how);
+      const options = sidecarOptionsOfPod(pod, redirection);
+      assertUsersAreOfNetwork(pod, netns);
+      const report = await redirection.apply(netns, options, how);
       const { fallback, families } = report;
       records.right(uid, { netnsKey: netns.key, families, ms: performance.now() - startedMs });
       if (fallback !== undefined)
@@ -151,9 +154,12 @@ export class Sidecars {
 }
 
 /** What a pod's annotations ask for, where they can be followed. */
-function followedOptions(pod: PodFacts): SidecarOptions | undefined {
+function followedOptions(
+  pod: PodFacts,
+  rules: { readonly takesOwnUsers: boolean },
+): SidecarOptions | undefined {
   try {
-    return sidecarOptionsOfPod(pod);
+    return sidecarOptionsOfPod(pod, rules);
   } catch (error) {
     if (error instanceof SidecarOptionsError) return undefined;
     throw error;
@@ -168,4 +174,17 @@ function setbackOf(error: unknown, { isAdd }: { readonly isAdd: boolean }): Side
   if (error instanceof SidecarOptionsError)
     return { state: "failed", kind, message, remedy: ANNOTATION_REMEDY };
   return { state: isAdd || rules === "wrong" ? "failed" : "unverified", kind, message, remedy };
+}
+
+/**
+ * Rules know users as the network's owner does: were that not the pod's user namespace, the proxy's own traffic would go to the proxy.
+ * @throws {SidecarOptionsError}
+ */
+function assertUsersAreOfNetwork({ sidecar }: PodFacts, netns: Netns): void {
+  // the owner, and what is above it as far as it is shown: one alone is this agent's own
+  if (sidecar?.ownUsers !== true || userNamespacesOver(netns.fd).size > 1) return;
+  throw new SidecarOptionsError(
+    "it has a user namespace of its own (hostUsers: false), but its network belongs to the node's: its proxy is not known by its user there; " +
+      "use a container runtime that gives a pod's network to its user namespace, or leave hostUsers out",
+  );
 }

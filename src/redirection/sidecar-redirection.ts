@@ -108,6 +108,14 @@ export class SidecarRedirection {
     this.#earlier = new EarlierRules(others);
   }
 
+  /**
+   * Whether rules count by the users of the pod's own user namespace, where it has one: natively they do, and iptables' are refused.
+   * Source: linux net/netfilter/nft_meta.c, nft_meta_get_eval_skugid; xt_owner.c, owner_check.
+   */
+  get takesOwnUsers(): boolean {
+    return this.#engine.variant === "native";
+  }
+
   /** Does beforehand what the first pod with these options would wait for. @throws {RedirectionError} NO_KNOWN_BYTES */
   async prepare(options: SidecarOptions): Promise<void> {
     await named({}, () => this.#engine.prepare(this.#wanted(options, this.#families)));

@@ -8,6 +8,7 @@ import { defaultSidecarOptions, sidecarAnnotations } from "../../src/redirection
 import { type Injection, injectedPod } from "../support/node/injected-pod.ts";
 
 const excluded = new NamespacePatterns(["kube-*"]);
+const iptables = { takesOwnUsers: false };
 const inject = "sidecar.istio.io/inject";
 
 function pod(
@@ -52,15 +53,18 @@ test.each<[string, PodFacts, boolean]>([
 });
 
 test("what the injector writes by default asks for the default rules", () => {
-  expect(sidecarOptionsOfPod(pod())).toEqual(defaultSidecarOptions());
+  expect(sidecarOptionsOfPod(pod(), iptables)).toEqual(defaultSidecarOptions());
 });
 
-test("a pod with users of its own is refused with the reason, for its rules would be refused by the kernel", () => {
+test("a pod with users of its own is refused with the reason where its rules would be refused by the kernel", () => {
   const { annotations, objectSpec } = injectedPod();
   const metadata = { uid: "u", namespace: "shop", name: "p", annotations };
   const facts = toPodFacts({ metadata, spec: { ...objectSpec, hostUsers: false } }) as PodFacts;
   expect(awaitsRules(facts, excluded)).toBe(true);
-  expect(() => sidecarOptionsOfPod(facts)).toThrow(/hostUsers: false.*leave hostUsers out/);
+  expect(() => sidecarOptionsOfPod(facts, iptables)).toThrow(
+    /hostUsers: false.*NATIVE_NFTABLES=true, leave hostUsers out/,
+  );
+  expect(sidecarOptionsOfPod(facts, { takesOwnUsers: true })).toEqual(defaultSidecarOptions());
 });
 
 test("a pod's rules are what its annotations and its proxy ask for", () => {
@@ -69,7 +73,7 @@ test("a pod's rules are what its annotations and its proxy ask for", () => {
     env: { ISTIO_META_DNS_CAPTURE: "true" },
     securityContext: { runAsUser: 7 },
   });
-  expect(sidecarOptionsOfPod(facts)).toMatchObject({
+  expect(sidecarOptionsOfPod(facts, iptables)).toMatchObject({
     includeInboundPorts: [80],
     dnsCapture: true,
     proxyUid: 7,

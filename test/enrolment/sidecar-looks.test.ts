@@ -63,6 +63,7 @@ function started(pods: readonly PodFacts[], places: readonly Place[], apply: () 
   const attachments = { placeOf: (uid: string) => places.find((each) => each.uid === uid) };
   const sidecars = new Sidecars({
     redirection: {
+      takesOwnUsers: false,
       prepare: async () => {},
       verify: async () => [],
       apply: async (netns) => {

@@ -28,6 +28,7 @@ function served(fault: Error | undefined) {
   const records = new SidecarRecords();
   const sidecars = new Sidecars({
     redirection: {
+      takesOwnUsers: false,
       prepare: async () => {},
       verify: async () => [],
       apply: async () => {

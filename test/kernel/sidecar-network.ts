@@ -42,9 +42,15 @@ export class SidecarNetwork implements Disposable {
     this.outside = outside;
   }
 
-  /** @param options.families of the pod's interfaces */
-  static async make({ families = [4, 6] }: { families?: readonly (4 | 6)[] } = {}): Promise<SidecarNetwork> {
-    const network = new SidecarNetwork(await TestNetns.make(), await TestNetns.make());
+  /** @param options.families of the pod's interfaces @param options.ownUsers the pod's, as with `hostUsers: false` */
+  static async make({
+    families = [4, 6],
+    ownUsers = false,
+  }: {
+    families?: readonly (4 | 6)[];
+    ownUsers?: boolean;
+  } = {}): Promise<SidecarNetwork> {
+    const network = new SidecarNetwork(await TestNetns.make({ ownUsers }), await TestNetns.make());
     await network.#connect(families);
     return network;
   }
@@ -136,9 +142,10 @@ export class SidecarNetwork implements Disposable {
     if (first.toString() !== "ready\n") throw new Error(`Cannot listen as ${name}: "${first}"`);
   }
 
-  #enter({ pid }: TestNetns, { uid, gid }: User): string[] {
+  #enter({ pid, hasOwnUsers }: TestNetns, { uid, gid }: User): string[] {
+    const users = hasOwnUsers ? [`--user=/proc/${pid}/ns/user`] : [];
     return [
-      ...["nsenter", `--net=/proc/${pid}/ns/net`, "--"],
+      ...["nsenter", ...users, `--net=/proc/${pid}/ns/net`, "--"],
       ...[
         "setpriv",
         `--reuid=${uid}`,

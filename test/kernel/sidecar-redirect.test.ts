@@ -4,9 +4,14 @@ import { once } from "node:events";
 import { createServer } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { isTouched } from "../../src/check/signs.ts";
+import { SidecarRecords } from "../../src/enrolment/sidecar-records.ts";
+import { Sidecars } from "../../src/enrolment/sidecars.ts";
+import { NamespacePatterns } from "../../src/kube/namespace-patterns.ts";
+import { type PodFacts, toPodFacts } from "../../src/kube/pod-facts.ts";
 import { socketInNetns } from "../../src/linux/native.ts";
 import { Netns } from "../../src/linux/netns.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
+import { silentLogger } from "../../src/log/logger.ts";
 import type { RedirectBackend } from "../../src/netfilter/variant.ts";
 import { renderNativeSidecarText } from "../../src/redirection/native-sidecar.ts";
 import { defaultSidecarOptions, type SidecarOptions } from "../../src/redirection/sidecar-options.ts";
@@ -21,6 +26,7 @@ import {
 import { SIDECAR_VARIANTS } from "../redirection/sidecar-variants.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
 import { FAMILIES } from "../redirection/variants.ts";
+import { injectedPod } from "../support/node/injected-pod.ts";
 import { ADDRESSES, APP_PORT, OUTSIDE_PORT, PROXY, SidecarNetwork } from "./sidecar-network.ts";
 
 const runner = new ToolRunner();
@@ -503,6 +509,55 @@ test.each(Object.entries(SIDECAR_VARIANTS))(
     expect(drift.filter(({ kind }) => kind !== "missing-routing")).toEqual([]);
   },
 );
+
+test.each(["REDIRECT", "TPROXY"] as const)(
+  "natively, a pod with users of its own is redirected by them, with %s",
+  async (mode) => {
+    using network = await SidecarNetwork.make({ ownUsers: true });
+    const { netns } = network.pod;
+    const redirect = new SidecarRedirection({ backend: native, hostNetns: new Set([host.key]) });
+    expect(redirect.takesOwnUsers).toBe(true);
+    await redirect.apply(netns, dual({ mode, dnsCapture: true }), { isNew: true });
+    await network.listen();
+    for (const family of FAMILIES) {
+      const [own, far] = [POD[family], OUTSIDE[family]];
+      const to = { host: far, port: OUTSIDE_PORT };
+      expect(await network.ask("pod", to)).toMatch(/^proxy 15001 /);
+      // by either of the proxy's identities, as they are in the pod
+      for (const user of [PROXY, { uid: 1337, gid: 5 }, { uid: 5, gid: 1337 }])
+        expect(await network.ask("pod", to, { user })).toBe(`outside ${OUTSIDE_PORT} ${own}`);
+      const resolver = { host: far, port: 53 };
+      expect(await network.ask("pod", resolver, { protocol: "udp" })).toMatch(/^proxy 15053 /);
+      expect(await network.ask("pod", resolver, { protocol: "udp", user: PROXY })).toBe(`outside 53 ${own}`);
+      expect(await network.validate(family)).toMatch(/^proxy 15006 /);
+    }
+    expect(await redirect.verify(netns, dual({ mode, dnsCapture: true }))).toEqual([]);
+  },
+);
+
+test("a pod with users of its own whose network is not theirs is refused, as one is where iptables writes", async () => {
+  const { annotations, objectSpec } = injectedPod();
+  const metadata = { uid: "u", namespace: "shop", name: "p", annotations };
+  const pod = toPodFacts({ metadata, spec: { ...objectSpec, hostUsers: false } }) as PodFacts;
+  const sidecarsBy = (backend: RedirectBackend) =>
+    new Sidecars({
+      redirection: new SidecarRedirection({ backend, hostNetns: new Set([host.key]) }),
+      attachments: { placeOf: () => undefined },
+      records: new SidecarRecords(),
+      excludeNamespaces: new NamespacePatterns([]),
+      log: silentLogger,
+    });
+  using theirs = await SidecarNetwork.make({ ownUsers: true });
+  using nodes = await SidecarNetwork.make();
+  await expect(sidecarsBy(native).apply(pod, nodes.pod.netns)).rejects.toThrow(
+    /network belongs to the node's: .*; use a container runtime/,
+  );
+  await expect(sidecarsBy(nft).apply(pod, theirs.pod.netns)).rejects.toThrow(/set NATIVE_NFTABLES=true/);
+  for (const { pod: each } of [theirs, nodes])
+    expect(await each.run("nft list ruleset")).not.toMatch(/istio/i);
+  expect((await sidecarsBy(native).apply(pod, theirs.pod.netns)).families).toEqual([4]);
+  expect(await theirs.pod.run("nft list tables")).toContain("istio-proxy-nat");
+});
 
 test("natively, a chain that other options have is found, and taken away with its table", async () => {
   using network = await SidecarNetwork.make();

@@ -2,6 +2,7 @@
 // A network namespace of a test's own: it ends with the test process, however that ends.
 import { type ChildProcessWithoutNullStreams, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
+import { writeFileSync } from "node:fs";
 import { promisify } from "node:util";
 import { Netns } from "../../src/linux/netns.ts";
 
@@ -14,21 +15,31 @@ export class TestNetns implements Disposable {
   readonly netns: Netns;
   readonly #holder: ChildProcessWithoutNullStreams;
 
-  private constructor(holder: ChildProcessWithoutNullStreams) {
+  /** Those of a user namespace that it belongs to, as with `hostUsers: false`. */
+  readonly hasOwnUsers: boolean;
+
+  private constructor(holder: ChildProcessWithoutNullStreams, hasOwnUsers: boolean) {
     this.#holder = holder;
+    this.hasOwnUsers = hasOwnUsers;
     this.pid = holder.pid!;
     this.netns = Netns.open(`/proc/${this.pid}/ns/net`);
   }
 
-  /** A new namespace with its loopback device up. */
-  static async make(): Promise<TestNetns> {
+  /** A new namespace with its loopback device up. @param options.ownUsers see {@link TestNetns.hasOwnUsers} */
+  static async make({ ownUsers = false }: { ownUsers?: boolean } = {}): Promise<TestNetns> {
     // `cat` ends when its stdin does, which is when this process ends.
-    const script = "ip link set lo up && echo ready && exec cat";
-    const holder = spawn("unshare", ["--net", "--", "sh", "-c", script], { env: { PATH: TOOL_PATH } });
+    const script = "echo ready && exec cat";
+    const unshare = [...(ownUsers ? ["--user"] : []), "--net", "--", "sh", "-c", script];
+    const holder = spawn("unshare", unshare, { env: { PATH: TOOL_PATH } });
     holder.stdin.on("error", () => {});
     const [chunk] = (await once(holder.stdout, "data")) as [Buffer];
     if (chunk.toString() !== "ready\n") throw new Error(`Cannot make a namespace: "${chunk}"`);
-    return new TestNetns(holder);
+    if (ownUsers)
+      for (const map of ["uid_map", "gid_map"])
+        writeFileSync(`/proc/${holder.pid}/${map}`, "0 100000 65536\n");
+    const netns = new TestNetns(holder, ownUsers);
+    await netns.run("ip link set lo up");
+    return netns;
   }
 
   get procNetDir(): string {

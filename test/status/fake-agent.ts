@@ -87,6 +87,7 @@ export class FakeAgent {
     this.history = history;
     this.sidecars = new Sidecars({
       redirection: {
+        takesOwnUsers: false,
         prepare: async () => {},
         apply: async () => ({ repaired: [], families: [4] }),
         verify: async () => this.sidecarDrift,
