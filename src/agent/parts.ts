@@ -15,6 +15,7 @@ import { Enrolment } from "../enrolment/enrolment.ts";
 import type { EnrolmentOptions } from "../enrolment/enrolment-options.ts";
 import { PodHistory } from "../enrolment/pod-history.ts";
 import { PodLookup } from "../enrolment/pod-lookup.ts";
+import { soughtPod } from "../enrolment/runtime-pod.ts";
 import { SandboxFinder } from "../enrolment/sandbox-finder.ts";
 import { SidecarLooks } from "../enrolment/sidecar-looks.ts";
 import { SidecarRecords } from "../enrolment/sidecar-records.ts";
@@ -160,11 +161,13 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
     excludeNamespaces: config.excludeNamespaces,
     log,
   });
+  const finder = new SandboxFinder({ hostRoot, hostNetns, log: loggers.scope("netns") });
   const sidecarLooks = new SidecarLooks({
     pods: node.pods,
     sidecars,
     attachments,
     records,
+    find: async (pod) => (await finder.find(soughtPod(pod)))?.netns,
     hostRoot,
     intervalMs,
     log,
@@ -173,7 +176,7 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
   const bypasses = bypassLook(ground);
   const enrolment = new Enrolment({
     node,
-    finder: new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") }),
+    finder,
     redirection,
     isTouched,
     connections: { countEarlier, resetEarlier, countThroughZtunnel, forgetCarried },

@@ -97,7 +97,7 @@ export async function checkUnserved(
   );
   const [first] = broken;
   if (first === undefined) return [];
-  const what = `${few(broken.length)} without the rules that their sidecar waits for (${repair.initContainerName} ended with ${repair.exitCode}), for example ${first.namespace}/${first.name}`;
+  const what = `${few(broken.length)} without the rules that a sidecar waits for (${repair.initContainerName} ended with ${repair.exitCode}), for example ${first.namespace}/${first.name}`;
   if (repair.mode === undefined)
     return [
       failing(

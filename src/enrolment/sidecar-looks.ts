@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Looks at pods with a sidecar now and then: what somebody changed of the rules that their ADD wrote is put right.
 import type { PodFacts } from "../kube/pod-facts.ts";
+import type { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
@@ -17,6 +18,8 @@ export interface SidecarLooksOptions {
   readonly attachments: Pick<Attachments, "placeOf">;
   /** Where the pods stand: {@link Sidecars.apply} tells it, a look adds what it alone can know. */
   readonly records: Pick<SidecarRecords, "of" | "failed" | "mended" | "keepOnly">;
+  /** Finds the namespace of a pod whose rules were written without an ADD: a repaired one. The handle is the caller's to close. */
+  readonly find: (pod: PodFacts) => Promise<Netns | undefined>;
   /** Below which paths of the runtime are seen. */
   readonly hostRoot: string;
   readonly intervalMs: number;
@@ -56,16 +59,17 @@ export class SidecarLooks {
       if (!sidecars.awaitsRules(pod) || pod.deletionTimestamp === true) continue;
       known.add(pod.uid);
       const place = attachments.placeOf(pod.uid);
-      if (place !== undefined) await this.#lookAt(pod, place, stopped);
+      if (place !== undefined || records.of(pod.uid)?.look !== undefined)
+        await this.#lookAt(pod, place, stopped);
     }
     records.keepOnly(known);
     for (const uid of this.#leftovers.keys()) if (!known.has(uid)) this.#leftovers.delete(uid);
   }
 
-  async #lookAt(pod: PodFacts, place: Place, stopped: AbortSignal): Promise<void> {
-    const { sidecars, records, hostRoot, log } = this.#options;
+  async #lookAt(pod: PodFacts, place: Place | undefined, stopped: AbortSignal): Promise<void> {
+    const { sidecars, records, hostRoot, find, log } = this.#options;
     const { namespace: ns, name, uid } = pod;
-    using netns = openPlace(place, hostRoot);
+    using netns = place === undefined ? await find(pod) : openPlace(place, hostRoot);
     if (netns === undefined) return records.failed(uid, awayFrom(place), 0);
     const before = records.of(uid)?.failure;
     try {
@@ -102,11 +106,10 @@ export class SidecarLooks {
 }
 
 /** Its runtime has taken the namespace away, and may be making another. */
-function awayFrom({ netnsPath, netnsKey }: Place): SidecarSetback {
-  return {
-    state: "unverified",
-    kind: "sandbox",
-    message: `network namespace ${netnsKey} is not at "${netnsPath}" any more`,
-    remedy: logRemedy,
-  };
+function awayFrom(place: Place | undefined): SidecarSetback {
+  const message =
+    place === undefined
+      ? "no process of it is found on this node in a namespace that has its address"
+      : `network namespace ${place.netnsKey} is not at "${place.netnsPath}" any more`;
+  return { state: "unverified", kind: "sandbox", message, remedy: logRemedy };
 }

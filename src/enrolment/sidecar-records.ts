@@ -67,6 +67,8 @@ export class SidecarRecords {
   /** In the order of the last word about each pod. */
   readonly #records = new Map<string, SidecarRecord>();
   readonly #repairs = new Map<string, number>();
+  /** Which the last {@link keepOnly} did not name. */
+  #missed: ReadonlySet<string> = new Set();
 
   constructor(options: SidecarRecordsOptions = {}) {
     this.#options = options;
@@ -108,9 +110,11 @@ export class SidecarRecords {
     for (const { kind } of drift) this.#repairs.set(kind, (this.#repairs.get(kind) ?? 0) + 1);
   }
 
-  /** Forgets all pods but these. */
+  /** Forgets the pods that are none of these, this time and the time before: an ADD may be ahead of the list of pods. */
   keepOnly(uids: ReadonlySet<string>): void {
-    for (const uid of this.#records.keys()) if (!uids.has(uid)) this.#records.delete(uid);
+    const missed = new Set([...this.#records.keys()].filter((uid) => !uids.has(uid)));
+    for (const uid of missed) if (this.#missed.has(uid)) this.#records.delete(uid);
+    this.#missed = missed;
   }
 
   #become(

@@ -4,6 +4,7 @@ import type * as prom from "prom-client";
 import { enrolmentStates } from "../enrolment/enrolment-state.ts";
 import { failureKinds } from "../enrolment/failure.ts";
 import type { MetricMaker } from "./metric-maker.ts";
+import { isWithoutAmbient } from "./served-sidecar.ts";
 import type { CountReport, NodeReport, ProbePathReport } from "./state-report.ts";
 
 const probeOutcomes: readonly ProbePathReport["outcome"][] = ["bypassed", "captured", "unreachable"];
@@ -70,7 +71,12 @@ export class NodeMetrics {
   }
 
   #defineZtunnel(): void {
-    this.#value("ztunnel_connected", "Connections of ztunnel", ({ ztunnel }) => ztunnel.connections.length);
+    const connected = this.#gauge("ztunnel_connected", "Connections of ztunnel, where one is waited for", []);
+    this.#setters.push((report) => {
+      // an alert on too few of them says nothing where none is asked for
+      if (isWithoutAmbient(report)) connected.remove();
+      else connected.set(report.ztunnel.connections.length);
+    });
     const phases = this.#gauge("ambient_cni_ztunnel_connections", "Connections of ztunnel, by phase", [
       "phase",
     ]);

@@ -27,7 +27,7 @@ function unanswered(agent: FakeAgent, name: string, phase: string): void {
   const facts = agent.add(name, { sidecar, state: "none" });
   agent.pods.set(facts.uid, { ...facts, phase });
   agent.places.delete(facts.uid);
-  agent.sidecarRecords.keepOnly(new Set());
+  agent.forgetSidecars();
 }
 
 describe("by the agent's word", () => {
@@ -147,7 +147,7 @@ describe("by what became of their check for rules", () => {
       {
         id: "sidecars-unserved",
         level: "fail",
-        what: "2 pods are without the rules that their sidecar waits for (istio-validation ended with 126), for example shop/a, and nobody repairs them",
+        what: "2 pods are without the rules that a sidecar waits for (istio-validation ended with 126), for example shop/a, and nobody repairs them",
         fix: expect.stringContaining("REPAIR_REPAIR_PODS=true"),
       },
     ]);

@@ -7,7 +7,7 @@ import { SidecarRecords } from "../../src/enrolment/sidecar-records.ts";
 import { Sidecars } from "../../src/enrolment/sidecars.ts";
 import type { PodFacts } from "../../src/kube/pod-facts.ts";
 import { netnsKeyAt } from "../../src/linux/host-netns.ts";
-import type { Netns } from "../../src/linux/netns.ts";
+import { Netns } from "../../src/linux/netns.ts";
 import type { SidecarReport } from "../../src/redirection/sidecar-redirection.ts";
 import { recordingLogger } from "../kube/kube-fixture.ts";
 import { FakeClock } from "../support/fake-clock.ts";
@@ -82,6 +82,7 @@ function started(pods: readonly PodFacts[], places: readonly Place[], apply: () 
     sidecars,
     attachments,
     records,
+    find: async ({ uid }) => (uid === "repaired" ? Netns.open(here) : undefined),
     hostRoot: "/",
     intervalMs,
     log,
@@ -132,6 +133,17 @@ test("pods are looked at where this node's ADD was ours and their namespace is t
     kind: "sandbox",
     message: `network namespace ${netnsKeyAt(here)} is not at "/proc/self/ns/nobody" any more`,
   });
+});
+
+test("a pod that was repaired is looked at where its processes are, as long as there are any", async () => {
+  const pods = [pod("repaired"), pod("ended"), pod("unknown")];
+  const { seen, next, records } = started(pods, [], () => right);
+  for (const uid of ["repaired", "ended"]) records.right(uid, { netnsKey: "4:1", families: [4], ms: 1 });
+  await next(1);
+  expect(records.of("repaired")?.look?.netnsKey).toBe(netnsKeyAt(here));
+  expect(records.of("ended")).toMatchObject({ state: "unverified", failure: { kind: "sandbox" } });
+  expect(records.of("unknown")).toBeUndefined();
+  await vi.waitFor(() => expect(seen.every(({ closed }) => closed)).toBe(true));
 });
 
 test("what was put right is told each time, what cannot be once until it changes", async () => {

@@ -12,9 +12,12 @@ import { PodRules } from "../../src/dashboard/pod-rules.ts";
 import type { PodRulesReport } from "../../src/dashboard/rules-report.ts";
 import type { VerifyReport } from "../../src/diagnose/verify-node.ts";
 import { capturedIo } from "../cli/captured-io.ts";
+import { brokenPod } from "../repair/broken-pod.ts";
 import { untilCaptured } from "../support/node/capture-state.ts";
 import { commandEnv } from "../support/node/command-env.ts";
 import { injectedPod } from "../support/node/injected-pod.ts";
+import { iptablesSave } from "../support/node/kernel.ts";
+import { Kubelet } from "../support/node/kubelet.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
@@ -46,8 +49,12 @@ const commands: Readonly<Record<string, Command>> = {
   debug: debugCommand,
 };
 
-export async function command(name: string, args: readonly string[]): Promise<{ code: number; out: string }> {
-  const io = capturedIo(commandEnv);
+export async function command(
+  name: string,
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<{ code: number; out: string }> {
+  const io = capturedIo({ ...commandEnv, ...env });
   const code = await (commands[name] as Command).run(args, io);
   return { code, out: io.out() + io.err() };
 }
@@ -157,4 +164,30 @@ export async function malformed(): Promise<{ status: string; doctor: string }> {
   const { out: status } = await command("status", []);
   const { out: doctor } = await command("doctor", []);
   return { status, doctor };
+}
+
+/** A pod that no plugin of ours made, with the rules that its check does not find; an agent without a repair, and one with it. */
+export async function unserved() {
+  const unplugged = new Kubelet({ api: mesh.api, runtime: mesh.plainPods, nodeName: "node-1" });
+  const late = await unplugged.runPod({ namespace: "mesh", name: "late", ...injectedPod() });
+  mesh.api.edit("pods", { namespace: "mesh", name: "late" }, (object) => {
+    const failed = brokenPod("late").status as object;
+    object.status = { ...object.status, ...failed, phase: "Pending" };
+  });
+  const isWaiting = async () => (await command("status", [])).out.match(/^mesh +late .*/m) !== null;
+  await waitFor("the agent to hear of the pod", isWaiting);
+  const doctor = (env: Readonly<Record<string, string>>) => command("doctor", [], env);
+  const before = { status: (await command("status", [])).out, doctor: (await doctor({})).out };
+  const repair = { REPAIR_REPAIR_PODS: "true", REPAIR_FIELD_SELECTORS: "metadata.name=late" };
+  await restarted({ ...soon, ...repair });
+  const isServed = async () => /^mesh +late +no +sidecar /m.test((await command("status", [])).out);
+  await waitFor("the pod to be repaired", isServed);
+  const during = (await doctor(repair)).out;
+  const rules = async () => (await iptablesSave(late.netns, 4)).match(/^-A .*ISTIO.*$/gm)?.join("\n") ?? "";
+  const whole = await rules();
+  await late.exec(["iptables", "-t", "nat", "-F", "ISTIO_OUTPUT"]);
+  const hurt = await rules();
+  await waitFor("the repaired pod to be looked after", async () => (await rules()) === whole);
+  const verify = await command("verify", ["mesh/late"]);
+  return { before, during, isHurt: hurt !== whole, ruleCount: whole.split("\n").length, verify };
 }

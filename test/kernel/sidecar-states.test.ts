@@ -109,3 +109,18 @@ test("a pod that its annotations keep from starting is failed, with the annotati
   expect(status).toMatch(/^mesh +broken +no +failed .*includeInboundPorts="80;443"/m);
   expect(doctor).toMatch(/^fail +sidecars +1 pod is not redirected .*mesh\/broken.*includeInboundPorts/m);
 });
+
+test("a pod that started without rules is named with what to do; once it is repaired it is looked after", async () => {
+  const { before, during, isHurt, ruleCount, verify } = await node.call.unserved();
+  expect(before.status).toMatch(/^mesh +late +no +outside +/m);
+  expect(before.doctor).toMatch(
+    /^fail +sidecars-unserved +1 pod is without .*mesh\/late, and nobody repairs/m,
+  );
+  expect(during).toMatch(/^warn +sidecars-unserved .*the agent's repair is on \(repair\)$/m);
+  expect(isHurt).toBe(true);
+  expect(ruleCount).toBeGreaterThan(10);
+  expect(verify).toEqual({
+    code: 0,
+    out: "all is right: 1 pods looked at, 0 of the mesh, 1 with a sidecar\n",
+  });
+});

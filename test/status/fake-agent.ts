@@ -165,6 +165,11 @@ export class FakeAgent {
     this.sidecarRecords.right(uid, { netnsKey, families: [4], ms: 1.5 });
   }
 
+  /** As an agent that has just started knows them. */
+  forgetSidecars(): void {
+    for (let times = 0; times < 2; times++) this.sidecarRecords.keepOnly(new Set());
+  }
+
   facts(): AgentFacts {
     const counts = { lists: 1, watches: 2, failures: 0, events: 3, ignoredEvents: 0 };
     const watch = {

@@ -66,6 +66,15 @@ describe("Metrics", () => {
     expect(await read(metrics, "ambient_cni_pods_failing", { reason: "ztunnel" })).toBe(0);
   });
 
+  test("do not say that ztunnel is missing where sidecars alone are served", async () => {
+    const agent = new FakeAgent();
+    const facts = agent.facts();
+    const source = new AgentState({ ...facts, config: { ...facts.config, ambient: false } });
+    const text = await metricsOf(source).render();
+    expect(text).toContain("# TYPE ztunnel_connected gauge");
+    expect(text).not.toMatch(/^ztunnel_connected/m);
+  });
+
   test("count pods with a sidecar where they stand, and as failing where they do", async () => {
     const { agent, metrics } = make();
     const sidecar = { dnsCapture: false, dualStack: false, dropInvalid: false };

@@ -412,7 +412,7 @@ describe("a pod with a sidecar that is served", () => {
   test("before the first look of a new agent it is half-way", () => {
     const agent = new FakeAgent();
     agent.add("web-0", { sidecar });
-    agent.sidecarRecords.keepOnly(new Set());
+    agent.forgetSidecars();
     expect(listed(agent, "web-0")).toMatchObject({
       state: "pending",
       observed: { families: [], unread: "no look has been there yet" },
@@ -422,7 +422,7 @@ describe("a pod with a sidecar that is served", () => {
   test("whose rules another program wrote is outside, as before", () => {
     const agent = new FakeAgent();
     agent.add("web-0", { sidecar });
-    agent.sidecarRecords.keepOnly(new Set());
+    agent.forgetSidecars();
     agent.places.clear();
     expect(listed(agent, "web-0")).toMatchObject({
       state: "outside",
