@@ -167,6 +167,7 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
     sidecars,
     attachments,
     records,
+    events,
     find: async (pod) => (await finder.find(soughtPod(pod)))?.netns,
     hostRoot,
     intervalMs,

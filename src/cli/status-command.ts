@@ -146,7 +146,7 @@ export function renderNode(node: NodeReport, colours: boolean): string {
   if ((pods.mayBeBypassed ?? 0) > 0) say(`${pods.mayBeBypassed} pods may be bypassed: see below`);
   if ((pods.slow ?? 0) > 0)
     say(`${pods.slow} pods take long to look at, and are looked at less often: see below`);
-  for (const { kind, count } of pods.failing) say(`${count} pods not captured: ${kind}`);
+  for (const { kind, count } of pods.failing) say(`${count} pods not where they should be: ${kind}`);
   return `${lines.join("\n")}\n\n`;
 }
 

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Looks at pods with a sidecar now and then: what somebody changed of the rules that their ADD wrote is put right.
+import { cutText } from "../bounds/bounded.ts";
+import type { EventRecorder, PodEvent } from "../kube/event-recorder.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
+import type { SidecarDrift } from "../redirection/sidecar-redirection.ts";
 import type { Attachments, Place } from "./attachments.ts";
 import { logRemedy } from "./failure.ts";
 import { openPlace } from "./place.ts";
+import type { PodFailure } from "./pod-history.ts";
 import type { SidecarRecords, SidecarSetback } from "./sidecar-records.ts";
 import type { Sidecars } from "./sidecars.ts";
 
@@ -20,6 +24,8 @@ export interface SidecarLooksOptions {
   readonly records: Pick<SidecarRecords, "of" | "failed" | "mended" | "keepOnly">;
   /** Finds the namespace of a pod whose rules were written without an ADD: a repaired one. The handle is the caller's to close. */
   readonly find: (pod: PodFacts) => Promise<Netns | undefined>;
+  /** An ADD that fails is told by kubelet in an Event of its own. */
+  readonly events: Pick<EventRecorder, "record">;
   /** Below which paths of the runtime are seen. */
   readonly hostRoot: string;
   readonly intervalMs: number;
@@ -29,6 +35,9 @@ export interface SidecarLooksOptions {
 
 /** What a look may take of one pod, in ms. */
 const POD_MS = 10_000;
+
+/** Of what an Event repeats; all of it is in the log. */
+const DETAILS = { bytes: 600 };
 
 /** Looks at one pod after the other; what fails of one is said once and tried again with the next look. */
 export class SidecarLooks {
@@ -75,18 +84,14 @@ export class SidecarLooks {
     try {
       const signal = AbortSignal.any([stopped, AbortSignal.timeout(POD_MS)]);
       const { repaired, leftoverFault } = await sidecars.apply(pod, netns, { signal });
-      records.mended(repaired);
       this.#tellLeftover(pod, leftoverFault);
-      if (repaired.length > 0)
-        log.warn(
-          { ns, pod: name, uid, drift: repaired },
-          "a sidecar's rules were changed by somebody and are right again",
-        );
+      if (repaired.length > 0) this.#mended(pod, repaired);
     } catch (error) {
-      const { failure } = records.of(uid) ?? {};
+      const { failure, state } = records.of(uid) ?? {};
       if (stopped.aborted || (failure !== undefined && failure.message === before?.message)) return;
       const { message: reason } = error as Error;
       log.warn({ ns, pod: name, uid, reason }, "cannot look after a sidecar's rules; trying again");
+      if (failure !== undefined) this.#options.events.record(pod, eventOf(failure, state === "failed"));
     }
   }
 
@@ -103,6 +108,33 @@ export class SidecarLooks {
       "rules of an earlier agent still stand beside a sidecar's; trying again",
     );
   }
+
+  #mended(pod: PodFacts, repaired: readonly SidecarDrift[]): void {
+    const { records, events, log } = this.#options;
+    const { namespace: ns, name, uid } = pod;
+    records.mended(repaired);
+    log.warn(
+      { ns, pod: name, uid, drift: repaired },
+      "a sidecar's rules were changed by somebody and are right again",
+    );
+    const details = repaired.map(({ family, detail }) => `IPv${family}: ${detail}`).join("; ");
+    events.record(pod, {
+      reason: "SidecarRepaired",
+      message: `The redirection of this pod to its sidecar had been changed and was put back: ${cutText(details, DETAILS)}. Look for what writes network rules in it.`,
+    });
+  }
+}
+
+function eventOf({ message, remedy }: PodFailure, isWrong: boolean): PodEvent {
+  return isWrong
+    ? {
+        reason: "SidecarNotRedirected",
+        message: `Not redirected to its sidecar as it should be: ${message}; ${remedy}`,
+      }
+    : {
+        reason: "SidecarCannotVerify",
+        message: `Cannot verify whether this pod is redirected to its sidecar: ${message}; ${remedy}. It is left as it is until that can be told`,
+      };
 }
 
 /** Its runtime has taken the namespace away, and may be making another. */

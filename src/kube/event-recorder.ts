@@ -9,7 +9,7 @@ import { ApiError } from "./api-error.ts";
 import { recordOf, textOf } from "./json-fields.ts";
 
 /**
- * Reasons the agent gives; the first word names the mesh, so that they can be searched for.
+ * Reasons the agent gives; the first word names the mesh, or says that it is about a pod's own sidecar, so that they can be searched for.
  * - `AmbientNotCaptured`: a step failed, or the pod's sandbox is not found; it is tried again.
  * - `AmbientCannotVerify`: the pod's rules cannot be read or judged; it may well be captured, and is not taken out of the mesh.
  * - `AmbientRepaired`: somebody had changed the pod's redirection; it was put back.
@@ -19,6 +19,7 @@ import { recordOf, textOf } from "./json-fields.ts";
  * - `AmbientWaitingForZtunnel`: no ztunnel is connected.
  * - `AmbientProbesMayFail`: a synthetic kubelet probe did not pass ztunnel.
  * - `AmbientChainFight`: on the agent's own pod: another program keeps taking our entry out of the CNI chain.
+ * - `SidecarNotRedirected`, `SidecarCannotVerify`, `SidecarRepaired`: as the first three, of a pod's redirection to its own sidecar.
  * - `DeleteBrokenPod`, `LabelBrokenPod`: a sidecar's pod started without its rules, and was deleted or labelled, or could not be.
  *   Source: istio/istio cni/pkg/repair/repaircontroller.go.
  * - `RepairBrokenPod`: the same where rules are written late, of which istio-cni says nothing.
@@ -33,6 +34,9 @@ export type EventReason =
   | "AmbientWaitingForZtunnel"
   | "AmbientProbesMayFail"
   | "AmbientChainFight"
+  | "SidecarNotRedirected"
+  | "SidecarCannotVerify"
+  | "SidecarRepaired"
   | "DeleteBrokenPod"
   | "LabelBrokenPod"
   | "RepairBrokenPod";
@@ -175,7 +179,7 @@ export class EventRecorder {
         name: pod.name,
         uid: pod.uid,
       },
-      type: reason === "AmbientRepaired" ? "Normal" : "Warning",
+      type: reason === "AmbientRepaired" || reason === "SidecarRepaired" ? "Normal" : "Warning",
       reason,
       message: written.message,
       source: { component, host: nodeName },

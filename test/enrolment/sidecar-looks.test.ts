@@ -60,6 +60,7 @@ function started(pods: readonly PodFacts[], places: readonly Place[], apply: () 
   const log = recordingLogger();
   const seen: Netns[] = [];
   const records = new SidecarRecords();
+  const told: string[] = [];
   const attachments = { placeOf: (uid: string) => places.find((each) => each.uid === uid) };
   const sidecars = new Sidecars({
     redirection: {
@@ -82,6 +83,7 @@ function started(pods: readonly PodFacts[], places: readonly Place[], apply: () 
     sidecars,
     attachments,
     records,
+    events: { record: ({ name }, { reason, message }) => void told.push(`${name} ${reason}: ${message}`) },
     find: async ({ uid }) => (uid === "repaired" ? Netns.open(here) : undefined),
     hostRoot: "/",
     intervalMs,
@@ -95,7 +97,7 @@ function started(pods: readonly PodFacts[], places: readonly Place[], apply: () 
     clock.advance(intervalMs);
     await untilSeen(count);
   };
-  return { log, seen, untilSeen, next, records, served: (each: PodFacts) => sidecars.served(each) };
+  return { log, seen, told, untilSeen, next, records, served: (each: PodFacts) => sidecars.served(each) };
 }
 
 test("pods are looked at where this node's ADD was ours and their namespace is the same, again and again", async () => {
@@ -155,7 +157,7 @@ test("what was put right is told each time, what cannot be once until it changes
     right,
     new Error("another"),
   ];
-  const { log, untilSeen, next, records } = started([pod("ours")], [place("ours")], () => {
+  const { log, told, untilSeen, next, records } = started([pod("ours")], [place("ours")], () => {
     const answer = answers.shift() ?? right;
     if (answer instanceof Error) throw answer;
     return answer;
@@ -169,6 +171,15 @@ test("what was put right is told each time, what cannot be once until it changes
     said("no way"),
     said("another"),
     said("another"),
+  ]);
+  expect(told).toEqual([
+    "ours SidecarRepaired: The redirection of this pod to its sidecar had been changed and was put back: IPv4: -j RETURN. " +
+      "Look for what writes network rules in it.",
+    ...["no way", "another", "another"].map(
+      (why) =>
+        `ours SidecarCannotVerify: Cannot verify whether this pod is redirected to its sidecar: ${why}; ` +
+        "the log of this node's CNI agent has the details. It is left as it is until that can be told",
+    ),
   ]);
   expect([...records.repairs]).toEqual([["missing-rule", 1]]);
   expect(records.of("ours")?.transitions.map(({ to, reason }) => `${to}: ${reason}`)).toEqual([

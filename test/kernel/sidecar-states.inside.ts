@@ -122,12 +122,17 @@ async function restarted(env: Readonly<Record<string, string>>): Promise<void> {
 }
 
 /** The next agent looks at once. */
-export async function healed(): Promise<{ repairs: Record<string, number>; code: number; status: string }> {
+export async function healed(): Promise<{
+  repairs: Record<string, number>;
+  code: number;
+  status: string;
+}> {
   await restarted(soon);
   const stateIs = (state: string) => async () =>
     (await mesh.agent.metrics()).includes(`ambient_cni_pods{state="${state}"} 1\n`);
   await waitFor("the sidecar's rules to be verified", stateIs("sidecar"));
   await untilCaptured(ambient);
+  await waitFor("the Event", () => eventsOf("web").includes("Normal SidecarRepaired"));
   const metrics = await mesh.agent.metrics();
   const repairs = metrics.matchAll(/^ambient_cni_sidecar_repairs_total\{kind="([\w-]+)"\} (\d+)$/gm);
   const { code } = await verified();
@@ -139,6 +144,13 @@ export async function healed(): Promise<{ repairs: Record<string, number>; code:
   };
 }
 
+function eventsOf(name: string): string[] {
+  const events = mesh.api.store.list("events");
+  const isAbout = ({ involvedObject }: (typeof events)[number]) =>
+    (involvedObject as { name: string }).name === name;
+  return events.filter(isAbout).map(({ reason, type }) => `${type} ${reason}`);
+}
+
 /** A base chain of the pod's hangs elsewhere: nobody can know where its rules apply. */
 export async function unreadable() {
   const nft = async (text: string) => void (await web.exec(["nft", "-f", "-"], { stdin: text }));
@@ -147,6 +159,7 @@ export async function unreadable() {
   const isSaid = async () =>
     (await mesh.agent.metrics()).includes('ambient_cni_pods{state="unverified"} 1\n');
   await waitFor("the agent to say so", isSaid);
+  await waitFor("the Event", () => eventsOf("web").includes("Warning SidecarCannotVerify"));
   const found = await verified();
   const { out: status } = await command("status", []);
   const metrics = await mesh.agent.metrics();

@@ -87,7 +87,7 @@ describe("while nobody repairs it", () => {
   });
 });
 
-test("an agent that looks puts it right, which the metric says and verify finds", async () => {
+test("an agent that looks puts it right, which the metric and an Event say and verify finds", async () => {
   const { repairs, code, status } = await node.call.healed();
   // ISTIO_INBOUND, ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_REDIRECT
   expect(repairs["missing-chain"]).toBe(4);
@@ -95,7 +95,7 @@ test("an agent that looks puts it right, which the metric says and verify finds"
   expect(status).toMatch(/^mesh +web +no +sidecar +/m);
 });
 
-test("rules that cannot be judged are no mismatch: unverified, with exit code 4", async () => {
+test("rules that cannot be judged are no mismatch: unverified, with exit code 4 and an Event", async () => {
   const { code, report, status, metrics } = await node.call.unreadable();
   expect(report.faults).toEqual([]);
   expect(report.unverified.map(({ kind, pod }) => `${pod} ${kind}`)).toEqual(["mesh/web unreadable-rules"]);
