@@ -152,11 +152,12 @@ export function renderNode(node: NodeReport, colours: boolean): string {
 
 /** Why the host still has what nobody keeps. */
 function leftoversText({ rules, captured, fault }: AmbientLeftoversReport): string {
+  if (rules.length === 0) return `cannot tell what ambient mode left on the host: ${fault}`;
   const why =
     captured.length > 0
       ? `network namespaces are still captured: ${captured.join(", ")}`
       : (fault ?? "it is about to be taken away");
-  return `ambient mode is off, and the host still has ${rules.join(", ") || "what it left"}: ${why}`;
+  return `ambient mode is off, and the host still has ${rules.join(", ")}: ${why}`;
 }
 
 function sidecarText({ sidecar = 0 }: NodeReport["pods"]): string {

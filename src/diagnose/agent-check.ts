@@ -124,7 +124,15 @@ function probePath(node: NodeReport): Finding {
 function leftovers({ ambientLeftovers: left }: NodeReport): Finding[] {
   if (!left) return [];
   const { rules, captured, fault } = left;
-  const what = `ambient mode is off, and the host still has ${rules.join(", ") || "what it left"}`;
+  if (rules.length === 0)
+    return [
+      warning(
+        "ambient-leftovers",
+        `cannot tell what ambient mode left on the host: ${fault}`,
+        "the sentence names the cause; the agent tries again",
+      ),
+    ];
+  const what = `ambient mode is off, and the host still has ${rules.join(", ")}`;
   if (captured.length > 0)
     return [
       warning(

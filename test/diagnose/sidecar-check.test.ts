@@ -2,6 +2,7 @@
 // What doctor says of pods with a sidecar: from the agent's own reports, and from what the API server knows of their checks.
 import { describe, expect, test } from "vitest";
 import { loadCliConfig } from "../../src/cli/cli-config.ts";
+import { renderNode } from "../../src/cli/status-command.ts";
 import { judgeAgent } from "../../src/diagnose/agent-check.ts";
 import { checkUnserved, judgeSidecars } from "../../src/diagnose/sidecar-check.ts";
 import type { ApiClient } from "../../src/kube/api-client.ts";
@@ -106,6 +107,34 @@ describe("by the agent's word", () => {
     const of = (id: string) => found.find((each) => each.id === id);
     for (const id of ["ztunnel", "probe-rules", "probe-path"])
       expect(of(id)).toMatchObject({ level: "ok", what: expect.stringContaining("AMBIENT_ENABLED=false") });
+  });
+});
+
+describe("what ambient mode left where it is off", () => {
+  const rules = ["chain ISTIO_POSTRT", "ipset istio-inpod-probes-v4"];
+  test.each([
+    [
+      { rules, captured: ["process 7 (app)"] },
+      /still has chain ISTIO_POSTRT, .*captured still, process 7 \(app\)$/,
+    ],
+    [{ rules, captured: [], fault: "set is in use" }, /still has chain ISTIO_POSTRT, .*: set is in use$/],
+    [
+      { rules: [], captured: [], fault: "no proc" },
+      /^cannot tell what ambient mode left on the host: no proc$/,
+    ],
+  ])("%j is worth a warning, in doctor and in status", async (found, what) => {
+    const state = new AgentState({ ...new FakeAgent().facts(), leftovers: { found } });
+    const node = await state.node();
+    const [said] = judgeAgent(node, state.pods()).filter(({ id }) => id === "ambient-leftovers");
+    expect(said).toMatchObject({ level: "warn", what: expect.stringMatching(what) });
+    expect(renderNode(node, false)).toMatch(/^ {2}! .*ambient mode/m);
+  });
+
+  test("nothing is said of nothing", async () => {
+    const state = new AgentState({ ...new FakeAgent().facts(), leftovers: { found: undefined } });
+    expect(judgeAgent(await state.node(), state.pods()).map(({ id }) => id)).not.toContain(
+      "ambient-leftovers",
+    );
   });
 });
 

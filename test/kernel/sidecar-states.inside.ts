@@ -204,3 +204,18 @@ export async function unserved() {
   const verify = await command("verify", ["mesh/late"]);
   return { before, during, isHurt: hurt !== whole, ruleCount: whole.split("\n").length, verify };
 }
+
+/** A pod of an agent that writes in another way, right and hurt. @param hurts a program that takes something away */
+export async function inVariant(env: Readonly<Record<string, string>>, hurts: readonly string[]) {
+  await restarted({ ...never, ...env });
+  const name = `by-${hurts[0]}`;
+  const pod = await mesh.kubelet.runPod({ namespace: "mesh", name, ...injectedPod() });
+  const right = await command("verify", [`mesh/${name}`, "--json"]);
+  await pod.exec(hurts);
+  const hurt = await command("verify", [`mesh/${name}`, "--json"]);
+  await mesh.kubelet.deletePod(pod);
+  // of the host nobody says anything here
+  const kinds = ({ out }: { out: string }) =>
+    (JSON.parse(out) as VerifyReport).faults.filter((each) => each.pod !== null).map(({ kind }) => kind);
+  return { right: kinds(right), hurt: kinds(hurt), code: hurt.code };
+}

@@ -124,3 +124,14 @@ test("a pod that started without rules is named with what to do; once it is repa
     out: "all is right: 1 pods looked at, 0 of the mesh, 1 with a sidecar\n",
   });
 });
+
+test.each([
+  [
+    { FORCE_IPTABLES_BINARY: "legacy" },
+    ["iptables-legacy", "-t", "nat", "-D", "ISTIO_OUTPUT", "1"],
+    "missing-rule",
+  ],
+  [{ NATIVE_NFTABLES: "true" }, ["nft", "flush", "ruleset"], "no-sidecar-rules"],
+] as const)("its rules are looked at where the agent keeps them with %j", async (env, hurts, kind) => {
+  expect(await node.call.inVariant(env, hurts)).toEqual({ right: [], hurt: [kind], code: 1 });
+});
