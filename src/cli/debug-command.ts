@@ -14,7 +14,8 @@ export const debugCommand: Command = {
   help: `usage: ambient-cni debug APP_LABEL NAMESPACE
 
 For each pod of the app on this node: is ztunnel told of it and does it listen inside it (15001, 15006, 15008, 15053); what is
-in its tables mangle and nat; what did the agent log about it. Each check ends in one line that says what it means.
+in its tables mangle and nat (of a pod that is redirected to its sidecar: what should be there, and whether it is); what did
+the agent log about it. Each check ends in one line that says what it means.
 
 APP_LABEL is the value of the label "app" (or NAME=VALUE for another label). Where this command cannot ask the API server it
 takes pods of that name, or whose name begins with it.

@@ -19,8 +19,8 @@ export const doctorCommand: Command = {
 Examines the node before an installation or afterwards: CNI folders (also those of k3s, OpenShift, MicroK8s, GKE, Talos, RKE2),
 the chain that the runtime really uses and fights over it, iptables variants, what the kernel can do (tried in a network
 namespace made for it), capabilities, IPv6, ztunnel, the way of kubelet probes, the API server and its permissions,
-NetworkPolicies that drop probes, pods that can send past ztunnel, exemptions, disks, other agents. Writes nothing. Settings are
-the agent's.
+NetworkPolicies that drop probes, pods that can send past ztunnel, pods without the rules that their sidecar waits for,
+exemptions, disks, other agents. Writes nothing. Settings are the agent's.
 
 options:
   --json   print one JSON object: {"worst": "ok|warn|fail", "findings": [{id, level, what, fix}]}

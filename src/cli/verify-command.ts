@@ -18,8 +18,8 @@ export const verifyCommand: Command = {
   help: `usage: ambient-cni verify [--json] [NAMESPACE/POD]
 
 Looks at the kernel itself: the network namespace that each pod really runs in, its rules in both iptables variants, ip rule,
-route, ztunnel's sockets, annotations; of pods that are redirected to their sidecar its rules, in the variant that the node uses; the
-host's chain and sets for kubelet probes. What should be is asked from the agent;
+route, ztunnel's sockets, annotations; of pods that are redirected to their sidecar its rules, in the variant that the node
+uses; the host's chain and sets for kubelet probes. What should be is asked from the agent;
 without an agent each pod that has something of ours must have all of it. Writes nothing. A mismatch is reported when it is
 seen twice, 0.3 s apart: what a working agent repairs meanwhile is none.
 
