@@ -96,6 +96,14 @@ describe.skipIf(noBrowser !== undefined)("page", () => {
     expect(complaints).toEqual([]);
   });
 
+  test("does not miss ztunnel where sidecars alone are served", async () => {
+    node.agent.ambient = false;
+    node.agent.connections.length = 0;
+    const { page } = await visit();
+    await page.locator("#ztunnel").getByText("not asked for: sidecars alone are served").waitFor();
+    expect(await page.locator("#ztunnel [data-tone=bad], #probes [data-tone=bad]").count()).toBe(0);
+  });
+
   test("a sidecar's rule that is gone is wrong on the page", async () => {
     const sidecar = { dnsCapture: true, dualStack: false, dropInvalid: false };
     using netns = await Netns.makeTemporary();

@@ -97,10 +97,10 @@ describe("by the agent's word", () => {
   test("without ambient mode ztunnel and the host's rules for probes are not missed", async () => {
     const agent = new FakeAgent();
     agent.connections.length = 0;
+    agent.ambient = false;
     const facts = agent.facts();
     const state = new AgentState({
       ...facts,
-      config: { ...facts.config, ambient: false },
       probes: { ...facts.probes, fault: "no ipset" },
     });
     const found = judgeAgent(await state.node(), state.pods());

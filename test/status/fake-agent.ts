@@ -67,6 +67,8 @@ export class FakeAgent {
   /** Where ADD said that pods with a sidecar are. */
   readonly places = new Map<string, Place>();
   readonly sidecarRecords = new SidecarRecords();
+  /** AMBIENT_ENABLED */
+  ambient = true;
   /** What looks at sidecars' rules find. */
   sidecarDrift: SidecarDrift[] = [];
   readonly ring = new LogRing();
@@ -179,8 +181,15 @@ export class FakeAgent {
       counts,
       isFresh: () => true,
     };
+    const isAmbient = () => this.ambient;
     return {
-      config: { ...policy, ...settings },
+      config: {
+        ...policy,
+        ...settings,
+        get ambient() {
+          return isAmbient();
+        },
+      },
       backend: { variant: "nft", reason: "the host has more rules there" },
       cluster: {
         pods: { ...watch, values: () => this.pods.values() },
@@ -231,7 +240,6 @@ export class FakeAgent {
 }
 
 const settings = {
-  ambient: true,
   nodeName: "node-1",
   hostRoot: "/host",
   runDir: "/var/run/istio-cni",

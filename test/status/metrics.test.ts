@@ -67,10 +67,9 @@ describe("Metrics", () => {
   });
 
   test("do not say that ztunnel is missing where sidecars alone are served", async () => {
-    const agent = new FakeAgent();
-    const facts = agent.facts();
-    const source = new AgentState({ ...facts, config: { ...facts.config, ambient: false } });
-    const text = await metricsOf(source).render();
+    const { agent, metrics } = make();
+    agent.ambient = false;
+    const text = await metrics.render();
     expect(text).toContain("# TYPE ztunnel_connected gauge");
     expect(text).not.toMatch(/^ztunnel_connected/m);
   });
