@@ -41,7 +41,7 @@ export interface Traffic {
   /** Exit codes of the init container. */
   readonly exitCodes: readonly number[];
   /** Pages that the pod's application and the peer fetched from each other. */
-  readonly pages: readonly [string, string];
+  readonly pages: readonly string[];
   /** What the proxy was led to, by whom it was for. */
   readonly led: Readonly<Record<string, number>>;
 }
@@ -55,15 +55,17 @@ async function talk(pod: SidecarPod): Promise<Traffic> {
   // the runtime writes down what a container printed a moment later
   const led = async () => (await pods.ledToProxy(pod)).slice(before);
   await waitFor("the proxy's log", async () => (await led()).length >= fetched.length).catch(() => {});
-  const names = new Map([
+  const ways = new Map([
     [`outbound ${peer.ips[0]}:${appPort}`, "outbound to the peer"],
     [`inbound ${pod.ips[0]}:${appPort}`, "inbound to the pod"],
   ]);
-  const byName = Map.groupBy(await led(), (line) => names.get(line) ?? line);
+  const byName = Map.groupBy(await led(), (line) => ways.get(line) ?? line);
   const counts = Object.fromEntries([...byName].map(([name, lines]) => [name, lines.length]));
-  const pages = fetched.map((page) =>
-    page.trim().replace(peer.spec.name, "PEER").replace(pod.spec.name, "POD"),
-  ) as [string, string];
+  const names = new Map([
+    [peer.spec.name, "PEER"],
+    [pod.spec.name, "POD"],
+  ]);
+  const pages = fetched.map((page) => names.get(page.trim()) ?? page);
   await node.deletePod(pod);
   return { exitCodes: pod.exitCodes, pages, led: counts };
 }
@@ -73,6 +75,24 @@ const urlOf = ({ ips }: CriPod): string => `http://${ips[0]}:${appPort}/`;
 /** The agent and its API server are there. */
 export async function starts(): Promise<Traffic> {
   return await talk(await pods.run(pods.create(injectedNamespace)));
+}
+
+/** The same with another agent. @returns also in whose tables of iptables the rules stand */
+export async function startsWith(
+  env: Readonly<Record<string, string>>,
+): Promise<Traffic & { readonly variants: readonly string[] }> {
+  await replaceAgent(env);
+  const pod = await pods.run(pods.create(injectedNamespace));
+  const variants: string[] = [];
+  for (const variant of ["nft", "legacy"] as const)
+    if ((await iptablesSave(pod.netns, 4, { variant })).includes("-A ISTIO_OUTPUT ")) variants.push(variant);
+  return { ...(await talk(pod)), variants };
+}
+
+async function replaceAgent(env: Readonly<Record<string, string>>): Promise<void> {
+  await node.agent.stop();
+  await node.startAgent(env);
+  await node.agent.waitReady();
 }
 
 /** What became of a pod that came while somebody was away. */
@@ -127,11 +147,9 @@ export interface Repaired {
   readonly counted: readonly string[];
 }
 
-/** The agent is replaced by one with these settings, and a pod starts whose chain had no entry of ours. */
+/** The agent is replaced by one that repairs so, and a pod starts whose chain had no entry of ours. */
 async function startUnplugged(setting: string): Promise<CriPod> {
-  await node.agent.stop();
-  await node.startAgent({ REPAIR_ENABLED: "true", [setting]: "true" });
-  await node.agent.waitReady();
+  await replaceAgent({ REPAIR_ENABLED: "true", [setting]: "true" });
   const spec = pods.create(injectedNamespace, { ownerUid: crypto.randomUUID() });
   const pod = await node.runPod(spec, { handler: bareHandler, phase: "Pending" });
   await claimUntouched(pod);
@@ -153,6 +171,18 @@ async function outcomeOf(pod: CriPod): Promise<Repaired> {
 /** Rules are written while the pod runs. */
 export async function repairedInPlace(): Promise<Repaired & { readonly traffic: Traffic }> {
   const pod = await startUnplugged("REPAIR_REPAIR_PODS");
+  const healed = await pods.start(pod, { maxAttempts: 3 });
+  const outcome = await outcomeOf(pod);
+  return { ...outcome, traffic: await talk(healed) };
+}
+
+/** The same for a pod whose rules somebody broke after its ADD, on a node that is looked at seldom. */
+export async function brokenIsRepaired(): Promise<Repaired & { readonly traffic: Traffic }> {
+  const seldom = { RECONCILE_INTERVAL_SECONDS: "300" };
+  await replaceAgent({ ...seldom, REPAIR_ENABLED: "true", REPAIR_REPAIR_PODS: "true" });
+  const pod = await node.runPod(pods.create(injectedNamespace), { phase: "Pending" });
+  for (const chain of ["ISTIO_OUTPUT", "ISTIO_IN_REDIRECT"])
+    await inNetns(pod.netns, ["iptables-nft", "-t", "nat", "-F", chain]);
   const healed = await pods.start(pod, { maxAttempts: 3 });
   const outcome = await outcomeOf(pod);
   return { ...outcome, traffic: await talk(healed) };

@@ -6,6 +6,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { RealNode, say } from "../cluster/support/real-node.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
 import { expectNothingLeft } from "./support/nothing-left.ts";
+import { onePodRepaired, throughProxy } from "./support/sidecar-expectations.ts";
 
 type Inside = typeof import("./sidecar.inside.ts");
 const lacks = await whatCriLacks();
@@ -13,13 +14,6 @@ const lacks = await whatCriLacks();
 describe.skipIf(lacks !== undefined)("a pod with a sidecar", { timeout: 60_000 }, () => {
   let real: RealNode<Inside> | undefined;
   const inside = () => (real as RealNode<Inside>).module.call;
-  /** One page each way, each by the proxy. */
-  const throughProxy = {
-    pages: ["PEER", "POD"],
-    led: { "outbound to the peer": 1, "inbound to the pod": 1 },
-  };
-  const counter = (type: string): string =>
-    `istio_cni_repair_pods_repaired_total{type="${type}",result="success"} 1`;
 
   beforeAll(async () => {
     real = await RealNode.start<Inside>(join(import.meta.dirname, "sidecar.inside.ts"));
@@ -59,7 +53,7 @@ describe.skipIf(lacks !== undefined)("a pod with a sidecar", { timeout: 60_000 }
   test("that started without rules gets them in place, and its init container succeeds", async () => {
     expect(await inside().repairedInPlace()).toEqual({
       events: ["RepairBrokenPod"],
-      counted: [counter("repair")],
+      counted: [onePodRepaired("repair")],
       traffic: { exitCodes: [126, 0], ...throughProxy },
     });
   });
@@ -68,7 +62,7 @@ describe.skipIf(lacks !== undefined)("a pod with a sidecar", { timeout: 60_000 }
     const { identity, ...done } = await inside().repairedByDeletion();
     expect(done).toEqual({
       events: ["DeleteBrokenPod"],
-      counted: [counter("delete")],
+      counted: [onePodRepaired("delete")],
       preconditions: [identity],
       successor: { exitCodes: [0], ...throughProxy },
     });
@@ -77,7 +71,7 @@ describe.skipIf(lacks !== undefined)("a pod with a sidecar", { timeout: 60_000 }
   test("that started without rules is labelled, and otherwise left as it is", async () => {
     expect(await inside().repairedByLabel()).toEqual({
       events: ["LabelBrokenPod"],
-      counted: [counter("label")],
+      counted: [onePodRepaired("label")],
       labels: { "cni.istio.io/uninitialized": "true" },
       isLeaving: false,
     });

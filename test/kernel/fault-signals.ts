@@ -94,7 +94,10 @@ export const faultSignals = {
     ],
   },
   "sidecar pod made without rules": {
-    madeIn: [[sidecar, "that started without rules"]],
+    madeIn: [
+      [sidecar, "that started without rules"],
+      ["test/cri/sidecar.slow.ts", "whose rules were broken before its check"],
+    ],
     signals: [
       counter('istio_cni_repair_pods_repaired_total{type="label",result="success"}'),
       event("LabelBrokenPod: This pod started while nobody wrote its sidecar's rules"),
@@ -266,6 +269,7 @@ export const faultsWithoutHarm: readonly (readonly [file: string, name: string])
 export const withoutFault: readonly (readonly [file: string, name: string])[] = [
   ["test/cri/fleet.test.ts", ""],
   ["test/cri/sidecar-moves.test.ts", "goes from sidecar to ambient and back"],
+  ["test/cri/sidecar.slow.ts", "starts with its redirection"],
   ...["starts with its redirection", "and an istio-init of its own", "leaves nothing when it ends"].map(
     (name) => [sidecar, name] as const,
   ),
