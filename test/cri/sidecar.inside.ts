@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What sidecar.test.ts does inside a node: injected pods of a real containerd, with and without those who write their rules.
 import assert from "node:assert/strict";
-import { rm } from "node:fs/promises";
+import { rm, stat } from "node:fs/promises";
 import { claimUntouched } from "../support/node/capture-state.ts";
-import { inNetns, iptablesSave } from "../support/node/kernel.ts";
+import { inNetns, iptablesSave, netnsUsers } from "../support/node/kernel.ts";
 import { ruleGeneration } from "../support/node/rule-generation.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { bareHandler } from "./support/chain.ts";
@@ -252,6 +252,27 @@ export async function withInit(): Promise<{ readonly changes: number; readonly l
   const changes = (await ruleGeneration(own.netns)) - before;
   for (const pod of [own, beside]) await node.deletePod(pod);
   return { changes, looks };
+}
+
+/**
+ * The sandbox of a pod dies, the kubelet makes another one and then takes the old one away, and after a restart of the agent somebody
+ * empties a chain in the new one.
+ */
+export async function sandboxDies(): Promise<Traffic> {
+  const spec = pods.create(injectedNamespace);
+  const former = await node.runPod(spec, { phase: "Pending" });
+  const { ino } = await stat(former.netns);
+  // an agent that looks into it has only a descriptor
+  for (const pid of await netnsUsers(ino))
+    if ((await stat(`/proc/${pid}/ns/net`)).ino === ino) process.kill(pid, "SIGKILL");
+  const pod = await node.runPod(spec, { phase: "Pending", attempt: 1 });
+  const right = await rulesOf(pod);
+  await node.cri.stopPodSandbox(former.id);
+  await node.cri.removePodSandbox(former.id);
+  await replaceAgent({});
+  await inNetns(pod.netns, ["iptables-nft", "-t", "nat", "-F", "ISTIO_REDIRECT"]);
+  await waitFor("the next look", async () => (await rulesOf(pod)) === right, actedPatience);
+  return await talk(await pods.start(pod, { maxAttempts: 1 }));
 }
 
 /** Nothing is left but the peer. */

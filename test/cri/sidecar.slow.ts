@@ -49,4 +49,8 @@ describe.skipIf(lacks !== undefined)("a pod with a sidecar", { timeout: 60_000 }
       traffic: { exitCodes: [126, 0], ...throughProxy },
     });
   });
+
+  test("whose sandbox dies has its rules in the next one, where they are looked after", async () => {
+    expect(await inside().sandboxDies()).toEqual({ exitCodes: [0], ...throughProxy });
+  });
 });
