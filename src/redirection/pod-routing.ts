@@ -18,8 +18,8 @@ import { assertPodNetns } from "./pod-netns.ts";
  * containerd runs the loopback plugin beside the chain, not before it: "lo" of a new sandbox may come up after our ADD has
  * begun. Source: containerd/go-cni cni.go, Setup (one goroutine for each network).
  */
-const LOOPBACK_WAIT_MS = 5_000;
-const LOOPBACK_POLL_MS = 10;
+export const LOOPBACK_WAIT_MS = 5_000;
+export const LOOPBACK_POLL_MS = 10;
 
 /** A family, or the ip rule and route of it, that the namespace cannot have. */
 export interface SkippedFamily {

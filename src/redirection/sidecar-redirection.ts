@@ -3,7 +3,6 @@
 
 import { hasIpv6 } from "../linux/host-netns.ts";
 import type { LockFiles } from "../linux/lock-files.ts";
-import { ensureLoopbackAddress } from "../linux/netlink/loopback-address.ts";
 import { TPROXY_ROUTE } from "../linux/netlink/routing-messages.ts";
 import {
   type InterfaceAddress,
@@ -22,6 +21,7 @@ import { type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
 import { type ClearedLeftovers, EarlierRules, NOT_LOOKED } from "./earlier-rules.ts";
 import { named } from "./named-faults.ts";
 import { SIDECAR_LAYOUT } from "./native-sidecar.ts";
+import { ensurePassthroughAddress, PASSTHROUGH_V6 } from "./passthrough-address.ts";
 import { podEngines } from "./pod-engines.ts";
 import { assertUsable, visitOf } from "./pod-netns.ts";
 import { ensureRouting } from "./pod-routing.ts";
@@ -68,11 +68,6 @@ const DEFAULT_TIMEOUT_MS = 10_000;
 const MAX_POSSIBLE = 64;
 /** More than pods with a sidecar fit on a node. */
 const MAX_SEARCHED = 4096;
-/**
- * From where a proxy opens its own connections to the app, for which IPv6 has no range of loopback addresses.
- * Source: istio/istio tools/common/tproxy, configureIPv6Addresses; pilot, the inbound passthrough cluster.
- */
-const PASSTHROUGH_V6 = "::6";
 
 /**
  * Redirects pods to their sidecars. Calls for different namespaces run in parallel, calls for the same one after each other. Nothing is
@@ -156,7 +151,7 @@ export class SidecarRedirection {
         })
       : Promise.resolve();
     const addressed = missing.some(({ kind }) => kind === "missing-address")
-      ? ensureLoopbackAddress(visit, PASSTHROUGH_V6)
+      ? ensurePassthroughAddress(visit, { addresses, isNew })
       : Promise.resolve();
     // what rules lead to stands before them; where nobody runs yet all is written with one visit
     if (!isNew) await allDone([routed, addressed]);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What sidecar.test.ts does inside a node: injected pods of a real containerd, with and without those who write their rules.
 import assert from "node:assert/strict";
-import { rm, stat } from "node:fs/promises";
+import { rm, stat, writeFile } from "node:fs/promises";
 import { claimUntouched } from "../support/node/capture-state.ts";
 import { inNetns, iptablesSave, netnsUsers } from "../support/node/kernel.ts";
 import { ruleGeneration } from "../support/node/rule-generation.ts";
@@ -75,6 +75,15 @@ const urlOf = ({ ips }: CriPod): string => `http://${ips[0]}:${appPort}/`;
 /** The agent and its API server are there. */
 export async function starts(): Promise<Traffic> {
   return await talk(await pods.run(pods.create(injectedNamespace)));
+}
+
+/** A pod of both families whose loopback device comes up late: the runtime runs its plugin beside the chain. */
+export async function withSlowLoopback(): Promise<Traffic> {
+  await writeFile(node.chains.loopbackDelay, "1");
+  const pod = await node
+    .runPod(pods.create(injectedNamespace, { env: { ISTIO_DUAL_STACK: "true" } }), { phase: "Pending" })
+    .finally(() => writeFile(node.chains.loopbackDelay, "0"));
+  return await talk(await pods.start(pod, { maxAttempts: 1 }));
 }
 
 /** The same with another agent. @returns also in whose tables of iptables the rules stand */

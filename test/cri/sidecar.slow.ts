@@ -53,4 +53,8 @@ describe.skipIf(lacks !== undefined)("a pod with a sidecar", { timeout: 60_000 }
   test("whose sandbox dies has its rules in the next one, where they are looked after", async () => {
     expect(await inside().sandboxDies()).toEqual({ exitCodes: [0], ...throughProxy });
   });
+
+  test("of both families starts although its loopback device comes up late", async () => {
+    expect(await inside().withSlowLoopback()).toEqual({ exitCodes: [0], ...throughProxy });
+  });
 });

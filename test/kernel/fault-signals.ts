@@ -271,6 +271,7 @@ export const withoutFault: readonly (readonly [file: string, name: string])[] = 
   ["test/cri/sidecar-moves.test.ts", "goes from sidecar to ambient and back"],
   ["test/cri/sidecar.slow.ts", "starts with its redirection"],
   ["test/cri/sidecar.slow.ts", "whose sandbox dies"],
+  ["test/cri/sidecar.slow.ts", "of both families starts although its loopback device"],
   ...["starts with its redirection", "and an istio-init of its own", "leaves nothing when it ends"].map(
     (name) => [sidecar, name] as const,
   ),

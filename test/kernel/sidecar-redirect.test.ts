@@ -436,6 +436,21 @@ describe.each(["nft", "legacy", "native"] as const)("with %s", (variant) => {
       expect(rules).not.toMatch(new RegExp(`istio.${chain}`, "i"));
   });
 
+  // the loopback plugin runs beside the chain and refuses a device with such an address
+  test("the proxy's IPv6 address is given to a loopback device that is up, and to none before", async () => {
+    using network = await SidecarNetwork.make();
+    const { pod } = network;
+    const addresses = () => pod.run("ip -6 address show dev lo");
+    await pod.run("ip link set lo down");
+    const applying = sidecars().apply(pod.netns, dual(), { isNew: true });
+    await expect.poll(() => pod.save(saveTool(6, variant))).toContain("ISTIO_OUTPUT");
+    expect(await addresses()).not.toContain("::6/128");
+    await pod.run("ip link set lo up");
+    await applying;
+    expect(await addresses()).toContain("::6/128");
+    expect(await sidecars().verify(pod.netns, dual())).toEqual([]);
+  });
+
   test("ambient mode's code sees nothing of its own in it, and takes nothing away", async () => {
     for (const options of Object.values(SIDECAR_VARIANTS)) {
       using network = await SidecarNetwork.make();

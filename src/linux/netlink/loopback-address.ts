@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// One more IPv6 address on the loopback device of a namespace, through rtnetlink(7).
+// The loopback device of a namespace, and one more IPv6 address on it, through rtnetlink(7).
 import { addressBytes } from "../address.ts";
 import type { NetnsAt } from "../netns-visit.ts";
 import { check, exchange } from "./exchange.ts";
 import { concatBytes, encodeAttribute, type NetlinkAnswer, NLM } from "./message.ts";
-import { AF } from "./routing-messages.ts";
+import { AF, decodeLo, loRequest } from "./routing-messages.ts";
 
 const NETLINK_ROUTE = 0;
 // Source: linux/rtnetlink.h, linux/if_addr.h.
@@ -27,4 +27,11 @@ export async function ensureLoopbackAddress(at: NetnsAt, address: string): Promi
   const flags = NLM.ack | NLM.create | NLM.replace;
   const [answer] = await exchange(at, NETLINK_ROUTE, [{ type: RTM_NEWADDR, flags, body }]);
   check(`give "lo" the address ${address}`, answer as NetlinkAnswer);
+}
+
+/** Whether "lo" is up. @throws NetlinkError when the kernel does not say; NativeError */
+export async function isLoopbackUp(at: NetnsAt): Promise<boolean> {
+  const [answer] = await exchange(at, NETLINK_ROUTE, [loRequest()]);
+  check('look at "lo"', answer as NetlinkAnswer);
+  return decodeLo(answer?.messages[0]).up;
 }

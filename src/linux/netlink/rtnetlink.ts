@@ -35,7 +35,8 @@ const MAX_ROUTING_BYTES = 4 << 20;
 
 const ROUTING = "route redirected packets";
 const CONTENDED = "something else changes rules and routes here; try again later";
-const LO_DOWN =
+/** Why nothing is routed, or given to, the loopback device. */
+export const LO_DOWN =
   'ENETDOWN: the loopback device "lo" is down in this network namespace; the CNI loopback plugin should have brought it up';
 
 /** Which policy routing is meant, and where. */
