@@ -4,9 +4,11 @@ import assert from "node:assert/strict";
 import { readFile, writeFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
 import { claimCaptured } from "../support/node/capture-state.ts";
+import { injectedPod } from "../support/node/injected-pod.ts";
+import { iptablesSave } from "../support/node/kernel.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { CriError } from "./support/cri-client.ts";
-import { CriNode, meshNamespace, type PodSpec, type RunOptions } from "./support/cri-node.ts";
+import { CriNode, meshNamespace, type PodSpec, plainNamespace, type RunOptions } from "./support/cri-node.ts";
 import { holdingsOf, waitForNothing } from "./support/holdings.ts";
 import { RuleTools } from "./support/rule-tools.ts";
 
@@ -96,6 +98,24 @@ export async function rulesRefused(): Promise<Failure> {
     },
     spec: createPodOfItsOwnRules(),
   });
+}
+
+/** The same for a pod whose sidecar waits for rules that nobody had before. @returns also its rules after the second try */
+export async function sidecarRulesRefused(): Promise<Failure & { readonly rules: string }> {
+  // a port by which these rules are its own
+  const port = String(20_000 + (Math.floor(performance.now()) % 10_000));
+  const injection = { annotations: { "traffic.sidecar.istio.io/excludeOutboundPorts": port } };
+  await tools.set("fail");
+  const spec = node.createPod(plainNamespace, injectedPod(injection));
+  const failure = await failing(spec);
+  await waitForNothing(node);
+  await tools.set("work");
+  await delay(RECORDED_AGAIN_AFTER_MS);
+  const pod = await node.runPod(spec);
+  const rules = (await iptablesSave(pod.netns, 4)).replaceAll(port, "PORT");
+  await node.deletePod(pod);
+  await waitForNothing(node);
+  return { ...failure, rules };
 }
 
 /** ztunnel refuses the pod. */

@@ -47,6 +47,13 @@ describe.skipIf(lacks !== undefined)(
       expect(message).toMatch(agentRemedy);
     });
 
+    test("when the kernel refuses a rule of a sidecar", async () => {
+      const { message, rules } = await inside().sidecarRulesRefused();
+      expect(message).toMatch(told('Cannot redirect pod "plain/POD" to its sidecar: '));
+      expect(message).toContain(restoreFailure);
+      expect(rules).toMatch(/^-A ISTIO_OUTPUT -p tcp -m tcp --dport PORT -j RETURN$/m);
+    });
+
     test("when ztunnel refuses the pod", async () => {
       const { message } = await inside().ztunnelRefuses();
       expect(message).toMatch(told('Cannot capture pod "mesh/POD" for the ambient mesh: ztunnel refused'));

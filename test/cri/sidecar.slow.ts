@@ -42,6 +42,14 @@ describe.skipIf(lacks !== undefined)("a pod with a sidecar", { timeout: 60_000 }
     expect(variants).not.toContain("legacy");
   });
 
+  test("starts with its redirection where the agent serves sidecars alone", async () => {
+    expect(await inside().startsWith({ AMBIENT_ENABLED: "false" })).toEqual({
+      exitCodes: [0],
+      ...throughProxy,
+      variants: ["nft"],
+    });
+  });
+
   test("whose rules were broken before its check gets them in place, and its init container succeeds", async () => {
     expect(await inside().brokenIsRepaired()).toEqual({
       events: ["RepairBrokenPod"],
