@@ -17,11 +17,9 @@ dir=${DEBIAN_ROOTS_DIR:-/var/tmp/ambient-cni-roots}
 case $dir in /*) ;; *) echo "debian-root: Cannot use DEBIAN_ROOTS_DIR \"$dir\": it must be an absolute path" >&2; exit 1 ;; esac
 lack() { echo "debian-root: Cannot bring packages of Debian $suite: $*" >&2; exit 3; }
 
-# roots of other packages are other roots
-root=$dir/$suite-$(cat "$0" - <<PACKAGES | cksum | cut -d ' ' -f 1
-$*
-PACKAGES
-)
+# roots of other packages, or of a script that makes other ones of them, are other roots
+recipe=1
+root=$dir/$suite-$(echo "$recipe $*" | cksum | cut -d ' ' -f 1)
 if [ -e "$root/complete" ]; then echo "$root"; exit 0; fi
 
 [ "$(id -u)" = 0 ] || lack "this needs root, and you are not root"
@@ -53,7 +51,7 @@ apt() {
     -o Dir::State::status="$work/status" -o Dir::Cache="$work/cache" -o APT::Sandbox::User=root -o APT::Install-Recommends=false \
     -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o Acquire::Retries=3 "$@" >>"$log" 2>&1 9>&- </dev/null
 }
-apt update || lack "its archive has no suite $suite (the last lines are in $log)"
+apt update || lack "this machine's archive does not serve the suite (apt's words are in $log)"
 apt install -y --download-only "$@" || failed "apt-get could not fetch $*"
 # Debian 12's packages still hold files beside /usr, which its installer makes links first
 for folder in bin sbin lib lib64; do

@@ -443,7 +443,7 @@ describe.each(["nft", "legacy", "native"] as const)("with %s", (variant) => {
     const addresses = () => pod.run("ip -6 address show dev lo");
     await pod.run("ip link set lo down");
     const applying = sidecars().apply(pod.netns, dual(), { isNew: true });
-    await expect.poll(() => pod.save(saveTool(6, variant))).toContain("ISTIO_OUTPUT");
+    await expect.poll(() => shown(network, variant)).toMatch(/istio.output/i);
     expect(await addresses()).not.toContain("::6/128");
     await pod.run("ip link set lo up");
     await applying;

@@ -145,7 +145,9 @@ async function writePage(path: string, report: Report): Promise<void> {
 async function machine(): Promise<string> {
   const controllers = await readFile("/sys/fs/cgroup/cgroup.controllers", "utf8").catch(() => undefined);
   const cgroups = controllers === undefined ? "cgroup v1" : "cgroup v2";
-  return `linux ${release()}, ${process.arch}, ${cgroups}`;
+  // without what the builder of the kernel has added
+  const kernel = release().replace(/[^\d.].*$/, "");
+  return `linux ${kernel}, ${process.arch}, ${cgroups}`;
 }
 
 function today(): string {

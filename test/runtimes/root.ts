@@ -15,6 +15,7 @@ const packages = [
   ...["iptables", "nftables", "ipset", "iproute2", "conntrack", "tcpdump"],
   ...["containerd", "runc", "containernetworking-plugins", "busybox-static"],
 ];
+const endings = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 const checkout = join(import.meta.dirname, "../..");
 /** Versions of CNI in which chains are tried, newest first. */
 export const chainVersions = ["1.1.0", "1.0.0"];
@@ -78,7 +79,10 @@ export class Root {
     return new Root({ suite, path, versions, fetched, chains: await chainsOf(path) });
   }
 
-  /** Runs a program of the root to its end; its output goes to a file. The checkout is its working directory. */
+  /**
+   * Runs a program of the root to its end; its output goes to a file. The checkout is its working directory. A signal that
+   * is to end this process ends the program first.
+   */
   async run(
     argv: readonly string[],
     options: {
@@ -99,10 +103,15 @@ export class Root {
       // the nodes of the tests end with the process that made them
       child.kill("SIGKILL");
     }, options.timeoutMs);
-    const end = (signal: NodeJS.Signals): boolean => child.kill(signal);
-    for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, end);
+    let interrupted: NodeJS.Signals | undefined;
+    const end = (signal: NodeJS.Signals): void => {
+      interrupted = signal;
+      child.kill(signal);
+    };
+    for (const name of endings) process.on(name, end);
     const [code, signal] = (await once(child, "close")) as [number | null, NodeJS.Signals | null];
-    for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, end);
+    for (const name of endings) process.off(name, end);
+    if (interrupted !== undefined) process.kill(process.pid, interrupted);
     clearTimeout(timer);
     log.end();
     await finished(log);
