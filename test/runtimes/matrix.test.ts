@@ -103,8 +103,12 @@ Not run:
 
   test("says the same on a page", () => {
     const page = markdownOf(report);
-    expect(page).toContain("| sid | 2.1.9 | 1.3.6 | 1.8.13 | 1.1.7 | 1.9.1 | 2026-11-28 |");
-    expect(page).toContain("| sid | 1.1.0 | test/cri: end | 0 | 6 | 1 FAILED |");
+    expect(page).toContain(`
+| Debian | containerd | runc  | iptables | nftables | CNI plugins | fetched    |
+| ------ | ---------- | ----- | -------- | -------- | ----------- | ---------- |
+| sid    | 2.1.9      | 1.3.6 | 1.8.13   | 1.1.7    | 1.9.1       | 2026-11-28 |
+`);
+    expect(page).toContain("| sid    | 1.1.0 | test/cri: end | 0     | 6       | 1 FAILED |");
     expect(page).toContain("- sid, CNI 1.1.0, test/cri: end: end: failed: leaves nothing");
     expect(page).toContain("- trixie: not asked for");
   });

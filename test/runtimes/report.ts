@@ -93,16 +93,20 @@ function failureLines({ runs }: Report): string[] {
 }
 
 function columns(rows: readonly Cells[]): string[] {
-  const widths = (rows[0] ?? []).map((_, index) => Math.max(...rows.map((row) => (row[index] ?? "").length)));
-  return rows.map((row) =>
-    `  ${row.map((cell, index) => cell.padEnd(widths[index] ?? 0)).join("  ")}`.trimEnd(),
-  );
+  return padded(rows).map((cells) => `  ${cells.join("  ")}`.trimEnd());
 }
 
+/** As the project's formatter has them. */
 function markdownTable(rows: readonly Cells[]): string[] {
-  const line = (cells: Cells): string => `| ${cells.join(" | ")} |`;
-  const [head = [], ...rest] = rows;
-  return [line(head), line(head.map(() => "---")), ...rest.map(line)];
+  const [head = [], ...rest] = padded(rows);
+  const rule = head.map((cell) => "-".repeat(cell.length));
+  return [head, rule, ...rest].map((cells) => `| ${cells.join(" | ")} |`);
+}
+
+/** All cells of a column as wide as its widest. */
+function padded(rows: readonly Cells[]): Cells[] {
+  const widths = (rows[0] ?? []).map((_, index) => Math.max(...rows.map((row) => (row[index] ?? "").length)));
+  return rows.map((row) => row.map((cell, index) => cell.padEnd(widths[index] ?? 0)));
 }
 
 /**
