@@ -57,7 +57,7 @@ function judgeTable(layout: NativeTableLayout, { tables }: SeenNative, all: Nati
   const seen = tables.find(isIt);
   const wanted = all.tables.find(isIt);
   const table = new TableJudge(layout, seen, all.families);
-  if (wanted !== undefined && seen === undefined) table.findNothing();
+  if (wanted !== undefined && seen === undefined) table.findNothing(wanted);
   else if (wanted === undefined) {
     if (seen !== undefined)
       table.find("unexpected-table", "", `table inet ${layout.table} should not be there`);
@@ -92,10 +92,12 @@ class TableJudge {
     this.findings.push({ kind, family, table: this.#layout.table, chain, detail });
   }
 
-  /** Each family lacks each of our chains. */
-  findNothing(): void {
+  /** Each family lacks each chain that it should have; base chains are told of by what hangs on them. */
+  findNothing(wanted: NativeTable): void {
+    const names = new Set(this.#layout.chains.map(({ chain }) => chain));
+    const missing = wanted.chains.filter(({ chain }) => names.has(chain));
     for (const family of this.#families)
-      for (const { chain } of this.#layout.chains)
+      for (const { chain } of missing)
         this.find("missing-chain", chain, `chain ${chain} is not there`, family);
   }
 
