@@ -5,7 +5,7 @@ import { readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ManagedProcess } from "../support/node/managed-process.ts";
 import { waitFor } from "../support/node/wait-for.ts";
-import { appPort, CriNode, type CriPod, meshNamespace, plainNamespace } from "./support/cri-node.ts";
+import { appPort, appUrl, CriNode, type CriPod, meshNamespace, plainNamespace } from "./support/cri-node.ts";
 import type { Asked } from "./support/endpoint-client.ts";
 import { waitForNothing } from "./support/holdings.ts";
 import { SidecarPods } from "./support/sidecar-pods.ts";
@@ -115,7 +115,7 @@ async function runPod(kind: Kind): Promise<CriPod> {
   if (kind === "sidecar") return await pods.run(pods.create(meshNamespace));
   const pod = await node.runPod(node.createPod(meshNamespace));
   await node.startApp(pod);
-  await waitFor(`the server of ${pod.spec.name}`, async () => (await fetch(urlOf(pod))).ok, patience);
+  await waitFor(`the server of ${pod.spec.name}`, async () => (await fetch(appUrl(pod))).ok, patience);
   return pod;
 }
 
@@ -154,8 +154,6 @@ async function byZtunnelOf({ spec }: CriPod): Promise<number> {
   return (await node.ztunnel.stats()).workloads[spec.uid]?.ports["15006"]?.connections ?? 0;
 }
 
-const urlOf = ({ ips }: CriPod): string => `http://${ips[0]}:${appPort}/`;
-
 function countedBy(failed: readonly Asked[]): Record<string, number> {
   const groups = Map.groupBy(failed, ({ failure }) => failure ?? "");
   return Object.fromEntries([...groups].map(([failure, all]) => [failure, all.length]));
@@ -170,7 +168,7 @@ class Endpoint {
   }
 
   async set(pod: CriPod | undefined): Promise<void> {
-    await writeFile(`${this.path}.new`, pod === undefined ? "" : urlOf(pod));
+    await writeFile(`${this.path}.new`, pod === undefined ? "" : appUrl(pod));
     await rename(`${this.path}.new`, this.path);
   }
 }

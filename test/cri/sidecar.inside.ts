@@ -7,7 +7,7 @@ import { inNetns, iptablesSave, netnsUsers } from "../support/node/kernel.ts";
 import { ruleGeneration } from "../support/node/rule-generation.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { bareHandler } from "./support/chain.ts";
-import { appPort, CriNode, type CriPod, type PodSpec, plainNamespace } from "./support/cri-node.ts";
+import { appPort, appUrl, CriNode, type CriPod, type PodSpec, plainNamespace } from "./support/cri-node.ts";
 import { waitForNothing } from "./support/holdings.ts";
 import { type Attempt, runUntilItRuns } from "./support/impatient-kubelet.ts";
 import { type SidecarPod, SidecarPods } from "./support/sidecar-pods.ts";
@@ -33,7 +33,7 @@ export async function start(): Promise<void> {
   await node.startMesh();
   peer = await node.runPod(node.createPod(plainNamespace));
   peerApp = await node.startApp(peer);
-  await waitFor("the peer's server", async () => (await fetch(`http://${peer.ips[0]}:${appPort}/`)).ok);
+  await waitFor("the peer's server", async () => (await fetch(appUrl(peer))).ok);
 }
 
 /** What a pod's traffic met. */
@@ -50,7 +50,7 @@ export interface Traffic {
 async function talk(pod: SidecarPod): Promise<Traffic> {
   const before = (await pods.ledToProxy(pod)).length;
   const fetchPage = (container: string, from: CriPod) =>
-    node.cri.execSync(container, ["wget", "-q", "-O", "-", urlOf(from)]);
+    node.cri.execSync(container, ["wget", "-q", "-O", "-", appUrl(from)]);
   const fetched = [await fetchPage(pod.app, peer), await fetchPage(peerApp, pod)];
   // the runtime writes down what a container printed a moment later
   const led = async () => (await pods.ledToProxy(pod)).slice(before);
@@ -69,8 +69,6 @@ async function talk(pod: SidecarPod): Promise<Traffic> {
   await node.deletePod(pod);
   return { exitCodes: pod.exitCodes, pages, led: counts };
 }
-
-const urlOf = ({ ips }: CriPod): string => `http://${ips[0]}:${appPort}/`;
 
 /** The agent and its API server are there. */
 export async function starts(): Promise<Traffic> {

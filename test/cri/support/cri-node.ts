@@ -70,6 +70,11 @@ export interface CriPod {
   readonly runMs: number;
 }
 
+/** Where a pod's application serves. */
+export function appUrl({ ips }: Pick<CriPod, "ips">): string {
+  return `http://${ips[0]}:${appPort}/`;
+}
+
 /** The node. It needs no closing: everything of it ends with the test node. */
 export class CriNode {
   readonly node: InsideNode;

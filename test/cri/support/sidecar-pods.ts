@@ -8,7 +8,7 @@ import { type Injection, injectedPod } from "../../support/node/injected-pod.ts"
 import { run } from "../../support/node/run.ts";
 import { waitFor } from "../../support/node/wait-for.ts";
 import type { ContainerStatus } from "./cri-client.ts";
-import { appPort, type CriNode, type CriPod, type PodSpec, type RunOptions } from "./cri-node.ts";
+import { appUrl, type CriNode, type CriPod, type PodSpec, type RunOptions } from "./cri-node.ts";
 
 /** User of the proxy and of the init container. Source: istio/istio injection-template.yaml, with pilot.cni.enabled. */
 const proxyUid = 1337;
@@ -145,9 +145,9 @@ export class SidecarPods {
   }
 
   /** The proxy by its readiness probe, and the application behind it. */
-  async #isReady({ ips }: CriPod): Promise<boolean> {
-    const probe = await fetch(`http://${ips[0]}:${statusPort}/healthz/ready`);
-    const page = await fetch(`http://${ips[0]}:${appPort}/`);
+  async #isReady(pod: CriPod): Promise<boolean> {
+    const probe = await fetch(`http://${pod.ips[0]}:${statusPort}/healthz/ready`);
+    const page = await fetch(appUrl(pod));
     return probe.ok && page.ok;
   }
 }
