@@ -43,6 +43,7 @@ const apiServer = "test/cluster/api-server/api-server.cluster.ts";
 const behaviours = "test/kube/behaviours.ts";
 const failedAdd = "test/cri/failed-add.test.ts";
 const sidecar = "test/cri/sidecar.test.ts";
+const runtime = "test/cri/runtime.test.ts";
 
 /** The table. */
 export const faultSignals = {
@@ -228,6 +229,7 @@ export const faultSignals = {
       ["test/cri/deaths.test.ts", "deaths of agents and uninstalls"],
       [failedAdd, "and stays away"],
       [sidecar, "waits while the agent is away"],
+      [runtime, "without the agent"],
       ["test/cri/agent-away.slow.ts", "and away for 60 s"],
       ["test/cri/boot.slow.ts", "pods at once loses none"],
       ["test/cri/deaths.slow.ts", "deaths of agents and uninstalls"],
@@ -262,12 +264,15 @@ export const faultsWithoutHarm: readonly (readonly [file: string, name: string])
   [failedAdd, "is not handed to a ztunnel that connects after its DEL"],
   [failedAdd, "and comes back"],
   ["test/cri/end.test.ts", "leaves nothing when the owner gets SIGKILL"],
+  [runtime, "comes back after its own %s"],
   [probes, "pass again when an agent has put the rule back"],
 ];
 
 /** Tests of the suites that make no fault. */
 export const withoutFault: readonly (readonly [file: string, name: string])[] = [
   ["test/cri/fleet.test.ts", ""],
+  [runtime, "asks ADD once and DEL twice"],
+  [runtime, "asks STATUS whenever the kubelet asks it"],
   ["test/cri/sidecar-moves.test.ts", "goes from sidecar to ambient and back"],
   ["test/cri/sidecar.slow.ts", "starts with its redirection"],
   ["test/cri/sidecar.slow.ts", "whose sandbox dies"],
