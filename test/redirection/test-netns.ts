@@ -61,9 +61,9 @@ export class TestNetns implements Disposable {
     return withoutDates(await this.run(tool));
   }
 
-  /** Rules of both families with the kernel's handles: unchanged text means that nobody wrote. */
+  /** Rules of both families with the kernel's handles, without what packets change: unchanged text means that nobody wrote. */
   async handles(): Promise<string> {
-    return await this.run("nft -a list ruleset");
+    return await this.run("nft --stateless --handle list ruleset");
   }
 
   [Symbol.dispose](): void {
