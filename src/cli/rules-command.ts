@@ -3,9 +3,15 @@
 import { isIPv6 } from "node:net";
 import { parseArgs } from "node:util";
 import { renderNativeText } from "../redirection/native-rules.ts";
+import { renderNativeSidecarText } from "../redirection/native-sidecar.ts";
 import { renderRestoreText } from "../redirection/restore-text.ts";
 import { isInterfaceName, type RedirectOptions } from "../redirection/rules.ts";
-import { SidecarOptionsError, sidecarAnnotations, sidecarOptionsOf } from "../redirection/sidecar-options.ts";
+import {
+  type SidecarOptions,
+  SidecarOptionsError,
+  sidecarAnnotations,
+  sidecarOptionsOf,
+} from "../redirection/sidecar-options.ts";
 import { renderSidecarText } from "../redirection/told-sidecar.ts";
 
 /** Arguments of `rules` that cannot be used. */
@@ -27,7 +33,7 @@ options:
   --probe-snat ADDRESS      address that kubelet probes come from (default: istio-cni's for the family)
 
 of a pod that is redirected to its sidecar, in place of an ambient pod's:
-  --sidecar                 its rules; of the options above --family and --dns (default off, as the injector has it) say something
+  --sidecar                 its rules; of the options above --native, --family and --dns (default off, as the injector has it) say something
   --annotation NAME=VALUE   as on the pod: sidecar.istio.io/interceptionMode, traffic.sidecar.istio.io/…; may be given several times
   --proxy-uid ID            user that the proxy runs as, runAsUser of its container (default 1337)
   --proxy-gid ID            group that the proxy runs as (default 1337)
@@ -46,22 +52,26 @@ export function renderRulesCommand(args: readonly string[]): string {
   const { family = "4", native } = values;
   if (family !== "4" && family !== "6")
     throw new RulesUsageError(`cannot use --family "${family}": it must be 4 or 6`);
-  if (values.sidecar) return renderSidecar(values, family === "6" ? 6 : 4);
-  refuse(values, SIDECAR_OPTIONS, "without --sidecar");
-  if (!native) {
-    const one = family === "6" ? 6 : 4;
-    return renderRestoreText(redirectOptions(values, one), one);
-  }
-  if (values.family === "6")
+  if (native && values.family === "6")
     throw new RulesUsageError(
       "cannot use --family 6 with --native: its tables always hold the rules of IPv4",
     );
+  const one = family === "6" ? 6 : 4;
+  const both = values.family === "4" ? ([4] as const) : ([4, 6] as const);
+  if (values.sidecar) {
+    const isDual = native ? both.length > 1 : one === 6;
+    return renderSidecar(values, isDual, (options) =>
+      native ? renderNativeSidecarText(options, both) : renderSidecarText(options, one),
+    );
+  }
+  refuse(values, SIDECAR_OPTIONS, "without --sidecar");
+  if (!native) return renderRestoreText(redirectOptions(values, one), one);
   const probeFamily = isIPv6(values["probe-snat"] ?? "") ? 6 : 4;
-  return renderNativeText(redirectOptions(values, probeFamily), values.family === "4" ? [4] : [4, 6]);
+  return renderNativeText(redirectOptions(values, probeFamily), both);
 }
 
 const SIDECAR_OPTIONS = ["annotation", "proxy-uid", "proxy-gid", "drop-invalid"] as const;
-const AMBIENT_OPTIONS = ["native", "ingress", "virtual-interface", "established", "probe-snat"] as const;
+const AMBIENT_OPTIONS = ["ingress", "virtual-interface", "established", "probe-snat"] as const;
 
 /** Options that say nothing of what is asked for are no options of it. */
 function refuse(
@@ -76,7 +86,12 @@ function refuse(
   if (given !== undefined) throw new RulesUsageError(`cannot use --${given} ${where}: it says nothing there`);
 }
 
-function renderSidecar(values: Values, family: 4 | 6): string {
+/** @throws RulesUsageError, also for what no rules can hold */
+function renderSidecar(
+  values: Values,
+  dualStack: boolean,
+  render: (options: SidecarOptions) => string,
+): string {
   refuse(values, AMBIENT_OPTIONS, "with --sidecar");
   const uid = idOf("proxy-uid", values["proxy-uid"]);
   const gid = idOf("proxy-gid", values["proxy-gid"]);
@@ -84,11 +99,11 @@ function renderSidecar(values: Values, family: 4 | 6): string {
     ...(uid === undefined ? {} : { uid }),
     ...(gid === undefined ? {} : { gid }),
     dnsCapture: isOn(values.dns ?? "off"),
-    dualStack: family === 6,
+    dualStack,
     dropInvalid: values["drop-invalid"],
   };
   try {
-    return renderSidecarText(sidecarOptionsOf(annotationsOf(values.annotation), proxy), family);
+    return render(sidecarOptionsOf(annotationsOf(values.annotation), proxy));
   } catch (error) {
     if (error instanceof SidecarOptionsError) throw new RulesUsageError(error.message);
     throw error;

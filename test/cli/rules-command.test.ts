@@ -5,14 +5,16 @@ import { expect, test } from "vitest";
 import { RulesUsageError, renderRulesCommand, rulesHelp } from "../../src/cli/rules-command.ts";
 
 function golden(name: string): string {
-  return readFileSync(new URL(`../redirection/golden-sidecar/${name}.rules`, import.meta.url), "utf8");
+  return readFileSync(new URL(`../redirection/golden-sidecar/${name}`, import.meta.url), "utf8");
 }
 
 test.each([
-  ["basic.v4", []],
-  ["basic.v6", ["--family", "6"]],
-  ["dns.v4", ["--dns", "on"]],
-  ["drop-invalid.v6", ["--family", "6", "--drop-invalid"]],
+  ["basic.v4.rules", []],
+  ["basic.v6.rules", ["--family", "6"]],
+  ["dns.v4.rules", ["--dns", "on"]],
+  ["drop-invalid.v6.rules", ["--family", "6", "--drop-invalid"]],
+  ["basic.dual.nft", ["--native"]],
+  ["dns.v4.nft", ["--native", "--family", "4", "--dns", "on"]],
 ])("a sidecar's rules are %s with %j", (name, args) => {
   expect(renderRulesCommand(["--sidecar", ...args])).toBe(golden(name));
 });
@@ -36,7 +38,7 @@ test.each<[string[], RegExp]>([
   ],
   [["--sidecar", "--proxy-uid", "root"], /cannot use --proxy-uid "root"/],
   [["--sidecar", "--proxy-gid", "0"], /cannot use --proxy-gid "0"/],
-  [["--sidecar", "--native"], /cannot use --native with --sidecar/],
+  [["--sidecar", "--native", "--family", "6"], /cannot use --family 6 with --native/],
   [["--sidecar", "--ingress"], /cannot use --ingress with --sidecar/],
   [["--sidecar", "--probe-snat", "10.0.0.1"], /cannot use --probe-snat with --sidecar/],
   [["--sidecar", "--dns", "maybe"], /cannot use --dns "maybe"/],
