@@ -14,7 +14,8 @@ const suites = ["bookworm", "trixie", "sid"];
 const help = `usage: npm run test:runtimes [-- OPTION...]
 
 Brings each Debian's containerd, runc, iptables, nftables and CNI plugins into a root of its own, from the archive that this
-machine's apt uses, and runs the demo and the containerd suite there, with a chain of each CNI version that the plugins speak.
+machine's apt uses, and runs the demo and the containerd suite there, with a chain of each CNI version that the plugins speak;
+where there is a podman that runs chains of CNI, a few containers of it as well.
 The kernel is this machine's. Roots are kept in /var/tmp/ambient-cni-roots (DEBIAN_ROOTS_DIR names another folder). Needs root.
 
 options:
@@ -48,7 +49,8 @@ async function main(args: readonly string[]): Promise<number> {
     const root = await bring(suite, gaps);
     if (root === undefined) continue;
     roots.push({ suite, fetched: root.fetched, ...root.versions });
-    const input = { chains: root.chains, files, short: options.short };
+    const hasPodman = root.versions.podman !== "";
+    const input = { chains: root.chains, files, short: options.short, hasPodman };
     for (const step of planSteps(input)) {
       const row = await take(root, step);
       runs.push(row);
@@ -70,7 +72,7 @@ async function main(args: readonly string[]): Promise<number> {
 
 /** What no run of these says. */
 const always = [
-  "other runtimes than containerd: CRI-O's and Multus' calls are played from data by test/kernel/runtime-calls.test.ts",
+  "CRI-O and Multus: their calls are played from data by test/kernel/runtime-calls.test.ts",
   "other kernels, cgroups and processors than this machine's",
 ];
 
@@ -87,28 +89,30 @@ async function bring(suite: string, gaps: string[]): Promise<Root | undefined> {
   }
 }
 
-async function take(root: Root, { chain, files }: Step): Promise<RunRow> {
-  const name = `${root.suite}-${chain}-${files === undefined ? "demo" : "cri"}`;
+async function take(root: Root, { chain, kind, files }: Step): Promise<RunRow> {
+  const name = `${root.suite}-${chain}-${kind}`;
   const [log, json] = [join(logs, `${name}.log`), join(logs, `${name}.json`)];
-  const argv = files === undefined ? demo : suiteCommand(files, json);
+  const argv = {
+    demo: ["node", "test/demo/main.ts", "--json"],
+    containerd: vitest("test/cri", "test", files, json),
+    podman: vitest("test/runtimes", "runtime", files, json),
+  }[kind];
   await writeFile(json, "");
   const ending = await root.run(argv, { log, timeoutMs: stepMs, env: { [chainVersionVariable]: chain } });
   const text = await readFile(log, "utf8");
-  const result = files === undefined ? readDemo(text) : readSuite(await readFile(json, "utf8"), files);
+  const result = kind === "demo" ? readDemo(text) : readSuite(await readFile(json, "utf8"), files);
   const failures = [...result.failures];
   if (ending.timedOut) failures.push(`ended after ${stepMs / 1000} s`);
   if (ending.code !== 0 && failures.length === 0) failures.push(`exit code ${ending.code}`);
   if (failures.length > 0) say(`${text.split("\n").slice(-80).join("\n")}\n(the end of ${log})`);
-  const what = files === undefined ? "demo" : `test/cri: ${files.join(", ")}`;
+  const what = kind === "containerd" ? `test/cri: ${files.join(", ")}` : kind;
   return { suite: root.suite, chain, what, passed: result.passed, failures, seconds: ending.seconds };
 }
 
-const demo = ["node", "test/demo/main.ts", "--json"];
-
-function suiteCommand(files: readonly string[], json: string): string[] {
-  const paths = files.map((name) => `test/cri/${name}.test.ts`);
+function vitest(folder: string, ending: string, files: readonly string[], json: string): string[] {
+  const paths = files.map((name) => `${folder}/${name}.${ending}.ts`);
   const reporters = ["--reporter=verbose", "--reporter=json", `--outputFile.json=${json}`];
-  return ["vitest", "run", "--config", "test/cri/vitest.config.ts", ...reporters, ...paths];
+  return ["vitest", "run", "--config", `${folder}/vitest.config.ts`, ...reporters, ...paths];
 }
 
 interface StepResult {

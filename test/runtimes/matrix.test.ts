@@ -8,28 +8,32 @@ import { readSuiteReport } from "./suite-results.ts";
 const files = ["agent-away", "boot", "runtime"];
 
 describe("the plan", () => {
-  test("has the demo once and each file with each chain", () => {
-    expect(planSteps({ chains: ["1.1.0", "1.0.0"], files, short: false })).toEqual([
-      { chain: "1.0.0", files: undefined },
-      { chain: "1.1.0", files },
-      { chain: "1.0.0", files },
+  test("has demo and podman once and each file with each chain", () => {
+    expect(planSteps({ chains: ["1.1.0", "1.0.0"], files, short: false, hasPodman: true })).toEqual([
+      { chain: "1.0.0", kind: "demo", files: [] },
+      { chain: "1.0.0", kind: "podman", files: ["podman"] },
+      { chain: "1.1.0", kind: "containerd", files },
+      { chain: "1.0.0", kind: "containerd", files },
     ]);
   });
 
   test("leaves out many pods in the short form, and with an older chain all but what its version can change", () => {
-    expect(planSteps({ chains: ["1.1.0", "1.0.0"], files, short: true })).toEqual([
-      { chain: "1.0.0", files: undefined },
-      { chain: "1.1.0", files: ["agent-away", "runtime"] },
-      { chain: "1.0.0", files: ["runtime"] },
+    expect(planSteps({ chains: ["1.1.0", "1.0.0"], files, short: true, hasPodman: false })).toEqual([
+      { chain: "1.0.0", kind: "demo", files: [] },
+      { chain: "1.1.0", kind: "containerd", files: ["agent-away", "runtime"] },
+      { chain: "1.0.0", kind: "containerd", files: ["runtime"] },
     ]);
   });
 
   test("says all that it leaves out", () => {
     const rest = { files, versions: ["1.1.0", "1.0.0"], pluginVersion: "1.1.1" };
-    expect(leftOut("sid", { ...rest, chains: ["1.1.0", "1.0.0"], short: false })).toEqual([]);
-    expect(leftOut("trixie", { ...rest, chains: ["1.0.0"], short: true })).toEqual([
+    expect(leftOut("sid", { ...rest, chains: ["1.1.0", "1.0.0"], short: false, hasPodman: true })).toEqual(
+      [],
+    );
+    expect(leftOut("trixie", { ...rest, chains: ["1.0.0"], short: true, hasPodman: false })).toEqual([
       "trixie, a chain of CNI 1.1.0: its plugins (1.1.1) speak 1.0.0 at most",
       "trixie, a chain of CNI 1.0.0: boot (left out in the short form)",
+      "trixie, podman: its podman, if any, runs no chains of CNI",
     ]);
   });
 });
@@ -70,7 +74,7 @@ describe("the table", () => {
     roots: [
       {
         ...{ suite: "sid", containerd: "2.1.9", runc: "1.3.6", iptables: "1.8.13", nftables: "1.1.7" },
-        ...{ plugins: "1.9.1", fetched: "2026-11-28" },
+        ...{ plugins: "1.9.1", podman: "", fetched: "2026-11-28" },
       },
     ],
     runs: [
@@ -86,8 +90,8 @@ describe("the table", () => {
   test("says versions, results, failures and gaps on a terminal", () => {
     expect(textOf(report)).toBe(`What was run where (2026-11-29, linux 6.18, x64, cgroup v1)
 
-  Debian  containerd  runc   iptables  nftables  CNI plugins  fetched
-  sid     2.1.9       1.3.6  1.8.13    1.1.7     1.9.1        2026-11-28
+  Debian  containerd  runc   iptables  nftables  CNI plugins  podman  fetched
+  sid     2.1.9       1.3.6  1.8.13    1.1.7     1.9.1        -       2026-11-28
 
   Debian  CNI    what           tests  seconds  result
   sid     1.0.0  demo           13     12       passed
@@ -104,9 +108,9 @@ Not run:
   test("says the same on a page", () => {
     const page = markdownOf(report);
     expect(page).toContain(`
-| Debian | containerd | runc  | iptables | nftables | CNI plugins | fetched    |
-| ------ | ---------- | ----- | -------- | -------- | ----------- | ---------- |
-| sid    | 2.1.9      | 1.3.6 | 1.8.13   | 1.1.7    | 1.9.1       | 2026-11-28 |
+| Debian | containerd | runc  | iptables | nftables | CNI plugins | podman | fetched    |
+| ------ | ---------- | ----- | -------- | -------- | ----------- | ------ | ---------- |
+| sid    | 2.1.9      | 1.3.6 | 1.8.13   | 1.1.7    | 1.9.1       | -      | 2026-11-28 |
 `);
     expect(page).toContain("| sid    | 1.1.0 | test/cri: end | 0     | 6       | 1 FAILED |");
     expect(page).toContain("- sid, CNI 1.1.0, test/cri: end: end: failed: leaves nothing");

@@ -5,8 +5,9 @@
 export interface Step {
   /** Version of the chain. */
   readonly chain: string;
-  /** Files of the containerd suite; undefined for the demo. */
-  readonly files: readonly string[] | undefined;
+  readonly kind: "demo" | "containerd" | "podman";
+  /** Names of the test files; the demo has none. */
+  readonly files: readonly string[];
 }
 
 /** What the machine has, and what was asked for. */
@@ -16,6 +17,8 @@ export interface PlanInput {
   /** All files of the suite. */
   readonly files: readonly string[];
   readonly short: boolean;
+  /** Whether there is a podman that runs chains of CNI. */
+  readonly hasPodman: boolean;
 }
 
 /** What a runtime's version can make a difference to, without what takes long because of its many pods. */
@@ -23,13 +26,14 @@ const shortFiles = ["agent-away", "chain", "end", "failed-add", "runtime"];
 /** What a chain's version can make a difference to. */
 const chainFiles = ["runtime"];
 
-/** The steps, in order. The demo has the chain that every test node has. */
-export function planSteps({ chains, files, short }: PlanInput): Step[] {
+/** The steps, in order. The demo and podman have the chain that every test node has. */
+export function planSteps({ chains, files, short, hasPodman }: PlanInput): Step[] {
   const forChain = (index: number): readonly string[] =>
     short ? files.filter((file) => (index === 0 ? shortFiles : chainFiles).includes(file)) : files;
   return [
-    { chain: "1.0.0", files: undefined },
-    ...chains.map((chain, index) => ({ chain, files: forChain(index) })),
+    { chain: "1.0.0", kind: "demo", files: [] },
+    ...(hasPodman ? ([{ chain: "1.0.0", kind: "podman", files: ["podman"] }] as const) : []),
+    ...chains.map((chain, index) => ({ chain, kind: "containerd", files: forChain(index) }) as const),
   ];
 }
 
@@ -48,11 +52,12 @@ export function leftOut(
       (version) =>
         `${suite}, a chain of CNI ${version}: its plugins (${input.pluginVersion}) speak ${input.chains[0] ?? "none of these"} at most`,
     );
-  const missed = planSteps(input).flatMap(({ chain, files }) => {
-    const rest = files === undefined ? [] : input.files.filter((file) => !files.includes(file));
+  const missed = planSteps(input).flatMap(({ chain, kind, files }) => {
+    const rest = kind === "containerd" ? input.files.filter((file) => !files.includes(file)) : [];
     return rest.length === 0
       ? []
       : [`${suite}, a chain of CNI ${chain}: ${rest.join(", ")} (left out in the short form)`];
   });
-  return [...unspoken, ...missed];
+  const podman = input.hasPodman ? [] : [`${suite}, podman: its podman, if any, runs no chains of CNI`];
+  return [...unspoken, ...missed, ...podman];
 }

@@ -9,6 +9,8 @@ export interface RootRow {
   readonly iptables: string;
   readonly nftables: string;
   readonly plugins: string;
+  /** Empty where there is none that runs chains of CNI. */
+  readonly podman: string;
   /** Day on which its packages were fetched. */
   readonly fetched: string;
 }
@@ -38,11 +40,29 @@ export interface Report {
 
 type Cells = readonly string[];
 
-const rootHead: Cells = ["Debian", "containerd", "runc", "iptables", "nftables", "CNI plugins", "fetched"];
+const rootHead: Cells = [
+  "Debian",
+  "containerd",
+  "runc",
+  "iptables",
+  "nftables",
+  "CNI plugins",
+  "podman",
+  "fetched",
+];
 const runHead: Cells = ["Debian", "CNI", "what", "tests", "seconds", "result"];
 
 function rootCells(row: RootRow): Cells {
-  return [row.suite, row.containerd, row.runc, row.iptables, row.nftables, row.plugins, row.fetched];
+  return [
+    row.suite,
+    row.containerd,
+    row.runc,
+    row.iptables,
+    row.nftables,
+    row.plugins,
+    row.podman || "-",
+    row.fetched,
+  ];
 }
 
 function runCells(row: RunRow): Cells {

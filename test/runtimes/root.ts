@@ -15,6 +15,10 @@ const packages = [
   ...["iptables", "nftables", "ipset", "iproute2", "conntrack", "tcpdump"],
   ...["containerd", "runc", "containernetworking-plugins", "busybox-static"],
 ];
+/** The last podman that runs chains of CNI; the next one's is 5. */
+const podmanPackages: Readonly<Record<string, readonly string[]>> = {
+  bookworm: ["podman", "conmon", "golang-github-containers-common"],
+};
 const endings = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 const checkout = join(import.meta.dirname, "../..");
 /** Versions of CNI in which chains are tried, newest first. */
@@ -32,6 +36,8 @@ export interface Versions {
   readonly iptables: string;
   readonly nftables: string;
   readonly plugins: string;
+  /** Empty where there is none that runs chains of CNI. */
+  readonly podman: string;
 }
 
 /** How a program in a root ended. */
@@ -69,7 +75,8 @@ export class Root {
     const env = Object.fromEntries(
       Object.entries(process.env).flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])),
     );
-    const brought = await run(["sh", script, suite, ...packages], { env, timeoutMs: 600_000, mayFail: true });
+    const wanted = [...packages, ...(podmanPackages[suite] ?? [])];
+    const brought = await run(["sh", script, suite, ...wanted], { env, timeoutMs: 600_000, mayFail: true });
     const said = brought.stderr.trim();
     if (brought.code === 3) throw new RootUnavailableError(said.replace(/^debian-root: /, ""));
     if (brought.code !== 0) throw new Error(said);
@@ -152,6 +159,9 @@ async function versionsOf(path: string): Promise<Versions> {
     iptables: await version(["iptables", "--version"], new RegExp(`v${number}`)),
     nftables: await version(["nft", "--version"], new RegExp(`v${number}`)),
     plugins: new RegExp(`^containernetworking-plugins ${number}`, "m").exec(ofPackages)?.[1] ?? "",
+    podman: /^podman /m.test(ofPackages)
+      ? await version(["podman", "--version"], new RegExp(` ${number}`))
+      : "",
   };
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What vitest's JSON report says of a run of the containerd suite. Pure.
+// What vitest's JSON report says of a run. Pure.
 
 interface Assertion {
   readonly status: string;
@@ -29,7 +29,7 @@ export interface SuiteResult {
  */
 export function readSuiteReport(json: string, asked: readonly string[]): SuiteResult {
   const { testResults: files } = JSON.parse(json) as VitestReport;
-  const nameOf = (path: string): string => path.replace(/^.*\//, "").replace(/\.test\.ts$/, "");
+  const nameOf = (path: string): string => path.replace(/^.*\//, "").replace(/\.(test|runtime)\.ts$/, "");
   const failures = files.flatMap(({ name, status, message = "", assertionResults: tests }) => {
     const lines = tests
       .filter((test) => test.status !== "passed")
