@@ -84,7 +84,8 @@ describe.skipIf(lacks !== undefined)(
 
     test("when the kubelet gives up and containerd kills the plugin", async () => {
       const { code, ms } = await inside().kubeletGivesUp();
-      expect(code).toBe("DEADLINE_EXCEEDED");
+      // both sides know the deadline: containerd's end of the stream may come before our own clock
+      expect(["DEADLINE_EXCEEDED", "CANCELLED"]).toContain(code);
       expect(ms).toBeLessThan(4000);
     });
 
