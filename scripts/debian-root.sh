@@ -18,7 +18,7 @@ case $dir in /*) ;; *) echo "debian-root: Cannot use DEBIAN_ROOTS_DIR \"$dir\": 
 lack() { echo "debian-root: Cannot bring packages of Debian $suite: $*" >&2; exit 3; }
 
 # roots of other packages, or of a script that makes other ones of them, are other roots
-recipe=1
+recipe=2
 root=$dir/$suite-$(echo "$recipe $*" | cksum | cut -d ' ' -f 1)
 if [ -e "$root/complete" ]; then echo "$root"; exit 0; fi
 
@@ -66,6 +66,7 @@ for package in "$work"/cache/archives/*.deb; do dpkg-deb --show --showformat='${
 link() { [ ! -e "$root/usr/$2/$1" ] || [ -e "$root/usr/$2/$3" ] || ln -s "$1" "$root/usr/$2/$3"; }
 link dash bin sh
 link mawk bin awk
+link which.debianutils bin which
 for name in iptables ip6tables; do
   for tool in "" -save -restore; do
     for variant in nft legacy; do link "xtables-$variant-multi" sbin "$name-$variant$tool"; done

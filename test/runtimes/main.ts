@@ -15,7 +15,7 @@ const help = `usage: npm run test:runtimes [-- OPTION...]
 
 Brings each Debian's containerd, runc, iptables, nftables and CNI plugins into a root of its own, from the archive that this
 machine's apt uses, and runs the demo and the containerd suite there, with a chain of each CNI version that the plugins speak;
-where there is a podman that runs chains of CNI, a few containers of it as well.
+tests of rules, with their iptables and nftables; and a podman, where there is one that runs chains of CNI.
 The kernel is this machine's. Roots are kept in /var/tmp/ambient-cni-roots (DEBIAN_ROOTS_DIR names another folder). Needs root.
 
 options:
@@ -92,11 +92,7 @@ async function bring(suite: string, gaps: string[]): Promise<Root | undefined> {
 async function take(root: Root, { chain, kind, files }: Step): Promise<RunRow> {
   const name = `${root.suite}-${chain}-${kind}`;
   const [log, json] = [join(logs, `${name}.log`), join(logs, `${name}.json`)];
-  const argv = {
-    demo: ["node", "test/demo/main.ts", "--json"],
-    containerd: vitest("test/cri", "test", files, json),
-    podman: vitest("test/runtimes", "runtime", files, json),
-  }[kind];
+  const { argv, what } = programOf(kind, files, json);
   await writeFile(json, "");
   const ending = await root.run(argv, { log, timeoutMs: stepMs, env: { [chainVersionVariable]: chain } });
   const text = await readFile(log, "utf8");
@@ -105,14 +101,30 @@ async function take(root: Root, { chain, kind, files }: Step): Promise<RunRow> {
   if (ending.timedOut) failures.push(`ended after ${stepMs / 1000} s`);
   if (ending.code !== 0 && failures.length === 0) failures.push(`exit code ${ending.code}`);
   if (failures.length > 0) say(`${text.split("\n").slice(-80).join("\n")}\n(the end of ${log})`);
-  const what = kind === "containerd" ? `test/cri: ${files.join(", ")}` : kind;
   return { suite: root.suite, chain, what, passed: result.passed, failures, seconds: ending.seconds };
 }
 
-function vitest(folder: string, ending: string, files: readonly string[], json: string): string[] {
-  const paths = files.map((name) => `${folder}/${name}.${ending}.ts`);
-  const reporters = ["--reporter=verbose", "--reporter=json", `--outputFile.json=${json}`];
-  return ["vitest", "run", "--config", `${folder}/vitest.config.ts`, ...reporters, ...paths];
+function programOf(
+  kind: Step["kind"],
+  files: readonly string[],
+  json: string,
+): { readonly argv: readonly string[]; readonly what: string } {
+  const vitest = (config: string, folder: string, ending = "test"): readonly string[] => {
+    const reporters = ["--reporter=verbose", "--reporter=json", `--outputFile.json=${json}`];
+    const paths = files.map((name) => `${folder}/${name}.${ending}.ts`);
+    return ["vitest", "run", "--config", config, ...reporters, ...paths];
+  };
+  const of = (folder: string): string => `${folder}: ${files.join(", ")}`;
+  switch (kind) {
+    case "demo":
+      return { argv: ["node", "test/demo/main.ts", "--json"], what: kind };
+    case "containerd":
+      return { argv: vitest("test/cri/vitest.config.ts", "test/cri"), what: of("test/cri") };
+    case "rules":
+      return { argv: vitest("vitest.config.ts", "test/kernel"), what: of("test/kernel") };
+    case "podman":
+      return { argv: vitest("test/runtimes/vitest.config.ts", "test/runtimes", "runtime"), what: kind };
+  }
 }
 
 interface StepResult {

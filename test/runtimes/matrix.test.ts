@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the matrix of runtimes plans, reads and writes; the runs themselves are `npm run test:runtimes`.
 import { describe, expect, test } from "vitest";
-import { leftOut, planSteps } from "./plan.ts";
+import { leftOut, planSteps, ruleFiles } from "./plan.ts";
 import { markdownOf, type Report, textOf, withPart } from "./report.ts";
 import { readSuiteReport } from "./suite-results.ts";
 
 const files = ["agent-away", "boot", "runtime"];
 
 describe("the plan", () => {
-  test("has demo and podman once and each file with each chain", () => {
+  test("has demo, rules and podman once and each file of the suite with each chain", () => {
     expect(planSteps({ chains: ["1.1.0", "1.0.0"], files, short: false, hasPodman: true })).toEqual([
       { chain: "1.0.0", kind: "demo", files: [] },
+      { chain: "1.0.0", kind: "rules", files: ruleFiles },
       { chain: "1.0.0", kind: "podman", files: ["podman"] },
       { chain: "1.1.0", kind: "containerd", files },
       { chain: "1.0.0", kind: "containerd", files },
     ]);
   });
 
-  test("leaves out many pods in the short form, and with an older chain all but what its version can change", () => {
+  test("leaves out many pods and the rules in the short form, and with an older chain all but what its version can change", () => {
     expect(planSteps({ chains: ["1.1.0", "1.0.0"], files, short: true, hasPodman: false })).toEqual([
       { chain: "1.0.0", kind: "demo", files: [] },
       { chain: "1.1.0", kind: "containerd", files: ["agent-away", "runtime"] },
@@ -33,6 +34,7 @@ describe("the plan", () => {
     expect(leftOut("trixie", { ...rest, chains: ["1.0.0"], short: true, hasPodman: false })).toEqual([
       "trixie, a chain of CNI 1.1.0: its plugins (1.1.1) speak 1.0.0 at most",
       "trixie, a chain of CNI 1.0.0: boot (left out in the short form)",
+      `trixie, test/kernel: ${ruleFiles.join(", ")} (left out in the short form)`,
       "trixie, podman: its podman, if any, runs no chains of CNI",
     ]);
   });

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is run on a runtime's root: which files of the containerd suite, with which chains. Pure.
+// What is run on a runtime's root: which files of which suite, with which chains. Pure.
 
 /** One program that is run in a root. */
 export interface Step {
   /** Version of the chain. */
   readonly chain: string;
-  readonly kind: "demo" | "containerd" | "podman";
+  readonly kind: "demo" | "containerd" | "podman" | "rules";
   /** Names of the test files; the demo has none. */
   readonly files: readonly string[];
 }
@@ -23,15 +23,21 @@ export interface PlanInput {
 
 /** What a runtime's version can make a difference to, without what takes long because of its many pods. */
 const shortFiles = ["agent-away", "chain", "end", "failed-add", "runtime"];
+/** Tests of test/kernel for which the versions of iptables and nftables can make a difference. */
+export const ruleFiles: readonly string[] = [
+  ...["bypass", "earlier-rules", "native-redirect", "redirect", "redirect-backend"],
+  ...["repair", "sidecar-redirect"],
+];
 /** What a chain's version can make a difference to. */
 const chainFiles = ["runtime"];
 
-/** The steps, in order. The demo and podman have the chain that every test node has. */
+/** The steps, in order. All but the containerd suite have the chain that every test node has. */
 export function planSteps({ chains, files, short, hasPodman }: PlanInput): Step[] {
   const forChain = (index: number): readonly string[] =>
     short ? files.filter((file) => (index === 0 ? shortFiles : chainFiles).includes(file)) : files;
   return [
     { chain: "1.0.0", kind: "demo", files: [] },
+    ...(short ? [] : ([{ chain: "1.0.0", kind: "rules", files: ruleFiles }] as const)),
     ...(hasPodman ? ([{ chain: "1.0.0", kind: "podman", files: ["podman"] }] as const) : []),
     ...chains.map((chain, index) => ({ chain, kind: "containerd", files: forChain(index) }) as const),
   ];
@@ -58,6 +64,9 @@ export function leftOut(
       ? []
       : [`${suite}, a chain of CNI ${chain}: ${rest.join(", ")} (left out in the short form)`];
   });
+  const rules = input.short
+    ? [`${suite}, test/kernel: ${ruleFiles.join(", ")} (left out in the short form)`]
+    : [];
   const podman = input.hasPodman ? [] : [`${suite}, podman: its podman, if any, runs no chains of CNI`];
-  return [...unspoken, ...missed, ...podman];
+  return [...unspoken, ...missed, ...rules, ...podman];
 }

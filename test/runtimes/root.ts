@@ -8,9 +8,20 @@ import { join } from "node:path";
 import { finished } from "node:stream/promises";
 import { cleanEnv, run, signalNumber } from "../support/node/run.ts";
 
-/** What the containerd suite and the demo need of a system. */
+/** What the tests that are run in a root need of a system. */
 const packages = [
-  ...["base-files", "base-passwd", "dash", "coreutils", "util-linux", "mount", "procps", "findutils"],
+  ...[
+    "base-files",
+    "base-passwd",
+    "dash",
+    "bash",
+    "debianutils",
+    "coreutils",
+    "util-linux",
+    "mount",
+    "procps",
+    "findutils",
+  ],
   ...["grep", "sed", "mawk", "tar", "gzip", "libstdc++6", "libatomic1"],
   ...["iptables", "nftables", "ipset", "iproute2", "conntrack", "tcpdump"],
   ...["containerd", "runc", "containernetworking-plugins", "busybox-static"],
