@@ -116,12 +116,15 @@ export async function hurt(): Promise<{ before: string; hurt: string; after: str
   const before = await rulesOf(pod);
   await pod.exec(["iptables", "-t", "nat", "-F", "ISTIO_OUTPUT"]);
   await pod.exec(["iptables", "-t", "nat", "-D", "PREROUTING", "-j", "ISTIO_INBOUND"]);
-  const hurt = await rulesOf(pod);
+  // that it was hurt shows in what the look says: rules are put right while they are read here
   await waitFor("the rules to be right again", async () => (await rulesOf(pod)) === before);
-  const said = mesh.agent.lines.some(({ text }) => text.includes("a sidecar's rules were changed"));
+  const said = await waitFor("the agent to say so", () =>
+    mesh.agent.lines.some(({ text }) => text.includes("a sidecar's rules were changed")),
+  );
   // an agent that comes later knows it from what its ADD left
   await mesh.agent.stop();
   await pod.exec(["iptables", "-t", "nat", "-F", "ISTIO_REDIRECT"]);
+  const hurt = await rulesOf(pod);
   await mesh.startAgent();
   await waitFor("the rules to be right again", async () => (await rulesOf(pod)) === before);
   const after = await rulesOf(pod);
