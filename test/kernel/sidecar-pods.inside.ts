@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What sidecar-pods.test.ts does inside a node: the real agent and launcher, pods as the injector leaves them, a stub API server.
+import { ask } from "../status/state-client.ts";
 import { untilCaptured } from "../support/node/capture-state.ts";
 import { type Injection, injectedPod } from "../support/node/injected-pod.ts";
 import { ipRules, iptablesSave } from "../support/node/kernel.ts";
@@ -7,6 +8,7 @@ import { MeshNode } from "../support/node/mesh-node.ts";
 import type { Pod } from "../support/node/pod.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
+const socketPath = "/var/run/istio-cni/state.sock";
 const mesh = await MeshNode.start({
   plugin: { agentWaitSeconds: 1 },
   agentEnv: { RECONCILE_INTERVAL_SECONDS: "1", ZTUNNEL_WAIT_SECONDS: "2", EXCLUDE_NAMESPACES: "excluded" },
@@ -79,6 +81,13 @@ export function malformed(): Promise<string> {
   return refusal({ annotations: { "traffic.sidecar.istio.io/includeInboundPorts": "80;443" } });
 }
 
+/** Resolves after the next look of the agent at a pod's rules: what is said of it has the time of the last one. */
+async function untilLookedAt({ spec: { namespace, name } }: Pod): Promise<void> {
+  const saidOf = async () => (await ask({ socketPath }, `/api/v1/pods/${namespace}/${name}`)).json().summary;
+  const before = await saidOf();
+  await waitFor("a look at the pod", async () => (await saidOf()) !== before);
+}
+
 /** ztunnel hears of the ambient pod beside it alone; the sidecar's rules stay over looks of the agent. */
 export async function besideAmbient(): Promise<{ held: string[]; before: string; after: string }> {
   await mesh.startZtunnel();
@@ -88,8 +97,7 @@ export async function besideAmbient(): Promise<{ held: string[]; before: string;
   counter += 1;
   const ambient = await mesh.kubelet.runPod({ namespace: "mesh", name: `pod-${counter}` });
   await untilCaptured(ambient);
-  // some looks at all pods
-  await new Promise((resolve) => setTimeout(resolve, 3_000));
+  for (let looks = 0; looks < 2; looks++) await untilLookedAt(sidecar);
   const held = Object.keys((await mesh.ztunnel.stats()).workloads).map((uid) =>
     uid === ambient.uid ? "ambient" : uid === sidecar.uid ? "sidecar" : "somebody",
   );
