@@ -11,6 +11,7 @@ import { chooseBackend, type RedirectBackend } from "../../src/netfilter/variant
 import type { Variant } from "../../src/netfilter/variant-tools.ts";
 import { HostProbes, type HostProbesOptions } from "../../src/probes/host-probes.ts";
 import { TestNetns, TOOL_PATH, withoutDates } from "../redirection/test-netns.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 import { foreignTable, nativeHostRules } from "../support/node/istio-native.ts";
 
 const variants = ["nft", "legacy"] as const;
@@ -524,11 +525,15 @@ describe("a fault", () => {
 
 describe("stop", () => {
   test("leaves everything, ends the timer and answers who waits", async () => {
-    const probes = await probesOn("nft", { intervalMs: 50 });
+    const clock = new FakeClock();
+    const probes = await probesOn("nft", { intervalMs: 50, clock });
     await probes.start();
-    await probes.set("a", ["10.0.0.1"]);
-    // past the moment in which pods are gathered: the next run begins at once
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    const first = probes.set("a", ["10.0.0.1"]);
+    // the moment in which pods are gathered
+    clock.advance(20);
+    await first;
+    // past it again: the next run begins at once
+    clock.advance(20);
     const waiting = probes.set("b", ["10.0.0.2"]);
     const late = probes.set("c", ["10.0.0.3"]);
     const stopping = probes.stop();
@@ -537,7 +542,8 @@ describe("stop", () => {
     await stopping;
     const { reasserted } = probes.counts;
     await host.run("iptables-nft -t nat -F POSTROUTING");
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    expect(clock.pendingCount).toBe(0);
+    clock.advance(200);
     expect(probes.counts.reasserted).toBe(reasserted);
     expect(await natOf("nft")).not.toMatch(jumpFirst);
     expect(await entries()).toEqual(["10.0.0.1 a", "10.0.0.2 b"]);
