@@ -7,6 +7,7 @@ import type { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
+import { forEachLimited } from "../loop/limit.ts";
 import type { SidecarDrift } from "../redirection/sidecar-redirection.ts";
 import type { Attachments, Place } from "./attachments.ts";
 import { logRemedy } from "./failure.ts";
@@ -39,7 +40,10 @@ const POD_MS = 10_000;
 /** Of what an Event repeats; all of it is in the log. */
 const DETAILS = { bytes: 600 };
 
-/** Looks at one pod after the other; what fails of one is said once and tried again with the next look. */
+/** Pods at a time: one that makes its namespace slow holds up none of the others. */
+const LOOKS = 4;
+
+/** Looks at a few pods at a time; what fails of one is said once and tried again with the next look. */
 export class SidecarLooks {
   readonly #options: SidecarLooksOptions;
   readonly #looks: KeepTrue;
@@ -62,15 +66,18 @@ export class SidecarLooks {
 
   async #look(stopped: AbortSignal): Promise<void> {
     const { pods, sidecars, attachments, records } = this.#options;
-    const known = new Set<string>();
-    for (const pod of [...pods.values()]) {
+    const served = [...pods.values()].filter(
+      (pod) => sidecars.awaitsRules(pod) && pod.deletionTimestamp !== true,
+    );
+    const known = new Set(served.map(({ uid }) => uid));
+    const look = async (pod: PodFacts): Promise<void> => {
       if (stopped.aborted) return;
-      if (!sidecars.awaitsRules(pod) || pod.deletionTimestamp === true) continue;
-      known.add(pod.uid);
       const place = attachments.placeOf(pod.uid);
       if (place !== undefined || records.of(pod.uid)?.look !== undefined)
         await this.#lookAt(pod, place, stopped);
-    }
+    };
+    await forEachLimited(served, look, { places: LOOKS });
+    if (stopped.aborted) return;
     records.keepOnly(known);
     for (const uid of this.#leftovers.keys()) if (!known.has(uid)) this.#leftovers.delete(uid);
   }

@@ -137,6 +137,21 @@ test("pods are looked at where this node's ADD was ours and their namespace is t
   });
 });
 
+test("a pod that is slow to look at holds up none of the others", async () => {
+  const slow = Promise.withResolvers<SidecarReport>();
+  let calls = 0;
+  const answer = () => (calls++ === 0 ? (slow.promise as unknown as SidecarReport) : right);
+  const { untilSeen, records } = started(
+    [pod("slow"), pod("ours"), pod("last")],
+    [place("slow"), place("ours"), place("last")],
+    answer,
+  );
+  await untilSeen(3);
+  await vi.waitFor(() => expect(records.of("last")?.state).toBe("sidecar"));
+  expect(records.of("slow")).toBeUndefined();
+  slow.resolve(right);
+});
+
 test("a pod that was repaired is looked at where its processes are, as long as there are any", async () => {
   const pods = [pod("repaired"), pod("ended"), pod("unknown")];
   const { seen, next, records } = started(pods, [], () => right);
