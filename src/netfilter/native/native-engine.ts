@@ -4,10 +4,10 @@
 import type { NetlinkRequest } from "../../linux/netlink/message.ts";
 import type { Family } from "../family.ts";
 import { isWithoutNft } from "../find-chains.ts";
+import { FirstWrites } from "../first-writes.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import { Unchanged } from "../nft/change-count.ts";
-import type { Ask } from "../nft/nft-wire.ts";
-import { ask, deleteRule, deleteTable } from "../nft/nft-wire.ts";
+import { type Ask, askBy, deleteRule, deleteTable, type Tell, tell } from "../nft/nft-wire.ts";
 import type {
   Applied,
   ChainState,
@@ -50,6 +50,7 @@ export class NativeEngine implements RuleEngine {
   readonly #options: NativeEngineOptions;
   readonly #known = new Map<string, readonly NativeTable[]>();
   readonly #unchanged = new Unchanged();
+  readonly #firstWrites = new FirstWrites<Applied>();
 
   constructor(options: NativeEngineOptions) {
     this.#options = options;
@@ -91,9 +92,15 @@ export class NativeEngine implements RuleEngine {
     wanted: WantedRules,
     { isNew }: { readonly isNew: boolean },
   ): Promise<Applied> {
-    const first = isNew ? NOTHING_SEEN : undefined;
-    const { before, writes } = await this.#converge(call, this.#wanted(wanted), { plan: planTable, first });
-    return { before, writes };
+    const native = this.#wanted(wanted);
+    const write = async (ask: Ask): Promise<Applied> => {
+      const found = isNew ? NOTHING_SEEN : undefined;
+      const { before, writes } = await this.#converge(ask, native, { plan: planTable, found });
+      return { before, writes };
+    };
+    if (!isNew) return await write(this.#ask(call));
+    const { families } = wanted;
+    return await this.#firstWrites.run({ rules: native.tables, families }, this.#tell(call), write);
   }
 
   /**
@@ -110,7 +117,7 @@ export class NativeEngine implements RuleEngine {
       if (full.length > 0) checkNotOwned(name, seen);
       return full.map((chain) => deleteRule({ family: "inet", table: name, chain }));
     };
-    const { writes, verdicts } = await this.#converge(call, nothing(), { plan });
+    const { writes, verdicts } = await this.#converge(this.#ask(call), nothing(), { plan });
     const seen = verdicts.find((each) => each.table === layout.table)?.seen;
     for (const { chain } of hookedChains(layout)) {
       const each = seen?.chains.get(chain);
@@ -122,19 +129,18 @@ export class NativeEngine implements RuleEngine {
 
   /** @throws as {@link apply} */
   async remove(call: NetnsCall): Promise<number> {
-    return (await this.#converge(call, nothing(), { plan: planTable })).writes;
+    return (await this.#converge(this.#ask(call), nothing(), { plan: planTable })).writes;
   }
 
   /** Reads, writes what differs, and reads again until nothing does: until there is nothing to plan. */
   async #converge(
-    call: NetnsCall,
+    askKernel: Ask,
     wanted: NativeWanted,
-    { plan, first }: { readonly plan: Plan; readonly first?: SeenNative | undefined },
+    { plan, found }: { readonly plan: Plan; readonly found?: SeenNative | undefined },
   ): Promise<{ before: RuleState; writes: number; verdicts: readonly NativeVerdict[] }> {
     const { layout } = this.#options;
-    const askKernel = this.#ask(call);
     const bytes = listBytes(wanted);
-    let verdicts = this.#verdicts(first ?? (await readNativeObjects(askKernel, layout, bytes)), wanted);
+    let verdicts = this.#verdicts(found ?? (await readNativeObjects(askKernel, layout, bytes)), wanted);
     const before = stateOf(verdicts);
     for (let round = 0, writes = 0; ; round++) {
       const changes = verdicts.flatMap(plan);
@@ -179,10 +185,14 @@ export class NativeEngine implements RuleEngine {
   }
 
   #ask(call: NetnsCall): Ask {
-    return (requests, enoughBytes) => {
+    return askBy(this.#tell(call));
+  }
+
+  #tell(call: NetnsCall): Tell {
+    return async (request, enoughBytes) => {
       call.signal?.throwIfAborted();
       this.#options.assertUsable?.(call);
-      return ask(call.visit ?? call.netns.fd, requests, { enoughBytes });
+      return await tell(call.visit ?? call.netns.fd, request, { enoughBytes });
     };
   }
 }

@@ -4,6 +4,7 @@
 import { allDone } from "../../loop/all-done.ts";
 import type { Family } from "../family.ts";
 import { isWithoutNft } from "../find-chains.ts";
+import { FirstWrites } from "../first-writes.ts";
 import { KnownBytes } from "../known-bytes.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import { renderRewriteText } from "../restore-text.ts";
@@ -21,8 +22,7 @@ import { checkInstalled, type TablesProgram } from "../tables-program.ts";
 import type { OwnTable } from "../told-rules.ts";
 import { Unchanged } from "./change-count.ts";
 import { type KnownRules, recordKnownRules } from "./nft-known.ts";
-import type { Ask } from "./nft-wire.ts";
-import { ask } from "./nft-wire.ts";
+import { type Ask, askBy, type Tell, tell } from "./nft-wire.ts";
 import { readOwnObjects, type SeenObjects } from "./own-objects.ts";
 import { NOTHING_SEEN, planOpening, type ReplayOptions, type ReplayReport, replay } from "./replay.ts";
 import { printableName, type TableVerdict, type Verdict, verifyOwnObjects, type Wanted } from "./verify.ts";
@@ -49,6 +49,7 @@ export class NftEngine implements RuleEngine {
   readonly #known: KnownBytes<KnownRules>;
   readonly #nothing: Wanted;
   readonly #unchanged = new Unchanged();
+  readonly #firstWrites = new FirstWrites<Applied>();
 
   constructor(options: NftEngineOptions) {
     this.#options = options;
@@ -91,9 +92,15 @@ export class NftEngine implements RuleEngine {
       ? NOTHING_SEEN
       : await readOwnObjects(call.netns, this.#options.own, { ask: this.#ask(call) });
     const known = await this.#wanted(call, wanted, found);
-    try {
-      const { before, writes } = await this.#replay(call, known, { found });
+    const write = async (ask: Ask): Promise<Applied> => {
+      const { before, writes } = await replay(call.netns, known, { found, ask });
       return { before: { ...stateOf(before), generation: provenBy(found) }, writes };
+    };
+    try {
+      const { families } = wanted;
+      return isNew
+        ? await this.#firstWrites.run({ rules: known.known, families }, this.#tell(call), write)
+        : await write(this.#ask(call));
     } catch (error) {
       if (!(error instanceof NetfilterFault) || !error.isLeftToPrograms) throw error;
       const before = stateOf(verifyOwnObjects(found, known));
@@ -157,9 +164,13 @@ export class NftEngine implements RuleEngine {
   }
 
   #ask(call: NetnsCall): Ask {
-    return (requests, enoughBytes) => {
+    return askBy(this.#tell(call));
+  }
+
+  #tell(call: NetnsCall): Tell {
+    return async (request, enoughBytes) => {
       this.#options.assertUsable(call);
-      return ask(call.visit ?? call.netns.fd, requests, { enoughBytes });
+      return await tell(call.visit ?? call.netns.fd, request, { enoughBytes });
     };
   }
 }

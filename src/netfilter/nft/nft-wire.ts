@@ -187,6 +187,15 @@ export function batch(changes: readonly NetlinkRequest[]): NetlinkRequest[] {
   return [end(BATCH.begin), ...changes, end(BATCH.end)];
 }
 
+/** A count of changes as the kernel sends it: the count's attribute stands right behind the header. */
+export const NEW_GENERATION = {
+  type: (NFNL_SUBSYS_NFTABLES << 8) | 15,
+  countBytes: HEADER_BYTES + 8,
+} as const;
+
+/** How the kernel is told encoded requests; what was received. */
+export type Tell = (request: Uint8Array, enoughBytes: number) => Promise<Uint8Array>;
+
 /** How the kernel is asked; hearing may end once `enoughBytes` are received. */
 export type Ask = (requests: readonly NetlinkRequest[], enoughBytes: number) => Promise<NetlinkAnswer[]>;
 
@@ -200,9 +209,22 @@ export async function ask(
   requests: readonly NetlinkRequest[],
   options: { readonly enoughBytes?: number } = {},
 ): Promise<NetlinkAnswer[]> {
-  const request = encodeRequests(requests);
-  const received = await converse(at, { protocol: NETLINK_NETFILTER, request, ...options });
-  return sortAnswers(requests.length, received);
+  return sortAnswers(requests.length, await tell(at, encodeRequests(requests), options));
+}
+
+/** As {@link ask}, in bytes. */
+export function tell(
+  at: NetnsAt,
+  request: Uint8Array,
+  options: { readonly enoughBytes?: number } = {},
+): Promise<Uint8Array> {
+  return converse(at, { protocol: NETLINK_NETFILTER, request, ...options });
+}
+
+/** Asks through whoever tells. */
+export function askBy(telling: Tell): Ask {
+  return async (requests, enoughBytes) =>
+    sortAnswers(requests.length, await telling(encodeRequests(requests), enoughBytes));
 }
 
 export function request(message: number, flags: number, body: Uint8Array): NetlinkRequest {
