@@ -8,8 +8,22 @@ import type { Step } from "./next-step.ts";
 import type { PodRecord } from "./pod-record.ts";
 import type { ReconcilerParts } from "./reconciler-parts.ts";
 
+type TellStep = Extract<Step, { do: "tell" }>;
 type HandOverStep = Extract<Step, { do: "hand-over" }>;
 type Parts = Pick<ReconcilerParts, "ztunnel" | "annotations" | "portHolders" | "history" | "clock">;
+
+/** Begins to hand over; {@link handOver} has the answer. */
+export function tell(
+  { pod, sandbox }: TellStep,
+  record: PodRecord,
+  { ztunnel }: Pick<Parts, "ztunnel">,
+): void {
+  const { netns } = sandbox;
+  const answer = ztunnel.add({ uid: pod.uid, workload: workloadInfo(pod), netns });
+  // whoever hands over hears of it
+  answer.catch(() => {});
+  record.telling = { netns, answer };
+}
 
 /** Resolves once ztunnel has acknowledged the pod. @throws ZdsError, or StepError naming what holds ztunnel's ports */
 export async function handOver(
@@ -17,8 +31,11 @@ export async function handOver(
   record: PodRecord,
   { ztunnel, annotations, portHolders, history, clock }: Parts,
 ): Promise<void> {
+  const { telling } = record;
+  record.telling = undefined;
   try {
-    await ztunnel.add({ uid: pod.uid, workload: workloadInfo(pod), netns: sandbox.netns });
+    if (telling?.netns === sandbox.netns) await telling.answer;
+    else await ztunnel.add({ uid: pod.uid, workload: workloadInfo(pod), netns: sandbox.netns });
     history.step(pod.uid, "ztunnel");
   } catch (error) {
     // a pod that ztunnel once had stays "enabled" over a restart of ztunnel or of the agent, as istio-cni leaves it

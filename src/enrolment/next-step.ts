@@ -59,6 +59,8 @@ export interface Run {
   /** `Netns.key` whose rules, ip rule and route were verified. */
   readonly verified: string | undefined;
   readonly isHeld: boolean;
+  /** `Netns.key` of the namespace that ztunnel is being told of. */
+  readonly told: string | undefined;
   readonly probesPass: boolean;
   readonly isAnnounced: boolean;
   /** Everything was taken away, the annotation as far as anybody can. */
@@ -73,6 +75,7 @@ export const freshRun: Run = {
   proved: undefined,
   verified: undefined,
   isHeld: false,
+  told: undefined,
   probesPass: false,
   isAnnounced: false,
   isRestored: false,
@@ -89,6 +92,8 @@ export type Step =
   | { readonly do: "prove"; readonly pod: PodFacts; readonly sandbox: Sandbox }
   | { readonly do: "inspect"; readonly sandbox: Sandbox }
   | { readonly do: "hold"; readonly pod: PodFacts; readonly sandbox: Sandbox | undefined }
+  /** Hands over, and goes on before it is done. */
+  | { readonly do: "tell"; readonly pod: PodFacts; readonly sandbox: Sandbox }
   | { readonly do: "hand-over"; readonly pod: PodFacts; readonly sandbox: Sandbox }
   | {
       readonly do: "redirect";
@@ -174,7 +179,7 @@ function stockStep(
   return wasOurs && !run.isHeld && !view.isAdding ? { do: "hold", pod, sandbox } : rest;
 }
 
-/** Into the mesh. A running pod is known to ztunnel before a rule leads there; one without a process gets its rules first. */
+/** Into the mesh. A running pod is known to ztunnel before a rule leads there; one without a process gets them meanwhile. */
 function wayIn(
   { workload, pod, redirect }: { workload: Workload; pod: PodFacts; redirect: RedirectOptions },
   view: View,
@@ -193,6 +198,8 @@ function wayIn(
     // redirecting a pod before ztunnel can serve it would cut it off
     if (!view.hasZtunnel) return { do: "rest", outcome: "no-ztunnel" };
     if (!isBeingMade) return { do: "hand-over", pod, sandbox };
+    // nobody sends anything yet: ztunnel can make its sockets while the rules are written
+    if (run.told !== key) return { do: "tell", pod, sandbox };
   }
   if (run.verified !== key) {
     const isNew = isBeingMade && !standing;

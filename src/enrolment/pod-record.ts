@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the agent keeps of one pod: its workload, which only its own runs change, and what waits to be read by them.
 import type { PodFacts } from "../kube/pod-facts.ts";
+import type { Netns } from "../linux/netns.ts";
 import type { EnrolmentState } from "./enrolment-state.ts";
 import type { Sandbox } from "./sandbox-finder.ts";
 import { absorb, createWorkload, isOpen, type Message, type Workload } from "./workload.ts";
@@ -41,6 +42,8 @@ export class PodRecord implements PodStatus {
   warned = "";
   /** How often there were others than before. */
   warnedTimes = 0;
+  /** What ztunnel says to a namespace that this run has told it of. */
+  telling: { readonly netns: Netns; readonly answer: Promise<void> } | undefined;
   /** What stands before the pod's rules, as people were told; empty: nothing. */
   bypassTold = "";
   slowLookMs: number | undefined;

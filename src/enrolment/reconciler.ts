@@ -2,7 +2,7 @@
 // One run of one pod: reads its messages, asks for the next step, does it. Safe at any moment, any number of times.
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
-import { handOver, workloadInfo } from "./hand-over-step.ts";
+import { handOver, tell, workloadInfo } from "./hand-over-step.ts";
 import { type Carried, type Found, freshRun, nextStep, type Step, type View } from "./next-step.ts";
 import type { PodRecord } from "./pod-record.ts";
 import type { ReconcilerContext, ReconcilerParts } from "./reconciler-parts.ts";
@@ -39,13 +39,14 @@ export class Reconciler {
   async run(record: PodRecord): Promise<Doing<"rest">> {
     let run = freshRun;
     record.lookMs = undefined;
+    record.telling = undefined;
     let isSandboxKnown = false;
     for (let count = 0; count < maxSteps; count++) {
       record.read(this.#parts.clock.nowMs());
       const view = this.#view(record);
       const step = this.#decisions.nextStep(record.workload, view, run);
       if (step.do === "rest") return step;
-      if (!isSandboxKnown && (step.do === "redirect" || step.do === "hand-over")) {
+      if (!isSandboxKnown && (step.do === "tell" || step.do === "redirect" || step.do === "hand-over")) {
         this.#parts.history.step(record.uid, "sandbox");
         isSandboxKnown = true;
       }
@@ -127,6 +128,8 @@ export class Reconciler {
       case "hold":
         ztunnel.hold({ uid: record.uid, workload: workloadInfo(step.pod), netns: step.sandbox?.netns });
         return;
+      case "tell":
+        return tell(step, record, this.#parts);
       case "hand-over":
         return await handOver(step, record, this.#parts);
       case "redirect":

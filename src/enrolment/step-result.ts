@@ -10,6 +10,7 @@ export function begin(workload: Workload, step: Step): Workload {
   const { phase } = workload;
   switch (step.do) {
     case "hold":
+    case "tell":
     case "hand-over":
       if (phase.at === "outside") return { ...workload, phase: { at: "told" } };
       // wanted again on its way out: whatever comes of it, ztunnel has to be told again before it is out
@@ -68,6 +69,8 @@ export function advance(workload: Workload, outcome: Outcome): Advanced {
       return proved(workload, { ...outcome, step });
     case "hold":
       return to({}, { isHeld: true });
+    case "tell":
+      return to({}, { told: step.sandbox.netns.key });
     case "inspect":
     case "redirect":
     case "settle":

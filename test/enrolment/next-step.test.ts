@@ -61,10 +61,10 @@ function walkRows(rows: readonly Row[]): void {
 describe("into the mesh", () => {
   walkRows([
     {
-      when: "a new sandbox gets its rules first, and ADD waits for ztunnel's ack",
+      when: "a new sandbox gets its rules while ztunnel makes its sockets, and ADD waits for both",
       workload: made,
       view: viewOf({ isAdding: true }),
-      steps: "redirect:new hand-over settle pass-probes announce enrolled",
+      steps: "tell redirect:new hand-over settle pass-probes announce enrolled",
       at: "captured",
     },
     {
@@ -165,7 +165,7 @@ describe("a captured pod", () => {
         0,
       ),
       view: { ...served, isAdding: true },
-      steps: "redirect:new hand-over settle pass-probes announce enrolled",
+      steps: "tell redirect:new hand-over settle pass-probes announce enrolled",
       at: "captured",
     },
   ]);
@@ -467,6 +467,12 @@ describe("a step counts from its beginning", () => {
     isRepair: false,
   };
   test.each<[string, Workload, Step, Phase]>([
+    [
+      "ztunnel may have heard of a pod that it is only being told of",
+      workloadOf(),
+      { do: "tell", pod, sandbox },
+      { at: "told" },
+    ],
     [
       "ztunnel may have heard of a pod whose hand-over has only begun",
       workloadOf(),
