@@ -3,7 +3,14 @@
 import { chmodSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { agentEntries, imageLabels, nodeVersion, sbomOf, systemEntries } from "./image-content.ts";
+import {
+  agentEntries,
+  imageEnvironment,
+  imageLabels,
+  nodeVersion,
+  sbomOf,
+  systemEntries,
+} from "./image-content.ts";
 import { packImage } from "./image-layout.ts";
 import { imageSbom } from "./image-sbom.ts";
 import { type TarEntry, withFolders } from "./image-tar.ts";
@@ -74,7 +81,7 @@ function buildArchive(options: Options): void {
       { comment: `ambient-cni ${version}`, entries: [...agent, sbom.entry] },
     ],
     entrypoint: ["ambient-cni", "agent"],
-    env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+    env: Object.entries(imageEnvironment).map(([name, value]) => `${name}=${value}`),
     labels: imageLabels({ version, revision: options.revision }),
     timeSeconds: Number(process.env.SOURCE_DATE_EPOCH ?? 0),
   });

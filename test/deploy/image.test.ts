@@ -5,7 +5,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { agentEntries, systemEntries } from "../../scripts/image-content.ts";
+import { agentEntries, imageEnvironment, systemEntries } from "../../scripts/image-content.ts";
 import { writeTar } from "../../scripts/image-tar.ts";
 import { type RunResult, run } from "../support/node/run.ts";
 
@@ -37,8 +37,7 @@ function inside(
   { stdin = "", timeoutMs = 30_000 }: { stdin?: string; timeoutMs?: number } = {},
 ): Promise<RunResult> {
   const world = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", `--root=${rootfs}`];
-  const env = { PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" };
-  return run([...world, "--", ...argv], { stdin, env, mayFail: true, timeoutMs });
+  return run([...world, "--", ...argv], { stdin, env: imageEnvironment, mayFail: true, timeoutMs });
 }
 
 describe("the image", () => {
@@ -70,6 +69,12 @@ describe("the image", () => {
     // killed in the end
     expect(code).toBe(137);
     expect(stdout).toContain('NODE_NAME=\\"\\" is missing');
+  });
+
+  test("holds an agent whose source takes a byte a character in memory", () => {
+    const source = readFileSync(join(rootfs, "usr/local/lib/ambient-cni/ambient-cni.js"));
+    expect(source.length).toBeGreaterThan(1_000_000);
+    expect(source.findIndex((byte) => byte > 0x7f)).toBe(-1);
   });
 
   test("holds a launcher that needs nothing and answers in the words of the CNI specification", async () => {
@@ -200,5 +205,7 @@ describe("deploy/Dockerfile", () => {
 
   test("starts the agent as the archive does", () => {
     expect(dockerfile).toContain('ENTRYPOINT ["ambient-cni", "agent"]');
+    const variables = [...dockerfile.matchAll(/^ENV (\w+)=(.*)$/gm)].map(([, name, value]) => [name, value]);
+    expect(Object.fromEntries(variables)).toEqual(imageEnvironment);
   });
 });

@@ -3,6 +3,7 @@
 import { access, mkdir } from "node:fs/promises";
 import { get } from "node:http";
 import { join } from "node:path";
+import { imageEnvironment } from "../../../scripts/image-content.ts";
 import { ManagedProcess } from "./managed-process.ts";
 import { cleanEnv } from "./run.ts";
 import type { WaitOptions } from "./wait-for.ts";
@@ -49,6 +50,7 @@ export class AgentProcess extends ManagedProcess {
     await mkdir(join(ztunnelSocket, ".."), { recursive: true });
     return new AgentProcess(
       cleanEnv({
+        MALLOC_ARENA_MAX: imageEnvironment.MALLOC_ARENA_MAX,
         NODE_NAME: options.nodeName,
         KUBECONFIG: options.kubeconfig,
         CNI_AGENT_RUN_DIR: runDir,
