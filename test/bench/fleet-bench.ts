@@ -33,9 +33,14 @@ export async function measureFleet(
   const bare = await generations(pods);
   const labelStart = performance.now();
   mesh.kubelet.labelNamespace("fleet", { "istio.io/dataplane-mode": "ambient" });
-  // rules are the last that a running pod gets before it is captured, in one batch; the kernel's count of batches costs next to nothing
-  const hasRules = async (): Promise<boolean> =>
-    (await generations(pods)).every((generation, i) => generation > (bare[i] as number));
+  // rules are the last that a running pod gets before it is captured, in one batch, which the kernel counts. Who has them is not asked again:
+  // 110 questions every 20 ms took half a processor from what is measured
+  let done = 0;
+  const hasRules = async (): Promise<boolean> => {
+    for (let pod = pods[done]; pod !== undefined; pod = pods[++done])
+      if ((await ruleGeneration(pod.netns)) === bare[done]) return false;
+    return true;
+  };
   await waitFor(`rules in ${count} pods`, hasRules, { intervalMs: 20, timeoutMs: 60_000 });
   const labelSeconds = (performance.now() - labelStart) / 1000;
   await untilHeld(mesh, count);
