@@ -3,7 +3,7 @@
 import { closeSync } from "node:fs";
 import { type Addon, addon, attempt, type Handle, NativeError } from "./native.ts";
 
-// The numbers are those of native/binding_seqpacket.c.
+// The numbers are those of native/binding_seqpacket_events.c.
 const EVENT = { connection: 0, packet: 1, end: 2, error: 3, drain: 4 } as const;
 const PACKET = { truncated: 1, controlTruncated: 2 } as const;
 
