@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which of some chains a namespace has, asked for by name: what others have there is not listed, and no process is started.
-import { existingXtablesInNetns, NativeError, type XtablesName } from "../linux/native.ts";
+import { NativeError } from "../linux/native.ts";
 import { check, errorCode, NetlinkError } from "../linux/netlink/exchange.ts";
 import type { NetlinkRequest } from "../linux/netlink/message.ts";
 import type { NetnsAt } from "../linux/netns-visit.ts";
+import { existingXtablesInNetns, type XtablesName } from "../linux/xtables-netns.ts";
 import { ask, type ChainPlace, getChain } from "./nft/nft-wire.ts";
 
 /** Answers that say "not there": no such table or chain; a kernel without nf_tables, or without them for the family. */

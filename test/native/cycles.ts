@@ -6,16 +6,10 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
-import {
-  existingXtablesInNetns,
-  makeNetns,
-  namespaceOwner,
-  netlinkInNetns,
-  socketInNetns,
-  xtablesInNetns,
-} from "../../src/linux/native.ts";
+import { makeNetns, namespaceOwner, netlinkInNetns, socketInNetns } from "../../src/linux/native.ts";
 import { encodeRequests, NLM, sortAnswers } from "../../src/linux/netlink/message.ts";
 import { connectSeqpacket, listenSeqpacket } from "../../src/linux/seqpacket.ts";
+import { existingXtablesInNetns, xtablesInNetns } from "../../src/linux/xtables-netns.ts";
 
 const PIPELINE = 8;
 const ROUNDS = 3;

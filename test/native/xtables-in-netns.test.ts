@@ -2,8 +2,9 @@
 // iptables-legacy's tables as the kernel gives them, against what iptables-legacy-save prints.
 import { closeSync, openSync, readdirSync, readlinkSync } from "node:fs";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { existingXtablesInNetns, type NativeError, xtablesInNetns } from "../../src/linux/native.ts";
+import type { NativeError } from "../../src/linux/native.ts";
 import { Netns } from "../../src/linux/netns.ts";
+import { existingXtablesInNetns, xtablesInNetns } from "../../src/linux/xtables-netns.ts";
 import { type HeldNetns, holdNetns } from "../linux/held-netns.ts";
 
 const INFO_BYTES = 84;

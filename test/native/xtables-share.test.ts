@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { existingXtablesInNetns, xtablesInNetns } from "../../src/linux/native.ts";
+import { existingXtablesInNetns, xtablesInNetns } from "../../src/linux/xtables-netns.ts";
 import type { Family } from "../../src/netfilter/family.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The built-in chains of iptables-legacy that a pod's packets pass before they are translated, out of the kernel's own answer.
-import { NativeError, wholeXtablesInNetns, type XtablesName } from "../../linux/native.ts";
+import { NativeError } from "../../linux/native.ts";
+import { wholeXtablesInNetns, type XtablesName } from "../../linux/xtables-netns.ts";
 import { allDone } from "../../loop/all-done.ts";
 import type { Family } from "../family.ts";
 import { INFO } from "../legacy/xtables-entry.ts";

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Counts the rules that others keep in x_tables, by the kernel's own number of entries where they are many.
-import { xtablesInNetns } from "../../linux/native.ts";
+
 import { viewOf } from "../../linux/netlink/message.ts";
+import { xtablesInNetns } from "../../linux/xtables-netns.ts";
 import type { Family } from "../family.ts";
 import { addCounts, isIstioChain, noRules, type RuleCount } from "../rule-count.ts";
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What iptables-legacy makes of told rules in x_tables, byte by byte, and the statements that make them again.
-import { existingXtablesInNetns } from "../../linux/native.ts";
+
 import { Netns } from "../../linux/netns.ts";
+import { existingXtablesInNetns } from "../../linux/xtables-netns.ts";
 import { allDone } from "../../loop/all-done.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import { renderRule } from "../restore-text.ts";

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads what is ours in x_tables of a namespace; what the kernel cannot show in one piece is a fault of that namespace.
-import { existingXtablesInNetns, NativeError } from "../../linux/native.ts";
+import { NativeError } from "../../linux/native.ts";
 import { viewOf } from "../../linux/netlink/message.ts";
+import { existingXtablesInNetns } from "../../linux/xtables-netns.ts";
 import { allDone } from "../../loop/all-done.ts";
 import type { Limit } from "../../loop/limit.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";

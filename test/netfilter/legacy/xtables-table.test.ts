@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Walking over a table's bytes: what is ours is found wherever it stands, and bytes that are no share of a table are a fault.
 import { beforeAll, expect, test } from "vitest";
-import { existingXtablesInNetns } from "../../../src/linux/native.ts";
+import { existingXtablesInNetns } from "../../../src/linux/xtables-netns.ts";
 import type { Family } from "../../../src/netfilter/family.ts";
 import { isPlainJump, NEXT_RULE, sameRule } from "../../../src/netfilter/legacy/xtables-entry.ts";
 import { findOwn, type XtablesView } from "../../../src/netfilter/legacy/xtables-table.ts";
