@@ -127,7 +127,7 @@ test("the descriptor may be closed while the call is under way", async () => {
 
 test("without NET_ADMIN the kernel refuses", async () => {
   const script = `
-    const { xtablesInNetns } = await import(${JSON.stringify(`${import.meta.dirname}/../../src/linux/native.ts`)});
+    const { xtablesInNetns } = await import(${JSON.stringify(`${import.meta.dirname}/../../src/linux/xtables-netns.ts`)});
     const { openSync } = await import("node:fs");
     await xtablesInNetns(openSync(${JSON.stringify(held.path)}, "r"), 4, "nat").catch((error) => console.log(error.code, error.syscall));
   `;
