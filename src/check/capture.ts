@@ -7,7 +7,7 @@ import type { Family } from "../netfilter/family.ts";
 import type { Finding as RuleFinding } from "../netfilter/rule-engine.ts";
 import { bypassText } from "../redirection/bypass-words.ts";
 import type { Drift } from "../redirection/fingerprint.ts";
-import type { Verification } from "../redirection/pod-redirection.ts";
+import type { Verification } from "../redirection/redirection-call.ts";
 import { RedirectionError } from "../redirection/redirection-error.ts";
 import { CHAIN_NAMES, type RedirectOptions, redirectRules, redirectTables } from "../redirection/rules.ts";
 import { rulesKnowledge } from "../redirection/rules-knowledge.ts";

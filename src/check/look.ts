@@ -9,7 +9,7 @@ import { findChains, findLegacyChains, type LegacyChain } from "../netfilter/fin
 import { findNativeTables, nativeTableName } from "../netfilter/native/native-tables.ts";
 import { BACKEND_NAMES } from "../netfilter/variant.ts";
 import type { FindBypasses } from "../redirection/pod-bypass.ts";
-import type { Verification } from "../redirection/pod-redirection.ts";
+import type { Verification } from "../redirection/redirection-call.ts";
 import { CHAIN_NAMES, type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";
 import type { SidecarOptions } from "../redirection/sidecar-options.ts";
 import type { SidecarDrift } from "../redirection/sidecar-redirection.ts";

@@ -3,37 +3,22 @@
 
 import { hasIpv6 } from "../linux/host-netns.ts";
 import type { LockFiles } from "../linux/lock-files.ts";
-import {
-  hasRouting,
-  isRoutingComplete,
-  lookAtRouting,
-  nothingFound,
-  type RoutingLook,
-  type RoutingState,
-  readRedirectRouting,
-  removeRedirectRouting,
-} from "../linux/netlink/rtnetlink.ts";
+import { hasRouting, readRedirectRouting, removeRedirectRouting } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
-import type { NetnsVisit } from "../linux/netns-visit.ts";
 import { allDone } from "../loop/all-done.ts";
 import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import type { Family } from "../netfilter/family.ts";
-import type {
-  Applied,
-  NetnsCall,
-  RuleEngine,
-  RuleState,
-  SeenRules,
-  WantedRules,
-} from "../netfilter/rule-engine.ts";
+import type { NetnsCall, RuleEngine, RuleState } from "../netfilter/rule-engine.ts";
 import type { RedirectBackend } from "../netfilter/variant.ts";
 import { type ClearedLeftovers, type EarlierLook, EarlierRules, NOT_LOOKED } from "./earlier-rules.ts";
-import { type Drift, fingerprint } from "./fingerprint.ts";
+import { fingerprint } from "./fingerprint.ts";
 import { named } from "./named-faults.ts";
 import { NATIVE_LAYOUT } from "./native-rules.ts";
 import { podEngines } from "./pod-engines.ts";
 import { assertUsable, visitOf } from "./pod-netns.ts";
-import { ensureRouting, familiesOf, type SkippedFamily } from "./pod-routing.ts";
+import { familiesOf } from "./pod-routing.ts";
+import { PodWriter } from "./pod-writer.ts";
+import type { ApplyReport, RedirectionCall, Verification } from "./redirection-call.ts";
 import { RedirectionError } from "./redirection-error.ts";
 import { routingDrift } from "./routing-drift.ts";
 import type { RedirectOptions } from "./rules.ts";
@@ -49,60 +34,6 @@ export interface PodRedirectionOptions {
   readonly timeoutMs?: number;
   /** What iptables-legacy locks in place of the machine's file. */
   readonly locks?: LockFiles;
-}
-
-/** How a single call is made. */
-export interface RedirectionCall {
-  readonly signal?: AbortSignal;
-  /**
-   * The runtime made the namespace just now (CNI ADD): no earlier agent can have left anything in it, so neither the other
-   * iptables variant nor istio-cni's tables are looked at. Default false: it is, once for each handle. Wrongly true, it costs a round more.
-   */
-  readonly isNew?: boolean;
-  /**
-   * Processes run in it, and a moment ago nothing of any agent was there: it is not read first, and not searched for earlier agents.
-   * Default false; wrongly true, it costs a round more.
-   */
-  readonly isUntouched?: boolean;
-}
-
-/** What a namespace has of its redirection. */
-export interface Verification {
-  readonly intact: boolean;
-  readonly drift: readonly Drift[];
-  readonly skippedFamilies: readonly SkippedFamily[];
-  readonly routing: RoutingState;
-  /** Hash of our chains as they are, by family; rules that count as ours in another form hash as ours. */
-  readonly fingerprints: ReadonlyMap<Family, string>;
-}
-
-/** What bringing a namespace's redirection about took. */
-export interface ApplyReport {
-  readonly changed: boolean;
-  /** Batches, or runs of iptables-restore. */
-  readonly writes: number;
-  /** What differed before. */
-  readonly repaired: readonly Drift[];
-  readonly skippedFamilies: readonly SkippedFamily[];
-  /** Why something that an earlier agent left is still there beside ours; it is tried again with the next call. */
-  readonly leftoverFault?: string;
-  /** Equal for two looks between which nobody changed nf_tables in the namespace; absent where that is not known, or something was written. */
-  readonly generation?: number;
-  /** Why iptables-restore wrote the rules, which takes many times longer than the batch that could not be. */
-  readonly fallback?: string;
-  readonly durationMs: number;
-}
-
-/** A call that has a visit under way. */
-interface Visiting extends NetnsCall {
-  readonly visit: NetnsVisit;
-}
-
-/** What bringing our own rules and routing about took. */
-interface Written {
-  readonly before: RoutingState;
-  readonly skippedFamilies: readonly SkippedFamily[];
-  readonly rules: Omit<Applied, "before"> & { readonly before: Pick<RuleState, "findings" | "generation"> };
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000;
@@ -123,8 +54,7 @@ export class PodRedirection {
   readonly #queue = new KeyedMutex();
   /** Keys of options that rules can hold. */
   readonly #possible = new Set<string>();
-  /** Families that the last new namespace could have. */
-  #newFamilies: readonly Family[];
+  readonly #writer: PodWriter;
 
   /** @throws {BackendError} when IPv6 is wanted and its programs are not installed. @throws {RangeError} without host namespaces. */
   constructor(options: PodRedirectionOptions) {
@@ -134,7 +64,6 @@ export class PodRedirection {
     this.#options = options;
     // a kernel without IPv6 takes no rules of it, not even where they would be recorded
     this.#families = ipv6 && hasIpv6() ? ALL_FAMILIES : [4];
-    this.#newFamilies = this.#families;
     const { engine, others } = podEngines(options.backend, {
       own: REDIRECT_TABLES,
       layout: NATIVE_LAYOUT,
@@ -145,6 +74,13 @@ export class PodRedirection {
     });
     this.#engine = engine;
     this.#earlier = new EarlierRules(others);
+    this.#writer = new PodWriter({
+      engine,
+      hostNetns,
+      ipv6,
+      families: this.#families,
+      wanted: (wanted, families) => this.#wanted(wanted, families),
+    });
   }
 
   /**
@@ -236,8 +172,8 @@ export class PodRedirection {
     const visiting = { ...urgent, visit: visitOf(urgent, this.#options.hostNetns) };
     const [{ before, skippedFamilies, rules }, earlier] = await allDone([
       isNew || isUntouched
-        ? this.#applyFirst(visiting, options, { isRunning: !isNew })
-        : this.#applyAgain(visiting, options),
+        ? this.#writer.first(visiting, options, { isRunning: !isNew })
+        : this.#writer.again(visiting, options),
       isNew || isUntouched || this.#searched.has(netns)
         ? Promise.resolve(NOT_LOOKED)
         : this.#earlier.look(visiting),
@@ -256,77 +192,6 @@ export class PodRedirection {
       ...(generation === undefined || repaired.length > 0 ? {} : { generation }),
       durationMs: performance.now() - startMs,
     };
-  }
-
-  /** Nothing of ours is there. Where nobody replies yet all is written with one visit. */
-  async #applyFirst(
-    call: Visiting,
-    options: RedirectOptions,
-    { isRunning }: { readonly isRunning: boolean },
-  ): Promise<Written> {
-    const expected = this.#newFamilies;
-    // where processes run nothing is written for a loopback device that is down: what cannot be whole is not begun
-    const found = isRunning ? undefined : nothingFound({ v6: this.#options.ipv6 });
-    const routed = this.#ensureRouting(call, { isNew: !isRunning, found });
-    // routes before rules: a reply that the rules mark must find its route
-    if (isRunning) await routed;
-    const [routing, rules] = await allDone([
-      routed,
-      this.#engine.apply(call, this.#wanted(options, expected), { isNew: true }),
-    ]);
-    const before = nothingFound({ v6: routing.v6.supported }).state;
-    const { families, skippedFamilies } = await this.#familiesOf(call, routing);
-    if (families.length === expected.length) return { before, skippedFamilies, rules };
-    // as the last new pod was, the next one usually is
-    this.#newFamilies = families;
-    const removedCount = await this.#engine.remove(call);
-    const again = await this.#engine.apply(call, this.#wanted(options, families), { isNew: false });
-    const writes = rules.writes + removedCount + again.writes;
-    return { before, skippedFamilies, rules: { ...again, writes } };
-  }
-
-  /** One visit shows whether anything is to be done, which is not so most of the time. */
-  async #applyAgain(call: Visiting, options: RedirectOptions): Promise<Written> {
-    const wanted = this.#wanted(options, this.#families);
-    // where nothing was changed since the last look the rules are not read again
-    const unchanged = this.#engine.unchanged?.(call, wanted);
-    const [found, known] = await allDone([
-      lookAtRouting(call.visit, { v6: this.#options.ipv6 }),
-      unchanged ?? this.#look(call, wanted),
-    ]);
-    const seen = known ?? (await this.#look(call, wanted));
-    const before = found.state;
-    const { families, skippedFamilies } = await this.#familiesOf(call, before);
-    const isIntact = seen.findings.every(({ family }) => !families.includes(family));
-    if (isIntact && isRoutingComplete(before))
-      return { before, skippedFamilies, rules: { before: { ...seen, findings: [] }, writes: 0 } };
-    // as for a running pod that is written for the first time
-    if (!isRoutingComplete(before)) await this.#ensureRouting(call, { isNew: false, found });
-    const isNew = !seen.hasChains;
-    const rules = await this.#engine.apply(call, this.#wanted(options, families), { isNew });
-    return { before, skippedFamilies, rules };
-  }
-
-  async #look(call: Visiting, wanted: WantedRules): Promise<SeenRules> {
-    const { chains, ...state } = await this.#engine.verify(call, wanted);
-    return { ...state, hasChains: chains.length > 0 };
-  }
-
-  #ensureRouting(
-    { netns, visit }: Visiting,
-    look: { readonly isNew: boolean; readonly found: RoutingLook | undefined },
-  ): Promise<RoutingState> {
-    const { ipv6, hostNetns } = this.#options;
-    return ensureRouting(netns, { ipv6, hostNetns, at: visit, ...look });
-  }
-
-  /** IPv6 that is off in the namespace changes nothing in tables of both families. */
-  async #familiesOf(
-    { netns, visit }: Visiting,
-    routing: RoutingState,
-  ): Promise<{ families: readonly Family[]; skippedFamilies: readonly SkippedFamily[] }> {
-    const of = await familiesOf(netns, { routing, ipv6: this.#options.ipv6, at: visit });
-    return this.#engine.variant === "native" ? { ...of, families: this.#families } : of;
   }
 
   /** What cannot be removed is looked for again. */

@@ -5,7 +5,7 @@ import { checkCapture } from "../check/capture.ts";
 import { answerOf } from "../check/look.ts";
 import { openPlace } from "../enrolment/place.ts";
 import type { ServedSidecar } from "../enrolment/sidecars.ts";
-import type { Verification } from "../redirection/pod-redirection.ts";
+import type { Verification } from "../redirection/redirection-call.ts";
 import { routingDrift } from "../redirection/routing-drift.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
 import type { AgentFacts } from "./agent-facts.ts";

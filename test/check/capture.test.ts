@@ -7,7 +7,7 @@ import type { SeenCapture } from "../../src/check/look.ts";
 import { ZTUNNEL_SOCKETS } from "../../src/linux/listening-sockets.ts";
 import { Netns } from "../../src/linux/netns.ts";
 import type { Family } from "../../src/netfilter/family.ts";
-import type { Verification } from "../../src/redirection/pod-redirection.ts";
+import type { Verification } from "../../src/redirection/redirection-call.ts";
 import { RedirectionError, type RedirectionErrorCode } from "../../src/redirection/redirection-error.ts";
 import { routingDrift } from "../../src/redirection/routing-drift.ts";
 import type { ChainName } from "../../src/redirection/rules.ts";
