@@ -1,28 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
 // The step that gives ztunnel a pod's namespace, and what a refusal means for the pod.
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
+import type { PodRedirection } from "../redirection/pod-redirection.ts";
 import type { WorkloadInfo } from "../ztunnel/workload.ts";
 import { ZdsError } from "../ztunnel/zds-error.ts";
 import { failureOf, portsHeld } from "./failure.ts";
 import type { Step } from "./next-step.ts";
-import type { PodRecord } from "./pod-record.ts";
+import type { PodRecord, Telling } from "./pod-record.ts";
 import type { ReconcilerParts } from "./reconciler-parts.ts";
 
 type TellStep = Extract<Step, { do: "tell" }>;
 type HandOverStep = Extract<Step, { do: "hand-over" }>;
 type Parts = Pick<ReconcilerParts, "ztunnel" | "annotations" | "portHolders" | "history" | "clock">;
 
-/** Begins to hand over; {@link handOver} has the answer. */
+/** What it takes to tell ztunnel of a new namespace. */
+interface TellParts {
+  readonly ztunnel: Pick<ReconcilerParts["ztunnel"], "add">;
+  readonly redirection: Pick<PodRedirection, "untilUp">;
+}
+
+/**
+ * Begins to hand over; {@link handOver} has the answer. ztunnel cannot bind in a namespace whose loopback device is down, and refuses it then.
+ * Source: real ztunnel, a bind to [::1] gives EADDRNOTAVAIL.
+ */
 export function tell(
   { pod, sandbox }: TellStep,
   record: PodRecord,
-  { ztunnel }: Pick<Parts, "ztunnel">,
+  { ztunnel, redirection }: TellParts,
 ): void {
+  callOff(record);
   const { netns } = sandbox;
-  const answer = ztunnel.add({ uid: pod.uid, workload: workloadInfo(pod), netns });
+  const begun = async (): Promise<void> => {
+    await redirection.untilUp(netns);
+    if (telling.isCalledOff) throw new ZdsError("SUPERSEDED", "Cannot hand the pod to ztunnel: given up");
+    await ztunnel.add({ uid: pod.uid, workload: workloadInfo(pod), netns });
+  };
+  const answer = Promise.resolve().then(begun);
   // whoever hands over hears of it
   answer.catch(() => {});
-  record.telling = { netns, answer };
+  const telling: Telling = { netns, answer, isCalledOff: false };
+  record.telling = telling;
+}
+
+/** Nobody waits any more for what was begun. */
+export function callOff(record: PodRecord): void {
+  if (record.telling !== undefined) record.telling.isCalledOff = true;
+  record.telling = undefined;
 }
 
 /** Resolves once ztunnel has acknowledged the pod. @throws ZdsError, or StepError naming what holds ztunnel's ports */

@@ -30,6 +30,14 @@ export interface Waiter {
  */
 export type LastRun = "fine" | "waiting" | "failed" | "unverified" | "wrong";
 
+/** What ztunnel says to a namespace that it is being told of. */
+export interface Telling {
+  readonly netns: Netns;
+  readonly answer: Promise<void>;
+  /** The run that began it is over: what has not been told by then is not told. */
+  isCalledOff: boolean;
+}
+
 /** One pod of the node. */
 export class PodRecord implements PodStatus {
   readonly uid: string;
@@ -42,8 +50,8 @@ export class PodRecord implements PodStatus {
   warned = "";
   /** How often there were others than before. */
   warnedTimes = 0;
-  /** What ztunnel says to a namespace that this run has told it of. */
-  telling: { readonly netns: Netns; readonly answer: Promise<void> } | undefined;
+  /** Only for the pod's own run: what it has begun to tell ztunnel. */
+  telling: Telling | undefined;
   /** What stands before the pod's rules, as people were told; empty: nothing. */
   bypassTold = "";
   slowLookMs: number | undefined;

@@ -2,7 +2,7 @@
 // One run of one pod: reads its messages, asks for the next step, does it. Safe at any moment, any number of times.
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
-import { handOver, tell, workloadInfo } from "./hand-over-step.ts";
+import { callOff, handOver, tell, workloadInfo } from "./hand-over-step.ts";
 import { type Carried, type Found, freshRun, nextStep, type Step, type View } from "./next-step.ts";
 import type { PodRecord } from "./pod-record.ts";
 import type { ReconcilerContext, ReconcilerParts } from "./reconciler-parts.ts";
@@ -37,9 +37,16 @@ export class Reconciler {
 
   /** Looks at one pod and does what is missing. @throws when a step failed; the pod then stays where it is */
   async run(record: PodRecord): Promise<Doing<"rest">> {
+    try {
+      return await this.#walk(record);
+    } finally {
+      callOff(record);
+    }
+  }
+
+  async #walk(record: PodRecord): Promise<Doing<"rest">> {
     let run = freshRun;
     record.lookMs = undefined;
-    record.telling = undefined;
     let isSandboxKnown = false;
     for (let count = 0; count < maxSteps; count++) {
       record.read(this.#parts.clock.nowMs());

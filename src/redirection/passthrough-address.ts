@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The address from which a sidecar opens its own connections to the app over IPv6.
 import { setTimeout as delay } from "node:timers/promises";
-import { NetlinkError } from "../linux/netlink/exchange.ts";
-import { ensureLoopbackAddress, isLoopbackUp } from "../linux/netlink/loopback-address.ts";
-import { type InterfaceAddress, LO_DOWN } from "../linux/netlink/rtnetlink.ts";
+import { ensureLoopbackAddress } from "../linux/netlink/loopback-address.ts";
+import type { InterfaceAddress } from "../linux/netlink/rtnetlink.ts";
 import type { NetnsAt } from "../linux/netns-visit.ts";
-import { LOOPBACK_POLL_MS, LOOPBACK_WAIT_MS } from "./pod-routing.ts";
+import { untilLoopbackUp } from "./pod-routing.ts";
 
 /**
  * IPv4 has a range of loopback addresses for it, IPv6 has not.
@@ -30,16 +29,9 @@ export async function ensurePassthroughAddress(
 ): Promise<void> {
   // the kernel gives the device its own address when it comes up
   const isUp = addresses.some(({ ifindex, address }) => ifindex === LO_INDEX && address === "::1");
-  if (isNew && !isUp) await untilLoopbackIsUp(at);
-  await ensureLoopbackAddress(at, PASSTHROUGH_V6);
-}
-
-async function untilLoopbackIsUp(at: NetnsAt): Promise<void> {
-  const deadline = performance.now() + LOOPBACK_WAIT_MS;
-  while (!(await isLoopbackUp(at))) {
-    if (performance.now() >= deadline)
-      throw new NetlinkError(`give "lo" the address ${PASSTHROUGH_V6}`, "ENETDOWN", LO_DOWN);
-    await delay(LOOPBACK_POLL_MS);
+  if (isNew && !isUp) {
+    await untilLoopbackUp(at);
+    await delay(PLUGIN_ENDS_MS);
   }
-  await delay(PLUGIN_ENDS_MS);
+  await ensureLoopbackAddress(at, PASSTHROUGH_V6);
 }

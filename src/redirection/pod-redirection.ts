@@ -16,7 +16,7 @@ import { named } from "./named-faults.ts";
 import { NATIVE_LAYOUT } from "./native-rules.ts";
 import { podEngines } from "./pod-engines.ts";
 import { assertUsable, visitOf } from "./pod-netns.ts";
-import { familiesOf } from "./pod-routing.ts";
+import { familiesOf, untilLoopbackUp } from "./pod-routing.ts";
 import { PodWriter } from "./pod-writer.ts";
 import type { ApplyReport, RedirectionCall, Verification } from "./redirection-call.ts";
 import { RedirectionError } from "./redirection-error.ts";
@@ -134,6 +134,14 @@ export class PodRedirection {
    */
   remove(netns: Netns, call: RedirectionCall = {}): Promise<{ changed: boolean }> {
     return this.#queue.run(netns.key, () => named(call, () => this.#remove({ netns, ...call })));
+  }
+
+  /**
+   * Waits until the loopback device of a new namespace is up, which a runtime may see to beside our ADD. Calls of {@link apply} go on meanwhile.
+   * @throws NetlinkError ENETDOWN after 5 s; {@link RedirectionError} HOST_NETNS, NETNS_CLOSED
+   */
+  async untilUp(netns: Netns): Promise<void> {
+    await untilLoopbackUp(visitOf({ netns, isUrgent: true }, this.#options.hostNetns));
   }
 
   async #verify(call: NetnsCall, options: RedirectOptions): Promise<Verification> {

@@ -2,10 +2,12 @@
 // The ip rule and route of one pod's namespace, and which families it can have them in.
 import { setTimeout as delay } from "node:timers/promises";
 import { NetlinkError } from "../linux/netlink/exchange.ts";
+import { isLoopbackUp } from "../linux/netlink/loopback-address.ts";
 import type { MarkRoute } from "../linux/netlink/routing-messages.ts";
 import {
   ensureRedirectRouting,
   interfaceAddresses,
+  LO_DOWN,
   type RoutingLook,
   type RoutingState,
 } from "../linux/netlink/rtnetlink.ts";
@@ -18,8 +20,8 @@ import { assertPodNetns } from "./pod-netns.ts";
  * containerd runs the loopback plugin beside the chain, not before it: "lo" of a new sandbox may come up after our ADD has
  * begun. Source: containerd/go-cni cni.go, Setup (one goroutine for each network).
  */
-export const LOOPBACK_WAIT_MS = 5_000;
-export const LOOPBACK_POLL_MS = 10;
+const LOOPBACK_WAIT_MS = 5_000;
+const LOOPBACK_POLL_MS = 10;
 
 /** A family, or the ip rule and route of it, that the namespace cannot have. */
 export interface SkippedFamily {
@@ -62,6 +64,15 @@ export async function ensureRouting(
       found = undefined;
       await delay(LOOPBACK_POLL_MS);
     }
+  }
+}
+
+/** Waits for "lo" of a new namespace, up to 5 s. @throws NetlinkError ENETDOWN when it stays down */
+export async function untilLoopbackUp(at: NetnsAt): Promise<void> {
+  const deadline = performance.now() + LOOPBACK_WAIT_MS;
+  while (!(await isLoopbackUp(at))) {
+    if (performance.now() >= deadline) throw new NetlinkError("use the loopback device", "ENETDOWN", LO_DOWN);
+    await delay(LOOPBACK_POLL_MS);
   }
 }
 

@@ -423,6 +423,10 @@ export class World {
           durationMs: 0,
         };
       },
+      untilUp: async (netns) => {
+        this.#use(netns, "look at");
+        await this.#ask("look at");
+      },
       open: async (netns) => {
         await this.#change(netns, "open");
         return { changed: true };
