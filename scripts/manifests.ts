@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes deploy/manifests from deploy/chart: `node scripts/manifests.ts`, or `--check` to compare only.
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+// Writes deploy/manifests from deploy/chart with Helm: `node scripts/manifests.ts`, or `--check` to compare only. Without Go there is
+// no Helm: then the record beside the manifests says whether they, or the chart, were changed since they were made.
+import { createHash } from "node:crypto";
+import { existsSync, globSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Chart } from "./manifest-chart.ts";
+import { Chart, findHelm } from "./helm.ts";
 
 const root = join(import.meta.dirname, "..");
 
@@ -12,9 +14,12 @@ export const plainManifests = [
   { fileName: "ambient-cni-before-1.30.yaml", kubeVersion: "1.29.0", use: "Kubernetes before 1.30" },
 ] as const;
 
+/** What they were made from and what came of it, in the form of `sha256sum`: `sha256sum -c` at the project's root checks it, too. */
+export const recordPath = "deploy/manifests/made-from.sha256";
+
 /** Text of one of the plain manifests: the chart with its defaults, for the namespace istio-system. */
-export function plainManifest({ kubeVersion, use }: (typeof plainManifests)[number]): string {
-  const chart = new Chart(join(root, "deploy/chart"));
+export function plainManifest(helm: string, { kubeVersion, use }: (typeof plainManifests)[number]): string {
+  const chart = new Chart(helm, join(root, "deploy/chart"));
   const manifests = chart.render({ releaseName: "ambient-cni", namespace: "istio-system", kubeVersion });
   const head = [
     "# SPDX-License-Identifier: Apache-2.0",
@@ -24,17 +29,44 @@ export function plainManifest({ kubeVersion, use }: (typeof plainManifests)[numb
   return `${[head.join("\n"), ...manifests.map(({ text }) => text)].join("\n---\n")}\n`;
 }
 
-function main(check: boolean): number {
-  let stale = 0;
-  for (const manifest of plainManifests) {
-    const path = join(root, "deploy/manifests", manifest.fileName);
-    const text = plainManifest(manifest);
-    if (existsSync(path) && readFileSync(path, "utf8") === text) continue;
-    stale++;
-    if (!check) writeFileSync(path, text);
-    process.stdout.write(`${check ? "stale" : "written"}: deploy/manifests/${manifest.fileName}\n`);
-  }
-  return check && stale > 0 ? 1 : 0;
+/** The record of a project's folder as it is now. */
+export function currentRecord(folder: string): string {
+  const paths = globSync(["deploy/chart/**", "deploy/chart/.helmignore", "deploy/manifests/*.yaml"], {
+    cwd: folder,
+    withFileTypes: true,
+  })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name).slice(folder.length + 1));
+  return paths
+    .toSorted()
+    .map((path) => {
+      const hash = createHash("sha256")
+        .update(readFileSync(join(folder, path)))
+        .digest("hex");
+      return `${hash}  ${path}\n`;
+    })
+    .join("");
 }
 
-if (import.meta.main) process.exitCode = main(process.argv.includes("--check"));
+async function main(check: boolean): Promise<number> {
+  const helm = await findHelm();
+  if ("lacks" in helm) {
+    process.stderr.write(`${helm.lacks}\n`);
+    if (!check) return 1;
+  }
+  const stale: string[] = [];
+  const compare = (path: string, text: string): void => {
+    const file = join(root, path);
+    if (existsSync(file) && readFileSync(file, "utf8") === text) return;
+    stale.push(path);
+    if (!check) writeFileSync(file, text);
+  };
+  if ("program" in helm)
+    for (const manifest of plainManifests)
+      compare(join("deploy/manifests", manifest.fileName), plainManifest(helm.program, manifest));
+  compare(recordPath, currentRecord(root));
+  for (const path of stale) process.stdout.write(`${check ? "stale" : "written"}: ${path}\n`);
+  return check && stale.length > 0 ? 1 : 0;
+}
+
+if (import.meta.main) process.exitCode = await main(process.argv.includes("--check"));

@@ -1,27 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { appendFileSync, cpSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, expect, test } from "vitest";
-import { parseAllDocuments } from "yaml";
-import { Chart, type Values } from "../../scripts/manifest-chart.ts";
-import { plainManifest, plainManifests } from "../../scripts/manifests.ts";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { parse } from "yaml";
+import { Chart, findHelm, type Values } from "../../scripts/helm.ts";
+import { currentRecord, plainManifest, plainManifests, recordPath } from "../../scripts/manifests.ts";
 import { loadConfig } from "../../src/config.ts";
 import { chartGlobals, chartValues } from "../settings/istio-cni-names.ts";
 import { istioCniObjects } from "./istio-cni-daemonset.ts";
-import { schemaFaults } from "./values-schema.ts";
 
 const root = join(import.meta.dirname, "../..");
-const chart = new Chart(join(root, "deploy/chart"));
+const helm = await findHelm();
+const lacks = "lacks" in helm ? helm.lacks : undefined;
+const program = "program" in helm ? helm.program : "";
+const chart = new Chart(program, join(root, "deploy/chart"));
+const chartDefaults = parse(readFileSync(join(chart.folder, "values.yaml"), "utf8")) as Any;
 const schema = JSON.parse(readFileSync(join(root, "deploy/chart/values.schema.json"), "utf8"));
 const place = { releaseName: "mesh", namespace: "istio-system", kubeVersion: "1.30.0" } as const;
 
 // biome-ignore lint/suspicious/noExplicitAny: Kubernetes objects are read field by field.
 type Any = any;
 
+const rendered = new Map<string, Any[]>();
+
 function render(values: Values = {}, kubeVersion = "1.30.0"): Any[] {
-  expect(schemaFaults(values, schema)).toEqual([]);
-  return chart.render({ ...place, kubeVersion, values }).map(({ object }) => object);
+  const key = JSON.stringify([values, kubeVersion]);
+  const objects =
+    rendered.get(key) ?? chart.render({ ...place, kubeVersion, values }).map(({ object }) => object);
+  rendered.set(key, objects);
+  return structuredClone(objects);
 }
 
 function find(objects: readonly Any[], kind: string): Any {
@@ -38,7 +46,15 @@ function settings(objects: readonly Any[]): Record<string, string> {
   return find(objects, "ConfigMap").data;
 }
 
-/** Every way of setting values that the documentation names; all are compared with Helm where there is one. */
+/** A copy of a folder, for a change; it is gone when the test is over. */
+function copyOf(path: string): string {
+  const dir = mkdtempSync(join(tmpdir(), "chart-"));
+  onTestFinished(() => rmSync(dir, { recursive: true }));
+  cpSync(join(root, path), join(dir, path), { recursive: true });
+  return join(dir, path);
+}
+
+/** Every way of setting values that the documentation names. */
 const cases: Readonly<Record<string, Values>> = {
   defaults: {},
   "istio-cni's names": { istioCniNames: true },
@@ -136,7 +152,33 @@ const cases: Readonly<Record<string, Values>> = {
   ),
 };
 
-describe("the chart", () => {
+if (lacks !== undefined)
+  test("Helm was not to be had on this machine: nobody looked at the chart", (context) =>
+    context.skip(lacks));
+
+describe.skipIf(lacks !== undefined)("the chart", () => {
+  test("has nothing that Helm's lint finds", () => {
+    chart.lint();
+  });
+
+  test("has faults that Helm's lint finds, when one is planted", () => {
+    const folder = copyOf("deploy/chart");
+    appendFileSync(join(folder, "Chart.yaml"), "apiVersion: v7\n");
+    expect(() => new Chart(program, folder).lint()).toThrow("the chart has faults");
+  });
+
+  test("has no value that is not there", () => {
+    const folder = copyOf("deploy/chart");
+    appendFileSync(join(folder, "templates/rbac.yaml"), "# {{ .Values.misspelt }}\n");
+    expect(() => new Chart(program, folder).render(place)).toThrow(/map has no entry for key "misspelt"/);
+  });
+
+  test("is refused by a Kubernetes that it was not made for", () => {
+    expect(() => chart.render({ ...place, kubeVersion: "1.19.9" })).toThrow(
+      /requires kubeVersion: >=1.20.0-0/,
+    );
+  });
+
   test.each(Object.entries(cases))("renders a whole with %s", (_, values) => {
     const objects = render(values);
     const daemonSet = find(objects, "DaemonSet");
@@ -317,12 +359,9 @@ describe("the chart", () => {
     expect(ours).toHaveLength(theirs.length + 1);
   });
 
-  test.each([["an unknown platform", { cni: { platform: "vms" } }, /not known: use one of aks, .* talos$/]])(
-    "refuses %s",
-    (_, values, message) => {
-      expect(() => chart.render({ ...place, values })).toThrow(message);
-    },
-  );
+  test("names the platforms that it knows to whom names another one", () => {
+    expect(() => render({ cni: { platform: "vms" } })).toThrow(/'\/cni\/platform'.* 'aks', .* 'talos'/);
+  });
 
   test("makes a policy by its own switch and by the one of all of Istio's charts", () => {
     const count = (values: Values) => render(values).filter(({ kind }) => kind === "NetworkPolicy").length;
@@ -351,16 +390,15 @@ describe("the chart", () => {
 
 describe("the schema", () => {
   test("knows every value of the chart, and the chart every value of the schema", () => {
-    expect(schemaFaults(chart.values, schema)).toEqual([]);
     const withoutDefault = ["logLevel", "psp_cluster_role"];
     expect(
       Object.keys(schema.properties)
         .filter((name) => !withoutDefault.includes(name))
         .sort(),
-    ).toEqual(Object.keys(chart.values).sort());
+    ).toEqual(Object.keys(chartDefaults).sort());
   });
 
-  test.each([
+  test.skipIf(lacks !== undefined).each([
     ["a misspelt value", { cniBindir: "/a" }],
     ["a misspelt value below cni", { cni: { cniBindir: "/a" } }],
     ["a relative folder", { cniBinDir: "opt/cni/bin" }],
@@ -375,22 +413,42 @@ describe("the schema", () => {
     ["a repair that is a text", { repair: { enabled: "yes" } }],
     ["a selector that selects nothing known", { ambient: { enablementSelectors: [{ pods: {} }] } }],
   ])("refuses %s", (_, values) => {
-    expect(schemaFaults(values, schema)).toHaveLength(1);
+    expect(() => render(values)).toThrow(/values don't meet the specifications of the schema/);
   });
 });
 
 describe("plain manifests", () => {
-  test.each(plainManifests)(
+  test.skipIf(lacks !== undefined).each(plainManifests)(
     "$fileName is what the chart renders now (node scripts/manifests.ts)",
     (manifest) => {
       const text = readFileSync(join(root, "deploy/manifests", manifest.fileName), "utf8");
-      expect(text).toBe(plainManifest(manifest));
+      expect(text).toBe(plainManifest(program, manifest));
     },
   );
 
+  test("are those that were made, from the chart that is here", () => {
+    expect(currentRecord(root)).toBe(readFileSync(join(root, recordPath), "utf8"));
+  });
+
+  test.each([
+    "chart/values.yaml",
+    "chart/templates/_names.tpl",
+    "chart/files/platforms.yaml",
+    "chart/.helmignore",
+    "manifests/ambient-cni.yaml",
+  ])("a change of %s is seen without Helm", (path) => {
+    const folder = join(copyOf("deploy"), "..");
+    expect(currentRecord(folder)).toBe(currentRecord(root));
+    appendFileSync(join(folder, "deploy", path), "\n");
+    expect(currentRecord(folder)).not.toBe(currentRecord(root));
+  });
+
   test("are of the version that is built", () => {
     const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-    expect(container(render()).image).toBe(`localhost/ambient-cni:${version}`);
+    const [manifest] = plainManifests;
+    expect(readFileSync(join(root, "deploy/manifests", manifest.fileName), "utf8")).toContain(
+      `image: "localhost/ambient-cni:${version}"\n`,
+    );
     expect(readFileSync(join(root, "deploy/Dockerfile"), "utf8")).toContain(`ARG VERSION=${version}\n`);
   });
 });
@@ -408,40 +466,6 @@ describe("istio-cni's DaemonSet", () => {
   });
 });
 
-// Debian has no package of it: without one only our own renderer looks at the chart
-describe("Helm (skipped unless in PATH, or named by HELM)", () => {
-  const helm = process.env.HELM ?? "helm";
-  const isThere = (() => {
-    try {
-      return execFileSync(helm, ["version", "--short"], { encoding: "utf8" }) !== "";
-    } catch {
-      return false;
-    }
-  })();
-
-  test.skipIf(!isThere).each(Object.entries(cases))("renders the same with %s", (_, values) => {
-    for (const kubeVersion of ["1.29.0", "1.34.0"]) {
-      const args = ["template", "mesh", chart.folder, "-n", "istio-system", "--kube-version", kubeVersion];
-      const text = execFileSync(helm, [...args, "-f", "-"], {
-        input: JSON.stringify(values),
-        encoding: "utf8",
-      });
-      const theirs = parseAllDocuments(text, { version: "1.1" }).map((document) => document.toJS());
-      const byName = (a: Any, b: Any) =>
-        `${a.kind}/${a.metadata.name}` < `${b.kind}/${b.metadata.name}` ? -1 : 1;
-      expect(theirs.filter((object) => object !== null).sort(byName)).toEqual(
-        render(values, kubeVersion).sort(byName),
-      );
-    }
-  });
-
-  test.skipIf(!isThere)("finds nothing wrong with the chart", () => {
-    expect(execFileSync(helm, ["lint", "--strict", chart.folder], { encoding: "utf8" })).toContain(
-      "0 chart(s) failed",
-    );
-  });
-});
-
 describe("deploy/README.md", () => {
   const readme = readFileSync(join(root, "deploy/README.md"), "utf8");
 
@@ -452,13 +476,13 @@ describe("deploy/README.md", () => {
     const exists = (name: string) =>
       name
         .split(".")
-        .reduce<Any>((values, part) => (values === undefined ? undefined : values[part]), chart.values) !==
+        .reduce<Any>((values, part) => (values === undefined ? undefined : values[part]), chartDefaults) !==
       undefined;
     // what the text quotes besides values: files, labels' values, states
     const others =
       /^(Dockerfile|ambient|pending|none|nsenter|istioctl|install-cni|privileged|baseline|enforce|aks|eks|gke|k3d|k3s|kind|microk8s|minikube|openshift|talos|values.schema.json|istio-cni.conf|nativeNftables|exclusive|[A-Z_]+|ztunnel|env\.[A-Z_]+|components\.cni\.enabled|demo|Ambient[A-Za-z]+|no|fail)$/;
     expect(
-      named.filter((name) => !exists(name) && !others.test(name) && chart.values[name] === undefined),
+      named.filter((name) => !exists(name) && !others.test(name) && chartDefaults[name] === undefined),
     ).toEqual([]);
     expect(named).toEqual(
       expect.arrayContaining(["hub", "tag", "agentAwayPolicy", "resourceQuotas.enabled"]),

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { access, type FileHandle, open, readdir, readFile } from "node:fs/promises";
 import { get } from "node:http";
 import { join } from "node:path";
-import { Chart, type Values } from "../../../scripts/manifest-chart.ts";
+import { Chart, type Values } from "../../../scripts/helm.ts";
 import { requireNode } from "../../support/node/inside.ts";
 import { inNetns } from "../../support/node/kernel.ts";
 import { run } from "../../support/node/run.ts";
@@ -101,8 +101,8 @@ const documentedValues: readonly Values[] = [
 ];
 
 /** Has the API server look at everything that the chart can make; nothing is kept. @returns number of objects */
-export async function tryChart(): Promise<number> {
-  const chart = new Chart(join(root, "deploy/chart"));
+export async function tryChart(helm: string): Promise<number> {
+  const chart = new Chart(helm, join(root, "deploy/chart"));
   const { gitVersion } = (await kube.admin.get("/version")) as unknown as { gitVersion: string };
   let count = 0;
   for (const values of documentedValues) {
