@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How `npm test` runs: real kernel state is shared, so heavy suites get their own namespaces and generous limits.
 import { defineConfig } from "vitest/config";
+import { SkipReporter } from "./test/support/skips/skip-reporter.ts";
 
 export default defineConfig({
   test: {
@@ -11,5 +12,6 @@ export default defineConfig({
     expect: { poll: { timeout: 10_000 } },
     pool: "forks",
     maxWorkers: 3,
+    reporters: ["default", new SkipReporter()],
   },
 });

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How `npm run test:cri` runs: the whole suite with its long variants, one file after the other, so that times mean something.
 import { defineConfig } from "vitest/config";
+import { SkipReporter } from "../support/skips/skip-reporter.ts";
 
 // biome-ignore lint/style/noDefaultExport: vitest reads its configuration from there.
 export default defineConfig({
@@ -11,6 +12,6 @@ export default defineConfig({
     hookTimeout: 60_000,
     pool: "forks",
     fileParallelism: false,
-    reporters: ["verbose"],
+    reporters: ["verbose", new SkipReporter()],
   },
 });

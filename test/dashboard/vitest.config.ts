@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How `npm run test:page` runs: the whole dashboard, with what needs a browser; npm test finds only what does not.
 import { defineConfig } from "vitest/config";
+import { SkipReporter } from "../support/skips/skip-reporter.ts";
 
 // biome-ignore lint/style/noDefaultExport: vitest reads its configuration from there.
 export default defineConfig({
@@ -10,6 +11,6 @@ export default defineConfig({
     hookTimeout: 60_000,
     pool: "forks",
     fileParallelism: false,
-    reporters: ["verbose"],
+    reporters: ["verbose", new SkipReporter()],
   },
 });

@@ -25,7 +25,8 @@ interface Iptables {
 const execFileAsync = promisify(execFile);
 const script = join(import.meta.dirname, "../../scripts/debian-root.sh");
 const folder = mkdtempSync(join(tmpdir(), "ambient-iptables-"));
-const found = (await Promise.all(["trixie", "sid"].map(bring))).filter((each) => each !== undefined);
+const suites = ["trixie", "sid"];
+const found = (await Promise.all(suites.map(bring))).filter((each) => each !== undefined);
 
 /** A root with the iptables of a Debian suite. @returns undefined where this machine has not the means to bring it */
 async function bring(suite: string): Promise<Iptables | undefined> {
@@ -85,9 +86,9 @@ function program(family: Family, tool: "save" | "restore"): string {
 
 afterAll(() => rmSync(folder, { recursive: true }));
 
-test.skipIf(found.length > 0)("newer iptables were not to be had on this machine", () => {
-  expect(found).toEqual([]);
-});
+for (const suite of suites)
+  if (!found.some((each) => each.suite === suite))
+    test.skip(`the iptables of Debian ${suite} were not to be had on this machine`);
 
 describe.each(found)("the iptables of Debian $suite", (iptables) => {
   let redirect: PodRedirection;

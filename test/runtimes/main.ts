@@ -5,6 +5,7 @@ import { release } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { chainVersionVariable } from "../cluster/support/real-node.ts";
+import { readDemand } from "../support/skips/means.ts";
 import { leftOut, planSteps, type Step } from "./plan.ts";
 import { markdownOf, type Report, type RootRow, type RunRow, textOf, withPart } from "./report.ts";
 import { chainVersions, Root, RootUnavailableError } from "./root.ts";
@@ -67,6 +68,8 @@ async function main(args: readonly string[]): Promise<number> {
   const report: Report = { date: today(), machine: await machine(), roots, runs, gaps: [...gaps, ...always] };
   say(`\n${textOf(report)}`);
   if (options.write !== undefined) await writePage(options.write, report);
+  const { requireAll, allowLacking } = readDemand(process.env);
+  if (roots.length < options.only.length && requireAll && !allowLacking.includes("debian")) return 1;
   return runs.every(({ failures }) => failures.length === 0) ? 0 : 1;
 }
 
