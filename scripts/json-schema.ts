@@ -20,8 +20,8 @@ import { nullSchema, type Schema, scalar, union } from "./schema-parts.ts";
 export interface SchemaSource {
   /** Path of the tsconfig.json that the file belongs to. */
   readonly configPath: string;
-  /** File with the interfaces; those of others that they name are taken in. */
-  readonly path: string;
+  /** Files with the interfaces; those of others that they name are taken in. */
+  readonly paths: readonly string[];
   /** Interfaces to begin with. */
   readonly roots: readonly string[];
   /** What an interface is called in the schema. */
@@ -34,20 +34,28 @@ export interface SchemaSource {
  * Source: JSON Schema 2020-12, Validation.
  * @throws Error for a type that has no schema here, naming where it stands
  */
-export function schemaDefinitions({ configPath, path, roots, nameOf }: SchemaSource): Record<string, Schema> {
+export function schemaDefinitions({
+  configPath,
+  paths,
+  roots,
+  nameOf,
+}: SchemaSource): Record<string, Schema> {
   const api = new API();
   try {
     const project = api.updateSnapshot({ openProjects: [configPath] }).getProject(configPath);
-    const file = project?.program.getSourceFile(path);
-    if (project === undefined || file === undefined)
-      throw new Error(`Cannot make a schema of "${path}": "${configPath}" does not have it`);
+    const declared = paths.flatMap((path) => {
+      const file = project?.program.getSourceFile(path);
+      if (file === undefined)
+        throw new Error(`Cannot make a schema of "${path}": "${configPath}" does not have it`);
+      return file.statements.filter(isInterfaceDeclaration);
+    });
+    if (project === undefined) throw new Error(`Cannot read "${configPath}"`);
     const definitions = new Definitions(project, nameOf);
-    const declared = file.statements.filter(isInterfaceDeclaration);
     for (const root of roots) {
       const name = declared.find((each) => each.name.text === root)?.name;
       const symbol = name && project.checker.getSymbolAtLocation(name);
       if (symbol === undefined)
-        throw new Error(`Cannot make a schema of "${path}": it has no interface "${root}"`);
+        throw new Error(`Cannot make a schema of "${paths.join('", "')}": there is no interface "${root}"`);
       definitions.of(symbol);
     }
     return definitions.all;

@@ -21,14 +21,15 @@ export function stateSchema(): string {
   const nameOf = (name: string): string => name.replace(/Report$/, "");
   const $defs = schemaDefinitions({
     configPath: join(root, "tsconfig.json"),
-    path: join(root, "src/status/state-report.ts"),
+    paths: ["state-report.ts", "node-state-report.ts"].map((name) => join(root, "src/status", name)),
     roots: Object.keys(answers),
     nameOf,
   });
   const where = Object.entries(answers).map(([name, path]) => `${path}: ${nameOf(name)}`);
   const schema = {
     $schema: "https://json-schema.org/draft/2020-12/schema",
-    $comment: "Made from src/status/state-report.ts by scripts/state-schema.ts; change the types instead.",
+    $comment:
+      "Made from src/status/state-report.ts and node-state-report.ts by scripts/state-schema.ts; change the types instead.",
     title: "Answers of the state API of ambient-cni",
     description: `${where.join("; ")}.`,
     $defs,

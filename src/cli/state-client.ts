@@ -2,9 +2,9 @@
 // Asks the agent of this node through its Unix socket, with a deadline.
 import { request } from "node:http";
 import { join } from "node:path";
+import type { NodeReport } from "../status/node-state-report.ts";
 import type { StateReader } from "../status/state-reader.ts";
 import {
-  type NodeReport,
   type PodDetailReport,
   type PodListReport,
   STATE_PATHS,

@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni status`: the agent's own picture of the node, one line a pod.
 import { setTimeout as delay } from "node:timers/promises";
+import type { AmbientLeftoversReport, NodeReport } from "../status/node-state-report.ts";
 import { isWithoutAmbient } from "../status/served-sidecar.ts";
 import type { StateReader } from "../status/state-reader.ts";
-import type {
-  AmbientLeftoversReport,
-  NodeReport,
-  PodDetailReport,
-  PodListReport,
-  PodReport,
-} from "../status/state-report.ts";
+import type { PodDetailReport, PodListReport, PodReport } from "../status/state-report.ts";
 import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
 import { bypassLines, earlierText, renderPodDetail } from "./pod-detail.ts";
 import { AgentAwayError, stateClient } from "./state-client.ts";

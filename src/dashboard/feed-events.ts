@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the live feed sends to a page, as types.
-import type { NodeReport, PodReport } from "../status/state-report.ts";
+
+import type { NodeReport } from "../status/node-state-report.ts";
+import type { PodReport } from "../status/state-report.ts";
 
 /** Everything; the first event of each connection, and again for a page that could not keep up. */
 export interface WholeEvent {

@@ -2,8 +2,9 @@
 // Tells the pages that are open what has changed, as server-sent events; while none is open the agent is asked nothing at all.
 import type { ServerResponse } from "node:http";
 import { type Clock, systemClock, type Timer } from "../loop/clock.ts";
+import type { NodeReport } from "../status/node-state-report.ts";
 import type { StateReader } from "../status/state-reader.ts";
-import type { NodeReport, PodReport } from "../status/state-report.ts";
+import type { PodReport } from "../status/state-report.ts";
 import type { ChangeEvent, WholeEvent } from "./feed-events.ts";
 
 export interface LiveFeedOptions {

@@ -9,9 +9,10 @@ import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { within } from "../loop/deadline.ts";
 import { Limit } from "../loop/limit.ts";
+import type { NodeReport } from "../status/node-state-report.ts";
 import { isServedSidecar } from "../status/served-sidecar.ts";
 import type { StateReader } from "../status/state-reader.ts";
-import type { NodeReport, PodReport } from "../status/state-report.ts";
+import type { PodReport } from "../status/state-report.ts";
 import { explainRules } from "./packet-paths.ts";
 import type { PodRulesReport, RuleFamilyReport } from "./rules-report.ts";
 

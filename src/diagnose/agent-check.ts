@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the agent's own report means: is it ready, is ztunnel there, do probes pass, which pods are not captured and why.
 
+import type { NodeReport } from "../status/node-state-report.ts";
 import { isServedSidecar, isWithoutAmbient } from "../status/served-sidecar.ts";
-import type { NodeReport, PodListReport } from "../status/state-report.ts";
+import type { PodListReport } from "../status/state-report.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
 import { judgeSidecars } from "./sidecar-check.ts";
 

@@ -6,7 +6,8 @@ import type { PluginEntry } from "../conflist/conflist-edit.ts";
 import { launcherPath } from "../install/launcher-copy.ts";
 import { findIstioCni } from "../install/launcher-leftover.ts";
 import { NamespacePatterns } from "../kube/namespace-patterns.ts";
-import type { ChainReport, PodListReport } from "../status/state-report.ts";
+import type { ChainReport } from "../status/node-state-report.ts";
+import type { PodListReport } from "../status/state-report.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
 
 /** Where to look. */

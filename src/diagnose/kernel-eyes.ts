@@ -13,7 +13,7 @@ import {
 } from "../netfilter/variant.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
 import { SidecarRedirection } from "../redirection/sidecar-redirection.ts";
-import type { NodeReport } from "../status/state-report.ts";
+import type { NodeReport } from "../status/node-state-report.ts";
 
 const TIMEOUT_MS = 5_000;
 

@@ -4,8 +4,9 @@ import type { ApiClient } from "../kube/api-client.ts";
 import { decideRepair } from "../repair/decide-repair.ts";
 import { type SuspectPod, suspectFields, toSuspectPod } from "../repair/suspect-pod.ts";
 import type { RepairSettings } from "../settings/repair-settings.ts";
+import type { NodeReport } from "../status/node-state-report.ts";
 import { isServedSidecar } from "../status/served-sidecar.ts";
-import type { NodeReport, PodListReport, PodReport } from "../status/state-report.ts";
+import type { PodListReport, PodReport } from "../status/state-report.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
 
 const ID = "sidecars";

@@ -11,9 +11,9 @@ import type { ReflectorCounts } from "../kube/reflector.ts";
 import type { LogRing } from "../log/log-ring.ts";
 import type { ProbeDrift } from "../probes/probe-drift.ts";
 import type { FindBypasses } from "../redirection/pod-bypass.ts";
+import type { ProbePathReport } from "./node-state-report.ts";
 import type { ProcessFacts } from "./process-facts.ts";
 import type { Readiness } from "./readiness.ts";
-import type { ProbePathReport } from "./state-report.ts";
 
 /** Pods of the node as the enrolment knows them; what it hands out is only read. */
 export interface EnrolmentFacts {

@@ -3,9 +3,10 @@
 import { Limit } from "../loop/limit.ts";
 import type { AgentFacts } from "./agent-facts.ts";
 import { reportNode } from "./node-report.ts";
+import type { NodeReport } from "./node-state-report.ts";
 import { lookAtPod } from "./pod-look.ts";
 import { type KnownPod, knownPod, knownPods, reportPod } from "./pod-report.ts";
-import type { NodeReport, PodDetailReport, PodListReport } from "./state-report.ts";
+import type { PodDetailReport, PodListReport } from "./state-report.ts";
 
 /** Who answers the state API's questions. */
 export interface StateSource {

@@ -4,8 +4,8 @@ import type * as prom from "prom-client";
 import { enrolmentStates } from "../enrolment/enrolment-state.ts";
 import { failureKinds } from "../enrolment/failure.ts";
 import type { MetricMaker } from "./metric-maker.ts";
+import type { CountReport, NodeReport, ProbePathReport } from "./node-state-report.ts";
 import { isWithoutAmbient } from "./served-sidecar.ts";
-import type { CountReport, NodeReport, ProbePathReport } from "./state-report.ts";
 
 const probeOutcomes: readonly ProbePathReport["outcome"][] = ["bypassed", "captured", "unreachable"];
 const podStates = [...enrolmentStates, "sidecar"] as const;

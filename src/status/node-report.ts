@@ -12,7 +12,6 @@ import type {
   WatchFacts,
 } from "./agent-facts.ts";
 import { renderSelector } from "./desired-report.ts";
-import { failureOf, type KnownPod, knownPods, mayBeBypassed, stateOf } from "./pod-report.ts";
 import type {
   AmbientLeftoversReport,
   ChainReport,
@@ -22,7 +21,8 @@ import type {
   PodCountsReport,
   ProbePathReport,
   WatchReport,
-} from "./state-report.ts";
+} from "./node-state-report.ts";
+import { failureOf, type KnownPod, knownPods, mayBeBypassed, stateOf } from "./pod-report.ts";
 
 /** As NodeState counts copies stale. */
 const maxWatchAgeMs = 60_000;

@@ -2,7 +2,7 @@
 // The agent's own process: memory, processor time, descriptors, how late the event loop is.
 import { readdir } from "node:fs/promises";
 import { monitorEventLoopDelay } from "node:perf_hooks";
-import type { ProcessReport } from "./state-report.ts";
+import type { ProcessReport } from "./node-state-report.ts";
 
 const windowMs = 30_000;
 const resolutionMs = 50;

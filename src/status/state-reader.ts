@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The state API's questions, as whoever looks at the agent from outside asks them.
-import type { NodeReport, PodDetailReport, PodListReport } from "./state-report.ts";
+
+import type { NodeReport } from "./node-state-report.ts";
+import type { PodDetailReport, PodListReport } from "./state-report.ts";
 
 /** Asks the agent of this node. */
 export interface StateReader {

@@ -7,7 +7,8 @@ import { judgeAgent } from "../../src/diagnose/agent-check.ts";
 import { checkUnserved, judgeSidecars } from "../../src/diagnose/sidecar-check.ts";
 import type { ApiClient } from "../../src/kube/api-client.ts";
 import { AgentState } from "../../src/status/agent-state.ts";
-import type { ChainReport, NodeReport, PodListReport } from "../../src/status/state-report.ts";
+import type { ChainReport, NodeReport } from "../../src/status/node-state-report.ts";
+import type { PodListReport } from "../../src/status/state-report.ts";
 import { brokenPod } from "../repair/broken-pod.ts";
 import { FakeAgent } from "../status/fake-agent.ts";
 

@@ -3,7 +3,8 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { NodeReport, PodDetailReport, PodListReport } from "../../src/status/state-report.ts";
+import type { NodeReport } from "../../src/status/node-state-report.ts";
+import type { PodDetailReport, PodListReport } from "../../src/status/state-report.ts";
 import { NodeModule } from "../support/node/node-module.ts";
 import { validate } from "./json-schema.ts";
 import { parsePrometheusText } from "./prometheus-text.ts";

@@ -23,7 +23,7 @@ function definitions(files: Readonly<Record<string, string>>, roots = ["Root"]):
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
   const source: SchemaSource = {
     configPath,
-    path: join(folder, "types.ts"),
+    paths: [join(folder, "types.ts")],
     roots,
     nameOf: (name) => name.toLowerCase(),
   };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What was repaired and what went wrong lately.
-import type { LogLineReport, NodeReport } from "../../status/state-report.ts";
+
+import type { NodeReport } from "../../status/node-state-report.ts";
+import type { LogLineReport } from "../../status/state-report.ts";
 import { showAge } from "./age-clock.ts";
 import { byId, make, setText } from "./element.ts";
 import { type KeyedItem, KeyedList } from "./keyed-list.ts";

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The dashboard's page: takes events in, draws at most once a frame, and lets the address say which pod is open.
-import type { NodeReport, PodReport } from "../../status/state-report.ts";
+
+import type { NodeReport } from "../../status/node-state-report.ts";
+import type { PodReport } from "../../status/state-report.ts";
 import type { ChangeEvent, WholeEvent } from "../feed-events.ts";
 import { showActivity } from "./activity.ts";
 import { setAgentTime, startAgeClock } from "./age-clock.ts";

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node at a glance: readiness, the CNI chain, ztunnel, the API server, kubelet probes and the agent itself.
+
+import type { ChainReport, NodeReport } from "../../status/node-state-report.ts";
 import { isWithoutAmbient } from "../../status/served-sidecar.ts";
-import type { ChainReport, NodeReport } from "../../status/state-report.ts";
 import { showAge } from "./age-clock.ts";
 import { byId, make, setAttribute, setText } from "./element.ts";
 import { count, duration, size } from "./format.ts";
