@@ -4,7 +4,7 @@ import type { Family } from "../netfilter/family.ts";
 import type { NativeBase, NativeChainLayout, NativeLayout } from "../netfilter/native/native-layout.ts";
 import { nativeTables, printTables } from "../netfilter/native/native-rules.ts";
 import type { SidecarOptions } from "./sidecar-options.ts";
-import { SIDECAR_CHAINS, type SidecarChain, type SidecarTableName } from "./sidecar-rules.ts";
+import { SIDECAR_CHAINS, type SidecarChain, type SidecarTableName } from "./sidecar-rule.ts";
 import { toldSidecar } from "./told-sidecar.ts";
 
 type Bases = Readonly<Record<NonNullable<SidecarChain["hook"]>, NativeBase>>;

@@ -5,7 +5,8 @@ import { renderRestoreText } from "../netfilter/restore-text.ts";
 import type { WantedRules } from "../netfilter/rule-engine.ts";
 import { type OwnTable, type ToldRules, toldRule } from "../netfilter/told-rules.ts";
 import type { SidecarOptions } from "./sidecar-options.ts";
-import { SIDECAR_CHAINS, SIDECAR_TABLE_NAMES, sidecarChains, sidecarRules } from "./sidecar-rules.ts";
+import { SIDECAR_CHAINS, SIDECAR_TABLE_NAMES } from "./sidecar-rule.ts";
+import { sidecarChains, sidecarRules } from "./sidecar-rules.ts";
 
 /** All that can be a sidecar's in a pod, in both families. */
 export const SIDECAR_TABLES: readonly OwnTable[] = ([4, 6] as const).flatMap((family) =>

@@ -5,7 +5,8 @@ import { describe, expect, test } from "vitest";
 import { normaliseRule } from "../../src/netfilter/rule-tokens.ts";
 import { renderNativeSidecarText } from "../../src/redirection/native-sidecar.ts";
 import { sidecarAnnotations, sidecarOptionsOf } from "../../src/redirection/sidecar-options.ts";
-import { SIDECAR_CHAINS, SIDECAR_TABLE_NAMES, sidecarRules } from "../../src/redirection/sidecar-rules.ts";
+import { SIDECAR_CHAINS, SIDECAR_TABLE_NAMES } from "../../src/redirection/sidecar-rule.ts";
+import { sidecarRules } from "../../src/redirection/sidecar-rules.ts";
 import { REDIRECT_TABLES } from "../../src/redirection/told-redirection.ts";
 import {
   renderSidecarText,
