@@ -17,6 +17,7 @@ import {
   type ZdsAnswer,
 } from "./zds-codec.ts";
 import { ZdsError } from "./zds-error.ts";
+import { openFd, type ZdsUpdate } from "./zds-update.ts";
 
 /** Hello seen or not, snapshot under way, ready for updates, over. */
 export type ZdsPhase = "hello" | "snapshot" | "live" | "closed";
@@ -35,17 +36,6 @@ export interface ZdsConnectionOptions {
   readonly onanswer: (result: "ack" | "nack" | "timeout" | "disconnected", seconds: number) => void;
 }
 
-interface Update {
-  readonly bytes: () => Uint8Array;
-  readonly fd: () => number | undefined;
-  /** Asked when the update's turn comes; the reason why it must not be sent any more, if there is one. */
-  readonly stale: () => string | undefined;
-  /** Asked when the update's turn comes: the snapshot may have said it already. */
-  readonly done: () => boolean;
-  readonly acked: () => void;
-  readonly settled: PromiseWithResolvers<void>;
-}
-
 /**
  * Speaks ZDS with one ztunnel. Pairing is by order, so a request goes out only after the answer to the last one;
  * whatever breaks that (a late, unasked or undecodable answer) ends the connection, and ztunnel comes back by itself.
@@ -56,7 +46,7 @@ export class ZdsConnection {
   readonly connectedAt = new Date();
   readonly #socket: SeqpacketConnection;
   readonly #options: ZdsConnectionOptions;
-  readonly #queue: Update[] = [];
+  readonly #queue: ZdsUpdate[] = [];
   readonly #acked = new Map<string, string>();
   #phase: ZdsPhase = "hello";
   #refused = 0;
@@ -137,7 +127,7 @@ export class ZdsConnection {
     this.#end(reason);
   }
 
-  #enqueue(update: Update): Promise<void> {
+  #enqueue(update: ZdsUpdate): Promise<void> {
     if (this.#closeReason !== undefined) update.settled.reject(this.#closeReason);
     else {
       this.#queue.push(update);
@@ -190,7 +180,7 @@ export class ZdsConnection {
       log.warn({ connection: this.id, answer: answer.error }, "ztunnel refused the end of the snapshot");
   }
 
-  async #sendUpdate(update: Update): Promise<void> {
+  async #sendUpdate(update: ZdsUpdate): Promise<void> {
     const stale = update.stale();
     if (stale !== undefined) {
       update.settled.reject(new ZdsError("SUPERSEDED", `Cannot hand the pod to ztunnel: ${stale}`));
@@ -301,10 +291,4 @@ export class ZdsConnection {
     for (const update of this.#queue.splice(0)) update.settled.reject(reason);
     this.#options.onphase(this);
   }
-}
-
-/** @throws ZdsError for a namespace that was closed while the request waited: its number may be another file's */
-function openFd({ netns }: RosterEntry): number {
-  if (netns !== undefined && !netns.closed) return netns.fd;
-  throw new ZdsError("DISCONNECTED", "the pod's namespace was closed while its turn came");
 }
