@@ -3,53 +3,14 @@
 
 import { isTold } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
-import type { Logger } from "../log/logger.ts";
-import type { Backoff } from "../loop/backoff.ts";
 import { type Clock, systemClock, type Timer } from "../loop/clock.ts";
 import { Turns } from "../loop/turns.ts";
-import type { ApiClient, Query } from "./api-client.ts";
 import { recordOf, wordOf } from "./json-fields.ts";
-import type { ListBudget } from "./list-budget.ts";
 import { type Keyed, ObjectCache, type ObjectChange } from "./object-cache.ts";
-import type { Fields } from "./pick-fields.ts";
+import type { ReflectorCounts, ReflectorOptions } from "./reflector-options.ts";
 import { compareVersions, laterVersion } from "./resource-version.ts";
 import type { WatchEvent } from "./watch-event.ts";
 import { needsList, WatchFailures } from "./watch-failures.ts";
-
-export interface ReflectorOptions<T extends Keyed> {
-  readonly client: Pick<ApiClient, "list" | "watch">;
-  /** Name for logs, such as "pods of this node". */
-  readonly what: string;
-  readonly path: string;
-  readonly query?: Query;
-  readonly metadataOnly?: boolean;
-  /** Turns a raw object into what is kept; undefined drops it. */
-  readonly convert: (raw: unknown) => T | undefined;
-  /** Fields that `convert` asks for; without them all are read. */
-  readonly fields?: Fields;
-  /** What a list may cost, default: that of a whole cluster. */
-  readonly budget?: ListBudget;
-  /** Tells whether two states differ in nothing that matters; listeners are not told of such steps. */
-  readonly same?: (a: T, b: T) => boolean;
-  readonly log: Logger;
-  readonly clock?: Clock;
-  readonly random?: () => number;
-  /** Pauses after failures; default from 250 ms to 30 s. */
-  readonly backoff?: Backoff;
-  /** Shortest time a watch is asked to last; up to a quarter is added at random. Default 40 s. */
-  readonly watchSeconds?: number;
-  /** Silence allowed past the watch's own end. Default 5 s: with the default watch a dead one is found in 55 s. */
-  readonly graceMs?: number;
-}
-
-/** Counts since the start. */
-export interface ReflectorCounts {
-  lists: number;
-  watches: number;
-  failures: number;
-  events: number;
-  ignoredEvents: number;
-}
 
 /** Watches that live shorter than this and bring nothing count as failures, or a rude server would be hammered. */
 const shortestWatchMs = 1000;

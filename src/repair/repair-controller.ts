@@ -3,7 +3,8 @@
 import type { ApiClient } from "../kube/api-client.ts";
 import { nodePodsBudget } from "../kube/list-budget.ts";
 import type { ObjectChange } from "../kube/object-cache.ts";
-import { Reflector, type ReflectorOptions } from "../kube/reflector.ts";
+import { Reflector } from "../kube/reflector.ts";
+import type { ReflectorOptions } from "../kube/reflector-options.ts";
 import { Backoff } from "../loop/backoff.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { KeyedQueue } from "../loop/keyed-queue.ts";

@@ -7,7 +7,7 @@ import type { PodHistory } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
 import type { ServedSidecar } from "../enrolment/sidecars.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
-import type { ReflectorCounts } from "../kube/reflector.ts";
+import type { ReflectorCounts } from "../kube/reflector-options.ts";
 import type { LogRing } from "../log/log-ring.ts";
 import type { ProbeDrift } from "../probes/probe-drift.ts";
 import type { FindBypasses } from "../redirection/pod-bypass.ts";
