@@ -1,67 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lets kubelet probes reach enrolled pods past ztunnel: sets and rules on the host as desired state, asserted again and again.
-
 import { Netns } from "../linux/netns.ts";
-import type { Logger } from "../log/logger.ts";
 import { Backoff } from "../loop/backoff.ts";
-import { type Clock, systemClock } from "../loop/clock.ts";
+import { systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import type { WantedHost } from "./host-form.ts";
-import {
-  type HostObservation,
-  HostState,
-  type HostStateOptions,
-  type SkippedProbeFamily,
-} from "./host-state.ts";
+import type { HostProbesOptions, ProbeCounts, ProbeVerification } from "./host-probes-options.ts";
+import { type HostObservation, HostState } from "./host-state.ts";
 import { KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
 import { LookPace } from "./look-pace.ts";
 import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
 import { ProbeMembers } from "./probe-members.ts";
 import { asProbesError, notConvergedError, ProbesError, stoppedError } from "./probes-error.ts";
-
-export interface HostProbesOptions extends HostStateOptions {
-  /** PROBE_MATCH: which host processes' connections count as probes; default "any". */
-  readonly match?: "any" | "kubelet";
-  /** /proc of the host, to find the kubelet in; default /proc. */
-  readonly procRoot?: string;
-  readonly log: Logger;
-  /**
-   * Whether a pod is known not to be in the mesh (deleted, or its labels do not ask for it): entries that an earlier agent
-   * left of it go. False while that cannot be told. Default: never.
-   */
-  readonly isOutside?: (uid: string) => boolean;
-  /** What is wrong, or that nothing is any more; called once after the first attempt and then on every change. */
-  readonly onstate: (fault: string | undefined) => void;
-  /**
-   * How often the host is looked at without a reason, default 3 s: what somebody flushed is back within 5 s, also on a slow machine. A look
-   * without a difference costs no process. Where the kernel takes long to show the rules, they are looked at less often.
-   */
-  readonly intervalMs?: number;
-  readonly clock?: Clock;
-}
-
-/** What has happened so far. */
-export interface ProbeCounts {
-  /** Times that sets or rules had been changed by somebody and were put right. */
-  readonly restored: number;
-  /** Times that the host was found, or brought, as it should be. */
-  readonly reasserted: number;
-  readonly failures: number;
-  /** Runs of `ipset restore`, and batches of entries that the kernel took without it. */
-  readonly setWrites: number;
-  /** Batches of rules, or runs of iptables-restore. */
-  readonly ruleWrites: number;
-}
-
-/** How the host differs now. */
-export interface ProbeVerification {
-  readonly intact: boolean;
-  readonly drift: readonly ProbeDrift[];
-  readonly skippedFamilies: readonly SkippedProbeFamily[];
-  readonly match: ProbeMatch["kind"];
-  /** Entries in the sets, also those of pods we do not know. */
-  readonly entryCount: number;
-}
 
 const DEFAULT_INTERVAL_MS = 3_000;
 const FIRST_RETRY_MS = 500;

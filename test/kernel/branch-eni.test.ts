@@ -12,7 +12,8 @@ import { socketInNetns } from "../../src/linux/native.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
 import { chooseBackend } from "../../src/netfilter/variant.ts";
 import { findBranchRules } from "../../src/probes/branch-eni.ts";
-import { HostProbes, type HostProbesOptions } from "../../src/probes/host-probes.ts";
+import { HostProbes } from "../../src/probes/host-probes.ts";
+import type { HostProbesOptions } from "../../src/probes/host-probes-options.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
 
 let port = 8080;

@@ -9,7 +9,8 @@ import { join } from "node:path";
 import { Netns, openNetnsCount } from "../../src/linux/netns.ts";
 import { silentLogger } from "../../src/log/logger.ts";
 import { chooseBackend } from "../../src/netfilter/variant.ts";
-import { HostProbes, type HostProbesOptions } from "../../src/probes/host-probes.ts";
+import { HostProbes } from "../../src/probes/host-probes.ts";
+import type { HostProbesOptions } from "../../src/probes/host-probes-options.ts";
 import { checkProbePath, type ProbePathResult } from "../../src/probes/probe-path-check.ts";
 import {
   type ProbedPod,
