@@ -14,8 +14,9 @@ import { STATE_SOCKET_NAME } from "../status/state-report.ts";
 import { StateServer } from "../status/state-server.ts";
 import { leaveNode } from "../uninstall/leave-node.ts";
 import { AmbientLeftovers } from "./ambient-leftovers.ts";
+import { type Ground, makeGround } from "./ground.ts";
 import { Lifecycle, type Stage } from "./lifecycle.ts";
-import { type Capture, type Front, type Ground, makeCapture, makeFront, makeGround } from "./parts.ts";
+import { type Capture, type Front, makeCapture, makeFront } from "./parts.ts";
 import { makeRepair } from "./repair.ts";
 import { Wiring } from "./wiring.ts";
 

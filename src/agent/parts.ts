@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the agent is made of, each part with what it needs; nothing is started here.
-import { mkdir } from "node:fs/promises";
 import { uptime } from "node:os";
 import { join } from "node:path";
 import { isTouched } from "../check/signs.ts";
 import { CniVerbs } from "../cni/cni-verbs.ts";
 import { PluginServer } from "../cni/plugin-server.ts";
-import type { AgentConfig, SettingFault } from "../config.ts";
+import type { AgentConfig } from "../config.ts";
 import { runtimesConf } from "../conflist/chain-plan.ts";
 import { parseFolder } from "../conflist/conf-folder.ts";
 import { SelfTestWatch } from "../diagnose/self-test-watch.ts";
@@ -25,17 +24,10 @@ import { readFolder } from "../install/conf-dir.ts";
 import { ExemptNamespaces, exemptListPath } from "../install/exempt-namespaces.ts";
 import { Installer } from "../install/installer.ts";
 import { RuntimeNetworkReader } from "../install/runtime-network.ts";
-import { AnnotationWriter } from "../kube/annotation-writer.ts";
-import { ApiClient } from "../kube/api-client.ts";
-import { EventRecorder } from "../kube/event-recorder.ts";
-import { NodeState } from "../kube/node-state.ts";
 import { OwnDaemonSet } from "../kube/own-daemonset.ts";
-import { hostNetnsKeys } from "../linux/host-netns.ts";
 import { LOCK_FOLDER, LockFiles } from "../linux/lock-files.ts";
 import { portHolders } from "../linux/port-holders.ts";
-import type { Logger, LoggerFactory } from "../log/logger.ts";
 import { systemClock } from "../loop/clock.ts";
-import { BackendError, chooseBackend, type RedirectBackend } from "../netfilter/variant.ts";
 import { HostProbes } from "../probes/host-probes.ts";
 import { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import { forgetCarried } from "../redirection/carried-tracking.ts";
@@ -43,89 +35,12 @@ import { type FindBypasses, findPodBypasses } from "../redirection/pod-bypass.ts
 import { countEarlier, countThroughZtunnel, resetEarlier } from "../redirection/pod-connections.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
 import { SidecarRedirection } from "../redirection/sidecar-redirection.ts";
-import { Metrics } from "../status/metrics.ts";
-import { Readiness } from "../status/readiness.ts";
 import { ZdsServer } from "../ztunnel/zds-server.ts";
+import type { Ground } from "./ground.ts";
 import type { Wiring } from "./wiring.ts";
 
 /** Ports that ztunnel opens in a pod. Source: istio/ztunnel src/config.rs. */
 const ztunnelPorts = [15001, 15006, 15008, 15053];
-
-/** What everything else stands on. */
-export interface Ground {
-  readonly config: AgentConfig;
-  readonly loggers: LoggerFactory;
-  readonly readiness: Readiness;
-  readonly metrics: Metrics;
-  readonly hostNetns: ReadonlySet<string>;
-  readonly backend: RedirectBackend;
-  readonly client: ApiClient;
-  readonly node: NodeState;
-  readonly annotations: AnnotationWriter;
-  readonly events: EventRecorder;
-}
-
-/** Settings that cannot be followed, in one line. */
-export function describeFaults(faults: readonly SettingFault[]): string {
-  return faults.map(({ name, value, reason }) => `${name}="${value}" ${reason}`).join("; ");
-}
-
-/** The conditions that a ready agent meets, each with what is said until then. */
-export function makeReadiness(config: AgentConfig): Readiness {
-  return new Readiness({
-    ...(config.faults.length > 0 ? { settings: describeFaults(config.faults) } : {}),
-    watches: "the lists of pods and namespaces have not come yet",
-    enrolment: "the node's pods have not been looked at yet",
-    ...(config.install.enabled ? { install: "the plugin is not in the CNI chain yet" } : {}),
-    plugin: "the plugin socket is not open yet",
-    "self-test": "it has not ended yet",
-    ...(config.ambient ? { probes: "the host's rules for kubelet probes have not been looked at yet" } : {}),
-  });
-}
-
-/** @throws when the host cannot be seen, its iptables cannot be used, or there are no credentials */
-export async function makeGround(
-  config: AgentConfig,
-  { loggers, readiness }: { readonly loggers: LoggerFactory; readonly readiness: Readiness },
-): Promise<Ground> {
-  await mkdir(config.runDir, { recursive: true });
-  const hostNetns = hostNetnsKeys(config);
-  const backend = await chooseUsable(config, { readiness, log: loggers.scope("redirect") });
-  const client = ApiClient.load({ kubeconfigPath: config.kubeconfigPath });
-  const log = loggers.scope("kube");
-  const { nodeName } = config;
-  const node = new NodeState({ client, nodeName, log });
-  const metrics = new Metrics();
-  const events = new EventRecorder({ client, nodeName, log, onresult: (result) => metrics.event(result) });
-  return {
-    config,
-    loggers,
-    readiness,
-    metrics,
-    hostNetns,
-    backend,
-    client,
-    node,
-    annotations: new AnnotationWriter({ client, lookup: (uid) => node.pod(uid), log }),
-    events,
-  };
-}
-
-/** A variant that the operator asks for and that is not there leaves the one that the host uses: without any no pod is captured. */
-async function chooseUsable(
-  { iptablesVariant: variant, runDir, hostRoot }: AgentConfig,
-  { readiness, log }: { readonly readiness: Readiness; readonly log: Logger },
-): Promise<RedirectBackend> {
-  const options = { runDir, hostProcess: join(hostRoot, "proc/1"), log };
-  try {
-    return await chooseBackend({ ...options, variant });
-  } catch (error) {
-    if (!(error instanceof BackendError) || variant === "auto") throw error;
-    readiness.miss("iptables", `${error.message}; what the host uses is used instead`);
-    log.error({ err: error }, "cannot follow FORCE_IPTABLES_BINARY: what the host uses is used instead");
-    return await chooseBackend({ ...options, variant: "auto" });
-  }
-}
 
 /** What captures pods. */
 export interface Capture {

@@ -6,7 +6,7 @@ import type { Sidecars } from "../enrolment/sidecars.ts";
 import type { Netns } from "../linux/netns.ts";
 import { RepairController } from "../repair/repair-controller.ts";
 import type { RepairInPlace } from "../repair/repair-in-place.ts";
-import type { Ground } from "./parts.ts";
+import type { Ground } from "./ground.ts";
 
 type Rules = Pick<Sidecars, "awaitsRules" | "apply">;
 

@@ -8,7 +8,7 @@ import { HealthServer } from "../status/health-server.ts";
 import { OpenPort } from "../status/open-port.ts";
 import { Readiness } from "../status/readiness.ts";
 import { type Agent, startParts } from "./agent.ts";
-import { describeFaults, makeReadiness } from "./parts.ts";
+import { describeFaults, makeReadiness } from "./ground.ts";
 import { Standby } from "./standby.ts";
 
 const firstRetryMs = 500;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What repair.test.ts does inside a node: the agent as users get it, beside sidecar pods that started without their rules.
-import { makeGround, makeReadiness } from "../../src/agent/parts.ts";
+import { makeGround, makeReadiness } from "../../src/agent/ground.ts";
 import { makeRepair } from "../../src/agent/repair.ts";
 import { loadConfig } from "../../src/config.ts";
 import type { Sidecars } from "../../src/enrolment/sidecars.ts";
