@@ -7,8 +7,8 @@ import type { HostProbes } from "../probes/host-probes.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
 import type { Attachment, Attachments, Place } from "./attachments.ts";
 import type { EnrolmentPolicy } from "./desired-state.ts";
-import type { Pace } from "./next-step.ts";
 import type { OutcomesOptions } from "./outcomes.ts";
+import type { Pace } from "./pod-view.ts";
 import type { Decisions } from "./reconciler.ts";
 import type { ReconcilerParts } from "./reconciler-parts.ts";
 

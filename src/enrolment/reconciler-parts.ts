@@ -14,10 +14,10 @@ import type { PodRedirection } from "../redirection/pod-redirection.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
 import type { Attachments } from "./attachments.ts";
 import type { Desired } from "./desired-state.ts";
-import type { Pace } from "./next-step.ts";
 import type { Outcomes } from "./outcomes.ts";
 import type { PodHistory } from "./pod-history.ts";
 import type { PodRecord } from "./pod-record.ts";
+import type { Pace } from "./pod-view.ts";
 import type { SandboxFinder } from "./sandbox-finder.ts";
 
 /** What the steps are done with. */

@@ -3,8 +3,9 @@
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
 import { callOff, handOver, tell, workloadInfo } from "./hand-over-step.ts";
-import { type Carried, type Found, freshRun, nextStep, type Step, type View } from "./next-step.ts";
+import { type Found, nextStep, type Step } from "./next-step.ts";
 import type { PodRecord } from "./pod-record.ts";
+import { type Carried, freshRun, type View } from "./pod-view.ts";
 import type { ReconcilerContext, ReconcilerParts } from "./reconciler-parts.ts";
 import { redirectPod } from "./redirect-step.ts";
 import { soughtPod } from "./runtime-pod.ts";

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a pod's workload becomes when a step begins and when it has gone well. Pure: no I/O, no clock.
 import { hasFinished } from "../kube/pod-facts.ts";
-import { type Found, graceLeftMs, type Run, type Step, type View } from "./next-step.ts";
+import { type Found, graceLeftMs, type Step } from "./next-step.ts";
+import type { Run, View } from "./pod-view.ts";
 import type { Sandbox } from "./sandbox-finder.ts";
 import { adopt, noteEnd, type Phase, reject, rulesProved, rulesStand, type Workload } from "./workload.ts";
 

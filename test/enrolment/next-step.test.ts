@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The pure decisions: every way into and out of the mesh as the row of its steps, and what a step means for a pod that changed meanwhile.
 import { describe, expect, test } from "vitest";
-import { nextStep, type Step, type View } from "../../src/enrolment/next-step.ts";
+import { nextStep, type Step } from "../../src/enrolment/next-step.ts";
+import type { View } from "../../src/enrolment/pod-view.ts";
 import { advance, begin } from "../../src/enrolment/step-result.ts";
 import { absorb, createWorkload, type Phase, type Workload } from "../../src/enrolment/workload.ts";
 import {

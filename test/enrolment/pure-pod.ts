@@ -1,15 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Values for tests of the pure decisions, and a walk through them: each step goes well at once and changes a small outside world.
 import type { Desired } from "../../src/enrolment/desired-state.ts";
-import {
-  type Found,
-  freshRun,
-  nextStep,
-  type Pace,
-  type Run,
-  type Step,
-  type View,
-} from "../../src/enrolment/next-step.ts";
+import { type Found, nextStep, type Step } from "../../src/enrolment/next-step.ts";
+import { freshRun, type Pace, type Run, type View } from "../../src/enrolment/pod-view.ts";
 import type { Sandbox } from "../../src/enrolment/sandbox-finder.ts";
 import { advance, begin } from "../../src/enrolment/step-result.ts";
 import { createWorkload, type Workload } from "../../src/enrolment/workload.ts";
