@@ -2,8 +2,9 @@
 // NetworkPolicies that drop kubelet probes: in a captured pod they come from a link-local address that no policy expects.
 import { BlockList } from "node:net";
 import { parseDocument } from "yaml";
-import type { CallOptions, ListOptions, ListResult, Query } from "../kube/api-client.ts";
+import type { CallOptions, ListOptions, ListResult } from "../kube/api-client.ts";
 import { ApiError } from "../kube/api-error.ts";
+import type { Query } from "../kube/api-requests.ts";
 import { listOf, recordOf, textOf, textsOf } from "../kube/json-fields.ts";
 import {
   type LabelSelector,

@@ -2,17 +2,15 @@
 // The few requests the agent makes to the Kubernetes API, with deadlines and errors that say what to do.
 import { bounds } from "../bounds/bounds.ts";
 import { Turns } from "../loop/turns.ts";
-import { ApiError, type AskedFor, errorOfAnswer, errorOfFailure } from "./api-error.ts";
+import { ApiError } from "./api-error.ts";
+import { ApiRequests, type Ask, type ClientLimits, type Query } from "./api-requests.ts";
 import { Credentials } from "./credentials.ts";
-import { badJson, type Exchange, openExchange, readLines, readText } from "./http-exchange.ts";
+import { badJson, readLines } from "./http-exchange.ts";
 import { recordOf, textOf, wordOf } from "./json-fields.ts";
 import { clusterBudget, type ListBudget, ListSpending } from "./list-budget.ts";
 import { ListSplitter } from "./list-splitter.ts";
 import { type Fields, pickFields } from "./pick-fields.ts";
-import { isDistrust } from "./trust.ts";
 import { parseWatchEvent, type WatchEvent } from "./watch-event.ts";
-
-export type Query = Readonly<Record<string, string | number | boolean | undefined>>;
 
 /** Every call takes a signal; without one only the client's own deadlines end it. */
 export interface CallOptions {
@@ -51,70 +49,48 @@ export interface Preconditions {
   readonly resourceVersion: string;
 }
 
-/** Deadlines in milliseconds. */
-export interface ClientLimits {
-  /** Until the headers of an answer. */
-  readonly headersMs: number;
-  /** Silence in the middle of an answer. */
-  readonly silenceMs: number;
-  /** Until a watch is accepted; some proxies hold headers back until the first event. */
-  readonly watchOpenMs: number;
-}
-
-const defaultLimits: ClientLimits = { headersMs: 10_000, silenceMs: 10_000, watchOpenMs: 30_000 };
 const pageSize = 500;
-
-interface Ask {
-  readonly method: string;
-  readonly path: string;
-  readonly query?: Query;
-  readonly accept?: string;
-  readonly contentType?: string;
-  readonly body?: unknown;
-  readonly signal?: AbortSignal | undefined;
-  readonly headersMs?: number;
-  readonly silenceMs?: number;
-}
 
 /** A list that is under way. */
 type Listing<T> = ListOptions<T> & { readonly signal: AbortSignal; readonly spending: ListSpending };
 
 /** A connection to one API server; safe for any number of calls at once. */
 export class ApiClient {
-  readonly #credentials: Credentials;
-  readonly #limits: ClientLimits;
-  #metadataRefused = false;
+  readonly #requests: ApiRequests;
 
-  private constructor(credentials: Credentials, limits: Partial<ClientLimits>) {
-    this.#credentials = credentials;
-    this.#limits = { ...defaultLimits, ...limits };
+  private constructor(requests: ApiRequests) {
+    this.#requests = requests;
   }
 
   /** Loads the configuration: `kubeconfigPath`, else the pod's service account. @throws ApiError, reason "Credentials" */
   static load(
     options: { kubeconfigPath?: string | undefined; limits?: Partial<ClientLimits> } = {},
   ): ApiClient {
-    return new ApiClient(Credentials.load(options), options.limits ?? {});
+    return new ApiClient(new ApiRequests(Credentials.load(options), options.limits ?? {}));
   }
 
   /** "host:port" of the API server, for messages. */
   get server(): string {
-    return this.#credentials.server.host;
+    return this.#requests.server;
   }
 
   /** The raw pod. @throws ApiError */
   getPod(namespace: string, name: string, options: CallOptions = {}): Promise<unknown> {
-    return this.#json({ ...options, method: "GET", path: podPath(namespace, name) });
+    return this.#requests.json({ ...options, method: "GET", path: podPath(namespace, name) });
   }
 
   /** The raw namespace. @throws ApiError */
   getNamespace(name: string, options: CallOptions = {}): Promise<unknown> {
-    return this.#json({ ...options, method: "GET", path: `/api/v1/namespaces/${encodeURIComponent(name)}` });
+    return this.#requests.json({
+      ...options,
+      method: "GET",
+      path: `/api/v1/namespaces/${encodeURIComponent(name)}`,
+    });
   }
 
   /** Any other raw object. @throws ApiError */
   get(path: string, options: CallOptions = {}): Promise<unknown> {
-    return this.#json({ ...options, method: "GET", path });
+    return this.#requests.json({ ...options, method: "GET", path });
   }
 
   /** All objects of a collection, fetched in pages, read item by item and in turns. @throws ApiError */
@@ -140,31 +116,31 @@ export class ApiClient {
    * @throws ApiError for ERROR events (410 among them), broken connections, too long a silence and garbled lines
    */
   async *watch(path: string, query: Query, options: WatchOptions): AsyncGenerator<WatchEvent, void, void> {
-    const exchange = await this.#read(
+    const exchange = await this.#requests.read(
       {
         method: "GET",
         path,
         query: { ...query, watch: true },
         signal: options.signal,
-        headersMs: this.#limits.watchOpenMs,
+        headersMs: this.#requests.watchOpenMs,
         silenceMs: options.silenceMs,
       },
       options.metadataOnly === true ? "PartialObjectMetadata" : undefined,
     );
     options.onopen?.();
-    const asked = this.#asked("watch", path);
+    const asked = this.#requests.asked("watch", path);
     try {
       for await (const line of readLines(exchange.chunks, bounds.object.bytes)) {
         if (line.length > 0) yield parseWatchEvent(line, { asked, fields: options.fields });
       }
     } catch (error) {
-      throw this.#failure(asked, error, options.signal);
+      throw this.#requests.failure(asked, error, options.signal);
     }
   }
 
   /** Changes an object with a JSON merge patch and returns it. @throws ApiError */
   mergePatch(path: string, body: object, options: CallOptions = {}): Promise<unknown> {
-    return this.#json({
+    return this.#requests.json({
       ...options,
       method: "PATCH",
       path,
@@ -175,18 +151,18 @@ export class ApiClient {
 
   /** Creates an object and returns it. @throws ApiError */
   create(path: string, body: object, options: CallOptions = {}): Promise<unknown> {
-    return this.#json({ ...options, method: "POST", path, body, contentType: "application/json" });
+    return this.#requests.json({ ...options, method: "POST", path, body, contentType: "application/json" });
   }
 
   /** Asks for an object's end; a Conflict (409) says that it is not, or not any more, the one that is meant. @throws ApiError */
   delete(path: string, preconditions: Preconditions, options: CallOptions = {}): Promise<unknown> {
     const body = { apiVersion: "v1", kind: "DeleteOptions", preconditions };
-    return this.#json({ ...options, method: "DELETE", path, body, contentType: "application/json" });
+    return this.#requests.json({ ...options, method: "DELETE", path, body, contentType: "application/json" });
   }
 
   /** Closes all connections. */
   close(): void {
-    this.#credentials.close();
+    this.#requests.close();
   }
 
   async #listPages<T>(path: string, query: Query, listing: Listing<T>): Promise<ListResult<T>> {
@@ -216,7 +192,10 @@ export class ApiClient {
     const { convert, fields, spending, metadataOnly } = listing;
     try {
       spending.page(token);
-      const exchange = await this.#read(ask, metadataOnly === true ? "PartialObjectMetadataList" : undefined);
+      const exchange = await this.#requests.read(
+        ask,
+        metadataOnly === true ? "PartialObjectMetadataList" : undefined,
+      );
       using splitter = new ListSplitter();
       const turns = new Turns();
       for await (const chunk of exchange.chunks) {
@@ -238,122 +217,12 @@ export class ApiClient {
       if (!isList(page)) throw badJson(new Error("it is no list with a resourceVersion"));
       return page;
     } catch (error) {
-      throw this.#failure(
-        this.#asked(ask.method, ask.path),
+      throw this.#requests.failure(
+        this.#requests.asked(ask.method, ask.path),
         error instanceof SyntaxError ? badJson(error) : error,
         ask.signal,
       );
     }
-  }
-
-  /** Opens a reading request, as metadata only where that is wanted and known to work. */
-  async #read(ask: Ask, metadataKind: string | undefined): Promise<Exchange> {
-    if (metadataKind === undefined || this.#metadataRefused) return await this.#open(ask);
-    try {
-      const accept = `application/json;as=${metadataKind};g=meta.k8s.io;v=v1,application/json`;
-      return await this.#open({ ...ask, accept });
-    } catch (error) {
-      if (!(error instanceof ApiError) || (error.status !== 406 && error.status !== 415)) throw error;
-      this.#metadataRefused = true;
-      return await this.#open(ask);
-    }
-  }
-
-  async #json(ask: Ask): Promise<unknown> {
-    return await this.#parse(ask, await this.#open(ask));
-  }
-
-  async #parse(ask: Ask, exchange: Exchange): Promise<unknown> {
-    try {
-      const text = await readText(exchange.chunks, bounds.object.bytes);
-      return JSON.parse(text) as unknown;
-    } catch (error) {
-      const asked = this.#asked(ask.method, ask.path);
-      throw this.#failure(asked, error instanceof SyntaxError ? badJson(error) : error, ask.signal);
-    }
-  }
-
-  /** Sends a request and throws for every answer but success; refused credentials are read again and tried once more. */
-  async #open(ask: Ask): Promise<Exchange> {
-    const exchange = await this.#send(ask);
-    if (exchange.status < 300) return exchange;
-    const refused = await this.#answerError(ask, exchange);
-    if (refused.status !== 401) throw refused;
-    this.#credentials.refresh();
-    const second = await this.#send(ask);
-    if (second.status < 300) return second;
-    throw await this.#answerError(ask, second);
-  }
-
-  async #answerError(ask: Ask, exchange: Exchange): Promise<ApiError> {
-    const asked = this.#asked(ask.method, ask.path);
-    try {
-      const body = await readText(exchange.chunks, bounds.errorBody.bytes);
-      const retryAfterSeconds = exchange.headers["retry-after"];
-      return errorOfAnswer(asked, { status: exchange.status, body, retryAfterSeconds });
-    } catch (error) {
-      if (ask.signal?.aborted === true) throw this.#failure(asked, error, ask.signal);
-      return errorOfAnswer(asked, { status: exchange.status, body: `(unreadable: ${String(error)})` });
-    }
-  }
-
-  async #send(ask: Ask): Promise<Exchange> {
-    for (let failures = 1; ; failures++) {
-      try {
-        return await this.#sendOnce(ask);
-      } catch (error) {
-        if (isDistrust(error) && this.#credentials.distrusted(failures)) continue;
-        throw this.#failure(this.#asked(ask.method, ask.path), error, ask.signal);
-      }
-    }
-  }
-
-  async #sendOnce(ask: Ask): Promise<Exchange> {
-    const { method, path, body } = ask;
-    const access = await this.#credentials.current();
-    const headers: Record<string, string> = {
-      ...access.headers,
-      accept: ask.accept ?? "application/json",
-      "user-agent": "ambient-cni",
-    };
-    if (ask.contentType !== undefined) headers["content-type"] = ask.contentType;
-    return await openExchange(
-      {
-        method,
-        url: this.#url(path, ask.query ?? {}),
-        headers,
-        agent: access.agent,
-        auth: access.auth,
-        body: body === undefined ? undefined : JSON.stringify(body),
-      },
-      {
-        signal: ask.signal ?? new AbortController().signal,
-        headersMs: ask.headersMs ?? this.#limits.headersMs,
-        silenceMs: ask.silenceMs ?? this.#limits.silenceMs,
-      },
-    );
-  }
-
-  #url(path: string, query: Query): URL {
-    const base = this.#credentials.server;
-    const url = new URL(base.pathname.replace(/\/$/, "") + path, base);
-    for (const [name, value] of Object.entries(query)) {
-      if (value !== undefined) url.searchParams.set(name, String(value));
-    }
-    return url;
-  }
-
-  #asked(method: string, path: string): AskedFor {
-    return { method, path, server: this.server };
-  }
-
-  /** What to throw: the caller's own reason when it gave up (but for deadlines), else an ApiError. */
-  #failure(asked: AskedFor, error: unknown, signal: AbortSignal | undefined): unknown {
-    const failure = errorOfFailure(asked, error);
-    // A dead connection does not say so: the others in the pool may have died with it.
-    if (failure.reason === "Timeout") this.#credentials.dropIdleConnections();
-    const cancelled = signal?.aborted === true && failure.reason !== "Timeout";
-    return cancelled ? signal.reason : failure;
   }
 }
 

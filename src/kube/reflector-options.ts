@@ -3,7 +3,8 @@
 import type { Logger } from "../log/logger.ts";
 import type { Backoff } from "../loop/backoff.ts";
 import type { Clock } from "../loop/clock.ts";
-import type { ApiClient, Query } from "./api-client.ts";
+import type { ApiClient } from "./api-client.ts";
+import type { Query } from "./api-requests.ts";
 import type { ListBudget } from "./list-budget.ts";
 import type { Keyed } from "./object-cache.ts";
 import type { Fields } from "./pick-fields.ts";

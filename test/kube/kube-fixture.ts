@@ -3,7 +3,8 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { ApiClient, type ClientLimits } from "../../src/kube/api-client.ts";
+import { ApiClient } from "../../src/kube/api-client.ts";
+import type { ClientLimits } from "../../src/kube/api-requests.ts";
 import type { Logger } from "../../src/log/logger.ts";
 import { writeKubeconfig } from "../support/api-server/kubeconfig.ts";
 import type { KubeObject } from "../support/api-server/objects.ts";

@@ -2,7 +2,8 @@
 // A real API server in a node of its own, reached from a test outside through a relay that can fail on demand.
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { ApiClient, type ClientLimits } from "../../../src/kube/api-client.ts";
+import { ApiClient } from "../../../src/kube/api-client.ts";
+import type { ClientLimits } from "../../../src/kube/api-requests.ts";
 import { NodeModule } from "../../support/node/node-module.ts";
 import { kubeconfigFor } from "./certificates.ts";
 import { FaultyRelay } from "./faulty-relay.ts";
