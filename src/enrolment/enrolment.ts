@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // All pods of the node: who asks for a look at which pod, and when. Everything that happens becomes a message to a pod's own run.
-import { isAnnouncementAlone, type PodFacts } from "../kube/pod-facts.ts";
+import type { PodFacts } from "../kube/pod-facts.ts";
 import { unlessLate } from "../loop/deadline.ts";
 import { KeyedQueue } from "../loop/keyed-queue.ts";
 import { AddWaiters } from "./add-waiters.ts";
@@ -9,19 +9,17 @@ import { type Desired, decideEnrolment, decideWorkload } from "./desired-state.t
 import type { AddedSandbox, EnrolmentOptions, NamedSandbox } from "./enrolment-options.ts";
 import { askForStock, catchUp, restoreProbes } from "./initial-snapshot.ts";
 import type { Step } from "./next-step.ts";
+import { NodeChanges } from "./node-changes.ts";
 import { EnrolmentError, Outcomes } from "./outcomes.ts";
 import { captureFault, type PodRecord, type PodStatus } from "./pod-record.ts";
-import { PodRecords } from "./pod-records.ts";
+import { about, PodRecords } from "./pod-records.ts";
+import { fixedPace } from "./pod-view.ts";
 import { Reconciler } from "./reconciler.ts";
 import type { Sandbox } from "./sandbox-finder.ts";
 import { isEmpty, isTouched, type Message } from "./workload.ts";
 
 type Rest = Extract<Step, { do: "rest" }>;
 
-/** For the packets with which ztunnel ends its connections. Source: measured beside the real ztunnel. */
-const finMs = 50;
-const maxFinMs = 1_000;
-const concealMs = 2_000;
 /** A DEL waits for ztunnel no longer than this. */
 const delMs = 500;
 
@@ -45,7 +43,7 @@ export class Enrolment {
       isStarted: () => this.#stage === "started",
       onlate: ({ uid }) => this.#queue.request(uid, { isUrgent: true }),
     });
-    const pace = { ...options.pace, finMs, maxFinMs, concealMs, graceMs: reconcileIntervalMs / 2 };
+    const pace = { ...options.pace, ...fixedPace, graceMs: reconcileIntervalMs / 2 };
     const { attachments, finder } = options;
     const ownerOf = (netnsKey: string) => attachments.ownerOf(netnsKey, (place) => finder.stands(place));
     const context = {
@@ -59,7 +57,14 @@ export class Enrolment {
     };
     this.#reconciler = new Reconciler(options, context, options.decisions);
     this.#queue = new KeyedQueue({ concurrency, clock, run: (uid) => this.#run(uid) });
-    this.#listen();
+    new NodeChanges({
+      ...options,
+      records: this.#records,
+      queue: this.#queue,
+      isStarted: () => this.#stage === "started",
+      tell: (uid, message) => this.#tell(uid, message),
+      requestAll: () => this.requestAll(),
+    }).listen();
   }
 
   /**
@@ -186,11 +191,7 @@ export class Enrolment {
 
   /** Pods that istiod still takes for the mesh's, as their annotation says: they stay as they are. */
   stillAnnounced(): PodStatus[] {
-    const { annotations } = this.#options;
-    return [...this.#records.values()].filter(({ uid, facts, workload: { phase } }) => {
-      if (facts === undefined || phase.at === "outside") return false;
-      return annotations.isWriting(uid) || annotations.isAnnotated(facts);
-    });
+    return this.#records.announced(this.#options.annotations);
   }
 
   /** Every pod known, for reports: only to be read. */
@@ -227,23 +228,6 @@ export class Enrolment {
     const nowMs = this.#options.clock.nowMs();
     for (const record of this.#records.values()) record.close(nowMs);
     this.#records.clear();
-  }
-
-  #listen(): void {
-    const { ztunnel, node } = this.#options;
-    ztunnel.onchange = (event) => {
-      if (event.type !== "disconnected") {
-        for (const { uid, waiters } of this.#records.values())
-          if (waiters.size > 0) this.#queue.request(uid, { isUrgent: true });
-      }
-      // what the snapshot carried is acknowledged by now; what it did not is handed over by the runs
-      // and what only a ztunnel that has left was told is handed to the one that stays
-      const isOther = event.type === "disconnected" && event.connections > 0;
-      if (event.type === "snapshot" || isOther) this.requestAll();
-    };
-    node.onPodChange((change) => this.#podChanged((change.current ?? change.previous).uid, change.current));
-    node.pods.onlist = () => this.#podsListed();
-    node.onNamespaceChange((change) => this.#namespaceChanged((change.current ?? change.previous).name));
   }
 
   #tell(uid: string, message: Message): void {
@@ -307,47 +291,7 @@ export class Enrolment {
     }
   }
 
-  #podChanged(uid: string, pod: PodFacts | undefined): void {
-    if (this.#stage !== "started") return;
-    if (pod === undefined && !this.#records.has(uid)) return;
-    if (pod !== undefined && this.#isOwnWord(pod)) {
-      const record = this.#records.of(uid);
-      record.put({ type: "facts", pod });
-      record.read(this.#options.clock.nowMs());
-      return;
-    }
-    if (pod !== undefined) this.#options.history.asked(uid);
-    this.#tell(uid, { type: "facts", pod });
-  }
-
-  /** Of a captured pod its own annotation comes back to us: nothing is to be done, and a look at its namespace takes a dozen questions. */
-  #isOwnWord(pod: PodFacts): boolean {
-    const record = this.#records.get(pod.uid);
-    // a run that is under way, or asked for, reads it itself
-    if (record?.facts === undefined || record.isBehind || this.#queue.isBusy(pod.uid)) return false;
-    return record.workload.phase.at === "captured" && isAnnouncementAlone(record.facts, pod);
-  }
-
-  /** A pod known from its ADD alone, and deleted while the watch was broken, is in no list and no event. */
-  #podsListed(): void {
-    if (this.#stage !== "started") return;
-    for (const uid of this.#records.missingFrom(this.#options.node.pods)) this.#podChanged(uid, undefined);
-  }
-
-  #namespaceChanged(name: string): void {
-    if (this.#stage !== "started") return;
-    for (const record of this.#records.values()) {
-      if (record.facts?.namespace !== name) continue;
-      this.#options.history.asked(record.uid);
-      this.#queue.request(record.uid);
-    }
-  }
-
   #wantedRecords(): PodRecord[] {
     return [...this.#records.values()].filter((record) => this.#desiredOf(record)?.wanted === true);
   }
-}
-
-function about({ containerId, netnsKey }: { containerId: string; netnsKey: string | undefined }) {
-  return { containerId, netnsKey };
 }

@@ -49,6 +49,14 @@ export class PodRecords extends Map<string, PodRecord> {
     return [...(this.get(place.uid)?.waiters ?? [])].some(({ netnsKey }) => netnsKey === place.netnsKey);
   }
 
+  /** Pods that are not outside and carry our annotation, or may. */
+  announced(annotations: EnrolmentOptions["annotations"]): PodRecord[] {
+    return [...this.values()].filter(({ uid, facts, workload: { phase } }) => {
+      if (facts === undefined || phase.at === "outside") return false;
+      return annotations.isWriting(uid) || annotations.isAnnotated(facts);
+    });
+  }
+
   /** Pods that were deleted, by a list that is newer than what is known of them and does not have them. */
   missingFrom(pods: EnrolmentOptions["node"]["pods"]): string[] {
     return [...this.values()]
@@ -58,4 +66,9 @@ export class PodRecords extends Map<string, PodRecord> {
       })
       .map(({ uid }) => uid);
   }
+}
+
+/** What a message says of the sandbox that it is about. */
+export function about({ containerId, netnsKey }: { containerId: string; netnsKey: string | undefined }) {
+  return { containerId, netnsKey };
 }

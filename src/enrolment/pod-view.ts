@@ -39,6 +39,9 @@ export interface Pace {
   readonly graceMs: number;
 }
 
+/** For the packets with which ztunnel ends its connections. Source: measured beside the real ztunnel. */
+export const fixedPace = { finMs: 50, maxFinMs: 1_000, concealMs: 2_000 } as const;
+
 /** What ztunnel does for a pod's connections. */
 export interface Carried {
   readonly count: number;
