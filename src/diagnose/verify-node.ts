@@ -17,7 +17,8 @@ import { CleanupTools } from "../uninstall/node-cleanup-tools.ts";
 import { type Fault, fault, isKnownWrong } from "./fault.ts";
 import { checkHost, type HostMember } from "./host-check.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
-import { checkPod, hasRedirection, type PodSubject, subjectOf, wantedPod } from "./pod-check.ts";
+import { checkPod, type PodSubject, subjectOf, wantedPod } from "./pod-check.ts";
+import { sharedNamespaces } from "./shared-namespaces.ts";
 
 /** What the agent says should be. */
 export interface Expectation {
@@ -266,26 +267,6 @@ const VARIANTS = [
   [true, true],
   [false, true],
 ] as const;
-
-function sharedNamespaces(subjects: readonly PodSubject[]): Fault[] {
-  const byKey = new Map<string, PodSubject[]>();
-  for (const subject of subjects) {
-    if (subject.running === undefined) continue;
-    const { netnsKey } = subject.running;
-    byKey.set(netnsKey, [...(byKey.get(netnsKey) ?? []), subject]);
-  }
-  return [...byKey]
-    .filter(([, pods]) => pods.length > 1 && pods.some(({ wanted }) => hasRedirection(wanted)))
-    .flatMap(([key, pods]) =>
-      pods.map(({ name }) =>
-        fault(
-          "shared-netns",
-          name,
-          `network namespace ${key} has ${pods.map((pod) => pod.name).join(" and ")}`,
-        ),
-      ),
-    );
-}
 
 function isWanted({ wanted }: PodSubject): boolean {
   return wanted.redirect !== "outside";
