@@ -32,6 +32,8 @@ export interface DoctorOptions {
 }
 
 const API_TIMEOUT_MS = 2_000;
+/** Somebody asks because something does not work: an answer late is better than none. */
+const TOOL_TIMEOUT_MS = 10_000;
 
 /** Looks at everything; never rejects, writes nothing outside a namespace of its own. Findings in a fixed order. */
 export async function examineNode(options: DoctorOptions): Promise<Finding[]> {
@@ -42,7 +44,11 @@ export async function examineNode(options: DoctorOptions): Promise<Finding[]> {
     ["agent", async () => (await agent).findings],
     ["capabilities", async () => await capabilities(await agent)],
     ["backend", async () => await checkBackend(await backend, join(config.hostRoot, "proc/1"))],
-    ["kernel", async () => await checkKernelFeatures({ ...config, backend: await backend })],
+    [
+      "kernel",
+      async () =>
+        await checkKernelFeatures({ ...config, backend: await backend, toolTimeoutMs: TOOL_TIMEOUT_MS }),
+    ],
     [
       "ipv6",
       async () => [

@@ -20,9 +20,20 @@ export interface KernelFeatureOptions {
   readonly ipv6: boolean;
   readonly probeSnatV4: string;
   readonly probeSnatV6: string;
+  /** How long each program may take; default 2 s. One that takes longer leaves open what it was to try. */
+  readonly toolTimeoutMs?: number | undefined;
 }
 
-const TIMEOUT_MS = 2_000;
+const DEFAULT_TIMEOUT_MS = 2_000;
+/** Not known is no answer of the kernel's: a node that has just booted loads a dozen modules for the first rules. */
+export const KERNEL_UNKNOWN = "kernel-unknown";
+
+/** Why an attempt did not succeed. */
+interface Refusal {
+  /** The program's words, or ours where it said nothing in time. */
+  readonly why: string;
+  readonly isAnswer: boolean;
+}
 
 interface Feature {
   readonly id: string;
@@ -174,9 +185,10 @@ async function hostRules(
       argv,
       netnsFd: netns.fd,
       stdin: `${create.join("\n")}\n`,
-      timeoutMs: TIMEOUT_MS,
+      timeoutMs: options.toolTimeoutMs ?? DEFAULT_TIMEOUT_MS,
     });
   } catch (error) {
+    if (hasNoAnswer(error)) return [unknown("sets of addresses can be made", error.message)];
     const what = `sets of addresses cannot be made, so kubelet probes go through ztunnel: ${(error as Error).message}`;
     return [failing("kernel-ipset", what, load("ip_set ip_set_hash_ip"))];
   }
@@ -201,47 +213,62 @@ async function hostRule(netns: Netns, options: PodRulesOptions): Promise<Finding
 /** Tries the parts one by one, to name what is missing. */
 async function blame(
   netns: Netns,
-  options: PodRulesOptions & { readonly features: readonly Feature[]; readonly refusal: string },
+  options: PodRulesOptions & { readonly features: readonly Feature[]; readonly refusal: Refusal },
 ): Promise<Finding[]> {
   const { features, family, refusal, backend } = options;
+  if (!refusal.isAnswer) return [unknown(`the kernel takes the rules for IPv${family}`, refusal.why)];
   const found: Finding[] = [];
   for (const { id, what, fix, table, lines } of features) {
     const text = `*${table}\n${lines(family)
       .map((line) => `${line}\n`)
       .join("")}COMMIT\n`;
-    const why = await restore(netns, { ...options, text });
-    if (why === undefined) continue;
+    const part = await restore(netns, { ...options, text });
+    if (part === undefined) continue;
+    const missing = `the kernel has no ${what} for IPv${family} (iptables-${backend.variant}): ${part.why}`;
     found.push(
-      failing(
-        `kernel-${id}`,
-        `the kernel has no ${what} for IPv${family} (iptables-${backend.variant}): ${why}`,
-        fix,
-      ),
+      part.isAnswer
+        ? failing(`kernel-${id}`, missing, fix)
+        : unknown(`the kernel has ${what} for IPv${family}`, part.why),
     );
   }
   if (found.length > 0) return found;
   return [
     failing(
       "kernel-rules",
-      `the rules are refused for IPv${family}: ${refusal}`,
+      `the rules are refused for IPv${family}: ${refusal.why}`,
       "look at the node's kernel log (dmesg)",
     ),
   ];
 }
 
-/** @returns why it is refused */
+function unknown(what: string, why: string): Finding {
+  const fix = "the node is slow, or busy; ask once more when it is not: ambient-cni doctor";
+  return warning(KERNEL_UNKNOWN, `it is not known whether ${what}: ${why}`, fix);
+}
+
+function hasNoAnswer(error: unknown): error is ToolError & { readonly code: "TOOL_TIMED_OUT" } {
+  return error instanceof ToolError && error.code === "TOOL_TIMED_OUT";
+}
+
+/** @returns why it is refused, or not known to be taken */
 async function restore(
   netns: Netns,
-  { backend, family, text }: PodRulesOptions & { readonly text: string },
-): Promise<string | undefined> {
+  {
+    backend,
+    family,
+    text,
+    toolTimeoutMs: timeoutMs = DEFAULT_TIMEOUT_MS,
+  }: PodRulesOptions & { readonly text: string },
+): Promise<Refusal | undefined> {
   const argv = [toolsOf(backend)?.[family]?.restore ?? "", "--noflush"] as const;
   // nobody else writes in a namespace that was made for this
   const lock = backend.variant === "legacy" ? { lockFile: NOBODYS_LOCK } : {};
   try {
-    await backend.runner.run({ argv, netnsFd: netns.fd, stdin: text, timeoutMs: TIMEOUT_MS, ...lock });
+    await backend.runner.run({ argv, netnsFd: netns.fd, stdin: text, timeoutMs, ...lock });
     return undefined;
   } catch (error) {
-    if (error instanceof ToolError) return error.stderr.trim().split("\n")[0] || error.message;
-    throw error;
+    if (!(error instanceof ToolError)) throw error;
+    const isAnswer = !hasNoAnswer(error);
+    return { why: (isAnswer && error.stderr.trim().split("\n")[0]) || error.message, isAnswer };
   }
 }

@@ -1,27 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// The self-test at the agent's start, repeated until nothing that pods need is missing.
+// The self-test at the agent's start, repeated until nothing that pods need is missing or unknown.
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import type { Finding } from "./finding.ts";
+import { KERNEL_UNKNOWN } from "./kernel-features.ts";
 import { runSelfTest, type SelfTestOptions } from "./self-test.ts";
 
 export interface SelfTestWatchOptions extends SelfTestOptions {
   readonly log: Logger;
   /** What is missing, each with its fix; undefined when nothing is. Called after each test. */
   onstate(fault: string | undefined): void;
-  /** Pause between tests while something is missing, default 5 s. */
+  /** Pause between tests while something is missing or unknown, default 5 s. */
   readonly retryMs?: number;
   readonly clock?: Clock;
 }
 
 const defaultRetryMs = 5_000;
+/** For a program that did not answer in the time that it has at first. */
+const patientMs = 10_000;
 
 /** Tests in the background; each finding is said once. */
 export class SelfTestWatch {
   readonly #options: SelfTestWatchOptions;
   readonly #said = new Set<string>();
   readonly #tests: KeepTrue;
+  #isUnknown = false;
 
   constructor(options: SelfTestWatchOptions) {
     this.#options = options;
@@ -39,12 +43,17 @@ export class SelfTestWatch {
   }
 
   async #test(stopped: AbortSignal): Promise<void> {
-    const found = await runSelfTest(this.#options);
+    const patience = this.#isUnknown ? { toolTimeoutMs: patientMs } : {};
+    const found = await runSelfTest({ ...this.#options, ...patience });
     if (stopped.aborted) return;
     for (const finding of found) this.#say(finding);
+    const wasUnknown = this.#isUnknown;
+    this.#isUnknown = found.some(({ id }) => id === KERNEL_UNKNOWN);
     const failed = found.filter(({ level }) => level === "fail");
     this.#options.onstate(failed.length === 0 ? undefined : failed.map(describe).join("; "));
-    if (failed.length > 0) this.#tests.requestIn(this.#options.retryMs ?? defaultRetryMs);
+    const kernel = found.find(({ id, level }) => id === "kernel" && level === "ok");
+    if (wasUnknown && kernel !== undefined) this.#options.log.info({}, `self-test: ${kernel.what}`);
+    if (failed.length > 0 || this.#isUnknown) this.#tests.requestIn(this.#options.retryMs ?? defaultRetryMs);
   }
 
   #say(finding: Finding): void {

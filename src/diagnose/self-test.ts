@@ -20,6 +20,8 @@ export interface SelfTestOptions {
   readonly client?: AccessReviewer | undefined;
   /** How long the API server may take; default 2 s. The rest takes about 0.1 s. */
   readonly apiTimeoutMs?: number;
+  /** How long each program may take that tries rules; default 2 s. */
+  readonly toolTimeoutMs?: number | undefined;
 }
 
 /**
@@ -27,10 +29,10 @@ export interface SelfTestOptions {
  * Never rejects: a test that fails itself is a finding. Findings of level `fail` keep pods from being captured.
  */
 export async function runSelfTest(options: SelfTestOptions): Promise<Finding[]> {
-  const { config, client, apiTimeoutMs } = options;
+  const { config, backend, client, apiTimeoutMs, toolTimeoutMs } = options;
   const found = await Promise.all([
     guarded("capabilities", async () => [await checkCapabilities()]),
-    guarded("kernel", () => checkKernelFeatures({ ...config, backend: options.backend })),
+    guarded("kernel", () => checkKernelFeatures({ ...config, backend, toolTimeoutMs })),
     ...selfTestFolders(config).map((folder) => guarded(folder.id, () => checkFolder(folder))),
     guarded("api", async () =>
       client === undefined

@@ -20,8 +20,10 @@ import { loadCliConfig } from "../../src/cli/cli-config.ts";
 import { readBackend } from "../../src/diagnose/kernel-eyes.ts";
 import { tryNatively } from "../../src/diagnose/native-features.ts";
 import { runSelfTest } from "../../src/diagnose/self-test.ts";
+import { SelfTestWatch } from "../../src/diagnose/self-test-watch.ts";
 import { openNetnsCount } from "../../src/linux/netns.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
+import { createLoggers } from "../../src/log/logger.ts";
 import { chooseBackend, type RedirectBackend } from "../../src/netfilter/variant.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
 
@@ -45,8 +47,15 @@ function configOf() {
   });
 }
 
-/** A folder of programs in which one of them refuses rules that hold certain words, as a kernel without the module does. */
-async function crippled(options: { words?: string; without?: string }): Promise<RedirectBackend> {
+/**
+ * A folder of programs in which one of them refuses rules that hold certain words, as a kernel without the module does, or takes
+ * a second for what it does, as the first rules do on a busy node that loads modules for them.
+ */
+async function crippled(options: {
+  words?: string;
+  without?: string;
+  slow?: string;
+}): Promise<RedirectBackend> {
   const path = join(folder, "tools");
   mkdirSync(path);
   const names = ["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"].flatMap((tool) => [
@@ -56,6 +65,10 @@ async function crippled(options: { words?: string; without?: string }): Promise<
   for (const name of [...names, "ipset", "nsenter"]) {
     const real = TOOLS.map((dir) => join(dir, name)).find((place) => existsSync(place));
     if (name === options.without || real === undefined) continue;
+    if (name === options.slow) {
+      writeFileSync(join(path, name), `#!/bin/sh\n/bin/sleep 1\nexec ${real} "$@"\n`, { mode: 0o755 });
+      continue;
+    }
     if (options.words === undefined || name !== "iptables-nft-restore") symlinkSync(real, join(path, name));
     else {
       const script = `#!/bin/sh\ntext=$(/bin/cat)\ncase "$text" in *"${options.words}"*) echo "unknown option \\"${options.words}\\"" >&2; exit 2;; esac\nprintf '%s\\n' "$text" | ${real} "$@"\n`;
@@ -162,6 +175,42 @@ describe.skipIf(!isRoot)("the self-test, as root", () => {
     owner.kill();
     await ended;
     expect(found).toMatchObject([finding]);
+  });
+
+  test.each([
+    ["iptables-nft-restore", "the kernel takes the rules for IPv4"],
+    ["ip6tables-nft-restore", "the kernel takes the rules for IPv6"],
+    ["ipset", "sets of addresses can be made"],
+  ])("does not take a slow %s for the kernel's refusal", async (slow, what) => {
+    const backend = await crippled({ slow });
+    const found = await runSelfTest({ config: configOf(), backend, toolTimeoutMs: 400 });
+    const rest = found.filter(({ level }) => level !== "ok");
+    expect(rest.length).toBeGreaterThan(0);
+    for (const finding of rest)
+      expect(finding).toMatchObject({
+        id: "kernel-unknown",
+        level: "warn",
+        what: expect.stringMatching(new RegExp(`^it is not known whether ${what}: .*no end after 400 ms$`)),
+      });
+  });
+
+  test("is repeated with more patience while the kernel's answer is not known, and keeps nobody from the mesh meanwhile", async () => {
+    const backend = await crippled({ slow: "iptables-nft-restore" });
+    const lines: { level: string; msg: string }[] = [];
+    const write = (line: string): void => void lines.push(JSON.parse(line));
+    const states: (string | undefined)[] = [];
+    const watch = new SelfTestWatch({
+      ...{ config: configOf(), backend, toolTimeoutMs: 400, retryMs: 1 },
+      log: createLoggers({ level: "info", scopes: {} }, { destination: { write } }).scope("agent"),
+      onstate: (fault) => void states.push(fault),
+    });
+    await watch.start();
+    await expect.poll(() => states.length).toBe(2);
+    watch.stop();
+    expect(states).toEqual([undefined, undefined]);
+    const said = lines.filter(({ msg }) => msg.startsWith("self-test: "));
+    expect(said.map(({ level }) => level)).toEqual(["warn", "info"]);
+    expect(said.at(-1)?.msg).toContain("were tried in a namespace of their own");
   });
 
   test("names a missing ipset", async () => {
