@@ -8,7 +8,7 @@ import { ToolRunner } from "../linux/run-tool.ts";
 import { type Logger, silentLogger } from "../log/logger.ts";
 import type { Family } from "./family.ts";
 import { countXtablesRules } from "./legacy/xtables-count.ts";
-import { countNftRules } from "./nft/nft-count.ts";
+import { countNftRules, isAnswer } from "./nft/nft-count.ts";
 import { describeCount, isMore } from "./rule-count.ts";
 import { findTools, type InstalledTools, type Variant } from "./variant-tools.ts";
 
@@ -78,7 +78,7 @@ export const LEGACY_TABLE_LISTS: Readonly<Record<Family, string>> = {
  * more rules, then nft. Rules are counted, by the kernel's own numbers where they are many, and never printed: what one says cannot
  * matter. Looking changes nothing: x_tables are asked for only where they exist already, because asking for a table creates it.
  * @throws {BackendError} when the programs it takes are not installed. @throws {ToolError} when plain ones do not tell their version.
- * @throws NativeError when x_tables that exist cannot be asked
+ * @throws NativeError when x_tables that exist cannot be asked, or nf_tables do not answer
  * Source: istio/istio issue 61020 (self-priming detection); tools/istio-iptables/pkg/dependencies DetectIptablesVersion.
  */
 export async function chooseBackend(options: BackendOptions): Promise<RedirectBackend> {
@@ -139,7 +139,11 @@ async function detect(installed: InstalledTools, hostProcess: string): Promise<C
     readLegacyTableNames(procNetDir, 6),
   ]);
   const legacy = await countXtablesRules(netns.fd, { 4: v4, 6: v6 });
-  const nft = await countNftRules(netns.fd).catch((error: Error) => error);
+  const nft = await countNftRules(netns.fd).catch((error: Error) => {
+    // the choice is for the whole boot: silence of a kernel that is busy decides nothing, and the start is tried again
+    if (!isAnswer(error)) throw error;
+    return error;
+  });
   if (nft instanceof Error) {
     return { variant: "legacy", reason: `the kernel's nf_tables cannot be read: ${nft.message}` };
   }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Counting rules in both variants, against rules that were put there.
+import { constants } from "node:os";
 import { expect, test } from "vitest";
+import { NativeError } from "../../src/linux/native.ts";
+import { NetlinkError } from "../../src/linux/netlink/exchange.ts";
 import { countXtablesRules } from "../../src/netfilter/legacy/xtables-count.ts";
-import { countNftRules } from "../../src/netfilter/nft/nft-count.ts";
+import { countNftRules, isAnswer } from "../../src/netfilter/nft/nft-count.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
 
 const OURS_AND_THEIRS = `*nat
@@ -38,4 +41,17 @@ test("nothing is counted where nothing is", async () => {
   using host = await TestNetns.make();
   expect(await countNftRules(host.netns.fd)).toEqual({ rules: 0, entries: 0 });
   expect(await countXtablesRules(host.netns.fd, { 4: [], 6: [] })).toEqual({ rules: 0, entries: 0 });
+});
+
+const failed = (code: keyof typeof constants.errno) =>
+  new NativeError("talk", -constants.errno[code], "recvmsg");
+
+test.each([
+  ["the kernel's refusal", new NetlinkError("list nf_tables rules", "EINVAL", "there is none"), true],
+  ["a kernel without nfnetlink", failed("EPROTONOSUPPORT"), true],
+  ["silence", failed("ETIMEDOUT"), false],
+  ["an answer that was dropped", failed("ENOBUFS"), false],
+  ["an agent out of descriptors", failed("EMFILE"), false],
+])("%s: whether it says that the kernel has no nf_tables", (_, error, says) => {
+  expect(isAnswer(error)).toBe(says);
 });

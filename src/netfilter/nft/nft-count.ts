@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Counts the rules that others keep in nf_tables through iptables, by what the kernel itself counts where they are many.
 import { NativeError } from "../../linux/native.ts";
-import { check, errorCode } from "../../linux/netlink/exchange.ts";
+import { check, errorCode, NetlinkError } from "../../linux/netlink/exchange.ts";
 import {
   decodeString,
   forEachAttribute,
@@ -38,8 +38,8 @@ interface TableUse {
 /**
  * Asks for the first rules of each table and for all chains, of which the kernel tells how many rules they have. What a rule
  * says does not matter.
- * @throws NetlinkError EPERM, EINVAL: a kernel without nf_tables @throws NativeError if the conversation with the kernel failed
- *   (EPROTONOSUPPORT: a kernel without nfnetlink)
+ * @throws NetlinkError EPERM, EINVAL: a kernel without nf_tables @throws NativeError EPROTONOSUPPORT: a kernel without nfnetlink; others
+ *   if the conversation with the kernel failed each time: see {@link isAnswer}
  */
 export async function countNftRules(netnsFd: number): Promise<RuleCount> {
   const places = FAMILIES.flatMap((family) => IPTABLES_TABLES.map((table) => ({ family, table })));
@@ -96,11 +96,17 @@ async function hear(
       for (const answer of answers) if (!isPartial(answer)) check("list nf_tables rules", answer);
       return answers;
     } catch (error) {
-      // the kernel dropped an answer for want of room
-      const isLost = error instanceof NativeError && error.code === "ENOBUFS";
-      if (!isLost || attempt === MAX_READS) throw error;
+      if (isAnswer(error) || attempt === MAX_READS) throw error;
     }
   }
+}
+
+/**
+ * Whether the kernel has said by this that it has no nf_tables for us. A conversation that failed says nothing: the kernel may have dropped
+ * the answer for want of room (ENOBUFS), or be loading modules for it still (ETIMEDOUT).
+ */
+export function isAnswer(error: unknown): boolean {
+  return error instanceof NetlinkError || (error instanceof NativeError && error.code === "EPROTONOSUPPORT");
 }
 
 /** It was left in the middle, or changed while it was made; a number of that size is all that is wanted. */
