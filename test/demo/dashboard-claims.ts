@@ -43,9 +43,13 @@ export async function claimStates({ mesh, dashboard }: Scene): Promise<Pod[]> {
 async function claimCounters({ dashboard }: Scene, pod: Pod): Promise<number> {
   const { namespace, name } = pod.spec;
   const before = await allCounters(pod);
-  const response = await fetch(dashboard.at(`/api/v1/pods/${namespace}/${name}/rules`));
-  claim(response.ok, `the page is answered ${response.status} for the rules of "${name}"`);
-  const report = (await response.json()) as PodRulesReport;
+  const report = await waitFor(`the rules of "${name}" on the page`, async () => {
+    const response = await fetch(dashboard.at(`/api/v1/pods/${namespace}/${name}/rules`));
+    const answer = (await response.json()) as PodRulesReport;
+    // on a slow machine a look may end without an answer, and says so; the next has what the first has loaded
+    claim(response.ok && answer.unread === null, `${response.status} ${answer.unread}`);
+    return answer;
+  });
   const after = await allCounters(pod);
   let rules = 0;
   for (const { family, rules: shown } of report.families) {

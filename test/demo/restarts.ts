@@ -2,6 +2,7 @@
 // The steps of the demo in which ztunnel and the agent are restarted while pods talk to each other.
 import { claimCaptured } from "../support/node/capture-state.ts";
 import { claim } from "../support/node/claim.ts";
+import { patience } from "../support/node/patience.ts";
 import { appPort, proxiedRequest } from "./proxied-request.ts";
 import { watchRules } from "./rule-watch.ts";
 import { echoPort, type Scene, ztunnelOptions } from "./scene.ts";
@@ -11,7 +12,7 @@ export async function ztunnelRestart(scene: Scene): Promise<string> {
   const { client, mesh, server } = scene;
   const held = (await scene.heldUids()).sort();
   const unchanged = await watchRules(mesh.pods.pods);
-  await client.app.call.startTraffic({ host: server.pod.ip4, port: appPort, timeoutMs: 1000 });
+  await client.app.call.startTraffic({ host: server.pod.ip4, port: appPort, timeoutMs: 1000 * patience() });
   await scene.untilServed(20);
   await mesh.ztunnel.kill();
   const start = performance.now();

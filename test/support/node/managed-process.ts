@@ -2,6 +2,7 @@
 // A long-lived program of a test node: its log lines, its end, and what the kernel says about it.
 import { type ChildProcess, spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
+import { patience } from "./patience.ts";
 import { cleanEnv, signalNumber } from "./run.ts";
 import { type WaitOptions, waitFor } from "./wait-for.ts";
 
@@ -103,7 +104,7 @@ export class ManagedProcess {
   /** Sends SIGTERM and waits; after the deadline SIGKILL. Returns the exit code. */
   async stop(timeoutMs = 5000): Promise<number> {
     this.#child.kill("SIGTERM");
-    const deadline = setTimeout(() => this.#child.kill("SIGKILL"), timeoutMs);
+    const deadline = setTimeout(() => this.#child.kill("SIGKILL"), timeoutMs * patience());
     const code = await this.exited;
     clearTimeout(deadline);
     return code;

@@ -5,6 +5,7 @@ import { createSocket } from "node:dgram";
 import { createServer as createHttpServer, request } from "node:http";
 import { connect, createServer as createTcpServer, type Server, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
+import { patience } from "./patience.ts";
 
 /** One end of a connection. */
 export interface Endpoint {
@@ -105,7 +106,7 @@ export function seenCount(): number {
 export async function get(
   target: Target & { readonly path?: string; readonly body?: string },
 ): Promise<Answer> {
-  const { host, port, path = "/", body = "", timeoutMs = 3000 } = target;
+  const { host, port, path = "/", body = "", timeoutMs = 3000 * patience() } = target;
   const start = performance.now();
   return new Promise((resolve, reject) => {
     const outgoing = request({ host, port, path, method: body === "" ? "GET" : "POST", agent: false });
@@ -130,7 +131,7 @@ export async function get(
 /** Opens a connection to {@link serveEcho} that stays; returns its number and the address the server saw. */
 export async function openStream(target: Target): Promise<{ stream: number; peer: Endpoint; own: Endpoint }> {
   const socket = connect({ host: target.host, port: target.port });
-  const greeting = await nextChunk(socket, target.timeoutMs ?? 3000);
+  const greeting = await nextChunk(socket, target.timeoutMs ?? 3000 * patience());
   const [address = "", port] = greeting.toString().trim().split(" ");
   const stream = ++lastStream;
   // a connection that breaks is found by the next exchange
@@ -225,7 +226,7 @@ export interface DnsQuestion {
 
 /** Asks a DNS question and returns the bytes of the answer, without TCP's length prefix. */
 export async function dnsQuery(question: DnsQuestion): Promise<{ answer: Uint8Array; from: Endpoint }> {
-  const { server, transport, port = 53, timeoutMs = 3000 } = question;
+  const { server, transport, port = 53, timeoutMs = 3000 * patience() } = question;
   const message = dnsMessage(question.name, question.type ?? 1);
   if (transport === "tcp") {
     const socket = connect({ host: server, port });

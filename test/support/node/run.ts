@@ -2,13 +2,14 @@
 // Running one command of the system to its end: how the tests look at the kernel.
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
+import { patience, patienceVariable } from "./patience.ts";
 
 /** Options of {@link run}. */
 export interface RunOptions {
   readonly stdin?: string | Uint8Array;
   /** The whole environment of the command; default {@link cleanEnv}. */
   readonly env?: Readonly<Record<string, string>>;
-  /** The command is killed after this long, default 10000. */
+  /** The command is killed after this long, default 10000; times {@link patience}. */
   readonly timeoutMs?: number;
   /** Return instead of throwing when the exit code is not 0. */
   readonly mayFail?: boolean;
@@ -24,7 +25,9 @@ export interface RunResult {
 
 /** The environment commands and processes of the node start with: nothing of npm's or vitest's leaks into them. */
 export function cleanEnv(extra: Readonly<Record<string, string>> = {}): Record<string, string> {
-  return { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", HOME: "/root", LC_ALL: "C", ...extra };
+  const factor = patience();
+  const slow = factor === 1 ? {} : { [patienceVariable]: String(factor) };
+  return { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", HOME: "/root", LC_ALL: "C", ...slow, ...extra };
 }
 
 /**
@@ -33,7 +36,8 @@ export function cleanEnv(extra: Readonly<Record<string, string>> = {}): Record<s
  * @throws Error with the command, its exit code and its stderr unless `mayFail` is set; always when it cannot be started.
  */
 export async function run(argv: readonly string[], options: RunOptions = {}): Promise<RunResult> {
-  const { stdin = "", env = cleanEnv(), timeoutMs = 10_000, mayFail = false } = options;
+  const { stdin = "", env = cleanEnv(), mayFail = false } = options;
+  const timeoutMs = (options.timeoutMs ?? 10_000) * patience();
   const [file, ...args] = argv;
   if (file === undefined) throw new TypeError("Cannot run a command: it is empty");
   const child = spawn(file, args, { env, timeout: timeoutMs, killSignal: "SIGKILL" });

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Waiting for a condition with a deadline: the tests' replacement for sleeping.
 import { setTimeout as delay } from "node:timers/promises";
+import { patience } from "./patience.ts";
 
 /** Limits of {@link waitFor}. */
 export interface WaitOptions {
-  /** Default 5000. */
+  /** Default 5000; times {@link patience}. */
   readonly timeoutMs?: number;
   /** Pause between two probes, default 5. */
   readonly intervalMs?: number;
@@ -23,7 +24,8 @@ export async function waitFor<T>(
   probe: () => T | Promise<T>,
   options: WaitOptions = {},
 ): Promise<Truthy<T>> {
-  const { timeoutMs = 5000, intervalMs = 5 } = options;
+  const { intervalMs = 5 } = options;
+  const timeoutMs = (options.timeoutMs ?? 5000) * patience();
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     let cause: unknown;

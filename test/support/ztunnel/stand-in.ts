@@ -3,6 +3,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { patience } from "../node/patience.ts";
 import type { StandInCommand } from "./control.ts";
 import type { StandInEvent } from "./event-log.ts";
 import { formatOptions, type StandInOptions } from "./stand-in-options.ts";
@@ -88,9 +89,10 @@ export class StandIn implements AsyncDisposable {
     const past = this.events.slice(after).find(predicate);
     if (past !== undefined) return past;
     const waiter: Waiter = { check: predicate, found: Promise.withResolvers() };
+    const limitMs = deadlineMs * patience();
     const timer = setTimeout(
-      () => waiter.found.reject(new Error(`No such event within ${deadlineMs} ms; ${this.#tail()}`)),
-      deadlineMs,
+      () => waiter.found.reject(new Error(`No such event within ${limitMs} ms; ${this.#tail()}`)),
+      limitMs,
     );
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) {
       // the last lines may still be in the pipe
@@ -117,12 +119,13 @@ export class StandIn implements AsyncDisposable {
 
   /** Asks again and again until the statistics satisfy the predicate. @throws Error at the deadline */
   async waitForStats(predicate: (stats: StandInStats) => boolean, deadlineMs = 5000): Promise<StandInStats> {
-    const end = performance.now() + deadlineMs;
+    const limitMs = deadlineMs * patience();
+    const end = performance.now() + limitMs;
     for (;;) {
       const stats = await this.stats();
       if (predicate(stats)) return stats;
       if (performance.now() > end) {
-        throw new Error(`Not so within ${deadlineMs} ms: ${JSON.stringify(stats)}; ${this.#tail()}`);
+        throw new Error(`Not so within ${limitMs} ms: ${JSON.stringify(stats)}; ${this.#tail()}`);
       }
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
@@ -157,7 +160,7 @@ export class StandIn implements AsyncDisposable {
   /** Sends SIGTERM, and SIGKILL to one that does not end; open connections take it up to 5 s (`terminationMs`). */
   async stop(): Promise<StandInExit> {
     this.#child.kill("SIGTERM");
-    const timer = setTimeout(() => this.#child.kill("SIGKILL"), stopDeadlineMs);
+    const timer = setTimeout(() => this.#child.kill("SIGKILL"), stopDeadlineMs * patience());
     const exit = await this.exited;
     clearTimeout(timer);
     return exit;
