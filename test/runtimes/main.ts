@@ -5,11 +5,12 @@ import { release } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { chainVersionVariable } from "../cluster/support/real-node.ts";
+import { writePart } from "../support/result-tables.ts";
 import { readDemand } from "../support/skips/means.ts";
 import { leftOut, planSteps, type Step } from "./plan.ts";
-import { markdownOf, type Report, type RootRow, type RunRow, textOf, withPart } from "./report.ts";
+import { markdownOf, type Report, type RootRow, type RunRow, textOf } from "./report.ts";
 import { chainVersions, Root, RootUnavailableError } from "./root.ts";
-import { readSuiteReport } from "./suite-results.ts";
+import { readDemo, readSuiteReport, type SuiteResult } from "./suite-results.ts";
 
 const suites = ["bookworm", "trixie", "sid"];
 const help = `usage: npm run test:runtimes [-- OPTION...]
@@ -67,7 +68,7 @@ async function main(args: readonly string[]): Promise<number> {
   if (rest.length > 0) gaps.push(`${rest.join(", ")}: not asked for`);
   const report: Report = { date: today(), machine: await machine(), roots, runs, gaps: [...gaps, ...always] };
   say(`\n${textOf(report)}`);
-  if (options.write !== undefined) await writePage(options.write, report);
+  if (options.write !== undefined) await writePart(options.write, page, markdownOf(report));
   const { requireAll, allowLacking } = readDemand(process.env);
   if (roots.length < options.only.length && requireAll && !allowLacking.includes("debian")) return 1;
   return runs.every(({ failures }) => failures.length === 0) ? 0 : 1;
@@ -130,34 +131,10 @@ function programOf(
   }
 }
 
-interface StepResult {
-  readonly passed: number;
-  readonly failures: readonly string[];
-}
-
-function readSuite(json: string, files: readonly string[]): StepResult {
+function readSuite(json: string, files: readonly string[]): SuiteResult {
   return json === ""
     ? { passed: 0, failures: ["vitest ended without a report"] }
     : readSuiteReport(json, files);
-}
-
-/** Its last line is an object with all steps. */
-function readDemo(text: string): StepResult {
-  const last = text.trimEnd().split("\n").at(-1) ?? "";
-  if (!last.startsWith("{")) return { passed: 0, failures: ["the demo ended without a report"] };
-  const { steps } = JSON.parse(last) as { steps: readonly { name: string; ok: boolean }[] };
-  return {
-    passed: steps.filter(({ ok }) => ok).length,
-    failures: steps.filter(({ ok }) => !ok).map(({ name }) => name),
-  };
-}
-
-async function writePage(path: string, report: Report): Promise<void> {
-  const before = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return "";
-    throw error;
-  });
-  await writeFile(path, withPart(before, page, markdownOf(report)));
 }
 
 /** Only a machine with cgroup v2 alone has this file there. Source: cgroups(7), "Cgroups v2 controllers". */

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the matrix of runtimes plans, reads and writes; the runs themselves are `npm run test:runtimes`.
 import { describe, expect, test } from "vitest";
+import { withPart } from "../support/result-tables.ts";
 import { leftOut, planSteps, ruleFiles } from "./plan.ts";
-import { markdownOf, type Report, textOf, withPart } from "./report.ts";
+import { markdownOf, type Report, textOf } from "./report.ts";
 import { readSuiteReport } from "./suite-results.ts";
 
 const files = ["agent-away", "boot", "runtime"];

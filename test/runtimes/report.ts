@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What was run where, as a table for the terminal and as a part of a Markdown page. Pure.
+import { type Cells, columns, markdownTable } from "../support/result-tables.ts";
 
 /** A root and what its programs say of themselves. */
 export interface RootRow {
@@ -37,8 +38,6 @@ export interface Report {
   /** What was not run, and why. */
   readonly gaps: readonly string[];
 }
-
-type Cells = readonly string[];
 
 const rootHead: Cells = [
   "Debian",
@@ -110,36 +109,4 @@ function failureLines({ runs }: Report): string[] {
   return runs.flatMap(({ suite, chain, what, failures }) =>
     failures.map((line) => `${suite}, CNI ${chain}, ${what}: ${line}`),
   );
-}
-
-function columns(rows: readonly Cells[]): string[] {
-  return padded(rows).map((cells) => `  ${cells.join("  ")}`.trimEnd());
-}
-
-/** As the project's formatter has them. */
-function markdownTable(rows: readonly Cells[]): string[] {
-  const [head = [], ...rest] = padded(rows);
-  const rule = head.map((cell) => "-".repeat(cell.length));
-  return [head, rule, ...rest].map((cells) => `| ${cells.join(" | ")} |`);
-}
-
-/** All cells of a column as wide as its widest. */
-function padded(rows: readonly Cells[]): Cells[] {
-  const widths = (rows[0] ?? []).map((_, index) => Math.max(...rows.map((row) => (row[index] ?? "").length)));
-  return rows.map((row) => row.map((cell, index) => cell.padEnd(widths[index] ?? 0)));
-}
-
-/**
- * Puts a part between its marks on a page; at the end, with marks, where the page has none.
- *
- * @throws Error when the page has the first mark and not the second: what is between them cannot be known then
- */
-export function withPart(page: string, name: string, part: string): string {
-  const [begin, end] = [`<!-- ${name}: begin -->`, `<!-- ${name}: end -->`];
-  const written = `${begin}\n\n${part}\n\n${end}`;
-  const from = page.indexOf(begin);
-  if (from === -1) return page === "" ? `${written}\n` : `${page.trimEnd()}\n\n${written}\n`;
-  const to = page.indexOf(end, from);
-  if (to === -1) throw new Error(`Cannot put "${name}" on the page: it has "${begin}" and no "${end}"`);
-  return `${page.slice(0, from)}${written}${page.slice(to + end.length)}`;
 }

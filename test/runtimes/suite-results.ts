@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What vitest's JSON report says of a run. Pure.
+// What vitest's JSON report, or the demo, says of a run. Pure.
 
 interface Assertion {
   readonly status: string;
@@ -49,4 +49,15 @@ export function readSuiteReport(json: string, asked: readonly string[]): SuiteRe
 
 function firstLine(text: string): string {
   return text.split("\n").find(Boolean) ?? "could not be run";
+}
+
+/** Reads what `npm run demo -- --json` printed: its last line is an object with all steps. */
+export function readDemo(text: string): SuiteResult {
+  const last = text.trimEnd().split("\n").at(-1) ?? "";
+  if (!last.startsWith("{")) return { passed: 0, failures: ["the demo ended without a report"] };
+  const { steps } = JSON.parse(last) as { steps: readonly { name: string; ok: boolean }[] };
+  return {
+    passed: steps.filter(({ ok }) => ok).length,
+    failures: steps.filter(({ ok }) => !ok).map(({ name }) => name),
+  };
 }
