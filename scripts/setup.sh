@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Prepares a bare Debian or Ubuntu machine for every npm script: packages, node modules, launcher, addon, bundle.
 # Safe to repeat and to run twice at once; when nothing is missing it only looks (well under a second).
-# usage: setup.sh [--quiet] [--test] [--browser]   (--test also brings what only the test suite needs, --browser a Chromium)
+# usage: setup.sh [--quiet] [--test] [--browser] [--machines]   (--test also brings what only the test suite needs, --browser a Chromium,
+#   --machines what plays whole machines)
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -17,7 +18,10 @@ for arg in "$@"; do
       want="$want valgrind:valgrind containerd:containerd runc:runc busybox:busybox-static conntrack:conntrack sysctl:procps openssl:openssl ssh-keygen:openssh-client"
       ;;
     --browser) want_browser=1 ;;
-    *) echo "setup: unknown argument \"$arg\" (known: --quiet, --test, --browser)" >&2; exit 2 ;;
+    --machines)
+      want="$want qemu-system-x86_64:qemu-system-x86 qemu-system-aarch64:qemu-system-arm depmod:kmod mkfs.ext4:e2fsprogs cpio:cpio xz:xz-utils"
+      ;;
+    *) echo "setup: unknown argument \"$arg\" (known: --quiet, --test, --browser, --machines)" >&2; exit 2 ;;
   esac
 done
 say() { [ -n "$quiet" ] || echo "setup: $*" >&2; }

@@ -44,13 +44,14 @@ export class Scene {
     this.server = pods.server;
   }
 
-  /** Starts a node with agent, ztunnel, dashboard and two pods of a namespace that is not in the mesh. */
-  static async begin(): Promise<Scene> {
+  /** Starts a node with agent (and its further settings), ztunnel, dashboard and two pods of a namespace that is not in the mesh. */
+  static async begin(agentEnv: Readonly<Record<string, string>> = {}): Promise<Scene> {
     const mesh = await MeshNode.start({
       agentEnv: {
         INSTALL_CNI_PLUGIN: "true",
         MOUNTED_CNI_NET_DIR: netDir,
         MOUNTED_CNI_BIN_DIR: binDir,
+        ...agentEnv,
       },
     });
     await Promise.all([netDir, binDir].map((folder) => mkdir(folder, { recursive: true })));

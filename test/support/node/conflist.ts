@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Network configurations of a test node: Debian's bridge and host-local plugins, with or without our launcher chained after.
+import { existsSync } from "node:fs";
 
 /** One entry of a conflist's `plugins`. */
 export interface PluginConfig {
@@ -25,7 +26,7 @@ export interface BridgeConflistOptions {
   readonly bridge?: string;
   /** Default 10.210.0.0/16. */
   readonly subnetV4?: string;
-  /** Default fd10:210::/64; null for a network without IPv6. */
+  /** Default fd10:210::/64, or null where the kernel has no IPv6; null for a network without it. */
   readonly subnetV6?: string | null;
   /** Folder for the address leases. */
   readonly leaseDir: string;
@@ -33,10 +34,15 @@ export interface BridgeConflistOptions {
   readonly chained?: readonly PluginConfig[];
 }
 
+function defaultSubnetV6(): string | null {
+  return existsSync("/proc/sys/net/ipv6") ? "fd10:210::/64" : null;
+}
+
 /** Makes the conflist of a dual-stack bridge whose pods have a default route and reach each other and the node. */
 export function bridgeConflist(options: BridgeConflistOptions): Conflist {
   const { name = "podnet", cniVersion = "1.0.0", bridge = "cni0" } = options;
-  const { subnetV4 = "10.210.0.0/16", subnetV6 = "fd10:210::/64", chained = [] } = options;
+  const { subnetV4 = "10.210.0.0/16", chained = [] } = options;
+  const subnetV6 = options.subnetV6 === undefined ? defaultSubnetV6() : options.subnetV6;
   const ranges = [[{ subnet: subnetV4 }]];
   const routes = [{ dst: "0.0.0.0/0" }];
   if (subnetV6 !== null) {

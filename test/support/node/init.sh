@@ -18,6 +18,8 @@ mkdir /run/netns /run/lock /run/node
 echo "$cgroup" >/run/node/cgroup-folder
 [ -L /var/run ] || mount --bind /run /var/run
 
+# a new namespace has the kernel's defaults; this is for a machine that is to have others
+[ ! -e /etc/sysctl.d/ambient-cni-node.conf ] || sysctl -q -p /etc/sysctl.d/ambient-cni-node.conf
 ip link set lo up
 echo 1 >/proc/sys/net/ipv4/ip_forward
 [ ! -e /proc/sys/net/ipv6/conf/all/forwarding ] || echo 1 >/proc/sys/net/ipv6/conf/all/forwarding

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the matrix of machines plans, hears and writes; the machines themselves are `npm run test:machines`.
+import { execFileSync } from "node:child_process";
+import { describe, expect, test } from "vitest";
+import { readConsoleLine } from "./console.ts";
+import { leftOut, type Machine, machines, planSteps, scriptOf } from "./plan.ts";
+import { markdownOf, type Report, textOf } from "./report.ts";
+import { readDescription, readDoctor } from "./results.ts";
+
+const machine: Machine = {
+  ...{ name: "m", suite: "trixie", arch: "amd64", variant: "" },
+  ...{ short: ["native-redirect"], long: ["probes"] },
+};
+const names = (of: Machine, short: boolean) => planSteps(of, { short }).map(({ name }) => name);
+
+describe("the plan", () => {
+  test("has demo, doctor and the files; in the short form some of them", () => {
+    expect(names(machine, false)).toEqual(["demo", "doctor", "native-redirect", "probes"]);
+    expect(names(machine, true)).toEqual(["demo", "doctor", "native-redirect"]);
+  });
+
+  test("builds first where this machine's programs do not run", () => {
+    expect(names({ ...machine, arch: "arm64" }, true)[0]).toBe("build");
+  });
+
+  test("leaves out what a machine cannot do, and says so", () => {
+    const cannot = ["demo: there is no iptables"];
+    expect(names({ ...machine, cannot }, true)).toEqual(["doctor", "native-redirect"]);
+    expect(leftOut({ ...machine, cannot }, { short: true })).toEqual([
+      "m: demo: there is no iptables",
+      "m: probes (left out in the short form)",
+    ]);
+  });
+
+  test("gives each machine a name and each of its steps one", () => {
+    expect(new Set(machines.map(({ name }) => name)).size).toBe(machines.length);
+    for (const each of machines) expect(new Set(names(each, false)).size).toBe(names(each, false).length);
+  });
+
+  test("is a script whose words arrive as they are", () => {
+    const words = ["a b", "it's", "$HOME", "*", "", "x=1"];
+    const steps = [{ name: "one", kind: "suite", argv: words, limit: 5 }] as const;
+    const script = scriptOf({ ...machine, prepare: ["echo prepared $X"] }, steps, { X: "a'b" });
+    const step = `step() { for word in "$@"; do echo "<$word>"; done; }`;
+    const said = execFileSync("/bin/bash", ["-c", `${step}\n${script}`], { encoding: "utf8" });
+    expect(said).toBe(`prepared a'b\n${["one", "5", ...words].map((word) => `<${word}>\n`).join("")}`);
+  });
+});
+
+describe("the console", () => {
+  test.each([
+    ["@@ up 6.64\r", { what: "up", atS: 6.64 }],
+    ["@@ off 37.01", { what: "off", atS: 37.01 }],
+    ["@@ begin demo", { what: "begin", step: "demo" }],
+    ["@@ end demo 1 7.99 36.58", { what: "end", step: "demo", code: 1, seconds: 29 }],
+    ["[   12.3] veth0: @@ begin demo", { what: "begin", step: "demo" }],
+    ["@@ machine lost its disks do not come", { what: "lost", why: "its disks do not come" }],
+    ["@@ end demo", undefined],
+    ["@@ begin", undefined],
+    ["@@ else 1", undefined],
+    ["ok   DNS is captured", undefined],
+  ])("%j", (line, word) => {
+    expect(readConsoleLine(line)).toEqual(word);
+  });
+});
+
+test("a machine's own words are read, and what it does not say is not guessed", () => {
+  const said = [
+    ...["kernel 6.12.117+deb13-cloud-amd64", "processor x86_64", "cgroups cgroup2fs"],
+    ...["iptables iptables v1.8.11 (legacy)", "nftables nftables v1.1.3 (Commodore Bullmoose #4)"],
+  ];
+  expect(readDescription(said.join("\n"))).toEqual({
+    ...{ kernel: "6.12.117", processor: "x86_64", cgroups: "v2" },
+    ...{ iptables: "1.8.11 legacy", nftables: "1.1.3" },
+  });
+  expect(readDescription("cgroups tmpfs\nnftables bash: nft: command not found")).toEqual({
+    ...{ kernel: "-", processor: "-", cgroups: "tmpfs", iptables: "-", nftables: "-" },
+  });
+});
+
+test("a doctor that says nothing is not right", () => {
+  expect(readDoctor("right ok agent: ready\nknown warn api: x\nWRONG fail kernel: refused\n")).toEqual({
+    passed: 1,
+    failures: ["fail kernel: refused"],
+  });
+  expect(readDoctor("Segmentation fault\n").failures).toEqual(["the doctor said nothing"]);
+});
+
+describe("the table", () => {
+  const report: Report = {
+    date: "2026-11-29",
+    machines: [
+      {
+        ...{ name: "trixie", kernel: "6.12.117", processor: "x86_64", cgroups: "v2", iptables: "1.8.11" },
+        ...{ nftables: "1.1.3", variant: "", bootS: 3.04 },
+      },
+    ],
+    steps: [
+      { machine: "trixie", what: "demo", passed: 14, failures: [], seconds: 46 },
+      { machine: "trixie", what: "doctor", passed: 0, failures: ["the doctor said nothing"], seconds: 9 },
+    ],
+    gaps: ["sid: not asked for"],
+  };
+
+  test("says machines, results, failures and gaps on a terminal", () => {
+    expect(textOf(report)).toBe(`What was run on which machine (2026-11-29)
+
+  machine  linux     processor  cgroups  iptables  nftables  boot   but
+  trixie   6.12.117  x86_64     v2       1.8.11    1.1.3     3.0 s  -
+
+  machine  what    passed  seconds  result
+  trixie   demo    14      46       passed
+  trixie   doctor  0       9        1 FAILED
+
+Failed:
+  trixie, doctor: the doctor said nothing
+
+Not run:
+  sid: not asked for
+`);
+  });
+
+  test("says the same on a page", () => {
+    const text = markdownOf(report);
+    expect(text).toContain(
+      "| trixie  | 6.12.117 | x86_64    | v2      | 1.8.11   | 1.1.3    | 3.0 s | -   |",
+    );
+    expect(text).toContain("| trixie  | doctor | 0      | 9       | 1 FAILED |");
+    expect(text).toContain("- trixie, doctor: the doctor said nothing");
+    expect(text).toContain("- sid: not asked for");
+  });
+});
