@@ -20,6 +20,9 @@ static napi_value init(napi_env env, napi_value exports)
 		FUNCTION("socketInNetns", js_socket_in_netns),
 		FUNCTION("netlinkInNetns", js_netlink_in_netns),
 		FUNCTION("xtablesInNetns", js_xtables_in_netns),
+		FUNCTION("notifyInNetns", js_notify_in_netns),
+		FUNCTION("notifyListen", js_notify_listen),
+		FUNCTION("notifyClose", js_notify_close),
 #undef FUNCTION
 	};
 

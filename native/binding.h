@@ -53,5 +53,8 @@ napi_value js_is_netns(napi_env env, napi_callback_info info);
 napi_value js_make_netns(napi_env env, napi_callback_info info);
 napi_value js_netlink_in_netns(napi_env env, napi_callback_info info);
 napi_value js_xtables_in_netns(napi_env env, napi_callback_info info);
+napi_value js_notify_in_netns(napi_env env, napi_callback_info info);
+napi_value js_notify_listen(napi_env env, napi_callback_info info);
+napi_value js_notify_close(napi_env env, napi_callback_info info);
 
 #endif

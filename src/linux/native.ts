@@ -47,6 +47,10 @@ export interface Addon {
     maxBytes: number,
     urgent: boolean,
   ): Promise<(Uint8Array | undefined | Failure)[]>;
+  /** Per socket: protocol, then the numbers of its multicast groups. */
+  notifyInNetns(netnsFd: number, sockets: readonly (readonly number[])[]): Promise<Handle>;
+  notifyListen(handle: Handle, onheard: () => void): void;
+  notifyClose(handle: Handle): void;
 }
 
 // The numbers are those of native/binding_netns.c.

@@ -43,6 +43,7 @@ export class Netns implements Disposable {
   /** `dev:ino`, to compare and to index by. */
   readonly key: string;
   #closed = false;
+  #onclose: (() => void) | undefined;
 
   private constructor(fd: number, id: NetnsId) {
     this.fd = fd;
@@ -85,12 +86,22 @@ export class Netns implements Disposable {
     return this.#closed;
   }
 
+  /** Has something end with the handle that keeps the namespace as it does. */
+  onclose(end: () => void): void {
+    const earlier = this.#onclose;
+    this.#onclose = () => {
+      earlier?.();
+      end();
+    };
+  }
+
   /** May be repeated. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
     openCount--;
     closeSync(this.fd);
+    this.#onclose?.();
   }
 
   [Symbol.dispose](): void {

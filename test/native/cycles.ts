@@ -95,6 +95,40 @@ async function cycleTables(times: number): Promise<void> {
   }
 }
 
+/** Ears that are opened, hear, listen again and are closed, or left to the collector. */
+async function cycleNotices(times: number): Promise<void> {
+  const groups = [
+    [12, 7],
+    [0, 1, 5, 7, 8, 9, 11, 19],
+  ];
+  for (let i = 0; i < times; i += PIPELINE) {
+    const listeners = await Promise.all(
+      Array.from({ length: PIPELINE }, () => addon.notifyInNetns(netnsFd, groups)),
+    );
+    for (const [j, listener] of listeners.entries()) {
+      addon.notifyListen(listener, () => {});
+      if (i % 80 === 0) addon.notifyListen(listener, () => {});
+      if (i % 800 !== 8 || j > 0) addon.notifyClose(listener);
+      if (i % 80 === 16) addon.notifyClose(listener);
+    }
+    if (i % 80 === 24) await addon.notifyInNetns(0, groups).catch(() => {});
+    if (i % 80 === 32)
+      await addon
+        .notifyInNetns(netnsFd, [
+          [0, 1],
+          [99, 1],
+        ])
+        .catch(() => {});
+    if (i % 80 === 40)
+      await addon
+        .notifyInNetns(netnsFd, [
+          [0, 1],
+          [0, 4_000_000],
+        ])
+        .catch(() => {});
+  }
+}
+
 /** Ways to go wrong: failing calls, arguments of wrong types, packets cut short, handles nobody wants. */
 async function cycleMistakes(times: number): Promise<void> {
   using listener = listenSeqpacket(socketPath, { backlog: 100, maxPacketBytes: 3, maxFds: 0 });
@@ -120,6 +154,12 @@ async function cycleMistakes(times: number): Promise<void> {
     refused(() => addon.xtablesInNetns(netnsFd, "4nat\n", false, 0, false));
     refused(() => addon.xtablesInNetns(netnsFd, "4nat\tA\n\tA", false, 0, false));
     refused(() => addon.xtablesInNetns(netnsFd, `6nat\n4${"x".repeat(32)}`, false, 0, false));
+    refused(() => addon.notifyInNetns(netnsFd, []));
+    refused(() => addon.notifyInNetns(netnsFd, [[0], [0], [0]]));
+    refused(() => addon.notifyInNetns(netnsFd, [[]]));
+    refused(() => addon.notifyInNetns(netnsFd, [["route"]]));
+    refused(() => addon.notifyListen({}, () => {}));
+    refused(() => addon.notifyClose(1));
     const client = connectSeqpacket(socketPath);
     client.send(Buffer.from("too long"), netnsFd);
     await new Promise<void>((resolve) => {
@@ -146,6 +186,7 @@ async function cycleWorkers(times: number): Promise<void> {
     addon.send(client, new Uint8Array([1]), netnsFd);
     for (let i = 0; i < 20; i++) {
       addon.netlinkInNetns(netnsFd, false, [0, request, 1000, 0]);
+      addon.notifyInNetns(netnsFd, [[12, 7], [0, 1, 8]]).then((ears) => addon.notifyListen(ears, () => {}));
       addon.xtablesInNetns(netnsFd, "4nat\\tA\\n6raw\\n4none\\t", i % 2 === 0, i % 3 ? 0 : 1 << 20, i % 5 === 0);
     }
   `;
@@ -185,6 +226,7 @@ async function runAll(times: number): Promise<void> {
   cycleSockets(times);
   await cycleNetlink(times);
   await cycleTables(times);
+  await cycleNotices(times);
 }
 
 await cycleWorkers(3);
