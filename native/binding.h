@@ -56,5 +56,7 @@ napi_value js_xtables_in_netns(napi_env env, napi_callback_info info);
 napi_value js_notify_in_netns(napi_env env, napi_callback_info info);
 napi_value js_notify_listen(napi_env env, napi_callback_info info);
 napi_value js_notify_close(napi_env env, napi_callback_info info);
+napi_value js_watch_turns(napi_env env, napi_callback_info info);
+napi_value js_read_turns(napi_env env, napi_callback_info info);
 
 #endif

@@ -51,6 +51,9 @@ export interface Addon {
   notifyInNetns(netnsFd: number, sockets: readonly (readonly number[])[]): Promise<Handle>;
   notifyListen(handle: Handle, onheard: () => void): void;
   notifyClose(handle: Handle): void;
+  watchTurns(): Handle;
+  /** In ns. */
+  readTurns(handle: Handle, forget: boolean): [p50: number, p99: number, longest: number];
 }
 
 // The numbers are those of native/binding_netns.c.

@@ -180,6 +180,7 @@ async function cycleWorkers(times: number): Promise<void> {
     addon.start(server, (event, peer) => {
       if (event === 0) addon.start(peer, (kind) => kind === 1 && parentPort.postMessage("running"));
     });
+    addon.readTurns(addon.watchTurns(), true);
     const client = addon.connect(path, 100, 1);
     addon.start(client, () => {});
     addon.connect(path, 100, 1);
@@ -227,8 +228,12 @@ async function runAll(times: number): Promise<void> {
   await cycleNetlink(times);
   await cycleTables(times);
   await cycleNotices(times);
+  for (let i = 0; i < times; i++) addon.readTurns(turns, i % 2 === 0);
 }
 
+const turns = addon.watchTurns();
+refused(() => addon.readTurns({}, true));
+refused(() => addon.readTurns(turns));
 await cycleWorkers(3);
 await runAll(PIPELINE);
 const fdsAtStart = (await settle()).fds;
