@@ -1,8 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The name of a Unix socket: taken over from a predecessor, left to a successor, and back when somebody removed it.
-import { chmodSync, linkSync, lstatSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import {
+  chmodSync,
+  type FSWatcher,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  renameSync,
+  rmSync,
+  watch,
+} from "node:fs";
 import type { Server } from "node:net";
-import { dirname } from "node:path";
+import { basename, dirname } from "node:path";
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
@@ -63,6 +72,8 @@ export interface SocketNameOptions {
 }
 
 const lookMs = 1_000;
+/** Where the kernel tells of the folder: three names that are looked at each second were a tenth of an idle agent's processor time. */
+const watchedLookMs = 30_000;
 
 /**
  * Keeps the name of a socket there. istio-cni removes this name when it ends, whoever has taken it over: no pod of the node
@@ -72,27 +83,63 @@ const lookMs = 1_000;
 export class SocketName {
   readonly #options: SocketNameOptions;
   readonly #looks: KeepTrue;
+  #watcher: FSWatcher | undefined;
 
   constructor(options: SocketNameOptions) {
     this.#options = options;
-    this.#looks = new KeepTrue({ work: () => this.#look(), longestMs: lookMs, clock: options.clock });
+    const longestMs = () => (this.#watcher === undefined ? lookMs : watchedLookMs);
+    this.#looks = new KeepTrue({ work: () => this.#look(), longestMs, clock: options.clock });
   }
 
   /** Begins to look. */
   keep(): void {
-    this.#looks.requestIn(lookMs);
+    this.#watch();
+    this.#looks.requestIn(this.#watcher === undefined ? lookMs : watchedLookMs);
   }
 
   /** Ends it, after a socket that is just being opened; the name stays. */
   async stop(): Promise<void> {
+    this.#unwatch();
     await this.#looks.stop();
+  }
+
+  /** A folder that is not there, or a user that has no inotify watch left: the name is looked at each second. */
+  #watch(): void {
+    const { path } = this.#options;
+    try {
+      const watcher = watch(dirname(path), { persistent: false });
+      this.#watcher = watcher;
+      // what is said of the folder itself: it was removed or moved away
+      const names: readonly unknown[] = [basename(path), basename(dirname(path)), null];
+      watcher.on("change", (event, name) => {
+        if (event === "rename" && names.includes(name)) this.#request();
+      });
+      watcher.on("error", () => {
+        this.#unwatch();
+        this.#request();
+      });
+    } catch {
+      this.#watcher = undefined;
+    }
+  }
+
+  #unwatch(): void {
+    this.#watcher?.close();
+    this.#watcher = undefined;
+  }
+
+  #request(): void {
+    this.#looks.request().catch(() => {});
   }
 
   async #look(): Promise<void> {
     const { path, what, reopen, log } = this.#options;
     if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) return;
+    // the folder itself may have gone with the name
+    this.#unwatch();
     try {
       await reopen();
+      if (!this.#looks.isStopped) this.#watch();
       log.warn({ path }, `somebody removed ${what}; it is back`);
     } catch (error) {
       log.error({ path, err: error }, `cannot open ${what} again`);

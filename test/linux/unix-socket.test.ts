@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Names of Unix sockets: taken over, left alone, and back when somebody removed them.
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { connect, createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +18,7 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import { publishMissingSocket, publishSocket, SocketName } from "../../src/linux/unix-socket.ts";
 import { recordingLogger } from "../kube/kube-fixture.ts";
 import { FakeClock } from "../support/fake-clock.ts";
+import { waitFor } from "../support/node/wait-for.ts";
 
 let folder: string;
 let path: string;
@@ -71,47 +82,90 @@ test("a name that is there again is not taken away from whoever has it", async (
   expect(readdirSync(folder)).toEqual(["a.sock"]);
 });
 
-test("a name that is kept is put back within a second, each time, and failures are told", async () => {
+/** A kept name whose looks by the clock come when the test says. */
+function kept() {
   const clock = new FakeClock();
   const log = recordingLogger();
-  let failure: Error | undefined;
+  const fault: { now: Error | undefined } = { now: undefined };
   const name = new SocketName({
     path,
     what: "the socket",
     reopen: async () => {
-      if (failure !== undefined) throw failure;
+      if (fault.now !== undefined) throw fault.now;
+      mkdirSync(folder, { recursive: true });
       writeFileSync(path, "");
     },
     log,
     clock,
   });
   const told = (): string[] => log.lines.map(({ level, message }) => `${level} ${message}`);
-  clock.advance(60_000);
-  expect(existsSync(path)).toBe(false);
+  return { name, clock, told, fault };
+}
+
+const isBack = () =>
+  waitFor("the name to be back", () => existsSync(path), { timeoutMs: 2_000, intervalMs: 1 });
+
+test("a name that somebody removes is back at once, for the kernel tells of it", async () => {
+  const { name, clock, told } = kept();
+  writeFileSync(path, "");
   name.keep();
-  for (let time = 1; time <= 2; time++) {
-    rmSync(path, { force: true });
-    clock.advance(999);
+  for (let time = 1; time <= 3; time++) {
+    rmSync(path);
+    await isBack();
     await turn();
-    expect(existsSync(path)).toBe(false);
-    clock.advance(1);
-    await turn();
-    expect([existsSync(path), told()]).toEqual([
-      true,
-      Array(time).fill("warn somebody removed the socket; it is back"),
-    ]);
+    expect(told()).toEqual(Array(time).fill("warn somebody removed the socket; it is back"));
   }
-  rmSync(path);
-  failure = new Error("no space");
-  clock.advance(1_000);
+  // a file in its place is a successor's
+  writeFileSync(`${path}.new`, "successor");
+  renameSync(`${path}.new`, path);
   await turn();
-  expect([existsSync(path), told().at(-1)]).toEqual([false, "error cannot open the socket again"]);
-  failure = undefined;
+  expect(readFileSync(path, "utf8")).toBe("successor");
+  await name.stop();
+  rmSync(path);
+  clock.advance(60_000);
+  await turn();
+  expect([existsSync(path), clock.pendingCount]).toEqual([false, 0]);
+});
+
+test("a name whose folder is removed with it is back, and watched as before", async () => {
+  const { name } = kept();
+  writeFileSync(path, "");
+  name.keep();
+  rmSync(folder, { recursive: true });
+  await isBack();
+  rmSync(path);
+  await isBack();
+  await name.stop();
+});
+
+test("a name that cannot be put back is tried again each second, and each time it is told", async () => {
+  const { name, clock, told, fault } = kept();
+  writeFileSync(path, "");
+  name.keep();
+  fault.now = new Error("no space");
+  rmSync(path);
+  await waitFor("the first try", () => told().length === 1);
+  for (let time = 2; time <= 4; time++) {
+    clock.advance(1_000);
+    await turn();
+    expect(told()).toEqual(Array(time).fill("error cannot open the socket again"));
+  }
+  fault.now = undefined;
   clock.advance(1_000);
   await turn();
   expect(existsSync(path)).toBe(true);
-  rmSync(path);
   await name.stop();
-  clock.advance(10_000);
-  expect([existsSync(path), clock.pendingCount]).toEqual([false, 0]);
+});
+
+test("where nothing tells of the folder a name that is kept is put back within a second", async () => {
+  const { name, clock, told } = kept();
+  rmSync(folder, { recursive: true });
+  name.keep();
+  clock.advance(999);
+  await turn();
+  expect(existsSync(path)).toBe(false);
+  clock.advance(1);
+  await turn();
+  expect([existsSync(path), told()]).toEqual([true, ["warn somebody removed the socket; it is back"]]);
+  await name.stop();
 });
