@@ -30,11 +30,15 @@ export const rooms: readonly Room[] = [
   { name: "conflist", may: [] },
   // how much of anybody's words there may be
   { name: "bounds", may: [] },
+  // protobuf's wire format; pure
+  { name: "protobuf", may: [] },
   { name: "log", may: ["bounds"] },
   { name: "loop", may: ["log"] },
   { name: "linux", may: ["bounds", "log", "loop"] },
   // the one server of all that listens: it knows time and bytes, and nothing of what it serves
   { name: "ports", may: ["log", "loop"] },
+  // the container runtime's word: it hands on what it hears, and knows nothing of the mesh
+  { name: "nri", may: ["bounds", "log", "loop", "protobuf"] },
   { name: "kube", may: ["bounds", "log", "loop"] },
   // text of the environment and the command line, read leniently
   { name: "settings", may: ["kube", "log"] },
@@ -45,7 +49,7 @@ export const rooms: readonly Room[] = [
   { name: "redirection", may: [...ground, "netfilter"] },
   // the one verdict on a pod's capture: whoever asks stands above
   { name: "check", may: [...ground, "netfilter", "redirection"] },
-  { name: "ztunnel", may: [...ground, "ports"] },
+  { name: "ztunnel", may: [...ground, "ports", "protobuf"] },
   { name: "probes", may: [...ground, "netfilter", "redirection"] },
   { name: "enrolment", may: [...ground, "kube", "netfilter", "redirection", "ztunnel", "probes"] },
   { name: "cni", may: [...ground, "ports", "kube", "enrolment", "conflist"] },
@@ -57,7 +61,10 @@ export const rooms: readonly Room[] = [
   // a page for people, and what it asks the agent and the kernel
   { name: "dashboard", may: [...ground, "config", "netfilter", "redirection", "status", "diagnose"] },
   // the self-test at the start is a part of the agent
-  { name: "agent", may: [...node, "repair", "conflist", "install", "uninstall", "status", "diagnose"] },
+  {
+    name: "agent",
+    may: [...node, "nri", "repair", "conflist", "install", "uninstall", "status", "diagnose"],
+  },
   {
     name: "cli",
     may: [

@@ -20,6 +20,8 @@ const boundedLabels = "kube/bounded-labels.ts";
 const suspectPod = "repair/suspect-pod.ts";
 const cniRequest = "cni/cni-request.ts";
 const apiClient = "kube/api-client.ts";
+const ttrpc = "nri/ttrpc.ts";
+const nriMessages = "nri/messages.ts";
 const logFields = "log/bounded-fields.ts";
 const mib = 1 << 20;
 
@@ -109,6 +111,29 @@ export const bounds = {
   cniAttachments: { at: cniRequest, count: 16_384, over: "left-out" },
   /** A word of the call in an error's text. */
   cniEcho: { at: cniRequest, bytes: 64, over: "cut" },
+
+  // --- what the container runtime says (NRI)
+  /** Of the multiplexed connection: a ttrpc message with its head. Source: containerd/nri pkg/net/multiplex/mux.go, maxPayloadSize. */
+  nriPiece: { at: "nri/mux.ts", bytes: 10 + (4 << 20), over: "refused" },
+  /** Source: containerd/ttrpc channel.go, messageLengthMax. */
+  nriMessage: { at: ttrpc, bytes: 4 << 20, over: "refused" },
+  /** Names of a service and a method. */
+  nriMethod: { at: ttrpc, bytes: 128, over: "refused" },
+  /** Why a call is refused, by either side: with its envelope it must fit into a buffer of 4096 bytes. Source: Go bufio, defaultBufSize. */
+  nriRefusal: { at: ttrpc, bytes: 2048, over: "cut" },
+  /** A plugin's calls under way; the runtime makes one at a time. */
+  nriCalls: { at: "nri/session.ts", count: 64, over: "refused" },
+  /** Of one Synchronize; more than a node can have. */
+  nriSandboxes: { at: nriMessages, count: 4096, over: "left-out" },
+  /** As `cniContainerId`; a sandbox with a longer word is as if it were not there. */
+  nriId: { at: nriMessages, bytes: 255, over: "left-out" },
+  /** As `objectName`. */
+  nriName: { at: nriMessages, bytes: 253, over: "left-out" },
+  /** As `cniNetns`. */
+  nriPath: { at: nriMessages, bytes: 4095, over: "left-out" },
+  nriAddresses: { at: nriMessages, bytes: 45, count: 16, over: "left-out" },
+  /** Name and version of the runtime, for people. */
+  nriRuntime: { at: nriMessages, bytes: 128, over: "cut" },
 
   // --- ztunnel
   /** Why it refused; a packet may have 64 KiB. */

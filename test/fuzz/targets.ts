@@ -5,10 +5,12 @@ import type { FuzzTarget } from "./fuzz-target.ts";
 import { kernelTargets } from "./kernel-targets.ts";
 import { kubeTargets } from "./kube-targets.ts";
 import { nodeTargets } from "./node-targets.ts";
+import { runtimeTargets } from "./runtime-targets.ts";
 
 export const targets: readonly FuzzTarget[] = [
   ...cniTargets,
   ...kubeTargets,
   ...kernelTargets,
   ...nodeTargets,
+  ...runtimeTargets,
 ];
