@@ -35,12 +35,13 @@ export class AddWaiters {
     this.#options = options;
   }
 
-  /** Has an ADD wait until its pod is captured in that namespace. */
-  wait(record: PodRecord, netnsKey: string): AddWait {
+  /** Has an ADD wait until its pod is captured in that namespace. @param patience default: `ztunnelWaitMs` */
+  wait(record: PodRecord, netnsKey: string, patience?: { readonly waitMs: number }): AddWait {
     const { clock, ztunnelWaitMs } = this.#options;
-    const waiter: Waiter = { netnsKey, done: Promise.withResolvers(), isLate: false };
+    const { waitMs } = patience ?? { waitMs: ztunnelWaitMs };
+    const waiter: Waiter = { netnsKey, done: Promise.withResolvers(), waitMs, isLate: false };
     record.waiters.add(waiter);
-    const deadline = clock.after(ztunnelWaitMs, () => this.#expire(record, waiter));
+    const deadline = clock.after(waitMs, () => this.#expire(record, waiter));
     return {
       answer: waiter.done.promise,
       end: () => {
@@ -103,9 +104,8 @@ export class AddWaiters {
   }
 
   #giveUp(waiter: Waiter): void {
-    const { ztunnelWaitMs, isStarted } = this.#options;
-    const nobody = isStarted() ? ztunnelAway.message : notStarted;
-    const message = `${nobody} for ${ztunnelWaitMs / 1000} s`;
+    const nobody = this.#options.isStarted() ? ztunnelAway.message : notStarted;
+    const message = waiter.waitMs === 0 ? nobody : `${nobody} for ${waiter.waitMs / 1000} s`;
     waiter.done.reject(new StepError({ ...ztunnelAway, message }, undefined));
   }
 }

@@ -219,6 +219,7 @@ function parseSandbox({ order, place, attachments }: Record<string, unknown>): K
     netnsPath: text(place.netnsPath),
     netnsKey: text(place.netnsKey),
     ips: texts(place.ips),
+    ...(place.toldBy === "nri" ? { toldBy: "nri" } : {}),
   };
   const kept: KeptAttachment[] = attachments.filter(isRecord).map(({ network, ifname, ips }) => ({
     network: text(network),

@@ -24,6 +24,8 @@ export interface Place {
   readonly netnsKey: string;
   /** Addresses without prefix length; of all attachments that there still are where there are several. */
   readonly ips: readonly string[];
+  /** `nri`: the runtime told of it by NRI, and no ADD did. Default: an ADD. */
+  readonly toldBy?: "nri" | undefined;
 }
 
 /** A sandbox with its attachments, as it is kept. */

@@ -43,6 +43,11 @@ export interface AddedSandbox {
   readonly attachment: Attachment;
   /** Opens the namespace, for a pod that belongs into the mesh; the handle is owned by the enrolment. */
   readonly open: () => Netns;
+  /**
+   * How long a ztunnel is waited for, where the sandbox stays although it is not captured: its pod's runs go on with it. Default: as long as
+   * `ztunnelWaitMs`, and the runtime takes the sandbox down.
+   */
+  readonly patience?: { readonly waitMs: number };
 }
 
 /** What a CNI call names of a pod; empty texts where it does not say. */

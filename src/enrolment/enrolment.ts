@@ -4,7 +4,7 @@ import type { PodFacts } from "../kube/pod-facts.ts";
 import { unlessLate } from "../loop/deadline.ts";
 import { KeyedQueue } from "../loop/keyed-queue.ts";
 import { AddWaiters } from "./add-waiters.ts";
-import type { Attachment } from "./attachments.ts";
+import type { Attachment, Place } from "./attachments.ts";
 import { type Desired, decideEnrolment, decideWorkload } from "./desired-state.ts";
 import type { AddedSandbox, EnrolmentOptions, NamedSandbox } from "./enrolment-options.ts";
 import { askForStock, catchUp, restoreProbes } from "./initial-snapshot.ts";
@@ -89,7 +89,8 @@ export class Enrolment {
    * @returns `outside`: it does not belong into the mesh, and nothing was touched
    * @throws EnrolmentError with cause and remedy; nothing of the attempt is left then
    */
-  async add({ pod, namespace, place, attachment, open }: AddedSandbox): Promise<"enrolled" | "outside"> {
+  async add(added: AddedSandbox): Promise<"enrolled" | "outside"> {
+    const { pod, namespace, place, attachment, open, patience } = added;
     const { attachments, history } = this.#options;
     if (!decideEnrolment(pod, namespace, this.#options.policy).wanted) {
       attachments.added(place, attachment);
@@ -101,10 +102,10 @@ export class Enrolment {
     // another interface of a sandbox that was told of before, or of one that this agent has forgotten: processes may run in it
     const isNew = attachments.ofContainer(containerId) === undefined && pod.phase !== "Running";
     attachments.added(place, attachment);
-    const sandbox: Sandbox = { netns, containerId, ips, isNew, source: "add" };
+    const sandbox: Sandbox = { netns, containerId, ips, isNew, source: place.toldBy ?? "add" };
     const netnsKey = netns.key;
     const record = this.#records.of(pod.uid);
-    const wait = this.#waiters.wait(record, netnsKey);
+    const wait = this.#waiters.wait(record, netnsKey, patience);
     history.asked(pod.uid);
     record.put({ type: "added", pod, namespace, sandbox });
     this.#queue.request(pod.uid, { isUrgent: true });
@@ -112,8 +113,8 @@ export class Enrolment {
       return await wait.answer;
     } catch (error) {
       // another attachment of the sandbox may still hold it
-      const removal = attachments.removed(attachment);
-      if (removal !== "others-left") void this.#end(pod.uid, { containerId, netnsKey });
+      const stays = patience !== undefined || attachments.removed(attachment) === "others-left";
+      if (!stays) void this.#end(pod.uid, { containerId, netnsKey });
       throw new EnrolmentError(pod, error);
     } finally {
       wait.end();
@@ -137,6 +138,20 @@ export class Enrolment {
     if (attachments.removed(named) !== "last" || record === undefined) return;
     const withdrawn = this.#end(record.uid, named);
     if (withdrawn !== undefined) await unlessLate(withdrawn, { ms: delMs, clock: this.#options.clock });
+  }
+
+  /** The runtime told of sandboxes that no ADD announced: their pods are looked for there. */
+  told(places: readonly Place[]): void {
+    for (const place of places) {
+      this.#options.attachments.added(place, { network: "", ifname: "" });
+      if (this.#stage === "started" && this.#records.has(place.uid)) this.#queue.request(place.uid);
+    }
+  }
+
+  /** The runtime says that a sandbox is gone, whatever was attached to it. */
+  gone(place: Place): void {
+    this.#options.attachments.ended(place.containerId);
+    if (this.#records.has(place.uid)) void this.#end(place.uid, place);
   }
 
   /**

@@ -20,6 +20,8 @@ export interface PodStatus {
 export interface Waiter {
   readonly netnsKey: string;
   readonly done: PromiseWithResolvers<"enrolled" | "outside">;
+  /** How long it waits for a ztunnel. */
+  readonly waitMs: number;
   /** Its deadline passed while a ztunnel was connected: the end of what is under way decides. */
   isLate: boolean;
 }

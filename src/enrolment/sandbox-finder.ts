@@ -21,10 +21,11 @@ export interface SoughtPod extends WantedPod {
 }
 
 /**
- * How a sandbox became known: `add`, the runtime told of it; `proc`, by a process of the pod; `pinned`, by nothing but the
+ * How a sandbox became known: `add`, the runtime told of it by CNI; `nri`, it told of it by NRI alone; `proc`, by a process of the pod; `pinned`, by nothing but the
  * pod's address in a namespace that the runtime keeps as a file.
  */
-export type SandboxSource = "add" | "proc" | "pinned";
+export type SandboxSource = (typeof sandboxSources)[number];
+export const sandboxSources = ["add", "nri", "proc", "pinned"] as const;
 
 /** A pod's sandbox, found or named by the runtime. Whoever holds it closes the namespace handle. */
 export interface Sandbox {
@@ -126,7 +127,7 @@ export class SandboxFinder {
     if (this.#options.hostNetns.has(netnsKey) || isOwned(netnsKey)) return undefined;
     const netns = this.#open({ path: join(this.#options.hostRoot, netnsPath), key: netnsKey });
     if (netns === undefined) return undefined;
-    const sandbox = { netns, containerId, ips, isNew: false, source: "add" } as const;
+    const sandbox = { netns, containerId, ips, isNew: false, source: place.toldBy ?? "add" } as const;
     const known = [...pod.ips, ...ips];
     if (known.length === 0) return { sandbox, isCertain: true };
     try {

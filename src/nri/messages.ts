@@ -34,9 +34,7 @@ export interface RuntimeGreeting {
 }
 
 /** Events that a plugin can hear. Source: api.proto, enum Event. */
-const events = { runPodSandbox: 1, stopPodSandbox: 2, removePodSandbox: 3 } as const;
-/** A bit for each: the number less one. Source: pkg/api/event.go, EventMask.Set. */
-const wantedEvents = Object.values(events).reduce((mask, event) => mask | (1 << (event - 1)), 0);
+const events = { run: 1, stop: 2, remove: 3, create: 4 } as const;
 
 /** RegisterPluginRequest. @param index two digits: plugins are asked in their order */
 export function encodeRegistration(plugin: { readonly name: string; readonly index: string }): Uint8Array {
@@ -54,9 +52,12 @@ export function decodeGreeting(bytes: Uint8Array): RuntimeGreeting {
   return { name, version, requestTimeoutMs };
 }
 
-/** ConfigureResponse: sandboxes that begin and end, and nothing of containers. */
-export function encodeSubscription(): Uint8Array {
-  return numberField(2, wantedEvents);
+/** ConfigureResponse: a bit for each event, its number less one. Source: pkg/api/event.go, EventMask.Set. */
+export function encodeSubscription(wanted: readonly SandboxEvent[]): Uint8Array {
+  return numberField(
+    2,
+    wanted.reduce((mask, event) => mask | (1 << (events[event] - 1)), 0),
+  );
 }
 
 /** SynchronizeResponse: nothing is to be changed. @param more as in the request that it answers */
@@ -81,10 +82,13 @@ export function decodeSynchronization(bytes: Uint8Array): {
   return { sandboxes, more };
 }
 
-/** What became of a sandbox: all its networks are there and no container of it is yet; or it ends, or has ended. */
-export type SandboxEvent = "run" | "end";
+/**
+ * What became of a sandbox: all its networks are there and no container of it is yet; a container of it is about to be made; its containers have
+ * ended; it is gone.
+ */
+export type SandboxEvent = keyof typeof events;
 
-/** Reads the sandbox of a request that is about one; `undefined`: it names none that can be one. @throws RangeError */
+/** Reads the sandbox of a request that is about one, or about a container of one; `undefined`: it names none that can be one. @throws RangeError */
 export function decodeSandboxRequest(bytes: Uint8Array): RuntimeSandbox | undefined {
   return decodeStateChange(bytes, 1).sandbox;
 }
@@ -102,8 +106,8 @@ export function decodeStateChange(
     if (number === 1 && typeof value === "number") event = value;
     if (number === sandboxField && value instanceof Uint8Array) sandbox = decodeSandbox(value);
   }
-  const isEnd = event === events.stopPodSandbox || event === events.removePodSandbox;
-  return { event: event === events.runPodSandbox ? "run" : isEnd ? "end" : undefined, sandbox };
+  const known = (Object.keys(events) as SandboxEvent[]).find((each) => events[each] === event);
+  return { event: known, sandbox };
 }
 
 /** `undefined` where one of its words is longer than any such word can be. */

@@ -36,12 +36,21 @@ export interface SandboxListener {
   synchronized(sandboxes: readonly RuntimeSandbox[]): void;
   /**
    * A sandbox has its networks, and no container yet. The runtime holds all pods up meanwhile, and cuts us off after a while.
-   * @param call.signal aborted once the runtime does not wait for the answer any more
    * @throws Error whose message people are to read: the sandbox is refused
    */
-  begins(sandbox: RuntimeSandbox, call: { readonly signal: AbortSignal }): Promise<void>;
-  /** A sandbox ends, or has ended; may be told twice. */
-  ended(sandbox: RuntimeSandbox): void;
+  begins(sandbox: RuntimeSandbox, call: SandboxCall): Promise<void>;
+  /** A container of a sandbox is about to be made; absent: that is not to be told. @throws Error as `begins`: the container is refused */
+  creates?(sandbox: RuntimeSandbox, call: SandboxCall): Promise<void>;
+  /** The containers of a sandbox have ended, and it is taken down. */
+  stopped(sandbox: RuntimeSandbox): void;
+  /** A sandbox is gone. */
+  removed(sandbox: RuntimeSandbox): void;
+}
+
+/** What a runtime grants to the answer about a sandbox that begins. */
+export interface SandboxCall {
+  /** After that it cuts us off, and lets the sandbox run; 0: it does not say. */
+  readonly timeoutMs: number;
 }
 
 export interface SessionOptions {
@@ -61,6 +70,7 @@ const greetingMs = 60_000;
 /** More than a few answers wait only where nobody reads them. */
 const maxUnsentBytes = 1 << 20;
 const registerStream = 1;
+const nothing = { ok: true, payload: new Uint8Array() } as const;
 
 /** A session, from the connection to its end. */
 export class NriSession {
@@ -112,6 +122,11 @@ export class NriSession {
       this.#fail(new Error("the session ended"));
       this.#socket?.destroy();
     }
+  }
+
+  get #events(): SandboxEvent[] {
+    const isAsked = this.#options.listener.creates !== undefined;
+    return ["run", "stop", "remove", ...(isAsked ? (["create"] as const) : [])];
   }
 
   /** Unless the session ends before. */
@@ -186,19 +201,21 @@ export class NriSession {
   }
 
   async #answer({ service, method, payload }: TtrpcRequest): Promise<TtrpcResponse> {
-    const nothing = { ok: true, payload: new Uint8Array() } as const;
     if (service !== services.plugin) return unknownCall(service, method);
     switch (method) {
       case "Configure":
         this.#runtime = decodeGreeting(payload);
-        return { ok: true, payload: encodeSubscription() };
+        return { ok: true, payload: encodeSubscription(this.#events) };
       case "Synchronize":
         return { ok: true, payload: this.#synchronize(payload) };
       case "RunPodSandbox":
         return await this.#tell("run", decodeSandboxRequest(payload));
+      case "CreateContainer":
+        return await this.#tell("create", decodeSandboxRequest(payload));
       case "StopPodSandbox":
+        return await this.#tell("stop", decodeSandboxRequest(payload));
       case "RemovePodSandbox":
-        return await this.#tell("end", decodeSandboxRequest(payload));
+        return await this.#tell("remove", decodeSandboxRequest(payload));
       case "StateChange": {
         const { event, sandbox } = decodeStateChange(payload);
         return await this.#tell(event, sandbox);
@@ -227,14 +244,17 @@ export class NriSession {
   /** A refusal is the listener's word to people; the runtime passes it on. */
   async #tell(event: SandboxEvent | undefined, sandbox: RuntimeSandbox | undefined): Promise<TtrpcResponse> {
     const { listener } = this.#options;
-    if (event === "end" && sandbox !== undefined) listener.ended(sandbox);
+    const timeoutMs = this.#runtime?.requestTimeoutMs ?? 0;
     try {
-      if (event === "run" && sandbox !== undefined)
-        await listener.begins(sandbox, { signal: this.#ended.signal });
+      if (sandbox === undefined) return nothing;
+      if (event === "run") await listener.begins(sandbox, { timeoutMs });
+      else if (event === "create") await listener.creates?.(sandbox, { timeoutMs });
+      else if (event === "stop") listener.stopped(sandbox);
+      else if (event === "remove") listener.removed(sandbox);
     } catch (error) {
       return { ok: false, code: statusCodes.unknown, message: (error as Error).message };
     }
-    return { ok: true, payload: new Uint8Array() };
+    return nothing;
   }
 
   #send(connection: number, bytes: Buffer): void {

@@ -63,7 +63,7 @@ test("a restarted agent knows what was told, with the rights of its owner alone"
   const first = start();
   first.added(place("c1"), eth0);
   first.added({ ...place("c1"), ips: ["10.9.0.1"] }, { network: "nad", ifname: "net1" });
-  first.added(place("c2"), eth0);
+  first.added({ ...place("c2"), toldBy: "nri" }, { network: "", ifname: "" });
   first.added(place("c3"), eth0);
   first.removed({ ...eth0, containerId: "c3" });
   expect(readdirSync(folder).sort()).toEqual(["c1.json", "c2.json"]);
@@ -72,6 +72,7 @@ test("a restarted agent knows what was told, with the rights of its owner alone"
   ]);
   const second = start();
   expect(second.places()).toEqual(first.places());
+  expect(second.places().map(({ toldBy }) => toldBy)).toEqual([undefined, "nri"]);
   expect(second.attachmentsOf("c1")).toEqual(first.attachmentsOf("c1"));
   expect(second.placeOf("u1")?.containerId).toBe("c2");
   expect(lines).toEqual([]);

@@ -20,8 +20,9 @@ describe("what we say", () => {
     expect(hex(encodeRegistration({ name: "ab", index: "99" }))).toBe("0a026162" + "12023939");
   });
 
-  test("that we want to hear of sandboxes that begin, stop and are removed: the bits of the events 1, 2 and 3", () => {
-    expect(hex(encodeSubscription())).toBe("1007");
+  test("what we want to hear of: a bit for each event, of which the first has the number 1", () => {
+    expect(hex(encodeSubscription(["run", "stop", "remove"]))).toBe("1007");
+    expect(hex(encodeSubscription(["run", "stop", "remove", "create"]))).toBe("100f");
   });
 
   test("that no container is to be changed, and whether more may come", () => {
@@ -70,9 +71,9 @@ describe("what we hear", () => {
 
   test.each([
     [1, "run"],
-    [2, "end"],
-    [3, "end"],
-    [4, undefined],
+    [2, "stop"],
+    [3, "remove"],
+    [5, undefined],
   ])("a change of a sandbox's state: %d is %s", (event, expected) => {
     expect(decodeStateChange(stateChange(event, sandbox))).toEqual({ event: expected, sandbox });
   });

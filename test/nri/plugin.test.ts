@@ -9,6 +9,7 @@ import { Backoff } from "../../src/loop/backoff.ts";
 import type { RuntimeSandbox } from "../../src/nri/messages.ts";
 import { muxPiece, pluginConnection, runtimeConnection } from "../../src/nri/mux.ts";
 import { NriPlugin } from "../../src/nri/plugin.ts";
+import type { SandboxListener } from "../../src/nri/session.ts";
 import { encodeRequest, encodeResponse } from "../../src/nri/ttrpc.ts";
 import { recordingLogger } from "../kube/kube-fixture.ts";
 import { waitFor } from "../support/node/wait-for.ts";
@@ -20,19 +21,24 @@ let runtime: ScriptedRuntime | undefined;
 let plugin: NriPlugin;
 let log: ReturnType<typeof recordingLogger>;
 let heard: string[];
-let begins: (sandbox: RuntimeSandbox, call: { readonly signal: AbortSignal }) => Promise<void>;
+let begins: SandboxListener["begins"];
 
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), "nri-"));
   heard = [];
   log = recordingLogger();
-  begins = async ({ name }) => void heard.push(`begins ${name}`);
+  begins = async ({ name }, { timeoutMs }) => void heard.push(`begins ${name}, ${timeoutMs} ms`);
   plugin = new NriPlugin({
     path: join(folder, "nri.sock"),
     listener: {
       synchronized: (all) => void heard.push(`all ${all.map(({ name }) => name).join(" ")}`),
       begins: (...call) => begins(...call),
-      ended: ({ name }) => void heard.push(`ended ${name}`),
+      creates: async ({ name }) => {
+        if (name === "web-9") throw new Error("Cannot capture pod");
+        heard.push(`creates in ${name}`);
+      },
+      stopped: ({ name }) => void heard.push(`stopped ${name}`),
+      removed: ({ name }) => void heard.push(`removed ${name}`),
     },
     log,
     backoff: new Backoff({ baseMs: 10, capMs: 20 }),
@@ -85,28 +91,35 @@ describe("a session", () => {
   });
 
   test.each([
-    ["as runtimes have it since NRI 0.9", "RunPodSandbox", sandboxRequest(sandbox), "begins web-0"],
-    ["as they had it before", "StateChange", stateChange(1, sandbox), "begins web-0"],
-    ["its end", "StopPodSandbox", sandboxRequest(sandbox), "ended web-0"],
-    ["its end, as before", "StateChange", stateChange(3, sandbox), "ended web-0"],
+    ["as runtimes have it since NRI 0.9", "RunPodSandbox", sandboxRequest(sandbox), "begins web-0, 2000 ms"],
+    ["as they had it before", "StateChange", stateChange(1, sandbox), "begins web-0, 2000 ms"],
+    ["that gets a container", "CreateContainer", sandboxRequest(sandbox), "creates in web-0"],
+    ["that stops", "StopPodSandbox", sandboxRequest(sandbox), "stopped web-0"],
+    ["that is removed", "RemovePodSandbox", sandboxRequest(sandbox), "removed web-0"],
+    ["that stops, as before", "StateChange", stateChange(2, sandbox), "stopped web-0"],
+    ["that is removed, as before", "StateChange", stateChange(3, sandbox), "removed web-0"],
+    ["and of nothing else", "StateChange", stateChange(9, sandbox), undefined],
   ])("hears of a sandbox %s", async (_what, method, payload, expected) => {
     const link = await greeted();
     expect(await link.call(method, payload)).toEqual(empty);
-    expect(heard.slice(1)).toEqual([expected]);
+    expect(heard.slice(1)).toEqual(expected === undefined ? [] : [expected]);
   });
 
-  test("refuses a sandbox with the listener's sentence, and goes on", async () => {
+  test("refuses a sandbox, or a container, with the listener's sentence, and goes on", async () => {
     const link = await greeted();
     begins = () => Promise.reject(new Error("Cannot capture pod"));
     const refusal = { ok: false, code: 2, message: "Cannot capture pod" };
     expect(await link.call("RunPodSandbox", sandboxRequest(sandbox))).toEqual(refusal);
     expect(await link.call("StateChange", stateChange(1, sandbox))).toEqual(refusal);
+    expect(await link.call("CreateContainer", sandboxRequest({ ...sandbox, name: "web-9" }))).toEqual(
+      refusal,
+    );
     expect(await link.call("Shutdown", new Uint8Array())).toEqual(empty);
     expect(plugin.state).toBe("connected");
   });
 
   test.each([
-    ["another method", "CreateContainer", undefined],
+    ["another method", "UpdateContainer", undefined],
     ["another service", "RunPodSandbox", "nri.pkg.api.v1alpha1.Other"],
   ])("says that it has no %s", async (_what, method, service) => {
     const link = await greeted();
@@ -178,20 +191,11 @@ describe("a session ends, is said once, and another one begins", () => {
     expect(plugin.fault).toBeUndefined();
   });
 
-  test("after the runtime closed it, also in the middle of a message; who waits for a call is told", async () => {
+  test("after the runtime closed it, also in the middle of a message", async () => {
     const link = await greeted();
-    const called = Promise.withResolvers<AbortSignal>();
-    begins = (_sandbox, { signal }) => {
-      called.resolve(signal);
-      return new Promise(() => {});
-    };
-    void link.call("RunPodSandbox", sandboxRequest(sandbox));
-    const signal = await called.promise;
-    expect(signal.aborted).toBe(false);
     link.write(Buffer.from("0000", "hex"));
     link.socket.end();
     await away();
-    expect(signal.aborted).toBe(true);
     expect(plugin.fault).toBe("the runtime closed the connection in the middle of a message");
   });
 
