@@ -8,6 +8,7 @@ import { type EnablementSelector, parseEnablementSelectors } from "./kube/select
 import type { LogSettings } from "./log/log-levels.ts";
 import { optionOf, readCommandLine } from "./settings/command-line.ts";
 import { readLogSettings } from "./settings/log-settings.ts";
+import { type NriSettings, readNriSettings } from "./settings/nri-settings.ts";
 import { type RepairSettings, readRepairSettings } from "./settings/repair-settings.ts";
 import { type SettingFault, type Settings, SettingsReader } from "./settings/settings-reader.ts";
 import {
@@ -89,6 +90,7 @@ export interface AgentConfig {
   /** Port of the metrics; undefined: there is none. */
   readonly monitoringPort: number | undefined;
   readonly install: InstallConfig;
+  readonly nri: NriSettings;
   readonly repair: RepairSettings;
   readonly log: LogSettings;
   /** Settings that were given and have no effect, each with the reason; said once at start, in one line. */
@@ -169,6 +171,7 @@ export function loadConfig(source: ConfigSource): AgentConfig {
     healthPort: reader.integer("HEALTH_PORT", { fallback: 8000, min: 0, max: 65535 }),
     monitoringPort: reader.portIfAny("MONITORING_PORT", 15014),
     install: readInstall(reader, hostRoot),
+    nri: readNriSettings(reader),
     repair: readRepairSettings(reader, nodeName),
     log: readLogSettings(reader),
     ignored: [

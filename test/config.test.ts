@@ -39,6 +39,7 @@ describe("loadConfig", () => {
         awayPolicy: "namespace",
         agentWaitSeconds: 10,
       },
+      nri: { enabled: "auto", socketPath: "/var/run/nri/nri.sock", refuse: true },
       log: { level: "info", scopes: {} },
       ignored: [],
       notes: [],

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import { redirectOf } from "../enrolment/desired-state.ts";
 import type { Logger, LoggerFactory } from "../log/logger.ts";
+import type { NriPlugin } from "../nri/plugin.ts";
 import { AgentState } from "../status/agent-state.ts";
 import { MetricsServer } from "../status/metrics-server.ts";
 import { OpenPort } from "../status/open-port.ts";
@@ -18,6 +19,7 @@ import { type Ground, makeGround } from "./ground.ts";
 import { Lifecycle, type Stage } from "./lifecycle.ts";
 import { type Capture, type Front, makeCapture, makeFront } from "./parts.ts";
 import { makeRepair } from "./repair.ts";
+import { makeRuntimeSource } from "./runtime-source.ts";
 import { Wiring } from "./wiring.ts";
 
 /** A running agent. */
@@ -42,12 +44,16 @@ export async function startParts(
   const capture = makeCapture(ground, wiring);
   const front = makeFront(ground, capture, wiring);
   wiring.join(capture);
+  const runtime = makeRuntimeSource(ground, { capture, front });
   const leftovers = config.ambient
     ? undefined
     : new AmbientLeftovers({ config, log: loggers.scope("probes") });
-  const { stages: reports, stateServer } = reportStages(ground, { capture, front, wiring, leftovers });
+  const { stages: reports, stateServer } = reportStages(ground, {
+    ...{ capture, front, wiring, leftovers },
+    runtime,
+  });
   const departure = new Departure(ground, { capture, front, stateServer });
-  const work = workStages(ground, { capture, front, departure, leftovers });
+  const work = workStages(ground, { capture, front, departure, leftovers, runtime });
   const lifecycle = new Lifecycle([...reports, ...work], log);
   await lifecycle.start();
   log.info({ backend: ground.backend.variant }, "ready");
@@ -113,7 +119,14 @@ function reportStages(
     front,
     wiring,
     leftovers,
-  }: { capture: Capture; front: Front; wiring: Wiring; leftovers: AmbientLeftovers | undefined },
+    runtime,
+  }: {
+    capture: Capture;
+    front: Front;
+    wiring: Wiring;
+    leftovers: AmbientLeftovers | undefined;
+    runtime: NriPlugin | undefined;
+  },
 ): { readonly stages: Stage[]; readonly stateServer: StateServer } {
   const { config, loggers, metrics, node, backend, readiness } = ground;
   const { probePath } = capture;
@@ -128,6 +141,7 @@ function reportStages(
     ring: loggers.ring,
     process: processFacts,
     leftovers,
+    runtime,
     chain: config.install.enabled ? front.installer.chain : undefined,
     probePath: () =>
       probePath.state.outcome === "bypassed"
@@ -159,7 +173,14 @@ function workStages(
     front,
     departure,
     leftovers,
-  }: { capture: Capture; front: Front; departure: Departure; leftovers: AmbientLeftovers | undefined },
+    runtime,
+  }: {
+    capture: Capture;
+    front: Front;
+    departure: Departure;
+    leftovers: AmbientLeftovers | undefined;
+    runtime: NriPlugin | undefined;
+  },
 ): Stage[] {
   const { config, loggers, node, annotations, events, readiness, metrics } = ground;
   const { enrolment, sidecarLooks, ztunnel, probes, probePath } = capture;
@@ -187,11 +208,13 @@ function workStages(
     // open before the lists are there: pods of the runtime are looked up one by one until then
     { name: "plugin socket", start: () => plugin.listen().then(met("plugin")), stop: () => plugin.close() },
     { name: "lists", start: () => node.waitForSync().then(met("watches")) },
+    // before stock is taken: sandboxes without a process are found by the runtime's word alone
+    { name: "runtime's word", start: () => runtime?.start(), stop: () => runtime?.stop() },
     // with the socket: an ADD that waits inside is answered with "try again", and a new one comes to the next agent
     {
       name: "enrolment",
       start: () => enrolment.start().then(met("enrolment")),
-      stop: () => Promise.all([enrolment.stop(), plugin.close()]),
+      stop: () => Promise.all([runtime?.stop(), enrolment.stop(), plugin.close()]),
     },
     { name: "sidecars", start: () => sidecarLooks.start(), stop: () => sidecarLooks.stop() },
     // pods that an earlier agent captured are known by now, and leave

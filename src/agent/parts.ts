@@ -10,6 +10,7 @@ import { runtimesConf } from "../conflist/chain-plan.ts";
 import { parseFolder } from "../conflist/conf-folder.ts";
 import { SelfTestWatch } from "../diagnose/self-test-watch.ts";
 import { openAttachments } from "../enrolment/attachment-store.ts";
+import type { Attachments } from "../enrolment/attachments.ts";
 import { Enrolment } from "../enrolment/enrolment.ts";
 import type { EnrolmentOptions } from "../enrolment/enrolment-options.ts";
 import { PodHistory } from "../enrolment/pod-history.ts";
@@ -52,6 +53,8 @@ export interface Capture {
   readonly probes: HostProbes;
   readonly probePath: ProbePathWatch;
   readonly history: PodHistory;
+  readonly attachments: Attachments;
+  readonly finder: SandboxFinder;
   readonly enrolment: Enrolment;
 }
 
@@ -113,7 +116,10 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
     ztunnelWaitMs: config.ztunnelWaitMs,
     pace: config,
   });
-  return { ztunnel, redirection, sidecars, sidecarLooks, bypasses, probes, probePath, history, enrolment };
+  return {
+    ...{ ztunnel, redirection, sidecars, sidecarLooks, bypasses, probes, probePath, history },
+    ...{ attachments, finder, enrolment },
+  };
 }
 
 /** Without pods of ambient mode the host needs no rules for their probes. */

@@ -80,7 +80,7 @@ function observedLines(pod: PodReport): [string, string][] {
   const isServed = isServedSidecar(pod);
   return [
     ["looked at", `${observed.at} (${observed.source})`],
-    ["namespace", observed.netns ?? "not known"],
+    ["namespace", observed.netns === null ? "not known" : `${observed.netns}${sourceText(observed)}`],
     ...(observed.unread === null ? [] : ([["not read", observed.unread]] as [string, string][])),
     ...bypassLines(observed),
     ...observed.families.map((family): [string, string] => [
@@ -145,4 +145,15 @@ function familyText({ skipped, drift, ipRule, route }: FamilyReport): string {
 
 function there(value: boolean | null): string {
   return value === null ? "not looked at" : value ? "there" : "missing";
+}
+
+const sources = {
+  add: "told by the runtime at ADD",
+  nri: "told by the runtime over NRI, without an ADD",
+  proc: "found by a process of the pod",
+  pinned: "found by the pod's address",
+} as const;
+
+function sourceText({ sandboxSource }: ObservedReport): string {
+  return sandboxSource ? `, ${sources[sandboxSource]}` : "";
 }

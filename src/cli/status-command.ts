@@ -129,6 +129,7 @@ export function renderNode(node: NodeReport, colours: boolean): string {
     chain === null
       ? "chain left to others"
       : `chain ${chain.installed ? chain.file : paint("not installed", "bad", colours)}`,
+    ...runtimeText(node, colours),
     `pods ${pods.known}: ${pods.wanted} wanted, ${pods.enrolled} enrolled, ${pods.verified} verified${sidecarText(pods)}${unverifiedText(pods, colours)}`,
   ];
   const lines = [parts.join(" · ")];
@@ -143,6 +144,14 @@ export function renderNode(node: NodeReport, colours: boolean): string {
     say(`${pods.slow} pods take long to look at, and are looked at less often: see below`);
   for (const { kind, count } of pods.failing) say(`${count} pods not where they should be: ${kind}`);
   return `${lines.join("\n")}\n\n`;
+}
+
+/** Who tells of sandboxes besides CNI, and how many nobody but it told of. */
+function runtimeText({ runtime, sandboxes = [] }: NodeReport, colours: boolean): string[] {
+  if (!runtime || runtime.state === "absent") return [];
+  if (runtime.state !== "connected") return [paint("NRI away", "doubt", colours)];
+  const { count = 0 } = sandboxes.find(({ kind }) => kind === "nri") ?? {};
+  return [`NRI ${runtime.runtime ?? "connected"}${count === 0 ? "" : `, ${count} sandboxes by it alone`}`];
 }
 
 /** Why the host still has what nobody keeps. */

@@ -19,6 +19,7 @@ export function judgeAgent(node: NodeReport, list: PodListReport): Finding[] {
     probeRules(node),
     probePath(node),
     ...leftovers(node),
+    ...runtime(node),
     pods(node, list),
     ...judgeSidecars(node, list),
     repairs(node),
@@ -94,6 +95,38 @@ function ztunnel(node: NodeReport): Finding {
       )
     : fine("ztunnel", what);
 }
+
+/** Where the runtime does not tell of its sandboxes, that is no fault: CNI does. */
+function runtime({ runtime: told, sandboxes = [], settings }: NodeReport): Finding[] {
+  if (!told) return [];
+  const fix =
+    "mount the folder of the runtime's socket (chart: nri), or set NRI_SOCKET_PATH; NRI_ENABLED=false asks for none";
+  const { state, socket, fault } = told;
+  if (state === "absent") {
+    const what = `there is no socket "${socket}": pods that the chain misses are captured after they started`;
+    return [settings.NRI_ENABLED === "true" ? warning("nri", what, fix) : fine("nri", what)];
+  }
+  if (state !== "connected") {
+    const why =
+      fault === null ? "has not told of its sandboxes yet" : `does not tell of its sandboxes: ${fault}`;
+    return [
+      warning(
+        "nri",
+        `the runtime ${why}`,
+        `look at the runtime's log; the agent connects to "${socket}" again and again`,
+      ),
+    ];
+  }
+  const counts = sandboxes.map(({ kind, count }) => `${count} ${sourceWords[kind] ?? kind}`);
+  return [fine("nri", `${told.runtime} tells of its sandboxes; known: ${counts.join(", ")}`)];
+}
+
+const sourceWords: Readonly<Record<string, string>> = {
+  add: "by ADD",
+  nri: "by NRI alone",
+  proc: "by a process",
+  pinned: "by an address",
+};
 
 function probeRules(node: NodeReport): Finding {
   const { fault, restored } = node.probes;

@@ -58,6 +58,7 @@ const ambientSettings: readonly string[] = [
   "PROBE_MATCH",
   "ZTUNNEL_UDS_ADDRESS",
   "ZTUNNEL_WAIT_SECONDS",
+  ...["NRI_ENABLED", "NRI_SOCKET_PATH", "NRI_REFUSE"],
 ];
 
 /** What has no effect where AMBIENT_ENABLED is false, in one line: a chart sets most of it without being asked. */

@@ -11,7 +11,7 @@ import type { ReflectorCounts } from "../kube/reflector-options.ts";
 import type { LogRing } from "../log/log-ring.ts";
 import type { ProbeDrift } from "../probes/probe-drift.ts";
 import type { FindBypasses } from "../redirection/pod-bypass.ts";
-import type { ProbePathReport } from "./node-state-report.ts";
+import type { ProbePathReport, RuntimeReport } from "./node-state-report.ts";
 import type { ProcessFacts } from "./process-facts.ts";
 import type { Readiness } from "./readiness.ts";
 
@@ -118,6 +118,19 @@ export interface LeftoversFacts {
   readonly fault?: string | undefined;
 }
 
+/** What the container runtime tells besides CNI. */
+export interface RuntimeFacts {
+  /** Its socket. */
+  readonly path: string;
+  readonly state: RuntimeReport["state"];
+  /** Of the state. */
+  readonly since: Date;
+  readonly runtime: { readonly name: string; readonly version: string } | undefined;
+  readonly fault: string | undefined;
+  /** Sessions since the start. */
+  readonly registrations: number;
+}
+
 /** Settings that the reports show or follow. */
 export type ReportedConfig = Pick<
   AgentConfig,
@@ -142,6 +155,7 @@ export type ReportedConfig = Pick<
   | "leavePauseMs"
   | "leaveDrainMs"
   | "install"
+  | "nri"
   | "ignored"
 >;
 
@@ -166,6 +180,8 @@ export interface AgentFacts {
   readonly chain?: ChainFacts | undefined;
   /** What is left of ambient mode where that is off; absent: it is on. */
   readonly leftovers?: { readonly found: LeftoversFacts | undefined } | undefined;
+  /** `undefined`: nobody is to be heard. */
+  readonly runtime?: RuntimeFacts | undefined;
   /** What the last synthetic probe found. */
   readonly probePath?: () => ProbePathFacts;
 }

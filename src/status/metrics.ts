@@ -4,6 +4,7 @@
 
 import { type CallOutcome, callOutcomes } from "../cni/call-outcome.ts";
 import { type FailureKind, failureKinds } from "../enrolment/failure.ts";
+import { type Beginning, beginnings } from "../enrolment/runtime-word.ts";
 import { type EventResult, eventResults } from "../kube/event-recorder.ts";
 import { type RepairResult, repairResults } from "../repair/repair-report.ts";
 import { type RepairMode, repairModes } from "../settings/repair-settings.ts";
@@ -28,6 +29,8 @@ const verbs = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"] as const;
 /** ADD may wait for ztunnel; kubelet gives up after minutes. */
 const addBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60];
 const captureBuckets = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];
+/** The runtime cuts off who takes 2 s, and holds up all pods meanwhile. */
+const beginningBuckets = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2];
 const answerBuckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5];
 
 /** Collects; every method that notes an event is cheap and none throws. No label is ever a pod's name. */
@@ -47,6 +50,8 @@ export class Metrics {
   readonly #earlierConnections;
   readonly #checkFaults;
   readonly #ztunnelSeconds;
+  readonly #beginningSeconds;
+  readonly #refusals;
   #rendering: Promise<string> | undefined;
 
   constructor() {
@@ -102,6 +107,15 @@ export class Metrics {
       help: "Time that ztunnel took to answer a request, by result",
       labels: { result: answerResults },
       buckets: answerBuckets,
+    });
+    this.#beginningSeconds = make.histogram("ambient_cni_nri_answer_duration_seconds", {
+      help: "Time that the runtime waited for our answer about a sandbox that began (NRI), by what became of it",
+      labels: { outcome: beginnings },
+      buckets: beginningBuckets,
+    });
+    this.#refusals = make.counter("ambient_cni_nri_refused_containers_total", {
+      help: "Containers that were refused because their pod belongs into the mesh and is not captured",
+      labels: {},
     });
     this.#node = new NodeMetrics(make);
   }
@@ -170,6 +184,16 @@ export class Metrics {
   /** ztunnel answered a request, or did not. */
   ztunnelAnswered(result: AnswerResult, seconds: number): void {
     this.#ztunnelSeconds.observe({ result }, seconds);
+  }
+
+  /** The runtime told of a sandbox that begins. */
+  sandboxBegan(outcome: Beginning, seconds: number): void {
+    this.#beginningSeconds.observe({ outcome }, seconds);
+  }
+
+  /** A container was refused. */
+  containerRefused(): void {
+    this.#refusals.inc({});
   }
 
   /** All metrics in Prometheus' text format; those who ask at the same time share one answer. */

@@ -3,6 +3,7 @@
 import type * as prom from "prom-client";
 import { enrolmentStates } from "../enrolment/enrolment-state.ts";
 import { failureKinds } from "../enrolment/failure.ts";
+import { sandboxSources } from "../enrolment/sandbox-finder.ts";
 import type { MetricMaker } from "./metric-maker.ts";
 import type { CountReport, NodeReport, ProbePathReport } from "./node-state-report.ts";
 import { isWithoutAmbient } from "./served-sidecar.ts";
@@ -67,6 +68,12 @@ export class NodeMetrics {
       help: "Parts of pods' redirection to their sidecar that had been changed by somebody and were put back, by kind",
       of: ({ sidecarRepairs }) => sidecarRepairs ?? [],
     });
+    this.#kinds("ambient_cni_sandboxes", {
+      help: "Sandboxes that the agent keeps, by who told of them: the runtime by CNI (add) or by NRI alone (nri), or they were found",
+      label: "source",
+      known: sandboxSources,
+      of: ({ sandboxes }) => sandboxes ?? [],
+    });
     this.#value("ambient_cni_open_netns", "Network namespaces that the agent holds open", (r) => r.openNetns);
   }
 
@@ -123,6 +130,21 @@ export class NodeMetrics {
       "ambient_cni_conflist_fighting",
       "1 while another program keeps taking our entry out",
       ({ chain }) => (chain?.fighting === true ? 1 : 0),
+    );
+    const told = this.#gauge(
+      "ambient_cni_nri_connected",
+      "1 while the runtime tells of its sandboxes (NRI), where it is to be heard",
+      [],
+    );
+    this.#setters.push(({ runtime }) => {
+      // an alert says nothing where the runtime has no such socket
+      if (!runtime || runtime.state === "absent") told.remove();
+      else told.set(runtime.state === "connected" ? 1 : 0);
+    });
+    this.#total(
+      "ambient_cni_nri_connects_total",
+      "Connections to the runtime's NRI socket on which it told of its sandboxes",
+      ({ runtime }) => runtime?.registrations ?? 0,
     );
     this.#total(
       "ambient_cni_probe_rules_restored_total",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node and its agent as a report.
 import { lookPauseMs } from "../enrolment/look-costs.ts";
+import { sandboxSources } from "../enrolment/sandbox-finder.ts";
 import { openNetnsCount } from "../linux/netns.ts";
 import { version } from "../version.ts";
 import type {
@@ -9,6 +10,7 @@ import type {
   LeftoversFacts,
   ProbePathFacts,
   ReportedConfig,
+  RuntimeFacts,
   WatchFacts,
 } from "./agent-facts.ts";
 import { renderSelector } from "./desired-report.ts";
@@ -20,9 +22,17 @@ import type {
   NodeZtunnelReport,
   PodCountsReport,
   ProbePathReport,
+  RuntimeReport,
   WatchReport,
 } from "./node-state-report.ts";
-import { failureOf, type KnownPod, knownPods, mayBeBypassed, stateOf } from "./pod-report.ts";
+import {
+  failureOf,
+  type KnownPod,
+  knownPods,
+  mayBeBypassed,
+  sandboxSourceOf,
+  stateOf,
+} from "./pod-report.ts";
 
 /** As NodeState counts copies stale. */
 const maxWatchAgeMs = 60_000;
@@ -52,6 +62,8 @@ export async function reportNode(facts: AgentFacts): Promise<NodeReport> {
       failures: probes.counts.failures,
       path: reportProbePath(facts.probePath?.()),
     },
+    runtime: facts.runtime === undefined ? null : reportRuntime(facts.runtime),
+    sandboxes: countSandboxes(facts),
     ambientLeftovers: reportLeftovers(facts.leftovers?.found),
     repairs: countsOf(facts.enrolment.repairs),
     sidecarRepairs: countsOf(facts.sidecars.repairs),
@@ -116,6 +128,26 @@ function reportProbePath(found: ProbePathFacts | undefined): ProbePathReport | n
   return outcome === "bypassed"
     ? { at, outcome, message: "kubelet probes reach captured pods past ztunnel", remedy: null }
     : { at, outcome, message, remedy };
+}
+
+function reportRuntime({ path, state, since, runtime, fault, registrations }: RuntimeFacts): RuntimeReport {
+  return {
+    socket: path,
+    state,
+    since: since.toISOString(),
+    runtime: runtime === undefined ? null : `${runtime.name} ${runtime.version}`,
+    fault: fault ?? null,
+    registrations,
+  };
+}
+
+function countSandboxes({ enrolment }: AgentFacts): CountReport[] {
+  const counts = new Map<string, number>(sandboxSources.map((source) => [source, 0]));
+  for (const { sandbox } of enrolment.records()) {
+    const source = sandboxSourceOf(sandbox);
+    if (source !== null) counts.set(source, (counts.get(source) ?? 0) + 1);
+  }
+  return countsOf(counts);
 }
 
 const MAX_NAMESPACES = 16;
@@ -199,6 +231,9 @@ function settingsOf(config: ReportedConfig): Record<string, string> {
     ZTUNNEL_WAIT_SECONDS: String(config.ztunnelWaitMs / 1000),
     LEAVE_PAUSE_MS: String(config.leavePauseMs),
     LEAVE_DRAIN_MS: String(config.leaveDrainMs),
+    NRI_ENABLED: config.nri.enabled,
+    NRI_SOCKET_PATH: config.nri.socketPath,
+    NRI_REFUSE: String(config.nri.refuse),
     INSTALL_CNI_PLUGIN: String(install.enabled),
     MOUNTED_CNI_NET_DIR: install.netDir,
     CHAINED_CNI_PLUGIN: String(install.chained),

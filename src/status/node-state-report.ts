@@ -18,6 +18,10 @@ export interface NodeReport {
   /** `null`: the agent does not install itself into the chain (INSTALL_CNI_PLUGIN=false). */
   readonly chain: ChainReport | null;
   readonly probes: NodeProbesReport;
+  /** What the runtime tells of sandboxes besides CNI (NRI); `null`: it is not to be heard. Absent: an older agent answered. */
+  readonly runtime?: RuntimeReport | null;
+  /** Sandboxes that the agent keeps, by who told of them: add, nri, proc, pinned. Absent: an older agent answered. */
+  readonly sandboxes?: readonly CountReport[];
   /** What ambient mode left on the host although it is off (AMBIENT_ENABLED=false); `null`: nothing. Absent: an older agent answered. */
   readonly ambientLeftovers?: AmbientLeftoversReport | null;
   /** Repairs of captured pods since the start, by kind of drift. */
@@ -118,6 +122,21 @@ export interface NodeProbesReport {
   readonly failures: Count;
   /** Outcome of the last synthetic probe. */
   readonly path: ProbePathReport | null;
+}
+
+/** The connection to the container runtime's NRI socket. */
+export interface RuntimeReport {
+  readonly socket: string;
+  /** `absent`: the runtime has no such socket, or it is not mounted; `away`: there is one, and the runtime does not tell. */
+  readonly state: "absent" | "connecting" | "connected" | "away";
+  /** Of the state. */
+  readonly since: IsoTime;
+  /** Name and version, as it says; `null`: it has not greeted us yet. */
+  readonly runtime: string | null;
+  /** Why the last connection ended, while there is no other. */
+  readonly fault: string | null;
+  /** Connections since the start: many of them say that the runtime cuts us off, or restarts. */
+  readonly registrations: Count;
 }
 
 /** Chains and sets of the host that no agent keeps any more. */

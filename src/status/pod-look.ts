@@ -13,6 +13,7 @@ import {
   bypassesOf,
   type KnownPod,
   probesOf,
+  sandboxSourceOf,
   skipOf,
   unreadReason,
   wantedFamilies,
@@ -52,6 +53,7 @@ export async function lookAtPod(
     source: "kernel",
     netns: sandbox?.netns.key ?? null,
     containerId: sandbox?.containerId || null,
+    sandboxSource: sandboxSourceOf(sandbox),
     families:
       rules === undefined || redirect === undefined ? [] : familiesOf(facts, { seen: rules, redirect }),
     unread: isAsked ? ((capture?.seen.rules.error ?? sockets?.error)?.message ?? null) : unreadReason(known),

@@ -5,6 +5,7 @@ import type { Desired } from "../enrolment/desired-state.ts";
 import type { EnrolmentState } from "../enrolment/enrolment-state.ts";
 import type { PodFailure, PodLook, PodPast } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
+import type { Sandbox, SandboxSource } from "../enrolment/sandbox-finder.ts";
 import type { ServedSidecar } from "../enrolment/sidecars.ts";
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import type { BypassReport } from "../netfilter/bypass/bypass.ts";
@@ -155,6 +156,7 @@ function observedLast(facts: AgentFacts, known: KnownPod): ObservedReport | null
     source: "last-run",
     netns: sandbox?.netns.key ?? null,
     containerId: sandbox?.containerId || null,
+    sandboxSource: sandboxSourceOf(sandbox),
     families: isRead
       ? wantedFamilies(facts).map((family) => familyLast(family, { options: desired.redirect, look }))
       : [],
@@ -164,6 +166,11 @@ function observedLast(facts: AgentFacts, known: KnownPod): ObservedReport | null
     probes: probesOf(facts, known),
     bypasses: isRead ? bypassesOf(past.bypasses) : null,
   };
+}
+
+/** Who told of a pod's sandbox. */
+export function sandboxSourceOf(sandbox: Sandbox | undefined): SandboxSource | null {
+  return sandbox === undefined ? null : (sandbox.source ?? "add");
 }
 
 /** What stands before a pod's rules, as a report. */

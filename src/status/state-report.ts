@@ -140,6 +140,11 @@ export interface ObservedReport {
   readonly netns: NetnsKey | null;
   /** Sandbox container; `null` for a namespace found in /proc. */
   readonly containerId: string | null;
+  /**
+   * Who told of the sandbox: `add`, the runtime by CNI; `nri`, the runtime by NRI alone; `proc`, a process of the pod was found; `pinned`, a
+   * namespace with its address. `null`: none is known, or a sidecar's pod. Absent: an older agent answered.
+   */
+  readonly sandboxSource?: "add" | "nri" | "proc" | "pinned" | null;
   /** IPv4, then IPv6 where it is wanted (of a sidecar: where its pod has it); empty when the namespace could not be read (see `unread`). */
   readonly families: readonly FamilyReport[];
   /** Why the namespace could not be read. */

@@ -100,6 +100,8 @@ const cases: Readonly<Record<string, Values>> = {
     ambient: { ipv6: false },
     excludeNamespaces: ["a", "b"],
   },
+  "the runtime's word, elsewhere": { nri: { socketDir: "/run/k3s/nri", refuse: false } },
+  "without the runtime's word": { nri: { enabled: false } },
   repair: { repair: { enabled: true } },
   "repair by deletion": { repair: { enabled: true, repairPods: false, deletePods: true } },
   "repair by a label": {
@@ -352,11 +354,29 @@ describe.skipIf(lacks !== undefined)("the chart", () => {
     });
   });
 
-  test("mounts what istio-cni's DaemonSet mounts, with the same options, and iptables' lock", () => {
+  test("mounts what istio-cni's DaemonSet mounts, with the same options, iptables' lock, and the runtime's socket", () => {
     const theirs = find(istioCniObjects("x"), "DaemonSet").spec.template.spec.containers[0].volumeMounts;
     const ours = container(render()).volumeMounts;
     expect(ours).toEqual(expect.arrayContaining(theirs));
-    expect(ours).toHaveLength(theirs.length + 1);
+    expect(ours).toHaveLength(theirs.length + 2);
+  });
+
+  test("mounts the folder of the runtime's socket, wherever that is, unless the runtime is not to be heard", () => {
+    const volume = (values: Values) =>
+      find(render(values), "DaemonSet").spec.template.spec.volumes.find(
+        ({ name }: Any) => name === "nri-socket-dir",
+      );
+    const setting = (values: Values) => find(render(values), "ConfigMap").data.NRI_ENABLED;
+    expect(volume({}).hostPath).toEqual({ path: "/var/run/nri", type: "DirectoryOrCreate" });
+    const elsewhere = cases["the runtime's word, elsewhere"] ?? {};
+    expect(volume(elsewhere).hostPath.path).toBe("/run/k3s/nri");
+    const mount = { name: "nri-socket-dir", mountPath: "/var/run/nri" };
+    expect(container(render(elsewhere)).volumeMounts).toContainEqual(mount);
+    expect(setting({})).toBeUndefined();
+    const without = cases["without the runtime's word"] ?? {};
+    expect(volume(without)).toBeUndefined();
+    expect(container(render(without)).volumeMounts).not.toContainEqual(mount);
+    expect(setting(without)).toBe("false");
   });
 
   test("names the platforms that it knows to whom names another one", () => {

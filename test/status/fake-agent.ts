@@ -208,6 +208,10 @@ export class FakeAgent {
       },
       history: this.history,
       sidecars: this.sidecars,
+      runtime: {
+        ...{ path: "/var/run/nri/nri.sock", state: "connected", since: new Date(0), fault: undefined },
+        ...{ runtime: { name: "containerd", version: "2.1.9" }, registrations: 1 },
+      },
       redirection: { verify: (...args) => this.verify(...args) },
       ztunnel: {
         ready: true,
@@ -265,6 +269,7 @@ const settings = {
     awayPolicy: "namespace",
     agentWaitSeconds: 10,
   },
+  nri: { enabled: "auto", socketPath: "/var/run/nri/nri.sock", refuse: true },
   ignored: ["REPAIR_ENABLED: only istio-cni's sidecar mode uses it"],
 } as const;
 

@@ -19,11 +19,15 @@ The agent's settings as a JSON object of strings; the DaemonSet carries its chec
   "LEAVE_DRAIN_MS" (toString $values.leaveDrainMs)
   "LEAVE_PAUSE_MS" (toString $values.leavePauseMs)
   "MONITORING_PORT" (toString $values.monitoringPort)
+  "NRI_REFUSE" (toString $values.nri.refuse)
   "PROBE_MATCH" $values.probeMatch
   "RELEASE_PODS_ON_UNINSTALL" (toString $values.releasePodsOnUninstall)
   "REPLACE_ISTIO_CNI" (toString $values.replaceIstioCni)
   "SYSTEM_NAMESPACE" $values.global.istioNamespace
 -}}
+{{- if not $values.nri.enabled -}}
+{{- $_ := set $config "NRI_ENABLED" "false" -}}
+{{- end -}}
 {{- with $ambient.enablementSelectors -}}
 {{- $_ := set $config "AMBIENT_ENABLEMENT_SELECTOR" (toJson .) -}}
 {{- end -}}
