@@ -4,6 +4,7 @@
 import { join } from "node:path";
 import type { NodeState } from "../kube/node-state.ts";
 import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
+import { sameAddress } from "../linux/address.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
@@ -81,7 +82,9 @@ export class RuntimeWord {
   /** All sandboxes that the runtime has now. Those that nobody told of are where their pods are looked for. */
   synchronized(sandboxes: readonly ToldSandbox[]): void {
     const { attachments, enrolment, finder, log } = this.#options;
-    const places = sandboxes.flatMap((sandbox) => {
+    // one whose processes died is among them until it is taken down: what the pod's status has the address of is told last, as the newest
+    const inOrder = sandboxes.toSorted((a, b) => Number(this.#isCurrent(a)) - Number(this.#isCurrent(b)));
+    const places = inOrder.flatMap((sandbox) => {
       if (attachments.ofContainer(sandbox.id) !== undefined) return [];
       const place = this.#placeOf(sandbox);
       if (place === undefined) return [];
@@ -189,6 +192,12 @@ export class RuntimeWord {
       // a picture that may be old says of nobody for certain that it is the mesh's
       return { beginning: mayRefuse() && node.isFresh() ? "held" : "passed", refusal };
     }
+  }
+
+  /** Whether its pod's status has one of its addresses. */
+  #isCurrent(sandbox: ToldSandbox): boolean {
+    const ips = this.#known(sandbox)?.pod.ips ?? [];
+    return sandbox.ips.some((ip) => ips.some((each) => sameAddress(each, ip)));
   }
 
   /** The pod and its namespace, as the watches have them. */

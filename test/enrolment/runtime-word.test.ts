@@ -300,6 +300,23 @@ describe("all sandboxes at once", () => {
   });
 });
 
+describe("of several sandboxes of a pod", () => {
+  test.each([
+    ["10.0.0.7", "c1"],
+    ["10.0.0.8", "c2"],
+  ])("the one with the status' address %s is the newest", (ip, newest) => {
+    world.pods = [{ ...pod, ips: [ip] }];
+    const [old, young] = [sandbox, { ...sandbox, id: "c2", ips: ["10.0.0.8"] }];
+    for (const all of [
+      [old, young],
+      [young, old],
+    ]) {
+      word.synchronized(all);
+      expect(world.told.at(-1)?.containerId).toBe(newest);
+    }
+  });
+});
+
 describe("the end of a sandbox", () => {
   test("that the runtime alone told of is its stop", async () => {
     await word.begins(sandbox, call);
