@@ -3,6 +3,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { type PluginLink, ScriptedRuntime } from "../nri/scripted-runtime.ts";
 import { brokenPod } from "../repair/broken-pod.ts";
 import { AGENT_BUNDLE } from "../support/node/agent-process.ts";
 import { CniRuntime } from "../support/node/cni-runtime.ts";
@@ -31,7 +32,22 @@ const settings = {
   ZTUNNEL_WAIT_SECONDS: "1",
   REPAIR_ENABLED: "true",
   REPAIR_LABEL_PODS: "true",
+  NRI_SOCKET_PATH: "/run/node/nri.sock",
 };
+/** Greets whoever connects. */
+const containerRuntime = await ScriptedRuntime.start(settings.NRI_SOCKET_PATH);
+let lastPlugin: PluginLink | undefined;
+void greetPlugins();
+
+async function greetPlugins(): Promise<never> {
+  for (let nth = 0; ; nth += 1) {
+    const link = await containerRuntime.plugin(nth);
+    // one that has gone away meanwhile is not waited for
+    void link.greet().then(() => {
+      lastPlugin = link;
+    });
+  }
+}
 
 const mesh = await MeshNode.start({ plugin: { agentWaitSeconds: 1 }, agentEnv: settings });
 const primary = JSON.stringify(mesh.plainPods.network, undefined, 2);
@@ -110,6 +126,7 @@ const injections: Readonly<Record<FaultName, Injection>> = {
       mesh.api.dropWatches();
     },
   },
+  "runtime cuts the agent off": { hurt: async () => lastPlugin?.socket.destroy() },
   "watch cut": { hurt: async () => mesh.api.dropWatches() },
   "history forgotten": {
     hurt: async () => {

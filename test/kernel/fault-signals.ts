@@ -44,6 +44,7 @@ const behaviours = "test/kube/behaviours.ts";
 const failedAdd = "test/cri/failed-add.test.ts";
 const sidecar = "test/cri/sidecar.test.ts";
 const runtime = "test/cri/runtime.test.ts";
+const nri = "test/cri/nri.test.ts";
 
 /** The table. */
 export const faultSignals = {
@@ -122,6 +123,7 @@ export const faultSignals = {
   "pod made without ztunnel": {
     madeIn: [
       [failedAdd, "when there is no ztunnel"],
+      [nri, "makes no container of a mesh pod that cannot be captured"],
       [dropIn, "says in kubectl describe why a pod of the mesh waits"],
       [dropIn, "comes up by itself after a reboot"],
     ],
@@ -131,7 +133,10 @@ export const faultSignals = {
     ],
   },
   "pod labelled without ztunnel": {
-    madeIn: [["test/kernel/agent.test.ts", "are not cut off by a label while ztunnel is away"]],
+    madeIn: [
+      ["test/kernel/agent.test.ts", "are not cut off by a label while ztunnel is away"],
+      [nri, "starts it instead where NRI_REFUSE is false"],
+    ],
     signals: [
       metric('ambient_cni_pods_failing\\{reason="ztunnel"\\} [1-9]'),
       status("^plain .* waiting .* no ztunnel connection"),
@@ -214,6 +219,13 @@ export const faultSignals = {
       event("AmbientChainFight: "),
     ],
   },
+  "runtime cuts the agent off": {
+    madeIn: [
+      [nri, "cuts off an agent that stands still"],
+      [nri, "hears from us again after its own %s"],
+    ],
+    signals: [counter("ambient_cni_nri_connects_total")],
+  },
   "agent restarted": {
     madeIn: [
       ["test/cri/upgrade.test.ts", "loses none of them"],
@@ -230,6 +242,7 @@ export const faultSignals = {
       [failedAdd, "and stays away"],
       [sidecar, "waits while the agent is away"],
       [runtime, "without the agent"],
+      [nri, "tells an agent that was away"],
       ["test/cri/agent-away.slow.ts", "and away for 60 s"],
       ["test/cri/boot.slow.ts", "pods at once loses none"],
       ["test/cri/deaths.slow.ts", "deaths of agents and uninstalls"],
@@ -272,6 +285,9 @@ export const faultsWithoutHarm: readonly (readonly [file: string, name: string])
 export const withoutFault: readonly (readonly [file: string, name: string])[] = [
   ["test/cri/fleet.test.ts", ""],
   [runtime, "asks ADD once and DEL twice"],
+  ...["whose chain lacks us", "30 of 30 such pods", "without which the same pod", "is answered at once"].map(
+    (name) => [nri, name] as const,
+  ),
   [runtime, "asks STATUS whenever the kubelet asks it"],
   ["test/cri/sidecar-moves.test.ts", "goes from sidecar to ambient and back"],
   ["test/cri/sidecar.slow.ts", "starts with its redirection"],

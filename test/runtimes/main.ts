@@ -5,6 +5,7 @@ import { release } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { chainVersionVariable } from "../cluster/support/real-node.ts";
+import { tellsByNri } from "../cri/support/nri-means.ts";
 import { writePart } from "../support/result-tables.ts";
 import { readDemand } from "../support/skips/means.ts";
 import { leftOut, planSteps, type Step } from "./plan.ts";
@@ -52,7 +53,8 @@ async function main(args: readonly string[]): Promise<number> {
     if (root === undefined) continue;
     roots.push({ suite, fetched: root.fetched, ...root.versions });
     const hasPodman = root.versions.podman !== "";
-    const input = { chains: root.chains, files, short: options.short, hasPodman };
+    const hasNri = tellsByNri(root.versions.containerd);
+    const input = { chains: root.chains, files, short: options.short, hasPodman, hasNri };
     for (const step of planSteps(input)) {
       const row = await take(root, step);
       runs.push(row);

@@ -6,11 +6,13 @@ import { leftOut, planSteps, ruleFiles } from "./plan.ts";
 import { markdownOf, type Report, textOf } from "./report.ts";
 import { readSuiteReport } from "./suite-results.ts";
 
-const files = ["agent-away", "boot", "runtime"];
+const files = ["agent-away", "boot", "nri", "runtime"];
 
 describe("the plan", () => {
   test("has demo, rules and podman once and each file of the suite with each chain", () => {
-    expect(planSteps({ chains: ["1.1.0", "1.0.0"], files, short: false, hasPodman: true })).toEqual([
+    expect(
+      planSteps({ chains: ["1.1.0", "1.0.0"], files, short: false, hasPodman: true, hasNri: true }),
+    ).toEqual([
       { chain: "1.0.0", kind: "demo", files: [] },
       { chain: "1.0.0", kind: "rules", files: ruleFiles },
       { chain: "1.0.0", kind: "podman", files: ["podman"] },
@@ -20,24 +22,39 @@ describe("the plan", () => {
   });
 
   test("leaves out many pods and the rules in the short form, and with an older chain all but what its version can change", () => {
-    expect(planSteps({ chains: ["1.1.0", "1.0.0"], files, short: true, hasPodman: false })).toEqual([
+    expect(
+      planSteps({ chains: ["1.1.0", "1.0.0"], files, short: true, hasPodman: false, hasNri: true }),
+    ).toEqual([
       { chain: "1.0.0", kind: "demo", files: [] },
-      { chain: "1.1.0", kind: "containerd", files: ["agent-away", "runtime"] },
+      { chain: "1.1.0", kind: "containerd", files: ["agent-away", "nri", "runtime"] },
       { chain: "1.0.0", kind: "containerd", files: ["runtime"] },
     ]);
   });
 
   test("says all that it leaves out", () => {
     const rest = { files, versions: ["1.1.0", "1.0.0"], pluginVersion: "1.1.1" };
-    expect(leftOut("sid", { ...rest, chains: ["1.1.0", "1.0.0"], short: false, hasPodman: true })).toEqual(
-      [],
-    );
-    expect(leftOut("trixie", { ...rest, chains: ["1.0.0"], short: true, hasPodman: false })).toEqual([
+    expect(
+      leftOut("sid", { ...rest, chains: ["1.1.0", "1.0.0"], short: false, hasPodman: true, hasNri: true }),
+    ).toEqual([]);
+    expect(
+      leftOut("trixie", { ...rest, chains: ["1.0.0"], short: true, hasPodman: false, hasNri: false }),
+    ).toEqual([
       "trixie, a chain of CNI 1.1.0: its plugins (1.1.1) speak 1.0.0 at most",
       "trixie, a chain of CNI 1.0.0: boot (left out in the short form)",
       `trixie, test/kernel: ${ruleFiles.join(", ")} (left out in the short form)`,
       "trixie, podman: its podman, if any, runs no chains of CNI",
+      "trixie, nri: its containerd has no NRI by default",
     ]);
+  });
+
+  test("has no files that take NRI where the runtime has none", () => {
+    const chains = ["1.0.0"];
+    const steps = planSteps({ chains, files, short: false, hasPodman: false, hasNri: false });
+    expect(steps.at(-1)).toEqual({
+      chain: "1.0.0",
+      kind: "containerd",
+      files: ["agent-away", "boot", "runtime"],
+    });
   });
 });
 

@@ -19,20 +19,25 @@ export interface PlanInput {
   readonly short: boolean;
   /** Whether there is a podman that runs chains of CNI. */
   readonly hasPodman: boolean;
+  /** Whether containerd tells of its sandboxes by NRI. */
+  readonly hasNri: boolean;
 }
 
 /** What a runtime's version can make a difference to, without what takes long because of its many pods. */
-const shortFiles = ["agent-away", "chain", "end", "failed-add", "runtime"];
+const shortFiles = ["agent-away", "chain", "end", "failed-add", "nri", "runtime"];
 /** Tests of test/kernel for which the versions of iptables and nftables can make a difference. */
 export const ruleFiles: readonly string[] = [
   ...["bypass", "earlier-rules", "native-redirect", "redirect", "redirect-backend"],
   ...["repair", "sidecar-redirect"],
 ];
+/** What takes NRI. */
+const nriFiles: readonly string[] = ["nri"];
 /** What a chain's version can make a difference to. */
 const chainFiles = ["runtime"];
 
 /** The steps, in order. All but the containerd suite have the chain that every test node has. */
-export function planSteps({ chains, files, short, hasPodman }: PlanInput): Step[] {
+export function planSteps({ chains, short, hasPodman, hasNri, ...input }: PlanInput): Step[] {
+  const files = input.files.filter((file) => hasNri || !nriFiles.includes(file));
   const forChain = (index: number): readonly string[] =>
     short ? files.filter((file) => (index === 0 ? shortFiles : chainFiles).includes(file)) : files;
   return [
@@ -59,7 +64,8 @@ export function leftOut(
         `${suite}, a chain of CNI ${version}: its plugins (${input.pluginVersion}) speak ${input.chains[0] ?? "none of these"} at most`,
     );
   const missed = planSteps(input).flatMap(({ chain, kind, files }) => {
-    const rest = kind === "containerd" ? input.files.filter((file) => !files.includes(file)) : [];
+    const able = input.files.filter((file) => input.hasNri || !nriFiles.includes(file));
+    const rest = kind === "containerd" ? able.filter((file) => !files.includes(file)) : [];
     return rest.length === 0
       ? []
       : [`${suite}, a chain of CNI ${chain}: ${rest.join(", ")} (left out in the short form)`];
@@ -68,5 +74,6 @@ export function leftOut(
     ? [`${suite}, test/kernel: ${ruleFiles.join(", ")} (left out in the short form)`]
     : [];
   const podman = input.hasPodman ? [] : [`${suite}, podman: its podman, if any, runs no chains of CNI`];
-  return [...unspoken, ...missed, ...rules, ...podman];
+  const nri = input.hasNri ? [] : [`${suite}, ${nriFiles.join(", ")}: its containerd has no NRI by default`];
+  return [...unspoken, ...missed, ...rules, ...podman, ...nri];
 }

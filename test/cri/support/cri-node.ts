@@ -57,6 +57,10 @@ export interface RunOptions {
   readonly attempt?: number;
   /** Phase once the sandbox is there: "Pending" while init containers are still to run. Default "Running". */
   readonly phase?: "Pending" | "Running";
+  /** False: nobody writes the pod's status, so that its address is known to the runtime alone. Default true. */
+  readonly isTold?: boolean;
+  /** True: the sandbox's cgroup does not name the pod. */
+  readonly isNameless?: boolean;
 }
 
 /** A pod whose sandbox runs. */
@@ -222,16 +226,18 @@ export class CriNode {
 
   /** The kubelet's part: RunPodSandbox, then the pod's status. @throws CriError; the object then stays, pending */
   async runPod(spec: PodSpec, options: RunOptions = {}): Promise<CriPod> {
-    const config = this.#configOf(spec, options.attempt ?? 0);
+    const config = this.#configOf(spec, options);
     await mkdir(config.log_directory, { recursive: true });
     const began = performance.now();
     const id = await this.cri.runPodSandbox(config, options);
     const runMs = performance.now() - began;
     const { ips, netns } = await this.cri.podSandboxStatus(id);
-    this.api.edit("pods", spec, (object) => {
-      const podIPs = ips.map((ip) => ({ ip }));
-      object.status = { ...object.status, phase: options.phase ?? "Running", podIP: ips[0], podIPs };
-    });
+    if (options.isTold ?? true) {
+      this.api.edit("pods", spec, (object) => {
+        const podIPs = ips.map((ip) => ({ ip }));
+        object.status = { ...object.status, phase: options.phase ?? "Running", podIP: ips[0], podIPs };
+      });
+    }
     return { spec, config, id, netns, ips, runMs };
   }
 
@@ -263,8 +269,9 @@ export class CriNode {
     this.#containerd = await Containerd.start(this.node.scratch, this.chains);
   }
 
-  #configOf(spec: PodSpec, attempt: number): SandboxConfig {
+  #configOf(spec: PodSpec, { attempt = 0, isNameless = false }: RunOptions): SandboxConfig {
     const { name, namespace, uid, hostPort } = spec;
+    const cgroup = isNameless ? "nameless" : `kubepods/burstable/pod${uid}`;
     return {
       metadata: { name, namespace, uid, attempt },
       hostname: name,
@@ -274,7 +281,7 @@ export class CriNode {
       port_mappings: hostPort === undefined ? [] : [{ container_port: appPort, host_port: hostPort }],
       labels: { "io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace },
       annotations: {},
-      linux: { cgroup_parent: `/${basename(this.node.cgroupFolder)}/kubepods/burstable/pod${uid}` },
+      linux: { cgroup_parent: `/${basename(this.node.cgroupFolder)}/${cgroup}` },
     };
   }
 }
