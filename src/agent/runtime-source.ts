@@ -4,7 +4,8 @@ import { RuntimeWord } from "../enrolment/runtime-word.ts";
 import { systemClock } from "../loop/clock.ts";
 import { NriPlugin } from "../nri/plugin.ts";
 import type { SandboxListener } from "../nri/session.ts";
-import type { Capture, Front, Ground } from "./parts.ts";
+import type { Ground } from "./ground.ts";
+import type { Capture, Front } from "./parts.ts";
 
 /** `undefined`: nobody is to be heard. */
 export function makeRuntimeSource(

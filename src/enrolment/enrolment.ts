@@ -8,6 +8,7 @@ import type { Attachment, Place } from "./attachments.ts";
 import { type Desired, decideEnrolment, decideWorkload } from "./desired-state.ts";
 import type { AddedSandbox, EnrolmentOptions, NamedSandbox } from "./enrolment-options.ts";
 import { askForStock, catchUp, restoreProbes } from "./initial-snapshot.ts";
+import { untilLeft } from "./leaving-node.ts";
 import type { Step } from "./next-step.ts";
 import { NodeChanges } from "./node-changes.ts";
 import { EnrolmentError, Outcomes } from "./outcomes.ts";
@@ -200,7 +201,7 @@ export class Enrolment {
   async leaveAll(): Promise<boolean> {
     if (this.#stage !== "started") return false;
     this.#isLeaving = true;
-    await Promise.allSettled([...this.#records.keys()].map((uid) => this.#leave(uid)));
+    await untilLeft(this.#records.keys(), { queue: this.#queue, clock: this.#options.clock });
     return true;
   }
 
@@ -240,9 +241,7 @@ export class Enrolment {
     this.#stage = "stopped";
     this.#waiters.stop(this.#records.values());
     await this.#queue.stop();
-    const nowMs = this.#options.clock.nowMs();
-    for (const record of this.#records.values()) record.close(nowMs);
-    this.#records.clear();
+    this.#records.close(this.#options.clock.nowMs());
   }
 
   #tell(uid: string, message: Message): void {
@@ -251,10 +250,7 @@ export class Enrolment {
   }
 
   /** @returns what to wait for until ztunnel has heard of it; `undefined` where it need not */
-  #end(
-    uid: string,
-    named: { readonly containerId: string; readonly netnsKey: string | undefined },
-  ): Promise<void> | undefined {
+  #end(uid: string, named: Parameters<typeof about>[0]): Promise<void> | undefined {
     const record = this.#records.of(uid);
     record.put({ ...about(named), type: "ended" });
     // its run may have to wait; a ztunnel that connects meanwhile must not be given a namespace that is torn down
@@ -296,14 +292,6 @@ export class Enrolment {
   #desiredOf({ workload }: PodRecord): Desired | undefined {
     const { node, policy } = this.#options;
     return decideWorkload(workload, { node, policy });
-  }
-
-  async #leave(uid: string): Promise<void> {
-    for (;;) {
-      const { outcome, againMs = 0 } = await this.#queue.run(uid);
-      if (outcome !== "leaving") return;
-      await new Promise<void>((resolve) => this.#options.clock.after(againMs, resolve));
-    }
   }
 
   #wantedRecords(): PodRecord[] {

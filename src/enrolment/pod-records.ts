@@ -43,6 +43,12 @@ export class PodRecords extends Map<string, PodRecord> {
     return (ownerOf(netnsKey) ?? uid) !== uid;
   }
 
+  /** Closes whatever they own, and forgets them. */
+  close(nowMs: number): void {
+    for (const record of this.values()) record.close(nowMs);
+    this.clear();
+  }
+
   /** Whether an ADD under way is about this sandbox. */
   isAwaited(place: Place | undefined): boolean {
     if (place === undefined) return false;
