@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A skip is said, with what it lacks, and fails a run that requires all: seen in a real run of a planted test.
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { judgeSkips, lackedBy, readDemand } from "../support/skips/means.ts";
+import { judgeSkips, lackedBy, meansOf, readDemand } from "../support/skips/means.ts";
 
 const root = join(import.meta.dirname, "../..");
 
@@ -76,10 +76,27 @@ test("a means that may lack fails nothing, others still do", () => {
   expect(() => readDemand({ ALLOW_LACKING: "browser" })).toThrow('lacking "browser": known are root, ');
 });
 
-test("a skip that is in no row fails every run", () => {
-  expect(lackedBy({ file: "test/new.test.ts", name: "x" })).toBeUndefined();
-  expect(judgeSkips([{ file: "test/new.test.ts", name: "x" }], readDemand({}))).toEqual({
-    failed: true,
-    lines: [expect.stringMatching(/^NOT RUN test\/new.test.ts > x: nobody says what it lacks/)],
-  });
+test("a skip that is in no row is named, and fails where all is required, whatever may lack", () => {
+  const skip = { file: "test/new.test.ts", name: "x" };
+  expect(lackedBy(skip)).toBeUndefined();
+  const lines = [expect.stringMatching(/^NOT RUN test\/new.test.ts > x: nobody says what it lacks/)];
+  expect(judgeSkips([skip], readDemand({}))).toEqual({ failed: false, lines });
+  const demand = readDemand({ REQUIRE_ALL: "1", ALLOW_LACKING: Object.keys(meansOf).join(",") });
+  expect(judgeSkips([skip], demand)).toEqual({ failed: true, lines });
+});
+
+test("what a machine lacks is named, and nothing that is there", () => {
+  const script = join(import.meta.dirname, "../support/skips/lacking.ts");
+  const ask = (path: string) =>
+    spawnSync(process.execPath, [script, "openssl", "musl-gcc"], {
+      encoding: "utf8",
+      env: { PATH: path },
+    });
+  expect(ask("/usr/sbin:/usr/bin:/sbin:/bin")).toMatchObject({ status: 0, stdout: "\n", stderr: "" });
+  const empty = mkdtempSync(join(root, "build", "path-"));
+  onTestFinished(() => rmSync(empty, { recursive: true }));
+  symlinkSync("/bin/sh", join(empty, "sh"));
+  const lacking = ask(empty);
+  expect(lacking).toMatchObject({ status: 0, stdout: "musl-gcc,openssl\n" });
+  expect(lacking.stderr).toContain("this machine lacks openssl: no openssl");
 });
