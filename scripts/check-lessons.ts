@@ -59,6 +59,21 @@ export const lessons: readonly Lesson[] = [
     isAllowedIn: (path) => path.startsWith("loop/"),
   },
   {
+    name: "wait",
+    pattern: new RegExp(
+      [
+        // without options nothing ends it but its time
+        String.raw`\bdelay\((?:[^(),]|\([^()]*\))*\)`,
+        String.raw`new Promise(?:<[^(]*>)?\(\(?\w+\)? => .*(?:\bsetTimeout|\.after)\(`,
+        // under another name the first pattern would not know it
+        String.raw`\bsetTimeout\b(?! as delay\b)[^}]*\} from "(?:node:)?timers/promises"`,
+      ].join("|"),
+    ),
+    instead:
+      "hand it the signal of who waits, as Clock.sleep of src/loop takes one: whoever stops must not be waited for",
+    isAllowedIn: (path) => path.startsWith("loop/"),
+  },
+  {
     name: "process",
     pattern: /["'`](?:node:)?(?:child_process|cluster)["'`]/,
     instead: "start it through the ToolRunner, which bounds number, time and output and inherits nothing",
@@ -115,6 +130,84 @@ export const exceptions: readonly Exception[] = [
     lesson: "printed-rules",
     line: "await isInstalled(tools.save, runner.path)",
     reason: "looks whether the program is there",
+  },
+  {
+    path: "redirection/pod-connections.ts",
+    lesson: "wait",
+    line: "await delay(SECOND_LOOK_MS);",
+    reason: "20 ms within a step that takes as long by itself",
+  },
+  {
+    path: "redirection/passthrough-address.ts",
+    lesson: "wait",
+    line: "await delay(LOOPBACK_POLL_MS);",
+    reason: "10 ms, for at most 5 s, in a step of an ADD: half a step is worse than one that ends later",
+  },
+  {
+    path: "redirection/passthrough-address.ts",
+    lesson: "wait",
+    line: "await delay(PLUGIN_ENDS_MS);",
+    reason: "100 ms within the same step",
+  },
+  {
+    path: "redirection/pod-routing.ts",
+    lesson: "wait",
+    line: "await delay(LOOPBACK_POLL_MS);",
+    reason: "10 ms, for at most 5 s, in a step of an ADD: half a step is worse than one that ends later",
+  },
+  {
+    path: "probes/iptables-host.ts",
+    lesson: "wait",
+    line: "await delay(DESTROY_PAUSE_MS);",
+    reason: "50 ms, for at most 2 s: a set that stays is left on the host",
+  },
+  {
+    path: "install/launcher-copy.ts",
+    lesson: "wait",
+    line: "await delay(busyPauseMs);",
+    reason: "20 ms, at most 50 times: the chain must not name a launcher that does not start",
+  },
+  {
+    path: "kube/own-daemonset.ts",
+    lesson: "wait",
+    line: "await new Promise((resolve) => setTimeout(resolve, pauseMs));",
+    reason: "asked when the agent stops, up to a deadline of its own",
+  },
+  {
+    path: "uninstall/uninstall-launcher.ts",
+    lesson: "wait",
+    line: "await delay(quietMs);",
+    reason: "leaving for good is not broken off in the middle; main.ts has the limit",
+  },
+  {
+    path: "uninstall/uninstall-calls.ts",
+    lesson: "wait",
+    line: "await delay(leftMs);",
+    reason: "leaving for good is not broken off in the middle; main.ts has the limit",
+  },
+  {
+    path: "uninstall/istio-entry.ts",
+    lesson: "wait",
+    line: "await delay(100);",
+    reason: "leaving for good is not broken off in the middle; main.ts has the limit",
+  },
+  {
+    path: "uninstall/announced-pods.ts",
+    lesson: "wait",
+    line: "await delay(leavePauseMs);",
+    reason: "leaving for good is not broken off in the middle; main.ts has the limit",
+  },
+  {
+    path: "diagnose/verify-node.ts",
+    lesson: "wait",
+    line: "await delay(options.confirmMs ?? CONFIRM_MS);",
+    reason: "300 ms in a command that a person ends with a signal to its process",
+  },
+  {
+    path: "enrolment/enrolment.ts",
+    lesson: "wait",
+    line: "this.#options.clock.after(againMs, resolve)",
+    reason: "leaving for good is not broken off in the middle; main.ts has the limit",
   },
 ];
 

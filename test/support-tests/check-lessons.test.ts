@@ -19,6 +19,11 @@ test.each([
   ["words", 'if (why.includes("ETXTBSY") && attempt < maxBusyTries) {'],
   ["error-name", "const kind = kindsByErrorName.get(error.name);"],
   ["interval", "this.#timer = setInterval(() => void this.#publish(), 1_000);"],
+  ["wait", "await delay(pauseMs);"],
+  ["wait", "await delay(Math.min(leftMs, 20));"],
+  ["wait", "await new Promise((resolve) => setTimeout(resolve, 100));"],
+  ["wait", "await new Promise<void>((resolve) => this.#clock.after(againMs, resolve));"],
+  ["wait", 'import { setTimeout as pause } from "node:timers/promises";'],
   ["words", "if (/no ztunnel/.test(failure.message)) return retry();"],
   ["words", 'if (error?.message.toLowerCase().startsWith("cannot")) return;'],
   ["words", "if ((error as Error).message.match(/busy/)) continue;"],
@@ -50,6 +55,9 @@ test.each([
   ["the one place where processes start", "linux/run-tool.ts", 'import { spawn } from "node:child_process";'],
   ["the proof in a namespace of our own", "netfilter/tables-program.ts", "argv: [tools.save]"],
   ["something else that is saved", "enrolment/x.ts", "this.#keeper?.save(sandbox);"],
+  ["a wait with a signal", "cli/x.ts", "await delay(100, undefined, { signal });"],
+  ["a wait of several lines, with one", "cli/x.ts", "await delay(Math.max(0, leftMs), undefined, {"],
+  ["the clock that takes a signal", "enrolment/x.ts", "await clock.sleep(pauseMs, signal);"],
   ["the loops' own timer", "loop/x.ts", "setInterval(tick, 1_000);"],
 ])("%s is no fault", (_, path, text) => {
   expect(findLessonFaults([{ path, text }], { allowed: [] })).toEqual([]);
