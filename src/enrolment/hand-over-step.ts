@@ -23,7 +23,7 @@ interface TellParts {
  * Begins to hand over; {@link handOver} has the answer. ztunnel cannot bind in a namespace whose loopback device is down, and refuses it then.
  * Source: real ztunnel, a bind to [::1] gives EADDRNOTAVAIL.
  */
-export function tell(
+export function tellZtunnel(
   { pod, sandbox }: TellStep,
   record: PodRecord,
   { ztunnel, redirection }: TellParts,

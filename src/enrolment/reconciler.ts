@@ -2,7 +2,7 @@
 // One run of one pod: reads its messages, asks for the next step, does it. Safe at any moment, any number of times.
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
-import { callOff, handOver, tell, workloadInfo } from "./hand-over-step.ts";
+import { callOff, handOver, tellZtunnel, workloadInfo } from "./hand-over-step.ts";
 import { type Found, nextStep, type Step } from "./next-step.ts";
 import type { PodRecord } from "./pod-record.ts";
 import { type Carried, freshRun, type View } from "./pod-view.ts";
@@ -137,7 +137,7 @@ export class Reconciler {
         ztunnel.hold({ uid: record.uid, workload: workloadInfo(step.pod), netns: step.sandbox?.netns });
         return;
       case "tell":
-        return tell(step, record, this.#parts);
+        return tellZtunnel(step, record, this.#parts);
       case "hand-over":
         return await handOver(step, record, this.#parts);
       case "redirect":

@@ -3,7 +3,7 @@
 import { bounds } from "../bounds/bounds.ts";
 import { Turns } from "../loop/turns.ts";
 import { ApiError } from "./api-error.ts";
-import { ApiRequests, type Ask, type ClientLimits, type Query } from "./api-requests.ts";
+import { type ApiAsk, ApiRequests, type ClientLimits, type Query } from "./api-requests.ts";
 import { Credentials } from "./credentials.ts";
 import { badJson, readLines } from "./http-exchange.ts";
 import { recordOf, textOf, wordOf } from "./json-fields.ts";
@@ -18,7 +18,7 @@ export interface CallOptions {
 }
 
 export interface ReadOptions extends CallOptions {
-  /** Ask for metadata without spec and status; servers that cannot do it send whole objects. */
+  /** ApiAsk for metadata without spec and status; servers that cannot do it send whole objects. */
   readonly metadataOnly?: boolean;
   /** Fields that are read of each object; without them all are. */
   readonly fields?: Fields | undefined;
@@ -170,7 +170,7 @@ export class ApiClient {
     let next = "";
     let resourceVersion = "";
     do {
-      const ask: Ask = {
+      const ask: ApiAsk = {
         method: "GET",
         path,
         query: next === "" ? query : { ...query, continue: next },
@@ -185,7 +185,7 @@ export class ApiClient {
 
   /** Puts what is kept of a page into `items`. @returns the page without its items. @throws ApiError */
   async #readPage<T>(
-    ask: Ask,
+    ask: ApiAsk,
     items: T[],
     { listing, token }: { readonly listing: Listing<T>; readonly token: string },
   ): Promise<Readonly<Record<string, unknown>>> {

@@ -21,7 +21,7 @@ export interface ClientLimits {
 
 const defaultLimits: ClientLimits = { headersMs: 10_000, silenceMs: 10_000, watchOpenMs: 30_000 };
 /** One request. */
-export interface Ask {
+export interface ApiAsk {
   readonly method: string;
   readonly path: string;
   readonly query?: Query;
@@ -60,7 +60,7 @@ export class ApiRequests {
   }
 
   /** Opens a reading request, as metadata only where that is wanted and known to work. */
-  async read(ask: Ask, metadataKind: string | undefined): Promise<Exchange> {
+  async read(ask: ApiAsk, metadataKind: string | undefined): Promise<Exchange> {
     if (metadataKind === undefined || this.#metadataRefused) return await this.#open(ask);
     try {
       const accept = `application/json;as=${metadataKind};g=meta.k8s.io;v=v1,application/json`;
@@ -73,11 +73,11 @@ export class ApiRequests {
   }
 
   /** What is answered, parsed. @throws ApiError */
-  async json(ask: Ask): Promise<unknown> {
+  async json(ask: ApiAsk): Promise<unknown> {
     return await this.#parse(ask, await this.#open(ask));
   }
 
-  async #parse(ask: Ask, exchange: Exchange): Promise<unknown> {
+  async #parse(ask: ApiAsk, exchange: Exchange): Promise<unknown> {
     try {
       const text = await readText(exchange.chunks, bounds.object.bytes);
       return JSON.parse(text) as unknown;
@@ -88,7 +88,7 @@ export class ApiRequests {
   }
 
   /** Sends a request and throws for every answer but success; refused credentials are read again and tried once more. */
-  async #open(ask: Ask): Promise<Exchange> {
+  async #open(ask: ApiAsk): Promise<Exchange> {
     const exchange = await this.#send(ask);
     if (exchange.status < 300) return exchange;
     const refused = await this.#answerError(ask, exchange);
@@ -99,7 +99,7 @@ export class ApiRequests {
     throw await this.#answerError(ask, second);
   }
 
-  async #answerError(ask: Ask, exchange: Exchange): Promise<ApiError> {
+  async #answerError(ask: ApiAsk, exchange: Exchange): Promise<ApiError> {
     const asked = this.asked(ask.method, ask.path);
     try {
       const body = await readText(exchange.chunks, bounds.errorBody.bytes);
@@ -111,7 +111,7 @@ export class ApiRequests {
     }
   }
 
-  async #send(ask: Ask): Promise<Exchange> {
+  async #send(ask: ApiAsk): Promise<Exchange> {
     for (let failures = 1; ; failures++) {
       try {
         return await this.#sendOnce(ask);
@@ -122,7 +122,7 @@ export class ApiRequests {
     }
   }
 
-  async #sendOnce(ask: Ask): Promise<Exchange> {
+  async #sendOnce(ask: ApiAsk): Promise<Exchange> {
     const { method, path, body } = ask;
     const access = await this.#credentials.current();
     const headers: Record<string, string> = {

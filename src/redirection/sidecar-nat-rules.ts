@@ -9,12 +9,12 @@ import {
   excludedInterfaces,
   LO,
   LOOPBACK,
-  type Owner,
   ownersOf,
   PASSTHROUGH,
   PROXY_DNS,
   PROXY_INBOUND,
   PROXY_OUTBOUND,
+  type ProxyOwner,
   RETURN,
   returnPorts,
   ruleOf,
@@ -110,7 +110,7 @@ function natOutbound(options: SidecarOptions, family: Family): SidecarRule[] {
 }
 
 /** What the proxy sends goes out as it is, but for an app that calls itself through the proxy. */
-function ownerRules(owner: Owner, options: SidecarOptions, family: Family): SidecarRule[] {
+function ownerRules(owner: ProxyOwner, options: SidecarOptions, family: Family): SidecarRule[] {
   const rule = ruleOf("nat");
   const { dnsCapture } = options;
   // an agent's own question over TCP would be inbound for the proxy; Istio looks at it for the user alone

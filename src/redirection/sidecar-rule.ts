@@ -108,14 +108,14 @@ export function capturesInbound({ includeInboundPorts }: SidecarOptions): boolea
 }
 
 /** Whose packets are the proxy's. */
-export interface Owner {
+export interface ProxyOwner {
   readonly isUser: boolean;
   readonly is: readonly string[];
   readonly isNot: readonly string[];
 }
 
 /** The user first, for which more is asked. */
-export function ownersOf({ proxyUid, proxyGid }: SidecarOptions): Owner[] {
+export function ownersOf({ proxyUid, proxyGid }: SidecarOptions): ProxyOwner[] {
   return [
     { isUser: true, option: "--uid-owner", id: proxyUid },
     { isUser: false, option: "--gid-owner", id: proxyGid },

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A pod's namespace goes to ztunnel once, whether somebody waits for the answer at once or only when the rules stand.
 import { expect, test } from "vitest";
-import { callOff, handOver, tell } from "../../src/enrolment/hand-over-step.ts";
+import { callOff, handOver, tellZtunnel } from "../../src/enrolment/hand-over-step.ts";
 import { PodHistory } from "../../src/enrolment/pod-history.ts";
 import { PodRecord } from "../../src/enrolment/pod-record.ts";
 import { systemClock } from "../../src/loop/clock.ts";
@@ -44,7 +44,7 @@ function scripted({ isUp = true } = {}) {
     up,
     callOff: () => callOff(record),
     tell: async (to = sandbox) => {
-      tell({ do: "tell", pod, sandbox: to }, record, { ztunnel, redirection: { untilUp: () => up.promise } });
+      tellZtunnel({ do: "tell", pod, sandbox: to }, record, { ztunnel, redirection: { untilUp: () => up.promise } });
       await settled();
     },
     handOver: (to = sandbox) => handOver({ do: "hand-over", pod, sandbox: to }, record, parts),
