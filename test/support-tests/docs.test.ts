@@ -63,6 +63,12 @@ describe.each(pages)("%s", (page) => {
   });
 });
 
+test(".github/CODEOWNERS names what is there", () => {
+  const paths = [...read(".github/CODEOWNERS").matchAll(/^\/(\S+)/gm)].map(([, path = ""]) => path);
+  expect(paths.length).toBeGreaterThan(5);
+  expect(paths.filter((path) => !existsSync(join(root, path)))).toEqual([]);
+});
+
 describe("docs/settings.md", () => {
   const documented = new Set(
     [...read("docs/settings.md").matchAll(/^\| (`[A-Z][^|]*)\|/gm)].flatMap(([, cell = ""]) =>

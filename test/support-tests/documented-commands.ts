@@ -154,6 +154,11 @@ export const rows: readonly Row[] = [
     begins: "ctr -n k8s.io images import",
     holder: testFile("test/cluster/support/kube-node.ts", '"images", "import"'),
   },
+  { begins: "git tag -s v", holder: names("is the maintainer's word") },
+  {
+    begins: "sh scripts/release.sh",
+    holder: testFile("test/deploy/release.test.ts", "takes a version that is ready"),
+  },
   { begins: "kind load image-archive", holder: names("needs kind") },
   { begins: "podman load -i", holder: names("needs podman's storage") },
   { begins: "istioctl ", holder: names("is Istio's program") },
