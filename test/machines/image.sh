@@ -36,11 +36,15 @@ free_mb=$(df -Pm "$images" | awk 'NR == 2 { print $4 }')
 # images of the same root that older recipes made
 rm -rf "$images/$(basename "$root")"-*
 work=$image.work
+rm -rf "$work"
 mkdir -p "$work/initrd/modules"
 set -- "$root"/usr/lib/modules/*
 [ $# = 1 ] && [ -e "$1/modules.dep" ] || fail "the root has not exactly one kernel: $*"
 modules=$1
-cp "$root/boot/vmlinuz-${modules##*/}" "$work/vmlinuz"
+# newer packages of the kernel have it beside the modules
+kernel=$root/boot/vmlinuz-${modules##*/}
+[ -e "$kernel" ] || kernel=$modules/vmlinuz
+cp "$kernel" "$work/vmlinuz"
 cp "$root/packages" "$work/packages"
 
 # the modules that the disks take, each after those that it needs; what is built in is not listed

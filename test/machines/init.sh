@@ -10,7 +10,7 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts -o gid=5,mode=620 devpts /dev/pts
 for folder in /run /tmp /dev/shm; do mount -t tmpfs -o mode=1777 tmpfs "$folder"; done
 ln -sfn /proc/self/fd /dev/fd
-mkdir -p /run/lock /run/results
+mkdir -p /run/lock /run/results /etc/modprobe.d /etc/sysctl.d
 [ -L /var/run ] || { rm -rf /var/run && ln -s /run /var/run; }
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 # as systemd has it: no process in a folder whose controllers are given to those below

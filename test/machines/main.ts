@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // `npm run test:machines`: demo, doctor and tests of the kernel on whole machines with other kernels and processors than this one's.
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { patienceVariable } from "../support/node/patience.ts";
 import { writePart } from "../support/result-tables.ts";
-import type { ConsoleWord } from "./console.ts";
-import { buildPackages, leftOut, type Machine, machines, packages, planSteps, scriptOf } from "./plan.ts";
-import { type MachineRow, markdownOf, type Report, type StepRow, textOf } from "./report.ts";
-import { readDescription, readStep } from "./results.ts";
+import { readOutcome, writePlan } from "./outcome.ts";
+import { buildPackages, type Machine, machines, packages, planSteps, scriptOf } from "./plan.ts";
+import { markdownOf, type Report, type StepRow, textOf } from "./report.ts";
 import { boot, bringImage, MachineUnavailableError, makeCheckoutDisk } from "./virtual-machine.ts";
 
 const names = machines.map(({ name }) => name);
@@ -22,7 +21,7 @@ kernel on each. Images are kept in /var/tmp/ambient-cni-roots (DEBIAN_ROOTS_DIR 
 options:
   --only MACHINES   some of ${names.join(", ")}; separated by commas
   --short           demo, doctor and the native tests, on the first machine of each processor
-  --write FILE      put the table on a Markdown page as well
+  --write FILE      put the table on a Markdown page as well, with what earlier runs of other machines have left in build/machines
 `;
 const page = "npm run test:machines";
 const logs = join(import.meta.dirname, "../../build/machines");
@@ -37,38 +36,45 @@ interface Options {
   readonly write: string | undefined;
 }
 
-/** What came of one machine. */
-interface Outcome {
-  readonly row: MachineRow | undefined;
-  readonly steps: readonly StepRow[];
-}
-
 async function main(args: readonly string[]): Promise<number> {
   const options = readOptions(args);
   if (typeof options === "number") return options;
-  const chosen = machines.filter(({ name }) => options.only.includes(name));
-  const rows: MachineRow[] = [];
-  const steps: StepRow[] = [];
-  const gaps: string[] = [];
-  for (const machine of chosen) {
+  let isFailed = false;
+  const unavailable: string[] = [];
+  for (const machine of machines) {
+    if (!options.only.includes(machine.name)) continue;
     try {
-      const outcome = await take(machine, options);
-      if (outcome.row !== undefined) rows.push(outcome.row);
-      steps.push(...outcome.steps);
-      gaps.push(...leftOut(machine, options));
+      const steps = await take(machine, options);
+      if (steps.some(({ failures }) => failures.length > 0)) isFailed = true;
     } catch (error) {
       if (!(error instanceof MachineUnavailableError)) throw error;
       say(`SKIP ${machine.name}: ${error.message}`);
-      gaps.push(`${machine.name}: ${error.message}`);
+      unavailable.push(`${machine.name}: ${error.message}`);
     }
   }
-  const rest = names.filter((name) => !options.only.includes(name));
-  if (rest.length > 0) gaps.push(`${rest.join(", ")}: not asked for`);
-  const date = new Date().toISOString().slice(0, 10);
-  const report: Report = { date, machines: rows, steps, gaps: [...gaps, ...always] };
+  const report = await tellAll(unavailable);
   say(`\n${textOf(report)}`);
   if (options.write !== undefined) await writePart(options.write, page, markdownOf(report));
-  return steps.every(({ failures }) => failures.length === 0) ? 0 : 1;
+  return isFailed ? 1 : 0;
+}
+
+/** Of all machines, also those of earlier runs. */
+async function tellAll(unavailable: readonly string[]): Promise<Report> {
+  const outcomes = await Promise.all(
+    machines.map((machine) => readOutcome(machine, join(logs, machine.name))),
+  );
+  const known = outcomes.filter((outcome) => outcome !== undefined);
+  const never = names.filter((_, index) => outcomes[index] === undefined);
+  return {
+    machines: known.flatMap(({ row }) => row ?? []),
+    steps: known.flatMap(({ steps }) => steps),
+    gaps: [
+      ...unavailable,
+      ...known.flatMap(({ gaps }) => gaps),
+      ...(never.length === 0 ? [] : [`${never.join(", ")}: not asked for`]),
+      ...always,
+    ],
+  };
 }
 
 /** What no run of these says. */
@@ -77,63 +83,42 @@ const always = [
   "a container runtime on these machines: test/runtimes has those, on this machine's kernel",
 ];
 
-async function take(machine: Machine, { short }: Options): Promise<Outcome> {
-  const { name, arch, variant } = machine;
+async function take(machine: Machine, { short }: Options): Promise<readonly StepRow[]> {
+  const { name, arch } = machine;
   say(`${name}: bringing its disks`);
   const image = await bringImage(machine, arch === "amd64" ? packages : [...packages, ...buildPackages]);
   const work = await mkdtemp(join(tmpdir(), "ambient-cni-checkout-"));
+  let interrupted: NodeJS.Signals | undefined;
   try {
     const checkoutDisk = join(work, "checkout.img");
     await makeCheckoutDisk(arch, checkoutDisk);
     const plan = planSteps(machine, { short });
     const folder = join(logs, name);
     await rm(folder, { recursive: true, force: true });
-    const ended = new Map<string, { readonly code: number; readonly seconds: number }>();
-    let bootS = 0;
-    let lost = "";
-    const onword = (word: ConsoleWord): void => {
-      if (word.what === "up") {
-        bootS = word.atS;
-        say(`${name}: up after ${bootS} s`);
-      } else if (word.what === "begin") say(`${name}: ${word.step}`);
-      else if (word.what === "end") ended.set(word.step, word);
-      else if (word.what === "lost") lost = word.why;
-    };
-    const limits = plan.reduce((sum, { limit }) => sum + limit, 0);
+    await mkdir(folder, { recursive: true });
+    await writePlan(folder, plan);
     const ending = await boot(machine, {
-      ...{ image, checkoutDisk, logs: folder, onword },
+      ...{ image, checkoutDisk, logs: folder },
+      onword: (word) => {
+        if (word.what === "up") say(`${name}: up after ${word.atS} s`);
+        else if (word.what === "begin") say(`${name}: ${word.step}`);
+      },
       script: scriptOf(machine, plan, { [patienceVariable]: String(factor) }),
-      timeoutMs: limits * 1000 + restMs,
+      timeoutMs: plan.reduce((sum, { limit }) => sum + limit, 0) * 1000 + restMs,
     });
-    const steps: StepRow[] = [];
-    for (const step of plan) {
-      const { passed, failures } = await readStep(step, folder, ended.get(step.name)?.code);
-      const row = {
-        machine: name,
-        what: step.name,
-        passed,
-        failures,
-        seconds: ended.get(step.name)?.seconds ?? 0,
-      };
-      steps.push(row);
-      say(`${failures.length === 0 ? "ok  " : "FAIL"} ${name}, ${row.what}: ${passed} in ${row.seconds} s`);
+    interrupted = ending.interrupted;
+    const { steps } = (await readOutcome(machine, folder)) ?? { steps: [] };
+    for (const { what, passed, failures, seconds } of steps) {
+      say(`${failures.length === 0 ? "ok  " : "FAIL"} ${name}, ${what}: ${passed} in ${seconds} s`);
       for (const line of failures) say(`     ${line}`);
     }
-    if (!ending.isOff) {
-      const why =
-        lost || (ending.timedOut ? "it did not end in its time" : `qemu ended with code ${ending.code}`);
-      const failures = [`the machine did not switch itself off: ${why}`];
-      steps.push({ machine: name, what: "its end", passed: 0, failures, seconds: ending.seconds });
-      say(`FAIL ${name}: ${failures[0]}`);
-    }
     if (steps.some(({ failures }) => failures.length > 0)) say(`(what it said is in ${folder})`);
-    say(`${name}: ${ending.seconds} s in all`);
-    const description = await readFile(join(folder, "machine"), "utf8").catch(() => undefined);
-    const row =
-      description === undefined ? undefined : { name, variant, bootS, ...readDescription(description) };
-    return { row, steps };
+    const end = ending.timedOut ? "ended from outside" : `ended with code ${ending.code}`;
+    say(`${name}: ${end} after ${ending.seconds} s in all`);
+    return steps;
   } finally {
     await rm(work, { recursive: true, force: true });
+    if (interrupted !== undefined) process.kill(process.pid, interrupted);
   }
 }
 

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the matrix of machines plans, hears and writes; the machines themselves are `npm run test:machines`.
 import { execFileSync } from "node:child_process";
-import { describe, expect, test } from "vitest";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { readConsoleLine } from "./console.ts";
+import { readOutcome, writePlan } from "./outcome.ts";
 import { leftOut, type Machine, machines, planSteps, scriptOf } from "./plan.ts";
 import { markdownOf, type Report, textOf } from "./report.ts";
 import { readDescription, readDoctor } from "./results.ts";
@@ -26,9 +30,9 @@ describe("the plan", () => {
   test("leaves out what a machine cannot do, and says so", () => {
     const cannot = ["demo: there is no iptables"];
     expect(names({ ...machine, cannot }, true)).toEqual(["doctor", "native-redirect"]);
-    expect(leftOut({ ...machine, cannot }, { short: true })).toEqual([
-      "m: demo: there is no iptables",
-      "m: probes (left out in the short form)",
+    expect(leftOut({ ...machine, cannot }, ["doctor", "native-redirect"])).toEqual([
+      "m, demo: there is no iptables",
+      "m, probes: not asked for",
     ]);
   });
 
@@ -86,13 +90,62 @@ test("a doctor that says nothing is not right", () => {
   expect(readDoctor("Segmentation fault\n").failures).toEqual(["the doctor said nothing"]);
 });
 
+describe("what a machine left", () => {
+  let folder: string;
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), "machine-"));
+  });
+  afterEach(() => rmSync(folder, { recursive: true }));
+  const leave = (name: string, text: string) => writeFileSync(join(folder, name), text);
+  const read = () => readOutcome(machine, folder);
+
+  test("is read whole", async () => {
+    await writePlan(folder, planSteps(machine, { short: true }));
+    leave("machine", "kernel 6.1.176-amd64\nprocessor x86_64\n");
+    leave("demo.log", `seen\n${JSON.stringify({ steps: [{ name: "one", ok: true }] })}\n`);
+    leave("doctor.log", "right ok agent: ready\nWRONG fail kernel: refused\n");
+    const ended = "@@ end demo 0 4.00 50.20\n@@ begin doctor\n@@ end doctor 1 50.20 60.00\n";
+    leave(
+      "console.log",
+      `@@ up 3.20\n@@ begin demo\n${ended}@@ end native-redirect 137 60.00 70.00\n@@ off 71.00\n`,
+    );
+    const outcome = await read();
+    expect(outcome?.row).toMatchObject({ name: "m", kernel: "6.1.176", bootS: 3.2 });
+    expect(outcome?.steps).toEqual([
+      { machine: "m", what: "demo", passed: 1, failures: [], seconds: 46 },
+      { machine: "m", what: "doctor", passed: 1, failures: ["fail kernel: refused"], seconds: 10 },
+      {
+        ...{ machine: "m", what: "native-redirect", passed: 0, seconds: 10 },
+        failures: ["ended after 1500 s", "vitest ended without a report"],
+      },
+    ]);
+    expect(outcome?.gaps).toEqual(["m, probes: not asked for"]);
+  });
+
+  test("tells of a machine that never came up, and of steps that did not end", async () => {
+    await writePlan(folder, planSteps(machine, { short: true }));
+    leave("console.log", "@@ machine lost its disks do not come\n");
+    const outcome = await read();
+    expect(outcome?.row).toBeUndefined();
+    expect(outcome?.steps.map(({ what, failures }) => [what, ...failures])).toEqual([
+      ["demo", "did not end"],
+      ["doctor", "did not end"],
+      ["native-redirect", "did not end"],
+      ["its end", "the machine did not switch itself off: its disks do not come"],
+    ]);
+  });
+
+  test("is nothing where it was never asked for", async () => {
+    expect(await read()).toBeUndefined();
+  });
+});
+
 describe("the table", () => {
   const report: Report = {
-    date: "2026-11-29",
     machines: [
       {
         ...{ name: "trixie", kernel: "6.12.117", processor: "x86_64", cgroups: "v2", iptables: "1.8.11" },
-        ...{ nftables: "1.1.3", variant: "", bootS: 3.04 },
+        ...{ nftables: "1.1.3", variant: "", bootS: 3.04, date: "2026-11-29" },
       },
     ],
     steps: [
@@ -103,10 +156,10 @@ describe("the table", () => {
   };
 
   test("says machines, results, failures and gaps on a terminal", () => {
-    expect(textOf(report)).toBe(`What was run on which machine (2026-11-29)
+    expect(textOf(report)).toBe(`What was run on which machine
 
-  machine  linux     processor  cgroups  iptables  nftables  boot   but
-  trixie   6.12.117  x86_64     v2       1.8.11    1.1.3     3.0 s  -
+  machine  linux     processor  cgroups  iptables  nftables  boot   run         but
+  trixie   6.12.117  x86_64     v2       1.8.11    1.1.3     3.0 s  2026-11-29  -
 
   machine  what    passed  seconds  result
   trixie   demo    14      46       passed
@@ -122,9 +175,9 @@ Not run:
 
   test("says the same on a page", () => {
     const text = markdownOf(report);
-    expect(text).toContain(
-      "| trixie  | 6.12.117 | x86_64    | v2      | 1.8.11   | 1.1.3    | 3.0 s | -   |",
-    );
+    const row =
+      "| trixie  | 6.12.117 | x86_64    | v2      | 1.8.11   | 1.1.3    | 3.0 s | 2026-11-29 | -   |";
+    expect(text).toContain(row);
     expect(text).toContain("| trixie  | doctor | 0      | 9       | 1 FAILED |");
     expect(text).toContain("- trixie, doctor: the doctor said nothing");
     expect(text).toContain("- sid: not asked for");

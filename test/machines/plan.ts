@@ -39,7 +39,7 @@ export const packages: readonly string[] = [
   ...["busybox-static", "kmod"],
 ];
 /** Where launcher and addon are built inside. */
-export const buildPackages: readonly string[] = ["gcc", "libc6-dev", "make", "musl-tools"];
+export const buildPackages: readonly string[] = ["gcc", "libc6-dev", "make", "musl-tools", "diffutils"];
 
 /** What programs' rules are made of. */
 const xtables = ["x_tables", "nft_compat", "ip_tables", "ip6_tables"];
@@ -75,6 +75,7 @@ export const machines: readonly Machine[] = [
       "for tool in iptables ip6tables; do for word in '' -save -restore; do ln -sf $tool-legacy$word /usr/sbin/$tool$word; done; done",
     ],
     ...{ short: [], long: [] },
+    cannot: ["demo: it watches the pods' rules with nft monitor"],
   },
   {
     ...{ name: "trixie-v4", suite: "trixie", arch: "amd64", variant: "ipv6.disable=1" },
@@ -121,11 +122,15 @@ function suiteStep(file: string): Step {
   };
 }
 
-/** What of everything is not run, as lines for people. */
-export function leftOut(machine: Machine, { short }: { readonly short: boolean }): string[] {
-  const { name, long, cannot = [] } = machine;
-  const files = short && long.length > 0 ? [`${name}: ${long.join(", ")} (left out in the short form)`] : [];
-  return [...cannot.map((line) => `${name}: ${line}`), ...files];
+/** What of everything is not run where these steps are asked for, as lines for people. */
+export function leftOut(machine: Machine, asked: readonly string[]): string[] {
+  const { name, cannot = [] } = machine;
+  const all = planSteps(machine, { short: false }).map((step) => step.name);
+  const rest = all.filter((step) => !asked.includes(step));
+  return [
+    ...cannot.map((line) => `${name}, ${line}`),
+    ...(rest.length === 0 ? [] : [`${name}, ${rest.join(", ")}: not asked for`]),
+  ];
 }
 
 /** The script of shell that init.sh takes: the variant, then each step. */

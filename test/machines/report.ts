@@ -14,6 +14,8 @@ export interface MachineRow {
   readonly variant: string;
   /** Seconds from the start of its kernel to its first program. */
   readonly bootS: number;
+  /** Day of its run, YYYY-MM-DD. */
+  readonly date: string;
 }
 
 /** How one step went. */
@@ -28,8 +30,6 @@ export interface StepRow {
 
 /** All of it. */
 export interface Report {
-  /** YYYY-MM-DD. */
-  readonly date: string;
   readonly machines: readonly MachineRow[];
   readonly steps: readonly StepRow[];
   /** What was not run, and why. */
@@ -44,13 +44,24 @@ const machineHead: Cells = [
   "iptables",
   "nftables",
   "boot",
+  "run",
   "but",
 ];
 const stepHead: Cells = ["machine", "what", "passed", "seconds", "result"];
 
 function machineCells(row: MachineRow): Cells {
-  const { name, kernel, processor, cgroups, iptables, nftables, bootS, variant } = row;
-  return [name, kernel, processor, cgroups, iptables, nftables, `${bootS.toFixed(1)} s`, variant || "-"];
+  const { name, kernel, processor, cgroups, iptables, nftables, bootS, date, variant } = row;
+  return [
+    name,
+    kernel,
+    processor,
+    cgroups,
+    iptables,
+    nftables,
+    `${bootS.toFixed(1)} s`,
+    date,
+    variant || "-",
+  ];
 }
 
 function stepCells({ machine, what, passed, seconds, failures }: StepRow): Cells {
@@ -68,7 +79,7 @@ function failureLines({ steps }: Report): string[] {
 export function textOf(report: Report): string {
   const failures = failureLines(report);
   return [
-    `What was run on which machine (${report.date})`,
+    "What was run on which machine",
     "",
     ...columns([machineHead, ...report.machines.map(machineCells)]),
     "",
@@ -87,8 +98,8 @@ export function markdownOf(report: Report): string {
   return [
     "## Kernels and processors",
     "",
-    `Run on ${report.date} with \`npm run test:machines\`: whole machines of Debian's kernels and packages, each played by qemu, 2 processors`,
-    "and 3 GB. Versions are the machines' own words; seconds tell of the program that plays them, not of ours.",
+    "Run with `npm run test:machines`: whole machines of Debian's kernels and packages, each played by qemu, with 2 processors and 3 GB.",
+    "Versions are the machines' own words; seconds tell of the program that plays them and of what ran beside it, not of ours.",
     "",
     ...markdownTable([machineHead, ...report.machines.map(machineCells)]),
     "",

@@ -62,7 +62,8 @@ export function readDoctor(text: string): SuiteResult {
   return { passed, failures: lines.length === 0 ? ["the doctor said nothing"] : failures };
 }
 
-async function readIfThere(path: string): Promise<string> {
+/** The text of a file; empty when there is none. */
+export async function readIfThere(path: string): Promise<string> {
   return await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return "";
     throw error;

@@ -21,8 +21,6 @@ export class MachineUnavailableError extends Error {
 
 /** How a machine ended. */
 export interface Ending {
-  /** Whether it switched itself off. */
-  readonly isOff: boolean;
   readonly timedOut: boolean;
   /** Seconds from start to end. */
   readonly seconds: number;
@@ -72,13 +70,12 @@ export interface BootOptions {
 
 /**
  * Boots a machine and waits for its end; no disk keeps what it wrote but the one of its results. A signal that is to end this process
- * ends the machine first; so does its death.
+ * ends the machine, and is the caller's to follow; the death of this process ends the machine too.
  *
  * @returns how it ended; what it left is in the folder of the logs then
  */
 export async function boot({ arch, kernelWords = [] }: Machine, options: BootOptions): Promise<Ending> {
   const work = await mkdtemp(join(tmpdir(), "ambient-cni-machine-"));
-  let interrupted: NodeJS.Signals | undefined;
   try {
     const [script, results] = [join(work, "steps.sh"), join(work, "results")];
     await writeFile(script, options.script);
@@ -88,14 +85,12 @@ export async function boot({ arch, kernelWords = [] }: Machine, options: BootOpt
     await truncate(results, 64 << 20);
     const disks = { ...options, script, results };
     const ending = await play(qemuArguments({ arch, kernelWords }, disks), options);
-    interrupted = ending.interrupted;
     await mkdir(options.logs, { recursive: true });
     // nothing there where it ended before its first word
     await run(["tar", "-C", options.logs, "-xf", results], { mayFail: true });
     return ending;
   } finally {
     await rm(work, { recursive: true, force: true });
-    if (interrupted !== undefined) process.kill(process.pid, interrupted);
   }
 }
 
@@ -141,13 +136,10 @@ async function play(argv: readonly string[], { logs, timeoutMs, onword }: BootOp
   const alone = ["setpriv", "--pdeathsig", "KILL", "--", "flock", "--no-fork", lock, "nice", "-n", "5"];
   const [file = "", ...args] = [...alone, ...argv];
   const child = spawn(file, args, { cwd: checkout, stdio: ["ignore", "pipe", "pipe"] });
-  let isOff = false;
   createInterface({ input: child.stdout }).on("line", (line) => {
     log.write(`${line}\n`);
     const word = readConsoleLine(line);
-    if (word === undefined) return;
-    if (word.what === "off") isOff = true;
-    onword(word);
+    if (word !== undefined) onword(word);
   });
   createInterface({ input: child.stderr }).on("line", (line) => log.write(`qemu: ${line}\n`));
   let timedOut = false;
@@ -166,5 +158,5 @@ async function play(argv: readonly string[], { logs, timeoutMs, onword }: BootOp
   clearTimeout(timer);
   log.end();
   const seconds = Math.round((performance.now() - began) / 1000);
-  return { isOff, timedOut, seconds, code: code ?? 128 + signalNumber(signal), interrupted };
+  return { timedOut, seconds, code: code ?? 128 + signalNumber(signal), interrupted };
 }
