@@ -21,6 +21,7 @@ kernel on each. Images are kept in /var/tmp/ambient-cni-roots (DEBIAN_ROOTS_DIR 
 options:
   --only MACHINES   some of ${names.join(", ")}; separated by commas
   --short           demo, doctor and the native tests, on the first machine of each processor
+  --steps STEPS     of the steps these alone, for example demo,doctor
   --write FILE      put the table on a Markdown page as well, with what earlier runs of other machines have left in build/machines
 `;
 const page = "npm run test:machines";
@@ -33,6 +34,8 @@ const restMs = 300_000;
 interface Options {
   readonly only: readonly string[];
   readonly short: boolean;
+  /** Undefined: all. */
+  readonly steps: readonly string[] | undefined;
   readonly write: string | undefined;
 }
 
@@ -83,7 +86,7 @@ const always = [
   "a container runtime on these machines: test/runtimes has those, on this machine's kernel",
 ];
 
-async function take(machine: Machine, { short }: Options): Promise<readonly StepRow[]> {
+async function take(machine: Machine, { short, steps: asked }: Options): Promise<readonly StepRow[]> {
   const { name, arch } = machine;
   say(`${name}: bringing its disks`);
   const image = await bringImage(machine, arch === "amd64" ? packages : [...packages, ...buildPackages]);
@@ -92,7 +95,10 @@ async function take(machine: Machine, { short }: Options): Promise<readonly Step
   try {
     const checkoutDisk = join(work, "checkout.img");
     await makeCheckoutDisk(arch, checkoutDisk);
-    const plan = planSteps(machine, { short });
+    // without what is built nothing of it runs
+    const plan = planSteps(machine, { short }).filter(
+      ({ kind, name: step }) => asked === undefined || kind === "build" || asked.includes(step),
+    );
     const folder = join(logs, name);
     await rm(folder, { recursive: true, force: true });
     await mkdir(folder, { recursive: true });
@@ -133,6 +139,7 @@ function readOptions(args: readonly string[]): Options | number {
       options: {
         only: { type: "string" },
         short: { type: "boolean", default: false },
+        steps: { type: "string" },
         write: { type: "string" },
         help: { type: "boolean", default: false },
       },
@@ -142,7 +149,13 @@ function readOptions(args: readonly string[]): Options | number {
     const unknown = only.find((name) => !names.includes(name));
     if (unknown !== undefined)
       throw new Error(`Cannot use "${unknown}" as --only: it is none of ${names.join(", ")}`);
-    if (!values.help) return { only, short: values.short, write: values.write };
+    const { short, write } = values;
+    const steps = values.steps?.split(",");
+    const known = machines.flatMap((machine) => planSteps(machine, { short: false }).map(({ name }) => name));
+    const unheard = steps?.find((name) => !known.includes(name));
+    if (unheard !== undefined)
+      throw new Error(`Cannot use "${unheard}" as --steps: no machine has such a step`);
+    if (!values.help) return { only, short, steps, write };
     process.stdout.write(help);
     return 0;
   } catch (error) {

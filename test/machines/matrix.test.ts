@@ -19,8 +19,8 @@ const names = (of: Machine, short: boolean) => planSteps(of, { short }).map(({ n
 
 describe("the plan", () => {
   test("has demo, doctor and the files; in the short form some of them", () => {
-    expect(names(machine, false)).toEqual(["demo", "doctor", "native-redirect", "probes"]);
-    expect(names(machine, true)).toEqual(["demo", "doctor", "native-redirect"]);
+    expect(names(machine, false)).toEqual(["demo", "doctor", "doctor-native", "native-redirect", "probes"]);
+    expect(names(machine, true)).toEqual(["demo", "doctor", "doctor-native", "native-redirect"]);
   });
 
   test("builds first where this machine's programs do not run", () => {
@@ -29,8 +29,8 @@ describe("the plan", () => {
 
   test("leaves out what a machine cannot do, and says so", () => {
     const cannot = ["demo: there is no iptables"];
-    expect(names({ ...machine, cannot }, true)).toEqual(["doctor", "native-redirect"]);
-    expect(leftOut({ ...machine, cannot }, ["doctor", "native-redirect"])).toEqual([
+    expect(names({ ...machine, cannot }, true)).toEqual(["doctor", "doctor-native", "native-redirect"]);
+    expect(leftOut({ ...machine, cannot }, ["doctor", "doctor-native", "native-redirect"])).toEqual([
       "m, demo: there is no iptables",
       "m, probes: not asked for",
     ]);
@@ -103,8 +103,10 @@ describe("what a machine left", () => {
     await writePlan(folder, planSteps(machine, { short: true }));
     leave("machine", "kernel 6.1.176-amd64\nprocessor x86_64\n");
     leave("demo.log", `seen\n${JSON.stringify({ steps: [{ name: "one", ok: true }] })}\n`);
+    leave("doctor-native.log", "right ok agent: ready\n");
     leave("doctor.log", "right ok agent: ready\nWRONG fail kernel: refused\n");
-    const ended = "@@ end demo 0 4.00 50.20\n@@ begin doctor\n@@ end doctor 1 50.20 60.00\n";
+    const ended =
+      "@@ end demo 0 4.00 50.20\n@@ begin doctor\n@@ end doctor 1 50.20 60.00\n@@ end doctor-native 0 60.00 60.00\n";
     leave(
       "console.log",
       `@@ up 3.20\n@@ begin demo\n${ended}@@ end native-redirect 137 60.00 70.00\n@@ off 71.00\n`,
@@ -114,6 +116,7 @@ describe("what a machine left", () => {
     expect(outcome?.steps).toEqual([
       { machine: "m", what: "demo", passed: 1, failures: [], seconds: 46 },
       { machine: "m", what: "doctor", passed: 1, failures: ["fail kernel: refused"], seconds: 10 },
+      { machine: "m", what: "doctor-native", passed: 1, failures: [], seconds: 0 },
       {
         ...{ machine: "m", what: "native-redirect", passed: 0, seconds: 10 },
         failures: ["ended after 1500 s", "vitest ended without a report"],
@@ -130,6 +133,7 @@ describe("what a machine left", () => {
     expect(outcome?.steps.map(({ what, failures }) => [what, ...failures])).toEqual([
       ["demo", "did not end"],
       ["doctor", "did not end"],
+      ["doctor-native", "did not end"],
       ["native-redirect", "did not end"],
       ["its end", "the machine did not switch itself off: its disks do not come"],
     ]);
