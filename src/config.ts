@@ -80,6 +80,8 @@ export interface AgentConfig {
   readonly hostNetnsPath: string;
   readonly iptablesVariant: IptablesVariant;
   readonly reconcileIntervalMs: number;
+  /** Listen to what the kernel announces in captured pods and on the host; false: look by the clock alone. */
+  readonly kernelNotices: boolean;
   /** How long ADD of a mesh pod waits for a ztunnel to connect. */
   readonly ztunnelWaitMs: number;
   /** How long istiod may take to hear that a pod leaves before anything changes in it, in ms. */
@@ -165,6 +167,7 @@ export function loadConfig(source: ConfigSource): AgentConfig {
     iptablesVariant: readIptablesVariant(reader, isNative),
     reconcileIntervalMs:
       1000 * reader.integer("RECONCILE_INTERVAL_SECONDS", { fallback: 30, min: 1, max: 3600 }),
+    kernelNotices: reader.flag("KERNEL_NOTICES", true),
     ztunnelWaitMs: 1000 * reader.integer("ZTUNNEL_WAIT_SECONDS", { fallback: 20, min: 0, max: 50 }),
     leavePauseMs: reader.integer("LEAVE_PAUSE_MS", { fallback: 500, min: 0, max: 10_000 }),
     leaveDrainMs: reader.integer("LEAVE_DRAIN_MS", { fallback: 2_000, min: 0, max: 60_000 }),

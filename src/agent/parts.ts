@@ -27,8 +27,10 @@ import { Installer } from "../install/installer.ts";
 import { RuntimeNetworkReader } from "../install/runtime-network.ts";
 import { OwnDaemonSet } from "../kube/own-daemonset.ts";
 import { LOCK_FOLDER, LockFiles } from "../linux/lock-files.ts";
+import { NetnsNotices } from "../linux/netns-notices.ts";
 import { portHolders } from "../linux/port-holders.ts";
 import { systemClock } from "../loop/clock.ts";
+import { glanceAtXtables } from "../netfilter/legacy/xtables-glance.ts";
 import { HostProbes } from "../probes/host-probes.ts";
 import { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import { forgetCarried } from "../redirection/carried-tracking.ts";
@@ -42,6 +44,9 @@ import type { Wiring } from "./wiring.ts";
 
 /** Ports that ztunnel opens in a pod. Source: istio/ztunnel src/config.rs. */
 const ztunnelPorts = [15001, 15006, 15008, 15053];
+
+/** Far more than a node has pods: two descriptors of each, of the hundreds of thousands that a runtime lets a process have. */
+const MOST_LISTENED = 1_000;
 
 /** What captures pods. */
 export interface Capture {
@@ -107,6 +112,11 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
     probes: config.ambient ? probes : noProbes,
     probePath,
     bypasses,
+    notices: {
+      open: (netns) => NetnsNotices.open(netns, "pod"),
+      most: config.kernelNotices ? MOST_LISTENED : 0,
+      glance: backend.variant === "legacy" ? glanceAtXtables : undefined,
+    },
     history,
     policy: { ...config, agentNamespace: config.podNamespace },
     log: loggers.scope("enrolment"),

@@ -10,7 +10,10 @@ type Parts = Pick<ReconcilerParts, "bypasses" | "history" | "log"> & {
   readonly outcomes: Pick<Outcomes, "bypassed">;
 };
 
-/** A namespace in which nf_tables stayed as they were is looked into again all the same now and then: x_tables have no such count. */
+/**
+ * A namespace in which nf_tables stayed as they were is looked into again all the same now and then: x_tables have no such count. One
+ * whose changes are announced is looked at seldom enough.
+ */
 const MAX_SPARED = 5;
 
 /** By handle: what the last look was of, and how many have been spared since. */
@@ -27,7 +30,7 @@ export async function lookForBypasses(
   { bypasses, history, log, outcomes }: Parts,
 ): Promise<void> {
   // in a pod that is being made nothing runs yet, and it is waited for
-  if (bypasses === undefined || record.isAdding || isSpared(netns, generation)) return;
+  if (bypasses === undefined || record.isAdding || isSpared(record, { netns, generation })) return;
   try {
     const report = await bypasses(netns, redirect);
     if (report.generation !== undefined) lastLooks.set(netns, { generation: report.generation, spared: 0 });
@@ -42,9 +45,13 @@ export async function lookForBypasses(
   }
 }
 
-function isSpared(netns: Netns, generation: number | undefined): boolean {
+function isSpared(
+  { isHeard }: PodRecord,
+  { netns, generation }: { readonly netns: Netns; readonly generation: number | undefined },
+): boolean {
   const last = lastLooks.get(netns);
-  if (last === undefined || last.generation !== generation || last.spared === MAX_SPARED) return false;
+  if (isHeard || last === undefined || last.generation !== generation || last.spared === MAX_SPARED)
+    return false;
   last.spared++;
   return true;
 }

@@ -8,6 +8,7 @@ import type { ZdsServer } from "../ztunnel/zds-server.ts";
 import type { Attachment, Attachments, Place } from "./attachments.ts";
 import type { EnrolmentPolicy } from "./desired-state.ts";
 import type { OutcomesOptions } from "./outcomes.ts";
+import type { PodNoticesOptions } from "./pod-notices.ts";
 import type { Pace } from "./pod-view.ts";
 import type { Decisions } from "./reconciler.ts";
 import type { ReconcilerParts } from "./reconciler-parts.ts";
@@ -31,6 +32,8 @@ export interface EnrolmentOptions extends Omit<ReconcilerParts, "ztunnel" | "pro
   /** How long ADD waits for a ztunnel connection. ztunnel's own backoff reaches 15 s. */
   readonly ztunnelWaitMs: number;
   readonly pace: Pick<Pace, "leavePauseMs" | "leaveDrainMs">;
+  /** Listens to pods' namespaces. Default: nobody does, and all are looked at by the clock. */
+  readonly notices?: Pick<PodNoticesOptions, "open" | "most" | "glance">;
   readonly random?: () => number;
   readonly decisions?: Decisions;
 }

@@ -12,6 +12,7 @@ import { untilLeft } from "./leaving-node.ts";
 import type { Step } from "./next-step.ts";
 import { NodeChanges } from "./node-changes.ts";
 import { EnrolmentError, Outcomes } from "./outcomes.ts";
+import { PodNotices } from "./pod-notices.ts";
 import { captureFault, type PodRecord, type PodStatus } from "./pod-record.ts";
 import { about, PodRecords } from "./pod-records.ts";
 import { fixedPace } from "./pod-view.ts";
@@ -32,6 +33,7 @@ export class Enrolment {
   readonly #queue: KeyedQueue<Rest>;
   readonly #records = new PodRecords();
   readonly #waiters: AddWaiters;
+  readonly #notices: PodNotices;
   #stage: "new" | "taking-stock" | "started" | "stopped" = "new";
   #isLeaving = false;
 
@@ -57,6 +59,9 @@ export class Enrolment {
       oncaptured: (record: PodRecord) => this.#waiters.captured(record),
     };
     this.#reconciler = new Reconciler(options, context, options.decisions);
+    const { notices = { most: 0, open: async () => undefined }, log } = options;
+    const onheard = (uid: string, inMs: number): void => this.#queue.requestWithin(uid, inMs);
+    this.#notices = new PodNotices({ ...notices, clock, log, onheard });
     this.#queue = new KeyedQueue({ concurrency, clock, run: (uid) => this.#run(uid) });
     new NodeChanges({
       ...options,
@@ -79,6 +84,7 @@ export class Enrolment {
     const uids = askForStock(this.#records, { node, attachments });
     await Promise.all(uids.map((uid) => this.#queue.run(uid).catch(() => {})));
     this.#stage = "started";
+    this.#notices.start();
     catchUp(this.#records, node);
     await restoreProbes(() => this.#wantedRecords(), { probes, log });
     log.info({ pods: this.#records.size, inMesh: ztunnel.podCount }, "took stock of the node's pods");
@@ -240,6 +246,7 @@ export class Enrolment {
   async stop(): Promise<void> {
     this.#stage = "stopped";
     this.#waiters.stop(this.#records.values());
+    await this.#notices.stop();
     await this.#queue.stop();
     this.#records.close(this.#options.clock.nowMs());
   }
@@ -265,10 +272,12 @@ export class Enrolment {
     if (record === undefined) return { do: "rest", outcome: "forgotten" };
     const { history, log } = this.#options;
     history.begin(uid);
+    this.#notices.begin(record);
     try {
       const rest = await this.#reconciler.run(record);
       log.debug({ uid, outcome: rest.outcome }, "looked at a pod");
       this.#outcomes.warnOnce(record, this.#desiredOf(record));
+      this.#follow(record);
       const pauseMs = this.#outcomes.rested(record, rest);
       if (pauseMs !== undefined) this.#lookAgain(record, pauseMs);
       else if (rest.outcome === "forgotten" && isEmpty(record.workload) && record.isIdle)
@@ -278,6 +287,7 @@ export class Enrolment {
       if (!this.#records.has(uid)) history.forget(uid);
       return rest;
     } catch (error) {
+      this.#follow(record);
       this.#lookAgain(record, this.#outcomes.failed(record, error));
       this.#waiters.refuse(record, error);
       history.end(uid, record.state, "failed");
@@ -285,8 +295,16 @@ export class Enrolment {
     }
   }
 
-  #lookAgain({ uid, waiters }: PodRecord, pauseMs: number): void {
-    this.#queue.requestAfter(uid, pauseMs, { isUrgent: waiters.size > 0 });
+  #follow(record: PodRecord): void {
+    this.#notices.follow(record);
+    record.isHeard = this.#notices.hears(record);
+  }
+
+  #lookAgain(record: PodRecord, pauseMs: number): void {
+    const { uid, waiters } = record;
+    // what was announced meanwhile has its own pause
+    const soonestMs = Math.min(pauseMs, this.#notices.dueInMs(record) ?? pauseMs);
+    this.#queue.requestAfter(uid, soonestMs, { isUrgent: waiters.size > 0 });
   }
 
   #desiredOf({ workload }: PodRecord): Desired | undefined {

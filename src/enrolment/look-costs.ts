@@ -15,6 +15,12 @@ const SHARE = 20;
 const MIN_STRETCH = 4;
 const MAX_PAUSE_MS = 15 * 60_000;
 
+/**
+ * Of a pod whose changes the kernel announces: a look by the clock is a net under that, for what it may have failed to say, and for what
+ * stands before our rules in x_tables. As many times as rare as other looks: five minutes with the default interval.
+ */
+const HEARD_FACTOR = 10;
+
 /** What looks take on this node. */
 export class LookCosts {
   readonly #recent: number[] = [];
@@ -51,4 +57,17 @@ export function lookPauseMs(
   if (slowLookMs === undefined) return pauseMs;
   const stretchedMs = Math.max(stretch * pauseMs, SHARE * slowLookMs);
   return Math.max(pauseMs, Math.min(stretchedMs, MAX_PAUSE_MS));
+}
+
+/**
+ * From a look that found a captured pod as it should be to the next by the clock, in ms.
+ * @param intervalMs of the pods of which nothing is announced
+ */
+export function lookIntervalMs(
+  intervalMs: number,
+  { isHeard, slowLookMs }: { readonly isHeard?: boolean; readonly slowLookMs?: number | undefined },
+): number {
+  return isHeard
+    ? lookPauseMs(HEARD_FACTOR * intervalMs, slowLookMs, { stretch: 1 })
+    : lookPauseMs(intervalMs, slowLookMs);
 }

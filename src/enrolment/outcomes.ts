@@ -9,7 +9,7 @@ import { bypassMessage, bypassText } from "../redirection/bypass-words.ts";
 import type { Drift } from "../redirection/fingerprint.ts";
 import type { Desired } from "./desired-state.ts";
 import { type Failure, failureOf } from "./failure.ts";
-import { LOOKS_TO_JUDGE, LookCosts, lookPauseMs } from "./look-costs.ts";
+import { LOOKS_TO_JUDGE, LookCosts, lookIntervalMs, lookPauseMs } from "./look-costs.ts";
 import type { Step } from "./next-step.ts";
 import type { PodHistory } from "./pod-history.ts";
 import type { LastRun, PodRecord } from "./pod-record.ts";
@@ -77,7 +77,7 @@ export class Outcomes {
     if (record.workload.doubtedMs !== undefined) return doubtMs;
     if (outcome === "outside") return againMs === undefined ? undefined : againMs + 1;
     return outcome === "enrolled"
-      ? lookPauseMs(reconcileIntervalMs * (0.75 + random() / 2), record.slowLookMs)
+      ? lookIntervalMs(reconcileIntervalMs * (0.75 + random() / 2), record)
       : undefined;
   }
 

@@ -14,6 +14,8 @@ export interface PodStatus {
   readonly state: EnrolmentState;
   /** How long looks at it take, in ms, where that is so much longer than usual that it is looked at less often. */
   readonly slowLookMs?: number | undefined;
+  /** Changes of its redirection are announced to the agent, so that it is looked at by the clock only rarely. */
+  readonly isHeard?: boolean;
 }
 
 /** An ADD that waits for its pod to be captured. */
@@ -61,6 +63,11 @@ export class PodRecord implements PodStatus {
   lookMs: number | undefined;
   /** What its last looks took, as many as judge it. */
   looksMs: readonly number[] = [];
+  isHeard = false;
+  /** The last look at its rules saw nothing that changes without being announced. */
+  areRulesAnnounced = false;
+  /** The last look has written in its namespace, which is announced to us as well. */
+  hasWritten = false;
   /** Runs in a row that did not get where they wanted. */
   failures = 0;
 

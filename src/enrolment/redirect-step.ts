@@ -24,6 +24,9 @@ export async function redirectPod(step: RedirectStep, record: PodRecord, parts: 
   const isUntouched = step.isUntouched && !isReset;
   const report = await redirection.apply(netns, redirect, { isNew, isUntouched });
   const { skippedFamilies, leftoverFault, fallback } = report;
+  // what the kernel counts it announces; iptables-legacy, and tables that end with a process, it does not
+  record.areRulesAnnounced = report.generation !== undefined;
+  record.hasWritten = report.changed;
   history.looked(record.uid, { netnsKey: netns.key, skippedFamilies });
   history.step(record.uid, "rules");
   if (fallback !== undefined && report.writes > 0)

@@ -24,6 +24,8 @@ interface Slot<R> {
   next: PromiseWithResolvers<R> | undefined;
   isUrgent: boolean;
   timer: Timer | undefined;
+  /** When the timer is to come. */
+  timerMs: number;
 }
 
 /** A level-triggered work queue: a request says that a key should be looked at, not what changed. */
@@ -72,7 +74,15 @@ export class KeyedQueue<R> {
     const slot = this.#slot(key);
     if (slot.next !== undefined) return;
     slot.timer?.cancel();
+    slot.timerMs = this.#clock.nowMs() + delayMs;
     slot.timer = this.#clock.after(delayMs, () => this.request(key, how));
+  }
+
+  /** Asks for a run in a while or earlier: one that is planned already for an earlier moment stays. */
+  requestWithin(key: string, delayMs: number): void {
+    const slot = this.#slots.get(key);
+    const isSooner = slot?.timer !== undefined && slot.timerMs <= this.#clock.nowMs() + delayMs;
+    if (!isSooner) this.requestAfter(key, delayMs);
   }
 
   /** Drops what is only planned and refuses new requests; resolves when nothing runs any more. */
@@ -93,7 +103,7 @@ export class KeyedQueue<R> {
   #slot(key: string): Slot<R> {
     let slot = this.#slots.get(key);
     if (slot === undefined) {
-      slot = { running: false, next: undefined, isUrgent: false, timer: undefined };
+      slot = { running: false, next: undefined, isUrgent: false, timer: undefined, timerMs: 0 };
       this.#slots.set(key, slot);
     }
     return slot;

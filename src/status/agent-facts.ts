@@ -151,6 +151,7 @@ export type ReportedConfig = Pick<
   | "establishedConnections"
   | "iptablesVariant"
   | "reconcileIntervalMs"
+  | "kernelNotices"
   | "ztunnelWaitMs"
   | "leavePauseMs"
   | "leaveDrainMs"

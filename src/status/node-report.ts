@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node and its agent as a report.
-import { lookPauseMs } from "../enrolment/look-costs.ts";
+import { lookIntervalMs } from "../enrolment/look-costs.ts";
 import { sandboxSources } from "../enrolment/sandbox-finder.ts";
 import { openNetnsCount } from "../linux/netns.ts";
 import { version } from "../version.ts";
@@ -190,7 +190,7 @@ function isVerified({ config }: AgentFacts, { record, past }: KnownPod): boolean
   const { look, failure } = past;
   if (record?.state !== "enrolled" || look === undefined || failure !== undefined) return false;
   const isCurrent = look.netnsKey === record.sandbox?.netns.key;
-  const pauseMs = lookPauseMs(config.reconcileIntervalMs, record.slowLookMs);
+  const pauseMs = lookIntervalMs(config.reconcileIntervalMs, record);
   return isCurrent && performance.now() - look.atMs <= 2 * pauseMs;
 }
 
@@ -228,6 +228,7 @@ function settingsOf(config: ReportedConfig): Record<string, string> {
     CNI_AGENT_RUN_DIR: config.runDir,
     ZTUNNEL_UDS_ADDRESS: config.ztunnelSocketPath,
     RECONCILE_INTERVAL_SECONDS: String(config.reconcileIntervalMs / 1000),
+    KERNEL_NOTICES: String(config.kernelNotices),
     ZTUNNEL_WAIT_SECONDS: String(config.ztunnelWaitMs / 1000),
     LEAVE_PAUSE_MS: String(config.leavePauseMs),
     LEAVE_DRAIN_MS: String(config.leaveDrainMs),

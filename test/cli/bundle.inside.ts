@@ -20,7 +20,7 @@ const settings = {
 
 const mesh = await MeshNode.start({
   // nobody repairs what is hurt while we look
-  agentEnv: { ...settings, RECONCILE_INTERVAL_SECONDS: "3600" },
+  agentEnv: { ...settings, RECONCILE_INTERVAL_SECONDS: "3600", KERNEL_NOTICES: "false" },
 });
 for (const folder of [settings.MOUNTED_CNI_BIN_DIR, netDir]) await mkdir(folder, { recursive: true });
 await writeFile(join(netDir, "10-podnet.conflist"), JSON.stringify(mesh.plainPods.network));

@@ -7,7 +7,9 @@ import { waitFor } from "../support/node/wait-for.ts";
 import { iptablesCounters } from "./rule-counters.ts";
 import { startBrowser, Visitor } from "./visitor.ts";
 
-const mesh = await MeshNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "3600" } });
+const mesh = await MeshNode.start({
+  agentEnv: { RECONCILE_INTERVAL_SECONDS: "3600", KERNEL_NOTICES: "false" },
+});
 const { kubelet } = mesh;
 kubelet.createNamespace("mesh", { "istio.io/dataplane-mode": "ambient" });
 kubelet.createNamespace("plain");

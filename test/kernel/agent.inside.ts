@@ -485,7 +485,7 @@ export async function check(): Promise<Record<string, string>> {
   await mesh.agent.stop();
   await pod.exec(["ip", "rule", "del", "pref", "32764"]);
   // long enough that only CHECK can have asked for the look
-  await mesh.startAgent({ RECONCILE_INTERVAL_SECONDS: "3600" });
+  await mesh.startAgent({ RECONCILE_INTERVAL_SECONDS: "3600", KERNEL_NOTICES: "false" });
   await waitFor("the repair at the start", () => isCaptured(pod), { timeoutMs: 20_000 });
   await mesh.ztunnel.waitForReady(20_000);
   await idle();

@@ -28,6 +28,8 @@ const mesh = await MeshNode.start({
   plugin: { agentWaitSeconds: 5 },
   agentEnv: {
     RECONCILE_INTERVAL_SECONDS: String(reconcileMs / 1000),
+    // looks are waited for that nothing but the clock brings
+    KERNEL_NOTICES: "false",
     EXCLUDE_NAMESPACES: "excluded",
     LOG_LEVEL: "debug",
   },

@@ -12,7 +12,7 @@ import type { StandIn } from "../support/ztunnel/stand-in.ts";
 import { startFleet } from "./verified-fleet.ts";
 
 const mesh = await MeshNode.start({
-  agentEnv: { RECONCILE_INTERVAL_SECONDS: "1", LOG_LEVEL: "debug" },
+  agentEnv: { RECONCILE_INTERVAL_SECONDS: "1", KERNEL_NOTICES: "false", LOG_LEVEL: "debug" },
 });
 mesh.kubelet.createNamespace("mesh", { "istio.io/dataplane-mode": "ambient" });
 mesh.kubelet.createNamespace("fleet");

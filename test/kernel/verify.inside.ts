@@ -25,7 +25,9 @@ import { startFleet } from "./verified-fleet.ts";
 
 const socketPath = "/var/run/istio-cni/state.sock";
 
-const mesh = await MeshNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "3600" } });
+const mesh = await MeshNode.start({
+  agentEnv: { RECONCILE_INTERVAL_SECONDS: "3600", KERNEL_NOTICES: "false" },
+});
 mesh.kubelet.createNamespace("mesh", { "istio.io/dataplane-mode": "ambient" });
 mesh.kubelet.createNamespace("plain");
 mesh.kubelet.createNamespace("fleet");

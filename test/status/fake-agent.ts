@@ -253,6 +253,7 @@ const settings = {
   probeMatch: "any",
   iptablesVariant: "auto",
   reconcileIntervalMs: 30_000,
+  kernelNotices: true,
   ztunnelWaitMs: 20_000,
   leavePauseMs: 500,
   leaveDrainMs: 2_000,

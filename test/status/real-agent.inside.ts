@@ -10,7 +10,9 @@ const socket = { socketPath: "/var/run/istio-cni/state.sock" };
 const port = { port: 15014 };
 
 // nobody repairs what is hurt while we look
-const mesh = await MeshNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "3600" } });
+const mesh = await MeshNode.start({
+  agentEnv: { RECONCILE_INTERVAL_SECONDS: "3600", KERNEL_NOTICES: "false" },
+});
 mesh.kubelet.createNamespace("mesh", { "istio.io/dataplane-mode": "ambient" });
 mesh.kubelet.createNamespace("plain");
 mesh.kubelet.createNamespace("fleet");
