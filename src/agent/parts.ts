@@ -159,6 +159,7 @@ function makeProbes(
     probeSnatV6,
     ipv6,
     match: config.probeMatch,
+    listen: config.kernelNotices ? (netns) => NetnsNotices.open(netns, "host") : undefined,
     procRoot: join(config.hostRoot, "proc"),
     isOutside: (uid) => wiring.isOutside(uid),
     log,

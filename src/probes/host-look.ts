@@ -31,12 +31,14 @@ const IPSET_CMD_GET_BYNAME = 14;
 /** Every kernel that has ipset speaks protocol 6; newer ones speak it too. */
 const IPSET_PROTOCOL = 6;
 const IPSET_PROTOCOL_WITH_NUMBERS = 7;
-const SET = { protocol: 1, name: 2, typeName: 3, data: 7, entries: 8, number: 11 } as const;
+const SET = { protocol: 1, name: 2, typeName: 3, flags: 6, data: 7, entries: 8, number: 11 } as const;
 const ENTRY = { ip: 1, timeout: 6, flags: 8, comment: 26 } as const;
 const IP = { v4: 1, v6: 2 } as const;
 const NLA_F_NESTED = 0x8000;
 const NLA_F_NET_BYTEORDER = 0x4000;
 const FLAG_WITH_COMMENT = 1 << 4;
+/** IPSET_FLAG_LIST_HEADER, of the command. */
+const FLAG_LIST_HEADER = 1 << 2;
 
 /** What was seen; nothing of a set that is not there. */
 export interface HostLook {
@@ -63,6 +65,24 @@ export async function lookAtHost(at: NetnsAt, families: readonly Family[]): Prom
     numbers.set(family, decodeNumber(answer, family));
   }
   return { sets, numbers };
+}
+
+/**
+ * What the kernel says of the sets without their entries: how many there are, what they take, who names them.
+ * @returns equal for sets in which nothing came or went. An entry that was replaced by another one may not show
+ * @throws NativeError if the conversation with the kernel failed
+ */
+export async function glanceAtSets(at: NetnsAt, families: readonly Family[]): Promise<string> {
+  const answers = await read(at, NETLINK_NETFILTER, families.map(listHeader));
+  return answers
+    .map(({ error, messages }) => [error, ...messages.map(({ body }) => Buffer.from(body).toString("hex"))])
+    .join();
+}
+
+function listHeader(family: Family): NetlinkRequest {
+  const request = listSet(family);
+  const flags = encodeAttribute(SET.flags, Uint8Array.of(0, 0, 0, FLAG_LIST_HEADER));
+  return { ...request, body: concatBytes(request.body, flags) };
 }
 
 function listSet(family: Family): NetlinkRequest {

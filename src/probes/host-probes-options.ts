@@ -2,6 +2,7 @@
 // What the keeper of the host's probes is told, and what it tells.
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
+import type { ListenToHost } from "./host-ears.ts";
 import type { HostStateOptions, SkippedProbeFamily } from "./host-state.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
@@ -21,10 +22,12 @@ export interface HostProbesOptions extends HostStateOptions {
   /** What is wrong, or that nothing is any more; called once after the first attempt and then on every change. */
   readonly onstate: (fault: string | undefined) => void;
   /**
-   * How often the host is looked at without a reason, default 3 s: what somebody flushed is back within 5 s, also on a slow machine. A look
-   * without a difference costs no process. Where the kernel takes long to show the rules, they are looked at less often.
+   * How often the host is looked at without a reason where nobody listens to it, default 3 s: what somebody flushed is back within 5 s,
+   * also on a slow machine. A look without a difference costs no process. Where the kernel takes long to show the rules, they are looked at less often.
    */
   readonly intervalMs?: number;
+  /** Hears of the host: what is announced is looked at at once, and the clock glances at sets alone. Default: nobody listens. */
+  readonly listen?: ListenToHost | undefined;
   readonly clock?: Clock;
 }
 

@@ -79,6 +79,11 @@ export class HostState {
     return { ...seen, drift: [...seen.drift, ...branch.drift], write, skippedFamilies };
   }
 
+  /** As {@link HostForm.glance}. */
+  glance(netns: Netns): Promise<string | undefined> {
+    return this.#form.glance(netns, this.#families(netns).families);
+  }
+
   async #observeBranchEni(
     netns: Netns,
     { families, members, at }: Pick<BranchLook, "families" | "members" | "at">,

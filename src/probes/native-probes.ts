@@ -34,6 +34,11 @@ export class NativeProbes implements HostForm {
     };
   }
 
+  /** Rules and sets are announced. */
+  async glance(): Promise<string> {
+    return "";
+  }
+
   async entries(netns: Netns, families: readonly Family[]): ReturnType<HostForm["entries"]> {
     if ((await findNativeTables(netns.fd)).length === 0) return new Map();
     return await this.#host(families).entries(netns);
