@@ -35,11 +35,15 @@ export class AddWaiters {
     this.#options = options;
   }
 
-  /** Has an ADD wait until its pod is captured in that namespace. @param patience default: `ztunnelWaitMs` */
+  /**
+   * Has an ADD wait until its pod is captured in that namespace.
+   * @param patience of who does not wait longer than that for anything; default: `ztunnelWaitMs`, and then for what is under way
+   */
   wait(record: PodRecord, netnsKey: string, patience?: { readonly waitMs: number }): AddWait {
     const { clock, ztunnelWaitMs } = this.#options;
     const { waitMs } = patience ?? { waitMs: ztunnelWaitMs };
-    const waiter: Waiter = { netnsKey, done: Promise.withResolvers(), waitMs, isLate: false };
+    const goesOn = patience !== undefined;
+    const waiter: Waiter = { netnsKey, done: Promise.withResolvers(), waitMs, goesOn, isLate: false };
     record.waiters.add(waiter);
     const deadline = clock.after(waitMs, () => this.#expire(record, waiter));
     return {
@@ -97,6 +101,8 @@ export class AddWaiters {
   /** A request that a connected ztunnel has not answered ends by its own deadline, and then says what was the matter. */
   #expire(record: PodRecord, waiter: Waiter): void {
     if (this.#options.ztunnel.connectionCount === 0) this.#giveUp(waiter);
+    else if (waiter.goesOn)
+      waiter.done.reject(new Error(`it is not captured within ${waiter.waitMs / 1000} s`));
     else {
       waiter.isLate = true;
       this.#options.onlate(record);

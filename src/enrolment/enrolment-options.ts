@@ -47,8 +47,8 @@ export interface AddedSandbox {
   /** Opens the namespace, for a pod that belongs into the mesh; the handle is owned by the enrolment. */
   readonly open: () => Netns;
   /**
-   * How long a ztunnel is waited for, where the sandbox stays although it is not captured: its pod's runs go on with it. Default: as long as
-   * `ztunnelWaitMs`, and the runtime takes the sandbox down.
+   * How long is waited at all, where the sandbox stays although it is not captured: its pod's runs go on with it. Default: `ztunnelWaitMs` for a
+   * ztunnel, and the runtime takes the sandbox down.
    */
   readonly patience?: { readonly waitMs: number };
 }

@@ -22,8 +22,9 @@ export interface PodStatus {
 export interface Waiter {
   readonly netnsKey: string;
   readonly done: PromiseWithResolvers<"enrolled" | "outside">;
-  /** How long it waits for a ztunnel. */
+  /** How long it waits for a ztunnel; for everything, where the runtime lets the sandbox go on. */
   readonly waitMs: number;
+  readonly goesOn: boolean;
   /** Its deadline passed while a ztunnel was connected: the end of what is under way decides. */
   isLate: boolean;
 }

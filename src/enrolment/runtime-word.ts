@@ -182,6 +182,7 @@ export class RuntimeWord {
     const attachment = { network: "", ifname: "", containerId: place.containerId };
     const open = (): Netns => Netns.open(join(hostRoot, place.netnsPath));
     try {
+      // its own deadline ends first, and with it what the pod's run may take for granted of a sandbox that is being made
       const added = enrolment.add({ ...known, place, attachment, open, patience });
       const message = `it is not captured within ${ms / 1000} s`;
       return {

@@ -6,6 +6,7 @@ import { type Decisions, decisions } from "../../../src/enrolment/reconciler.ts"
 import { explain, makeSequence, type PlayOptions, play, shrink } from "./sequence.ts";
 
 const sequences = 20_000;
+const withNri = 10_000;
 const enoughToFind = 2_000;
 
 /** The first seed whose sequence breaks a claim. */
@@ -14,7 +15,7 @@ async function firstBroken(
   options: Omit<PlayOptions, "seed"> = {},
 ): Promise<string | undefined> {
   for (let seed = 1; seed <= count; seed++) {
-    const broken = await play(makeSequence(seed), { ...options, seed });
+    const broken = await play(makeSequence(seed, options), { ...options, seed });
     if (broken !== undefined) return await explain(seed, options);
   }
   return undefined;
@@ -22,6 +23,12 @@ async function firstBroken(
 
 test(`no sequence of ${sequences} breaks a claim`, { timeout: 180_000 }, async () => {
   expect(await firstBroken(sequences)).toBeUndefined();
+});
+
+test(`nor do ${withNri} with a runtime that tells of its sandboxes besides`, {
+  timeout: 180_000,
+}, async () => {
+  expect(await firstBroken(withNri, { hasNri: true })).toBeUndefined();
 });
 
 /** GC that does not ask which network it is about, as agents before this one had it. */

@@ -46,6 +46,12 @@ function report({ world }: Pick<Scene, "world">, uid: string): void {
 
 /** The runtime ends a sandbox: DEL, then the other plugins take its interface. */
 function endSandbox({ world }: Pick<Scene, "world">, sandbox: FakeSandbox): void {
+  // its chain lacks us, so that there is no DEL
+  if (sandbox.isTold && sandbox.attachments.length === 0) {
+    world.enrolment.gone(world.placeOf(sandbox));
+    sandbox.lives = false;
+    return;
+  }
   // a runtime sends the DEL of a sandbox whose ADD nobody heard as well
   const attached = sandbox.attachments.length > 0 ? sandbox.attachments.splice(0) : [eth0];
   for (const attachment of attached)
@@ -78,6 +84,26 @@ const actions = {
         endSandbox({ world }, sandbox);
       }),
     );
+  },
+  // the chain lacks us, and the runtime tells of the sandbox
+  toldSandbox: ({ world, runtime, uid }: Scene) => {
+    if (!world.pods.has(uid)) world.createPod(uid);
+    const former = world.living(uid);
+    if (former !== undefined) {
+      if (!former.runs) return;
+      endSandbox({ world }, former);
+    }
+    runtime.start(world.tell(world.makeSandbox(uid)));
+  },
+  // of every sandbox that is there, as to a plugin that has just registered
+  synchronize: ({ world }: Scene) => {
+    const unheard = world.sandboxes.filter(
+      (sandbox) => sandbox.lives && sandbox.runs && sandbox.attachments.length === 0 && !sandbox.isTold,
+    );
+    for (const sandbox of unheard) {
+      sandbox.isTold = true;
+      world.enrolment.told([{ ...world.placeOf(sandbox), toldBy: "nri" }]);
+    }
   },
   // one at a time, as a runtime does. Source: CNI spec 1.1, "Lifecycle & Ordering"
   secondInterface: ({ world, runtime, uid }: Scene) => {
@@ -187,6 +213,8 @@ const actions = {
 const weights: Readonly<Record<ActionName, number>> = {
   create: 2,
   sandbox: 8,
+  toldSandbox: 0,
+  synchronize: 0,
   secondInterface: 3,
   unplug: 3,
   status: 6,
@@ -214,9 +242,12 @@ const weights: Readonly<Record<ActionName, number>> = {
   restart: 1,
 };
 
-const lots = Object.entries(weights).flatMap(([name, count]) =>
-  Array<ActionName>(count).fill(name as ActionName),
-);
+/** A runtime that tells of its sandboxes, and whose chain may lack us. */
+const weightsWithNri: typeof weights = { ...weights, toldSandbox: 6, synchronize: 3 };
+
+const [lots, lotsWithNri] = [weights, weightsWithNri].map((table) =>
+  Object.entries(table).flatMap(([name, count]) => Array<ActionName>(count).fill(name as ActionName)),
+) as [ActionName[], ActionName[]];
 
 /** Numbers that look random and are the same for the same seed. Source: Steele, Vigna, SplitMix64's 32-bit kin. */
 export function seededRandom(seed: number): () => number {
@@ -231,11 +262,12 @@ export function seededRandom(seed: number): () => number {
 }
 
 /** The sequence of a seed. */
-export function makeSequence(seed: number): Action[] {
+export function makeSequence(seed: number, { hasNri = false }: Pick<WorldOptions, "hasNri"> = {}): Action[] {
+  const lot = hasNri ? lotsWithNri : lots;
   const random = seededRandom(seed);
   const length = 6 + Math.floor(random() * 22);
   return Array.from({ length }, () => ({
-    name: lots[Math.floor(random() * lots.length)] as ActionName,
+    name: lot[Math.floor(random() * lot.length)] as ActionName,
     which: Math.floor(random() * 1000),
   }));
 }
@@ -354,7 +386,7 @@ export async function shrink(sequence: readonly Action[], options: PlayOptions):
 
 /** The failure of a seed as people need it: the shortest sequence that shows it, and what it breaks. */
 export async function explain(seed: number, options: WorldOptions = {}): Promise<string> {
-  const shortest = await shrink(makeSequence(seed), { ...options, seed });
+  const shortest = await shrink(makeSequence(seed, options), { ...options, seed });
   const why = await play(shortest, { ...options, seed });
   const steps = shortest.map(({ name, which }) => `${name}(${which})`).join(" ");
   return `seed ${seed}: ${why}\n  shortest: ${steps}`;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A node of fakes around a real Enrolment: kernel, ztunnel, API server and runtime as plain values that note every wrong use.
-import { Attachments, type KeptSandbox } from "../../../src/enrolment/attachments.ts";
+import { Attachments, type KeptSandbox, type Place } from "../../../src/enrolment/attachments.ts";
 import type { EnrolmentPolicy } from "../../../src/enrolment/desired-state.ts";
 import { Enrolment } from "../../../src/enrolment/enrolment.ts";
 import type { EnrolmentOptions } from "../../../src/enrolment/enrolment-options.ts";
@@ -32,6 +32,8 @@ export interface FakeSandbox {
   runs: boolean;
   /** An ADD is under way, and the API server had not told of running containers when it began. */
   isBeingMade: boolean;
+  /** The runtime told of it by NRI alone, and tells of its end. */
+  isTold: boolean;
   /** A CNI call said that it had ended, and it had not. */
   isDisowned: boolean;
   /** No DEL told of its end. */
@@ -76,6 +78,8 @@ const gap: Drift = {
 
 /** Parts of the product that a test puts a fault into. */
 export interface WorldOptions {
+  /** The runtime tells of its sandboxes besides CNI. Default false. */
+  readonly hasNri?: boolean;
   readonly decisions?: Decisions;
   readonly attachments?: typeof Attachments;
 }
@@ -180,6 +184,7 @@ export class World {
       lives: true,
       runs: false,
       isBeingMade: false,
+      isTold: false,
       isDisowned: false,
       endedUnseen: false,
       rules: "none",
@@ -218,6 +223,42 @@ export class World {
     return label === "ambient" || (label !== "none" && this.isNamespaceLabelled);
   }
 
+  /** What the runtime says of a sandbox. */
+  placeOf({ uid, key, containerId }: FakeSandbox): Place {
+    return {
+      uid,
+      namespace: "mesh",
+      name: `pod-${uid}`,
+      containerId,
+      netnsPath: `/var/run/netns/${containerId}`,
+      netnsKey: key,
+      ips: [`10.0.0.${key.slice(2)}`],
+    };
+  }
+
+  /** The runtime tells of a sandbox without an ADD, waits a second, and has its containers run whatever comes of it. */
+  async tell(sandbox: FakeSandbox): Promise<void> {
+    const pod = this.pods.get(sandbox.uid);
+    if (pod === undefined) return;
+    const { uid, key, containerId } = sandbox;
+    sandbox.isBeingMade = pod.phase !== "Running";
+    const outcome = await this.enrolment
+      .add({
+        pod,
+        namespace: this.namespace(),
+        place: { ...this.placeOf(sandbox), toldBy: "nri" },
+        attachment: { network: "", ifname: "", containerId },
+        open: () => this.#openHandle(key),
+        patience: { waitMs: this.isZtunnelThere ? 1_000 : 0 },
+      })
+      .catch(() => "passed");
+    if (outcome === "enrolled" && !this.everAcked.has(`${uid} ${key}`))
+      this.violations.push(`the runtime was told that ${key} is captured without an acknowledgement for it`);
+    sandbox.isBeingMade = false;
+    sandbox.isTold = true;
+    sandbox.runs = true;
+  }
+
   /** ADD of one attachment, as the launcher relays it. Settles when the agent has answered. */
   async add(sandbox: FakeSandbox, attachment: { network: string; ifname: string }): Promise<boolean> {
     const pod = this.pods.get(sandbox.uid);
@@ -228,15 +269,7 @@ export class World {
       const outcome = await this.enrolment.add({
         pod,
         namespace: this.namespace(),
-        place: {
-          uid,
-          namespace: pod.namespace,
-          name: pod.name,
-          containerId,
-          netnsPath: `/var/run/netns/${containerId}`,
-          netnsKey: key,
-          ips: [`10.0.0.${key.slice(2)}`],
-        },
+        place: this.placeOf(sandbox),
         attachment: { ...attachment, containerId },
         open: () => this.#openHandle(key),
       });
