@@ -21,8 +21,10 @@ export function makeRuntimeSource(
     node,
     policy: { ...config, agentNamespace: podNamespace },
     mayRefuse: () => {
-      // once it was in the chain, a chain without it is somebody's fault and no reason to start pods outside the mesh
-      wasInstalled ||= front.installer.chain.configPath !== undefined;
+      // once it was in the chain, for this agent or one before it, a chain without it is no reason to start pods outside the mesh
+      wasInstalled ||=
+        front.installer.chain.configPath !== undefined ||
+        capture.attachments.places().some(({ toldBy }) => toldBy === undefined);
       return nri.refuse && install.enabled && install.chained && wasInstalled;
     },
     hostNetns,

@@ -33,7 +33,12 @@ describe.skipIf(lacks !== undefined)("a runtime with NRI", () => {
   });
 
   test("has 30 of 30 such pods captured, four at a time", async () => {
-    say(`the slowest of 30 such sandboxes: ${Math.round(await call().many(30))} ms`);
+    const { slowestMs, answerMs } = await call().many(30);
+    say(
+      `30 such sandboxes: ${Math.round(answerMs)} ms for our answer, the slowest made in ${Math.round(slowestMs)} ms`,
+    );
+    // the runtime holds up all pods of the node meanwhile
+    expect(answerMs).toBeLessThan(1_000);
   });
 
   test("without which the same pod starts outside the mesh", async () => {
