@@ -140,12 +140,6 @@ export const exceptions: readonly Exception[] = [
   {
     path: "redirection/passthrough-address.ts",
     lesson: "wait",
-    line: "await delay(LOOPBACK_POLL_MS);",
-    reason: "10 ms, for at most 5 s, in a step of an ADD: half a step is worse than one that ends later",
-  },
-  {
-    path: "redirection/passthrough-address.ts",
-    lesson: "wait",
     line: "await delay(PLUGIN_ENDS_MS);",
     reason: "100 ms within the same step",
   },
@@ -204,9 +198,9 @@ export const exceptions: readonly Exception[] = [
     reason: "300 ms in a command that a person ends with a signal to its process",
   },
   {
-    path: "enrolment/enrolment.ts",
+    path: "enrolment/leaving-node.ts",
     lesson: "wait",
-    line: "this.#options.clock.after(againMs, resolve)",
+    line: "clock.after(againMs, resolve)",
     reason: "leaving for good is not broken off in the middle; main.ts has the limit",
   },
 ];

@@ -9,18 +9,16 @@ import { type Desired, decideEnrolment, decideWorkload } from "./desired-state.t
 import type { AddedSandbox, EnrolmentOptions, NamedSandbox } from "./enrolment-options.ts";
 import { askForStock, catchUp, restoreProbes } from "./initial-snapshot.ts";
 import { untilLeft } from "./leaving-node.ts";
-import type { Step } from "./next-step.ts";
 import { NodeChanges } from "./node-changes.ts";
 import { EnrolmentError, Outcomes } from "./outcomes.ts";
 import { PodNotices } from "./pod-notices.ts";
 import { captureFault, type PodRecord, type PodStatus } from "./pod-record.ts";
 import { about, PodRecords } from "./pod-records.ts";
+import { PodRuns, type Rest } from "./pod-runs.ts";
 import { fixedPace } from "./pod-view.ts";
 import { Reconciler } from "./reconciler.ts";
 import type { Sandbox } from "./sandbox-finder.ts";
-import { isEmpty, isTouched, type Message } from "./workload.ts";
-
-type Rest = Extract<Step, { do: "rest" }>;
+import { isTouched, type Message } from "./workload.ts";
 
 /** A DEL waits for ztunnel no longer than this. */
 const delMs = 500;
@@ -28,7 +26,6 @@ const delMs = 500;
 /** Keeps every pod of the node where its labels want it. */
 export class Enrolment {
   readonly #options: EnrolmentOptions;
-  readonly #reconciler: Reconciler;
   readonly #outcomes: Outcomes;
   readonly #queue: KeyedQueue<Rest>;
   readonly #records = new PodRecords();
@@ -58,11 +55,21 @@ export class Enrolment {
       isLeavingNode: () => this.#isLeaving,
       oncaptured: (record: PodRecord) => this.#waiters.captured(record),
     };
-    this.#reconciler = new Reconciler(options, context, options.decisions);
+    const reconciler = new Reconciler(options, context, options.decisions);
     const { notices = { most: 0, open: async () => undefined }, log } = options;
     const onheard = (uid: string, inMs: number): void => this.#queue.requestWithin(uid, inMs);
     this.#notices = new PodNotices({ ...notices, clock, log, onheard });
-    this.#queue = new KeyedQueue({ concurrency, clock, run: (uid) => this.#run(uid) });
+    const runs = new PodRuns({
+      ...options,
+      reconciler,
+      records: this.#records,
+      outcomes: this.#outcomes,
+      notices: this.#notices,
+      waiters: this.#waiters,
+      desired: (record) => this.#desiredOf(record),
+      requestAfter: (uid, delayMs, how) => this.#queue.requestAfter(uid, delayMs, how),
+    });
+    this.#queue = new KeyedQueue({ concurrency, clock, run: (uid) => runs.run(uid) });
     new NodeChanges({
       ...options,
       records: this.#records,
@@ -265,46 +272,6 @@ export class Enrolment {
     if (next.sandbox === undefined) this.#options.ztunnel.withdraw(uid);
     this.#queue.request(uid);
     return next.phase.at === "ended" ? record.untilWithdrawn() : undefined;
-  }
-
-  async #run(uid: string): Promise<Rest> {
-    const record = this.#records.get(uid);
-    if (record === undefined) return { do: "rest", outcome: "forgotten" };
-    const { history, log } = this.#options;
-    history.begin(uid);
-    this.#notices.begin(record);
-    try {
-      const rest = await this.#reconciler.run(record);
-      log.debug({ uid, outcome: rest.outcome }, "looked at a pod");
-      this.#outcomes.warnOnce(record, this.#desiredOf(record));
-      this.#follow(record);
-      const pauseMs = this.#outcomes.rested(record, rest);
-      if (pauseMs !== undefined) this.#lookAgain(record, pauseMs);
-      else if (rest.outcome === "forgotten" && isEmpty(record.workload) && record.isIdle)
-        this.#records.delete(uid);
-      this.#waiters.answer(record, rest.outcome);
-      history.end(uid, record.state, rest.outcome);
-      if (!this.#records.has(uid)) history.forget(uid);
-      return rest;
-    } catch (error) {
-      this.#follow(record);
-      this.#lookAgain(record, this.#outcomes.failed(record, error));
-      this.#waiters.refuse(record, error);
-      history.end(uid, record.state, "failed");
-      throw error;
-    }
-  }
-
-  #follow(record: PodRecord): void {
-    this.#notices.follow(record);
-    record.isHeard = this.#notices.hears(record);
-  }
-
-  #lookAgain(record: PodRecord, pauseMs: number): void {
-    const { uid, waiters } = record;
-    // what was announced meanwhile has its own pause
-    const soonestMs = Math.min(pauseMs, this.#notices.dueInMs(record) ?? pauseMs);
-    this.#queue.requestAfter(uid, soonestMs, { isUrgent: waiters.size > 0 });
   }
 
   #desiredOf({ workload }: PodRecord): Desired | undefined {

@@ -2,9 +2,7 @@
 // The agent leaves a node: every pod is taken out.
 import type { Clock } from "../loop/clock.ts";
 import type { KeyedQueue } from "../loop/keyed-queue.ts";
-import type { Step } from "./next-step.ts";
-
-type Rest = Extract<Step, { do: "rest" }>;
+import type { Rest } from "./pod-runs.ts";
 
 interface Means {
   readonly queue: KeyedQueue<Rest>;

@@ -9,7 +9,7 @@ import { getSystemErrorMap } from "node:util";
 /** What the addon hands out for a socket; opaque. */
 export type Handle = object;
 /** What the addon throws and rejects with: -errno and the system call. */
-export type Failure = readonly [errno: number, syscall: string];
+export type AddonFailure = readonly [errno: number, syscall: string];
 
 /** The functions of native/binding.h. */
 export interface Addon {
@@ -39,14 +39,14 @@ export interface Addon {
     netnsFd: number,
     isUrgent: boolean,
     conversations: readonly (number | Uint8Array)[],
-  ): Promise<(Uint8Array | Failure)[]>;
+  ): Promise<(Uint8Array | AddonFailure)[]>;
   xtablesInNetns(
     netnsFd: number,
     names: string,
     onlyExisting: boolean,
     maxBytes: number,
     urgent: boolean,
-  ): Promise<(Uint8Array | undefined | Failure)[]>;
+  ): Promise<(Uint8Array | undefined | AddonFailure)[]>;
   /** Per socket: protocol, then the numbers of its multicast groups. */
   notifyInNetns(netnsFd: number, sockets: readonly (readonly number[])[]): Promise<Handle>;
   notifyListen(handle: Handle, onheard: () => void): void;
@@ -261,7 +261,7 @@ export function attempt<T>(doing: string, call: () => T): T {
 /** What the addon threw or rejected with as a {@link NativeError}; anything else as it is. */
 export function explain(doing: string, error: unknown): unknown {
   if (!Array.isArray(error)) return error;
-  const [errno, syscall] = error as unknown as Failure;
+  const [errno, syscall] = error as unknown as AddonFailure;
   return new NativeError(doing, errno, syscall);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tables of iptables-legacy in a network namespace, read by the addon.
 import { constants } from "node:os";
-import { addon, explain, type Failure } from "./native.ts";
+import { type AddonFailure, addon, explain } from "./native.ts";
 
 /**
  * Reads a table of iptables-legacy in a network namespace, without a process. The descriptor may be closed as soon as the
@@ -110,6 +110,6 @@ async function readXtables(
   }
 }
 
-function isFailure(answer: Uint8Array | undefined | Failure): answer is Failure {
+function isFailure(answer: Uint8Array | undefined | AddonFailure): answer is AddonFailure {
   return Array.isArray(answer);
 }

@@ -6,35 +6,26 @@ import { systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import { HostEars } from "./host-ears.ts";
 import type { WantedHost } from "./host-form.ts";
+import { HostLeftovers } from "./host-leftovers.ts";
 import type { HostProbesOptions, ProbeCounts, ProbeVerification } from "./host-probes-options.ts";
 import { type HostObservation, HostState } from "./host-state.ts";
 import { KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
 import { LookPace } from "./look-pace.ts";
-import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
+import { damageIn, describeDrift, type ProbeDrift } from "./probe-drift.ts";
 import { ProbeMembers, type WantedMembers } from "./probe-members.ts";
 import { asProbesError, notConvergedError, ProbesError, stoppedError } from "./probes-error.ts";
 
 const DEFAULT_INTERVAL_MS = 3_000;
 /**
  * From a glance at sets, which no kernel announces, to the next. It takes 0.2 ms, and 0.8 where the process has to wake up for it, as it
- * has while nothing happens. What somebody takes out of a set is back within 10 s.
+ * has while nothing happens. What somebody takes out of a set is back within 5 s, as where nobody listens.
  */
-const GLANCE_MS = 8_000;
+const GLANCE_MS = DEFAULT_INTERVAL_MS;
 const FIRST_RETRY_MS = 500;
 /** Many pods that are captured at once go into the sets by a few runs instead of one each. */
 const GATHER_MS = 10;
 /** The first round writes; the others exist for a refused match and for whoever wrote at the same moment. */
 const MAX_ROUNDS = 3;
-
-/** Drift that comes with pods. */
-const membership: readonly ProbeDrift["kind"][] = [
-  "missing-member",
-  "wrong-owner",
-  "stale-member",
-  "missing-policy-rule",
-];
-/** Drift that nobody made: a cgroup ended, or the VPC CNI took down a pod that we have not yet heard the end of. */
-const ofItself: readonly ProbeDrift["kind"][] = ["stale-cgroup", "stale-policy-rule"];
 
 /** Entries that the sets should have, in the families that the host has. */
 function countOf(
@@ -57,13 +48,12 @@ export class HostProbes {
   readonly #runs: KeepTrue;
   readonly #pace: LookPace;
   readonly #ears: HostEars | undefined;
+  readonly #leftovers: HostLeftovers;
   #netns: Netns | undefined;
   /** Members asked for and in the sets. */
   #settled = false;
   #wasIntact = false;
   #hasCarried = false;
-  #searchedLeftovers = false;
-  #saidLeftovers = false;
   #isClosed = false;
   #reported: { readonly fault: string | undefined } | undefined;
   readonly #counts = { restored: 0, reasserted: 0, failures: 0 };
@@ -72,6 +62,7 @@ export class HostProbes {
   constructor(options: HostProbesOptions) {
     this.#options = options;
     this.#state = new HostState(options);
+    this.#leftovers = new HostLeftovers(this.#state, options.log);
     const { intervalMs = DEFAULT_INTERVAL_MS, clock = systemClock } = options;
     this.#pace = new LookPace({ intervalMs, clock });
     this.#runs = new KeepTrue({
@@ -260,7 +251,7 @@ export class HostProbes {
     if (isAllSeen && this.#settled && glance !== undefined) this.#ears?.note(glance);
     this.#wasIntact = true;
     this.#hasCarried = true;
-    await this.#removeLeftovers(netns);
+    await this.#leftovers.remove(netns);
   }
 
   #look(netns: Netns, wanted: Omit<WantedHost, "families" | "at">): Promise<HostObservation> {
@@ -273,26 +264,6 @@ export class HostProbes {
     if (!(error instanceof ProbesError) || error.code !== "RULE_REFUSED") return false;
     const { message } = error.cause as Error;
     return (await this.#kubelet?.refuse(match, message.replace(/\n.*/s, ""))) === true;
-  }
-
-  /** Once, as the variant is chosen for the boot, and last: until ours stands the earlier agent's rule does the work. */
-  async #removeLeftovers(netns: Netns): Promise<void> {
-    if (this.#searchedLeftovers) return;
-    try {
-      const removed = await this.#state.removeLeftovers(netns);
-      this.#searchedLeftovers = true;
-      if (removed.length === 0) return;
-      const fields = { drift: describeDrift(removed) };
-      this.#options.log.info(fields, "removed what an earlier agent left for probes");
-    } catch (error) {
-      // what is left there is one rule too many; probes pass
-      if (!this.#saidLeftovers)
-        this.#options.log.warn(
-          { err: error },
-          "cannot remove what an earlier agent left for probes; trying again",
-        );
-      this.#saidLeftovers = true;
-    }
   }
 
   #match(netns: Netns): Promise<ProbeMatch> {
@@ -309,9 +280,7 @@ export class HostProbes {
   /** Counts what others did to us; what we were asked to change is no damage. */
   #noteDrift(drift: readonly ProbeDrift[], wasSettled: boolean): void {
     if (!this.#wasIntact) return;
-    const damage = drift.filter(
-      ({ kind }) => !ofItself.includes(kind) && (wasSettled || !membership.includes(kind)),
-    );
+    const damage = damageIn(drift, { wasSettled });
     if (damage.length === 0) return;
     this.#counts.restored++;
     const fields = { times: this.#counts.restored, drift: describeDrift(damage) };

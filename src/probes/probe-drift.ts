@@ -15,6 +15,24 @@ export interface ProbeDrift extends Omit<HostFinding, "kind"> {
     | "stale-policy-rule";
 }
 
+/** Drift that comes with pods. */
+const membership: readonly ProbeDrift["kind"][] = [
+  "missing-member",
+  "wrong-owner",
+  "stale-member",
+  "missing-policy-rule",
+];
+/** Drift that nobody made: a cgroup ended, or the VPC CNI took down a pod that we have not yet heard the end of. */
+const ofItself: readonly ProbeDrift["kind"][] = ["stale-cgroup", "stale-policy-rule"];
+
+/** What others did to us: what we were asked to change is no damage. @param told.wasSettled nobody had asked for a change of members */
+export function damageIn(
+  drift: readonly ProbeDrift[],
+  { wasSettled }: { readonly wasSettled: boolean },
+): ProbeDrift[] {
+  return drift.filter(({ kind }) => !ofItself.includes(kind) && (wasSettled || !membership.includes(kind)));
+}
+
 /** The first few of a list in one line. */
 export function describeDrift(drift: readonly ProbeDrift[]): string {
   const shown = drift.slice(0, 5).map(({ family, detail }) => `IPv${family}: ${detail}`);

@@ -94,11 +94,11 @@ test("an entry that somebody takes out of a native set is back within a second",
   expect(await mended(command, isRight)).toBeLessThan(1_000);
 });
 
-test("an entry that somebody takes out of an ipset is back within ten seconds, also in the quiet", async () => {
+test("an entry that somebody takes out of an ipset is back within five seconds, also in the quiet", async () => {
   await start("nft");
   for (let i = 0; i < 2; i++)
-    expect(await mended("ipset del istio-inpod-probes-v4 10.0.0.1", hasEntry)).toBeLessThan(10_000);
-  expect(await mended("ipset flush istio-inpod-probes-v4", hasEntry)).toBeLessThan(10_000);
+    expect(await mended("ipset del istio-inpod-probes-v4 10.0.0.1", hasEntry)).toBeLessThan(5_000);
+  expect(await mended("ipset flush istio-inpod-probes-v4", hasEntry)).toBeLessThan(5_000);
 });
 
 test("entries of a pod that nobody named go once it is known to be outside, which no kernel tells", async () => {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether rules of iptables-legacy are what they were, without judging them: the kernel announces nothing of them.
 import { createHash } from "node:crypto";
-import { wholeXtablesInNetns } from "../../linux/xtables-netns.ts";
 import { viewOf } from "../../linux/netlink/message.ts";
 import type { Netns } from "../../linux/netns.ts";
+import { wholeXtablesInNetns } from "../../linux/xtables-netns.ts";
 import type { Family } from "../family.ts";
 import { ENTRY, INFO } from "./xtables-entry.ts";
 
