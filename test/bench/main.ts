@@ -10,6 +10,7 @@ import { measureAdd } from "./add-bench.ts";
 import { type Measurements, overBudget, renderJson, renderTable } from "./bench-report.ts";
 import { measureFleet, settled } from "./fleet-bench.ts";
 import { measureLauncher } from "./launcher-bench.ts";
+import { measureQuiet } from "./quiet-bench.ts";
 import { measureRules } from "./rules-bench.ts";
 import { measureToggle } from "./toggle-bench.ts";
 
@@ -66,6 +67,7 @@ async function measureAll(samples: number, say: (line: string) => void): Promise
   const rss0 = mesh.agent.rssBytes();
   say("starting pods");
   const add = await measureAdd(mesh, { samples, calls });
+  const quiet = await measureQuiet(mesh, { pods: 60, drifts: 100, say });
   const fleet = await measureFleet(mesh, { pods: 110, say });
   const toggle = await measureToggle(mesh, { rounds: toggleRounds, say });
   return {
@@ -91,6 +93,10 @@ async function measureAll(samples: number, say: (line: string) => void): Promise
     restart_110_s: fleet.restartSeconds,
     restart_110_rule_writes: fleet.restartRuleWrites,
     idle_110_cpu_s_per_min: fleet.idleCpuSeconds,
+    idle_cpu_s_per_min: quiet.idleCpuSeconds,
+    idle_floor_cpu_s_per_min: quiet.idleFloorSeconds,
+    drift_seen_ms_p50: quiet.driftP50,
+    drift_seen_ms_p99: quiet.driftP99,
     rss_0_mb: rss0 / megabyte,
     rss_110_mb: fleet.rssBytes / megabyte,
     toggle_requests: toggle.requests,

@@ -53,6 +53,10 @@ const good: Measurements = {
   restart_110_s: 1,
   restart_110_rule_writes: 0,
   idle_110_cpu_s_per_min: 0.2,
+  idle_cpu_s_per_min: 0.0284,
+  idle_floor_cpu_s_per_min: 0,
+  drift_seen_ms_p50: 100,
+  drift_seen_ms_p99: 300,
   rss_0_mb: 70,
   rss_110_mb: 80,
   toggle_requests: 5000,
@@ -67,8 +71,9 @@ test("numbers over their budget are named, a single rule write or lost request i
   expect(renderTable(bad)).toMatch(/rule writes of that restart +1 {2}OVER 0$/m);
 });
 
-test("the JSON has every number under its own name, with two decimals", () => {
+test("the JSON has every number under its own name, with two decimals, or three where it is small", () => {
   const json = JSON.parse(renderJson(good)) as Record<string, unknown>;
   expect(Object.keys(json).sort()).toEqual([...Object.keys(good), "over_budget"].sort());
   expect(json.rules_replay_ms_p50).toBe(1.12);
+  expect(json.idle_cpu_s_per_min).toBe(0.028);
 });
