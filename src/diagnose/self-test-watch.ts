@@ -17,7 +17,7 @@ export interface SelfTestWatchOptions extends SelfTestOptions {
 }
 
 const defaultRetryMs = 5_000;
-/** For a program that did not answer in the time that it has at first. */
+/** For a program, or an API server, that may not have answered in the time that it has at first. */
 const patientMs = 10_000;
 
 /** Tests in the background; each finding is said once. */
@@ -25,7 +25,9 @@ export class SelfTestWatch {
   readonly #options: SelfTestWatchOptions;
   readonly #said = new Set<string>();
   readonly #tests: KeepTrue;
-  #isUnknown = false;
+  /** Once something was missing or unknown: a busy node stays busy, and nobody waits for these tests. */
+  #isPatient = false;
+  #wasUnknown = false;
 
   constructor(options: SelfTestWatchOptions) {
     this.#options = options;
@@ -43,17 +45,23 @@ export class SelfTestWatch {
   }
 
   async #test(stopped: AbortSignal): Promise<void> {
-    const patience = this.#isUnknown ? { toolTimeoutMs: patientMs } : {};
+    const patience = this.#isPatient ? { toolTimeoutMs: patientMs, apiTimeoutMs: patientMs } : {};
     const found = await runSelfTest({ ...this.#options, ...patience });
     if (stopped.aborted) return;
     for (const finding of found) this.#say(finding);
-    const wasUnknown = this.#isUnknown;
-    this.#isUnknown = found.some(({ id }) => id === KERNEL_UNKNOWN);
     const failed = found.filter(({ level }) => level === "fail");
     this.#options.onstate(failed.length === 0 ? undefined : failed.map(describe).join("; "));
+    this.#sayKnown(found);
+    if (failed.length === 0 && !this.#wasUnknown) return;
+    this.#isPatient = true;
+    this.#tests.requestIn(this.#options.retryMs ?? defaultRetryMs);
+  }
+
+  /** What was not known, and is. */
+  #sayKnown(found: readonly Finding[]): void {
     const kernel = found.find(({ id, level }) => id === "kernel" && level === "ok");
-    if (wasUnknown && kernel !== undefined) this.#options.log.info({}, `self-test: ${kernel.what}`);
-    if (failed.length > 0 || this.#isUnknown) this.#tests.requestIn(this.#options.retryMs ?? defaultRetryMs);
+    if (this.#wasUnknown && kernel !== undefined) this.#options.log.info({}, `self-test: ${kernel.what}`);
+    this.#wasUnknown = found.some(({ id }) => id === KERNEL_UNKNOWN);
   }
 
   #say(finding: Finding): void {

@@ -185,13 +185,10 @@ describe.skipIf(!isRoot)("the self-test, as root", () => {
     const backend = await crippled({ slow });
     const found = await runSelfTest({ config: configOf(), backend, toolTimeoutMs: 400 });
     const rest = found.filter(({ level }) => level !== "ok");
-    expect(rest.length).toBeGreaterThan(0);
-    for (const finding of rest)
-      expect(finding).toMatchObject({
-        id: "kernel-unknown",
-        level: "warn",
-        what: expect.stringMatching(new RegExp(`^it is not known whether ${what}: .*no end after 400 ms$`)),
-      });
+    // beside other work the other programs may take as long
+    for (const finding of rest) expect(finding).toMatchObject({ id: "kernel-unknown", level: "warn" });
+    const said = new RegExp(`^it is not known whether ${what}: .*no end after 400 ms$`);
+    expect(rest.map((finding) => finding.what)).toContainEqual(expect.stringMatching(said));
   });
 
   test("is repeated with more patience while the kernel's answer is not known, and keeps nobody from the mesh meanwhile", async () => {
@@ -209,8 +206,34 @@ describe.skipIf(!isRoot)("the self-test, as root", () => {
     watch.stop();
     expect(states).toEqual([undefined, undefined]);
     const said = lines.filter(({ msg }) => msg.startsWith("self-test: "));
-    expect(said.map(({ level }) => level)).toEqual(["warn", "info"]);
+    expect(said.map(({ level }) => level).sort()).toEqual(["info", ...said.slice(1).map(() => "warn")]);
+    expect(said.length).toBeGreaterThan(1);
+    expect(said.at(-1)?.level).toBe("info");
     expect(said.at(-1)?.msg).toContain("were tried in a namespace of their own");
+  });
+
+  test("stays patient while something else is missing", async () => {
+    const backend = await crippled({ slow: "iptables-nft-restore" });
+    const config = configOf();
+    rmSync(join(folder, "bin"), { recursive: true });
+    const infos: string[] = [];
+    const write = (line: string): void => {
+      const { level, msg } = JSON.parse(line) as { level: string; msg: string };
+      if (level === "info") infos.push(msg);
+    };
+    let tests = 0;
+    const watch = new SelfTestWatch({
+      ...{ config, backend, toolTimeoutMs: 400, retryMs: 1 },
+      log: createLoggers({ level: "info", scopes: {} }, { destination: { write } }).scope("agent"),
+      onstate: (fault) => {
+        expect(fault).toContain(join(folder, "bin"));
+        tests += 1;
+      },
+    });
+    await watch.start();
+    await expect.poll(() => tests).toBe(4);
+    watch.stop();
+    expect(infos).toEqual([expect.stringContaining("were tried in a namespace of their own")]);
   });
 
   test("names a missing ipset", async () => {
