@@ -44,7 +44,10 @@ function scripted({ isUp = true } = {}) {
     up,
     callOff: () => callOff(record),
     tell: async (to = sandbox) => {
-      tellZtunnel({ do: "tell", pod, sandbox: to }, record, { ztunnel, redirection: { untilUp: () => up.promise } });
+      tellZtunnel({ do: "tell", pod, sandbox: to }, record, {
+        ztunnel,
+        redirection: { untilUp: () => up.promise },
+      });
       await settled();
     },
     handOver: (to = sandbox) => handOver({ do: "hand-over", pod, sandbox: to }, record, parts),
