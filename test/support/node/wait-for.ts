@@ -7,7 +7,7 @@ import { patience } from "./patience.ts";
 export interface WaitOptions {
   /** Default 5000; times {@link patience}. */
   readonly timeoutMs?: number;
-  /** Pause between two probes, default 5. */
+  /** Pause between two probes, default 5; times {@link patience}. */
   readonly intervalMs?: number;
 }
 
@@ -24,7 +24,8 @@ export async function waitFor<T>(
   probe: () => T | Promise<T>,
   options: WaitOptions = {},
 ): Promise<Truthy<T>> {
-  const { intervalMs = 5 } = options;
+  // a machine that is slow must not be kept busy by who waits
+  const intervalMs = (options.intervalMs ?? 5) * patience();
   const timeoutMs = (options.timeoutMs ?? 5000) * patience();
   const deadline = performance.now() + timeoutMs;
   for (;;) {
