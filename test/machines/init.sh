@@ -47,7 +47,8 @@ step() {
 }
 # What the machine says of itself, one word and its value a line.
 describe() {
-  echo "kernel $(uname -r)"
+  # Debian names a series in the release and the version in its build
+  echo "kernel $(uname -r) $(uname -v)"
   echo "processor $(uname -m)"
   echo "cgroups $(stat -f -c %T /sys/fs/cgroup)"
   echo "iptables $(iptables --version 2>&1)"

@@ -22,7 +22,8 @@ options:
   --only MACHINES   some of ${names.join(", ")}; separated by commas
   --short           demo, doctor and the native tests, on the first machine of each processor
   --steps STEPS     of the steps these alone, for example demo,doctor
-  --write FILE      put the table on a Markdown page as well, with what earlier runs of other machines have left in build/machines
+  --tell            run nothing: tell what earlier runs have left in build/machines
+  --write FILE      put the table on a Markdown page as well, with what earlier runs have left
 `;
 const page = "npm run test:machines";
 const logs = join(import.meta.dirname, "../../build/machines");
@@ -140,12 +141,13 @@ function readOptions(args: readonly string[]): Options | number {
         only: { type: "string" },
         short: { type: "boolean", default: false },
         steps: { type: "string" },
+        tell: { type: "boolean", default: false },
         write: { type: "string" },
         help: { type: "boolean", default: false },
       },
     });
     const all = values.short ? firstOfEach() : names;
-    const only = values.only?.split(",") ?? all;
+    const only = values.tell ? [] : (values.only?.split(",") ?? all);
     const unknown = only.find((name) => !names.includes(name));
     if (unknown !== undefined)
       throw new Error(`Cannot use "${unknown}" as --only: it is none of ${names.join(", ")}`);

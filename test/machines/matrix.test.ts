@@ -82,6 +82,14 @@ test("a machine's own words are read, and what it does not say is not guessed", 
   });
 });
 
+test.each([
+  ["6.1.0-43-cloud-amd64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.162-1 (2026-02-08)", "6.1.162"],
+  ["6.12.117+deb13-cloud-amd64 #1 SMP Debian 6.12.117-1 (2026-11-12)", "6.12.117"],
+  ["7.2.13+deb14-cloud-amd64", "7.2.13"],
+])("linux %j is version %s", (said, kernel) => {
+  expect(readDescription(`kernel ${said}`).kernel).toBe(kernel);
+});
+
 test("a doctor that says nothing is not right", () => {
   expect(readDoctor("right ok agent: ready\nknown warn api: x\nWRONG fail kernel: refused\n")).toEqual({
     passed: 1,

@@ -15,8 +15,8 @@ export function readDescription(text: string): Description {
   const version = (name: string): string => /v(\d+(?:\.\d+)+)/.exec(words.get(name) ?? "")?.[1] ?? "-";
   const variant = /\((nf_tables|legacy)\)/.exec(words.get("iptables") ?? "")?.[1];
   return {
-    // without what names Debian's build
-    kernel: /^\d+\.\d+\.\d+/.exec(words.get("kernel") ?? "")?.[0] ?? "-",
+    // the build's version where it is told, for the release may name a series alone; without what names Debian's build
+    kernel: /(?:Debian |^)(\d+\.\d+\.\d+)(?!.*Debian)/.exec(words.get("kernel") ?? "")?.[1] ?? "-",
     processor: words.get("processor") ?? "-",
     cgroups: words.get("cgroups") === "cgroup2fs" ? "v2" : (words.get("cgroups") ?? "-"),
     iptables: `${version("iptables")}${variant === "legacy" ? " legacy" : ""}`,
