@@ -8,7 +8,7 @@ import type { Pod } from "../support/node/pod.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
 const socketPath = "/var/run/istio-cni/state.sock";
-const mesh = await MeshNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "1" } });
+const mesh = await MeshNode.start({ agentEnv: { RECONCILE_INTERVAL_SECONDS: "1", KERNEL_NOTICES: "false" } });
 mesh.kubelet.createNamespace("mesh", { "istio.io/dataplane-mode": "ambient" });
 await mesh.startAgent();
 await mesh.startZtunnel({ maxBackoffMs: 100 });
