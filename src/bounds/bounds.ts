@@ -85,7 +85,7 @@ export const bounds = {
   /** Containers of a pod, or variables of one, among which names are looked for. */
   namedItems: { at: "kube/pick-fields.ts", count: 4096, over: "left-out" },
   /** A failure's Status, or what a proxy said in its place. */
-  errorBody: { at: apiClient, bytes: mib, over: "cut" },
+  errorBody: { at: "kube/api-requests.ts", bytes: mib, over: "cut" },
   errorMessage: { at: "kube/api-error.ts", bytes: 1024, over: "cut" },
   errorCauses: { at: "kube/api-error.ts", bytes: 253, count: 16, over: "left-out" },
   /** What is left of a list without its items: kind and metadata. */

@@ -253,8 +253,9 @@ export class Enrolment {
   async stop(): Promise<void> {
     this.#stage = "stopped";
     this.#waiters.stop(this.#records.values());
-    await this.#notices.stop();
     await this.#queue.stop();
+    // after the last run, which may have begun to listen
+    await this.#notices.stop();
     this.#records.close(this.#options.clock.nowMs());
   }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A ZdsServer with everything a conformance test needs around it, and the check that it leaves nothing behind.
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync, watch } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Netns } from "../../../src/linux/netns.ts";
@@ -69,6 +69,8 @@ export class ZdsHarness {
   readonly #clients: RawClient[] = [];
 
   constructor(options: Partial<ZdsServerOptions> = {}) {
+    // the event loop keeps the one descriptor through which it watches folders
+    watch(tmpdir()).close();
     this.#fdsBefore = openFdCount();
     this.#folder = mkdtempSync(join(tmpdir(), "zds-"));
     this.path = join(this.#folder, "ztunnel.sock");
