@@ -17,9 +17,11 @@ const MAX_PAUSE_MS = 15 * 60_000;
 
 /**
  * Of a pod whose changes the kernel announces: a look by the clock is a net under that, for what it may have failed to say, and for what
- * stands before our rules in x_tables. As many times as rare as other looks: five minutes with the default interval.
+ * stands before our rules in x_tables. As many times as rare as other looks: two and a half minutes with the default interval.
  */
-const HEARD_FACTOR = 10;
+const HEARD_FACTOR = 5;
+/** What the looks of a slow pod are a multiple of, where they are brought about by announcements: it may write without end. */
+const SLOW_HEARD_MS = 2_000;
 
 /** What looks take on this node. */
 export class LookCosts {
@@ -70,4 +72,16 @@ export function lookIntervalMs(
   return isHeard
     ? lookPauseMs(HEARD_FACTOR * intervalMs, slowLookMs, { stretch: 1 })
     : lookPauseMs(intervalMs, slowLookMs);
+}
+
+/**
+ * From an announcement to the look that it brings, in ms. A pod that is slow to look at, or that cannot be seen to be right, has its time by
+ * the clock: neither is to be had more often by whoever changes something without end.
+ */
+export function heardPauseMs(
+  inMs: number,
+  { slowLookMs, failures }: { readonly slowLookMs?: number | undefined; readonly failures?: number },
+): number {
+  if (slowLookMs !== undefined) return Math.max(inMs, lookPauseMs(SLOW_HEARD_MS, slowLookMs));
+  return (failures ?? 0) > 0 ? Math.max(inMs, MIN_STRETCH * SLOW_HEARD_MS) : inMs;
 }

@@ -5,6 +5,7 @@ import type { NetnsNotices } from "../linux/netns-notices.ts";
 import type { Logger } from "../log/logger.ts";
 import { Bursts } from "../loop/bursts.ts";
 import type { Clock, Timer } from "../loop/clock.ts";
+import { heardPauseMs } from "./look-costs.ts";
 import { type Glance, PodGlances } from "./pod-glances.ts";
 import type { PodRecord } from "./pod-record.ts";
 
@@ -32,7 +33,7 @@ const OPEN_AFTER_MS = 1_000;
 const FIRST_LOOK_MS = 1_000;
 
 interface Listened {
-  readonly record: Pick<PodRecord, "hasWritten">;
+  readonly record: Pick<PodRecord, "hasWritten" | "slowLookMs" | "failures">;
   readonly netns: Netns;
   readonly bursts: Bursts;
   ears: Ears | undefined;
@@ -86,7 +87,9 @@ export class PodNotices {
   }
 
   /** A run ended: listens to a pod that is captured, and to no other. */
-  follow(record: Pick<PodRecord, "uid" | "sandbox" | "workload" | "hasWritten">): void {
+  follow(
+    record: Pick<PodRecord, "uid" | "sandbox" | "workload" | "hasWritten" | "slowLookMs" | "failures">,
+  ): void {
     const { uid, sandbox, workload } = record;
     const netns = workload.phase.at === "captured" ? sandbox?.netns : undefined;
     const before = this.#listened.get(uid);
@@ -187,9 +190,11 @@ export class PodNotices {
 
   #heard(uid: string, listened: Listened, inMs: number): void {
     if (this.#listened.get(uid) !== listened) return;
-    const dueMs = this.#options.clock.nowMs() + inMs;
+    // who is slow to look at does not have that cost brought about by announcements, which it can make itself
+    const pauseMs = heardPauseMs(inMs, listened.record);
+    const dueMs = this.#options.clock.nowMs() + pauseMs;
     listened.dueMs = Math.min(listened.dueMs ?? dueMs, dueMs);
-    this.#options.onheard(uid, inMs);
+    this.#options.onheard(uid, pauseMs);
   }
 
   #forget(uid: string, { ears, opening }: Listened): void {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, test } from "vitest";
-import { LookCosts, lookPauseMs } from "../../src/enrolment/look-costs.ts";
+import { heardPauseMs, LookCosts, lookPauseMs } from "../../src/enrolment/look-costs.ts";
 
 function costsOf(looks: readonly number[]): LookCosts {
   const costs = new LookCosts();
@@ -46,4 +46,13 @@ test.each([
 test("a pod that is tried again is stretched to its share alone", () => {
   expect(lookPauseMs(30_000, 200, { stretch: 1 })).toBe(30_000);
   expect(lookPauseMs(500, 200, { stretch: 1 })).toBe(4_000);
+});
+
+test("what is announced is looked at soon, unless the pod is slow to look at or cannot be seen to be right", () => {
+  expect(heardPauseMs(50, {})).toBe(50);
+  expect(heardPauseMs(50, { failures: 0 })).toBe(50);
+  expect(heardPauseMs(50, { failures: 1 })).toBe(8_000);
+  expect(heardPauseMs(50, { slowLookMs: 100 })).toBe(8_000);
+  expect(heardPauseMs(50, { slowLookMs: 1_000 })).toBe(20_000);
+  expect(heardPauseMs(30_000, { slowLookMs: 100, failures: 3 })).toBe(30_000);
 });

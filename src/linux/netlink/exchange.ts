@@ -2,7 +2,13 @@
 // Asks the kernel a list of netlink requests inside a network namespace; the answers come back one per request.
 import { NativeError, systemError } from "../native.ts";
 import { converse, type NetnsAt } from "../netns-visit.ts";
-import { encodeRequests, type NetlinkAnswer, type NetlinkRequest, sortAnswers } from "./message.ts";
+import {
+  encodeRequests,
+  type NetlinkAnswer,
+  type NetlinkRequest,
+  type Skip,
+  sortAnswers,
+} from "./message.ts";
 
 const MAX_READS = 5;
 
@@ -21,6 +27,8 @@ export class NetlinkError extends Error {
 export interface ExchangeOptions {
   /** With so many bytes of answers nothing is made of them; default: all that there is, up to 64 MiB. */
   readonly maxBytes?: number | undefined;
+  /** Messages of which nothing is made. */
+  readonly isSkipped?: Skip | undefined;
 }
 
 /**
@@ -33,13 +41,16 @@ export async function exchange(
   at: NetnsAt,
   protocol: number,
   requests: readonly NetlinkRequest[],
-  { maxBytes }: ExchangeOptions = {},
+  { maxBytes, isSkipped }: ExchangeOptions = {},
 ): Promise<NetlinkAnswer[]> {
   const request = encodeRequests(requests);
   const received = await converse(at, { protocol, request, enoughBytes: maxBytes });
-  if (maxBytes !== undefined && received.length >= maxBytes)
+  if (maxBytes !== undefined && received.length >= maxBytes) {
+    // megabytes that nobody reads are not left to the collector: a pod can have them asked for again and again
+    if (received.buffer instanceof ArrayBuffer) received.buffer.transfer(0);
     throw new NetlinkError("read network state", "EMSGSIZE", `it is longer than ${maxBytes} bytes`);
-  return sortAnswers(requests.length, received);
+  }
+  return sortAnswers(requests.length, received, isSkipped);
 }
 
 /**

@@ -70,8 +70,14 @@ export function decodeMessages(received: Uint8Array): NetlinkMessage[] {
   return [...eachMessage(received)];
 }
 
+/** Tells by the place of a message's body whether it is passed over: a view of each takes more memory than the message. */
+export type Skip = (
+  received: Uint8Array,
+  at: { readonly type: number; readonly start: number; readonly end: number },
+) => boolean;
+
 /** As {@link decodeMessages}, for whoever takes a long list in turns. */
-export function* eachMessage(received: Uint8Array): Generator<NetlinkMessage> {
+export function* eachMessage(received: Uint8Array, isSkipped?: Skip): Generator<NetlinkMessage> {
   const view = viewOf(received);
   for (let offset = 0; offset + HEADER_BYTES <= received.length; ) {
     const length = view.getUint32(offset, true);
@@ -80,25 +86,28 @@ export function* eachMessage(received: Uint8Array): Generator<NetlinkMessage> {
         `Cannot decode a netlink message: length ${length} of ${received.length - offset}`,
       );
     }
-    yield {
-      type: view.getUint16(offset + 4, true),
-      flags: view.getUint16(offset + 6, true),
-      sequence: view.getUint32(offset + 8, true),
-      body: received.subarray(offset + HEADER_BYTES, offset + length),
-    };
+    const type = view.getUint16(offset + 4, true);
+    const [start, end] = [offset + HEADER_BYTES, offset + length];
+    if (isSkipped?.(received, { type, start, end }) !== true)
+      yield {
+        type,
+        flags: view.getUint16(offset + 6, true),
+        sequence: view.getUint32(offset + 8, true),
+        body: received.subarray(start, end),
+      };
     offset += align(length);
   }
 }
 
 /** Sorts what was received by request; `count` requests were encoded with {@link encodeRequests}. */
-export function sortAnswers(count: number, received: Uint8Array): NetlinkAnswer[] {
+export function sortAnswers(count: number, received: Uint8Array, isSkipped?: Skip): NetlinkAnswer[] {
   const answers = Array.from({ length: count }, () => ({
     error: undefined as number | undefined,
     reason: undefined as string | undefined,
     interrupted: false,
     messages: [] as NetlinkMessage[],
   }));
-  for (const message of eachMessage(received)) {
+  for (const message of eachMessage(received, isSkipped)) {
     const answer = answers[message.sequence - 1];
     if (answer === undefined) continue;
     if ((message.flags & NLM_F_DUMP_INTR) !== 0) answer.interrupted = true;

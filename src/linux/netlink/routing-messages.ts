@@ -103,6 +103,16 @@ export function isOurRoute(family: Family, body: Uint8Array, ours: MarkRoute = A
   );
 }
 
+/** Whether a listed rule or route is for some packets only, and so none of ours: a pod can have any number of them. */
+export function isNarrow(
+  bytes: Uint8Array,
+  at: { readonly type: number; readonly start: number; readonly end: number },
+): boolean {
+  const { type, start, end } = at;
+  if ((type !== RTM.newRoute && type !== RTM.newRule) || end - start < 12) return false;
+  return bytes[start + 1] !== 0 || bytes[start + 2] !== 0 || bytes[start + 3] !== 0;
+}
+
 /** Of the family, and for all destinations, sources and types of service: the four bytes that both headers begin with. */
 function isOfAll(family: Family, body: Uint8Array): boolean {
   return body[0] === family && body[1] === 0 && body[2] === 0 && body[3] === 0;

@@ -13,6 +13,7 @@ import {
   deleteRuleRequest,
   dumpRequests,
   type Family,
+  isNarrow,
   isOurRoute,
   isOurRule,
   isUnsupported,
@@ -28,8 +29,8 @@ const RTM_GETADDR = 22;
 const IFA = { address: 1, local: 2 } as const;
 
 /**
- * Of a pod's rules and routes in table 100: some 60,000. Whoever is root in a pod can make as many as it likes, and each becomes a
- * value of ours: 300,000 took 90 MB and the event loop 100 ms.
+ * Of a pod's rules and routes: some 60,000. Whoever is root in a pod can make as many as it likes: 300,000 took 90 MB
+ * and the event loop 100 ms when each became a value of ours.
  */
 const MAX_ROUTING_BYTES = 4 << 20;
 
@@ -144,6 +145,7 @@ async function addMissing(
   const wanted = [...missingOf(AF.inet, state.v4), ...missingOf(AF.inet6, state.v6)];
   const answers = await exchange(at, NETLINK_ROUTE, [...wanted, ...lookRequests(scope)], {
     maxBytes: MAX_ROUTING_BYTES,
+    isSkipped: isNarrow,
   });
   const looked = answers.slice(wanted.length);
   let certain = !looked.some(({ interrupted }) => interrupted);
@@ -259,7 +261,10 @@ export function formatAddress(bytes: Uint8Array): string {
 /** As {@link readRedirectRouting}, and what else matters to who wants to write. @throws as that */
 export async function lookAtRouting(at: NetnsAt, families: RoutingScope): Promise<RoutingLook> {
   const maxBytes = MAX_ROUTING_BYTES;
-  return decodeLook(await read(at, NETLINK_ROUTE, lookRequests(families), { maxBytes }), families);
+  return decodeLook(
+    await read(at, NETLINK_ROUTE, lookRequests(families), { maxBytes, isSkipped: isNarrow }),
+    families,
+  );
 }
 
 function lookRequests({ v6 }: { v6: boolean }): NetlinkRequest[] {
