@@ -122,8 +122,11 @@ export async function manifestWith(image = agentImage): Promise<string> {
 
 const daemonSetPath = (name: string): string => `/apis/apps/v1/namespaces/${system}/daemonsets/${name}`;
 
-/** Waits until every pod of a DaemonSet is there in its newest form and ready. */
-export async function untilRolledOut(name: string, timeoutMs = 60_000): Promise<void> {
+/**
+ * Waits until every pod of a DaemonSet is there in its newest form and ready. What a kubelet of this version misses of a pod's end it finds
+ * with its resync, a minute or more later: that is no time of ours. Source: kubernetes pkg/kubelet, resyncInterval and podWorkers.
+ */
+export async function untilRolledOut(name: string, timeoutMs = 150_000): Promise<void> {
   await kube.admin.until(
     daemonSetPath(name),
     ({ metadata, status }) =>
