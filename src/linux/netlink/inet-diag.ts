@@ -3,6 +3,7 @@
 import { constants } from "node:os";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { converse, type NetnsAt } from "../netns-visit.ts";
+import { formatAddress } from "./address-form.ts";
 import { errorCode, exchange, NetlinkError } from "./exchange.ts";
 import {
   concatBytes,
@@ -17,7 +18,6 @@ import {
   NLM,
   viewOf,
 } from "./message.ts";
-import { formatAddress } from "./rtnetlink.ts";
 
 // Source: sock_diag(7); linux/inet_diag.h, linux/sock_diag.h.
 const NETLINK_SOCK_DIAG = 4;

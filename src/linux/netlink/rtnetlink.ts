@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Policy routing of a pod (rule and local route), and the addresses in a namespace, through rtnetlink(7).
+
 import type { NetnsAt } from "../netns-visit.ts";
+import { formatAddress } from "./address-form.ts";
 import { check, errorCode, exchange, NetlinkError, read } from "./exchange.ts";
 import { decodeAttributes, type NetlinkAnswer, type NetlinkRequest, NLM, viewOf } from "./message.ts";
 import {
@@ -241,21 +243,6 @@ function decodeAddress(body: Uint8Array): InterfaceAddress | undefined {
     address: formatAddress(bytes),
     prefixLength: body[1] ?? 0,
   };
-}
-
-/** Dotted for 4 bytes; for 16 the form of RFC 5952, section 4. */
-export function formatAddress(bytes: Uint8Array): string {
-  if (bytes.length === 4) return bytes.join(".");
-  const view = viewOf(bytes);
-  const groups = Array.from({ length: 8 }, (_, index) => view.getUint16(index * 2).toString(16));
-  let best = { start: 0, length: 1 };
-  for (let start = 0; start < 8; start++) {
-    let length = 0;
-    while (groups[start + length] === "0") length++;
-    if (length > best.length) best = { start, length };
-  }
-  if (best.length < 2) return groups.join(":");
-  return `${groups.slice(0, best.start).join(":")}::${groups.slice(best.start + best.length).join(":")}`;
 }
 
 /** As {@link readRedirectRouting}, and what else matters to who wants to write. @throws as that */

@@ -2,10 +2,10 @@
 // Policy routing and addresses against the kernel, with iproute2 as the oracle.
 import { closeSync, openSync } from "node:fs";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { formatAddress } from "../../../src/linux/netlink/address-form.ts";
 import { NetlinkError } from "../../../src/linux/netlink/exchange.ts";
 import {
   ensureRedirectRouting,
-  formatAddress,
   interfaceAddresses,
   isRoutingComplete,
   lookAtRouting,
