@@ -73,8 +73,8 @@ export interface SocketNameOptions {
 
 const lookMs = 1_000;
 /**
- * A successor removes the name and binds it, istio-cni in some 0.1 ms: who put its own there in between would take the node's pods from
- * the one that has come to stay. Source: istio/istio cni/pkg/nodeagent/cni-watcher.go, os.Remove before net.Listen.
+ * For a successor, which removes the name before it binds it: who put its own there in between would take the node's pods from the one
+ * that has come to stay. Source: istio/istio cni/pkg/pluginlistener/listener.go, os.Remove and then net.Listen.
  */
 const SUCCESSOR_MS = 500;
 /** Where the kernel tells of the folder: three names that are looked at each second were a tenth of an idle agent's processor time. */

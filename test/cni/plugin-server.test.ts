@@ -10,6 +10,7 @@ import type { CniRequest } from "../../src/cni/cni-request.ts";
 import { PluginServer } from "../../src/cni/plugin-server.ts";
 import { silentLogger } from "../../src/log/logger.ts";
 import { FakeClock } from "../support/fake-clock.ts";
+import { letItBeMissed } from "../support/lost-name.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
 const config = '{"cniVersion":"0.4.0","name":"n","type":"ambient-cni","prevResult":{"cniVersion":"0.4.0"}}';
@@ -183,12 +184,8 @@ describe("PluginServer", () => {
   test("is back when another agent's end has removed its name, each time", async () => {
     for (let time = 0; time < 2; time += 1) {
       rmSync(path);
-      // the kernel tells in its own time
-      const isThere = (): boolean => {
-        const stat = statSync(path, { throwIfNoEntry: false });
-        if (stat === undefined) clock.advance(100);
-        return stat !== undefined;
-      };
+      await letItBeMissed(clock);
+      const isThere = (): boolean => statSync(path, { throwIfNoEntry: false }) !== undefined;
       await waitFor("the socket", isThere);
       await waitFor("the next look to be planned", () => clock.pendingCount === 1);
       expect(statSync(path).mode & 0o777).toBe(0o600);

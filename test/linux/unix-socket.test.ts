@@ -18,6 +18,7 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import { publishMissingSocket, publishSocket, SocketName } from "../../src/linux/unix-socket.ts";
 import { recordingLogger } from "../kube/kube-fixture.ts";
 import { FakeClock } from "../support/fake-clock.ts";
+import { letItBeMissed, SUCCESSOR_MS, untilMissed } from "../support/lost-name.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
 let folder: string;
@@ -102,26 +103,15 @@ function kept() {
   return { name, clock, told, fault };
 }
 
-/** By what the kernel tells: the look by the clock would come after 30 s. */
-async function untilBack(clock: FakeClock): Promise<void> {
-  let passedMs = 0;
-  const isBack = (): boolean => {
-    if (existsSync(path)) return true;
-    passedMs += 10;
-    if (passedMs <= 5_000) clock.advance(10);
-    return false;
-  };
-  await waitFor("the name to be back", isBack, { timeoutMs: 2_000, intervalMs: 1 });
-}
-
 test("a name that somebody removes is back within a second, for the kernel tells of it", async () => {
   const { name, clock, told } = kept();
   writeFileSync(path, "");
   name.keep();
   for (let time = 1; time <= 3; time++) {
     rmSync(path);
-    await untilBack(clock);
+    await letItBeMissed(clock);
     await turn();
+    expect(existsSync(path)).toBe(true);
     expect(told()).toEqual(Array(time).fill("warn somebody removed the socket; it is back"));
   }
   // a file in its place is a successor's
@@ -141,13 +131,12 @@ test("a successor that removes the name and takes it a moment later has it", asy
   writeFileSync(path, "");
   name.keep();
   rmSync(path);
-  // real time, for the kernel tells in real time
-  await new Promise((resolve) => setTimeout(resolve, 100));
-  clock.advance(400);
+  await untilMissed(clock);
+  clock.advance(SUCCESSOR_MS - 1);
   await turn();
   expect(existsSync(path)).toBe(false);
   writeFileSync(path, "successor");
-  clock.advance(200);
+  clock.advance(1);
   await turn();
   expect([readFileSync(path, "utf8"), told()]).toEqual(["successor", []]);
   await name.stop();
@@ -158,9 +147,12 @@ test("a name whose folder is removed with it is back, and watched as before", as
   writeFileSync(path, "");
   name.keep();
   rmSync(folder, { recursive: true });
-  await untilBack(clock);
-  rmSync(path);
-  await untilBack(clock);
+  for (let time = 0; time < 2; time++) {
+    await letItBeMissed(clock);
+    await turn();
+    expect(existsSync(path)).toBe(true);
+    rmSync(path);
+  }
   await name.stop();
 });
 
@@ -170,11 +162,8 @@ test("a name that cannot be put back is tried again each second, and each time i
   name.keep();
   fault.now = new Error("no space");
   rmSync(path);
-  const isTried = (): boolean => {
-    if (told().length === 0) clock.advance(1);
-    return told().length === 1;
-  };
-  await waitFor("the first try", isTried, { intervalMs: 1 });
+  await letItBeMissed(clock);
+  await waitFor("the first try", () => told().length === 1);
   for (let time = 2; time <= 4; time++) {
     clock.advance(1_000);
     await turn();

@@ -9,6 +9,7 @@ import { AgentState } from "../../src/status/agent-state.ts";
 import { StateApi } from "../../src/status/state-api.ts";
 import { StateServer, stateLimits } from "../../src/status/state-server.ts";
 import { FakeClock } from "../support/fake-clock.ts";
+import { letItBeMissed } from "../support/lost-name.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { FakeAgent } from "./fake-agent.ts";
 import { validate } from "./json-schema.ts";
@@ -49,14 +50,8 @@ function error(answer: { json: () => Record<string, unknown> }): string {
 
 test("the socket is back when somebody has removed it, and others' files stay", async () => {
   rmSync(socket.socketPath);
-  // the kernel tells in its own time
-  const isThere = (): boolean => {
-    const stat = statSync(socket.socketPath, { throwIfNoEntry: false });
-    if (stat === undefined) clock.advance(100);
-    return stat !== undefined;
-  };
-  await waitFor("the name", isThere);
-  expect((await ask(socket, "/api/v1/pods")).status).toBe(200);
+  await letItBeMissed(clock);
+  await waitFor("the socket", async () => (await ask(socket, "/api/v1/pods")).status === 200);
   rmSync(socket.socketPath);
   writeFileSync(socket.socketPath, "a successor's");
   await waitFor("the next look to be planned", () => clock.pendingCount === 1);

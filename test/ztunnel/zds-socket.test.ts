@@ -8,6 +8,7 @@ import { connectSeqpacket } from "../../src/linux/seqpacket.ts";
 import { silentLogger } from "../../src/log/logger.ts";
 import { ZdsServer } from "../../src/ztunnel/zds-server.ts";
 import { FakeClock } from "../support/fake-clock.ts";
+import { letItBeMissed } from "../support/lost-name.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "zds-socket-"));
@@ -23,12 +24,7 @@ afterEach(async () => {
 test("is back when another agent's end has removed its name, until the server is closed", async () => {
   server.listen();
   rmSync(path);
-  // the kernel tells in its own time
-  const isThere = (): boolean => {
-    if (!existsSync(path)) clock.advance(100);
-    return existsSync(path);
-  };
-  await waitFor("the socket", isThere);
+  await letItBeMissed(clock);
   expect(statSync(path).mode & 0o777).toBe(0o600);
   connectSeqpacket(path).close();
   await waitFor("the next look to be planned", () => clock.pendingCount === 1);
