@@ -15,8 +15,15 @@ const root = join(import.meta.dirname, "../../..");
 /** Why something is not there; undefined: it is. */
 type Lack = string | undefined;
 
+/** What a build says can be long, and is not to end it. */
+const mostSaid = 256 * 1024 * 1024;
+
 function script(name: string, ...args: readonly string[]): Lack {
-  const { status, stderr } = spawnSync("sh", [join(root, "scripts", name), ...args], { encoding: "utf8" });
+  const { status, stderr } = spawnSync("sh", [join(root, "scripts", name), ...args], {
+    encoding: "utf8",
+    stdio: ["ignore", "ignore", "pipe"],
+    maxBuffer: mostSaid,
+  });
   return status === 0 ? undefined : (stderr.trim().split("\n").at(-1) ?? `${name} failed`);
 }
 
