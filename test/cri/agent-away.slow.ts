@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { RealNode } from "../cluster/support/real-node.ts";
+import { patience } from "../support/node/patience.ts";
 import { expectAwayToHurtNobody } from "./support/away-expectations.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
 import { expectNothingLeft } from "./support/nothing-left.ts";
@@ -22,7 +23,7 @@ describe.skipIf(lacks !== undefined)("an agent that is killed", () => {
   });
 
   test("and away for 60 s holds up nobody longer than 2 s after its return", {
-    timeout: 120_000,
+    timeout: 120_000 * patience(),
   }, async () => {
     const times = await real?.module.call.away({ awayMs: 60_000, meshPods: 8 });
     if (times !== undefined) expectAwayToHurtNobody(times, { agentWaitSeconds: 10 });

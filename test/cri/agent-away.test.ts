@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, test } from "vitest";
 import { RealNode, say } from "../cluster/support/real-node.ts";
+import { patience } from "../support/node/patience.ts";
 import { expectAwayToHurtNobody } from "./support/away-expectations.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
 import { expectNothingLeft } from "./support/nothing-left.ts";
@@ -10,7 +11,7 @@ import { expectNothingLeft } from "./support/nothing-left.ts";
 type Inside = typeof import("./agent-away.inside.ts");
 const lacks = await whatCriLacks();
 
-describe.skipIf(lacks !== undefined)("an agent that is killed", { timeout: 60_000 }, () => {
+describe.skipIf(lacks !== undefined)("an agent that is killed", { timeout: 60_000 * patience() }, () => {
   let real: RealNode<Inside> | undefined;
   const inside = () => (real as RealNode<Inside>).module.call;
 

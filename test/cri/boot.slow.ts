@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { RealNode } from "../cluster/support/real-node.ts";
+import { patience } from "../support/node/patience.ts";
 import { expectGoodBoot } from "./support/boot-expectations.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
 import { expectNothingLeft } from "./support/nothing-left.ts";
@@ -22,7 +23,7 @@ describe.skipIf(lacks !== undefined)("a boot", () => {
     await expectNothingLeft(real);
   });
 
-  test(`with ${count} pods at once loses none`, { timeout: 300_000 }, async () => {
+  test(`with ${count} pods at once loses none`, { timeout: 300_000 * patience() }, async () => {
     const report = await real?.module.call.boot({ count, agentAfterMs: 15_000 });
     if (report !== undefined) expectGoodBoot(report, { count, agentWaitSeconds: 10 });
   });

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { RealNode, say } from "../cluster/support/real-node.ts";
+import { patience } from "../support/node/patience.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
 import { expectNothingLeft } from "./support/nothing-left.ts";
 import { hasNri } from "./support/nri-means.ts";
@@ -11,7 +12,7 @@ type Inside = typeof import("./chain.inside.ts");
 const lacks = await whatCriLacks();
 const isTold = await hasNri();
 
-describe.skipIf(lacks !== undefined)("our entry in the chain", { timeout: 90_000 }, () => {
+describe.skipIf(lacks !== undefined)("our entry in the chain", { timeout: 90_000 * patience() }, () => {
   let real: RealNode<Inside> | undefined;
   const inside = () => (real as RealNode<Inside>).module.call;
 

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, test } from "vitest";
 import { RealNode, say } from "../cluster/support/real-node.ts";
+import { patience } from "../support/node/patience.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
 import { expectDeathsToHurtNobody } from "./support/death-expectations.ts";
 import { expectNothingLeft } from "./support/nothing-left.ts";
@@ -11,7 +12,7 @@ type Inside = typeof import("./deaths.inside.ts");
 const lacks = await whatCriLacks();
 const count = 6;
 
-describe.skipIf(lacks !== undefined)("a runtime", { timeout: 90_000 }, () => {
+describe.skipIf(lacks !== undefined)("a runtime", { timeout: 90_000 * patience() }, () => {
   let real: RealNode<Inside> | undefined;
   const inside = () => (real as RealNode<Inside>).module.call;
 

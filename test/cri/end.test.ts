@@ -7,6 +7,7 @@ import { basename, join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { legacyMounts } from "../cluster/support/node-cgroups.ts";
 import { leftovers, tracesOf } from "../support/node/leftovers.ts";
+import { patience } from "../support/node/patience.ts";
 import { run } from "../support/node/run.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
@@ -14,7 +15,7 @@ import { whatCriLacks } from "./support/cri-means.ts";
 const lacks = await whatCriLacks();
 
 describe.skipIf(lacks !== undefined)("the end of a node with a container runtime", () => {
-  test("leaves nothing when the owner gets SIGKILL", { timeout: 60_000 }, async () => {
+  test("leaves nothing when the owner gets SIGKILL", { timeout: 60_000 * patience() }, async () => {
     const owner = spawn(process.execPath, [join(import.meta.dirname, "support/owner.ts")], {
       stdio: ["ignore", "pipe", "inherit"],
     });

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { RealNode, say } from "../cluster/support/real-node.ts";
+import { patience } from "../support/node/patience.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
 import { expectNothingLeft } from "./support/nothing-left.ts";
 import { restoreFailure } from "./support/rule-tools.ts";
@@ -13,7 +14,7 @@ const lacks = await whatCriLacks();
 describe.skipIf(lacks !== undefined)(
   "an ADD that fails leaves nothing, is told, and succeeds later",
   {
-    timeout: 60_000,
+    timeout: 60_000 * patience(),
   },
   () => {
     let real: RealNode<Inside> | undefined;

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { RealNode, say } from "../cluster/support/real-node.ts";
+import { patience } from "../support/node/patience.ts";
 import type { RunTimes } from "./fleet.inside.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
 import { expectNothingLeft } from "./support/nothing-left.ts";
@@ -11,7 +12,7 @@ type Inside = typeof import("./fleet.inside.ts");
 const lacks = await whatCriLacks();
 const podCount = 50;
 
-describe.skipIf(lacks !== undefined)("a fleet of pods", { timeout: 60_000 }, () => {
+describe.skipIf(lacks !== undefined)("a fleet of pods", { timeout: 60_000 * patience() }, () => {
   let real: RealNode<Inside> | undefined;
   const inside = () => (real as RealNode<Inside>).module.call;
 

@@ -3,13 +3,14 @@
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { RealNode, say } from "../cluster/support/real-node.ts";
+import { patience } from "../support/node/patience.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
 import { expectNothingLeft } from "./support/nothing-left.ts";
 
 type Inside = typeof import("./sidecar-moves.inside.ts");
 const lacks = await whatCriLacks();
 
-describe.skipIf(lacks !== undefined)("a workload", { timeout: 60_000 }, () => {
+describe.skipIf(lacks !== undefined)("a workload", { timeout: 60_000 * patience() }, () => {
   let real: RealNode<Inside> | undefined;
   const inside = () => (real as RealNode<Inside>).module.call;
 

@@ -4,6 +4,7 @@
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { RealNode, say } from "../cluster/support/real-node.ts";
+import { patience } from "../support/node/patience.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
 import { expectNothingLeft } from "./support/nothing-left.ts";
 import { onePodRepaired, throughProxy } from "./support/sidecar-expectations.ts";
@@ -11,7 +12,7 @@ import { onePodRepaired, throughProxy } from "./support/sidecar-expectations.ts"
 type Inside = typeof import("./sidecar.inside.ts");
 const lacks = await whatCriLacks();
 
-describe.skipIf(lacks !== undefined)("a pod with a sidecar", { timeout: 60_000 }, () => {
+describe.skipIf(lacks !== undefined)("a pod with a sidecar", { timeout: 60_000 * patience() }, () => {
   let real: RealNode<Inside> | undefined;
   const inside = () => (real as RealNode<Inside>).module.call;
 

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { p50 } from "../bench/samples.ts";
 import { RealNode, say } from "../cluster/support/real-node.ts";
+import { patience } from "../support/node/patience.ts";
 import { whatCriLacks } from "./support/cri-means.ts";
 import { expectNothingLeft } from "./support/nothing-left.ts";
 import type { UpgradeReport } from "./upgrade.inside.ts";
@@ -11,7 +12,7 @@ import type { UpgradeReport } from "./upgrade.inside.ts";
 type Inside = typeof import("./upgrade.inside.ts");
 const lacks = await whatCriLacks();
 
-describe.skipIf(lacks !== undefined)("an agent that is replaced", { timeout: 180_000 }, () => {
+describe.skipIf(lacks !== undefined)("an agent that is replaced", { timeout: 180_000 * patience() }, () => {
   let real: RealNode<Inside> | undefined;
   const inside = () => (real as RealNode<Inside>).module.call;
 
