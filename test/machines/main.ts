@@ -84,7 +84,7 @@ async function tellAll(unavailable: readonly string[]): Promise<Report> {
 /** What no run of these says. */
 const always = [
   "kernels with other options than Debian's for clouds",
-  "a container runtime on these machines: test/runtimes has those, on this machine's kernel",
+  "containerd on machines of other Debians and processors: test/runtimes has those, on this machine's kernel",
 ];
 
 async function take(machine: Machine, { short, steps: asked }: Options): Promise<readonly StepRow[]> {

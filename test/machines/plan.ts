@@ -22,7 +22,7 @@ export interface Machine {
   readonly kernelWords?: readonly string[];
   /** Lines of shell that make the variant, before the steps. */
   readonly prepare?: readonly string[];
-  /** Files of test/kernel: those of the short form, and the others. */
+  /** Files of test/kernel, and of test/cri with "cri-" before: those of the short form, and the others. */
   readonly short: readonly string[];
   readonly long: readonly string[];
   /** What of the steps the machine cannot do, as "step: reason". */
@@ -34,7 +34,7 @@ export const packages: readonly string[] = [
   ...["base-files", "base-passwd", "dash", "bash", "debianutils", "coreutils", "util-linux", "mount"],
   ...["procps", "findutils", "grep", "sed", "mawk", "tar", "gzip", "hostname", "libstdc++6", "libatomic1"],
   ...["iptables", "nftables", "ipset", "iproute2", "conntrack", "tcpdump", "containernetworking-plugins"],
-  ...["busybox-static", "kmod"],
+  ...["busybox-static", "kmod", "containerd", "runc"],
 ];
 /** Where launcher and addon are built inside. */
 export const buildPackages: readonly string[] = ["gcc", "libc6-dev", "make", "musl-tools", "diffutils"];
@@ -45,19 +45,21 @@ const xtables = ["x_tables", "nft_compat", "ip_tables", "ip6_tables"];
 const rules = ["native-redirect", "redirect"];
 /** What of the kernel matters besides: cgroup paths, and the host's rules for the kubelet's probes. */
 const others = ["discovery", "probes-host", "probes", "earlier-rules", "native-agent"];
+/** A container runtime on the machine's own kernel and cgroups. */
+const runtime = "cri-runtime";
 
 /** In the order in which they run; the first of each processor is the one of the short form. */
 export const machines: readonly Machine[] = [
   {
     ...{ name: "trixie", suite: "trixie", arch: "amd64", variant: "" },
-    ...{ short: ["native-redirect"], long: ["redirect", ...others] },
+    ...{ short: ["native-redirect"], long: ["redirect", ...others, runtime] },
   },
   {
     ...{ name: "trixie-arm64", suite: "trixie", arch: "arm64", variant: "" },
     ...{ short: ["native-redirect"], long: ["redirect", "discovery"] },
   },
   { name: "bookworm", suite: "bookworm", arch: "amd64", variant: "", short: [], long: rules },
-  { name: "sid", suite: "sid", arch: "amd64", variant: "", short: [], long: rules },
+  { name: "sid", suite: "sid", arch: "amd64", variant: "", short: [], long: [...rules, runtime] },
   {
     ...{ name: "trixie-native", suite: "trixie", arch: "amd64", variant: "no x_tables, no nft_compat" },
     prepare: forbid(...xtables),
@@ -116,12 +118,12 @@ export function planSteps(machine: Machine, { short }: { readonly short: boolean
 
 function suiteStep(file: string): Step {
   const reporters = ["--reporter=verbose", "--reporter=json", `--outputFile.json=/run/results/${file}.json`];
-  return {
-    name: file,
-    kind: "suite",
-    argv: ["vitest", "run", ...reporters, `test/kernel/${file}.test.ts`],
-    limit: 1500,
-  };
+  const [, inRuntime] = /^cri-(.*)/.exec(file) ?? [];
+  const where =
+    inRuntime === undefined
+      ? [`test/kernel/${file}.test.ts`]
+      : ["--config", "test/cri/vitest.config.ts", `test/cri/${inRuntime}.test.ts`];
+  return { name: file, kind: "suite", argv: ["vitest", "run", ...reporters, ...where], limit: 1500 };
 }
 
 /** What of everything is not run where these steps are asked for, as lines for people. */

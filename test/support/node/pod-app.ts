@@ -5,7 +5,12 @@ import { createSocket } from "node:dgram";
 import { createServer as createHttpServer, request } from "node:http";
 import { connect, createServer as createTcpServer, type Server, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
+import { hasIpv6 } from "../../../src/linux/host-netns.ts";
 import { patience } from "./patience.ts";
+
+/** Where servers listen: on both families, where the kernel has both. */
+const isIpv4Only = !hasIpv6();
+const anyAddress = isIpv4Only ? "0.0.0.0" : "::";
 
 /** One end of a connection. */
 export interface Endpoint {
@@ -64,7 +69,7 @@ export async function serveHttp(port: number): Promise<void> {
     seen.push(answer);
     response.end(JSON.stringify(answer));
   });
-  await listening(server.listen(port, "::"));
+  await listening(server.listen(port, anyAddress));
 }
 
 /** Starts a TCP server on both families that sends `PEER-ADDRESS PEER-PORT\n` and then everything it receives. */
@@ -75,12 +80,12 @@ export async function serveEcho(port: number): Promise<void> {
     socket.write(`${peer.address} ${peer.port}\n`);
     socket.pipe(socket);
   });
-  await listening(server.listen(port, "::"));
+  await listening(server.listen(port, anyAddress));
 }
 
 /** Starts a UDP server that answers each datagram with itself, its QR bit set: a DNS server without an answer. */
 export async function serveUdp(port: number): Promise<void> {
-  const socket = createSocket({ type: "udp6" });
+  const socket = createSocket({ type: isIpv4Only ? "udp4" : "udp6" });
   socket.on("message", (data, from) => {
     const answer = Buffer.from(data);
     if (answer.length > 2) answer.writeUInt8(answer.readUInt8(2) | 0x80, 2);
@@ -88,7 +93,7 @@ export async function serveUdp(port: number): Promise<void> {
   });
   await new Promise<void>((resolve, reject) => {
     socket.once("error", reject);
-    socket.bind(port, "::", resolve);
+    socket.bind(port, anyAddress, resolve);
   });
 }
 

@@ -28,6 +28,8 @@ export interface PodSocketOptions {
   readonly reusePort: boolean;
   /** False when `net.ipv6.conf.lo.disable_ipv6` is 1 in the pod: no DNS on ::1 then. Nothing else counts as "no IPv6". */
   readonly loopbackIpv6: boolean;
+  /** ztunnel's own setting IPV6_ENABLED, without which it does not start a pod on a kernel without IPv6. */
+  readonly ipv6: boolean;
 }
 
 /**
@@ -35,7 +37,8 @@ export interface PodSocketOptions {
  * IPv4 too unless `net.ipv6.bindv6only` is 1 in the pod.
  * @throws StartError with ztunnel's words when one cannot be bound
  */
-export function openPodSockets(netnsFd: number, { reusePort, loopbackIpv6 }: PodSocketOptions): PodSockets {
+export function openPodSockets(netnsFd: number, options: PodSocketOptions): PodSockets {
+  const { reusePort, ipv6, loopbackIpv6 } = options;
   const opened: number[] = [];
   const open = (options: NetnsSocketOptions & Bound): number => {
     const fd = attempt(options, () => socketInNetns(netnsFd, { ...options, reusePort, mark: ztunnelMark }));
@@ -45,14 +48,17 @@ export function openPodSockets(netnsFd: number, { reusePort, loopbackIpv6 }: Pod
   try {
     const dnsTcp: number[] = [];
     const dnsUdp: { fd: number; family: 4 | 6 }[] = [];
-    for (const family of loopbackIpv6 ? ([4, 6] as const) : ([4] as const)) {
+    for (const family of ipv6 && loopbackIpv6 ? ([4, 6] as const) : ([4] as const)) {
       const local = { family, address: family === 4 ? "127.0.0.1" : "::1", port: dnsPort };
       dnsTcp.push(open({ ...local, type: "stream", backlog }));
       dnsUdp.push({ fd: open({ ...local, type: "dgram" }), family });
     }
     const tcp = new Map<number, number>();
     for (const port of [inboundHbonePort, inboundPlainPort, outboundPort]) {
-      tcp.set(port, open({ family: 6, address: "::", port, type: "stream", transparent: true, backlog }));
+      const everywhere = ipv6
+        ? ({ family: 6, address: "::" } as const)
+        : ({ family: 4, address: "0.0.0.0" } as const);
+      tcp.set(port, open({ ...everywhere, port, type: "stream", transparent: true, backlog }));
     }
     return { tcp, dnsTcp, dnsUdp };
   } catch (error) {

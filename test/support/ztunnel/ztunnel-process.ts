@@ -2,6 +2,7 @@
 // The stand-in put together: link, state and, at socket depth, the proxies; what main.ts runs.
 import { readdirSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
+import { hasIpv6 } from "../../../src/linux/host-netns.ts";
 import { systemNameservers } from "./dns-forwarder.ts";
 import type { EventLog } from "./event-log.ts";
 import { type Faults, parseFaults } from "./faults.ts";
@@ -174,6 +175,7 @@ export class ZtunnelProcess {
       log: this.#log,
       reusePort: !this.#faults.noReusePort,
       loopbackIpv6: loopback?.ipv6Disabled !== true,
+      ipv6: hasIpv6(),
       dns,
       nameservers: this.#nameservers,
       hbone: this.#options.hbone,
