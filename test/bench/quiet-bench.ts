@@ -15,6 +15,9 @@ export interface QuietCosts {
   /** Seconds of processor time in a minute: of the agent, and of a Node that only listens to the same namespaces. */
   readonly idleCpuSeconds: number;
   readonly idleFloorSeconds: number;
+  /** Of the agent then, in bytes: resident, all of it counted as its own (the tests' Nodes share their program with it), and anonymous. */
+  readonly pssBytes: number;
+  readonly anonymousBytes: number;
   /** From the end of what somebody did to a pod's rules until they were right again, in ms. */
   readonly driftP50: number;
   readonly driftP99: number;
@@ -57,10 +60,13 @@ export async function measureQuiet(
   say(
     `idle: ${idleCpuSeconds.toFixed(3)} s a minute, ${idleFloorSeconds.toFixed(3)} s without the agent's work`,
   );
+  const pssBytes = memoryOf(mesh.agent.pid, "Rss");
+  const anonymousBytes = memoryOf(mesh.agent.pid, "Anonymous");
   const took = await breakOften(pods.slice(0, DRIFTED_PODS), drifts);
   say(`drift: mended after ${p50(took).toFixed()} ms, 99 of 100 within ${percentile(took, 99).toFixed()} ms`);
   for (const pod of pods) await mesh.kubelet.deletePod(pod);
-  return { idleCpuSeconds, idleFloorSeconds, driftP50: p50(took), driftP99: percentile(took, 99) };
+  const [driftP50, driftP99] = [p50(took), percentile(took, 99)];
+  return { idleCpuSeconds, idleFloorSeconds, pssBytes, anonymousBytes, driftP50, driftP99 };
 }
 
 async function breakOften(pods: readonly Pod[], times: number): Promise<number[]> {
@@ -94,4 +100,12 @@ function cpuSeconds(pid: number): number {
     const [ns] = readFileSync(join(folder, thread, "schedstat"), "utf8").split(" ");
     return sum + Number(ns) / 1e9;
   }, 0);
+}
+
+/** In bytes. Source: linux Documentation/filesystems/proc.rst, smaps_rollup */
+function memoryOf(pid: number, field: "Rss" | "Anonymous"): number {
+  const text = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
+  const [, kilobytes] = new RegExp(`^${field}: +(\\d+) kB$`, "m").exec(text) ?? [];
+  if (kilobytes === undefined) throw new Error(`Cannot measure memory: the kernel does not say ${field}`);
+  return Number(kilobytes) * 1024;
 }
