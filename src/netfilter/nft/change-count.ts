@@ -9,7 +9,7 @@ import { type Ask, getGeneration, HEADER_BYTES } from "./nft-wire.ts";
 /** NFTA_GEN_ID. Source: linux/netfilter/nf_tables.h. */
 const GENERATION_ID = 1;
 /** Full looks come in between all the same: nothing of ours is to rest on one number for long. */
-const MAX_SPARED = 9;
+const MAX_SPARED = 6;
 
 /** Asked before anything else is read, so that a change meanwhile is one that the count does not have. */
 export const CHANGE_COUNT = getGeneration();
