@@ -4,6 +4,7 @@ import { isTold } from "../bounds/bounded.ts";
 import type { EventRecorder } from "../kube/event-recorder.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Logger } from "../log/logger.ts";
+import type { Clock } from "../loop/clock.ts";
 import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import { bypassMessage, bypassText } from "../redirection/bypass-words.ts";
 import type { Drift } from "../redirection/fingerprint.ts";
@@ -35,6 +36,7 @@ export interface OutcomesOptions {
   readonly log: Logger;
   /** How often an enrolled pod is looked at without a reason; jittered by a quarter. */
   readonly reconcileIntervalMs: number;
+  readonly clock: Pick<Clock, "nowMs">;
   /** From 0 to 1. */
   readonly random?: () => number;
 }
@@ -67,7 +69,7 @@ export class Outcomes {
     this.#looked(record);
     const failure = waitOf(outcome);
     if (failure !== undefined) return this.#waitingFor(record, { failure, againMs });
-    const { reconcileIntervalMs, random = Math.random } = this.#options;
+    const { reconcileIntervalMs, clock, random = Math.random } = this.#options;
     const wasUnverified = record.state === "unverified";
     record.failures = 0;
     // a run that ended before a look at the rules says nothing of them
@@ -77,7 +79,7 @@ export class Outcomes {
     if (record.workload.doubtedMs !== undefined) return doubtMs;
     if (outcome === "outside") return againMs === undefined ? undefined : againMs + 1;
     return outcome === "enrolled"
-      ? lookIntervalMs(reconcileIntervalMs * (0.75 + random() / 2), record)
+      ? lookIntervalMs(reconcileIntervalMs * (0.75 + random() / 2), record, clock.nowMs())
       : undefined;
   }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, test } from "vitest";
-import { heardPauseMs, LookCosts, lookPauseMs } from "../../src/enrolment/look-costs.ts";
+import { heardPauseMs, LookCosts, lookIntervalMs, lookPauseMs } from "../../src/enrolment/look-costs.ts";
 
 function costsOf(looks: readonly number[]): LookCosts {
   const costs = new LookCosts();
@@ -55,4 +55,22 @@ test("what is announced is looked at soon, unless the pod is slow to look at or 
   expect(heardPauseMs(50, { slowLookMs: 100 })).toBe(8_000);
   expect(heardPauseMs(50, { slowLookMs: 1_000 })).toBe(20_000);
   expect(heardPauseMs(30_000, { slowLookMs: 100, failures: 3 })).toBe(30_000);
+});
+
+test("a pod that nobody hears of is looked at after its own pause", () => {
+  expect(lookIntervalMs(30_000, {}, 7)).toBe(30_000);
+  expect(lookIntervalMs(30_000, { slowLookMs: 200 }, 7)).toBe(120_000);
+});
+
+test("pods that are heard of are looked at seldom, and then together", () => {
+  const isHeard = true;
+  for (const nowMs of [0, 1, 29_999.5, 30_000, 12_345_678]) {
+    const dues = [22_500, 30_000, 37_500].map((ms) => nowMs + lookIntervalMs(ms, { isHeard }, nowMs));
+    for (const dueMs of dues) expect(dueMs % 30_000).toBeCloseTo(0);
+    for (const [i, factor] of [0.75, 1, 1.25].entries()) {
+      expect((dues[i] ?? 0) - nowMs).toBeGreaterThanOrEqual(240_000 * factor);
+      expect((dues[i] ?? 0) - nowMs).toBeLessThan(240_000 * factor + 30_000);
+    }
+  }
+  expect(lookIntervalMs(30_000, { isHeard, slowLookMs: 20_000 }, 0)).toBe(420_000);
 });

@@ -25,6 +25,7 @@ function make(at: "captured" | "held" | "told" = "captured") {
     history: { failed: () => {} },
     log: { ...silentLogger, info: note, warn: note } as typeof silentLogger,
     reconcileIntervalMs: 30_000,
+    clock: { nowMs: () => 0 },
     random: () => 1,
   });
   const record = new PodRecord("u1");
