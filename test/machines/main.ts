@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { patienceVariable } from "../support/node/patience.ts";
 import { writePart } from "../support/result-tables.ts";
+import { readDemand } from "../support/skips/means.ts";
 import { readOutcome, writePlan } from "./outcome.ts";
 import { buildPackages, type Machine, machines, packages, planSteps, scriptOf } from "./plan.ts";
 import { markdownOf, type Report, type StepRow, textOf } from "./report.ts";
@@ -59,7 +60,9 @@ async function main(args: readonly string[]): Promise<number> {
   const report = await tellAll(unavailable);
   say(`\n${textOf(report)}`);
   if (options.write !== undefined) await writePart(options.write, page, markdownOf(report));
-  return isFailed ? 1 : 0;
+  const { requireAll, allowLacking } = readDemand(process.env);
+  const isLacking = unavailable.length > 0 && requireAll && !allowLacking.includes("debian");
+  return isFailed || isLacking ? 1 : 0;
 }
 
 /** Of all machines, also those of earlier runs. */
