@@ -142,7 +142,8 @@ const noProbes: EnrolmentOptions["probes"] = {
 
 function bypassLook({ backend, config }: Ground): FindBypasses {
   const families = config.ipv6 ? ([4, 6] as const) : ([4] as const);
-  return (netns, redirect) => findPodBypasses(netns, { variant: backend.variant, families, redirect });
+  return (netns, redirect, known) =>
+    findPodBypasses(netns, { variant: backend.variant, families, redirect }, known);
 }
 
 function makeProbes(

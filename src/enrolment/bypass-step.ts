@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Looks for what stands before a captured pod's rules, after these were seen to be right. Changes nothing, and fails no run.
 import type { Netns } from "../linux/netns.ts";
+import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
 import type { Outcomes } from "./outcomes.ts";
 import type { PodRecord } from "./pod-record.ts";
@@ -10,14 +11,17 @@ type Parts = Pick<ReconcilerParts, "bypasses" | "history" | "log"> & {
   readonly outcomes: Pick<Outcomes, "bypassed">;
 };
 
-/**
- * A namespace in which nf_tables stayed as they were is looked into again all the same now and then: x_tables have no such count. One
- * whose changes are announced is looked at seldom enough.
- */
+/** nf_tables that stayed as they were are looked into again all the same now and then: nothing is to rest on one number for long. */
 const MAX_SPARED = 5;
 
-/** By handle: what the last look was of, and how many have been spared since. */
-const lastLooks = new WeakMap<Netns, { readonly generation: number; spared: number }>();
+interface LastLook {
+  readonly generation: number;
+  readonly nft: BypassReport | undefined;
+  spared: number;
+}
+
+/** By handle: what the last look found in nf_tables, and how many have been spared since. */
+const lastLooks = new WeakMap<Netns, LastLook>();
 
 /** What cannot be asked is asked again with the next look. @param about.generation as the redirection's report has it */
 export async function lookForBypasses(
@@ -30,10 +34,15 @@ export async function lookForBypasses(
   { bypasses, history, log, outcomes }: Parts,
 ): Promise<void> {
   // in a pod that is being made nothing runs yet, and it is waited for
-  if (bypasses === undefined || record.isAdding || isSpared(record, { netns, generation })) return;
+  if (bypasses === undefined || record.isAdding) return;
+  const last = unchanged(netns, generation);
+  // x_tables have no such count: one whose changes are announced is looked at seldom enough to look into them each time
+  if (last !== undefined && !record.isHeard) return;
   try {
-    const report = await bypasses(netns, redirect);
-    if (report.generation !== undefined) lastLooks.set(netns, { generation: report.generation, spared: 0 });
+    const report = await bypasses(netns, redirect, last?.nft);
+    const { nft } = report;
+    if (report.generation !== undefined)
+      lastLooks.set(netns, { generation: report.generation, nft, spared: last?.spared ?? 0 });
     if (record.sandbox?.netns !== netns) return;
     history.sawBypasses(record.uid, report);
     outcomes.bypassed(record, report);
@@ -45,13 +54,10 @@ export async function lookForBypasses(
   }
 }
 
-function isSpared(
-  { isHeard }: PodRecord,
-  { netns, generation }: { readonly netns: Netns; readonly generation: number | undefined },
-): boolean {
+/** The last look, if its findings in nf_tables hold and may be taken once more. */
+function unchanged(netns: Netns, generation: number | undefined): LastLook | undefined {
   const last = lastLooks.get(netns);
-  if (isHeard || last === undefined || last.generation !== generation || last.spared === MAX_SPARED)
-    return false;
+  if (last === undefined || last.generation !== generation || last.spared === MAX_SPARED) return undefined;
   last.spared++;
-  return true;
+  return last;
 }

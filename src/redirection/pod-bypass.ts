@@ -3,6 +3,7 @@
 import type { Netns } from "../linux/netns.ts";
 import { type BypassReport, findBypasses } from "../netfilter/bypass/bypass.ts";
 import type { PassingMarks } from "../netfilter/bypass/mark-change.ts";
+import type { OwnPlaces } from "../netfilter/bypass/own-places.ts";
 import type { Family } from "../netfilter/family.ts";
 import { NATIVE_TABLE_NAMES } from "../netfilter/native/native-tables.ts";
 import { CHAIN_HOOKS, CHAIN_NAMES, type RedirectOptions, redirectTables } from "./rules.ts";
@@ -19,22 +20,28 @@ export interface BypassOptions {
   readonly redirect: RedirectOptions;
 }
 
-/** Looks into one namespace. */
-export type FindBypasses = (netns: Netns, redirect: RedirectOptions) => Promise<BypassReport>;
+/** Looks into one namespace; not into its nf_tables where it is given what was found there at the count that they still have. */
+export type FindBypasses = (
+  netns: Netns,
+  redirect: RedirectOptions,
+  known?: BypassReport,
+) => Promise<BypassReport>;
 
 /** Looks once; a pod in which our rules do not stand has nothing before them. @throws as findBypasses */
 export function findPodBypasses(
   netns: { readonly fd: number },
   options: BypassOptions,
+  known?: BypassReport,
 ): Promise<BypassReport> {
   const { variant, families, redirect } = options;
   const chains = CHAIN_NAMES.map((chain) => ({ chain, hook: CHAIN_HOOKS[chain] }));
   const tables = redirectTables(redirect);
-  return findBypasses(netns, {
+  const places: OwnPlaces = {
     variant,
     own: families.flatMap((family) => tables.map((table) => ({ family, table, chains }))),
     // in another mode they are not verified, whoever wrote them
     inetTables: variant === "native" ? NATIVE_TABLE_NAMES : [],
     marks: MARKS,
-  });
+  };
+  return findBypasses(netns, places, known);
 }

@@ -381,6 +381,17 @@ describe("what is too much", () => {
     expect(await found()).toEqual([]);
   });
 
+  test("nf_tables of which is known what was found are not read again, x_tables are", async () => {
+    const { nft } = await findBypasses(netns.netns, where);
+    await netns.run("nft -f -", chain(route, "meta mark set 0x539"));
+    await netns.run("iptables-legacy -t mangle -I OUTPUT -j MARK --set-mark 0x539");
+    const again = await findBypasses(netns.netns, where, nft);
+    expect(again.nft).toBe(nft);
+    expect(again.bypasses.map(({ table }) => table)).toEqual(["mangle"]);
+    const { bypasses } = await findBypasses(netns.netns, where);
+    expect(bypasses.map(({ table }) => table)).toEqual(["z", "mangle"]);
+  });
+
   test("names are printed in a few printable characters", async () => {
     const name = `e\u001b[2Jx${"y".repeat(60)}`;
     await netns.run(`iptables-nft -t nat -N ${name.slice(0, 25)}`);
