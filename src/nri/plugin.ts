@@ -17,7 +17,7 @@ export interface NriPluginOptions {
   readonly clock?: Clock;
   /** Pauses after a session that ended. Default: 0.25 to 5 s. */
   readonly backoff?: Backoff;
-  /** Between two looks for a socket that is not there. Default 5 s. */
+  /** Between two looks for a socket that is not there. Default 5 s, and 30 s until it has been there. */
   readonly lookMs?: number;
 }
 
@@ -30,6 +30,9 @@ const pluginName = "ambient-cni";
 const pluginIndex = "99";
 /** The agent does not wait longer for the first word at its start: pods are found without it too. */
 const firstWordMs = 3_000;
+/** Between two looks for a socket that is not there: a runtime that had one is away for moments; most that had none have none at all. */
+const awayMs = 5_000;
+const neverSeenMs = 30_000;
 
 /** Keeps a session with the runtime. */
 export class NriPlugin {
@@ -46,14 +49,14 @@ export class NriPlugin {
   #registrations = 0;
 
   constructor(options: NriPluginOptions) {
-    const { path, clock = systemClock, lookMs = 5_000 } = options;
+    const { path, clock = systemClock, lookMs } = options;
     this.path = path;
     this.#options = options;
     this.#clock = clock;
     this.#backoff = options.backoff ?? new Backoff({ baseMs: 250, capMs: 5_000 });
     this.#sessions = new KeepTrue({
       work: (signal) => this.#keepSession(signal),
-      longestMs: lookMs,
+      longestMs: () => lookMs ?? (this.#registrations === 0 ? neverSeenMs : awayMs),
       jitter: 0.2,
       backoff: this.#backoff,
       clock,
