@@ -1,12 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the kernel remembers of connections that ztunnel carried, and its end when a pod leaves the mesh.
-import { forgetTracked, listTracked, type TrackedConnection } from "../linux/netlink/conntrack.ts";
+import {
+  countTracked,
+  forgetTracked,
+  listTracked,
+  type TrackedConnection,
+  type TrackedQuery,
+} from "../linux/netlink/conntrack.ts";
 import type { Netns } from "../linux/netns.ts";
 
 /** Ports of ztunnel's that rules redirect to. */
 const REDIRECT_PORTS: readonly number[] = [15001, 15006, 15053];
 /** The connection mark of our rules: answers on it are led to ztunnel. */
 const MARK = { value: 0x111, mask: 0xfff } as const;
+/** So few are heard all at once: reading them costs less than a second walk through what all namespaces track. */
+const FEW = 2_000;
+const ALL: readonly TrackedQuery[] = [{}];
+const FILTERED: readonly TrackedQuery[] = [{ isRedirected: true }, { mark: MARK }];
 /** As many times as much as is heard at once. */
 const MAX_ROUNDS = 10;
 
@@ -21,13 +31,20 @@ const MAX_ROUNDS = 10;
  * @throws NetlinkError or NativeError when the kernel cannot be asked
  */
 export async function forgetCarried(netns: Netns): Promise<number> {
+  const tracked = await countTracked(netns.fd);
+  if (tracked === 0) return 0;
+  const queries = tracked !== undefined && tracked <= FEW ? ALL : FILTERED;
   let count = 0;
   for (let round = 0; round < MAX_ROUNDS; round++) {
-    const redirected = await listTracked(netns.fd, { isRedirected: true });
-    const marked = await listTracked(netns.fd, { mark: MARK });
-    const carried = [...redirected.connections, ...marked.connections].filter(wasCarried);
+    const carried: TrackedConnection[] = [];
+    let isCapped = false;
+    for (const query of queries) {
+      const list = await listTracked(netns.fd, query);
+      carried.push(...list.connections.filter(wasCarried));
+      isCapped ||= list.isCapped;
+    }
     count += await forgetTracked(netns.fd, carried);
-    if (carried.length === 0 || !(redirected.isCapped || marked.isCapped)) break;
+    if (carried.length === 0 || !isCapped) break;
   }
   return count;
 }

@@ -19,6 +19,8 @@ const NETLINK_NETFILTER = 12;
 const NFNL_SUBSYS_CTNETLINK = 1;
 const IPCTNL_MSG_CT_GET = 1;
 const IPCTNL_MSG_CT_DELETE = 2;
+const IPCTNL_MSG_CT_GET_STATS = 5;
+const CTA_STATS_GLOBAL_ENTRIES = 1;
 const NLMSG_ERROR = 2;
 const NLMSG_DONE = 3;
 /** struct nfgenmsg: family, version, u16 */
@@ -59,6 +61,19 @@ export interface TrackedConnection {
 export interface TrackedQuery {
   readonly mark?: { readonly value: number; readonly mask: number };
   readonly isRedirected?: true;
+}
+
+/**
+ * How many connections the namespace tracks. Nothing is listed for it: each list costs a walk through what all namespaces track
+ * (3 ms with 262,144 buckets), however little is in this one.
+ * @returns undefined where the kernel does not say @throws NativeError: the conversation failed
+ */
+export async function countTracked(netnsFd: number): Promise<number | undefined> {
+  const request = { type: messageType(IPCTNL_MSG_CT_GET_STATS), flags: 0, body: header(0) };
+  const [answer] = await exchange(netnsFd, NETLINK_NETFILTER, [request]);
+  const body = answer?.messages[0]?.body;
+  const entries = body && decodeAttributes(body, HEADER_BYTES).get(CTA_STATS_GLOBAL_ENTRIES);
+  return entries?.length === 4 ? viewOf(entries).getUint32(0, false) : undefined;
 }
 
 /**
