@@ -20,11 +20,6 @@ const MAX_PAUSE_MS = 15 * 60_000;
  * stands before our rules in x_tables. As many times as rare as other looks: four minutes with the default interval.
  */
 const HEARD_FACTOR = 8;
-/**
- * When such looks are due: several pods are looked at in a row then, which takes 0.25 ms each. One that is looked at alone, by a process
- * that has slept, takes 1.2 ms.
- */
-const HEARD_TICK_MS = 30_000;
 /** What the looks of a slow pod are a multiple of, where they are brought about by announcements: it may write without end. */
 const SLOW_HEARD_MS = 2_000;
 
@@ -67,19 +62,22 @@ export function lookPauseMs(
 }
 
 /**
- * From a look that found a captured pod as it should be to the next by the clock, in ms.
+ * From a look that found a captured pod as it should be to the next by the clock, in ms, jittered by a quarter. Pods of which the kernel
+ * tells are due at the same moments, an interval apart: several in a row take 0.25 ms each, one by a process that has slept 1.2 ms.
  * @param intervalMs of the pods of which nothing is announced
- * @param nowMs on the clock of all pods
+ * @param at.nowMs on the clock of all pods
+ * @param at.random from 0 to 1
  */
 export function lookIntervalMs(
   intervalMs: number,
   pod: { readonly isHeard?: boolean; readonly slowLookMs?: number | undefined },
-  nowMs: number,
+  { nowMs, random }: { readonly nowMs: number; readonly random: number },
 ): number {
   const { isHeard, slowLookMs } = pod;
-  if (!isHeard) return lookPauseMs(intervalMs, slowLookMs);
-  const dueMs = nowMs + lookPauseMs(HEARD_FACTOR * intervalMs, slowLookMs, { stretch: 1 });
-  return Math.ceil(dueMs / HEARD_TICK_MS) * HEARD_TICK_MS - nowMs;
+  const jitteredMs = intervalMs * (0.75 + random / 2);
+  if (!isHeard) return lookPauseMs(jitteredMs, slowLookMs);
+  const dueMs = nowMs + lookPauseMs(HEARD_FACTOR * jitteredMs, slowLookMs, { stretch: 1 });
+  return Math.ceil(dueMs / intervalMs) * intervalMs - nowMs;
 }
 
 /**

@@ -79,7 +79,7 @@ export class Outcomes {
     if (record.workload.doubtedMs !== undefined) return doubtMs;
     if (outcome === "outside") return againMs === undefined ? undefined : againMs + 1;
     return outcome === "enrolled"
-      ? lookIntervalMs(reconcileIntervalMs * (0.75 + random() / 2), record, clock.nowMs())
+      ? lookIntervalMs(reconcileIntervalMs, record, { nowMs: clock.nowMs(), random: random() })
       : undefined;
   }
 

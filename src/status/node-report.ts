@@ -190,7 +190,7 @@ function isVerified({ config }: AgentFacts, { record, past }: KnownPod): boolean
   const { look, failure } = past;
   if (record?.state !== "enrolled" || look === undefined || failure !== undefined) return false;
   const isCurrent = look.netnsKey === record.sandbox?.netns.key;
-  const pauseMs = lookIntervalMs(config.reconcileIntervalMs, record, look.atMs);
+  const pauseMs = lookIntervalMs(config.reconcileIntervalMs, record, { nowMs: look.atMs, random: 1 });
   return isCurrent && performance.now() - look.atMs <= 2 * pauseMs;
 }
 

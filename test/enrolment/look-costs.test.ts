@@ -57,20 +57,25 @@ test("what is announced is looked at soon, unless the pod is slow to look at or 
   expect(heardPauseMs(30_000, { slowLookMs: 100, failures: 3 })).toBe(30_000);
 });
 
-test("a pod that nobody hears of is looked at after its own pause", () => {
-  expect(lookIntervalMs(30_000, {}, 7)).toBe(30_000);
-  expect(lookIntervalMs(30_000, { slowLookMs: 200 }, 7)).toBe(120_000);
+test("a pod that nobody hears of is looked at after its own pause, more or less", () => {
+  const pauses = [0, 0.5, 1].map((random) => lookIntervalMs(30_000, {}, { nowMs: 7, random }));
+  expect(pauses).toEqual([22_500, 30_000, 37_500]);
+  expect(lookIntervalMs(30_000, { slowLookMs: 200 }, { nowMs: 7, random: 0.5 })).toBe(120_000);
 });
 
-test("pods that are heard of are looked at seldom, and then together", () => {
-  const isHeard = true;
-  for (const nowMs of [0, 1, 29_999.5, 30_000, 12_345_678]) {
-    const dues = [22_500, 30_000, 37_500].map((ms) => nowMs + lookIntervalMs(ms, { isHeard }, nowMs));
-    for (const dueMs of dues) expect(dueMs % 30_000).toBeCloseTo(0);
-    for (const [i, factor] of [0.75, 1, 1.25].entries()) {
-      expect((dues[i] ?? 0) - nowMs).toBeGreaterThanOrEqual(240_000 * factor);
-      expect((dues[i] ?? 0) - nowMs).toBeLessThan(240_000 * factor + 30_000);
-    }
-  }
-  expect(lookIntervalMs(30_000, { isHeard, slowLookMs: 20_000 }, 0)).toBe(420_000);
-});
+test.each([30_000, 1_000])(
+  "pods that are heard of are looked at seldom, and then together, every %d ms",
+  (intervalMs) => {
+    const isHeard = true;
+    for (const nowMs of [0, 1, 29_999.5, 30_000, 12_345_678])
+      for (const random of [0, 0.3, 1]) {
+        const pauseMs = lookIntervalMs(intervalMs, { isHeard }, { nowMs, random });
+        expect((nowMs + pauseMs) % intervalMs).toBeCloseTo(0);
+        const longest = 8 * intervalMs * (0.75 + random / 2);
+        expect(pauseMs).toBeGreaterThanOrEqual(longest);
+        expect(pauseMs).toBeLessThan(longest + intervalMs);
+      }
+    const slow = { isHeard, slowLookMs: 20_000 };
+    expect(lookIntervalMs(intervalMs, slow, { nowMs: 0, random: 0.5 })).toBeGreaterThanOrEqual(400_000);
+  },
+);
