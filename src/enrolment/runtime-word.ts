@@ -109,8 +109,8 @@ export class RuntimeWord {
    * @throws {EnrolmentError} it must not be: it would run outside the mesh
    */
   async creates(sandbox: ToldSandbox, call: RuntimeCall): Promise<void> {
-    const { attachments, onrefusal, log } = this.#options;
-    const place = attachments.ofContainer(sandbox.id);
+    const { onrefusal, log } = this.#options;
+    const place = this.#toldPlace(sandbox);
     // an ADD answers for what it announced
     if (place?.toldBy !== "nri") return;
     const known = this.#known(sandbox);
@@ -161,6 +161,19 @@ export class RuntimeWord {
           : "a sandbox that no ADD announced is not captured, and goes on",
       );
     return beginning;
+  }
+
+  /**
+   * Where a sandbox is. One that began while we registered may be told of here first: CRI-O lists those that are made, and asks who is
+   * registered. Source: cri-o 1.37.0 server/nri-api.go, ListPodSandboxes; containerd/nri 0.12.0 pkg/adaptation, acceptPluginConnections.
+   */
+  #toldPlace(sandbox: ToldSandbox): Place | undefined {
+    const { attachments, enrolment, policy } = this.#options;
+    const told = attachments.ofContainer(sandbox.id);
+    if (told !== undefined || policy.excludeNamespaces.has(sandbox.namespace)) return told;
+    const place = this.#placeOf(sandbox);
+    if (place !== undefined) enrolment.told([place]);
+    return place;
   }
 
   /** What nothing is to be done about: `announced`, an ADD that does not name its sandbox, as istio-cni's plugin's, saw to it. */

@@ -272,12 +272,42 @@ describe("a container", () => {
     expect(world.refusals).toBe(0);
   });
 
-  test("in a sandbox that an ADD announced, or that nobody told of, is not ours to refuse", async () => {
+  test("in a sandbox that an ADD announced is not ours to refuse", async () => {
     world.add = fails;
-    await word.creates(sandbox, call);
     announce();
     await word.creates(sandbox, call);
     expect([world.waits, world.refusals]).toEqual([[], 0]);
+  });
+
+  // Source: CRI-O 1.37.0: a sandbox that begins while we register is neither in Synchronize, for it is not listed before it is made, nor
+  // told of by RunPodSandbox, for we are not among the plugins before Synchronize has been answered (server/nri-api.go,
+  // ListPodSandboxes; containerd/nri 0.12.0 pkg/adaptation, acceptPluginConnections)
+  describe("in a sandbox that nobody told of", () => {
+    test("is made once its pod is captured", async () => {
+      await word.creates(sandbox, call);
+      expect([world.waits, world.refusals]).toEqual([[1_000], 0]);
+      // processes of a container before it may have been there
+      expect(world.told.map(({ containerId, toldBy }) => [containerId, toldBy])).toEqual([["c1", "nri"]]);
+    });
+
+    test("is refused while it is not", async () => {
+      world.add = fails;
+      await expect(word.creates(sandbox, call)).rejects.toThrow("Cannot capture pod");
+      expect(world.refusals).toBe(1);
+    });
+
+    test.each<[string, Partial<ToldSandbox>]>([
+      ["outside the mesh", { namespace: "plain" }],
+      ["of an excluded namespace", { namespace: "kube-system" }],
+      ["on the host's network", { netnsPath: "" }],
+      ["in a namespace that cannot be seen", { netnsPath: "/nowhere/ns" }],
+      ["of whose pod nobody has told us", { name: "other" }],
+    ])("is made %s", async (_what, part) => {
+      world.add = fails;
+      world.pods = [pod, { ...pod, namespace: "plain" }, { ...pod, namespace: "kube-system" }];
+      await word.creates({ ...sandbox, ...part }, call);
+      expect([world.waits, world.refusals]).toEqual([[], 0]);
+    });
   });
 });
 
