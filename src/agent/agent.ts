@@ -208,6 +208,8 @@ function workStages(
     // open before the lists are there: pods of the runtime are looked up one by one until then
     { name: "plugin socket", start: () => plugin.listen().then(met("plugin")), stop: () => plugin.close() },
     { name: "lists", start: () => node.waitForSync().then(met("watches")) },
+    // what an agent before this one held is held from the first word on, although the chain is ours to keep only later
+    { name: "chain of before", start: () => installer.chain.recall() },
     // before stock is taken: sandboxes without a process are found by the runtime's word alone
     { name: "runtime's word", start: () => runtime?.start(), stop: () => runtime?.stop() },
     // with the socket: an ADD that waits inside is answered with "try again", and a new one comes to the next agent

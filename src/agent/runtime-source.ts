@@ -23,7 +23,7 @@ export function makeRuntimeSource(
     mayRefuse: () => {
       // once it was in the chain, for this agent or one before it, a chain without it is no reason to start pods outside the mesh
       wasInstalled ||=
-        front.installer.chain.configPath !== undefined ||
+        front.installer.chain.wasThere ||
         capture.attachments.places().some(({ toldBy }) => toldBy === undefined);
       return nri.refuse && install.enabled && install.chained && wasInstalled;
     },

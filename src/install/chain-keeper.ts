@@ -4,6 +4,7 @@ import { dirname, join } from "node:path";
 import type { ChainOptions, ChainPlan } from "../conflist/chain-options.ts";
 import { folderFault } from "../conflist/conf-fault.ts";
 import { parseFolder } from "../conflist/conf-folder.ts";
+import { readEntry } from "../conflist/conflist-edit.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import type { ChainKeeperOptions } from "./chain-keeper-options.ts";
@@ -33,6 +34,7 @@ export class ChainKeeper {
   #memory: ChainMemory = freshMemory;
   #fault: string | undefined = "Waiting for the first look at the CNI configuration";
   #configPath: string | undefined;
+  #wasThere = false;
   #pluginTypes: readonly string[] = [];
   /** Why the runtime's choice could not be read, as it was said last. */
   #unseen: string | undefined;
@@ -65,6 +67,12 @@ export class ChainKeeper {
     return this.#configPath;
   }
 
+  /** Our entry has been in the folder: since the start, or when {@link recall} looked. */
+  get wasThere(): boolean {
+    this.#wasThere ||= this.#configPath !== undefined;
+    return this.#wasThere;
+  }
+
   /** Why we are not in the chain; undefined: we are. */
   get fault(): string | undefined {
     return this.#fault;
@@ -87,6 +95,17 @@ export class ChainKeeper {
   /** A fight goes on. */
   get isFighting(): boolean {
     return fightAt(this.#memory.fight, this.#clock.nowMs()).isOn;
+  }
+
+  /** Looks whether an agent before this one left our entry in the folder. Writes nothing, and never rejects. */
+  async recall(): Promise<void> {
+    const { netDir, hostRoot } = this.#options;
+    try {
+      const { files, unread } = await readFolder(netDir, { hostRoot });
+      this.#wasThere ||= parseFolder(files, unread).confs.some((conf) => readEntry(conf) !== undefined);
+    } catch {
+      // the first look says what is wrong with the folder
+    }
   }
 
   /** Installs, as far as possible now, and goes on keeping; resolves after the first look. */

@@ -257,6 +257,28 @@ describe("ChainKeeper", () => {
     expect(existsSync(netDir)).toBe(false);
   });
 
+  it("knows before its first look whether an agent before it left our entry, and writes nothing for that", async () => {
+    const { keeper } = watched();
+    await keeper.recall();
+    expect([keeper.wasThere, read()]).toEqual([false, original]);
+    const left = insertPlugin(original, entry);
+    writeFileSync(join(netDir, "90-b.conflist"), left);
+    await keeper.recall();
+    expect([keeper.wasThere, keeper.configPath, read()]).toEqual([true, undefined, original]);
+  });
+
+  it("has been in the chain once it was, whatever becomes of the folder", async () => {
+    const { keeper } = watched();
+    await keeper.start();
+    expect(keeper.wasThere).toBe(true);
+    rmSync(dir, { recursive: true });
+    await waitFor("the fault", () => keeper.configPath === undefined);
+    expect(keeper.wasThere).toBe(true);
+    const { keeper: next } = watched();
+    await next.recall();
+    expect(next.wasThere).toBe(false);
+  });
+
   it("our file among those of a list is put back at once, the list's own stay", async () => {
     writeFileSync(file, '{"cniVersion":"1.1.0","name":"net"}');
     mkdirSync(join(netDir, "net"));

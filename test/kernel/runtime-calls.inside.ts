@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // What runtime-calls.test.ts does inside a node: calls of runtimes and meta plugins, read from data, are played against the launcher.
 import assert from "node:assert/strict";
-import { randomBytes, randomUUID } from "node:crypto";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts";
-import type { CniResult, SandboxIdentity } from "../support/node/cni-runtime.ts";
+import type { CniResult } from "../support/node/cni-runtime.ts";
 import { ambientPlugin } from "../support/node/conflist.ts";
 import { MeshNode, PLUGIN_DIR } from "../support/node/mesh-node.ts";
 import { cleanEnv, run } from "../support/node/run.ts";
 import { waitFor } from "../support/node/wait-for.ts";
+import { type BareSandbox, makeBareSandbox, removeBareSandbox } from "./bare-sandbox.ts";
 import { type AgentStep, argsOf, type CallStep, type Play, plays } from "./runtime-calls.ts";
 
 const agentWaitSeconds = 3;
@@ -22,14 +22,6 @@ mesh.kubelet.createNamespace("plain");
 await mesh.startAgent();
 await mesh.startZtunnel({ maxBackoffMs: 50 });
 await mesh.ztunnel.waitForReady();
-let counter = 0;
-
-/** A sandbox with its address, and what the plugins before ours have answered. */
-interface Player {
-  readonly sandbox: SandboxIdentity;
-  readonly netns: string;
-  readonly result: CniResult;
-}
 
 /** Plays it to its end. @throws Error naming the step that did not go as the data has it */
 export async function play(name: string, cniVersion: string): Promise<void> {
@@ -37,7 +29,7 @@ export async function play(name: string, cniVersion: string): Promise<void> {
   assert.ok(found !== undefined, `no play is called "${name}"`);
   // one that failed may have ended without it
   if (!mesh.agent.running) await changeAgent({ agent: "started" });
-  const players = new Map<string, Player>();
+  const players = new Map<string, BareSandbox>();
   try {
     for (const [key, namespace] of Object.entries(found.pods))
       players.set(key, await makePlayer(namespace, cniVersion));
@@ -48,7 +40,7 @@ export async function play(name: string, cniVersion: string): Promise<void> {
       });
     }
   } finally {
-    for (const player of players.values()) await remove(player);
+    for (const player of players.values()) await removeBareSandbox(mesh, player);
   }
   await waitFor("nothing to be held", async () => {
     const { workloads, pending } = await mesh.ztunnel.stats();
@@ -57,17 +49,9 @@ export async function play(name: string, cniVersion: string): Promise<void> {
   });
 }
 
-/** The plugins before ours take the sandbox down, and the object goes. */
-async function remove({ sandbox, netns }: Player): Promise<void> {
-  const { cni, network } = mesh.plainPods;
-  await cni.tearDown(network, sandbox, netns);
-  await cni.removeNetns(netns);
-  mesh.api.delete("pods", sandbox.name, sandbox.namespace);
-}
-
 interface Stage {
   readonly play: Play;
-  readonly players: ReadonlyMap<string, Player>;
+  readonly players: ReadonlyMap<string, BareSandbox>;
   readonly cniVersion: string;
 }
 
@@ -82,7 +66,7 @@ async function changeAgent({ agent }: AgentStep): Promise<void> {
 }
 
 async function makeCall(step: CallStep, stage: Stage): Promise<void> {
-  const player = step.pod === undefined ? undefined : (stage.players.get(step.pod) as Player);
+  const player = step.pod === undefined ? undefined : (stage.players.get(step.pod) as BareSandbox);
   const began = performance.now();
   const { code, stdout } = await call(step, stage, player);
   const ms = performance.now() - began;
@@ -107,7 +91,7 @@ async function makeCall(step: CallStep, stage: Stage): Promise<void> {
 async function call(
   { verb, ifname, netns, config }: CallStep,
   stage: Stage,
-  player: Player | undefined,
+  player: BareSandbox | undefined,
 ): Promise<{ readonly code: number; readonly stdout: string }> {
   const { sandbox } = player ?? {};
   const args = argsOf[stage.play.args];
@@ -142,25 +126,9 @@ function placed(text: string, { players, cniVersion }: Stage): unknown {
   return part === "container" ? player.sandbox.id : player.result;
 }
 
-/** A pod's object without an address and its sandbox without a process, as both are at ADD. */
-async function makePlayer(namespace: string, cniVersion: string): Promise<Player> {
-  counter += 1;
-  const sandbox = {
-    id: randomBytes(32).toString("hex"),
-    uid: randomUUID(),
-    namespace,
-    name: `pod-${counter}`,
-  };
-  const { uid, name } = sandbox;
-  mesh.api.put("pods", {
-    metadata: { uid, namespace, name },
-    spec: { nodeName: "node-1", serviceAccountName: "default", containers: [{ name: "app", image: "app" }] },
-    status: { phase: "Pending" },
-  });
-  const { cni, network } = mesh.plainPods;
-  const netns = await cni.createNetns();
-  const result = await cni.setUp(network, sandbox, netns);
-  return { sandbox, netns, result: inVersion(result, cniVersion) };
+async function makePlayer(namespace: string, cniVersion: string): Promise<BareSandbox> {
+  const { result, ...rest } = await makeBareSandbox(mesh, namespace);
+  return { ...rest, result: inVersion(result, cniVersion) };
 }
 
 /** Debian's plugins answer in 1.0.0. Source: CNI specification 0.4.0, "Result": each address says its family. */

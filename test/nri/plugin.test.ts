@@ -14,7 +14,7 @@ import { encodeRequest, encodeResponse } from "../../src/nri/ttrpc.ts";
 import { recordingLogger } from "../kube/kube-fixture.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { type PluginLink, ScriptedRuntime } from "./scripted-runtime.ts";
-import { sandbox, sandboxRequest, stateChange, synchronization } from "./words.ts";
+import { greeting, sandbox, sandboxRequest, stateChange, synchronization } from "./words.ts";
 
 let folder: string;
 let runtime: ScriptedRuntime | undefined;
@@ -57,7 +57,7 @@ async function greeted(pods: readonly RuntimeSandbox[] = []): Promise<PluginLink
   runtime = await ScriptedRuntime.start(plugin.path);
   const started = plugin.start();
   const link = await runtime.plugin();
-  await link.greet(pods);
+  await link.greet(greeting(), synchronization(pods));
   await started;
   return link;
 }
@@ -214,7 +214,7 @@ describe("without a socket", () => {
     await plugin.start();
     expect(plugin.state).toBe("absent");
     runtime = await ScriptedRuntime.start(plugin.path);
-    await (await runtime.plugin()).greet([sandbox]);
+    await (await runtime.plugin()).greet(greeting(), synchronization([sandbox]));
     await waitFor("the session", () => plugin.state === "connected");
     expect(log.lines.filter(({ level }) => level === "warn")).toEqual([]);
   });

@@ -60,10 +60,10 @@ export class PluginLink {
   }
 
   /** As a runtime greets: registration, Configure, Synchronize. */
-  async greet(pods: Parameters<typeof synchronization>[0] = []): Promise<void> {
+  async greet(hello: Uint8Array = greeting(), all: Uint8Array = synchronization([])): Promise<void> {
     await this.#registered.promise;
-    await this.call("Configure", greeting());
-    await this.call("Synchronize", synchronization(pods));
+    await this.call("Configure", hello);
+    await this.call("Synchronize", all);
   }
 }
 

@@ -57,3 +57,37 @@ export function greeting(version = "2.1.9", requestTimeoutMs = 2000): Uint8Array
     ...[numberField(5, requestTimeoutMs), textField(6, "v0.8.0")],
   ]);
 }
+
+/** ConfigureRequest of CRI-O 1.37.0, as it was seen. */
+export const crioGreeting: Uint8Array = Buffer.concat([
+  ...[textField(2, "cri-o"), textField(3, "1.37.0"), numberField(4, 5000)],
+  ...[numberField(5, 2000), textField(6, "v0.12.0")],
+]);
+
+/** PodSandbox of CRI-O 1.37.0: no process, for it has no pause container, and the namespace by the path at which it is pinned. */
+function crioSandbox(of: RuntimeSandbox): Uint8Array {
+  const kind = (type: string, path = "") =>
+    bytesField(5, Buffer.concat([textField(1, type), textField(2, path)]));
+  const cgroup = `/kubepods/burstable/pod${of.uid}`;
+  const linux = Buffer.concat([
+    ...[bytesField(1, new Uint8Array()), bytesField(2, new Uint8Array())],
+    ...[textField(3, cgroup), textField(4, `${cgroup}/crio-${of.id}`)],
+    ...[kind("pid"), kind("network", of.netnsPath), kind("ipc", of.netnsPath.replace("netns", "ipcns"))],
+    ...[kind("uts", of.netnsPath.replace("netns", "utsns")), kind("mount")],
+  ]);
+  const label = bytesField(5, Buffer.concat([textField(1, "io.kubernetes.pod.name"), textField(2, of.name)]));
+  return Buffer.concat([
+    ...[textField(1, of.id), textField(2, of.name), textField(3, of.uid), textField(4, of.namespace)],
+    ...[label, bytesField(8, linux), ...of.ips.map((ip) => textField(10, ip))],
+  ]);
+}
+
+/** RunPodSandboxRequest and the like, as CRI-O's. */
+export function crioRequest(of: RuntimeSandbox): Uint8Array {
+  return bytesField(1, crioSandbox(of));
+}
+
+/** SynchronizeRequest, as CRI-O's. */
+export function crioSynchronization(pods: readonly RuntimeSandbox[]): Uint8Array {
+  return Buffer.concat(pods.map((pod) => bytesField(1, crioSandbox(pod))));
+}
