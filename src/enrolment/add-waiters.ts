@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ADDs that wait for their pods: their deadline, and what the pods' runs mean for them.
+import type { NodeState } from "../kube/node-state.ts";
 import type { Clock } from "../loop/clock.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
-import { failureOf, StepError } from "./failure.ts";
+import { failureOf, logRemedy, StepError } from "./failure.ts";
 import type { PodRecord, Waiter } from "./pod-record.ts";
 import { type ReconcileOutcome, unfinishedOf, ztunnelAway } from "./run-outcome.ts";
 
@@ -11,7 +12,8 @@ export interface AddWaitersOptions {
   /** How long ADD waits for a ztunnel connection. ztunnel's own backoff reaches 15 s. */
   readonly ztunnelWaitMs: number;
   readonly ztunnel: Pick<ZdsServer, "connectionCount">;
-  /** Whether the lists of pods and namespaces are there, so that ztunnel may connect. */
+  readonly node: Pick<NodeState, "isFresh">;
+  /** Whether stock was taken of the node's pods, so that ztunnel may connect. */
   readonly isStarted: () => boolean;
   /** An ADD's time is over and a ztunnel is there: the pod is to be looked at, unless it is. */
   readonly onlate: (record: PodRecord) => void;
@@ -25,7 +27,9 @@ export interface AddWait {
   end(): void;
 }
 
-const notStarted = "the agent has not got the lists of pods and namespaces from the API server yet";
+/** Why no ztunnel may be connected; looking at its pod would not help. */
+const notStarted = "the agent has just started and has not gone through the pods of this node yet";
+const notListed = "the agent has not got the lists of pods and namespaces from the API server yet";
 
 /** Answers the ADDs that wait. */
 export class AddWaiters {
@@ -110,8 +114,12 @@ export class AddWaiters {
   }
 
   #giveUp(waiter: Waiter): void {
-    const nobody = this.#options.isStarted() ? ztunnelAway.message : notStarted;
-    const message = waiter.waitMs === 0 ? nobody : `${nobody} for ${waiter.waitMs / 1000} s`;
-    waiter.done.reject(new StepError({ ...ztunnelAway, message }, undefined));
+    const { isStarted, node } = this.#options;
+    const failure = isStarted()
+      ? ztunnelAway
+      : { ...ztunnelAway, message: node.isFresh() ? notStarted : notListed, remedy: logRemedy };
+    const message =
+      waiter.waitMs === 0 ? failure.message : `${failure.message} for ${waiter.waitMs / 1000} s`;
+    waiter.done.reject(new StepError({ ...failure, message }, undefined));
   }
 }

@@ -85,10 +85,10 @@ export async function held(): Promise<{ readonly before: string; readonly after:
   await crio.runPodSandbox(told(bare));
   const before = await container();
   await mesh.agent.kill();
-  const registrations = crio.registrations;
+  const registered = crio.nextRegistration();
   const isReady = mesh.startAgent();
   // it is asked from the moment on that it has registered, long before it is ready
-  await crio.untilRegistered(registrations + 1);
+  await registered;
   const after = [await container()];
   await isReady;
   after.push(await container());

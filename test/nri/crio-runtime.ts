@@ -2,7 +2,6 @@
 // CRI-O's side of NRI with its rules: one call at a time, an answer within 2 s, and a list of those sandboxes alone that are made.
 // Source: what CRI-O 1.37.0 said to this agent; server/nri-api.go, internal/nri/nri.go, containerd/nri 0.12.0 pkg/adaptation.
 import type { RuntimeSandbox } from "../../src/nri/messages.ts";
-import { waitFor } from "../support/node/wait-for.ts";
 import { type PluginLink, ScriptedRuntime } from "./scripted-runtime.ts";
 import { crioGreeting, crioRequest, crioSynchronization } from "./words.ts";
 
@@ -14,7 +13,7 @@ export class CrioRuntime {
   /** Made and not removed yet, by id. */
   readonly #made = new Map<string, RuntimeSandbox>();
   #plugin: PluginLink | undefined;
-  #registrations = 0;
+  #registered = Promise.withResolvers<void>();
   #calls: Promise<void> = Promise.resolve();
 
   private constructor(runtime: ScriptedRuntime) {
@@ -28,9 +27,9 @@ export class CrioRuntime {
     return crio;
   }
 
-  /** Plugins that were told of all sandboxes since the start. */
-  get registrations(): number {
-    return this.#registrations;
+  /** Resolves as soon as the next plugin has been told of all sandboxes: what is asked then comes before anything it does of itself. */
+  nextRegistration(): Promise<void> {
+    return this.#registered.promise;
   }
 
   /** A sandbox has its networks. @throws Error with the plugin's refusal */
@@ -69,7 +68,8 @@ export class CrioRuntime {
         link.socket.once("close", () => {
           if (this.#plugin === link) this.#plugin = undefined;
         });
-        this.#registrations += 1;
+        this.#registered.resolve();
+        this.#registered = Promise.withResolvers();
       });
     }
   }
@@ -91,10 +91,5 @@ export class CrioRuntime {
     });
     this.#calls = done.catch(() => {});
     await done;
-  }
-
-  /** Until so many have registered. */
-  async untilRegistered(times: number): Promise<void> {
-    await waitFor(`${times} registrations`, () => this.#registrations >= times, { timeoutMs: 15_000 });
   }
 }
