@@ -76,6 +76,8 @@ export class AddWaiters {
       if (record.isBehind) continue;
       if (outcome === "no-ztunnel" || outcome === "stock-taken") {
         if (waiter.isLate) this.#giveUp(waiter);
+        // the kubelet takes a deleted pod down when its ADD has an answer, and until then its place is taken
+        else if (record.facts?.deletionTimestamp === true) this.#refuseDeleted(waiter);
         continue;
       }
       if (outcome === "outside") waiter.done.resolve("outside");
@@ -113,13 +115,22 @@ export class AddWaiters {
     }
   }
 
+  #refuseDeleted(waiter: Waiter): void {
+    const message = `${this.#noZtunnel.message}, and it is being deleted`;
+    waiter.done.reject(new StepError({ ...ztunnelAway, message, remedy: "" }, undefined));
+  }
+
   #giveUp(waiter: Waiter): void {
-    const { isStarted, node } = this.#options;
-    const failure = isStarted()
-      ? ztunnelAway
-      : { ...ztunnelAway, message: node.isFresh() ? notStarted : notListed, remedy: logRemedy };
+    const failure = this.#noZtunnel;
     const message =
       waiter.waitMs === 0 ? failure.message : `${failure.message} for ${waiter.waitMs / 1000} s`;
     waiter.done.reject(new StepError({ ...failure, message }, undefined));
+  }
+
+  /** Why there is none. */
+  get #noZtunnel(): typeof ztunnelAway {
+    const { isStarted, node } = this.#options;
+    if (isStarted()) return ztunnelAway;
+    return { ...ztunnelAway, message: node.isFresh() ? notStarted : notListed, remedy: logRemedy };
   }
 }

@@ -210,6 +210,28 @@ export async function withoutZtunnel(): Promise<{ message: string; lateMs: numbe
   return { message, lateMs };
 }
 
+/** Nobody waits for a pod that is deleted: the kubelet takes it down when its ADD has an answer. */
+export async function deletedMeanwhile(): Promise<{ message: string; afterMs: number }> {
+  await mesh.ztunnel.kill();
+  const netns = await mesh.pods.cni.createNetns();
+  const named = createObject("mesh");
+  const adding = failedAdd(named, netns);
+  await waitFor("the ADD to wait", () =>
+    mesh.agent.text.includes(`"uid":"${named.uid}","outcome":"no-ztunnel"`),
+  );
+  const start = performance.now();
+  mesh.api.edit("pods", { name: named.name, namespace: named.namespace }, (object) => {
+    object.metadata.deletionTimestamp = new Date().toISOString();
+  });
+  const message = await adding;
+  const afterMs = performance.now() - start;
+  mesh.api.delete("pods", named.name, named.namespace);
+  await mesh.pods.cni.removeNetns(netns);
+  await mesh.startZtunnel();
+  await claimServing();
+  return { message, afterMs };
+}
+
 /** A label on a running pod while no ztunnel is there must not cut the pod off. */
 export async function labelWithoutZtunnel(): Promise<void> {
   await mesh.ztunnel.kill();

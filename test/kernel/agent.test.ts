@@ -58,6 +58,12 @@ describe("ADD", () => {
     expect(lateMs).toBeLessThan(2000);
   });
 
+  test("does not wait for ztunnel for a pod that is being deleted", async () => {
+    const { message, afterMs } = await node.call.deletedMeanwhile();
+    expect(message).toMatch(/Cannot capture pod "mesh\/pod-\d+".*it is being deleted/);
+    expect(afterMs).toBeLessThan(1000);
+  });
+
   test("repeated, or twice at once, writes nothing again", async () => {
     await node.call.addTwice();
   });
