@@ -17,7 +17,6 @@ export const twice: readonly string[] = [
   "ProbedPod",
   "ReadOptions",
   "RuleCount",
-  "SidecarFacts",
   "TablePlace",
   "canonicalAddress",
   "failureOf",

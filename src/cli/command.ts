@@ -53,6 +53,18 @@ export function parseCommandLine<T extends NonNullable<ParseArgsConfig["options"
   }
 }
 
+/** The same of a command that takes options alone. @throws UsageError */
+export function parseOptions<T extends NonNullable<ParseArgsConfig["options"]>>(
+  command: string,
+  args: readonly string[],
+  options: T,
+) {
+  const { values, positionals } = parseCommandLine(command, args, options);
+  if (positionals.length > 0)
+    throw new UsageError(`${command} takes no arguments; see ambient-cni ${command} --help`);
+  return values;
+}
+
 /** `NAMESPACE/POD`. @throws UsageError */
 export function parsePodName(command: string, text: string): { ns: string; name: string } {
   const [ns = "", name = "", ...rest] = text.split("/");

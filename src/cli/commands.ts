@@ -1,52 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of commands besides `agent`: what main.ts runs, lists and completes.
-import { loadConfig, processConfigSource } from "../config.ts";
 import type { Command } from "./command.ts";
 import { type Completable, completionCommand } from "./completion-command.ts";
 import { dashboardCommand } from "./dashboard-command.ts";
 import { debugCommand } from "./debug-command.ts";
 import { doctorCommand } from "./doctor-command.ts";
-import { RulesUsageError, renderRulesCommand, rulesHelp } from "./rules-command.ts";
+import { rulesCommand } from "./rules-command.ts";
 import { statusCommand } from "./status-command.ts";
-import { runUninstall, UninstallUsageError, uninstallHelp } from "./uninstall-command.ts";
-import { UsageError } from "./usage-error.ts";
+import { uninstallCommand } from "./uninstall-command.ts";
 import { verifyCommand } from "./verify-command.ts";
-
-const rulesCommand: Command = {
-  name: "rules",
-  summary: "print the rules of a pod exactly as they are given to iptables-restore",
-  options: [
-    ...["native", "family", "dns", "ingress", "virtual-interface", "established", "probe-snat"],
-    ...["sidecar", "annotation", "proxy-uid", "proxy-gid", "drop-invalid", "help"],
-  ],
-  help: rulesHelp,
-  async run(args, io) {
-    try {
-      io.print(renderRulesCommand(args));
-      return 0;
-    } catch (error) {
-      if (error instanceof RulesUsageError) throw new UsageError(error.message);
-      throw error;
-    }
-  },
-};
-
-const uninstallCommand: Command = {
-  name: "uninstall",
-  summary: "take everything of the agent off this node",
-  options: ["dry-run", "json", "force", "quiet-seconds", "remove-launcher", "help"],
-  help: uninstallHelp,
-  async run(args, io) {
-    try {
-      // not io.config(): what is taken away is never guessed, HOST_ROOT included
-      const config = loadConfig(processConfigSource([]));
-      return await runUninstall(args, { config, print: io.print });
-    } catch (error) {
-      if (error instanceof UninstallUsageError) throw new UsageError(error.message);
-      throw error;
-    }
-  },
-};
 
 /** What main.ts runs itself. */
 const ownCommands: readonly Completable[] = [

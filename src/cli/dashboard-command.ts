@@ -3,7 +3,7 @@
 import type { DashboardServer } from "../dashboard/dashboard-server.ts";
 import { beFirstToEnd } from "../linux/oom-score.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
-import { type Command, type CommandIo, parseCommandLine } from "./command.ts";
+import { type Command, type CommandIo, parseOptions } from "./command.ts";
 import { stateClient } from "./state-client.ts";
 import { UsageError } from "./usage-error.ts";
 
@@ -40,12 +40,10 @@ examples:
 };
 
 async function runDashboard(args: readonly string[], io: CommandIo): Promise<number> {
-  const { values, positionals } = parseCommandLine("dashboard", args, {
+  const values = parseOptions("dashboard", args, {
     port: { type: "string", default: DEFAULT_PORT },
     "idle-minutes": { type: "string", default: DEFAULT_IDLE_MINUTES },
   });
-  if (positionals.length > 0)
-    throw new UsageError("dashboard takes no arguments; see ambient-cni dashboard --help");
   const port = readNumber("port", values.port, 65_535);
   const idleMs = 60_000 * readNumber("idle-minutes", values["idle-minutes"], MAX_IDLE_MINUTES);
   const config = io.config();

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni doctor`: everything about the node that keeps pods out of the mesh, each with its fix.
 import type { Finding, FindingLevel } from "../diagnose/finding.ts";
-import { type Command, type CommandIo, parseCommandLine } from "./command.ts";
+import { type Command, type CommandIo, parseOptions } from "./command.ts";
 import { Progress } from "./progress.ts";
 import { stateClient } from "./state-client.ts";
 import { paint, printable, type Style } from "./table.ts";
-import { UsageError } from "./usage-error.ts";
 
 const AGENT_TIMEOUT_MS = 2_000;
 
@@ -36,11 +35,7 @@ examples:
 };
 
 async function runDoctor(args: readonly string[], io: CommandIo): Promise<number> {
-  const { values, positionals } = parseCommandLine("doctor", args, {
-    json: { type: "boolean", default: false },
-  });
-  if (positionals.length > 0)
-    throw new UsageError("doctor takes no arguments; see ambient-cni doctor --help");
+  const values = parseOptions("doctor", args, { json: { type: "boolean", default: false } });
   const config = io.config();
   const [{ examineNode }, { worstLevel }] = await Promise.all([
     import("../diagnose/doctor.ts"),

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni rules`: prints what a pod would be given, without touching anything.
 import { isIPv6 } from "node:net";
-import { parseArgs } from "node:util";
 import { renderNativeText } from "../redirection/native-rules.ts";
 import { renderNativeSidecarText } from "../redirection/native-sidecar.ts";
 import { renderRestoreText } from "../redirection/restore-text.ts";
@@ -13,13 +12,18 @@ import {
   sidecarOptionsOf,
 } from "../redirection/sidecar-options.ts";
 import { renderSidecarText } from "../redirection/told-sidecar.ts";
+import { type Command, parseOptions } from "./command.ts";
+import { UsageError } from "./usage-error.ts";
 
-/** Arguments of `rules` that cannot be used. */
-export class RulesUsageError extends Error {
-  override readonly name = "RulesUsageError";
-}
-
-export const rulesHelp = `usage: ambient-cni rules [OPTION...]
+/** `ambient-cni rules`. */
+export const rulesCommand: Command = {
+  name: "rules",
+  summary: "print the rules of a pod exactly as they are given to iptables-restore",
+  options: [
+    ...["native", "family", "dns", "ingress", "virtual-interface", "established", "probe-snat"],
+    ...["sidecar", "annotation", "proxy-uid", "proxy-gid", "drop-invalid", "help"],
+  ],
+  help: `usage: ambient-cni rules [OPTION...]
 
 Prints the rules of one pod exactly as they are given to iptables-restore --noflush (or ip6tables-restore).
 
@@ -42,20 +46,23 @@ of a pod that is redirected to its sidecar, in place of an ambient pod's:
 examples:
   ambient-cni rules --family 6 --dns off
   ambient-cni rules --sidecar --annotation traffic.sidecar.istio.io/excludeOutboundPorts=3306
-`;
+`,
+  async run(args, io) {
+    io.print(renderRulesCommand(args));
+    return 0;
+  },
+};
 
 const defaultProbeSnat = { 4: "169.254.7.127", 6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff" } as const;
 
-/** Renders the text for these arguments. @throws RulesUsageError */
+/** Renders the text for these arguments. @throws UsageError */
 export function renderRulesCommand(args: readonly string[]): string {
-  const values = parseOptions(args);
+  const values = readOptions(args);
   const { family = "4", native } = values;
   if (family !== "4" && family !== "6")
-    throw new RulesUsageError(`cannot use --family "${family}": it must be 4 or 6`);
+    throw new UsageError(`cannot use --family "${family}": it must be 4 or 6`);
   if (native && values.family === "6")
-    throw new RulesUsageError(
-      "cannot use --family 6 with --native: its tables always hold the rules of IPv4",
-    );
+    throw new UsageError("cannot use --family 6 with --native: its tables always hold the rules of IPv4");
   const one = family === "6" ? 6 : 4;
   const both = values.family === "4" ? ([4] as const) : ([4, 6] as const);
   if (values.sidecar) {
@@ -83,10 +90,10 @@ function refuse(
     const value = values[name];
     return Array.isArray(value) ? value.length > 0 : value !== undefined && value !== false;
   });
-  if (given !== undefined) throw new RulesUsageError(`cannot use --${given} ${where}: it says nothing there`);
+  if (given !== undefined) throw new UsageError(`cannot use --${given} ${where}: it says nothing there`);
 }
 
-/** @throws RulesUsageError, also for what no rules can hold */
+/** @throws UsageError, also for what no rules can hold */
 function renderSidecar(
   values: Values,
   dualStack: boolean,
@@ -105,7 +112,7 @@ function renderSidecar(
   try {
     return render(sidecarOptionsOf(annotationsOf(values.annotation), proxy));
   } catch (error) {
-    if (error instanceof SidecarOptionsError) throw new RulesUsageError(error.message);
+    if (error instanceof SidecarOptionsError) throw new UsageError(error.message);
     throw error;
   }
 }
@@ -117,7 +124,7 @@ function annotationsOf(words: readonly string[]): Record<string, string> {
       const at = word.indexOf("=");
       const name = word.slice(0, Math.max(at, 0));
       if (!known.includes(name))
-        throw new RulesUsageError(
+        throw new UsageError(
           `cannot use --annotation "${word}": it must be NAME=VALUE with one of ${known.join(", ")}`,
         );
       return [name, word.slice(at + 1)];
@@ -128,12 +135,12 @@ function annotationsOf(words: readonly string[]): Record<string, string> {
 function idOf(option: string, text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   if (/^\d{1,10}$/.test(text) && Number(text) > 0 && Number(text) < 2 ** 32 - 1) return Number(text);
-  throw new RulesUsageError(`cannot use --${option} "${text}": it must be a number from 1 to 4294967294`);
+  throw new UsageError(`cannot use --${option} "${text}": it must be a number from 1 to 4294967294`);
 }
 
 function isOn(dns: string): boolean {
   const value = ({ on: true, off: false } as Readonly<Record<string, boolean>>)[dns];
-  if (value === undefined) throw new RulesUsageError(`cannot use --dns "${dns}": it must be on or off`);
+  if (value === undefined) throw new UsageError(`cannot use --dns "${dns}": it must be on or off`);
   return value;
 }
 
@@ -142,11 +149,11 @@ function redirectOptions(values: Values, family: 4 | 6): RedirectOptions {
   const dnsCapture = isOn(values.dns ?? "on");
   const { established = "keep" } = values;
   if (established !== "keep" && established !== "reset")
-    throw new RulesUsageError(`cannot use --established "${established}": it must be keep or reset`);
+    throw new UsageError(`cannot use --established "${established}": it must be keep or reset`);
   const virtualInterfaces = values["virtual-interface"];
   for (const name of virtualInterfaces) {
     if (!isInterfaceName(name)) {
-      throw new RulesUsageError(
+      throw new UsageError(
         `cannot use --virtual-interface "${name}": it is no interface name (1 to 15 characters, no space or slash)`,
       );
     }
@@ -162,28 +169,21 @@ function redirectOptions(values: Values, family: 4 | 6): RedirectOptions {
   };
 }
 
-type Values = ReturnType<typeof parseOptions>;
+type Values = ReturnType<typeof readOptions>;
 
-function parseOptions(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        native: { type: "boolean", default: false },
-        family: { type: "string" },
-        dns: { type: "string" },
-        ingress: { type: "boolean", default: false },
-        "virtual-interface": { type: "string", multiple: true, default: [] },
-        established: { type: "string" },
-        "probe-snat": { type: "string" },
-        sidecar: { type: "boolean", default: false },
-        annotation: { type: "string", multiple: true, default: [] },
-        "proxy-uid": { type: "string" },
-        "proxy-gid": { type: "string" },
-        "drop-invalid": { type: "boolean", default: false },
-      },
-    }).values;
-  } catch (error) {
-    throw new RulesUsageError(`${(error as Error).message}; see ambient-cni rules --help`);
-  }
+function readOptions(args: readonly string[]) {
+  return parseOptions("rules", args, {
+    native: { type: "boolean", default: false },
+    family: { type: "string" },
+    dns: { type: "string" },
+    ingress: { type: "boolean", default: false },
+    "virtual-interface": { type: "string", multiple: true, default: [] },
+    established: { type: "string" },
+    "probe-snat": { type: "string" },
+    sidecar: { type: "boolean", default: false },
+    annotation: { type: "string", multiple: true, default: [] },
+    "proxy-uid": { type: "string" },
+    "proxy-gid": { type: "string" },
+    "drop-invalid": { type: "boolean", default: false },
+  });
 }

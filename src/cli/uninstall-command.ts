@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni uninstall`: takes everything of the agent's off this node.
-import { parseArgs } from "node:util";
-import type { AgentConfig } from "../config.ts";
+import { loadConfig, processConfigSource } from "../config.ts";
 import { silentLogger } from "../log/logger.ts";
 import { concealPods } from "../uninstall/announced-pods.ts";
 import { UninstallError, type UninstallReport, uninstallNode } from "../uninstall/uninstall.ts";
+import { type Command, type CommandIo, parseOptions } from "./command.ts";
+import { UsageError } from "./usage-error.ts";
 
-export const uninstallHelp = `usage: ambient-cni uninstall [OPTION...]
+/** `ambient-cni uninstall`. */
+export const uninstallCommand: Command = {
+  name: "uninstall",
+  summary: "take everything of the agent off this node",
+  options: ["dry-run", "json", "force", "quiet-seconds", "remove-launcher", "help"],
+  help: `usage: ambient-cni uninstall [OPTION...]
 
 Takes the agent off this node: the entry in the CNI chain (the original file comes back), the redirection of all running
 pods, the host's rule and sets for kubelet probes, the launcher, and last the files in the run dir.
@@ -32,24 +38,20 @@ exit code: 0 nothing is left that should not be, 1 something is, 2 wrong usage
 examples:
   HOST_ROOT=/ ambient-cni uninstall --dry-run
   kubectl -n istio-system delete daemonset ambient-cni-node    (does the same on every node)
-`;
+`,
+  run: runUninstall,
+};
 
-/** Where the lines go. */
-export interface UninstallOutput {
-  print(text: string): void;
-}
-
-/** Arguments of `uninstall` that cannot be used. */
-export class UninstallUsageError extends Error {
-  override readonly name = "UninstallUsageError";
-}
-
-/** Runs the command. @returns the exit code @throws {UninstallUsageError} */
-export async function runUninstall(
-  args: readonly string[],
-  { config, print }: UninstallOutput & { config: AgentConfig },
-): Promise<number> {
-  const values = readOptions(args);
+async function runUninstall(args: readonly string[], { print }: CommandIo): Promise<number> {
+  const values = parseOptions("uninstall", args, {
+    "dry-run": { type: "boolean", default: false },
+    json: { type: "boolean", default: false },
+    force: { type: "boolean", default: false },
+    "quiet-seconds": { type: "string", default: "5" },
+    "remove-launcher": { type: "boolean", default: false },
+  });
+  // not io.config(): what is taken away is never guessed, HOST_ROOT included
+  const config = loadConfig(processConfigSource([]));
   const { install } = config;
   try {
     const report = await uninstallNode({
@@ -79,28 +81,9 @@ export async function runUninstall(
   }
 }
 
-function readOptions(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        "dry-run": { type: "boolean", default: false },
-        json: { type: "boolean", default: false },
-        force: { type: "boolean", default: false },
-        "quiet-seconds": { type: "string", default: "5" },
-        "remove-launcher": { type: "boolean", default: false },
-      },
-    }).values;
-  } catch (error) {
-    throw new UninstallUsageError(`${(error as Error).message}; see ambient-cni uninstall --help`);
-  }
-}
-
 function quietSeconds(text: string): number {
   if (!/^\d+$/.test(text) || Number(text) > 60) {
-    throw new UninstallUsageError(
-      `cannot use --quiet-seconds "${text}": it must be a whole number from 0 to 60`,
-    );
+    throw new UsageError(`cannot use --quiet-seconds "${text}": it must be a whole number from 0 to 60`);
   }
   return Number(text);
 }

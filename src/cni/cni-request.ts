@@ -9,8 +9,8 @@ import {
   isSupportedVersion,
   supportedCniVersions,
 } from "../conflist/cni-versions.ts";
+import { memberText } from "../conflist/json-spans.ts";
 import { CniError } from "./cni-error.ts";
-import { topLevelValue } from "./top-level-value.ts";
 
 export const cniVerbs = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"] as const;
 export type CniVerb = (typeof cniVerbs)[number];
@@ -78,7 +78,7 @@ export function parseCniRequest(call: RelayedCall): CniRequest {
   const args = parseArgs(call.env.CNI_ARGS ?? "");
   const { K8S_POD_NAMESPACE: namespace = "", K8S_POD_NAME: name = "", K8S_POD_UID: uid = "" } = args;
   const word = verb === "ADD" ? strictWord : forgivingWord;
-  const prevResult = config.prevResult === null ? undefined : topLevelValue(call.stdin, "prevResult");
+  const prevResult = config.prevResult === null ? undefined : memberText(call.stdin, "prevResult");
   return {
     verb,
     network: word("name", typeof config.name === "string" ? config.name : "", bounds.cniNetwork),

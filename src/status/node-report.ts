@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node and its agent as a report.
+import type { AgentConfig } from "../config.ts";
 import { lookIntervalMs } from "../enrolment/look-costs.ts";
 import { sandboxSources } from "../enrolment/sandbox-finder.ts";
 import { openNetnsCount } from "../linux/netns.ts";
@@ -9,7 +10,6 @@ import type {
   ChainFacts,
   LeftoversFacts,
   ProbePathFacts,
-  ReportedConfig,
   RuntimeFacts,
   WatchFacts,
 } from "./agent-facts.ts";
@@ -206,7 +206,7 @@ function countsOf(counts: ReadonlyMap<string, number>): CountReport[] {
   return [...counts].map(([kind, count]) => ({ kind, count })).sort((a, b) => (a.kind < b.kind ? -1 : 1));
 }
 
-function settingsOf(config: ReportedConfig): Record<string, string> {
+function settingsOf(config: AgentConfig): Record<string, string> {
   const { install } = config;
   return {
     AMBIENT_ENABLED: String(config.ambient),

@@ -2,7 +2,8 @@
 // `ambient-cni rules`: a sidecar's rules by the words of its pod, and options that would say nothing.
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { RulesUsageError, renderRulesCommand, rulesHelp } from "../../src/cli/rules-command.ts";
+import { renderRulesCommand, rulesCommand } from "../../src/cli/rules-command.ts";
+import { UsageError } from "../../src/cli/usage-error.ts";
 
 function golden(name: string): string {
   return readFileSync(new URL(`../redirection/golden-sidecar/${name}`, import.meta.url), "utf8");
@@ -45,11 +46,11 @@ test.each<[string[], RegExp]>([
   [["--drop-invalid"], /cannot use --drop-invalid without --sidecar/],
   [["--annotation", "a=b"], /cannot use --annotation without --sidecar/],
 ])("%j is wrong usage", (args, why) => {
-  expect(() => renderRulesCommand(args)).toThrow(RulesUsageError);
+  expect(() => renderRulesCommand(args)).toThrow(UsageError);
   expect(() => renderRulesCommand(args)).toThrow(why);
 });
 
 test("the help names every option", () => {
   for (const option of ["--sidecar", "--annotation", "--proxy-uid", "--proxy-gid", "--drop-invalid"])
-    expect(rulesHelp).toContain(option);
+    expect(rulesCommand.help).toContain(option);
 });

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // An agent's parts without an agent: what reports and metrics are made from, with as many pods as a test likes.
+import { loadConfig } from "../../src/config.ts";
 import type { Place } from "../../src/enrolment/attachments.ts";
 import { decideEnrolment, type EnrolmentPolicy } from "../../src/enrolment/desired-state.ts";
 import { PodHistory } from "../../src/enrolment/pod-history.ts";
@@ -184,6 +185,7 @@ export class FakeAgent {
     const isAmbient = () => this.ambient;
     return {
       config: {
+        ...loadConfig({ env: {}, args: [] }),
         ...policy,
         ...settings,
         get ambient() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { expect, test } from "vitest";
-import { topLevelValue } from "../../src/cni/top-level-value.ts";
+import { memberText } from "../../src/conflist/json-spans.ts";
 
 const cases: readonly [name: string, json: string, expected: string | undefined][] = [
   ["an object with its spaces", '{"a":1,"prevResult": { "x" : [1, 2] } ,"b":2}', '{ "x" : [1, 2] }'],
@@ -24,7 +24,7 @@ const cases: readonly [name: string, json: string, expected: string | undefined]
   ["white space everywhere", ' \n{ \t"prevResult"\r\n:\n true }\n', "true"],
 ];
 
-test.each(cases)("topLevelValue finds %s", (_name, json, expected) => {
+test.each(cases)("memberText finds %s", (_name, json, expected) => {
   JSON.parse(json);
-  expect(topLevelValue(json, "prevResult")).toBe(expected);
+  expect(memberText(json, "prevResult")).toBe(expected);
 });
