@@ -6,7 +6,7 @@ import { redirectOf } from "../enrolment/desired-state.ts";
 import type { Logger, LoggerFactory } from "../log/logger.ts";
 import type { NriPlugin } from "../nri/plugin.ts";
 import { AgentState } from "../status/agent-state.ts";
-import { MetricsServer } from "../status/metrics-server.ts";
+import { metricsServer } from "../status/metrics-server.ts";
 import { OpenPort } from "../status/open-port.ts";
 import { ProcessFacts } from "../status/process-facts.ts";
 import type { Readiness } from "../status/readiness.ts";
@@ -152,7 +152,7 @@ function reportStages(
   const api = new StateApi({ source, loggers, log });
   const stateServer = new StateServer({ path: join(config.runDir, STATE_SOCKET_NAME), api, log });
   const metricsPort = new OpenPort({
-    server: new MetricsServer({ metrics, log }),
+    server: metricsServer({ metrics, log }),
     port: config.monitoringPort,
     setting: "MONITORING_PORT",
     log,

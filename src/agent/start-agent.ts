@@ -4,7 +4,7 @@ import type { AgentConfig } from "../config.ts";
 import type { Logger, LoggerFactory } from "../log/logger.ts";
 import { Backoff } from "../loop/backoff.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
-import { HealthServer } from "../status/health-server.ts";
+import { healthServer } from "../status/health-server.ts";
 import { OpenPort } from "../status/open-port.ts";
 import { Readiness } from "../status/readiness.ts";
 import { type Agent, startParts } from "./agent.ts";
@@ -97,7 +97,7 @@ function healthPort(
   { healthPort: port }: AgentConfig,
   { readiness, log }: { readonly readiness: Readiness; readonly log: Logger },
 ): OpenPort {
-  return new OpenPort({ server: new HealthServer({ readiness, log }), port, setting: "HEALTH_PORT", log });
+  return new OpenPort({ server: healthServer({ readiness, log }), port, setting: "HEALTH_PORT", log });
 }
 
 function logStart(config: AgentConfig, log: Logger): void {

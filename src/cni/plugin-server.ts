@@ -66,7 +66,8 @@ export class PluginServer {
       descriptors: "all",
       log,
     });
-    const reopen = (): Promise<void> => this.#reopen();
+    // a bound socket cannot get its name back
+    const reopen = (): Promise<void> => publishMissingSocket(this.#server.door(), path);
     this.#name = new SocketName({ path, what: "the plugin socket", reopen, log, clock });
   }
 
@@ -77,17 +78,6 @@ export class PluginServer {
     mkdirSync(dirname(path), { recursive: true });
     await publishSocket(this.#server.door(), path);
     this.#name.keep();
-  }
-
-  /** A bound socket cannot get its name back. */
-  async #reopen(): Promise<void> {
-    const door = this.#server.door();
-    try {
-      await publishMissingSocket(door, this.#options.path);
-    } catch (error) {
-      door.close();
-      throw error;
-    }
   }
 
   /** Stops accepting; resolves when the calls under way are answered. */

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Serves the dashboard on the loopback address: the page, its live feed, and what is known of one pod and its rules.
-import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import { once } from "node:events";
+import {
+  createServer,
+  type IncomingMessage,
+  type Server,
+  type ServerOptions,
+  type ServerResponse,
+} from "node:http";
 import type { AddressInfo } from "node:net";
-import { closeServer, createLimitedServer, listenOn } from "../status/http-limits.ts";
 import type { StateReader } from "../status/state-reader.ts";
 import { embeddedPage, type PageText } from "./embedded-page.ts";
 import { LiveFeed } from "./live-feed.ts";
@@ -47,6 +53,17 @@ const securityHeaders = {
   "Cache-Control": "no-store",
 } as const;
 
+/** A connection on which nothing moves for so long is closed, also in the middle of an answer. */
+const idleMs = 10_000;
+/** For a whole request to arrive. */
+const requestMs = 5_000;
+const serverLimits: ServerOptions = {
+  maxHeaderSize: 8 * 1024,
+  requestTimeout: requestMs,
+  headersTimeout: requestMs,
+  keepAliveTimeout: 5_000,
+  connectionsCheckingInterval: 1_000,
+};
 /** A stream ends after this long at the latest; the page comes back by itself. */
 const answerMs = 3_600_000;
 const podPath = /^\/api\/v1\/pods\/([a-z0-9][a-z0-9.-]{0,252})\/([a-z0-9][a-z0-9.-]{0,252})(\/rules)?$/;
@@ -67,10 +84,15 @@ export class DashboardServer {
       [DASHBOARD_PATHS.css, { type: "text/css", body: page.css }],
       [DASHBOARD_PATHS.js, { type: "text/javascript", body: page.js }],
     ]);
-    this.#server = createLimitedServer((request, response) => this.#serve(request, response), {
-      maxConnections: 32,
-      answerMs,
+    this.#server = createServer(serverLimits, (request, response) => {
+      // a client that keeps sending is never idle, whether or not it reads
+      const timer = setTimeout(() => request.socket.destroy(), answerMs);
+      response.once("close", () => clearTimeout(timer));
+      this.#serve(request, response);
     });
+    this.#server.maxConnections = 32;
+    // a reader that takes nothing leaves the socket as idle as one that asks nothing
+    this.#server.setTimeout(idleMs, (socket) => socket.destroy());
   }
 
   /** Pages that listen. */
@@ -80,13 +102,18 @@ export class DashboardServer {
 
   /** @param port 0 takes any free one @returns the port in use @throws Error (EADDRINUSE, …) */
   async listen(port: number = DASHBOARD_PORT): Promise<number> {
-    await listenOn(this.#server, { host: "127.0.0.1", port });
+    this.#server.listen({ host: "127.0.0.1", port });
+    await once(this.#server, "listening");
     return (this.#server.address() as AddressInfo).port;
   }
 
   async close(): Promise<void> {
     this.#feed.close();
-    await closeServer(this.#server);
+    if (!this.#server.listening) return;
+    const closed = once(this.#server, "close");
+    this.#server.close();
+    this.#server.closeAllConnections();
+    await closed;
   }
 
   #serve(request: IncomingMessage, response: ServerResponse): void {

@@ -36,15 +36,20 @@ export async function publishSocket(server: Server, path: string): Promise<Publi
   return { inode };
 }
 
-/** As {@link publishSocket}, but makes the folder, and leaves a name that is there alone. @throws also EEXIST */
+/** As {@link publishSocket}, but makes the folder, and leaves a name that is there alone: the server is closed then. @throws also EEXIST */
 export async function publishMissingSocket(server: Server, path: string): Promise<void> {
-  mkdirSync(dirname(path), { recursive: true });
-  const ownPath = await bindBeside(server, path);
   try {
-    // unlike a rename this never takes the place of one that has come meanwhile
-    linkSync(ownPath, path);
-  } finally {
-    rmSync(ownPath);
+    mkdirSync(dirname(path), { recursive: true });
+    const ownPath = await bindBeside(server, path);
+    try {
+      // unlike a rename this never takes the place of one that has come meanwhile
+      linkSync(ownPath, path);
+    } finally {
+      rmSync(ownPath);
+    }
+  } catch (error) {
+    server.close();
+    throw error;
   }
 }
 

@@ -3,8 +3,8 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Logger } from "../log/logger.ts";
 import { LimitedServer, type PortLimits } from "../ports/limited-server.ts";
+import { type Ends, peerOf } from "../ports/peer.ts";
 import type { Readiness } from "./readiness.ts";
-import { readinessText } from "./readiness-text.ts";
 
 export interface HealthServerOptions {
   readonly readiness: Pick<Readiness, "reason" | "conditions">;
@@ -24,27 +24,8 @@ const limits: PortLimits = {
 };
 
 /** Serves the probes of the agent's own pod. Source: istio-cni's DaemonSet probes port 8000. */
-export class HealthServer {
-  readonly #readiness: HealthServerOptions["readiness"];
-  readonly #server: LimitedServer;
-
-  constructor({ readiness, log }: HealthServerOptions) {
-    this.#readiness = readiness;
-    const handler = (request: IncomingMessage, response: ServerResponse) => this.#serve(request, response);
-    this.#server = new LimitedServer({ what: "the health port", handler, limits, log });
-  }
-
-  /** @param port 0 takes any free one @returns the port in use @throws Error (EADDRINUSE, EACCES, …) */
-  listen(port: number): Promise<number> {
-    return this.#server.listenOn(port);
-  }
-
-  close(): Promise<void> {
-    return this.#server.close();
-  }
-
-  #serve(request: IncomingMessage, response: ServerResponse): void {
-    const readiness = this.#readiness;
+export function healthServer({ readiness, log }: HealthServerOptions): LimitedServer {
+  const handler = (request: IncomingMessage, response: ServerResponse): void => {
     response.on("error", () => {});
     if (request.url === "/healthz") response.writeHead(200).end("ok\n");
     else if (request.url !== "/readyz")
@@ -53,5 +34,22 @@ export class HealthServer {
       const text = readinessText(readiness, request.socket);
       response.writeHead(readiness.reason === undefined ? 200 : 503).end(text);
     }
-  }
+  };
+  return new LimitedServer({ what: "the health port", handler, limits, log });
+}
+
+/**
+ * The answer of `/readyz`. Reasons quote settings, paths, other programs and what the kernel said of pods: a stranger is told
+ * how many conditions are not met, and no more.
+ */
+export function readinessText(
+  { conditions, reason }: Pick<Readiness, "conditions" | "reason">,
+  peer: Ends,
+): string {
+  if (reason === undefined) return "ready\n";
+  // the node alone: no header could say so
+  if (peerOf(peer).isOwn) return `not ready: ${reason}\n`;
+  const count = conditions.filter(({ missing }) => missing !== undefined).length;
+  const what = count === 1 ? "1 condition is" : `${count} conditions are`;
+  return `not ready: ${what} not met; see ambient-cni status\n`;
 }

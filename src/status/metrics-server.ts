@@ -6,15 +6,8 @@ import { LimitedServer, type PortLimits } from "../ports/limited-server.ts";
 import { METRICS_CONTENT_TYPE } from "./metric-maker.ts";
 import type { Metrics } from "./metrics.ts";
 
-export interface MetricsServerOptions {
-  readonly metrics: Pick<Metrics, "render">;
-  readonly log: Logger;
-  /** Default: {@link metricsLimits}. */
-  readonly limits?: PortLimits;
-}
-
 /** A scraper of another node is nobody's own; one on the node finds a place whoever else asks. */
-export const metricsLimits: PortLimits = {
+const limits: PortLimits = {
   places: 64,
   ownPlaces: 16,
   perPeer: 8,
@@ -26,46 +19,35 @@ export const metricsLimits: PortLimits = {
   maxBodyBytes: 16 * 1024,
 };
 
+interface Served {
+  readonly metrics: Pick<Metrics, "render">;
+  readonly log: Logger;
+}
+
 /** Serves `/metrics`. Source: istio-cni serves it on port 15014. */
-export class MetricsServer {
-  readonly #options: MetricsServerOptions;
-  readonly #server: LimitedServer;
+export function metricsServer(served: Served): LimitedServer {
+  const handler = (request: IncomingMessage, response: ServerResponse) =>
+    void serve(request, response, served);
+  return new LimitedServer({ what: "the metrics port", handler, limits, log: served.log });
+}
 
-  constructor(options: MetricsServerOptions) {
-    const { log, limits = metricsLimits } = options;
-    this.#options = options;
-    this.#server = new LimitedServer({
-      what: "the metrics port",
-      handler: (request, response) => void this.#serve(request, response),
-      limits,
-      log,
-    });
-  }
-
-  /** @param port 0 takes any free one @returns the port in use @throws Error (EADDRINUSE, …) */
-  listen(port: number): Promise<number> {
-    return this.#server.listenOn(port);
-  }
-
-  close(): Promise<void> {
-    return this.#server.close();
-  }
-
-  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { metrics, log } = this.#options;
-    response.on("error", () => {});
-    request.resume();
-    const isRead = request.method === "GET" || request.method === "HEAD";
-    if (request.url?.split("?", 1)[0] !== "/metrics")
-      return reply(response, 404, "this port serves /metrics; for people there is ambient-cni status\n");
-    if (!isRead) return reply(response, 405, "only GET and HEAD are allowed here\n", { Allow: "GET, HEAD" });
-    try {
-      const text = await metrics.render();
-      reply(response, 200, request.method === "HEAD" ? "" : text, { "Content-Type": METRICS_CONTENT_TYPE });
-    } catch (error) {
-      log.error({ err: error }, "cannot make the metrics");
-      reply(response, 500, "the agent failed; its log has the details\n");
-    }
+async function serve(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { metrics, log }: Served,
+): Promise<void> {
+  response.on("error", () => {});
+  request.resume();
+  const isRead = request.method === "GET" || request.method === "HEAD";
+  if (request.url?.split("?", 1)[0] !== "/metrics")
+    return reply(response, 404, "this port serves /metrics; for people there is ambient-cni status\n");
+  if (!isRead) return reply(response, 405, "only GET and HEAD are allowed here\n", { Allow: "GET, HEAD" });
+  try {
+    const text = await metrics.render();
+    reply(response, 200, request.method === "HEAD" ? "" : text, { "Content-Type": METRICS_CONTENT_TYPE });
+  } catch (error) {
+    log.error({ err: error }, "cannot make the metrics");
+    reply(response, 500, "the agent failed; its log has the details\n");
   }
 }
 

@@ -3,6 +3,7 @@
 // deploy/monitoring/README.md explains each of them.
 
 import { type CallOutcome, callOutcomes } from "../cni/call-outcome.ts";
+import { cniVerbs } from "../cni/cni-request.ts";
 import { type FailureKind, failureKinds } from "../enrolment/failure.ts";
 import { type Beginning, beginnings } from "../enrolment/runtime-word.ts";
 import { type EventResult, eventResults } from "../kube/event-recorder.ts";
@@ -12,19 +13,9 @@ import type { StateSource } from "./agent-state.ts";
 import { MetricMaker } from "./metric-maker.ts";
 import { NodeMetrics } from "./node-metrics.ts";
 
-/** How ztunnel answered a request. */
-export type AnswerResult = "ack" | "nack" | "timeout" | "disconnected";
-
-/** Outcomes of an installation. Source: istio/istio cni/pkg/install/monitoring.go. */
-export type InstallResult = "SUCCESS" | "COPY_BINARIES_FAILURE" | "CREATE_CNI_CONFIG_FAILURE";
-
-const answerResults: readonly AnswerResult[] = ["ack", "nack", "timeout", "disconnected"];
-const installResults: readonly InstallResult[] = [
-  "SUCCESS",
-  "COPY_BINARIES_FAILURE",
-  "CREATE_CNI_CONFIG_FAILURE",
-];
-const verbs = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"] as const;
+const answerResults = ["ack", "nack", "timeout", "disconnected"] as const;
+/** Source: istio/istio cni/pkg/install/monitoring.go. */
+const installResults = ["SUCCESS", "COPY_BINARIES_FAILURE", "CREATE_CNI_CONFIG_FAILURE"] as const;
 
 /** ADD may wait for ztunnel; kubelet gives up after minutes. */
 const addBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60];
@@ -37,88 +28,65 @@ const answerBuckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 export class Metrics {
   #source: Pick<StateSource, "node"> | undefined;
   readonly #make = new MetricMaker();
-  readonly #node: NodeMetrics;
-  readonly #reconcileEvents;
-  readonly #pluginRequests;
-  readonly #events;
-  readonly #installs;
-  readonly #podsRepaired;
-  readonly #addSeconds;
-  readonly #calls;
-  readonly #captureSeconds;
-  readonly #runFailures;
-  readonly #earlierConnections;
-  readonly #checkFaults;
-  readonly #ztunnelSeconds;
-  readonly #beginningSeconds;
-  readonly #refusals;
+  readonly #reconcileEvents = this.#make.counter("nodeagent_reconcile_events_total", {
+    help: "Changes of pods of this node and of namespaces that the API server told of",
+    labels: { type: ["add", "update", "delete"] },
+  });
+  readonly #pluginRequests = this.#make.counter("istio_cni_plugin_requests_total", {
+    help: "ADD calls for pods of the mesh, by response code: 200 captured, 500 not, 400 for an event that cannot be read",
+    labels: { response_code: ["200", "400", "500"] },
+  });
+  readonly #events = this.#make.counter("ambient_cni_events_total", {
+    help: "Kubernetes Events, by what became of them: forbidden ones are in the log",
+    labels: { result: eventResults },
+  });
+  readonly #installs = this.#make.counter("istio_cni_installs_total", {
+    help: "Installations of the plugin into the CNI chain of the node, repairs included",
+    labels: { result: installResults },
+  });
+  // Source: istio/istio cni/pkg/repair/monitoring.go
+  readonly #podsRepaired = this.#make.counter("istio_cni_repair_pods_repaired_total", {
+    help: "Attempts to repair, delete or label pods that started without their sidecar's rules, by result",
+    labels: { type: repairModes, result: repairResults },
+  });
+  readonly #addSeconds = this.#make.histogram("ambient_cni_add_duration_seconds", {
+    help: "Time that an ADD call took in the agent, by outcome",
+    labels: { outcome: callOutcomes },
+    buckets: addBuckets,
+  });
+  readonly #calls = this.#make.counter("ambient_cni_calls_total", {
+    help: "CNI calls answered, by verb and outcome",
+    labels: { verb: cniVerbs, outcome: callOutcomes },
+  });
+  readonly #captureSeconds = this.#make.histogram("ambient_cni_capture_duration_seconds", {
+    help: "Time from the label, or the ADD, that asked for a pod's capture until ztunnel had it",
+    buckets: captureBuckets,
+  });
+  readonly #runFailures = this.#make.counter("ambient_cni_run_failures_total", {
+    help: "Looks at a pod that ended in a failure, by reason; each is tried again",
+    labels: { reason: failureKinds },
+  });
+  readonly #earlierConnections = this.#make.counter("ambient_cni_earlier_connections_total", {
+    help: "Connections that running pods had open when they came into the mesh",
+  });
+  readonly #checkFaults = this.#make.counter("ambient_cni_check_faults_total", {
+    help: "CHECK calls about a pod that was not captured as it should be; it is looked at at once",
+  });
+  readonly #ztunnelSeconds = this.#make.histogram("ambient_cni_ztunnel_answer_duration_seconds", {
+    help: "Time that ztunnel took to answer a request, by result",
+    labels: { result: answerResults },
+    buckets: answerBuckets,
+  });
+  readonly #beginningSeconds = this.#make.histogram("ambient_cni_nri_answer_duration_seconds", {
+    help: "Time that the runtime waited for our answer about a sandbox that began (NRI), by what became of it",
+    labels: { outcome: beginnings },
+    buckets: beginningBuckets,
+  });
+  readonly #refusals = this.#make.counter("ambient_cni_nri_refused_containers_total", {
+    help: "Containers that were refused because their pod belongs into the mesh and is not captured",
+  });
+  readonly #node = new NodeMetrics(this.#make);
   #rendering: Promise<string> | undefined;
-
-  constructor() {
-    const make = this.#make;
-    this.#reconcileEvents = make.counter("nodeagent_reconcile_events_total", {
-      help: "Changes of pods of this node and of namespaces that the API server told of",
-      labels: { type: ["add", "update", "delete"] },
-    });
-    this.#pluginRequests = make.counter("istio_cni_plugin_requests_total", {
-      help: "ADD calls for pods of the mesh, by response code: 200 captured, 500 not, 400 for an event that cannot be read",
-      labels: { response_code: ["200", "400", "500"] },
-    });
-    this.#events = make.counter("ambient_cni_events_total", {
-      help: "Kubernetes Events, by what became of them: forbidden ones are in the log",
-      labels: { result: eventResults },
-    });
-    this.#installs = make.counter("istio_cni_installs_total", {
-      help: "Installations of the plugin into the CNI chain of the node, repairs included",
-      labels: { result: installResults },
-    });
-    // Source: istio/istio cni/pkg/repair/monitoring.go
-    this.#podsRepaired = make.counter("istio_cni_repair_pods_repaired_total", {
-      help: "Attempts to repair, delete or label pods that started without their sidecar's rules, by result",
-      labels: { type: repairModes, result: repairResults },
-    });
-    this.#addSeconds = make.histogram("ambient_cni_add_duration_seconds", {
-      help: "Time that an ADD call took in the agent, by outcome",
-      labels: { outcome: callOutcomes },
-      buckets: addBuckets,
-    });
-    this.#calls = make.counter("ambient_cni_calls_total", {
-      help: "CNI calls answered, by verb and outcome",
-      labels: { verb: verbs, outcome: callOutcomes },
-    });
-    this.#captureSeconds = make.histogram("ambient_cni_capture_duration_seconds", {
-      help: "Time from the label, or the ADD, that asked for a pod's capture until ztunnel had it",
-      labels: {},
-      buckets: captureBuckets,
-    });
-    this.#runFailures = make.counter("ambient_cni_run_failures_total", {
-      help: "Looks at a pod that ended in a failure, by reason; each is tried again",
-      labels: { reason: failureKinds },
-    });
-    this.#earlierConnections = make.counter("ambient_cni_earlier_connections_total", {
-      help: "Connections that running pods had open when they came into the mesh",
-      labels: {},
-    });
-    this.#checkFaults = make.counter("ambient_cni_check_faults_total", {
-      help: "CHECK calls about a pod that was not captured as it should be; it is looked at at once",
-      labels: {},
-    });
-    this.#ztunnelSeconds = make.histogram("ambient_cni_ztunnel_answer_duration_seconds", {
-      help: "Time that ztunnel took to answer a request, by result",
-      labels: { result: answerResults },
-      buckets: answerBuckets,
-    });
-    this.#beginningSeconds = make.histogram("ambient_cni_nri_answer_duration_seconds", {
-      help: "Time that the runtime waited for our answer about a sandbox that began (NRI), by what became of it",
-      labels: { outcome: beginnings },
-      buckets: beginningBuckets,
-    });
-    this.#refusals = make.counter("ambient_cni_nri_refused_containers_total", {
-      help: "Containers that were refused because their pod belongs into the mesh and is not captured",
-      labels: {},
-    });
-    this.#node = new NodeMetrics(make);
-  }
 
   /** Where the rest comes from; before this there is only what was noted. */
   readFrom(source: Pick<StateSource, "node">): void {
@@ -152,7 +120,7 @@ export class Metrics {
   }
 
   /** The plugin was put into the chain, or could not be. */
-  installed(result: InstallResult): void {
+  installed(result: (typeof installResults)[number]): void {
     this.#installs.inc({ result });
   }
 
@@ -182,7 +150,7 @@ export class Metrics {
   }
 
   /** ztunnel answered a request, or did not. */
-  ztunnelAnswered(result: AnswerResult, seconds: number): void {
+  ztunnelAnswered(result: (typeof answerResults)[number], seconds: number): void {
     this.#ztunnelSeconds.observe({ result }, seconds);
   }
 

@@ -4,9 +4,10 @@ import type { Logger } from "../log/logger.ts";
 import { Backoff } from "../loop/backoff.ts";
 import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
+import type { LimitedServer } from "../ports/limited-server.ts";
 
 export interface OpenPortOptions {
-  readonly server: { listen(port: number): Promise<number>; close(): Promise<void> };
+  readonly server: Pick<LimitedServer, "listenOn" | "close">;
   /** Undefined: none is opened. */
   readonly port: number | undefined;
   /** Setting that chooses it, for the log. */
@@ -46,7 +47,7 @@ export class OpenPort {
   async #try(): Promise<void> {
     const { server, port = 0, setting, log } = this.#options;
     try {
-      await server.listen(port);
+      await server.listenOn(port);
       if (this.#isTold) log.info({ port, setting }, "the port is open now");
     } catch (error) {
       if (!this.#isTold) log.error({ port, setting, err: error }, "cannot open a port; trying again");

@@ -47,7 +47,8 @@ export class StateServer {
       limits,
       log,
     });
-    const reopen = (): Promise<void> => this.#reopen();
+    // without it nobody could ask how the node does until the agent starts anew
+    const reopen = (): Promise<void> => publishMissingSocket(this.#server.door(), path);
     this.#name = new SocketName({ path, what: "the state socket", reopen, log, clock });
   }
 
@@ -57,17 +58,6 @@ export class StateServer {
     mkdirSync(dirname(path), { recursive: true });
     await publishSocket(this.#server.door(), path);
     this.#name.keep();
-  }
-
-  /** Without it nobody could ask how the node does until the agent starts anew. */
-  async #reopen(): Promise<void> {
-    const door = this.#server.door();
-    try {
-      await publishMissingSocket(door, this.#options.path);
-    } catch (error) {
-      door.close();
-      throw error;
-    }
   }
 
   /** From now on the file stays away when somebody removes it; who asks already is answered. */

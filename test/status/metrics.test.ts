@@ -7,7 +7,7 @@ import { silentLogger } from "../../src/log/logger.ts";
 import { AgentState } from "../../src/status/agent-state.ts";
 import { METRICS_CONTENT_TYPE } from "../../src/status/metric-maker.ts";
 import type { Metrics } from "../../src/status/metrics.ts";
-import { MetricsServer } from "../../src/status/metrics-server.ts";
+import { metricsServer } from "../../src/status/metrics-server.ts";
 import { FakeAgent, metricsOf } from "./fake-agent.ts";
 import { parsePrometheusText } from "./prometheus-text.ts";
 import { ask } from "./state-client.ts";
@@ -222,11 +222,11 @@ describe("Metrics", () => {
   });
 });
 
-describe("MetricsServer", () => {
+describe("metricsServer", () => {
   test("serves metrics, and a sentence for all else", async () => {
     const source = new AgentState(new FakeAgent().facts());
-    const server = new MetricsServer({ metrics: metricsOf(source), log: silentLogger });
-    const port = await server.listen(0);
+    const server = metricsServer({ metrics: metricsOf(source), log: silentLogger });
+    const port = await server.listenOn(0);
     try {
       const scraped = await ask({ port }, "/metrics?x=1");
       expect([scraped.status, scraped.headers["content-type"]]).toEqual([200, METRICS_CONTENT_TYPE]);
@@ -244,8 +244,8 @@ describe("MetricsServer", () => {
 
   test("answers 500 when the report cannot be made, and keeps the reason for the log", async () => {
     const failing = { render: () => Promise.reject(new Error("no report of shop/cart")) };
-    const server = new MetricsServer({ metrics: failing, log: silentLogger });
-    const port = await server.listen(0);
+    const server = metricsServer({ metrics: failing, log: silentLogger });
+    const port = await server.listenOn(0);
     try {
       const answer = await ask({ port }, "/metrics");
       expect([answer.status, answer.text]).toEqual([500, "the agent failed; its log has the details\n"]);

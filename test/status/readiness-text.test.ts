@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, test } from "vitest";
+import { readinessText } from "../../src/status/health-server.ts";
 import { Readiness } from "../../src/status/readiness.ts";
-import { readinessText } from "../../src/status/readiness-text.ts";
 
 const own = { remoteAddress: "127.0.0.1", localAddress: "127.0.0.1" };
 const pod = { remoteAddress: "10.1.0.7", localAddress: "10.1.0.1" };
