@@ -5,7 +5,6 @@ import { readSources, type Source } from "./check-lessons.ts";
 
 /** Names that two files export still; none may be added. */
 export const twice: readonly string[] = [
-  "ChainFight",
   "Exchange",
   "Family",
   "Finding",

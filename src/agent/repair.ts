@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The repair of sidecar pods as a part of the agent, where the settings ask for it.
 import { soughtPod } from "../enrolment/runtime-pod.ts";
-import { SandboxFinder } from "../enrolment/sandbox-finder.ts";
+import type { SandboxFinder } from "../enrolment/sandbox-finder.ts";
 import type { Sidecars } from "../enrolment/sidecars.ts";
-import type { Netns } from "../linux/netns.ts";
 import { RepairController } from "../repair/repair-controller.ts";
-import type { RepairInPlace } from "../repair/repair-in-place.ts";
+import type { InPlaceMeans, RepairInPlace } from "../repair/repair-in-place.ts";
 import type { Ground } from "./ground.ts";
 
 type Rules = Pick<Sidecars, "awaitsRules" | "apply">;
@@ -16,7 +15,7 @@ const neededByPods: readonly string[] = ["plugin", "install"];
 /** @returns undefined where nothing is to be repaired: nobody is asked for pods then */
 export function makeRepair(
   ground: Ground,
-  { sidecars }: { readonly sidecars: Rules },
+  { sidecars, finder }: { readonly sidecars: Rules; readonly finder: SandboxFinder },
 ): RepairController | undefined {
   const { config, client, events, metrics, loggers, readiness } = ground;
   const { mode } = config.repair;
@@ -25,7 +24,7 @@ export function makeRepair(
   return new RepairController({
     client,
     settings: { ...config.repair, mode },
-    inPlace: { findNetns: netnsFinder(ground), repairInPlace: lateRules(ground, sidecars) },
+    inPlace: { findNetns: netnsFinder(ground, finder), repairInPlace: lateRules(ground, sidecars) },
     holdsBack: () => {
       const missing = readiness.conditions.find(
         (each) => each.missing !== undefined && neededByPods.includes(each.name),
@@ -52,16 +51,9 @@ function lateRules({ node }: Ground, sidecars: Rules): RepairInPlace {
 }
 
 /** Finds pods as those are found that started while no agent ran: by their processes, and what proves to be theirs. */
-function netnsFinder({
-  config,
-  hostNetns,
-  loggers,
-  node,
-}: Ground): (uid: string) => Promise<Netns | undefined> {
-  const finder = new SandboxFinder({ hostRoot: config.hostRoot, hostNetns, log: loggers.scope("netns") });
+function netnsFinder({ node }: Ground, finder: SandboxFinder): InPlaceMeans["findNetns"] {
   return async (uid) => {
     const pod = node.pod(uid);
-    const found = pod === undefined ? undefined : await finder.find(soughtPod(pod));
-    return found?.netns;
+    return pod && (await finder.find(soughtPod(pod)))?.netns;
   };
 }

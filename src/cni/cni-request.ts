@@ -10,24 +10,12 @@ import {
   supportedCniVersions,
 } from "../conflist/cni-versions.ts";
 import { memberText } from "../conflist/json-spans.ts";
+import type { Attachment } from "../enrolment/attachments.ts";
+import type { PodIdentity } from "../kube/pod-facts.ts";
 import { CniError } from "./cni-error.ts";
 
 export const cniVerbs = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"] as const;
 export type CniVerb = (typeof cniVerbs)[number];
-
-/** The pod a call is about. Source: containerd and CRI-O pass it in CNI_ARGS. */
-export interface CniPod {
-  readonly namespace: string;
-  readonly name: string;
-  /** Empty when the runtime does not say. */
-  readonly uid: string;
-}
-
-/** One attachment of a GC call's list of those to keep. */
-export interface CniAttachment {
-  readonly containerId: string;
-  readonly ifname: string;
-}
 
 /** A checked CNI call. Strings are empty where the verb does not need them and the runtime did not give them. */
 export interface CniRequest {
@@ -37,8 +25,8 @@ export interface CniRequest {
   readonly containerId: string;
   readonly netns: string;
   readonly ifname: string;
-  /** `undefined`: the sandbox is no Kubernetes pod. */
-  readonly pod: CniPod | undefined;
+  /** From CNI_ARGS, as containerd and CRI-O have it, with an empty `uid` when they do not say; `undefined`: the sandbox is no Kubernetes pod. */
+  readonly pod: PodIdentity | undefined;
   readonly cniVersion: string;
   /** The result to answer with on success, as text: prevResult unchanged, or a minimal one. */
   readonly result: string;
@@ -48,7 +36,7 @@ export interface CniRequest {
    * GC only: what the runtime still has of this network; `undefined` when it did not say, or in a way that cannot be read:
    * whoever is missing from a list that is not understood may still be there.
    */
-  readonly validAttachments: readonly CniAttachment[] | undefined;
+  readonly validAttachments: readonly Pick<Attachment, "containerId" | "ifname">[] | undefined;
 }
 
 /** What the launcher relays. */
@@ -169,7 +157,7 @@ export const strictWord: WordReader = (name, text, { bytes }) => {
 const forgivingWord: WordReader = (_name, text, bound) => cutText(text, bound);
 
 /** The pod that a call names. @throws CniError as the reader does */
-export function podNamed({ namespace, name, uid }: CniPod, word: WordReader): CniPod {
+export function podNamed({ namespace, name, uid }: PodIdentity, word: WordReader): PodIdentity {
   return {
     namespace: word("K8S_POD_NAMESPACE", namespace, bounds.namespaceName),
     name: word("K8S_POD_NAME", name, bounds.objectName),
@@ -206,9 +194,9 @@ function resultIps(prevResult: unknown): string[] {
 }
 
 /** CRI-O says `null` for each network but the one that its pods use. */
-function parseAttachments(value: unknown): CniAttachment[] | undefined {
+function parseAttachments(value: unknown): Pick<Attachment, "containerId" | "ifname">[] | undefined {
   if (!Array.isArray(value) || value.length > bounds.cniAttachments.count) return undefined;
-  const attachments: CniAttachment[] = [];
+  const attachments: Pick<Attachment, "containerId" | "ifname">[] = [];
   for (const item of value as unknown[]) {
     if (!isRecord(item) || typeof item.containerID !== "string" || typeof item.ifname !== "string")
       return undefined;

@@ -8,13 +8,13 @@ import { EnrolmentError } from "../enrolment/outcomes.ts";
 import type { PodLookup } from "../enrolment/pod-lookup.ts";
 import { SidecarError, type Sidecars } from "../enrolment/sidecars.ts";
 import type { NamespaceNames } from "../kube/namespace-patterns.ts";
-import type { PodFacts } from "../kube/pod-facts.ts";
+import type { PodFacts, PodIdentity } from "../kube/pod-facts.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
 import { type CallOutcome, callOutcomeOf } from "./call-outcome.ts";
 import { CniError } from "./cni-error.ts";
-import type { CniPod, CniRequest } from "./cni-request.ts";
+import type { CniRequest } from "./cni-request.ts";
 
 export interface CniVerbsOptions {
   readonly enrolment: Pick<Enrolment, "add" | "remove" | "keepOnly" | "check">;
@@ -155,7 +155,7 @@ export class CniVerbs {
   }
 
   /** An agent that cannot tell anything of a pod holds up no more than one that is away. */
-  async #lookUp(pod: CniPod): Promise<Awaited<ReturnType<PodLookup["find"]>> | "exempt"> {
+  async #lookUp(pod: PodIdentity): Promise<Awaited<ReturnType<PodLookup["find"]>> | "exempt"> {
     try {
       return await this.#options.lookup.find(pod);
     } catch (error) {
@@ -165,7 +165,7 @@ export class CniVerbs {
   }
 
   /** Needs no look at the pod, so it holds without the API server too. */
-  #isExcluded(pod: CniPod): boolean {
+  #isExcluded(pod: PodIdentity): boolean {
     return this.#options.excludeNamespaces.has(pod.namespace);
   }
 

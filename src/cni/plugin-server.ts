@@ -10,17 +10,14 @@ import type { Clock } from "../loop/clock.ts";
 import { LimitedServer, type PortLimits } from "../ports/limited-server.ts";
 import { CniError, renderCniError } from "./cni-error.ts";
 import { answerVersion, type CniRequest, parseCniRequest } from "./cni-request.ts";
+import type { CniVerbs } from "./cni-verbs.ts";
 import { parseIstioAddEvent } from "./istio-add-event.ts";
-
-/** Decides what a call does; `handle` returns the text for stdout. */
-export interface CniHandler {
-  handle(request: CniRequest): Promise<string>;
-}
 
 export interface PluginServerOptions {
   /** File of the socket; only root may connect. */
   readonly path: string;
-  readonly handler: CniHandler;
+  /** Decides what a call does. */
+  readonly handler: Pick<CniVerbs, "handle">;
   readonly log: Logger;
   /** An event of istio-cni's plugin could not be read. */
   readonly onbadevent?: () => void;

@@ -1,21 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // A list whose plugins all lie in files of their own has no place for our entry: it becomes such a file, the last one. Pure.
 import { isDeepStrictEqual } from "node:util";
+import type { ChainOptions } from "./chain-options.ts";
 import type { Conf, ConfPart } from "./conf.ts";
 import type { Action } from "./conf-folder.ts";
 import { compareNames, jsonText } from "./conf-text.ts";
-import { type Owner, ownerOf, type PluginEntry } from "./conflist-edit.ts";
-
-interface PartOptions {
-  readonly entry: PluginEntry;
-  readonly replaceIstioCni: boolean;
-  readonly keepSettings?: boolean;
-}
+import { type Owner, ownerOf } from "./conflist-edit.ts";
 
 /** Exactly one file of ours in the network's folder. Its name and version are the list's, whatever it says itself. */
 export function planPart(
   target: Conf,
-  { entry, replaceIstioCni, keepSettings }: PartOptions,
+  { entry, replaceIstioCni, keepSettings }: ChainOptions,
 ): { readonly fileName: string; readonly actions: readonly Action[] } {
   const [kept, ...surplus] = partsOf(target, "ours");
   const theirs = replaceIstioCni ? partsOf(target, "istio-cni") : [];

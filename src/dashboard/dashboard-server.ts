@@ -14,11 +14,11 @@ import { embeddedPage, type PageText } from "./embedded-page.ts";
 import { LiveFeed } from "./live-feed.ts";
 import { refusalOf } from "./loopback-guard.ts";
 import type { PageKey } from "./page-key.ts";
-import type { RulesSource } from "./pod-rules.ts";
+import type { PodRules } from "./pod-rules.ts";
 
 export interface DashboardServerOptions {
   readonly agent: StateReader;
-  readonly rules: RulesSource;
+  readonly rules: Pick<PodRules, "rules">;
   /** Who has it not is answered nothing. */
   readonly key: PageKey;
   /** See `LiveFeedOptions`. */

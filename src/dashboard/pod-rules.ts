@@ -22,12 +22,6 @@ export interface PodRulesOptions {
   readonly clock?: Clock;
 }
 
-/** Who can tell the rules of a pod. */
-export interface RulesSource {
-  /** @returns undefined when the node has no such pod @throws Error naming why nobody can tell */
-  rules(namespace: string, name: string): Promise<PodRulesReport | undefined>;
-}
-
 interface Look {
   readonly startedMs: number;
   readonly report: Promise<PodRulesReport | undefined>;
@@ -41,7 +35,7 @@ const maxAgeMs = 500;
 const lookTimeoutMs = 3000;
 
 /** Rules with counters, read when somebody asks. */
-export class PodRules implements RulesSource {
+export class PodRules {
   readonly #options: PodRulesOptions;
   readonly #clock: Clock;
   readonly #looks = new Map<string, Look>();
@@ -56,6 +50,7 @@ export class PodRules implements RulesSource {
     this.#clock = options.clock ?? systemClock;
   }
 
+  /** @returns undefined when the node has no such pod @throws Error naming why nobody can tell */
   async rules(ns: string, name: string): Promise<PodRulesReport | undefined> {
     const nowMs = this.#clock.nowMs();
     for (const [key, { startedMs }] of this.#looks)

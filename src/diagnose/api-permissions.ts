@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether the API server answers and lets the agent do what it has to, asked in the agent's own name.
 import type { AgentConfig } from "../config.ts";
+import type { ApiClient } from "../kube/api-client.ts";
 import { ApiError } from "../kube/api-error.ts";
 import { recordOf, textOf } from "../kube/json-fields.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
 
 /** What is needed of an API client. */
-export interface AccessReviewer {
-  create(path: string, body: object, options?: { signal?: AbortSignal }): Promise<unknown>;
-}
+export type AccessReviewer = Pick<ApiClient, "create">;
 
 /** One permission. */
 interface Permission {

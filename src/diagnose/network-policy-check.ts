@@ -2,9 +2,8 @@
 // NetworkPolicies that drop kubelet probes: in a captured pod they come from a link-local address that no policy expects.
 import { BlockList } from "node:net";
 import { parseDocument } from "yaml";
-import type { CallOptions, ListOptions, ListResult } from "../kube/api-client.ts";
+import type { ApiClient } from "../kube/api-client.ts";
 import { ApiError } from "../kube/api-error.ts";
-import type { Query } from "../kube/api-requests.ts";
 import { listOf, recordOf, textOf, textsOf } from "../kube/json-fields.ts";
 import {
   type LabelSelector,
@@ -14,11 +13,6 @@ import {
 } from "../kube/label-selector.ts";
 import { familyOf } from "../probes/probe-address.ts";
 import { type Finding, fine, warning } from "./finding.ts";
-
-/** What is needed of an API client. */
-export interface ObjectLister {
-  list<T>(path: string, query: Query, options: ListOptions<T> & CallOptions): Promise<ListResult<T>>;
-}
 
 /** A pod with probes over the network. */
 export interface ProbedPod {
@@ -46,7 +40,7 @@ const FIX =
  * @param options.probeAddresses where probes come from
  */
 export async function checkNetworkPolicies(
-  client: ObjectLister,
+  client: Pick<ApiClient, "list">,
   options: {
     readonly wanted: ReadonlySet<string>;
     readonly nodeName: string;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether a pod belongs into the mesh, and with which redirection. Pure, no I/O.
 import type { NamespaceNames } from "../kube/namespace-patterns.ts";
+import type { NodeState } from "../kube/node-state.ts";
 import { hasFinished, type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import { type PodOverrides, podOverridesOf } from "../kube/pod-overrides.ts";
 import { type EnablementSelector, matchSelectors } from "../kube/selectors.ts";
@@ -82,20 +83,16 @@ export function redirectOf(
   };
 }
 
-/** What is known of the namespaces. */
-export interface NamespaceSource {
-  namespace(name: string): NamespaceFacts | undefined;
-  /** Whether a namespace that is not there is known to be gone. */
-  isFresh(): boolean;
-}
-
 /**
  * The one place that decides about a pod: the newest facts of it and of its namespace that anybody brought.
  * @returns `undefined` while the labels of its namespace are not known
  */
 export function decideWorkload(
   workload: Pick<Workload, "pod" | "namespaceHint" | "phase">,
-  { node, policy }: { readonly node: NamespaceSource; readonly policy: EnrolmentPolicy },
+  {
+    node,
+    policy,
+  }: { readonly node: Pick<NodeState, "namespace" | "isFresh">; readonly policy: EnrolmentPolicy },
 ): Desired | undefined {
   const { pod, namespaceHint } = workload;
   if (pod === undefined) return undefined;

@@ -1,16 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds what is needed to decide about a pod that the runtime is just making: from the watches, or from the API server.
 import type { NodeState } from "../kube/node-state.ts";
-import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
+import type { NamespaceFacts, PodFacts, PodIdentity } from "../kube/pod-facts.ts";
 import type { Logger } from "../log/logger.ts";
 import { runtimeUid } from "./runtime-pod.ts";
-
-/** The pod as the runtime names it; `uid` is empty when it does not say. */
-export interface NamedPod {
-  readonly namespace: string;
-  readonly name: string;
-  readonly uid: string;
-}
 
 export interface PodLookupOptions {
   readonly node: NodeState;
@@ -31,8 +24,8 @@ export class PodLookup {
     this.#timeoutMs = options.timeoutMs ?? 5000;
   }
 
-  /** @throws Error with the cause and what will happen next */
-  async find(named: NamedPod): Promise<{ pod: PodFacts; namespace: NamespaceFacts }> {
+  /** @param named as the runtime does; `uid` is empty when it does not say. @throws Error with the cause and what will happen next */
+  async find(named: PodIdentity): Promise<{ pod: PodFacts; namespace: NamespaceFacts }> {
     const signal = AbortSignal.timeout(this.#timeoutMs);
     const pod = await this.#pod(named, signal);
     const namespace = await this.#ask(named, () => this.#node.findNamespace(named.namespace, { signal }));
@@ -42,7 +35,7 @@ export class PodLookup {
     return { pod, namespace: namespace.facts };
   }
 
-  async #pod(named: NamedPod, signal: AbortSignal): Promise<PodFacts> {
+  async #pod(named: PodIdentity, signal: AbortSignal): Promise<PodFacts> {
     // without a UID a cached pod of this name may be the predecessor of the one that is being made
     const { facts: pod } = await this.#ask(named, () => this.#node.findPod(named, { signal }));
     const name = `"${named.namespace}/${named.name}"`;
@@ -59,7 +52,7 @@ export class PodLookup {
     return pod;
   }
 
-  async #ask<T>(named: NamedPod, request: () => Promise<T>): Promise<T> {
+  async #ask<T>(named: PodIdentity, request: () => Promise<T>): Promise<T> {
     try {
       return await request();
     } catch (error) {
@@ -76,6 +69,6 @@ export class PodLookup {
   }
 }
 
-function isSame(pod: PodFacts, named: NamedPod): boolean {
+function isSame(pod: PodFacts, named: PodIdentity): boolean {
   return named.uid === "" || pod.uid === named.uid || runtimeUid(pod) === named.uid;
 }

@@ -6,17 +6,11 @@ import { type Clock, systemClock } from "../loop/clock.ts";
 import { type ApiClient, podPath } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
 import { recordOf, textOf } from "./json-fields.ts";
-import { type PodFacts, podAnnotations } from "./pod-facts.ts";
+import { type PodFacts, type PodIdentity, podAnnotations } from "./pod-facts.ts";
 import { compareVersions } from "./resource-version.ts";
 
 /** What the annotation should say; null takes it away. */
 export type RedirectionStatus = "enabled" | "pending" | null;
-
-export interface PodRef {
-  readonly uid: string;
-  readonly namespace: string;
-  readonly name: string;
-}
 
 export interface AnnotationWriterOptions {
   readonly client: Pick<ApiClient, "mergePatch">;
@@ -40,7 +34,7 @@ export interface AnnotationCounts {
 }
 
 interface Job {
-  readonly pod: PodRef;
+  readonly pod: PodIdentity;
   readonly backoff: Backoff;
   wanted: RedirectionStatus;
   inFlight: boolean;
@@ -76,7 +70,7 @@ export class AnnotationWriter {
   }
 
   /** Notes the wanted value; the write follows in the background, unless the annotation is known to have it already. */
-  set(pod: PodRef, value: RedirectionStatus): void {
+  set(pod: PodIdentity, value: RedirectionStatus): void {
     if (this.#abort.signal.aborted) return;
     const job = this.#jobs.get(pod.uid);
     if (job !== undefined) {

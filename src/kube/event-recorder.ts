@@ -7,6 +7,7 @@ import { type Clock, systemClock } from "../loop/clock.ts";
 import type { ApiClient } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
 import { recordOf, textOf } from "./json-fields.ts";
+import type { PodIdentity } from "./pod-facts.ts";
 
 /**
  * Reasons the agent gives; the first word names the mesh, or says that it is about a pod's own sidecar, so that they can be searched for.
@@ -45,13 +46,6 @@ export type EventReason =
 export interface PodEvent {
   readonly reason: EventReason;
   readonly message: string;
-}
-
-/** The pod an event is about. */
-export interface EventPod {
-  readonly uid: string;
-  readonly namespace: string;
-  readonly name: string;
 }
 
 /** What becomes of an Event; `dropped`: too many at once, `forbidden`: the API server grants no right to write it. */
@@ -113,7 +107,7 @@ export class EventRecorder {
   }
 
   /** Notes that something happened to a pod. */
-  record(pod: EventPod, event: PodEvent): void {
+  record(pod: PodIdentity, event: PodEvent): void {
     if (this.#abort.signal.aborted) return;
     const key = `${pod.uid} ${event.reason}`;
     const message = cutText(event.message, bounds.eventMessage);
@@ -158,7 +152,7 @@ export class EventRecorder {
   }
 
   async #create(
-    pod: EventPod,
+    pod: PodIdentity,
     { key, reason, written }: { key: string; reason: EventReason; written: Written },
   ): Promise<void> {
     const { client, nodeName } = this.#options;

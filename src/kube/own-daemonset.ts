@@ -7,13 +7,7 @@ import type { ApiClient } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
 import { listOf, recordOf, textOf } from "./json-fields.ts";
 import { fitsNode, toNodeFacts } from "./node-fit.ts";
-
-/** Which DaemonSet made the pod. */
-export interface DaemonSetOwner {
-  readonly namespace: string;
-  readonly name: string;
-  readonly uid: string;
-}
+import type { PodFacts } from "./pod-facts.ts";
 
 /** `deleted` and `elsewhere` (it places no pod on this node any more) are only said when the API server said so. */
 export type DaemonSetState = "present" | "deleted" | "elsewhere" | "unknown";
@@ -31,12 +25,15 @@ export interface OwnDaemonSetOptions {
   readonly hasOwnPod: () => boolean;
 }
 
+type Owner = Pick<PodFacts, "uid" | "namespace" | "name">;
+
 const requestTimeoutMs = 1_000;
 
 /** Asks the API server about the agent's own DaemonSet. */
 export class OwnDaemonSet {
   readonly #options: OwnDaemonSetOptions;
-  #owner: DaemonSetOwner | undefined;
+  /** Which DaemonSet made the pod. */
+  #owner: Owner | undefined;
   #wasSeen = false;
 
   constructor(options: OwnDaemonSetOptions) {
@@ -44,7 +41,7 @@ export class OwnDaemonSet {
   }
 
   /** The owner as the pod names it; `undefined` outside a DaemonSet. @throws ApiError when it cannot be known */
-  async owner(): Promise<DaemonSetOwner | undefined> {
+  async owner(): Promise<Owner | undefined> {
     const { client, podNamespace, podName } = this.#options;
     if (this.#owner !== undefined || podNamespace === "" || podName === "") return this.#owner;
     const pod = await client.getPod(podNamespace, podName, { signal: AbortSignal.timeout(requestTimeoutMs) });

@@ -90,6 +90,9 @@ export interface PodFacts {
   readonly excess?: readonly string[];
 }
 
+/** Who a pod is. */
+export type PodIdentity = Pick<PodFacts, "uid" | "namespace" | "name">;
+
 /** A namespace as the agent sees it. */
 export interface NamespaceFacts {
   /** Key in the cache: the name. */

@@ -92,11 +92,3 @@ export function matchSelectors(
   );
   return index < 0 ? undefined : index;
 }
-
-/** Whether some pod of a namespace with these labels could belong to the mesh. */
-export function namespaceCouldMatch(
-  selectors: readonly EnablementSelector[],
-  namespaceLabels: Labels,
-): boolean {
-  return selectors.some(({ namespaceSelector }) => matchLabelSelector(namespaceSelector, namespaceLabels));
-}

@@ -3,6 +3,7 @@
 import type { ApiClient } from "../kube/api-client.ts";
 import { nodePodsBudget } from "../kube/list-budget.ts";
 import type { ObjectChange } from "../kube/object-cache.ts";
+import { sameFacts } from "../kube/pod-facts.ts";
 import { Reflector } from "../kube/reflector.ts";
 import type { ReflectorOptions } from "../kube/reflector-options.ts";
 import { Backoff } from "../loop/backoff.ts";
@@ -14,7 +15,7 @@ import { decideRepair } from "./decide-repair.ts";
 import { DeletionPace } from "./deletion-pace.ts";
 import { type InPlaceMeans, repairPodInPlace } from "./repair-in-place.ts";
 import { isUnanswered, RepairReport, type RepairReportOptions } from "./repair-report.ts";
-import { type SuspectPod, sameSuspect, suspectFields, toSuspectPod } from "./suspect-pod.ts";
+import { type SuspectPod, suspectFields, toSuspectPod } from "./suspect-pod.ts";
 
 export interface RepairControllerOptions extends Omit<RepairReportOptions, "mode" | "clock"> {
   readonly client: Pick<ApiClient, "list" | "watch" | "delete" | "mergePatch">;
@@ -78,7 +79,7 @@ export class RepairController {
       convert: (raw) => toSuspectPod(raw, settings),
       fields: suspectFields(settings),
       budget: nodePodsBudget,
-      same: sameSuspect,
+      same: sameFacts,
     });
     this.#pods.subscribe((change) => this.#take(change));
   }

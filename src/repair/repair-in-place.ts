@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes a running pod's rules late, in its own network namespace. How that is done is given from outside.
+
+import type { PodIdentity } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { SuspectPod } from "./suspect-pod.ts";
 
 /** A pod whose rules are to be written, in a namespace that is provably its own. */
-export interface InPlacePod {
-  readonly uid: string;
-  readonly namespace: string;
-  readonly name: string;
+export interface InPlacePod extends PodIdentity {
   /** Lent until the function has settled; its owner closes it. */
   readonly netns: Netns;
 }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the repair keeps of a pod: who it is, and how its init containers ended.
-import { isDeepStrictEqual } from "node:util";
 import { bounds } from "../bounds/bounds.ts";
 import { listOf, recordOf, textOf, wordOf } from "../kube/json-fields.ts";
 import type { Keyed } from "../kube/object-cache.ts";
@@ -95,11 +94,6 @@ export function toSuspectPod(raw: unknown, sought: Sought): SuspectPod | undefin
     hasLabel: hasText(metadata.labels, sought.labelKey),
     ended: endedOf(status.initContainerStatuses, sought.initContainerName),
   };
-}
-
-/** Whether two states differ in nothing but the version. */
-export function sameSuspect(a: SuspectPod, b: SuspectPod): boolean {
-  return isDeepStrictEqual({ ...a, resourceVersion: "" }, { ...b, resourceVersion: "" });
 }
 
 function hasText(raw: unknown, name: string): boolean {

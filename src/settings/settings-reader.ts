@@ -2,6 +2,7 @@
 // Single settings: text becomes a value. What istio-cni takes is taken as it takes it; what nobody can follow has something in its place.
 import { isIPv4 } from "node:net";
 import { isAbsolute, resolve } from "node:path";
+import { parseGoBool } from "../kube/go-bool.ts";
 
 /** Settings by name, as an environment has them. */
 export type Settings = Readonly<Record<string, string | undefined>>;
@@ -13,12 +14,6 @@ export interface SettingFault {
   /** What is wrong with it, and what is done instead. */
   readonly reason: string;
 }
-
-/** Go's strconv.ParseBool. Source: https://pkg.go.dev/strconv#ParseBool */
-const booleans: ReadonlyMap<string, boolean> = new Map([
-  ...["1", "t", "T", "TRUE", "true", "True"].map((word) => [word, true] as const),
-  ...["0", "f", "F", "FALSE", "false", "False"].map((word) => [word, false] as const),
-]);
 
 /** Reads settings by name: options of the command line before the environment. A text that is empty counts as not given. */
 export class SettingsReader {
@@ -86,7 +81,7 @@ export class SettingsReader {
   flag(name: string, fallback: boolean): boolean {
     const value = this.#given(name);
     if (value === undefined) return fallback;
-    const parsed = booleans.get(value);
+    const parsed = parseGoBool(value);
     if (parsed === undefined)
       this.warn(name, "is neither true nor false: counts as false, as with istio-cni");
     return parsed ?? false;

@@ -5,7 +5,7 @@ import { DashboardServer } from "../../src/dashboard/dashboard-server.ts";
 import type { PageText } from "../../src/dashboard/embedded-page.ts";
 import { explainRules } from "../../src/dashboard/packet-paths.ts";
 import { PageKey } from "../../src/dashboard/page-key.ts";
-import type { RulesSource } from "../../src/dashboard/pod-rules.ts";
+import type { PodRules } from "../../src/dashboard/pod-rules.ts";
 import type { PodRulesReport, RuleFamilyReport } from "../../src/dashboard/rules-report.ts";
 import type { EnrolmentState } from "../../src/enrolment/enrolment-state.ts";
 import type { Family } from "../../src/netfilter/family.ts";
@@ -53,7 +53,7 @@ export class FakeNode {
       pod: (ns, name) => ask(() => source.pod(ns, name)),
       node: () => ask(() => source.node()),
     };
-    const rules: RulesSource = { rules: (ns, name) => ask(() => this.#rules(ns, name)) };
+    const rules: Pick<PodRules, "rules"> = { rules: (ns, name) => ask(() => this.#rules(ns, name)) };
     const onfault = (fault: Error | undefined) => void this.faults.push(fault?.message);
     this.server = new DashboardServer({
       agent: this.reader,

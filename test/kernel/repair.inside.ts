@@ -3,6 +3,7 @@
 import { makeGround, makeReadiness } from "../../src/agent/ground.ts";
 import { makeRepair } from "../../src/agent/repair.ts";
 import { loadConfig } from "../../src/config.ts";
+import { SandboxFinder } from "../../src/enrolment/sandbox-finder.ts";
 import type { Sidecars } from "../../src/enrolment/sidecars.ts";
 import { netnsKeyAt } from "../../src/linux/host-netns.ts";
 import { openNetnsCount } from "../../src/linux/netns.ts";
@@ -147,7 +148,12 @@ export async function lentInPlace(): Promise<{
       return { repaired: [], families: [] };
     },
   };
-  const repair = makeRepair(ground, { sidecars });
+  const finder = new SandboxFinder({
+    hostRoot: config.hostRoot,
+    hostNetns: ground.hostNetns,
+    log: loggers.scope("netns"),
+  });
+  const repair = makeRepair(ground, { sidecars, finder });
   const openBefore = openNetnsCount();
   ground.node.start();
   await ground.node.waitForSync(AbortSignal.timeout(5_000));

@@ -5,7 +5,6 @@ import {
   defaultSelectors,
   type EnablementSelector,
   matchSelectors,
-  namespaceCouldMatch,
   parseEnablementSelectors as parse,
   SelectorError,
 } from "../../src/kube/selectors.ts";
@@ -69,7 +68,6 @@ test.each(cases)("selector %s against labels %j gives %j", (text, labels, expect
   expect(matchSelectors(asPod, labels, {}) !== undefined).toBe(expected);
   const asNamespace = parseEnablementSelectors(`[{namespaceSelector: ${text}}]`);
   expect(matchSelectors(asNamespace, {}, labels) !== undefined).toBe(expected);
-  expect(namespaceCouldMatch(asNamespace, labels)).toBe(expected);
 });
 
 test("the first of several entries that matches both sides decides", () => {
