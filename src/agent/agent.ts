@@ -48,13 +48,10 @@ export async function startParts(
   const leftovers = config.ambient
     ? undefined
     : new AmbientLeftovers({ config, log: loggers.scope("probes") });
-  const { stages: reports, stateServer } = reportStages(ground, {
-    ...{ capture, front, wiring, leftovers },
-    runtime,
-  });
-  const departure = new Departure(ground, { capture, front, stateServer });
-  const work = workStages(ground, { capture, front, departure, leftovers, runtime });
-  const lifecycle = new Lifecycle([...reports, ...work], log);
+  const parts: Parts = { ground, capture, front, wiring, leftovers, runtime };
+  const { stages: reports, stateServer } = reportStages(parts);
+  const departure = new Departure(parts, stateServer);
+  const lifecycle = new Lifecycle([...reports, ...workStages(parts, departure)], log);
   await lifecycle.start();
   log.info({ backend: ground.backend.variant }, "ready");
   return {
@@ -71,34 +68,38 @@ export async function startParts(
   };
 }
 
+/** All that the agent is made of. */
+interface Parts {
+  readonly ground: Ground;
+  readonly capture: Capture;
+  readonly front: Front;
+  readonly wiring: Wiring;
+  readonly leftovers: AmbientLeftovers | undefined;
+  readonly runtime: NriPlugin | undefined;
+}
+
 /** Whether the agent stops for good, which only the API server's word can say. */
 class Departure {
-  readonly #ground: Ground;
-  readonly #capture: Capture;
-  readonly #front: Front;
+  readonly #parts: Parts;
   readonly #stateServer: StateServer;
   #answer: ReturnType<Front["own"]["state"]> | undefined;
   isLeaving = false;
 
-  constructor(
-    ground: Ground,
-    parts: { readonly capture: Capture; readonly front: Front; readonly stateServer: StateServer },
-  ) {
-    this.#ground = ground;
-    this.#capture = parts.capture;
-    this.#front = parts.front;
-    this.#stateServer = parts.stateServer;
+  constructor(parts: Parts, stateServer: StateServer) {
+    this.#parts = parts;
+    this.#stateServer = stateServer;
   }
 
   /** Asks, early, so that the answer is there when it is needed. */
   ask(): void {
-    if (this.#ground.config.install.enabled)
-      this.#answer = this.#front.own.state({ deadlineMs: daemonSetAnswerMs });
+    const { ground, front } = this.#parts;
+    if (ground.config.install.enabled) this.#answer = front.own.state({ deadlineMs: daemonSetAnswerMs });
   }
 
   /** Leaves the node if nobody comes after this agent. */
   async leaveIfLast(): Promise<void> {
-    const { config, loggers, annotations } = this.#ground;
+    const { ground, capture, front } = this.#parts;
+    const { config, loggers, annotations } = ground;
     const state = await this.#answer;
     this.isLeaving = state === "deleted" || state === "elsewhere";
     if (!this.isLeaving) return;
@@ -107,27 +108,15 @@ class Departure {
     const log = loggers.scope("install");
     // people may ask until the end, but the file goes with the others
     await this.#stateServer.letNameGo();
-    await leaveNode({ config, ...this.#capture, annotations, plugin: this.#front.plugin, log });
+    await leaveNode({ config, ...capture, annotations, plugin: front.plugin, log });
   }
 }
 
 /** For people and Prometheus, before everything that can wait: while the agent waits for the API server they want to see why. */
-function reportStages(
-  ground: Ground,
-  {
-    capture,
-    front,
-    wiring,
-    leftovers,
-    runtime,
-  }: {
-    capture: Capture;
-    front: Front;
-    wiring: Wiring;
-    leftovers: AmbientLeftovers | undefined;
-    runtime: NriPlugin | undefined;
-  },
-): { readonly stages: Stage[]; readonly stateServer: StateServer } {
+function reportStages({ ground, capture, front, wiring, leftovers, runtime }: Parts): {
+  readonly stages: Stage[];
+  readonly stateServer: StateServer;
+} {
   const { config, loggers, metrics, node, backend, readiness } = ground;
   const { probePath } = capture;
   const log = loggers.scope("agent");
@@ -166,22 +155,8 @@ function reportStages(
 }
 
 /** The agent's work, from the API server's word to the runtime's calls and ztunnel's connection. */
-function workStages(
-  ground: Ground,
-  {
-    capture,
-    front,
-    departure,
-    leftovers,
-    runtime,
-  }: {
-    capture: Capture;
-    front: Front;
-    departure: Departure;
-    leftovers: AmbientLeftovers | undefined;
-    runtime: NriPlugin | undefined;
-  },
-): Stage[] {
+function workStages(parts: Parts, departure: Departure): Stage[] {
+  const { ground, capture, front, leftovers, runtime } = parts;
   const { config, loggers, node, annotations, events, readiness, metrics } = ground;
   const { enrolment, sidecarLooks, ztunnel, probes, probePath } = capture;
   const { plugin, exempt, installer, own, selfTest } = front;

@@ -33,3 +33,11 @@ export function firstFew<T>(
 export function isTold(nth: number): boolean {
   return nth <= 3 || /^10*$/.test(String(nth));
 }
+
+/** Puts an entry behind all others, and takes the first one out where there are more than so many. */
+export function putLast<K, V>(map: Map<K, V>, [key, value]: readonly [K, V], most: number): void {
+  map.delete(key);
+  map.set(key, value);
+  const [first] = map.keys();
+  if (map.size > most && first !== undefined) map.delete(first);
+}

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether the kernel can do what redirection takes: tried for real, in a network namespace made for it, never in the host's.
+
+import type { AgentConfig } from "../config.ts";
 import { NOBODYS_LOCK } from "../linux/lock-files.ts";
 import { NativeError } from "../linux/native.ts";
 import { ensureRedirectRouting } from "../linux/netlink/rtnetlink.ts";
@@ -12,14 +14,11 @@ import { PROBE_CHAIN, PROBE_HOOK, probeRule } from "../probes/probe-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
 import { renderRestoreText } from "../redirection/restore-text.ts";
 import { type Finding, failing, fine, warning } from "./finding.ts";
-import { tryNatively } from "./native-features.ts";
+import { loadRemedy, tryNatively } from "./native-features.ts";
 
 /** What is tried. */
-export interface KernelFeatureOptions {
+export interface KernelFeatureOptions extends Pick<AgentConfig, "ipv6" | "probeSnatV4" | "probeSnatV6"> {
   readonly backend: RedirectBackend;
-  readonly ipv6: boolean;
-  readonly probeSnatV4: string;
-  readonly probeSnatV6: string;
   /** How long each program may take; default 2 s. One that takes longer leaves open what it was to try. */
   readonly toolTimeoutMs?: number | undefined;
 }
@@ -44,31 +43,34 @@ interface Feature {
   readonly lines: (family: Family) => readonly string[];
 }
 
-const load = (modules: string): string =>
-  `load it on the node (modprobe ${modules}) and at every boot (/etc/modules-load.d), or use a kernel that has it`;
-
 /** What our rules are made of, each as the smallest rule that needs it. */
 const FEATURES: readonly Feature[] = [
   {
     id: "table-nat",
     what: "table nat",
-    fix: load("iptable_nat nft_chain_nat"),
+    fix: loadRemedy("iptable_nat nft_chain_nat"),
     table: "nat",
     lines: () => [],
   },
-  { id: "table-mangle", what: "table mangle", fix: load("iptable_mangle"), table: "mangle", lines: () => [] },
-  { id: "table-raw", what: "table raw", fix: load("iptable_raw"), table: "raw", lines: () => [] },
+  {
+    id: "table-mangle",
+    what: "table mangle",
+    fix: loadRemedy("iptable_mangle"),
+    table: "mangle",
+    lines: () => [],
+  },
+  { id: "table-raw", what: "table raw", fix: loadRemedy("iptable_raw"), table: "raw", lines: () => [] },
   {
     id: "mark-match",
     what: "match mark",
-    fix: load("xt_mark"),
+    fix: loadRemedy("xt_mark"),
     table: "mangle",
     lines: () => ["-A PREROUTING -m mark --mark 0x539/0xfff -j ACCEPT"],
   },
   {
     id: "connmark",
     what: "match connmark and target CONNMARK",
-    fix: load("xt_connmark nf_conntrack"),
+    fix: loadRemedy("xt_connmark nf_conntrack"),
     table: "mangle",
     lines: () => [
       "-A PREROUTING -j CONNMARK --set-xmark 0x111/0xfff",
@@ -78,14 +80,14 @@ const FEATURES: readonly Feature[] = [
   {
     id: "redirect",
     what: "target REDIRECT",
-    fix: load("xt_REDIRECT nf_nat"),
+    fix: loadRemedy("xt_REDIRECT nf_nat"),
     table: "nat",
     lines: () => ["-A OUTPUT -p tcp -j REDIRECT --to-ports 15001"],
   },
   {
     id: "ct-zone",
     what: "target CT with zones",
-    fix: `${load("xt_CT")}; or set AMBIENT_DNS_CAPTURE=false, which does without`,
+    fix: `${loadRemedy("xt_CT")}; or set AMBIENT_DNS_CAPTURE=false, which does without`,
     table: "raw",
     lines: () => ["-A OUTPUT -p udp -m udp --dport 53 -j CT --zone 1"],
   },
@@ -96,14 +98,14 @@ const HOST_FEATURES: readonly Feature[] = [
   {
     id: "owner-match",
     what: "match owner",
-    fix: load("xt_owner"),
+    fix: loadRemedy("xt_owner"),
     table: "nat",
     lines: () => ["-A POSTROUTING -p tcp -m owner --socket-exists -j ACCEPT"],
   },
   {
     id: "set-match",
     what: "match set",
-    fix: load("xt_set ip_set_hash_ip"),
+    fix: loadRemedy("xt_set ip_set_hash_ip"),
     table: "nat",
     lines: (family) => [`-A POSTROUTING -p tcp -m set --match-set ${PROBE_SETS[family]} dst -j ACCEPT`],
   },
@@ -190,7 +192,7 @@ async function hostRules(
   } catch (error) {
     if (hasNoAnswer(error)) return [unknown("sets of addresses can be made", error.message)];
     const what = `sets of addresses cannot be made, so kubelet probes go through ztunnel: ${(error as Error).message}`;
-    return [failing("kernel-ipset", what, load("ip_set ip_set_hash_ip"))];
+    return [failing("kernel-ipset", what, loadRemedy("ip_set ip_set_hash_ip"))];
   }
   const found = await Promise.all(families.map((family) => hostRule(netns, { ...options, family })));
   return found.flat();

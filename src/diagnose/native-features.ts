@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether the kernel can do what native nftables take: tried with the agent's own writers, without a program.
+
+import type { AgentConfig } from "../config.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { Family } from "../netfilter/family.ts";
 import { NativeEngine } from "../netfilter/native/native-engine.ts";
@@ -15,10 +17,8 @@ import { wantedSidecar } from "../redirection/told-sidecar.ts";
 import { type Finding, failing, warning } from "./finding.ts";
 
 /** What is tried. */
-export interface NativeFeatureOptions {
+export interface NativeFeatureOptions extends Pick<AgentConfig, "probeSnatV4" | "probeSnatV6"> {
   readonly families: readonly Family[];
-  readonly probeSnatV4: string;
-  readonly probeSnatV6: string;
 }
 
 /** What our rules are made of, each as the smallest table that needs it. */
@@ -74,7 +74,7 @@ export async function tryNatively(netns: Netns, options: NativeFeatureOptions): 
       const why = await attempt(part.id, toldPart(part, families));
       if (why !== undefined)
         found.push(
-          failing(`kernel-${part.id}`, `the kernel has no ${part.what}: ${why}`, load(part.modules)),
+          failing(`kernel-${part.id}`, `the kernel has no ${part.what}: ${why}`, loadRemedy(part.modules)),
         );
     }
     if (found.length === 0)
@@ -104,14 +104,14 @@ async function trySidecars(netns: Netns, families: readonly Family[]): Promise<F
       failing(
         "kernel-sidecars",
         `the rules of sidecars are refused: ${why}`,
-        load("nft_ct nft_redir nf_nat"),
+        loadRemedy("nft_ct nft_redir nf_nat"),
       ),
     ];
   return [
     warning(
       "kernel-nft-tproxy",
       `pods whose sidecar asks for TPROXY, or to drop what is invalid, may not start, as rules for both are refused: ${refusal}`,
-      load("nft_tproxy nft_ct"),
+      loadRemedy("nft_tproxy nft_ct"),
     ),
   ];
 }
@@ -126,7 +126,7 @@ async function tryHost(
   const why = await refusalOf(() => host.apply(netns, { owners, isStale: () => false }));
   if (why === undefined) return [];
   const what = `sets of addresses, or the rule that changes the source of probes, are refused: ${why}`;
-  return [failing("kernel-probes", what, load("nft_chain_nat nft_nat"))];
+  return [failing("kernel-probes", what, loadRemedy("nft_chain_nat nft_nat"))];
 }
 
 function toldPart({ table, rules }: NativePart, families: readonly Family[]): ToldRules {
@@ -147,6 +147,7 @@ async function refusalOf(work: () => Promise<unknown>): Promise<string | undefin
   }
 }
 
-function load(modules: string): string {
+/** How modules come into a kernel that has them. */
+export function loadRemedy(modules: string): string {
   return `load it on the node (modprobe ${modules}) and at every boot (/etc/modules-load.d), or use a kernel that has it`;
 }

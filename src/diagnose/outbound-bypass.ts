@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which pods of the mesh have processes that can send past ztunnel, by the capabilities that the kernel shows: not by the pod's spec.
 import { bareUid, type NodeCgroup } from "../linux/cgroup-path.ts";
-import { Netns, NetnsError } from "../linux/netns.ts";
 import { nodeCgroupOf, Process, processesIn } from "../linux/proc.ts";
+import type { PodProcess } from "../linux/proc-scan.ts";
 import { holds, type ProcessCapabilities, parseCapabilities } from "../linux/process-capabilities.ts";
 import { userNamespacesOver } from "../linux/user-namespaces.ts";
 import type { PodListReport } from "../status/state-report.ts";
 import { type Finding, fine, warning } from "./finding.ts";
+import { openAs } from "./pod-check.ts";
 
 /** What a process can send past ztunnel by. `gained`: only by starting a program that has it, set-user-ID for example. */
 export interface OutboundMeans {
@@ -106,7 +107,7 @@ async function podsWithMeans(
     const means = judgeMeans(parseCapabilities(process.read("status") ?? ""), all);
     const known = kept.get(pod.name);
     if (means === undefined || (known !== undefined && strength(known) >= strength(means))) continue;
-    const over = rulers.get(netnsKey) ?? rulersOf(process.netnsPath, netnsKey);
+    const over = rulers.get(netnsKey) ?? rulersOf({ netnsPath: process.netnsPath, netnsKey });
     if (over === undefined) continue;
     rulers.set(netnsKey, over);
     const userNamespace = process.userNamespaceKey();
@@ -129,14 +130,9 @@ function partOf(process: Process, pod: MeshPod, node: NodeCgroup): "container" |
 }
 
 /** @returns undefined once the process has ended */
-function rulersOf(netnsPath: string, netnsKey: string): ReadonlySet<string> | undefined {
-  try {
-    using netns = Netns.open(netnsPath);
-    return netns.key === netnsKey ? userNamespacesOver(netns.fd) : undefined;
-  } catch (error) {
-    if (error instanceof NetnsError && error.code === "ENOENT") return undefined;
-    throw error;
-  }
+function rulersOf(process: Pick<PodProcess, "netnsPath" | "netnsKey">): ReadonlySet<string> | undefined {
+  using netns = openAs(process);
+  return netns && userNamespacesOver(netns.fd);
 }
 
 /** What the node's first process may have: a node that is a container itself gives no more to its privileged ones. */

@@ -97,7 +97,10 @@ export function wantedPod({ uid, observed }: PodReport): WantedPod {
 }
 
 /** The process may have ended, and its number be another's, since it was looked at: undefined then. @throws NetnsError */
-export function openAs({ netnsPath, netnsKey }: PodProcess): Netns | undefined {
+export function openAs({
+  netnsPath,
+  netnsKey,
+}: Pick<PodProcess, "netnsPath" | "netnsKey">): Netns | undefined {
   try {
     const netns = Netns.open(netnsPath);
     if (netns.key === netnsKey) return netns;

@@ -9,7 +9,7 @@ import { type Desired, decideEnrolment, decideWorkload } from "./desired-state.t
 import type { AddedSandbox, EnrolmentOptions, NamedSandbox } from "./enrolment-options.ts";
 import { askForStock, catchUp, restoreProbes } from "./initial-snapshot.ts";
 import { untilLeft } from "./leaving-node.ts";
-import { NodeChanges } from "./node-changes.ts";
+import { listenToNode } from "./node-changes.ts";
 import { EnrolmentError, Outcomes } from "./outcomes.ts";
 import { PodNotices } from "./pod-notices.ts";
 import { captureFault, type PodRecord, type PodStatus } from "./pod-record.ts";
@@ -70,14 +70,14 @@ export class Enrolment {
       requestAfter: (uid, delayMs, how) => this.#queue.requestAfter(uid, delayMs, how),
     });
     this.#queue = new KeyedQueue({ concurrency, clock, run: (uid) => runs.run(uid) });
-    new NodeChanges({
+    listenToNode({
       ...options,
       records: this.#records,
       queue: this.#queue,
       isStarted: () => this.#stage === "started",
       tell: (uid, message) => this.#tell(uid, message),
       requestAll: () => this.requestAll(),
-    }).listen();
+    });
   }
 
   /**

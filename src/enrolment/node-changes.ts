@@ -16,66 +16,48 @@ export interface NodeChangesOptions extends Pick<EnrolmentOptions, "ztunnel" | "
   readonly requestAll: () => void;
 }
 
-/** Listens from `listen` on. */
-export class NodeChanges {
-  readonly #options: NodeChangesOptions;
-
-  constructor(options: NodeChangesOptions) {
-    this.#options = options;
-  }
-
-  /** Takes the callbacks of node and ztunnel. */
-  listen(): void {
-    const { ztunnel, node } = this.#options;
-    ztunnel.onchange = (event) => {
-      if (event.type !== "disconnected") {
-        for (const { uid, waiters } of this.#options.records.values())
-          if (waiters.size > 0) this.#options.queue.request(uid, { isUrgent: true });
-      }
-      // what the snapshot carried is acknowledged by now; what it did not is handed over by the runs
-      // and what only a ztunnel that has left was told is handed to the one that stays
-      const isOther = event.type === "disconnected" && event.connections > 0;
-      if (event.type === "snapshot" || isOther) this.#options.requestAll();
-    };
-    node.onPodChange((change) => this.#podChanged((change.current ?? change.previous).uid, change.current));
-    node.pods.onlist = () => this.#podsListed();
-    node.onNamespaceChange((change) => this.#namespaceChanged((change.current ?? change.previous).name));
-  }
-
-  #podChanged(uid: string, pod: PodFacts | undefined): void {
-    if (!this.#options.isStarted()) return;
-    if (pod === undefined && !this.#options.records.has(uid)) return;
-    if (pod !== undefined && this.#isOwnWord(pod)) {
-      const record = this.#options.records.of(uid);
+/** Takes the callbacks of node and ztunnel. */
+export function listenToNode(options: NodeChangesOptions): void {
+  const { ztunnel, node, records, queue, history, clock, isStarted, tell, requestAll } = options;
+  ztunnel.onchange = (event) => {
+    if (event.type !== "disconnected") {
+      for (const { uid, waiters } of records.values())
+        if (waiters.size > 0) queue.request(uid, { isUrgent: true });
+    }
+    // what the snapshot carried is acknowledged by now; what it did not is handed over by the runs
+    // and what only a ztunnel that has left was told is handed to the one that stays
+    const isOther = event.type === "disconnected" && event.connections > 0;
+    if (event.type === "snapshot" || isOther) requestAll();
+  };
+  /** Of a captured pod its own annotation comes back to us: nothing is to be done, and a look at its namespace takes a dozen questions. */
+  const isOwnWord = (pod: PodFacts): boolean => {
+    const record = records.get(pod.uid);
+    // a run that is under way, or asked for, reads it itself
+    if (record?.facts === undefined || record.isBehind || queue.isBusy(pod.uid)) return false;
+    return record.workload.phase.at === "captured" && isAnnouncementAlone(record.facts, pod);
+  };
+  const podChanged = (uid: string, pod: PodFacts | undefined): void => {
+    if (!isStarted() || (pod === undefined && !records.has(uid))) return;
+    if (pod !== undefined && isOwnWord(pod)) {
+      const record = records.of(uid);
       record.put({ type: "facts", pod });
-      record.read(this.#options.clock.nowMs());
+      record.read(clock.nowMs());
       return;
     }
-    if (pod !== undefined) this.#options.history.asked(uid);
-    this.#options.tell(uid, { type: "facts", pod });
-  }
-
-  /** Of a captured pod its own annotation comes back to us: nothing is to be done, and a look at its namespace takes a dozen questions. */
-  #isOwnWord(pod: PodFacts): boolean {
-    const record = this.#options.records.get(pod.uid);
-    // a run that is under way, or asked for, reads it itself
-    if (record?.facts === undefined || record.isBehind || this.#options.queue.isBusy(pod.uid)) return false;
-    return record.workload.phase.at === "captured" && isAnnouncementAlone(record.facts, pod);
-  }
-
-  /** A pod known from its ADD alone, and deleted while the watch was broken, is in no list and no event. */
-  #podsListed(): void {
-    if (!this.#options.isStarted()) return;
-    for (const uid of this.#options.records.missingFrom(this.#options.node.pods))
-      this.#podChanged(uid, undefined);
-  }
-
-  #namespaceChanged(name: string): void {
-    if (!this.#options.isStarted()) return;
-    for (const record of this.#options.records.values()) {
-      if (record.facts?.namespace !== name) continue;
-      this.#options.history.asked(record.uid);
-      this.#options.queue.request(record.uid);
+    if (pod !== undefined) history.asked(uid);
+    tell(uid, { type: "facts", pod });
+  };
+  node.onPodChange((change) => podChanged((change.current ?? change.previous).uid, change.current));
+  // a pod known from its ADD alone, and deleted while the watch was broken, is in no list and no event
+  node.pods.onlist = () => {
+    if (isStarted()) for (const uid of records.missingFrom(node.pods)) podChanged(uid, undefined);
+  };
+  node.onNamespaceChange((change) => {
+    const { name } = change.current ?? change.previous;
+    for (const { uid, facts } of isStarted() ? records.values() : []) {
+      if (facts?.namespace !== name) continue;
+      history.asked(uid);
+      queue.request(uid);
     }
-  }
+  });
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What becomes of a pod's runs: when it is looked at again, and who is told.
-import { isTold } from "../bounds/bounded.ts";
+import { cutText, isTold } from "../bounds/bounded.ts";
 import type { EventRecorder } from "../kube/event-recorder.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Logger } from "../log/logger.ts";
@@ -51,7 +51,7 @@ const maxRetryMs = 30_000;
 const maxRefusedRetryMs = 5_000;
 
 /** Of a cause in an Event, so that the remedy behind it is read too. */
-const maxCauseLength = 600;
+const cause = { bytes: 600 };
 
 /** Counts what becomes of the runs and tells it in log, history and Events. */
 export class Outcomes {
@@ -85,7 +85,7 @@ export class Outcomes {
 
   /** Told when that changes. */
   #looked(record: PodRecord): void {
-    const { lookMs, slowLookMs: before, facts: pod, uid, sandbox } = record;
+    const { lookMs, slowLookMs: before, sandbox } = record;
     if (lookMs !== undefined) {
       record.looksMs = [...record.looksMs, lookMs].slice(-LOOKS_TO_JUDGE);
       record.slowLookMs = this.#lookCosts.took(record.looksMs);
@@ -96,13 +96,12 @@ export class Outcomes {
     }
     const { slowLookMs } = record;
     if ((slowLookMs === undefined) === (before === undefined)) return;
-    const names = { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key };
     if (slowLookMs === undefined)
-      this.#options.log.info(names, "a pod is looked at as often as others again");
+      this.#options.log.info(namesOf(record), "a pod is looked at as often as others again");
     else {
       const what =
         "a pod takes long to look at, so it is looked at less often; see what it has in its namespace";
-      this.#options.log.warn({ ...names, ms: Math.round(slowLookMs) }, what);
+      this.#options.log.warn({ ...namesOf(record), ms: Math.round(slowLookMs) }, what);
     }
   }
 
@@ -175,7 +174,7 @@ export class Outcomes {
     if (pod !== undefined && record.waiters.size === 0) {
       events.record(pod, {
         reason: isRefused ? "AmbientZtunnelRefused" : "AmbientNotCaptured",
-        message: `Not captured by the ambient mesh: ${bounded(message)}${remedy}`,
+        message: `Not captured by the ambient mesh: ${cutText(message, cause)}${remedy}`,
       });
     }
     return this.#pauseMs(record.failures, isRefused ? maxRefusedRetryMs : maxRetryMs);
@@ -187,10 +186,10 @@ export class Outcomes {
     about: { readonly error: unknown; readonly failure: Failure; readonly wasUnverified: boolean },
   ): number {
     const { events, history, log } = this.#options;
-    const { facts: pod, uid, sandbox, failures: attempt } = record;
+    const { facts: pod, uid, failures: attempt } = record;
     const { message, remedy, kind } = about.failure;
     history.failed(uid, { kind, message, remedy });
-    const names = { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key, attempt };
+    const names = { ...namesOf(record), attempt };
     if (about.wasUnverified)
       log.debug({ ...names, reason: message }, "a pod's rules still cannot be verified");
     else log.warn({ ...names, err: about.error, remedy }, "cannot verify a pod's rules; trying again");
@@ -199,41 +198,33 @@ export class Outcomes {
       events.record(pod, {
         reason: "AmbientCannotVerify",
         message:
-          `Cannot verify whether this pod is captured by the ambient mesh: ${bounded(message)}${remedy}. ` +
+          `Cannot verify whether this pod is captured by the ambient mesh: ${cutText(message, cause)}${remedy}. ` +
           "It stays as it is and is looked at again",
       });
     }
     return this.#pauseMs(attempt, maxRetryMs);
   }
 
-  #ifVerifiedAgain(
-    { facts: pod, uid, sandbox, state }: PodRecord,
-    { wasUnverified }: { readonly wasUnverified: boolean },
-  ): void {
-    if (!wasUnverified || state !== "enrolled") return;
-    const names = { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key };
-    this.#options.log.info(names, "a pod's rules can be verified again");
+  #ifVerifiedAgain(record: PodRecord, { wasUnverified }: { readonly wasUnverified: boolean }): void {
+    if (!wasUnverified || record.state !== "enrolled") return;
+    this.#options.log.info(namesOf(record), "a pod's rules can be verified again");
   }
 
   /** Notes what was found changed in a captured pod and has been put back. */
   repaired(record: PodRecord, drift: readonly Drift[]): void {
-    const { uid, facts: pod, sandbox } = record;
+    const { facts: pod } = record;
     for (const { kind } of drift) this.repairs.set(kind, (this.repairs.get(kind) ?? 0) + 1);
-    this.#options.log.warn(
-      { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key, drift },
-      "repaired the redirection of a pod",
-    );
+    this.#options.log.warn({ ...namesOf(record), drift }, "repaired the redirection of a pod");
     if (pod === undefined) return;
     const details = drift.map(({ family, detail }) => `IPv${family}: ${detail}`).join("; ");
-    const message = `The redirection of this pod had been changed and was put back: ${bounded(details)}. Look for what writes network rules in it.`;
+    const message = `The redirection of this pod had been changed and was put back: ${cutText(details, cause)}. Look for what writes network rules in it.`;
     this.#options.events.record(pod, { reason: "AmbientRepaired", message });
   }
 
   /** A CNI call had ended the pod's sandbox, which lives on: it is in the mesh again. */
   recaptured(record: PodRecord): void {
-    const { uid, facts: pod, sandbox } = record;
-    const names = { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key };
-    this.#options.log.warn(names, "captured a pod again whose sandbox a CNI call had called ended");
+    const { facts: pod } = record;
+    this.#options.log.warn(namesOf(record), "captured a pod again whose sandbox a CNI call had called ended");
     if (pod === undefined) return;
     this.#options.events.record(pod, {
       reason: "AmbientRecaptured",
@@ -248,13 +239,12 @@ export class Outcomes {
     const text = bypassText(report);
     if (text === record.bypassTold) return;
     record.bypassTold = text;
-    const { facts: pod, uid, sandbox } = record;
-    const names = { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key };
+    const { facts: pod } = record;
     if (text === "") {
-      this.#options.log.info(names, "nothing stands before a pod's rules any more");
+      this.#options.log.info(namesOf(record), "nothing stands before a pod's rules any more");
       return;
     }
-    this.#options.log.warn({ ...names, reason: text }, "a pod's traffic may get past ztunnel");
+    this.#options.log.warn({ ...namesOf(record), reason: text }, "a pod's traffic may get past ztunnel");
     if (pod === undefined) return;
     this.#options.events.record(pod, { reason: "AmbientMayBeBypassed", message: bypassMessage(report) });
   }
@@ -291,6 +281,6 @@ function isInDoubt({ lastRun }: PodRecord): boolean {
   return lastRun === "unverified" || lastRun === "wrong";
 }
 
-function bounded(cause: string): string {
-  return cause.length > maxCauseLength ? `${cause.slice(0, maxCauseLength)}…` : cause;
+function namesOf({ facts: pod, uid, sandbox }: PodRecord) {
+  return { ns: pod?.namespace, pod: pod?.name, uid, netns: sandbox?.netns.key };
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What has become of each pod lately: changes of state with their times, the last look, the last failure. Bounded.
+
+import { cutText, putLast } from "../bounds/bounded.ts";
 import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import type { SkippedFamily } from "../redirection/pod-routing.ts";
 import type { EnrolmentState } from "./enrolment-state.ts";
@@ -54,7 +56,7 @@ export interface PodPast {
   readonly look: PodLook | undefined;
   readonly failure: PodFailure | undefined;
   /** What stood before our rules when that was looked for last; `undefined`: it was not yet. */
-  readonly bypasses?: BypassReport | undefined;
+  readonly bypasses: BypassReport | undefined;
   /** Connections that were open when the running pod came into the mesh; `undefined`: it was captured before it ran. */
   readonly earlierConnections: number | undefined;
 }
@@ -80,24 +82,22 @@ export interface PodHistoryOptions {
   readonly date?: () => Date;
 }
 
-interface Entry {
+type Entry = { -readonly [Key in keyof PodPast]: PodPast[Key] } & {
   state: EnrolmentState;
-  transitions: PodTransition[];
-  look: PodLook | undefined;
-  failure: PodFailure | undefined;
-  bypasses: BypassReport | undefined;
-  earlierConnections: number | undefined;
   askedMs: number | undefined;
   run: { startMs: number; stepMs: number; steps: StepTime[] } | undefined;
-}
+};
 
 const nothing: PodPast = {
   transitions: [],
   look: undefined,
   failure: undefined,
+  bypasses: undefined,
   earlierConnections: undefined,
 };
-const maxTextLength = 500;
+
+const fresh: Entry = { ...nothing, state: "outside", askedMs: undefined, run: undefined };
+const text = { bytes: 500 };
 
 /** Remembers; every method is cheap and none throws. Runs of one pod never overlap, as the queue has it. */
 export class PodHistory {
@@ -160,14 +160,9 @@ export class PodHistory {
   failed(uid: string, failure: { kind: FailureKind; message: string; remedy: string }): void {
     const entry = this.#entry(uid);
     const attempts = (entry.failure?.attempts ?? 0) + 1;
-    const { kind, message, remedy } = failure;
-    entry.failure = {
-      at: this.#isoTime(),
-      kind,
-      message: cut(message),
-      remedy: asSentence(remedy),
-      attempts,
-    };
+    const { kind } = failure;
+    const [message, remedy] = [cutText(failure.message, text), remedySentence(failure.remedy)];
+    entry.failure = { at: this.#isoTime(), kind, message, remedy, attempts };
     this.#options.listener?.failed?.(kind);
   }
 
@@ -190,10 +185,9 @@ export class PodHistory {
     if (state === entry.state) return;
     const ms = rounded(nowMs - (run?.startMs ?? nowMs));
     const steps = run?.steps ?? [];
-    entry.transitions.push({ at: this.#isoTime(), from: entry.state, to: state, ms, steps, reason });
+    const change = { at: this.#isoTime(), from: entry.state, to: state, ms, steps, reason };
+    entry.transitions = [...entry.transitions, change].slice(-(this.#options.maxTransitions ?? 16));
     entry.state = state;
-    const surplus = entry.transitions.length - (this.#options.maxTransitions ?? 16);
-    if (surplus > 0) entry.transitions.splice(0, surplus);
     if (outcome === "enrolled" && askedMs !== undefined)
       this.#options.listener?.captured?.((nowMs - askedMs) / 1000);
   }
@@ -213,25 +207,9 @@ export class PodHistory {
   }
 
   #entry(uid: string): Entry {
-    let entry = this.#entries.get(uid);
     // the map's order is that of the last word about each pod
-    if (entry === undefined) {
-      entry = {
-        state: "outside",
-        transitions: [],
-        look: undefined,
-        failure: undefined,
-        bypasses: undefined,
-        earlierConnections: undefined,
-        askedMs: undefined,
-        run: undefined,
-      };
-    } else this.#entries.delete(uid);
-    this.#entries.set(uid, entry);
-    if (this.#entries.size > (this.#options.maxPods ?? 512)) {
-      const [quietest] = this.#entries.keys();
-      if (quietest !== undefined) this.#entries.delete(quietest);
-    }
+    const entry: Entry = this.#entries.get(uid) ?? { ...fresh };
+    putLast(this.#entries, [uid, entry], this.#options.maxPods ?? 512);
     return entry;
   }
 
@@ -244,11 +222,7 @@ function rounded(ms: number): number {
   return Math.round(ms * 10) / 10;
 }
 
-function cut(text: string): string {
-  return text.length > maxTextLength ? `${text.slice(0, maxTextLength)}…` : text;
-}
-
 /** Remedies are written as the end of a sentence that names the failure. */
-function asSentence(remedy: string): string {
-  return cut(remedy.replace(/^[;,.\s]+/, ""));
+export function remedySentence(remedy: string): string {
+  return cutText(remedy.replace(/^[;,.\s]+/, ""), text);
 }

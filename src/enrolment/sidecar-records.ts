@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What has become of each pod whose sidecar this agent serves: where it stands, the last look, the last failure. Bounded, no I/O.
-import { cutText } from "../bounds/bounded.ts";
+import { cutText, putLast } from "../bounds/bounded.ts";
 import type { Family } from "../netfilter/family.ts";
-import type { PodFailure } from "./pod-history.ts";
+import { type PodFailure, remedySentence } from "./pod-history.ts";
 
 /**
  * Where a pod stands that is redirected to its sidecar.
@@ -98,8 +98,7 @@ export class SidecarRecords {
       at: this.#now(),
       kind,
       message: cutText(message, TEXT),
-      // remedies are written as the end of a sentence
-      remedy: cutText(remedy.replace(/^[;,.\s]+/, ""), TEXT),
+      remedy: remedySentence(remedy),
       attempts: (former?.attempts ?? 0) + 1,
     };
     this.#become(uid, state, { look, failure, reason: failure.message, ms });
@@ -137,11 +136,8 @@ export class SidecarRecords {
         ms: Math.round(10 * ms) / 10,
         reason,
       });
-    this.#records.delete(uid);
-    this.#records.set(uid, { state, look, failure, transitions: transitions.slice(-MAX_TRANSITIONS) });
-    const { maxPods = 512 } = this.#options;
-    const [quietest] = this.#records.keys();
-    if (this.#records.size > maxPods && quietest !== undefined) this.#records.delete(quietest);
+    const record = { state, look, failure, transitions: transitions.slice(-MAX_TRANSITIONS) };
+    putLast(this.#records, [uid, record], this.#options.maxPods ?? 512);
   }
 
   #now(): string {

@@ -2,7 +2,7 @@
 // Which pods are exempt from waiting for an agent that is away: the launcher's two lists.
 import { readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { NamespaceNames } from "../kube/namespace-patterns.ts";
+import type { AgentConfig } from "../config.ts";
 import type { NodeState } from "../kube/node-state.ts";
 import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
 import type { EnablementSelector } from "../kube/selectors.ts";
@@ -13,14 +13,6 @@ import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import { claimOf, parseVerdicts, renderVerdicts, selectorsMark, showsMesh } from "./namespace-verdicts.ts";
 
-/** What decides whose pods never wait for the agent. */
-export interface AgentIdentity {
-  readonly excludeNamespaces: NamespaceNames;
-  /** Namespace and name of the agent's own pod; empty when it runs outside Kubernetes. */
-  readonly podNamespace: string;
-  readonly podName: string;
-}
-
 /** Names under which the agent is installed: one in place of the other has to start in a chain that the other left. */
 const daemonSetNames = ["ambient-cni-node", "istio-cni-node"];
 
@@ -28,7 +20,9 @@ const daemonSetNames = ["ambient-cni-node", "istio-cni-node"];
  * The list in our entry of the chain: `namespace` or `namespace/pod-name-prefix`, with patterns in the namespace. The agent's
  * own pods are on it, because after a reboot their sandbox would wait for the agent that it is to hold.
  */
-export function chainExemptions(identity: AgentIdentity): string[] {
+export function chainExemptions(
+  identity: Pick<AgentConfig, "excludeNamespaces" | "podNamespace" | "podName">,
+): string[] {
   const { excludeNamespaces, podNamespace, podName } = identity;
   const exempt = [...excludeNamespaces].sort();
   // a DaemonSet's pods are named after it, with five characters of their own
@@ -41,11 +35,9 @@ export function chainExemptions(identity: AgentIdentity): string[] {
 /** Name of the list's file; the launcher knows it, too (plugin/call.h). */
 export const exemptListName = "ambient-cni.exempt-namespaces";
 
-/** Where the agent keeps files, as it sees the folders. */
-export interface ExemptListPlace {
-  readonly runDir: string;
-  readonly install: { readonly enabled: boolean; readonly binDir: string };
-}
+type ExemptListPlace = Pick<AgentConfig, "runDir"> & {
+  readonly install: Pick<AgentConfig["install"], "enabled" | "binDir">;
+};
 
 /**
  * The list lies beside the launcher: that folder outlives a boot, and each agent that installs has it, also in istio-cni's own

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Puts the plugin into the node's chain and keeps it there: the launcher first, then the entry that calls it.
 import type { InstallConfig } from "../config.ts";
-import type { PluginEntry } from "../conflist/conflist-edit.ts";
-import type { Logger } from "../log/logger.ts";
-import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import { AuxiliaryKeeper } from "./auxiliary-keeper.ts";
 import { ChainKeeper } from "./chain-keeper.ts";
@@ -14,28 +11,21 @@ import { LeftoverKeeper } from "./leftover-keeper.ts";
 import { findMultusChain } from "./multus-chain.ts";
 import { RuntimeNetworkReader } from "./runtime-network.ts";
 
-export interface InstallerOptions {
+export interface InstallerOptions
+  extends Pick<ChainKeeperOptions, "entry" | "log" | "onrepaired" | "onfight" | "clock"> {
   readonly config: InstallConfig;
   /** The agent's run dir as this process sees it. */
   readonly runDir: string;
-  /** Our entry in the chain; its type is the launcher's name. */
-  readonly entry: PluginEntry;
   readonly replaceIstioCni: boolean;
   readonly hostRoot: string;
-  readonly log: Logger;
   /** Why the plugin is not in place, with the remedy; undefined: it is. */
   onstate(fault: string | undefined): void;
-  /** Our entry was missing: sandboxes may have been made without us. */
-  onrepaired(): void;
-  onfight(fight: ChainFight): void;
   /** The fight is over. */
   onpeace(): void;
   /** Once for each installation or repair that ended, well or not. */
   oninstall?(result: "SUCCESS" | "COPY_BINARIES_FAILURE" | "CREATE_CNI_CONFIG_FAILURE"): void;
   /** The launcher's file; default: the one that came with this agent. */
   readonly source?: string;
-  /** For looks at the launcher. */
-  readonly clock?: Clock;
 }
 
 /** Longer than a repair of the chain may take to show: somebody who cleans the plugin folder is noticed by then. */

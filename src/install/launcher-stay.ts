@@ -2,9 +2,8 @@
 // Whether a runtime will still call the launcher for sandboxes of today, although no chain names it any more.
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { nodePrograms } from "../linux/node-programs.ts";
-import { processesIn } from "../linux/proc.ts";
 import { launcherName } from "./launcher-copy.ts";
+import { findRuntime } from "./runtime-network.ts";
 
 /** Where the node is looked at. */
 export interface LauncherStayOptions {
@@ -78,19 +77,9 @@ function mentions(text: string, type: string): boolean {
   );
 }
 
-/** Runtimes by the name of their process. */
-const runtimesOfNow: ReadonlySet<string> = new Set(["containerd", "cri-dockerd"]);
-
 async function takesChainOfNow(hostRoot: string): Promise<boolean> {
-  const procRoot = join(hostRoot, "proc");
-  const isOfNode = nodePrograms(procRoot);
-  let isKnown = false;
-  for await (const process of processesIn(procRoot, { mayLack: true })) {
-    const comm = process.comm() ?? "";
-    if (comm === "crio" && isOfNode(process)) return false;
-    isKnown ||= runtimesOfNow.has(comm) && isOfNode(process);
-  }
-  return isKnown;
+  const { crio, isOther } = await findRuntime(hostRoot);
+  return crio === undefined && isOther;
 }
 
 async function namesIn(folder: string): Promise<string[] | undefined> {

@@ -4,6 +4,7 @@ import type { ChainOptions, ChainPlan } from "../conflist/chain-options.ts";
 import { planChain } from "../conflist/chain-plan.ts";
 import type { Action, ConfFolder } from "../conflist/conf-folder.ts";
 import { istioCniType } from "../conflist/conflist-edit.ts";
+import type { ChainKeeperOptions } from "./chain-keeper-options.ts";
 import { type Fight, fightRemedy, noFight, recordRewrite } from "./fight.ts";
 
 /** What is remembered between looks; times are ms of a clock that never goes back. */
@@ -30,22 +31,13 @@ export const freshMemory: ChainMemory = {
   fight: noFight,
 };
 
-/** How long things are left as they are, in ms. */
-export interface ChainGraces {
-  /** A file that cannot be parsed may be half written. */
-  readonly halfWrittenMs: number;
-  /** Another agent's settings: a rolling upgrade runs two of us. */
-  readonly settingsGraceMs: number;
-  /** Our copy whose original is gone. */
-  readonly ownedGraceMs: number;
-}
-
 /** What was seen. */
 export interface ChainView {
   readonly folder: ConfFolder;
   readonly nowMs: number;
   readonly wanted: Omit<ChainOptions, "keepSettings">;
-  readonly graces: ChainGraces;
+  /** How long things are left as they are. */
+  readonly graces: Required<Pick<ChainKeeperOptions, "halfWrittenMs" | "settingsGraceMs" | "ownedGraceMs">>;
 }
 
 /** For the log and for people. */

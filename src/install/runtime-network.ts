@@ -60,7 +60,10 @@ export class RuntimeNetworkReader {
 /** Runtimes that take the first file, by the name of their process. */
 const others: ReadonlySet<string> = new Set(["containerd", "cri-dockerd"]);
 
-async function findRuntime(hostRoot: string): Promise<{ crio: Process | undefined; isOther: boolean }> {
+/** Which runtime runs on the node: CRI-O, or one that takes the first file. */
+export async function findRuntime(
+  hostRoot: string,
+): Promise<{ crio: Process | undefined; isOther: boolean }> {
   const procRoot = join(hostRoot, "proc");
   const isOfNode = nodePrograms(procRoot);
   let isOther = false;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes the redirection annotation for istiod and people: in the background, once per wish, until it holds.
+
+import { putLast } from "../bounds/bounded.ts";
 import type { Logger } from "../log/logger.ts";
 import { Backoff } from "../loop/backoff.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
@@ -83,9 +85,9 @@ export class AnnotationWriter {
       return;
     }
     if (this.#jobs.size === 0) this.#idle = Promise.withResolvers<void>();
-    const { random } = this.#options;
-    const backoff = new Backoff({ ...this.#options.backoff, ...(random === undefined ? {} : { random }) });
+    const { random, backoff: range } = this.#options;
     const { uid, namespace, name } = pod;
+    const backoff = new Backoff({ ...range, random });
     const created: Job = {
       pod: { uid, namespace, name },
       backoff,
@@ -198,11 +200,7 @@ export class AnnotationWriter {
 
   #remember(uid: string, value: RedirectionStatus, answer: unknown): void {
     const version = textOf(recordOf(recordOf(answer).metadata).resourceVersion);
-    this.#written.delete(uid);
-    this.#written.set(uid, { value, version });
-    if (this.#written.size <= maxRemembered) return;
-    const [oldest] = this.#written.keys();
-    if (oldest !== undefined) this.#written.delete(oldest);
+    putLast(this.#written, [uid, { value, version }], maxRemembered);
   }
 
   #onFailure(job: Job, error: unknown): void {

@@ -19,7 +19,7 @@ export interface CallOptions {
 
 export interface ReadOptions extends CallOptions {
   /** ApiAsk for metadata without spec and status; servers that cannot do it send whole objects. */
-  readonly metadataOnly?: boolean;
+  readonly metadataOnly?: boolean | undefined;
   /** Fields that are read of each object; without them all are. */
   readonly fields?: Fields | undefined;
 }
@@ -28,7 +28,7 @@ export interface ListOptions<T> extends ReadOptions {
   /** Turns each raw object into what is kept, before the next one is read; undefined drops it. */
   readonly convert: (raw: unknown) => T | undefined;
   /** Default: that of a whole cluster. */
-  readonly budget?: ListBudget;
+  readonly budget?: ListBudget | undefined;
 }
 
 export interface WatchOptions extends ReadOptions {
@@ -76,16 +76,12 @@ export class ApiClient {
 
   /** The raw pod. @throws ApiError */
   getPod(namespace: string, name: string, options: CallOptions = {}): Promise<unknown> {
-    return this.#requests.json({ ...options, method: "GET", path: podPath(namespace, name) });
+    return this.get(podPath(namespace, name), options);
   }
 
   /** The raw namespace. @throws ApiError */
   getNamespace(name: string, options: CallOptions = {}): Promise<unknown> {
-    return this.#requests.json({
-      ...options,
-      method: "GET",
-      path: `/api/v1/namespaces/${encodeURIComponent(name)}`,
-    });
+    return this.get(`/api/v1/namespaces/${encodeURIComponent(name)}`, options);
   }
 
   /** Any other raw object. @throws ApiError */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kubernetes Events on pods: what an operator sees in `kubectl describe pod` before anyone opens a log.
-import { cutText } from "../bounds/bounded.ts";
+import { cutText, putLast } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
 import type { Logger } from "../log/logger.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
@@ -129,7 +129,7 @@ export class EventRecorder {
       this.#write(() => this.#repeat(earlier));
     } else {
       const written: Written = { message, path: undefined, count: 1, atMs: nowMs };
-      this.#remember(key, written);
+      putLast(this.#written, [key, written], maxRemembered);
       this.#write(() => this.#create(pod, { key, reason: event.reason, written }));
     }
   }
@@ -234,14 +234,6 @@ export class EventRecorder {
     if (this.#tokens < 1) return false;
     this.#tokens--;
     return true;
-  }
-
-  #remember(key: string, written: Written): void {
-    this.#written.delete(key);
-    this.#written.set(key, written);
-    if (this.#written.size <= maxRemembered) return;
-    const [oldest] = this.#written.keys();
-    if (oldest !== undefined) this.#written.delete(oldest);
   }
 }
 

@@ -54,16 +54,8 @@ export class NodeState {
 
   constructor(options: NodeStateOptions) {
     const { client, nodeName, log, clock, random, watchSeconds, graceMs } = options;
-    const shared = {
-      client,
-      log,
-      same: sameFacts,
-      ...(clock === undefined ? {} : { clock }),
-      ...(random === undefined ? {} : { random }),
-      ...(watchSeconds === undefined ? {} : { watchSeconds }),
-      ...(graceMs === undefined ? {} : { graceMs }),
-    };
-    const backoff = () => new Backoff({ ...options.backoff, ...(random === undefined ? {} : { random }) });
+    const shared = { client, log, same: sameFacts, clock, random, watchSeconds, graceMs };
+    const backoff = () => new Backoff({ ...options.backoff, random });
     this.#client = client;
     this.#maxAgeMs = options.maxAgeMs ?? 60_000;
     this.pods = new Reflector({

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The objects a watch has told of, safe against repeated, late and swapped events.
+
+import { putLast } from "../bounds/bounded.ts";
 import { compareVersions } from "./resource-version.ts";
 import type { WatchEvent } from "./watch-event.ts";
 
@@ -80,9 +82,6 @@ export class ObjectCache<T extends Keyed> {
   /** Remembers a deletion for a while, so that an older event that comes late does not bring the object back. */
   #bury(object: T): void {
     this.#objects.delete(object.key);
-    this.#tombstones.set(object.key, object.resourceVersion);
-    if (this.#tombstones.size <= maxTombstones) return;
-    const [oldest] = this.#tombstones.keys();
-    if (oldest !== undefined) this.#tombstones.delete(oldest);
+    putLast(this.#tombstones, [object.key, object.resourceVersion], maxTombstones);
   }
 }

@@ -16,24 +16,24 @@ export interface ReflectorOptions<T extends Keyed> {
   readonly what: string;
   readonly path: string;
   readonly query?: Query;
-  readonly metadataOnly?: boolean;
+  readonly metadataOnly?: boolean | undefined;
   /** Turns a raw object into what is kept; undefined drops it. */
   readonly convert: (raw: unknown) => T | undefined;
   /** Fields that `convert` asks for; without them all are read. */
   readonly fields?: Fields;
   /** What a list may cost, default: that of a whole cluster. */
-  readonly budget?: ListBudget;
+  readonly budget?: ListBudget | undefined;
   /** Tells whether two states differ in nothing that matters; listeners are not told of such steps. */
   readonly same?: (a: T, b: T) => boolean;
   readonly log: Logger;
-  readonly clock?: Clock;
-  readonly random?: () => number;
+  readonly clock?: Clock | undefined;
+  readonly random?: (() => number) | undefined;
   /** Pauses after failures; default from 250 ms to 30 s. */
   readonly backoff?: Backoff;
   /** Shortest time a watch is asked to last; up to a quarter is added at random. Default 40 s. */
-  readonly watchSeconds?: number;
+  readonly watchSeconds?: number | undefined;
   /** Silence allowed past the watch's own end. Default 5 s: with the default watch a dead one is found in 55 s. */
-  readonly graceMs?: number;
+  readonly graceMs?: number | undefined;
 }
 
 /** Counts since the start. */

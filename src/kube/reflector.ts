@@ -163,8 +163,8 @@ export class Reflector<T extends Keyed> {
         signal,
         convert,
         fields,
-        ...(metadataOnly === undefined ? {} : { metadataOnly }),
-        ...(budget === undefined ? {} : { budget }),
+        metadataOnly,
+        budget,
       },
     );
     this.#version = result.resourceVersion;
@@ -206,7 +206,7 @@ export class Reflector<T extends Keyed> {
           proof = this.#clock.after(shortestWatchMs, () => this.#failures.noteSuccess());
         this.onopen();
       },
-      ...(metadataOnly === undefined ? {} : { metadataOnly }),
+      metadataOnly,
     });
     try {
       const turns = new Turns();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The last lines of the log, kept to be shown: warnings and errors of the node, and what was said of each pod.
+import { putLast } from "../bounds/bounded.ts";
 
 /** A line that is kept; fields that may be long are left out. */
 export interface KeptLine {
@@ -92,12 +93,8 @@ export class LogRing {
 
   #notePod(key: string, line: KeptLine): void {
     const lines = this.#byPod.get(key) ?? [];
-    this.#byPod.delete(key);
-    this.#byPod.set(key, lines);
     push(lines, line, this.#limits.maxLinesPerPod);
-    if (this.#byPod.size <= this.#limits.maxPods) return;
-    const [quietest] = this.#byPod.keys();
-    if (quietest !== undefined) this.#byPod.delete(quietest);
+    putLast(this.#byPod, [key, lines], this.#limits.maxPods);
   }
 }
 

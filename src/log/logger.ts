@@ -17,22 +17,6 @@ export interface Logger {
   error(fields: object, message: string): void;
 }
 
-/** Gives each part of the agent its logger. */
-export interface LoggerFactory {
-  scope(name: string): Logger;
-  /** Levels as they are now. */
-  levels(): LogSettings;
-  /**
-   * Changes levels from the next line on.
-   * @param scope a scope, `default`, `all`, or istio-cni's `cni-agent` and `cni-plugin`
-   * @param level `undefined` gives a scope the default level again
-   * @throws RangeError for a scope that nothing logs in, and for a default that is taken away
-   */
-  setLevel(scope: string, level: LogLevel | undefined): void;
-  /** The last lines, also those of levels that are not written. */
-  readonly ring: LogRing;
-}
-
 export interface LoggerOptions {
   /** Default: standard output. */
   readonly destination?: DestinationStream;
@@ -49,7 +33,7 @@ type Write = (line: LoggedLine) => void;
  */
 export function createLoggers(settings: LogSettings, options: LoggerOptions = {}): LoggerFactory {
   const destination = options.destination ?? standardOutput();
-  return new Loggers(settings, {
+  return new LoggerFactory(settings, {
     write: settings.format === "pretty" ? prettyWriter(destination) : jsonWriter(destination),
     ring: options.ring ?? new LogRing(),
   });
@@ -62,7 +46,9 @@ function standardOutput(): DestinationStream {
   return destination;
 }
 
-class Loggers implements LoggerFactory {
+/** Gives each part of the agent its logger. */
+export class LoggerFactory {
+  /** The last lines, also those of levels that are not written. */
   readonly ring: LogRing;
   readonly #write: Write;
   readonly #known = new Set<string>();
@@ -83,10 +69,17 @@ class Loggers implements LoggerFactory {
     return { debug: at("debug"), info: at("info"), warn: at("warn"), error: at("error") };
   }
 
+  /** Levels as they are now. */
   levels(): LogSettings {
     return this.#settings;
   }
 
+  /**
+   * Changes levels from the next line on.
+   * @param scope a scope, `default`, `all`, or istio-cni's `cni-agent` and `cni-plugin`
+   * @param level `undefined` gives a scope the default level again
+   * @throws RangeError for a scope that nothing logs in, and for a default that is taken away
+   */
   setLevel(scope: string, level: LogLevel | undefined): void {
     if (scope === "default" && level === undefined)
       throw new RangeError('Cannot change log level "default": it must have one');

@@ -9,7 +9,7 @@ export class Backoff {
   readonly #random: () => number;
   #failures = 0;
 
-  constructor(options: { baseMs?: number; capMs?: number; random?: () => number } = {}) {
+  constructor(options: { baseMs?: number; capMs?: number; random?: (() => number) | undefined } = {}) {
     this.#baseMs = options.baseMs ?? 250;
     this.#capMs = options.capMs ?? 30_000;
     this.#random = options.random ?? Math.random;

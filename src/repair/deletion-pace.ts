@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // How fast pods are deleted: those that were broken together at once, and what their owner made in their place, when that is
 // broken too, with growing pauses. A fault that no deletion cures must not become an endless storm of pods.
+
+import { putLast } from "../bounds/bounded.ts";
 import type { Clock } from "../loop/clock.ts";
 
 interface Owner {
@@ -45,10 +47,6 @@ export class DeletionPace {
   deleted(ownerUid: string, generation: number): void {
     if (ownerUid === "") return;
     const generations = Math.max(this.generationOf(ownerUid), generation + 1);
-    this.#owners.delete(ownerUid);
-    this.#owners.set(ownerUid, { generations, lastMs: this.#clock.nowMs() });
-    if (this.#owners.size <= maxOwners) return;
-    const [oldest] = this.#owners.keys();
-    if (oldest !== undefined) this.#owners.delete(oldest);
+    putLast(this.#owners, [ownerUid, { generations, lastMs: this.#clock.nowMs() }], maxOwners);
   }
 }

@@ -71,7 +71,7 @@ export class RepairController {
       client,
       log,
       clock,
-      ...(random === undefined ? {} : { random }),
+      random,
       ...watch,
       what: "pods that may have to be repaired",
       path: "/api/v1/pods",
@@ -115,7 +115,7 @@ export class RepairController {
     const { random } = this.#options;
     return {
       generation: this.#pace.generationOf(ownerUid),
-      backoff: new Backoff({ ...tries, ...(random === undefined ? {} : { random }) }),
+      backoff: new Backoff({ ...tries, random }),
       notBeforeMs: Number.NEGATIVE_INFINITY,
       doneId: undefined,
     };

@@ -9,21 +9,14 @@ import { type KnownPod, knownPod, knownPods, reportPod } from "./pod-report.ts";
 import type { PodDetailReport, PodListReport } from "./state-report.ts";
 
 /** Who answers the state API's questions. */
-export interface StateSource {
-  /** From memory. */
-  pods(): PodListReport;
-  /** Looked at in the kernel; `undefined`: the node has no such pod. */
-  pod(namespace: string, name: string): Promise<PodDetailReport | undefined>;
-  /** From memory. */
-  node(): Promise<NodeReport>;
-}
+export type StateSource = Pick<AgentState, "pods" | "pod" | "node">;
 
 /** Looks into namespaces under way at a time; those who ask for more wait. */
 const maxLooks = 4;
 const maxTransitionsShown = 16;
 
 /** The agent's own answers. */
-export class AgentState implements StateSource {
+export class AgentState {
   readonly #facts: AgentFacts;
   /** Looks under way: those who ask for the same pod meanwhile share one. */
   readonly #looks = new Map<string, Promise<PodDetailReport>>();
@@ -33,12 +26,14 @@ export class AgentState implements StateSource {
     this.#facts = facts;
   }
 
+  /** From memory. */
   pods(): PodListReport {
     const facts = this.#facts;
     const pods = knownPods(facts).map((known) => reportPod(facts, known, { transitions: 1 }));
     return { at: new Date().toISOString(), node: facts.config.nodeName, pods };
   }
 
+  /** Looked at in the kernel; `undefined`: the node has no such pod. */
   async pod(namespace: string, name: string): Promise<PodDetailReport | undefined> {
     const known = this.#find(namespace, name);
     if (known === undefined) return undefined;
@@ -51,6 +46,7 @@ export class AgentState implements StateSource {
     return await look;
   }
 
+  /** From memory. */
   node(): Promise<NodeReport> {
     return reportNode(this.#facts);
   }

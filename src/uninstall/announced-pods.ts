@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // istiod is told first that pods of this node leave the mesh: where nobody can tell it, they stay in it.
 import { setTimeout as delay } from "node:timers/promises";
+import type { AgentConfig } from "../config.ts";
 import { ApiClient, podPath } from "../kube/api-client.ts";
 import { ApiError } from "../kube/api-error.ts";
 import { type PodFacts, podAnnotations, toPodFacts } from "../kube/pod-facts.ts";
@@ -10,14 +11,8 @@ import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
 import { forEachLimited } from "../loop/limit.ts";
 import { findNetns, openFound } from "./node-cleanup-netns.ts";
 
-export interface AnnouncedPodsOptions {
-  readonly hostRoot: string;
-  readonly kubeconfigPath: string | undefined;
-  /** Empty: pods are looked for in the whole cluster. */
-  readonly nodeName: string;
-  /** What istiod gets to tell the peers, in ms. */
-  readonly leavePauseMs: number;
-}
+/** Without a name of the node pods are looked for in the whole cluster. */
+type AnnouncedPodsOptions = Pick<AgentConfig, "hostRoot" | "kubeconfigPath" | "nodeName" | "leavePauseMs">;
 
 /** What came of it. */
 export interface Concealed {

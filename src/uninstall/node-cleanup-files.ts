@@ -2,16 +2,18 @@
 // Takes what the agent keeps in its run dir away: sockets, the backend decision, the exempt list, what ADD told of sandboxes.
 import { lstat, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import type { AgentConfig } from "../config.ts";
 import { SANDBOX_FOLDER } from "../enrolment/attachment-store.ts";
 import { LOCK_FOLDER } from "../linux/lock-files.ts";
 import { NativeError } from "../linux/native.ts";
 import { connectSeqpacket } from "../linux/seqpacket.ts";
 import { isServed } from "./uninstall-calls.ts";
 
-export interface FileCleanupOptions {
-  readonly runDir: string;
-  readonly ztunnelSocketPath: string;
-  /** The agent that calls is about to close what it still serves: its sockets go, too. Default false. */
+export interface FileCleanupOptions extends Pick<AgentConfig, "runDir" | "ztunnelSocketPath"> {
+  /**
+   * An agent calls, whose own socket is closed, and which is about to close what it still serves: those go, too, and another one on its
+   * socket is its successor and gets the node. Default false.
+   */
   readonly isAgent?: boolean;
 }
 

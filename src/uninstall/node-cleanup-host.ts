@@ -2,6 +2,7 @@
 // Takes the chain and the sets for kubelet probes out of the host.
 
 import { join } from "node:path";
+import type { AgentConfig } from "../config.ts";
 import { Netns } from "../linux/netns.ts";
 import { findChains, findLegacyChains } from "../netfilter/find-chains.ts";
 import { findNativeTables, nativeTableName } from "../netfilter/native/native-tables.ts";
@@ -13,12 +14,8 @@ import { PROBE_CHAIN, PROBE_TABLE } from "../probes/probe-rules.ts";
 import { SET_NAMES } from "../probes/probe-set.ts";
 import type { CleanupTools } from "./node-cleanup-tools.ts";
 
-export interface HostCleanupOptions {
-  readonly hostRoot: string;
-  /** Namespace that probes come from, as the agent was told. */
-  readonly hostNetnsPath: string;
-  readonly probeSnatV4: string;
-  readonly probeSnatV6: string;
+export interface HostCleanupOptions
+  extends Pick<AgentConfig, "hostRoot" | "hostNetnsPath" | "probeSnatV4" | "probeSnatV6"> {
   readonly tools: CleanupTools;
 }
 

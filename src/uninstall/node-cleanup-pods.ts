@@ -18,14 +18,6 @@ export interface PodCleanupOptions {
   readonly spare?: ReadonlySet<string>;
 }
 
-/** What became of the pods. */
-export interface PodCleanupResult {
-  /** Namespaces that were changed. */
-  readonly cleaned: readonly string[];
-  /** Namespaces that could not be cleaned, and why. */
-  readonly failed: readonly string[];
-}
-
 /** Each holds a descriptor; programs are bounded by themselves. */
 const maxParallel = 8;
 /** An ADD that was under way may finish behind our back. */
@@ -39,8 +31,10 @@ export async function lookAtPods(
   return { enrolled: enrolled.map(({ name }) => name), failed };
 }
 
-/** Cleans all namespaces; one that fails stops no other. @throws Error when the host's own cannot be told, or tools are missing */
-export async function cleanPods(options: PodCleanupOptions): Promise<PodCleanupResult> {
+/** Cleans all namespaces; one that fails stops no other. @returns names of namespaces that were changed, and why others could not be cleaned @throws Error when the host's own cannot be told, or tools are missing */
+export async function cleanPods(
+  options: PodCleanupOptions,
+): Promise<{ cleaned: string[]; failed: string[] }> {
   const hostNetns = await hostKeys(options);
   const cleaned = new Set<string>();
   const failed = new Map<string, string>();

@@ -4,6 +4,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { PluginType } from "../conflist/conflist-edit.ts";
 import { removeExemptList } from "../install/exempt-namespaces.ts";
 import { launcherName, launcherPath, ownLaunchers, removeLauncher } from "../install/launcher-copy.ts";
+import type { Leftover } from "../install/launcher-leftover.ts";
 import { whyLauncherStays } from "../install/launcher-stay.ts";
 import type { UninstallCalls } from "./uninstall-calls.ts";
 
@@ -27,18 +28,12 @@ export interface LauncherLeave {
   readonly failed: readonly string[];
 }
 
-/** A launcher of ours. */
-export interface FoundLauncher {
-  readonly name: PluginType;
-  readonly path: string;
-  /** Why it has to stay; undefined: it may go. */
-  readonly stays: string | undefined;
-}
-
 /** Where launchers of ours are, and why they have to stay if they have. */
-export async function lookAtLaunchers(options: LauncherLookOptions): Promise<FoundLauncher[]> {
+export async function lookAtLaunchers(
+  options: LauncherLookOptions,
+): Promise<Pick<Leftover, "name" | "path" | "stays">[]> {
   const { binDir, hostRoot, removeLauncherAlways } = options;
-  const found: FoundLauncher[] = [];
+  const found: Pick<Leftover, "name" | "path" | "stays">[] = [];
   for (const name of await ownLaunchers(binDir)) {
     const path = launcherPath(binDir, name);
     const why = removeLauncherAlways === true ? undefined : await whyLauncherStays({ hostRoot, type: name });

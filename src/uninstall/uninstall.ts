@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Leaves a node for good: chain, pods, host side, launcher, run dir. Needs neither the API server nor a running agent.
 import { existsSync } from "node:fs";
+import type { AgentConfig, InstallConfig } from "../config.ts";
 import { parseFolder } from "../conflist/conf-folder.ts";
 import { planRemoval } from "../conflist/removal-plan.ts";
 import { defaultOwnedFileName, removeFromChain } from "../install/chain-removal.ts";
@@ -9,32 +10,22 @@ import { chainFolders } from "../install/multus-chain.ts";
 import type { Logger } from "../log/logger.ts";
 import type { Concealed } from "./announced-pods.ts";
 import { untilIstioIsIn } from "./istio-entry.ts";
-import { cleanFiles, lookAtFiles } from "./node-cleanup-files.ts";
-import { cleanHost, lookAtHostRules } from "./node-cleanup-host.ts";
+import { cleanFiles, type FileCleanupOptions, lookAtFiles } from "./node-cleanup-files.ts";
+import { cleanHost, type HostCleanupOptions, lookAtHostRules } from "./node-cleanup-host.ts";
 import { cleanPods, lookAtPods, type PodCleanupOptions } from "./node-cleanup-pods.ts";
 import { CleanupTools } from "./node-cleanup-tools.ts";
 import { UninstallCalls, whoServes } from "./uninstall-calls.ts";
 import { leaveLaunchers, lookAtLaunchers } from "./uninstall-launcher.ts";
 
-export interface UninstallOptions {
-  /** Prefix under which the host's files are seen. */
-  readonly hostRoot: string;
-  readonly runDir: string;
-  readonly ztunnelSocketPath: string;
-  readonly pluginSocketPath: string;
-  /** The runtime's folders as this process sees them. */
-  readonly netDir: string;
-  readonly binDir: string;
-  readonly ownedFileName: string | undefined;
-  /** Namespace that kubelet probes come from. */
-  readonly hostNetnsPath: string;
-  readonly probeSnatV4: string;
-  readonly probeSnatV6: string;
+/** Folders and addresses are the agent's; the namespace of kubelet probes is `hostNetnsPath`. */
+export interface UninstallOptions
+  extends FileCleanupOptions,
+    Omit<HostCleanupOptions, "tools">,
+    Pick<AgentConfig, "pluginSocketPath">,
+    Pick<InstallConfig, "netDir" | "binDir" | "ownedFileName"> {
   readonly log: Logger;
   /** How long the launcher must not have been called before it is removed; default 5 s. */
   readonly quietMs?: number;
-  /** An agent calls, whose own socket is closed: another one on the socket is its successor and gets the node. Default false. */
-  readonly isAgent?: boolean;
   /** Go on although an agent runs. Default false. */
   readonly force?: boolean;
   /** Remove the launcher also where a runtime may still call it for pods made before. Default false. */

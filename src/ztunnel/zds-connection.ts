@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // One connected ztunnel: its hello, its snapshot, then one request at a time, each paired with its answer.
 
+import { closeSync } from "node:fs";
 import { bounds } from "../bounds/bounds.ts";
 import type { Packet, SeqpacketConnection } from "../linux/seqpacket.ts";
 import type { Logger } from "../log/logger.ts";
-import { closeFds } from "./received-fds.ts";
 import type { Roster, RosterEntry } from "./workload.ts";
 import {
   decodeAnswer,
@@ -248,7 +248,8 @@ export class ZdsConnection {
   }
 
   #receive(packet: Packet): void {
-    closeFds(packet.fds);
+    // owned the moment they arrive, wanted or not
+    for (const fd of packet.fds) closeSync(fd);
     const awaiting = this.#awaiting;
     this.#awaiting = undefined;
     if (packet.fds.length > 0 || packet.controlTruncated) {
