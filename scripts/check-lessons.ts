@@ -198,7 +198,7 @@ export const exceptions: readonly Exception[] = [
     reason: "300 ms in a command that a person ends with a signal to its process",
   },
   {
-    path: "enrolment/leaving-node.ts",
+    path: "enrolment/pod-runs.ts",
     lesson: "wait",
     line: "clock.after(againMs, resolve)",
     reason: "leaving for good is not broken off in the middle; main.ts has the limit",

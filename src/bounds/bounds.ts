@@ -16,7 +16,6 @@ export interface Bound {
 }
 
 const podFacts = "kube/pod-facts.ts";
-const boundedLabels = "kube/bounded-labels.ts";
 const suspectPod = "repair/suspect-pod.ts";
 const cniRequest = "cni/cni-request.ts";
 const apiClient = "kube/api-client.ts";
@@ -42,11 +41,11 @@ export const bounds = {
    * How many labels there are is limited by the size of the object alone: Istio's and "app" come first where there are more.
    * Source: kubernetes apimachinery pkg/apis/meta/v1/validation, ValidateLabels.
    */
-  labels: { at: boundedLabels, count: 256, over: "left-out" },
+  labels: { at: podFacts, count: 256, over: "left-out" },
   /** A prefix of 253, a slash, a name of 63. Source: Kubernetes documentation, "Labels and Selectors", syntax. */
-  labelKey: { at: boundedLabels, bytes: 317, over: "left-out" },
+  labelKey: { at: podFacts, bytes: 317, over: "left-out" },
   /** Source: kubernetes apimachinery pkg/util/validation, LabelValueMaxLength. */
-  labelValue: { at: boundedLabels, bytes: 63, over: "left-out" },
+  labelValue: { at: podFacts, bytes: 63, over: "left-out" },
   /**
    * All annotations of an object together may have 256 KiB, and any one of ours all of them; the longest that has a use is a
    * list of 64 interface names. Source: kubernetes apimachinery pkg/api/validation/objectmeta.go, TotalAnnotationSizeLimitB.

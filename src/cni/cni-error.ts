@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Errors a CNI caller gets to see.
+// Errors a CNI caller gets to see, and the few words that metrics count the answers by.
 
 /**
  * Error codes of the CNI specification that the agent uses; 100 and above are the plugin's own.
@@ -36,4 +36,18 @@ export class CniError extends Error {
 export function renderCniError(error: CniError, cniVersion: string): string {
   const details = error.details === "" ? {} : { details: error.details };
   return JSON.stringify({ cniVersion, code: error.code, msg: error.message, ...details });
+}
+
+/**
+ * How a CNI call was answered. `captured`: the pod is in the mesh; `passed`: it is none of ours, or the call was of
+ * another verb and went well; `retry`: the caller should come again; `invalid`: its input is wrong; `failed`.
+ */
+export const callOutcomes = ["captured", "passed", "retry", "invalid", "failed"] as const;
+export type CallOutcome = (typeof callOutcomes)[number];
+
+/** Sorts the error of a CNI call; `code` is that of the CNI spec. */
+export function callOutcomeOf(error: unknown): CallOutcome {
+  const { code } = error as { readonly code?: unknown };
+  if (code === 11) return "retry";
+  return typeof code === "number" && code > 0 && code < 10 ? "invalid" : "failed";
 }

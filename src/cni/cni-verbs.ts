@@ -12,8 +12,7 @@ import type { PodFacts, PodIdentity } from "../kube/pod-facts.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import { Netns } from "../linux/netns.ts";
 import type { Logger } from "../log/logger.ts";
-import { type CallOutcome, callOutcomeOf } from "./call-outcome.ts";
-import { CniError } from "./cni-error.ts";
+import { type CallOutcome, CniError, callOutcomeOf } from "./cni-error.ts";
 import type { CniRequest } from "./cni-request.ts";
 
 export interface CniVerbsOptions {

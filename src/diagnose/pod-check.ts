@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One pod against what should be, as the one verdict has it: every mismatch by its name.
+// One pod against what should be, as the one verdict has it: every mismatch by its name; and pods that share a namespace.
 import {
   type CaptureFinding,
   type CaptureReport,
@@ -111,4 +111,25 @@ export function openAs({
     if (code === "ENOENT" || code === "ESRCH") return undefined;
     throw error;
   }
+}
+
+/** A fault for each pod that shares its namespace with one that is redirected. */
+export function sharedNamespaces(subjects: readonly PodSubject[]): Fault[] {
+  const byKey = new Map<string, PodSubject[]>();
+  for (const subject of subjects) {
+    if (subject.running === undefined) continue;
+    const { netnsKey } = subject.running;
+    byKey.set(netnsKey, [...(byKey.get(netnsKey) ?? []), subject]);
+  }
+  return [...byKey]
+    .filter(([, pods]) => pods.length > 1 && pods.some(({ wanted }) => hasRedirection(wanted)))
+    .flatMap(([key, pods]) =>
+      pods.map(({ name }) =>
+        fault(
+          "shared-netns",
+          name,
+          `network namespace ${key} has ${pods.map((pod) => pod.name).join(" and ")}`,
+        ),
+      ),
+    );
 }

@@ -14,8 +14,7 @@ import type { PodDetailReport, PodListReport } from "../status/state-report.ts";
 import type { Fault, FaultKind } from "./fault.ts";
 import { agentsEyes, type KernelEyes, openEyes } from "./kernel-eyes.ts";
 import { checkPod, type PodCheck, subjectOf, wantedPod } from "./pod-check.ts";
-import { ruleLines } from "./rule-lines.ts";
-import { readRules } from "./rule-reader.ts";
+import { readRules, ruleLines } from "./rule-reader.ts";
 
 /** One check. */
 export interface DebugCheck {

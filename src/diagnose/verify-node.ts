@@ -17,8 +17,7 @@ import { CleanupTools } from "../uninstall/node-cleanup-tools.ts";
 import { type Fault, fault, isKnownWrong } from "./fault.ts";
 import { checkHost, type HostMember } from "./host-check.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
-import { checkPod, type PodSubject, subjectOf, wantedPod } from "./pod-check.ts";
-import { sharedNamespaces } from "./shared-namespaces.ts";
+import { checkPod, type PodSubject, sharedNamespaces, subjectOf, wantedPod } from "./pod-check.ts";
 
 /** What the agent says should be. */
 export interface Expectation {

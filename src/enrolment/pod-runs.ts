@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The runs of all pods: each with what is told of its end, and when the pod is looked at again.
 import type { Logger } from "../log/logger.ts";
+import type { Clock } from "../loop/clock.ts";
+import type { KeyedQueue } from "../loop/keyed-queue.ts";
 import type { AddWaiters } from "./add-waiters.ts";
 import type { Desired } from "./desired-state.ts";
 import type { Step } from "./next-step.ts";
@@ -75,5 +77,23 @@ export class PodRuns {
     // what was announced meanwhile has its own pause
     const soonestMs = Math.min(pauseMs, this.#parts.notices.dueInMs(record) ?? pauseMs);
     this.#parts.requestAfter(uid, soonestMs, { isUrgent: waiters.size > 0 });
+  }
+}
+
+interface Means {
+  readonly queue: KeyedQueue<Rest>;
+  readonly clock: Clock;
+}
+
+/** Runs each pod until it has left, or cannot. Never rejects. */
+export async function untilLeft(uids: Iterable<string>, means: Means): Promise<void> {
+  await Promise.allSettled(Array.from(uids, (uid) => leave(uid, means)));
+}
+
+async function leave(uid: string, { queue, clock }: Means): Promise<void> {
+  for (;;) {
+    const { outcome, againMs = 0 } = await queue.run(uid);
+    if (outcome !== "leaving") return;
+    await new Promise<void>((resolve) => clock.after(againMs, resolve));
   }
 }

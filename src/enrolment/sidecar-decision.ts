@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether a pod's sidecar waits for this agent's rules, and for which. Pure.
-import { parseGoBool } from "../kube/go-bool.ts";
+import { parseGoBool } from "../kube/json-fields.ts";
 import type { NamespaceNames } from "../kube/namespace-patterns.ts";
 import { hasFinished, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One pod as an immutable value, and which step is next for it. Pure: no I/O, no clock, nothing is closed here.
+
+import { compareVersions } from "../kube/object-cache.ts";
 import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
-import { compareVersions } from "../kube/resource-version.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { Sandbox } from "./sandbox-finder.ts";
 

@@ -8,8 +8,8 @@ import { type Clock, systemClock } from "../loop/clock.ts";
 import { type ApiClient, podPath } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
 import { recordOf, textOf } from "./json-fields.ts";
+import { compareVersions } from "./object-cache.ts";
 import { type PodFacts, type PodIdentity, podAnnotations } from "./pod-facts.ts";
-import { compareVersions } from "./resource-version.ts";
 
 /** What the annotation should say; null takes it away. */
 export type RedirectionStatus = "enabled" | "pending" | null;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The few requests the agent makes to the Kubernetes API, with deadlines and errors that say what to do.
+
+import { cutText } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
 import { Turns } from "../loop/turns.ts";
-import { ApiError } from "./api-error.ts";
+import { ApiError, type AskedFor, errorOfStatus } from "./api-error.ts";
 import { type ApiAsk, ApiRequests, type ClientLimits, type Query } from "./api-requests.ts";
 import { Credentials } from "./credentials.ts";
 import { badJson, readLines } from "./http-exchange.ts";
@@ -10,7 +12,6 @@ import { recordOf, textOf, wordOf } from "./json-fields.ts";
 import { clusterBudget, type ListBudget, ListSpending } from "./list-budget.ts";
 import { ListSplitter } from "./list-splitter.ts";
 import { type Fields, pickFields } from "./pick-fields.ts";
-import { parseWatchEvent, type WatchEvent } from "./watch-event.ts";
 
 /** Every call takes a signal; without one only the client's own deadlines end it. */
 export interface CallOptions {
@@ -242,4 +243,42 @@ function isList({ kind, items, metadata }: Readonly<Record<string, unknown>>): b
 export function podPath(namespace: string, name: string, subresource?: string): string {
   const pod = `/api/v1/namespaces/${encodeURIComponent(namespace)}/pods/${encodeURIComponent(name)}`;
   return subresource === undefined ? pod : `${pod}/${subresource}`;
+}
+
+/** One event of a watch; BOOKMARK objects carry only a resourceVersion. */
+export interface WatchEvent {
+  readonly type: "ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK";
+  readonly object: unknown;
+}
+
+/** What a Status says, in the place of an object. */
+const statusFields: Fields = { code: true, reason: true, message: true, details: true };
+
+/** Reads one line, and of its object these fields. @throws ApiError for ERROR events, Error with code BAD_RESPONSE for what is no event */
+export function parseWatchEvent(
+  line: Buffer,
+  { asked, fields }: { readonly asked: AskedFor; readonly fields: Fields | undefined },
+): WatchEvent {
+  const { type, object } = parseLine(line, fields === undefined ? true : { ...fields, ...statusFields });
+  switch (type) {
+    case "ADDED":
+    case "MODIFIED":
+    case "DELETED":
+    case "BOOKMARK":
+      return { type, object };
+    case "ERROR":
+      throw errorOfStatus(asked, object);
+    default:
+      throw badJson(
+        new Error(`unknown event type ${cutText(JSON.stringify(type) ?? "", bounds.errorCauses)}`),
+      );
+  }
+}
+
+function parseLine(line: Buffer, object: true | Fields): Readonly<Record<string, unknown>> {
+  try {
+    return recordOf(object === true ? JSON.parse(line.toString()) : pickFields(line, { type: true, object }));
+  } catch (error) {
+    throw badJson(error);
+  }
 }

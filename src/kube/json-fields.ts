@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reading fields out of JSON from a peer, whatever it turns out to hold.
+// Reading fields out of JSON from a peer, and words out of texts, whatever they turn out to hold.
 import { fits } from "../bounds/bounded.ts";
 
 /** The value as an object; an empty one when it is anything else. */
@@ -31,4 +31,14 @@ export function textsOf(value: unknown): Readonly<Record<string, string>> {
     if (typeof text === "string") result[key] = text;
   }
   return result;
+}
+
+const words: ReadonlyMap<string, boolean> = new Map([
+  ...["1", "t", "T", "TRUE", "true", "True"].map((word) => [word, true] as const),
+  ...["0", "f", "F", "FALSE", "false", "False"].map((word) => [word, false] as const),
+]);
+
+/** Reads a boolean; undefined for anything else (no trimming, no other spelling). Source: Go `strconv.ParseBool`. */
+export function parseGoBool(text: string): boolean | undefined {
+  return words.get(text);
 }

@@ -7,7 +7,7 @@ import type { ApiClient, CallOptions } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
 import { recordOf } from "./json-fields.ts";
 import { namespacesBudget, nodePodsBudget } from "./list-budget.ts";
-import type { ObjectChange } from "./object-cache.ts";
+import { compareVersions, type ObjectChange } from "./object-cache.ts";
 import {
   type NamespaceFacts,
   namespaceFields,
@@ -18,7 +18,6 @@ import {
   toPodFacts,
 } from "./pod-facts.ts";
 import { Reflector } from "./reflector.ts";
-import { compareVersions } from "./resource-version.ts";
 
 /** The requests needed to know a node's pods and the namespaces. */
 export type StateClient = Pick<ApiClient, "list" | "watch" | "getPod" | "getNamespace">;

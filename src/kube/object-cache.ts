@@ -2,8 +2,7 @@
 // The objects a watch has told of, safe against repeated, late and swapped events.
 
 import { putLast } from "../bounds/bounded.ts";
-import { compareVersions } from "./resource-version.ts";
-import type { WatchEvent } from "./watch-event.ts";
+import type { WatchEvent } from "./api-client.ts";
 
 /** What a cached object must have: a key that no other object ever has, and its version. */
 export interface Keyed {
@@ -84,4 +83,19 @@ export class ObjectCache<T extends Keyed> {
     this.#objects.delete(object.key);
     putLast(this.#tombstones, [object.key, object.resourceVersion], maxTombstones);
   }
+}
+
+/**
+ * Compares two versions: negative, 0 or positive; undefined when either is not a plain decimal number.
+ * Source: Kubernetes API concepts, "Resource versions": comparable as integers for objects of one resource type.
+ */
+export function compareVersions(a: string, b: string): number | undefined {
+  if (!/^[0-9]+$/.test(a) || !/^[0-9]+$/.test(b)) return undefined;
+  return a.length === b.length ? (a < b ? -1 : Number(a > b)) : a.length - b.length;
+}
+
+/** The later of two versions; `next` when they cannot be compared. */
+export function laterVersion(current: string, next: string): string {
+  const order = compareVersions(current, next);
+  return order !== undefined && order > 0 ? current : next;
 }

@@ -4,9 +4,8 @@ import { isIP } from "node:net";
 import { isDeepStrictEqual } from "node:util";
 import { cutText, fits } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
-import { boundedLabels, labelFields } from "./bounded-labels.ts";
 import { listOf, recordOf, textOf, wordOf } from "./json-fields.ts";
-import { type Fields, TextStart } from "./pick-fields.ts";
+import { type Fields, FirstFields, TextStart } from "./pick-fields.ts";
 import { type SidecarFacts, sidecarAnnotationNames, sidecarFields, toSidecarFacts } from "./sidecar-facts.ts";
 
 /** Annotations the agent reads or writes; all others are dropped. */
@@ -24,6 +23,9 @@ const keptAnnotations: readonly string[] = Object.values(podAnnotations);
 
 /** One byte more than counts, so that it is told. */
 const annotationStart = new TextStart(bounds.annotation.bytes + 1);
+
+/** What {@link boundedLabels} asks for: one more than count, so that it is told. */
+const labelFields = new FirstFields(bounds.labels.count + 1, decides);
 
 /** What {@link toPodFacts} asks for. */
 export const podFields: Fields = {
@@ -214,4 +216,23 @@ function daemonSetOf(ownerReferences: unknown): string | undefined {
   const owners = listOf(ownerReferences).map(recordOf);
   const owner = owners.find(({ kind, controller }) => kind === "DaemonSet" && controller === true);
   return wordOf(owner?.name, bounds.objectName) || undefined;
+}
+
+/** Takes the texts of `metadata.labels`; where there are too many, those that decide about the mesh come first. */
+function boundedLabels(raw: Readonly<Record<string, unknown>>) {
+  const { count } = bounds.labels;
+  const all = Object.keys(raw);
+  const keys = all.length <= count ? all : [...all.filter(decides), ...all.filter((key) => !decides(key))];
+  const labels: Record<string, string> = {};
+  for (const key of keys.slice(0, count)) {
+    const value = raw[key];
+    if (typeof value !== "string" || !fits(key, bounds.labelKey) || !fits(value, bounds.labelValue)) continue;
+    labels[key] = value;
+  }
+  const excess = all.length <= count ? [] : [`Cannot use all of its labels: only ${count} count`];
+  return { labels, excess };
+}
+
+function decides(key: string): boolean {
+  return key === "app" || /^(?:[a-z0-9.-]+\.)?istio\.io\//.test(key);
 }

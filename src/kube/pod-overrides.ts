@@ -2,7 +2,7 @@
 // What a pod's own annotations change about its redirection.
 import { cutText, firstFew, fits } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
-import { parseGoBool } from "./go-bool.ts";
+import { parseGoBool } from "./json-fields.ts";
 import { type PodFacts, podAnnotations } from "./pod-facts.ts";
 
 /** The choices of one pod; `warnings` has a sentence for each of the first values that were ignored, and one for the others. */

@@ -5,11 +5,10 @@ import { isTold } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
 import { type Clock, systemClock, type Timer } from "../loop/clock.ts";
 import { Turns } from "../loop/turns.ts";
+import type { WatchEvent } from "./api-client.ts";
 import { recordOf, wordOf } from "./json-fields.ts";
-import { type Keyed, ObjectCache, type ObjectChange } from "./object-cache.ts";
+import { compareVersions, type Keyed, laterVersion, ObjectCache, type ObjectChange } from "./object-cache.ts";
 import type { ReflectorCounts, ReflectorOptions } from "./reflector-options.ts";
-import { compareVersions, laterVersion } from "./resource-version.ts";
-import type { WatchEvent } from "./watch-event.ts";
 import { needsList, WatchFailures } from "./watch-failures.ts";
 
 /** Watches that live shorter than this and bring nothing count as failures, or a rude server would be hammered. */

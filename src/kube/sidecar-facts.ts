@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the agent keeps of an injected pod's containers: whether its proxy waits for rules, and what it says of them.
 import { bounds } from "../bounds/bounds.ts";
-import { parseGoBool } from "./go-bool.ts";
-import { listOf, recordOf, textOf } from "./json-fields.ts";
+import { listOf, parseGoBool, recordOf, textOf } from "./json-fields.ts";
 import { type Fields, NamedItems, TextStart } from "./pick-fields.ts";
 
 /** A proxy that redirects nothing by itself. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Watches for pods whose sidecar's rules were never written, and does about each of them what the settings ask for.
-import type { ApiClient } from "../kube/api-client.ts";
+import { type ApiClient, podPath } from "../kube/api-client.ts";
+import { ApiError } from "../kube/api-error.ts";
 import { nodePodsBudget } from "../kube/list-budget.ts";
 import type { ObjectChange } from "../kube/object-cache.ts";
 import { sameFacts } from "../kube/pod-facts.ts";
@@ -10,7 +11,6 @@ import { Backoff } from "../loop/backoff.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { KeyedQueue } from "../loop/keyed-queue.ts";
 import type { RepairMode, RepairSettings } from "../settings/repair-settings.ts";
-import { deletePod, hasChanged, labelPod } from "./change-pod.ts";
 import { decideRepair } from "./decide-repair.ts";
 import { DeletionPace } from "./deletion-pace.ts";
 import { type InPlaceMeans, repairPodInPlace } from "./repair-in-place.ts";
@@ -195,4 +195,39 @@ export class RepairController {
 function podQuery({ nodeName, labelSelectors, fieldSelectors }: ActiveRepair) {
   const fieldSelector = [fieldSelectors, `spec.nodeName=${nodeName}`].filter((each) => each !== "").join(",");
   return { fieldSelector, ...(labelSelectors === "" ? {} : { labelSelector: labelSelectors }) };
+}
+
+/** Deletes it, with its grace period. @throws ApiError; see {@link hasChanged} */
+export async function deletePod(
+  { namespace, name, uid, resourceVersion }: SuspectPod,
+  { client, signal }: { readonly client: Pick<ApiClient, "delete">; readonly signal: AbortSignal },
+): Promise<void> {
+  await client.delete(podPath(namespace, name), { uid, resourceVersion }, { signal });
+}
+
+/** Labels it, through its status: the right to do that is the smaller one. @throws ApiError; see {@link hasChanged} */
+export async function labelPod(
+  { namespace, name, uid, resourceVersion }: SuspectPod,
+  options: {
+    readonly client: Pick<ApiClient, "mergePatch">;
+    readonly label: Pick<RepairSettings, "labelKey" | "labelValue">;
+    readonly signal: AbortSignal;
+  },
+): Promise<void> {
+  const { client, label, signal } = options;
+  const labels = { [label.labelKey]: label.labelValue };
+  // both in the patch: the server refuses it for another pod, and for another state of this one
+  const patch = { metadata: { uid, resourceVersion, labels } };
+  await client.mergePatch(podPath(namespace, name, "status"), patch, { signal });
+}
+
+/**
+ * The pod is gone, another one has its name, or it has changed since it was looked at: nothing was done.
+ * Source: Kubernetes API concepts, "Resource versions" (409); apimachinery ValidateObjectMetaUpdate (metadata.uid: 422).
+ */
+export function hasChanged(error: unknown): boolean {
+  if (!(error instanceof ApiError)) return false;
+  return (
+    [404, 409, 410].includes(error.status) || (error.status === 422 && error.fields.includes("metadata.uid"))
+  );
 }

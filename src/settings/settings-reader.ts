@@ -2,7 +2,7 @@
 // Single settings: text becomes a value. What istio-cni takes is taken as it takes it; what nobody can follow has something in its place.
 import { isIPv4 } from "node:net";
 import { isAbsolute, resolve } from "node:path";
-import { parseGoBool } from "../kube/go-bool.ts";
+import { parseGoBool } from "../kube/json-fields.ts";
 
 /** Settings by name, as an environment has them. */
 export type Settings = Readonly<Record<string, string | undefined>>;

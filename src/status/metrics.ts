@@ -2,7 +2,7 @@
 // The agent's metrics: events as they happen, and the rest from the node's report when they are asked for.
 // deploy/monitoring/README.md explains each of them.
 
-import { type CallOutcome, callOutcomes } from "../cni/call-outcome.ts";
+import { type CallOutcome, callOutcomes } from "../cni/cni-error.ts";
 import { cniVerbs } from "../cni/cni-request.ts";
 import { type FailureKind, failureKinds } from "../enrolment/failure.ts";
 import { type Beginning, beginnings } from "../enrolment/runtime-word.ts";

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A terminal for tests: what a command prints is kept.
-import { loadCliConfig } from "../../src/cli/cli-config.ts";
+
 import type { CommandIo } from "../../src/cli/command.ts";
+import { loadCliConfig } from "../../src/cli/process-io.ts";
 
 /** What was printed. */
 export interface CapturedIo extends CommandIo {

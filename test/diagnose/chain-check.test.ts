@@ -4,7 +4,7 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { loadCliConfig } from "../../src/cli/cli-config.ts";
+import { loadCliConfig } from "../../src/cli/process-io.ts";
 import { checkChain } from "../../src/diagnose/chain-check.ts";
 import type { Finding } from "../../src/diagnose/finding.ts";
 

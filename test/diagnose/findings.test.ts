@@ -4,7 +4,7 @@ import { chmodSync, cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { loadCliConfig } from "../../src/cli/cli-config.ts";
+import { loadCliConfig } from "../../src/cli/process-io.ts";
 import { type AccessReviewer, checkApiPermissions } from "../../src/diagnose/api-permissions.ts";
 import { judgeCapabilities } from "../../src/diagnose/capabilities.ts";
 import { checkChain } from "../../src/diagnose/chain-check.ts";

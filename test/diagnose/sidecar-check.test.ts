@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What doctor says of pods with a sidecar: from the agent's own reports, and from what the API server knows of their checks.
 import { describe, expect, test } from "vitest";
-import { loadCliConfig } from "../../src/cli/cli-config.ts";
+import { loadCliConfig } from "../../src/cli/process-io.ts";
 import { renderNode } from "../../src/cli/status-command.ts";
 import { judgeAgent } from "../../src/diagnose/agent-check.ts";
 import { checkUnserved, judgeSidecars } from "../../src/diagnose/sidecar-check.ts";

@@ -5,6 +5,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { cutText, fits } from "../../src/bounds/bounded.ts";
 import { bounds } from "../../src/bounds/bounds.ts";
+import { parseWatchEvent } from "../../src/kube/api-client.ts";
 import { ApiError } from "../../src/kube/api-error.ts";
 import { Credentials } from "../../src/kube/credentials.ts";
 import { recordOf } from "../../src/kube/json-fields.ts";
@@ -19,7 +20,6 @@ import {
 import { interfaceNameFault, readPodOverrides } from "../../src/kube/pod-overrides.ts";
 import { parseEnablementSelectors, SelectorError } from "../../src/kube/selectors.ts";
 import { trustBundles } from "../../src/kube/trust.ts";
-import { parseWatchEvent } from "../../src/kube/watch-event.ts";
 import { renderRestoreText } from "../../src/redirection/restore-text.ts";
 import { type FuzzTarget, parsed } from "./fuzz-target.ts";
 import { scratchFolder } from "./scratch-folder.ts";

@@ -16,7 +16,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { loadCliConfig } from "../../src/cli/cli-config.ts";
+import { loadCliConfig } from "../../src/cli/process-io.ts";
 import { readBackend } from "../../src/diagnose/kernel-eyes.ts";
 import { tryNatively } from "../../src/diagnose/native-features.ts";
 import { runSelfTest } from "../../src/diagnose/self-test.ts";

@@ -3,7 +3,7 @@
 // that somebody wrote in the pod.
 import { describe, expect, test } from "vitest";
 import { explainRules } from "../../src/dashboard/packet-paths.ts";
-import { ruleLines } from "../../src/diagnose/rule-lines.ts";
+import { ruleLines } from "../../src/diagnose/rule-reader.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
 import type { RedirectBackend } from "../../src/netfilter/variant.ts";
 import { type RedirectOptions, redirectRules } from "../../src/redirection/rules.ts";

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What sidecar-states.test.ts does inside a node: a pod with a sidecar beside an ambient one and one of no mesh, hurt in the kernel while
 // the agent answers and does not look, and then looked at.
-import { loadCliConfig } from "../../src/cli/cli-config.ts";
+
 import type { Command } from "../../src/cli/command.ts";
 import { debugCommand } from "../../src/cli/debug-command.ts";
 import { doctorCommand } from "../../src/cli/doctor-command.ts";
+import { loadCliConfig } from "../../src/cli/process-io.ts";
 import { stateClient } from "../../src/cli/state-client.ts";
 import { statusCommand } from "../../src/cli/status-command.ts";
 import { verifyCommand } from "../../src/cli/verify-command.ts";

@@ -10,7 +10,7 @@ import { type PodFacts, podAnnotations, sameFacts, toPodFacts } from "../../src/
 import { Reflector } from "../../src/kube/reflector.ts";
 import type { ReflectorOptions } from "../../src/kube/reflector-options.ts";
 import { Backoff } from "../../src/loop/backoff.ts";
-import { deletePod, hasChanged, labelPod } from "../../src/repair/change-pod.ts";
+import { deletePod, hasChanged, labelPod } from "../../src/repair/repair-controller.ts";
 import { type SuspectPod, toSuspectPod } from "../../src/repair/suspect-pod.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { recordingLogger } from "./kube-fixture.ts";

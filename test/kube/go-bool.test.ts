@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Go's booleans: exactly its twelve spellings.
 import { expect, test } from "vitest";
-import { parseGoBool } from "../../src/kube/go-bool.ts";
+import { parseGoBool } from "../../src/kube/json-fields.ts";
 
 test.each(["1", "t", "T", "TRUE", "true", "True"])("parseGoBool is true when given %j", (text) => {
   expect(parseGoBool(text)).toBe(true);

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The cache against events that come twice, late or in the wrong order.
 import { expect, test } from "vitest";
-import { ObjectCache, type ObjectChange } from "../../src/kube/object-cache.ts";
-import { compareVersions, laterVersion } from "../../src/kube/resource-version.ts";
+import {
+  compareVersions,
+  laterVersion,
+  ObjectCache,
+  type ObjectChange,
+} from "../../src/kube/object-cache.ts";
 
 interface Thing {
   readonly key: string;

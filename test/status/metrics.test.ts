@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, test } from "vitest";
-import { callOutcomeOf } from "../../src/cni/call-outcome.ts";
-import { CniError } from "../../src/cni/cni-error.ts";
+import { CniError, callOutcomeOf } from "../../src/cni/cni-error.ts";
 import { PodHistory } from "../../src/enrolment/pod-history.ts";
 import { silentLogger } from "../../src/log/logger.ts";
 import { AgentState } from "../../src/status/agent-state.ts";

@@ -7,7 +7,7 @@ import { type ApiClient, podPath } from "../../../src/kube/api-client.ts";
 import type { ApiError } from "../../../src/kube/api-error.ts";
 import { EventRecorder } from "../../../src/kube/event-recorder.ts";
 import { NodeState } from "../../../src/kube/node-state.ts";
-import { labelPod } from "../../../src/repair/change-pod.ts";
+import { labelPod } from "../../../src/repair/repair-controller.ts";
 import { type SuspectPod, toSuspectPod } from "../../../src/repair/suspect-pod.ts";
 import { describeKubeBehaviours, type KubeWorld } from "../../kube/behaviours.ts";
 import { recordingLogger } from "../../kube/kube-fixture.ts";
