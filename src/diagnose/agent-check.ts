@@ -4,7 +4,7 @@
 import type { NodeReport } from "../status/node-state-report.ts";
 import { isServedSidecar, isWithoutAmbient } from "../status/served-sidecar.ts";
 import type { PodListReport } from "../status/state-report.ts";
-import { type Finding, failing, fine, warning } from "./finding.ts";
+import { allOf, type Finding, failing, fine, warning } from "./finding.ts";
 import { judgeSidecars } from "./sidecar-check.ts";
 
 const MANY_REPAIRS = 20;
@@ -12,21 +12,20 @@ const MANY_CONNECTIONS_AN_HOUR = 20;
 
 /** Findings of an agent that answers. Pure. */
 export function judgeAgent(node: NodeReport, list: PodListReport): Finding[] {
-  return [
+  const { ignoredSettings: ignored } = node;
+  return allOf(
     readiness(node),
     watches(node),
     ztunnel(node),
     probeRules(node),
     probePath(node),
-    ...leftovers(node),
-    ...runtime(node),
+    leftovers(node),
+    runtime(node),
     pods(node, list),
-    ...judgeSidecars(node, list),
+    judgeSidecars(node, list),
     repairs(node),
-    ...(node.ignoredSettings.length === 0
-      ? []
-      : [fine("settings", `without effect: ${node.ignoredSettings.join("; ")}`)]),
-  ];
+    ignored.length === 0 ? undefined : fine("settings", `without effect: ${ignored.join("; ")}`),
+  );
 }
 
 /** The finding of an agent that does not answer. @param why one sentence with the remedy */
@@ -97,28 +96,26 @@ function ztunnel(node: NodeReport): Finding {
 }
 
 /** Where the runtime does not tell of its sandboxes, that is no fault: CNI does. */
-function runtime({ runtime: told, sandboxes = [], settings }: NodeReport): Finding[] {
-  if (!told) return [];
+function runtime({ runtime: told, sandboxes = [], settings }: NodeReport): Finding | undefined {
+  if (!told) return undefined;
   const fix =
     "mount the folder of the runtime's socket (chart: nri), or set NRI_SOCKET_PATH; NRI_ENABLED=false asks for none";
   const { state, socket, fault } = told;
   if (state === "absent") {
     const what = `there is no socket "${socket}": pods that the chain misses are captured after they started`;
-    return [settings.NRI_ENABLED === "true" ? warning("nri", what, fix) : fine("nri", what)];
+    return settings.NRI_ENABLED === "true" ? warning("nri", what, fix) : fine("nri", what);
   }
   if (state !== "connected") {
     const why =
       fault === null ? "has not told of its sandboxes yet" : `does not tell of its sandboxes: ${fault}`;
-    return [
-      warning(
-        "nri",
-        `the runtime ${why}`,
-        `look at the runtime's log; the agent connects to "${socket}" again and again`,
-      ),
-    ];
+    return warning(
+      "nri",
+      `the runtime ${why}`,
+      `look at the runtime's log; the agent connects to "${socket}" again and again`,
+    );
   }
   const counts = sandboxes.map(({ kind, count }) => `${count} ${sourceWords[kind] ?? kind}`);
-  return [fine("nri", `${told.runtime} tells of its sandboxes; known: ${counts.join(", ")}`)];
+  return fine("nri", `${told.runtime} tells of its sandboxes; known: ${counts.join(", ")}`);
 }
 
 const sourceWords: Readonly<Record<string, string>> = {
@@ -155,33 +152,27 @@ function probePath(node: NodeReport): Finding {
   return failing("probe-path", path.message, path.remedy ?? "see the chain's plugin");
 }
 
-function leftovers({ ambientLeftovers: left }: NodeReport): Finding[] {
-  if (!left) return [];
+function leftovers({ ambientLeftovers: left }: NodeReport): Finding | undefined {
+  if (!left) return undefined;
   const { rules, captured, fault } = left;
   if (rules.length === 0)
-    return [
-      warning(
-        "ambient-leftovers",
-        `cannot tell what ambient mode left on the host: ${fault}`,
-        "the sentence names the cause; the agent tries again",
-      ),
-    ];
+    return warning(
+      "ambient-leftovers",
+      `cannot tell what ambient mode left on the host: ${fault}`,
+      "the sentence names the cause; the agent tries again",
+    );
   const what = `ambient mode is off, and the host still has ${rules.join(", ")}`;
   if (captured.length > 0)
-    return [
-      warning(
-        "ambient-leftovers",
-        `${what}: network namespaces are captured still, ${captured.join(", ")}`,
-        "their pods leave by themselves; one that stays cannot lose its annotation (`ambient-cni status` says why): delete it",
-      ),
-    ];
-  return [
-    warning(
+    return warning(
       "ambient-leftovers",
-      `${what}${fault === null ? "" : `: ${fault}`}`,
-      "the agent tries again; once no pod is captured `ambient-cni uninstall` with the agent stopped removes it as well",
-    ),
-  ];
+      `${what}: network namespaces are captured still, ${captured.join(", ")}`,
+      "their pods leave by themselves; one that stays cannot lose its annotation (`ambient-cni status` says why): delete it",
+    );
+  return warning(
+    "ambient-leftovers",
+    `${what}${fault === null ? "" : `: ${fault}`}`,
+    "the agent tries again; once no pod is captured `ambient-cni uninstall` with the agent stopped removes it as well",
+  );
 }
 
 function withoutAmbient(what: string): string {

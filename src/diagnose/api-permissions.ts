@@ -43,7 +43,7 @@ const REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 export async function checkApiPermissions(
   client: AccessReviewer,
   options: { timeoutMs?: number; repairMode?: AgentConfig["repair"]["mode"] } = {},
-): Promise<Finding[]> {
+): Promise<Finding> {
   const signal = AbortSignal.timeout(options.timeoutMs ?? 2_000);
   const needed = options.repairMode === "delete" ? [...PERMISSIONS, DELETION] : PERMISSIONS;
   try {
@@ -51,18 +51,16 @@ export async function checkApiPermissions(
     const denied = needed.filter((_, index) => answers[index] === false);
     if (denied.length === 0 && answers.includes(undefined)) {
       const what = "the API server answers, but does not say what it permits (SelfSubjectAccessReview)";
-      return [
-        warning(
-          "api",
-          what,
-          "ask it with: kubectl auth can-i --list --as=system:serviceaccount:NAMESPACE:NAME",
-        ),
-      ];
+      return warning(
+        "api",
+        what,
+        "ask it with: kubectl auth can-i --list --as=system:serviceaccount:NAMESPACE:NAME",
+      );
     }
-    if (denied.length === 0) return [fine("api", "the API server answers and permits what the agent needs")];
-    return [deniedFinding(denied)];
+    if (denied.length === 0) return fine("api", "the API server answers and permits what the agent needs");
+    return deniedFinding(denied);
   } catch (error) {
-    return [unreachable(error)];
+    return unreachable(error);
   }
 }
 

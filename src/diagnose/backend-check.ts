@@ -14,7 +14,7 @@ import {
 import { type Finding, failing, fine, warning } from "./finding.ts";
 
 /** Looks read-only: legacy tables are only named, because asking for one creates it. @param hostProcess /proc folder of a host process */
-export async function checkBackend(backend: RedirectBackend, hostProcess: string): Promise<Finding[]> {
+export async function checkBackend(backend: RedirectBackend, hostProcess: string): Promise<Finding> {
   using host = Netns.open(join(hostProcess, "ns/net"));
   const [count, v4, v6] = await Promise.all([
     countNftRules(host.fd).catch(() => noRules),
@@ -26,23 +26,21 @@ export async function checkBackend(backend: RedirectBackend, hostProcess: string
   const { variant } = backend;
   const chosen = `pods get their rules with ${BACKEND_NAMES[variant]} (${backend.reason})`;
   // nf_tables stand beside whatever else the host uses
-  if (variant === "native") return [fine("backend", chosen)];
+  if (variant === "native") return fine("backend", chosen);
   if (hasNft && legacy.length > 0) {
     const what = `the host uses both variants: ${describeCount(count)} rules in nf_tables, tables ${legacy.join(", ")} in x_tables; ${chosen}`;
     const fix =
       "usually one program brings its own iptables: find it with iptables-legacy-save; FORCE_IPTABLES_BINARY settles ours";
-    return [warning("backend", what, fix)];
+    return warning("backend", what, fix);
   }
   const isOdd = variant === "nft" ? !hasNft && legacy.length > 0 : hasNft && legacy.length === 0;
-  if (!isOdd) return [fine("backend", chosen)];
+  if (!isOdd) return fine("backend", chosen);
   const what = `the host uses iptables-${hasNft ? "nft" : "legacy"} only, but ${chosen}`;
-  return [
-    warning(
-      "backend",
-      what,
-      "unset FORCE_IPTABLES_BINARY, or remove the decision in the run dir and restart the agent",
-    ),
-  ];
+  return warning(
+    "backend",
+    what,
+    "unset FORCE_IPTABLES_BINARY, or remove the decision in the run dir and restart the agent",
+  );
 }
 
 /** Whether IPv6 is redirected, and if not, whether pods could pass the mesh by with it. */

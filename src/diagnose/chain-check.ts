@@ -16,11 +16,11 @@ import { hostRoots } from "../linux/host-path.ts";
 import {
   type ChainCheckOptions,
   exemptionFindings,
-  fightFindings,
-  istioCniFindings,
-  launcherFindings,
+  fightFinding,
+  istioCniFinding,
+  launcherFinding,
 } from "./chain-findings.ts";
-import { type Finding, failing, fine, warning } from "./finding.ts";
+import { allOf, type Finding, failing, fine, warning } from "./finding.ts";
 import { findPlatformFolders } from "./platform-folders.ts";
 import { checkStandalone } from "./standalone-check.ts";
 
@@ -60,19 +60,17 @@ async function checkFolderOf(folder: ConfFolder, options: FolderCheck): Promise<
   const file = join(install.netDir, primary.name);
   const types = primary.types.join(" > ");
   const entry = readEntry(primary);
-  return [
+  const anyEntry = confs.map(readEntry).find((each) => each !== undefined);
+  return allOf(
     fine("cni-folders", `the runtime's chain is "${file}": ${types}`),
-    ...aside,
-    ...confNameFindings(options, { confs, primary }),
+    aside,
+    confNameFinding(options, { confs, primary }),
     entryFinding({ confs, primary, install }),
-    ...(await launcherFindings(
-      options,
-      confs.map(readEntry).find((each) => each !== undefined),
-    )),
-    ...fightFindings(options.told),
-    ...(await istioCniFindings(options, { isInChain: chainEntries(primary).istioCni > 0, entry })),
-    ...exemptionFindings(options, entry),
-  ];
+    await launcherFinding(options, anyEntry),
+    fightFinding(options.told),
+    await istioCniFinding(options, { isInChain: chainEntries(primary).istioCni > 0, entry }),
+    exemptionFindings(options, entry),
+  );
 }
 
 interface Confs {
@@ -122,12 +120,12 @@ async function networkFindings({ install, hostRoot, network }: FolderCheck): Pro
   return findings;
 }
 
-function confNameFindings({ install, network }: FolderCheck, { confs, primary }: Confs): Finding[] {
+function confNameFinding({ install, network }: FolderCheck, { confs, primary }: Confs): Finding | undefined {
   const chosen = confs.find(({ name }) => name === install.confName);
-  if (chosen === undefined || chosen === primary) return [];
+  if (chosen === undefined || chosen === primary) return undefined;
   const why = network.defaultNetwork === undefined ? "which comes first" : `which is of ${named(network)}`;
   const what = `CNI_CONF_NAME is "${chosen.name}", but the runtime takes "${primary.name}", ${why}`;
-  return [warning("cni-conf-name", what, "unset CNI_CONF_NAME, or remove the file that comes first")];
+  return warning("cni-conf-name", what, "unset CNI_CONF_NAME, or remove the file that comes first");
 }
 
 function entryFinding({ confs, primary, install }: Confs & { readonly install: InstallConfig }): Finding {

@@ -22,31 +22,29 @@ export interface ChainCheckOptions {
 }
 
 /** The launcher that the chain calls, or would. @param entry ours, wherever it stands; none: nobody calls it */
-export async function launcherFindings(
+export async function launcherFinding(
   { install }: ChainCheckOptions,
   entry: Partial<PluginEntry> | undefined,
-): Promise<Finding[]> {
+): Promise<Finding> {
   const path = launcherPath(install.binDir, entry?.type);
   try {
     await access(path, constants.X_OK);
-    return [fine("launcher", `the launcher is at "${path}"`)];
+    return fine("launcher", `the launcher is at "${path}"`);
   } catch {
     const fix = "start the agent, which copies it; check MOUNTED_CNI_BIN_DIR";
     if (entry !== undefined)
-      return [
-        failing(
-          "launcher",
-          `the chain calls "${path}", which is not there: no pod of this node can start`,
-          fix,
-        ),
-      ];
-    return [warning("launcher", `there is no launcher at "${path}"`, fix)];
+      return failing(
+        "launcher",
+        `the chain calls "${path}", which is not there: no pod of this node can start`,
+        fix,
+      );
+    return warning("launcher", `there is no launcher at "${path}"`, fix);
   }
 }
 
 /** What the agent says of its entry. */
-export function fightFindings(told: ChainReport | null | undefined): Finding[] {
-  if (told === undefined || told === null) return [];
+export function fightFinding(told: ChainReport | null | undefined): Finding | undefined {
+  if (told === undefined || told === null) return undefined;
   if (told.fighting || told.fault !== null) {
     const what = told.fighting
       ? `another program keeps taking our entry out of "${told.file}": ${told.rewrites} times so far`
@@ -54,27 +52,25 @@ export function fightFindings(told: ChainReport | null | undefined): Finding[] {
     const fix = told.fighting
       ? "let that program (often Cilium with cni.exclusive=true, or a second installer) leave the file alone; the agent's log names it where it can"
       : "the sentence names it";
-    return [failing("cni-fight", what, fix)];
+    return failing("cni-fight", what, fix);
   }
   const history =
     told.rewrites === 0 ? "nobody has taken our entry away" : `our entry was put back ${told.rewrites} times`;
-  return [fine("cni-fight", `${history} since the agent started`)];
+  return fine("cni-fight", `${history} since the agent started`);
 }
 
 /** istio-cni in the chain, or what it left. */
-export async function istioCniFindings(
+export async function istioCniFinding(
   options: ChainCheckOptions,
   { isInChain, entry }: { isInChain: boolean; entry: Partial<PluginEntry> | undefined },
-): Promise<Finding[]> {
+): Promise<Finding> {
   const { install, hostRoot } = options;
   if (isInChain) {
-    return [
-      failing(
-        "other-agents",
-        "istio-cni is in the chain, and a node has one agent: ours stands aside",
-        "set REPLACE_ISTIO_CNI=true, or uninstall istio-cni",
-      ),
-    ];
+    return failing(
+      "other-agents",
+      "istio-cni is in the chain, and a node has one agent: ours stands aside",
+      "set REPLACE_ISTIO_CNI=true, or uninstall istio-cni",
+    );
   }
   const current = entry?.type;
   const left = await findIstioCni({
@@ -82,15 +78,13 @@ export async function istioCniFindings(
     binDir: install.binDir,
     ...(current === undefined ? {} : { current }),
   });
-  if (left === undefined) return [fine("other-agents", "no other ambient agent is in the chain")];
+  if (left === undefined) return fine("other-agents", "no other ambient agent is in the chain");
   const why = left.stays === undefined ? "nothing calls it" : left.stays;
-  return [
-    warning(
-      "other-agents",
-      `istio-cni's plugin is still at "${left.path}": ${why}`,
-      "set REPLACE_ISTIO_CNI=true, or remove the file when nothing calls it",
-    ),
-  ];
+  return warning(
+    "other-agents",
+    `istio-cni's plugin is still at "${left.path}": ${why}`,
+    "set REPLACE_ISTIO_CNI=true, or remove the file when nothing calls it",
+  );
 }
 
 /** The settings in our entry. */

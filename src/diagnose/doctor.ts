@@ -13,7 +13,7 @@ import { checkBackend, checkIpv6 } from "./backend-check.ts";
 import { checkCapabilities } from "./capabilities.ts";
 import { checkChain } from "./chain-check.ts";
 import { checkExemptions } from "./exemption-check.ts";
-import { type Finding, failing, guarded, warning } from "./finding.ts";
+import { type Finding, failing, guarded, type Said, warning } from "./finding.ts";
 import { checkFolder } from "./folders.ts";
 import { readBackend } from "./kernel-eyes.ts";
 import { checkKernelFeatures } from "./kernel-features.ts";
@@ -40,7 +40,7 @@ export async function examineNode(options: DoctorOptions): Promise<Finding[]> {
   const { config, onprogress } = options;
   const agent = askAgent(options);
   const backend = backendOf(config, agent);
-  const checks: readonly (readonly [string, () => Promise<readonly Finding[]>])[] = [
+  const checks: readonly (readonly [string, () => Promise<Said>])[] = [
     ["agent", async () => (await agent).findings],
     ["capabilities", async () => await capabilities(await agent)],
     ["backend", async () => await checkBackend(await backend, join(config.hostRoot, "proc/1"))],
@@ -51,27 +51,25 @@ export async function examineNode(options: DoctorOptions): Promise<Finding[]> {
     ],
     [
       "ipv6",
-      async () => [
+      async () =>
         await checkIpv6(await backend, {
           wanted: config.ipv6,
           procRoot: join(config.hostRoot, "proc/1/root/proc"),
         }),
-      ],
     ],
-    ["folders", async () => (await Promise.all(selfTestFolders(config).map(checkFolder))).flat()],
+    ["folders", async () => await Promise.all(selfTestFolders(config).map(checkFolder))],
     ["cni-chain", async () => await chain(config, await agent)],
     [
       "exemptions",
       async () => {
         const policy = config.install.awayPolicy;
-        return [await checkExemptions({ path: exemptListPath(config), policy, pods: (await agent).list })];
+        return await checkExemptions({ path: exemptListPath(config), policy, pods: (await agent).list });
       },
     ],
     [
       "outbound-bypass",
-      async () => [
+      async () =>
         await checkOutboundBypass({ procRoot: join(config.hostRoot, "proc"), pods: (await agent).list }),
-      ],
     ],
     ["api", async () => await api(config, await agent)],
   ];
@@ -108,11 +106,11 @@ async function backendOf(config: AgentConfig, agent: Promise<AskedAgent>): Promi
 }
 
 /** The agent's own where it can be seen: beside us in its container, or by its pid on the node. */
-async function capabilities({ node }: AskedAgent): Promise<Finding[]> {
+async function capabilities({ node }: AskedAgent): Promise<Finding> {
   const own = await checkCapabilities();
-  if (node === undefined || own.level === "ok") return [own];
+  if (node === undefined || own.level === "ok") return own;
   const ofAgent = await checkCapabilities(`/proc/${node.process.pid}/status`).catch(() => own);
-  return [ofAgent.level === "ok" ? { ...ofAgent, what: `of the agent: ${ofAgent.what}` } : own];
+  return ofAgent.level === "ok" ? { ...ofAgent, what: `of the agent: ${ofAgent.what}` } : own;
 }
 
 async function chain(config: AgentConfig, { node, list }: AskedAgent): Promise<Finding[]> {
@@ -120,12 +118,12 @@ async function chain(config: AgentConfig, { node, list }: AskedAgent): Promise<F
   return await checkChain({ install, hostRoot, hostRunDir, told: node?.chain, pods: list });
 }
 
-async function api(config: AgentConfig, { node, list }: AskedAgent): Promise<Finding[]> {
+async function api(config: AgentConfig, { node, list }: AskedAgent): Promise<Said> {
   let client: ApiClient;
   try {
     client = ApiClient.load({ kubeconfigPath: config.kubeconfigPath, limits: { headersMs: API_TIMEOUT_MS } });
   } catch (error) {
-    return [withoutCredentials(node, error as Error)];
+    return withoutCredentials(node, error as Error);
   }
   try {
     const wanted = new Set(
@@ -142,7 +140,7 @@ async function api(config: AgentConfig, { node, list }: AskedAgent): Promise<Fin
         checkUnserved(client, { nodeName, repair, timeoutMs: API_TIMEOUT_MS }),
       ),
     ]);
-    return [...permissions, policies, ...unserved];
+    return [permissions, policies, ...unserved];
   } finally {
     client.close();
   }

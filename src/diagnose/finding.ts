@@ -30,13 +30,18 @@ export function failing(id: string, what: string, fix: string): Finding {
   return { id, level: "fail", what, fix };
 }
 
+/** What a check says: one finding, several, or none. */
+export type Said = Finding | readonly Finding[] | undefined;
+
+/** All that was said, in its order. */
+export function allOf(...said: readonly Said[]): Finding[] {
+  return said.flat().filter((each) => each !== undefined);
+}
+
 /** Runs a check; one that fails itself becomes a finding, so that the others still answer. */
-export async function guarded(
-  id: string,
-  check: () => Promise<readonly Finding[]> | readonly Finding[],
-): Promise<readonly Finding[]> {
+export async function guarded(id: string, check: () => Promise<Said> | Said): Promise<readonly Finding[]> {
   try {
-    return await check();
+    return allOf(await check());
   } catch (error) {
     return [
       warning(id, `could not be looked at: ${(error as Error).message}`, "mend the cause, then look again"),

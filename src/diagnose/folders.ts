@@ -25,7 +25,7 @@ const REMEDIES: Readonly<Record<string, string>> = {
 };
 
 /** One finding for each folder. */
-export async function checkFolder(folder: NamedFolder): Promise<Finding[]> {
+export async function checkFolder(folder: NamedFolder): Promise<Finding> {
   const { id, path, use, setting } = folder;
   try {
     const { mode } = await stat(path);
@@ -37,9 +37,9 @@ export async function checkFolder(folder: NamedFolder): Promise<Finding[]> {
     if (code === "ENOENT" && folder.isMade === true && dirname(path) !== path)
       return await checkFolder({ ...folder, path: dirname(path) });
     const fix = `${REMEDIES[code] ?? `${message}: correct`} ${setting}`;
-    return [failing(id, `${use} "${path}" cannot be used: ${code || message}`, fix)];
+    return failing(id, `${use} "${path}" cannot be used: ${code || message}`, fix);
   }
-  return [await room(folder)];
+  return await room(folder);
 }
 
 async function room({ id, path, use, setting }: NamedFolder): Promise<Finding> {

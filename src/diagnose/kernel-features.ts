@@ -13,7 +13,7 @@ import { MATCH_ANY } from "../probes/kubelet-match.ts";
 import { PROBE_CHAIN, PROBE_HOOK, probeRule } from "../probes/probe-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
 import { renderRestoreText } from "../redirection/restore-text.ts";
-import { type Finding, failing, fine, warning } from "./finding.ts";
+import { allOf, type Finding, failing, fine, type Said, warning } from "./finding.ts";
 import { loadRemedy, tryNatively } from "./native-features.ts";
 
 /** What is tried. */
@@ -112,71 +112,64 @@ const HOST_FEATURES: readonly Feature[] = [
 ];
 
 /** Tries everything; one finding for each feature that is missing, or one that says that all are there. */
-export async function checkKernelFeatures(options: KernelFeatureOptions): Promise<Finding[]> {
+export async function checkKernelFeatures(options: KernelFeatureOptions): Promise<Said> {
   const { backend, ipv6 } = options;
   let netns: Netns;
   try {
     netns = await Netns.makeTemporary();
   } catch (error) {
     if (!(error instanceof NativeError)) throw error;
-    return [
-      warning(
-        "kernel",
-        `${error.message}: it takes the capability SYS_ADMIN`,
-        "what the kernel can do was not tried; a pod's failure will name what is missing",
-      ),
-    ];
+    return warning(
+      "kernel",
+      `${error.message}: it takes the capability SYS_ADMIN`,
+      "what the kernel can do was not tried; a pod's failure will name what is missing",
+    );
   }
   try {
     const families: Family[] = ipv6 && writesIpv6(backend) ? [4, 6] : [4];
-    const found = (
-      await Promise.all([
-        routing(netns, families),
-        ...(backend.variant === "native"
-          ? [tryNatively(netns, { ...options, families })]
-          : [
-              ...families.map((family) => podRules(netns, { ...options, family })),
-              hostRules(netns, { ...options, families }),
-            ]),
-      ])
-    ).flat();
+    const tried: Promise<Said>[] =
+      backend.variant === "native"
+        ? [tryNatively(netns, { ...options, families })]
+        : [
+            ...families.map((family) => podRules(netns, { ...options, family })),
+            hostRules(netns, { ...options, families }),
+          ];
+    const found = allOf(...(await Promise.all([routing(netns, families), ...tried])));
     if (found.length > 0) return found;
-    return [
-      fine(
-        "kernel",
-        `rules, sets and routing were tried in a namespace of their own with ${BACKEND_NAMES[backend.variant]}, ${families.map((family) => `IPv${family}`).join(" and ")}`,
-      ),
-    ];
+    return fine(
+      "kernel",
+      `rules, sets and routing were tried in a namespace of their own with ${BACKEND_NAMES[backend.variant]}, ${families.map((family) => `IPv${family}`).join(" and ")}`,
+    );
   } finally {
     netns.close();
   }
 }
 
-async function routing(netns: Netns, families: readonly Family[]): Promise<Finding[]> {
+async function routing(netns: Netns, families: readonly Family[]): Promise<Said> {
   try {
     await ensureRedirectRouting(netns.fd, { v6: families.includes(6) });
-    return [];
+    return undefined;
   } catch (error) {
     const what = `the kernel refuses the ip rule or the local route of redirection: ${(error as Error).message}`;
     const fix = "it takes policy routing (CONFIG_IP_MULTIPLE_TABLES) and the capability NET_ADMIN";
-    return [failing("kernel-policy-routing", what, fix)];
+    return failing("kernel-policy-routing", what, fix);
   }
 }
 
 type PodRulesOptions = KernelFeatureOptions & { readonly family: Family };
 
-async function podRules(netns: Netns, options: PodRulesOptions): Promise<Finding[]> {
+async function podRules(netns: Netns, options: PodRulesOptions): Promise<Said> {
   const { family, probeSnatV4, probeSnatV6 } = options;
   const variant = { dnsCapture: true, ingressMode: false, virtualInterfaces: [], probeSnatV4, probeSnatV6 };
   const refusal = await restore(netns, { ...options, text: renderRestoreText(variant, family) });
-  if (refusal === undefined) return [];
+  if (refusal === undefined) return undefined;
   return await blame(netns, { ...options, features: FEATURES, refusal });
 }
 
 async function hostRules(
   netns: Netns,
   options: KernelFeatureOptions & { readonly families: readonly Family[] },
-): Promise<Finding[]> {
+): Promise<Said> {
   const { backend, families } = options;
   const create = families.map(
     (family) => `create ${PROBE_SETS[family]} hash:ip family ${family === 4 ? "inet" : "inet6"} comment`,
@@ -190,15 +183,14 @@ async function hostRules(
       timeoutMs: options.toolTimeoutMs ?? DEFAULT_TIMEOUT_MS,
     });
   } catch (error) {
-    if (hasNoAnswer(error)) return [unknown("sets of addresses can be made", error.message)];
+    if (hasNoAnswer(error)) return unknown("sets of addresses can be made", error.message);
     const what = `sets of addresses cannot be made, so kubelet probes go through ztunnel: ${(error as Error).message}`;
-    return [failing("kernel-ipset", what, loadRemedy("ip_set ip_set_hash_ip"))];
+    return failing("kernel-ipset", what, loadRemedy("ip_set ip_set_hash_ip"));
   }
-  const found = await Promise.all(families.map((family) => hostRule(netns, { ...options, family })));
-  return found.flat();
+  return allOf(...(await Promise.all(families.map((family) => hostRule(netns, { ...options, family })))));
 }
 
-async function hostRule(netns: Netns, options: PodRulesOptions): Promise<Finding[]> {
+async function hostRule(netns: Netns, options: PodRulesOptions): Promise<Said> {
   const { family, probeSnatV4, probeSnatV6 } = options;
   const rule = probeRule(family, { match: MATCH_ANY.args, snat: family === 4 ? probeSnatV4 : probeSnatV6 });
   const lines = [
@@ -208,7 +200,7 @@ async function hostRule(netns: Netns, options: PodRulesOptions): Promise<Finding
   ];
   const text = `*nat\n${lines.join("\n")}\nCOMMIT\n`;
   const refusal = await restore(netns, { ...options, text });
-  if (refusal === undefined) return [];
+  if (refusal === undefined) return undefined;
   return await blame(netns, { ...options, features: HOST_FEATURES, refusal });
 }
 
@@ -216,9 +208,9 @@ async function hostRule(netns: Netns, options: PodRulesOptions): Promise<Finding
 async function blame(
   netns: Netns,
   options: PodRulesOptions & { readonly features: readonly Feature[]; readonly refusal: Refusal },
-): Promise<Finding[]> {
+): Promise<Said> {
   const { features, family, refusal, backend } = options;
-  if (!refusal.isAnswer) return [unknown(`the kernel takes the rules for IPv${family}`, refusal.why)];
+  if (!refusal.isAnswer) return unknown(`the kernel takes the rules for IPv${family}`, refusal.why);
   const found: Finding[] = [];
   for (const { id, what, fix, table, lines } of features) {
     const text = `*${table}\n${lines(family)
@@ -234,13 +226,11 @@ async function blame(
     );
   }
   if (found.length > 0) return found;
-  return [
-    failing(
-      "kernel-rules",
-      `the rules are refused for IPv${family}: ${refusal.why}`,
-      "look at the node's kernel log (dmesg)",
-    ),
-  ];
+  return failing(
+    "kernel-rules",
+    `the rules are refused for IPv${family}: ${refusal.why}`,
+    "look at the node's kernel log (dmesg)",
+  );
 }
 
 function unknown(what: string, why: string): Finding {

@@ -14,7 +14,7 @@ import { SIDECAR_LAYOUT } from "../redirection/native-sidecar.ts";
 import { defaultSidecarOptions, type SidecarOptions } from "../redirection/sidecar-options.ts";
 import { ALL_FAMILIES, REDIRECT_TABLES, toldRedirection } from "../redirection/told-redirection.ts";
 import { wantedSidecar } from "../redirection/told-sidecar.ts";
-import { type Finding, failing, warning } from "./finding.ts";
+import { allOf, type Finding, failing, warning } from "./finding.ts";
 
 /** What is tried. */
 export interface NativeFeatureOptions extends Pick<AgentConfig, "probeSnatV4" | "probeSnatV6"> {
@@ -82,11 +82,11 @@ export async function tryNatively(netns: Netns, options: NativeFeatureOptions): 
         failing("kernel-rules", `the rules are refused: ${refusal}`, "look at the node's kernel log (dmesg)"),
       );
   }
-  return [...found, ...(await trySidecars(netns, families)), ...(await tryHost(netns, options))];
+  return allOf(found, await trySidecars(netns, families), await tryHost(netns, options));
 }
 
 /** What sidecars alone need: TPROXY all of it, others no table mangle. */
-async function trySidecars(netns: Netns, families: readonly Family[]): Promise<Finding[]> {
+async function trySidecars(netns: Netns, families: readonly Family[]): Promise<Finding | undefined> {
   const attempt = (layout: NativeLayout, options: SidecarOptions) =>
     refusalOf(async () => {
       const engine = new NativeEngine({ layout });
@@ -96,37 +96,33 @@ async function trySidecars(netns: Netns, families: readonly Family[]): Promise<F
     });
   const options = defaultSidecarOptions({ dnsCapture: true });
   const refusal = await attempt(SIDECAR_LAYOUT, { ...options, mode: "TPROXY", dropInvalid: true });
-  if (refusal === undefined) return [];
+  if (refusal === undefined) return undefined;
   const others = SIDECAR_LAYOUT.filter(({ told }) => told !== "mangle");
   const why = await attempt(others, options);
   if (why !== undefined)
-    return [
-      failing(
-        "kernel-sidecars",
-        `the rules of sidecars are refused: ${why}`,
-        loadRemedy("nft_ct nft_redir nf_nat"),
-      ),
-    ];
-  return [
-    warning(
-      "kernel-nft-tproxy",
-      `pods whose sidecar asks for TPROXY, or to drop what is invalid, may not start, as rules for both are refused: ${refusal}`,
-      loadRemedy("nft_tproxy nft_ct"),
-    ),
-  ];
+    return failing(
+      "kernel-sidecars",
+      `the rules of sidecars are refused: ${why}`,
+      loadRemedy("nft_ct nft_redir nf_nat"),
+    );
+  return warning(
+    "kernel-nft-tproxy",
+    `pods whose sidecar asks for TPROXY, or to drop what is invalid, may not start, as rules for both are refused: ${refusal}`,
+    loadRemedy("nft_tproxy nft_ct"),
+  );
 }
 
 async function tryHost(
   netns: Netns,
   { families, probeSnatV4, probeSnatV6 }: NativeFeatureOptions,
-): Promise<Finding[]> {
+): Promise<Finding | undefined> {
   const snat = { 4: probeSnatV4, 6: probeSnatV6 };
   const host = new NativeHost({ families, sets: PROBE_SETS, snat, socket: "any" });
   const owners = { 4: new Map([["192.0.2.1", "self-test"]]), 6: new Map([["2001:db8::1", "self-test"]]) };
   const why = await refusalOf(() => host.apply(netns, { owners, isStale: () => false }));
-  if (why === undefined) return [];
+  if (why === undefined) return undefined;
   const what = `sets of addresses, or the rule that changes the source of probes, are refused: ${why}`;
-  return [failing("kernel-probes", what, loadRemedy("nft_chain_nat nft_nat"))];
+  return failing("kernel-probes", what, loadRemedy("nft_chain_nat nft_nat"));
 }
 
 function toldPart({ table, rules }: NativePart, families: readonly Family[]): ToldRules {

@@ -31,12 +31,12 @@ export interface SelfTestOptions {
 export async function runSelfTest(options: SelfTestOptions): Promise<Finding[]> {
   const { config, backend, client, apiTimeoutMs, toolTimeoutMs } = options;
   const found = await Promise.all([
-    guarded("capabilities", async () => [await checkCapabilities()]),
+    guarded("capabilities", () => checkCapabilities()),
     guarded("kernel", () => checkKernelFeatures({ ...config, backend, toolTimeoutMs })),
     ...selfTestFolders(config).map((folder) => guarded(folder.id, () => checkFolder(folder))),
     guarded("api", async () =>
       client === undefined
-        ? []
+        ? undefined
         : await checkApiPermissions(client, {
             repairMode: config.repair.mode,
             ...(apiTimeoutMs === undefined ? {} : { timeoutMs: apiTimeoutMs }),

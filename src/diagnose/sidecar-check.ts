@@ -13,42 +13,36 @@ const ID = "sidecars";
 const STARTED_ID = "sidecars-unserved";
 
 /** What the agent says of them; nothing where the node has none. Pure. */
-export function judgeSidecars(node: NodeReport, { pods }: PodListReport): Finding[] {
+export function judgeSidecars(node: NodeReport, { pods }: PodListReport): Finding | undefined {
   const all = pods.filter(isServedSidecar);
-  if (all.length === 0) return [];
+  if (all.length === 0) return undefined;
   const bad = all.filter(({ lastError, state }) => lastError !== null && state !== "unverified");
   const [first] = bad;
   if (first?.lastError)
-    return [
-      failing(
-        ID,
-        `${few(bad.length)} not redirected to a sidecar as it should be, for example ${nameOf(first)}: ${first.lastError.message}`,
-        first.lastError.remedy,
-      ),
-    ];
+    return failing(
+      ID,
+      `${few(bad.length)} not redirected to a sidecar as it should be, for example ${nameOf(first)}: ${first.lastError.message}`,
+      first.lastError.remedy,
+    );
   const waiting = all.filter(({ state, phase }) => state === "outside" && phase === "Pending");
-  if (waiting[0] !== undefined) return [waits(node, waiting)];
+  if (waiting[0] !== undefined) return waits(node, waiting);
   const unverified = all.filter(({ state }) => state === "unverified");
   if (unverified[0] !== undefined)
-    return [
-      warning(
-        ID,
-        `${few(unverified.length)} redirected to a sidecar by rules that cannot be verified, for example ${nameOf(unverified[0])}: ${unverified[0].lastError?.message}`,
-        "see what changes network rules in them; they stay as they are until it ends",
-      ),
-    ];
+    return warning(
+      ID,
+      `${few(unverified.length)} redirected to a sidecar by rules that cannot be verified, for example ${nameOf(unverified[0])}: ${unverified[0].lastError?.message}`,
+      "see what changes network rules in them; they stay as they are until it ends",
+    );
   const served = all.filter(({ state }) => state !== "outside").length;
   const others = all.length - served;
   const repairs = (node.sidecarRepairs ?? []).reduce((sum, { count }) => sum + count, 0);
-  return [
-    fine(
-      ID,
-      [
-        `${few(served)} redirected to a sidecar, ${repairs} differences repaired`,
-        ...(others > 0 ? [`${few(others)} left as another agent made it`] : []),
-      ].join("; "),
-    ),
-  ];
+  return fine(
+    ID,
+    [
+      `${few(served)} redirected to a sidecar, ${repairs} differences repaired`,
+      ...(others > 0 ? [`${few(others)} left as another agent made it`] : []),
+    ].join("; "),
+  );
 }
 
 /** Their ADD was not answered by this agent, so that nobody may have written their rules. */
@@ -78,9 +72,9 @@ export interface UnservedOptions {
 export async function checkUnserved(
   client: Pick<ApiClient, "list">,
   { nodeName, repair, timeoutMs }: UnservedOptions,
-): Promise<Finding[]> {
+): Promise<Finding | undefined> {
   // nobody said which node this is
-  if (nodeName === "") return [];
+  if (nodeName === "") return undefined;
   const sought = { ...repair, nodeName };
   const { items } = await client.list(
     "/api/v1/pods",
@@ -97,25 +91,21 @@ export async function checkUnserved(
       pod !== undefined && decideRepair(pod, { ...repair, mode: repair.mode ?? "label" }) !== undefined,
   );
   const [first] = broken;
-  if (first === undefined) return [];
+  if (first === undefined) return undefined;
   const what = `${few(broken.length)} without the rules that a sidecar waits for (${repair.initContainerName} ended with ${repair.exitCode}), for example ${first.namespace}/${first.name}`;
   if (repair.mode === undefined)
-    return [
-      failing(
-        STARTED_ID,
-        `${what}, and nobody repairs them`,
-        "delete them once the finding cni-chain is right, or set REPAIR_ENABLED=true and REPAIR_REPAIR_PODS=true (or REPAIR_DELETE_PODS=true)",
-      ),
-    ];
-  return [
-    warning(
+    return failing(
       STARTED_ID,
-      `${what}; the agent's repair is on (${repair.mode})`,
-      repair.mode === "label"
-        ? `they are labelled ${repair.labelKey} alone: delete them, or let REPAIR_REPAIR_PODS=true mend them`
-        : "see the Events of these pods and the metric istio_cni_repair_pods_repaired_total if they stay",
-    ),
-  ];
+      `${what}, and nobody repairs them`,
+      "delete them once the finding cni-chain is right, or set REPAIR_ENABLED=true and REPAIR_REPAIR_PODS=true (or REPAIR_DELETE_PODS=true)",
+    );
+  return warning(
+    STARTED_ID,
+    `${what}; the agent's repair is on (${repair.mode})`,
+    repair.mode === "label"
+      ? `they are labelled ${repair.labelKey} alone: delete them, or let REPAIR_REPAIR_PODS=true mend them`
+      : "see the Events of these pods and the metric istio_cni_repair_pods_repaired_total if they stay",
+  );
 }
 
 function few(count: number): string {

@@ -11,11 +11,11 @@ import type { RuntimeNetwork } from "../install/runtime-network.ts";
 import {
   type ChainCheckOptions,
   exemptionFindings,
-  fightFindings,
-  istioCniFindings,
-  launcherFindings,
+  fightFinding,
+  istioCniFinding,
+  launcherFinding,
 } from "./chain-findings.ts";
-import { type Finding, failing, fine, warning } from "./finding.ts";
+import { allOf, type Finding, failing, fine, warning } from "./finding.ts";
 
 export interface StandaloneCheckOptions extends ChainCheckOptions {
   /** The CNI folder. */
@@ -38,14 +38,14 @@ export async function checkStandalone(options: StandaloneCheckOptions): Promise<
       : fine("cni-folders", `our plugin is in a file of its own, "${path}" (CHAINED_CNI_PLUGIN=false)`);
   const auxiliary = await auxiliaryFolder(multus, options);
   const isTheirs = [folder, auxiliary].some((each) => each !== undefined && holdsIstioCni(each));
-  return [
+  return allOf(
     file,
-    await multusFinding(multus, { options, auxiliary }),
-    ...(await launcherFindings(options, entry)),
-    ...fightFindings(options.told),
-    ...(await istioCniFindings(options, { isInChain: isTheirs, entry })),
-    ...exemptionFindings(options, entry),
-  ];
+    multusFinding(multus, { options, auxiliary }),
+    await launcherFinding(options, entry),
+    fightFinding(options.told),
+    await istioCniFinding(options, { isInChain: isTheirs, entry }),
+    exemptionFindings(options, entry),
+  );
 }
 
 /** The folder of the auxiliary chain, where it can be seen here. */

@@ -9,6 +9,7 @@ import { type AccessReviewer, checkApiPermissions } from "../../src/diagnose/api
 import { judgeCapabilities } from "../../src/diagnose/capabilities.ts";
 import { checkChain } from "../../src/diagnose/chain-check.ts";
 import { checkExemptions } from "../../src/diagnose/exemption-check.ts";
+import { allOf } from "../../src/diagnose/finding.ts";
 import { checkFolder } from "../../src/diagnose/folders.ts";
 import { droppedProbes, type IngressPolicy } from "../../src/diagnose/network-policy-check.ts";
 import { ApiError } from "../../src/kube/api-error.ts";
@@ -38,19 +39,19 @@ describe("capabilities", () => {
 describe("a folder", () => {
   const folder = (path: string) => ({ id: "x", path, use: "folder", setting: "SETTING" });
   test("that is there is right", async () => {
-    expect(await checkFolder(folder(root))).toMatchObject([{ id: "x", level: "ok" }]);
+    expect(await checkFolder(folder(root))).toMatchObject({ id: "x", level: "ok" });
   });
   test("that is missing, or a file, names the setting", async () => {
     writeFileSync(join(root, "file"), "");
     for (const name of ["absent", "file"]) {
-      const [found] = await checkFolder(folder(join(root, name)));
+      const found = await checkFolder(folder(join(root, name)));
       expect(found).toMatchObject({ level: "fail", fix: expect.stringContaining("SETTING") });
     }
   });
   test("that the agent makes is right where it can be made", async () => {
-    expect(await checkFolder({ ...folder(join(root, "a/b")), isMade: true })).toMatchObject([
-      { level: "ok" },
-    ]);
+    expect(await checkFolder({ ...folder(join(root, "a/b")), isMade: true })).toMatchObject({
+      level: "ok",
+    });
   });
 });
 
@@ -194,15 +195,15 @@ describe("permissions", () => {
     },
   });
   test("are right when all are granted", async () => {
-    expect(await checkApiPermissions(reviewer(() => true))).toMatchObject([{ id: "api", level: "ok" }]);
+    expect(await checkApiPermissions(reviewer(() => true))).toMatchObject({ id: "api", level: "ok" });
   });
   test("name what is missing", async () => {
     const found = await checkApiPermissions(reviewer(({ subresource }) => subresource !== "status"));
-    expect(found).toMatchObject([{ level: "fail", what: expect.stringContaining("patch pods/status") }]);
+    expect(found).toMatchObject({ level: "fail", what: expect.stringContaining("patch pods/status") });
   });
   test("are only worth a warning when only Events are missing", async () => {
     const found = await checkApiPermissions(reviewer(({ resource }) => resource !== "events"));
-    expect(found).toMatchObject([{ level: "warn" }]);
+    expect(found).toMatchObject({ level: "warn" });
   });
   test.each([
     [undefined, []],
@@ -212,9 +213,11 @@ describe("permissions", () => {
   ] as const)(
     "with a repair by %s name the right to delete where it is missing and wanted",
     async (repairMode, what) => {
-      const found = await checkApiPermissions(
-        reviewer(({ verb }) => verb !== "delete"),
-        { repairMode },
+      const found = allOf(
+        await checkApiPermissions(
+          reviewer(({ verb }) => verb !== "delete"),
+          { repairMode },
+        ),
       );
       expect(found.filter(({ level }) => level === "warn").map((each) => each.what)).toEqual(what);
       expect(found.filter(({ level }) => level === "fail")).toEqual([]);
@@ -226,7 +229,7 @@ describe("permissions", () => {
     [new ApiError("not found", { reason: "NotFound", status: 404 }), "warn", /does not say/],
   ])("with an API server that says %s", async (error, level, what) => {
     const found = await checkApiPermissions({ create: () => Promise.reject(error) });
-    expect(found).toMatchObject([{ level, what: expect.stringMatching(what), fix: expect.any(String) }]);
+    expect(found).toMatchObject({ level, what: expect.stringMatching(what), fix: expect.any(String) });
   });
 });
 

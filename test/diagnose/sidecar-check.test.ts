@@ -4,6 +4,7 @@ import { describe, expect, test } from "vitest";
 import { loadCliConfig } from "../../src/cli/process-io.ts";
 import { renderNode } from "../../src/cli/status-command.ts";
 import { judgeAgent } from "../../src/diagnose/agent-check.ts";
+import { allOf } from "../../src/diagnose/finding.ts";
 import { checkUnserved, judgeSidecars } from "../../src/diagnose/sidecar-check.ts";
 import type { ApiClient } from "../../src/kube/api-client.ts";
 import { AgentState } from "../../src/status/agent-state.ts";
@@ -36,7 +37,7 @@ describe("by the agent's word", () => {
   test("a node without them has no finding", async () => {
     const agent = new FakeAgent();
     agent.add("a");
-    expect(judgeSidecars(...(await reports(agent)))).toEqual([]);
+    expect(judgeSidecars(...(await reports(agent)))).toBeUndefined();
   });
 
   test("those that are right are counted, and those of another agent beside them", async () => {
@@ -45,7 +46,7 @@ describe("by the agent's word", () => {
     agent.add("a", { sidecar });
     agent.add("b", { sidecar });
     agent.sidecarRecords.mended([{ kind: "missing-rule" }, { kind: "missing-jump" }]);
-    expect(judgeSidecars(...(await reports(agent)))).toEqual([
+    expect(allOf(judgeSidecars(...(await reports(agent))))).toEqual([
       {
         id: "sidecars",
         level: "ok",
@@ -73,7 +74,7 @@ describe("by the agent's word", () => {
     const agent = new FakeAgent();
     agent.add("a", { sidecar });
     agent.sidecarRecords.failed("uid-a", { state: "unverified", ...rules }, 1);
-    const [found] = judgeSidecars(...(await reports(agent)));
+    const found = judgeSidecars(...(await reports(agent)));
     expect(found).toMatchObject({ level: "warn", what: expect.stringContaining("shop/a: table nat cannot") });
   });
 
@@ -90,7 +91,7 @@ describe("by the agent's word", () => {
     unanswered(agent, "a", "Pending");
     const [node, list] = await reports(agent);
     const told = { ...node, chain: { ...(node.chain as ChainReport), ...chain } };
-    expect(judgeSidecars(told, list)).toMatchObject([
+    expect(allOf(judgeSidecars(told, list))).toMatchObject([
       { id: "sidecars", level, what: expect.stringMatching(what) },
     ]);
   });
@@ -152,9 +153,9 @@ describe("by what became of their check for rules", () => {
     };
     return { client: { list } as unknown as Pick<ApiClient, "list">, asked };
   };
-  const check = (pods: readonly unknown[], env: Record<string, string> = {}, nodeName = "n1") => {
+  const check = async (pods: readonly unknown[], env: Record<string, string> = {}, nodeName = "n1") => {
     const { repair } = loadCliConfig({ NODE_NAME: nodeName, ...env });
-    return checkUnserved(fakeClient(pods).client, { nodeName, repair, timeoutMs: 1_000 });
+    return allOf(await checkUnserved(fakeClient(pods).client, { nodeName, repair, timeoutMs: 1_000 }));
   };
   const ended = { exitCode: 0, reason: "Completed", finishedAt: "2026-11-29T12:00:00Z" };
 
