@@ -5,6 +5,7 @@ import { putLast } from "../bounds/bounded.ts";
 import type { Logger } from "../log/logger.ts";
 import { Backoff } from "../loop/backoff.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
+import { KeyedQueue } from "../loop/keyed-queue.ts";
 import { type ApiClient, podPath } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
 import { recordOf, textOf } from "./json-fields.ts";
@@ -50,19 +51,16 @@ const maxRemembered = 2000;
 export class AnnotationWriter {
   readonly counts: AnnotationCounts = { written: 0, skipped: 0, retried: 0, gone: 0, refused: 0 };
   readonly #options: AnnotationWriterOptions;
-  readonly #clock: Clock;
-  readonly #parallel: number;
   readonly #abort = new AbortController();
   readonly #jobs = new Map<string, Job>();
-  readonly #ready: Job[] = [];
+  readonly #queue: KeyedQueue<void>;
   readonly #written = new Map<string, { value: RedirectionStatus; version: string }>();
-  #running = 0;
   #idle = Promise.withResolvers<void>();
 
   constructor(options: AnnotationWriterOptions) {
     this.#options = options;
-    this.#clock = options.clock ?? systemClock;
-    this.#parallel = options.parallel ?? 4;
+    const { parallel: concurrency = 4, clock = systemClock } = options;
+    this.#queue = new KeyedQueue({ concurrency, clock, run: (uid) => this.#run(uid) });
     this.#idle.resolve();
   }
 
@@ -96,8 +94,7 @@ export class AnnotationWriter {
       dropped: false,
     };
     this.#jobs.set(pod.uid, created);
-    this.#ready.push(created);
-    this.#pump();
+    this.#queue.request(uid);
   }
 
   /** Whether a write to this pod is under way, or waits for its turn. */
@@ -130,6 +127,7 @@ export class AnnotationWriter {
   /** Gives up all writes; later wishes are ignored. */
   stop(): void {
     this.#abort.abort();
+    void this.#queue.stop();
     for (const job of [...this.#jobs.values()]) this.#finish(job);
   }
 
@@ -149,58 +147,43 @@ export class AnnotationWriter {
     return value === "enabled" || value === "pending" ? value : undefined;
   }
 
-  #pump(): void {
-    while (this.#running < this.#parallel) {
-      const job = this.#ready.shift();
-      if (job === undefined) return;
-      if (this.#jobs.get(job.pod.uid) !== job) continue;
-      // After a failure nobody knows whether the write took effect, so only a first try may be spared.
-      if (job.backoff.failures === 0 && this.#known(job.pod.uid) === job.wanted) {
-        this.counts.skipped += 1;
-        this.#finish(job);
-        continue;
-      }
-      this.#running += 1;
-      job.inFlight = true;
-      void this.#write(job).finally(() => {
-        this.#running -= 1;
-        this.#pump();
-      });
-    }
-  }
-
-  async #write(job: Job): Promise<void> {
+  async #run(uid: string): Promise<void> {
+    const job = this.#jobs.get(uid);
+    if (job === undefined) return;
     const value = job.wanted;
-    let outcome: { answer: unknown } | { error: unknown };
-    try {
-      const answer = await this.#options.client.mergePatch(
-        podPath(job.pod.namespace, job.pod.name, "status"),
-        // The UID makes the server refuse when another pod has taken the name.
-        { metadata: { uid: job.pod.uid, annotations: { [podAnnotations.redirection]: value } } },
-        { signal: this.#abort.signal },
-      );
-      outcome = { answer };
-      this.counts.written += 1;
-    } catch (error) {
-      outcome = { error };
+    // After a failure nobody knows whether the write took effect, so only a first try may be spared.
+    if (job.backoff.failures === 0 && this.#known(uid) === value) {
+      this.counts.skipped += 1;
+      this.#finish(job);
+      return;
     }
+    job.inFlight = true;
+    const outcome = await this.#write(job.pod, value).then(
+      (version) => ({ version }),
+      (error: unknown) => ({ error }),
+    );
     job.inFlight = false;
-    if (this.#jobs.get(job.pod.uid) !== job) return;
+    if (this.#jobs.get(uid) !== job) return;
     if (job.dropped) this.#finish(job);
-    else if ("answer" in outcome) this.#onWritten(job, value, outcome.answer);
-    else this.#onFailure(job, outcome.error);
+    else if ("error" in outcome) this.#onFailure(job, outcome.error);
+    else {
+      putLast(this.#written, [uid, { value, version: outcome.version }], maxRemembered);
+      job.backoff.reset();
+      if (job.wanted === value) this.#finish(job);
+      else this.#queue.request(uid);
+    }
   }
 
-  #onWritten(job: Job, value: RedirectionStatus, answer: unknown): void {
-    this.#remember(job.pod.uid, value, answer);
-    job.backoff.reset();
-    if (job.wanted === value) this.#finish(job);
-    else this.#ready.push(job);
-  }
-
-  #remember(uid: string, value: RedirectionStatus, answer: unknown): void {
-    const version = textOf(recordOf(recordOf(answer).metadata).resourceVersion);
-    putLast(this.#written, [uid, { value, version }], maxRemembered);
+  /** @returns the pod's version with it */
+  async #write({ namespace, name, uid }: PodIdentity, value: RedirectionStatus): Promise<string> {
+    const answer = await this.#options.client.mergePatch(
+      podPath(namespace, name, "status"),
+      // The UID makes the server refuse when another pod has taken the name.
+      { metadata: { uid, annotations: { [podAnnotations.redirection]: value } } },
+      { signal: this.#abort.signal },
+    );
+    this.counts.written += 1;
+    return textOf(recordOf(recordOf(answer).metadata).resourceVersion);
   }
 
   #onFailure(job: Job, error: unknown): void {
@@ -225,14 +208,7 @@ export class AnnotationWriter {
     else log.debug(fields, "cannot write the redirection annotation; trying again");
     const retryAfterMs = error instanceof ApiError ? (error.retryAfterMs ?? 0) : 0;
     const pauseMs = Math.max(job.backoff.nextMs(), Math.min(retryAfterMs, 30_000));
-    this.#clock.sleep(pauseMs, this.#abort.signal).then(
-      () => {
-        if (this.#jobs.get(job.pod.uid) !== job) return;
-        this.#ready.push(job);
-        this.#pump();
-      },
-      () => {},
-    );
+    this.#queue.requestAfter(job.pod.uid, pauseMs);
   }
 
   #finish(job: Job): void {

@@ -17,37 +17,5 @@ export interface RosterEntry {
   readonly netns: Netns | undefined;
 }
 
-/** The pods ztunnel should have, by UID. A namespace is in it at most once. */
-export class Roster {
-  readonly #entries = new Map<string, RosterEntry>();
-
-  get size(): number {
-    return this.#entries.size;
-  }
-
-  get(uid: string): RosterEntry | undefined {
-    return this.#entries.get(uid);
-  }
-
-  /** Live: sees pods that come and go during the iteration. */
-  uids(): IterableIterator<string> {
-    return this.#entries.keys();
-  }
-
-  /** Adds or replaces a pod. @returns the UIDs that held the same namespace until now; they are taken out */
-  set(entry: RosterEntry): string[] {
-    const evicted: string[] = [];
-    for (const other of this.#entries.values()) {
-      if (other.uid !== entry.uid && entry.netns !== undefined && other.netns?.key === entry.netns.key) {
-        evicted.push(other.uid);
-      }
-    }
-    for (const uid of evicted) this.#entries.delete(uid);
-    this.#entries.set(entry.uid, entry);
-    return evicted;
-  }
-
-  delete(uid: string): boolean {
-    return this.#entries.delete(uid);
-  }
-}
+/** The pods ztunnel should have, by UID: whoever walks over it sees those that come and go meanwhile. A namespace is in it at most once. */
+export type Roster = ReadonlyMap<string, RosterEntry>;

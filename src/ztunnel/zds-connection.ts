@@ -158,9 +158,7 @@ export class ZdsConnection {
     const { log, roster } = this.#options;
     let refused = 0;
     // a live iteration, looked up when its turn comes: pods removed meanwhile are not named, pods found meanwhile are
-    for (const uid of roster.uids()) {
-      const entry = roster.get(uid);
-      if (entry === undefined) continue;
+    for (const [uid, entry] of roster) {
       const known = entry.netns !== undefined && !entry.netns.closed;
       const answer = known
         ? await this.#exchange(encodeAdd(uid, entry.workload), () => openFd(entry))

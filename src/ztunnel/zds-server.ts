@@ -8,7 +8,7 @@ import { SocketName } from "../linux/unix-socket.ts";
 import type { Logger } from "../log/logger.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { Seldom } from "../loop/seldom.ts";
-import { Roster, type RosterEntry } from "./workload.ts";
+import type { RosterEntry } from "./workload.ts";
 import { ZdsConnection, type ZdsConnectionOptions } from "./zds-connection.ts";
 import { ZdsError } from "./zds-error.ts";
 import { ZdsPlaces } from "./zds-places.ts";
@@ -43,7 +43,7 @@ const backlog = 16;
 export class ZdsServer {
   onchange: (event: ZdsServerEvent) => void = () => {};
   readonly #options: Required<ZdsServerOptions>;
-  readonly #roster = new Roster();
+  readonly #roster = new Map<string, RosterEntry>();
   /** In order of their hello: the last one is the newest. */
   #connections: ZdsConnection[] = [];
   readonly #name: SocketName;
@@ -128,7 +128,7 @@ export class ZdsServer {
 
   /** Whether a pod is in the roster. */
   holds(uid: string): boolean {
-    return this.#roster.get(uid) !== undefined;
+    return this.#roster.has(uid);
   }
 
   /** Puts a pod into the roster without telling anyone: the next snapshot has it. */
@@ -186,13 +186,13 @@ export class ZdsServer {
   }
 
   #enter(entry: RosterEntry): void {
-    for (const uid of this.#roster.set(entry)) {
-      this.#options.log.warn(
-        { uid, newUid: entry.uid, netns: entry.netns?.key },
-        "a namespace changed its pod",
-      );
+    for (const { uid, netns } of this.#roster.values()) {
+      if (uid === entry.uid || netns === undefined || netns.key !== entry.netns?.key) continue;
+      this.#roster.delete(uid);
+      this.#options.log.warn({ uid, newUid: entry.uid, netns: netns.key }, "a namespace changed its pod");
       void this.#sendDels(uid);
     }
+    this.#roster.set(entry.uid, entry);
   }
 
   async #sendDels(uid: string): Promise<void> {
