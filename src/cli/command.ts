@@ -65,6 +65,16 @@ export function parseOptions<T extends NonNullable<ParseArgsConfig["options"]>>(
   return values;
 }
 
+/** A whole number of an option. @throws UsageError */
+export function parseNumber(
+  option: string,
+  text: string,
+  { min = 0, max }: { readonly min?: number; readonly max: number },
+): number {
+  if (/^\d{1,10}$/.test(text) && Number(text) >= min && Number(text) <= max) return Number(text);
+  throw new UsageError(`cannot use --${option} "${text}": it must be a whole number from ${min} to ${max}`);
+}
+
 /** `NAMESPACE/POD`. @throws UsageError */
 export function parsePodName(command: string, text: string): { ns: string; name: string } {
   const [ns = "", name = "", ...rest] = text.split("/");

@@ -3,9 +3,8 @@
 import type { DashboardServer } from "../dashboard/dashboard-server.ts";
 import { beFirstToEnd } from "../linux/oom-score.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
-import { type Command, type CommandIo, parseOptions } from "./command.ts";
+import { type Command, type CommandIo, parseNumber, parseOptions } from "./command.ts";
 import { stateClient } from "./state-client.ts";
-import { UsageError } from "./usage-error.ts";
 
 const AGENT_TIMEOUT_MS = 3_000;
 const DEFAULT_PORT = "15015";
@@ -44,8 +43,8 @@ async function runDashboard(args: readonly string[], io: CommandIo): Promise<num
     port: { type: "string", default: DEFAULT_PORT },
     "idle-minutes": { type: "string", default: DEFAULT_IDLE_MINUTES },
   });
-  const port = readNumber("port", values.port, 65_535);
-  const idleMs = 60_000 * readNumber("idle-minutes", values["idle-minutes"], MAX_IDLE_MINUTES);
+  const port = parseNumber("port", values.port, { max: 65_535 });
+  const idleMs = 60_000 * parseNumber("idle-minutes", values["idle-minutes"], { max: MAX_IDLE_MINUTES });
   const config = io.config();
   const agent = stateClient(config.runDir, { timeoutMs: AGENT_TIMEOUT_MS });
   // who gave another run dir than the agent's hears it before a browser is opened
@@ -83,11 +82,6 @@ async function listen(server: DashboardServer, port: number): Promise<number> {
       cause: error,
     });
   }
-}
-
-function readNumber(option: string, text: string, max: number): number {
-  if (/^\d{1,6}$/.test(text) && Number(text) <= max) return Number(text);
-  throw new UsageError(`cannot use --${option} "${text}": it must be a number from 0 to ${max}`);
 }
 
 /** How often pages are counted. */

@@ -12,7 +12,7 @@ import {
   sidecarOptionsOf,
 } from "../redirection/sidecar-options.ts";
 import { renderSidecarText } from "../redirection/told-sidecar.ts";
-import { type Command, parseOptions } from "./command.ts";
+import { type Command, parseNumber, parseOptions } from "./command.ts";
 import { UsageError } from "./usage-error.ts";
 
 /** `ambient-cni rules`. */
@@ -133,9 +133,7 @@ function annotationsOf(words: readonly string[]): Record<string, string> {
 }
 
 function idOf(option: string, text: string | undefined): number | undefined {
-  if (text === undefined) return undefined;
-  if (/^\d{1,10}$/.test(text) && Number(text) > 0 && Number(text) < 2 ** 32 - 1) return Number(text);
-  throw new UsageError(`cannot use --${option} "${text}": it must be a number from 1 to 4294967294`);
+  return text === undefined ? undefined : parseNumber(option, text, { min: 1, max: 2 ** 32 - 2 });
 }
 
 function isOn(dns: string): boolean {

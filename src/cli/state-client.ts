@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Asks the agent of this node through its Unix socket, with a deadline.
-import { request } from "node:http";
+import { once } from "node:events";
+import { type IncomingMessage, request } from "node:http";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import type { NodeReport } from "../status/node-state-report.ts";
 import type { StateReader } from "../status/state-reader.ts";
 import {
@@ -33,9 +35,9 @@ export function stateClient(runDir: string, options: { timeoutMs?: number } = {}
   const socketPath = join(runDir, STATE_SOCKET_NAME);
   const { timeoutMs = DEFAULT_TIMEOUT_MS } = options;
   const ask = async <T>(path: string): Promise<T> => {
-    const { status, text } = await exchange(socketPath, { path, timeoutMs });
-    if (status === 200) return parse<T>(text, socketPath);
-    const { error } = parse<{ error?: string }>(text, socketPath);
+    const { status, body } = await exchange(socketPath, { path, timeoutMs });
+    if (status === 200) return parse<T>(body, socketPath);
+    const { error } = parse<{ error?: string }>(body, socketPath);
     throw new StateRefusal(status, error ?? `status ${status}`);
   };
   return {
@@ -64,34 +66,28 @@ export class StateRefusal extends Error {
   }
 }
 
-function exchange(
+async function exchange(
   socketPath: string,
   { path, timeoutMs }: { path: string; timeoutMs: number },
-): Promise<{ status: number; text: string }> {
-  const { promise, resolve, reject } = Promise.withResolvers<{ status: number; text: string }>();
-  const fail = (why: string): void => reject(away(socketPath, why));
-  const asked = request({ socketPath, path, agent: false }, (response) => {
-    const chunks: Buffer[] = [];
-    response.on("data", (chunk: Buffer) => chunks.push(chunk));
-    response.on("error", (error) => fail(error.message));
-    response.on("end", () =>
-      resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString("utf8") }),
-    );
-  });
-  const timer = setTimeout(() => {
-    fail(
-      `no answer within ${timeoutMs} ms: the agent hangs or is overloaded; look at its log and its CPU limit`,
-    );
-    asked.destroy();
-  }, timeoutMs);
-  asked.on("error", (error: NodeJS.ErrnoException) => fail(REMEDIES[error.code ?? ""] ?? error.message));
+): Promise<{ status: number; body: string }> {
+  const signal = AbortSignal.timeout(timeoutMs);
+  const asked = request({ socketPath, path, agent: false, signal });
+  // without a listener one that comes after the head would end the process; whoever reads hears of it
+  asked.on("error", () => {});
   asked.end();
-  return promise.finally(() => clearTimeout(timer));
+  try {
+    const [response] = (await once(asked, "response")) as [IncomingMessage];
+    return { status: response.statusCode ?? 0, body: await text(response) };
+  } catch (error) {
+    const { code = "", message } = error as NodeJS.ErrnoException;
+    const late = `no answer within ${timeoutMs} ms: the agent hangs or is overloaded; look at its log and its CPU limit`;
+    throw away(socketPath, signal.aborted ? late : (REMEDIES[code] ?? message));
+  }
 }
 
-function parse<T>(text: string, socketPath: string): T {
+function parse<T>(body: string, socketPath: string): T {
   try {
-    return JSON.parse(text) as T;
+    return JSON.parse(body) as T;
   } catch {
     throw away(
       socketPath,

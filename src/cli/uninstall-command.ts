@@ -4,8 +4,7 @@ import { loadConfig, processConfigSource } from "../config.ts";
 import { silentLogger } from "../log/logger.ts";
 import { concealPods } from "../uninstall/announced-pods.ts";
 import { UninstallError, type UninstallReport, uninstallNode } from "../uninstall/uninstall.ts";
-import { type Command, type CommandIo, parseOptions } from "./command.ts";
-import { UsageError } from "./usage-error.ts";
+import { type Command, type CommandIo, parseNumber, parseOptions } from "./command.ts";
 
 /** `ambient-cni uninstall`. */
 export const uninstallCommand: Command = {
@@ -63,7 +62,7 @@ async function runUninstall(args: readonly string[], { print }: CommandIo): Prom
       removeLauncherAlways: values["remove-launcher"],
       dryRun: values["dry-run"],
       force: values.force,
-      quietMs: 1000 * quietSeconds(values["quiet-seconds"]),
+      quietMs: 1000 * parseNumber("quiet-seconds", values["quiet-seconds"], { max: 60 }),
       log: silentLogger,
       ondone: (line) => (values.json ? undefined : print(`${line}\n`)),
     });
@@ -79,13 +78,6 @@ async function runUninstall(args: readonly string[], { print }: CommandIo): Prom
     );
     return 1;
   }
-}
-
-function quietSeconds(text: string): number {
-  if (!/^\d+$/.test(text) || Number(text) > 60) {
-    throw new UsageError(`cannot use --quiet-seconds "${text}": it must be a whole number from 0 to 60`);
-  }
-  return Number(text);
 }
 
 function summary({ done, notes, left }: UninstallReport, isDryRun: boolean): string {

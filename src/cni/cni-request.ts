@@ -11,6 +11,7 @@ import {
 } from "../conflist/cni-versions.ts";
 import { memberText } from "../conflist/json-spans.ts";
 import type { Attachment } from "../enrolment/attachments.ts";
+import { isRecord, recordOf, textOf } from "../kube/json-fields.ts";
 import type { PodIdentity } from "../kube/pod-facts.ts";
 import { CniError } from "./cni-error.ts";
 
@@ -69,7 +70,7 @@ export function parseCniRequest(call: RelayedCall): CniRequest {
   const prevResult = config.prevResult === null ? undefined : memberText(call.stdin, "prevResult");
   return {
     verb,
-    network: word("name", typeof config.name === "string" ? config.name : "", bounds.cniNetwork),
+    network: word("name", textOf(config.name), bounds.cniNetwork),
     containerId: word("CNI_CONTAINERID", call.env.CNI_CONTAINERID ?? "", bounds.cniContainerId),
     netns: word("CNI_NETNS", call.env.CNI_NETNS ?? "", bounds.cniNetns),
     ifname: word("CNI_IFNAME", call.env.CNI_IFNAME ?? "", bounds.cniIfname),
@@ -110,7 +111,7 @@ function parseVerb(env: RelayedCall["env"]): CniVerb {
   return verb;
 }
 
-function parseConfig(stdin: string): Record<string, unknown> {
+function parseConfig(stdin: string): Readonly<Record<string, unknown>> {
   let config: unknown;
   try {
     config = JSON.parse(stdin);
@@ -125,7 +126,7 @@ function parseConfig(stdin: string): Record<string, unknown> {
   return config;
 }
 
-function parseVersion(config: Record<string, unknown>): string {
+function parseVersion(config: Readonly<Record<string, unknown>>): string {
   const version = config.cniVersion ?? "";
   if (typeof version !== "string")
     throw new CniError("decoding", "cniVersion in the network configuration is not a string");
@@ -181,13 +182,13 @@ function minimalResult(cniVersion: string): string {
 }
 
 function resultIps(prevResult: unknown): string[] {
-  const { ips: list, ip4, ip6 } = isRecord(prevResult) ? prevResult : {};
+  const { ips: list, ip4, ip6 } = recordOf(prevResult);
   // before 0.3.0 a result has one address of each family, in a field called "ip"
   const ips = Array.isArray(list) ? (list as unknown[]) : [ip4, ip6];
   const addresses: string[] = [];
   for (const ip of ips.slice(0, bounds.cniAddresses.count)) {
-    const text = isRecord(ip) ? (ip.address ?? ip.ip) : undefined;
-    const address = typeof text === "string" ? text.split("/", 1)[0] : "";
+    const { address: text, ip: plain } = recordOf(ip);
+    const [address] = textOf(text ?? plain).split("/", 1);
     if (address && fits(address, bounds.cniAddresses)) addresses.push(address);
   }
   return addresses;
@@ -205,8 +206,4 @@ function parseAttachments(value: unknown): Pick<Attachment, "containerId" | "ifn
     attachments.push({ containerId: item.containerID, ifname: item.ifname });
   }
   return attachments;
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // istio-cni's plugin event, so that a node whose chain still has istio-cni's plugin can be served. Pure.
 // Source: istio/istio cni/pkg/nodeagent/cni-watcher.go, CNIPluginAddEvent.
-import { fits } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
+import { listOf, recordOf, textOf, wordOf } from "../kube/json-fields.ts";
 import { CniError } from "./cni-error.ts";
 import { type CniRequest, fallbackCniVersion, podNamed, strictWord } from "./cni-request.ts";
 
@@ -14,8 +14,8 @@ export function parseIstioAddEvent(body: string): CniRequest {
   } catch (error) {
     throw new CniError("decoding", `cannot read the event: ${(error as Error).message}`);
   }
-  const fields = typeof event === "object" && event !== null ? (event as Record<string, unknown>) : {};
-  const text = (name: string): string => (typeof fields[name] === "string" ? fields[name] : "");
+  const fields = recordOf(event);
+  const text = (name: string): string => textOf(fields[name]);
   const missing = ["Netns", "PodName", "PodNamespace"].filter((name) => text(name) === "");
   if (missing.length > 0) throw new CniError("decoding", `the event lacks: ${missing.join(", ")}`);
   return {
@@ -33,12 +33,8 @@ export function parseIstioAddEvent(body: string): CniRequest {
 }
 
 function eventIps(ips: unknown): string[] {
-  if (!Array.isArray(ips)) return [];
-  const addresses: string[] = [];
-  for (const item of (ips as unknown[]).slice(0, bounds.cniAddresses.count)) {
-    const address = (item as { Address?: { IP?: unknown } } | null)?.Address?.IP;
-    if (typeof address === "string" && address !== "" && fits(address, bounds.cniAddresses))
-      addresses.push(address);
-  }
-  return addresses;
+  return listOf(ips)
+    .slice(0, bounds.cniAddresses.count)
+    .map((item) => wordOf(recordOf(recordOf(item).Address).IP, bounds.cniAddresses))
+    .filter((address) => address !== "");
 }

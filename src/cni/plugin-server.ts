@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The HTTP server behind the plugin socket: the launcher's calls, and istio-cni's own plugin event.
+
 import { mkdirSync } from "node:fs";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { dirname } from "node:path";
+import { buffer } from "node:stream/consumers";
 import { bounds } from "../bounds/bounds.ts";
 import { publishMissingSocket, publishSocket, SocketName } from "../linux/unix-socket.ts";
 import type { Logger } from "../log/logger.ts";
@@ -160,15 +162,10 @@ function cniVariables(request: IncomingMessage): Record<string, string> {
   return variables;
 }
 
-/** @returns `undefined` when the body is too large; the rest of it is read and dropped */
+/** @returns `undefined` when the body is too large; the server takes in no more than a little more */
 async function readBody(request: IncomingMessage): Promise<string | undefined> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size <= maxBodyBytes) chunks.push(chunk);
-  }
-  return size > maxBodyBytes ? undefined : Buffer.concat(chunks).toString("utf8");
+  const body = await buffer(request);
+  return body.length > maxBodyBytes ? undefined : body.toString();
 }
 
 function respond(

@@ -17,6 +17,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
+import { isRecord, listOf, textOf } from "../kube/json-fields.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import type { Logger } from "../log/logger.ts";
 import {
@@ -209,22 +210,26 @@ function readSmallFile(path: string): string {
   }
 }
 
-function parseSandbox({ order, place, attachments }: Record<string, unknown>): KeptSandbox | undefined {
+function parseSandbox({
+  order,
+  place,
+  attachments,
+}: Readonly<Record<string, unknown>>): KeptSandbox | undefined {
   if (!Number.isSafeInteger(order) || !isRecord(place) || !Array.isArray(attachments)) return undefined;
   const parsed: Place = {
-    uid: text(place.uid),
-    namespace: text(place.namespace),
-    name: text(place.name),
-    containerId: text(place.containerId),
-    netnsPath: text(place.netnsPath),
-    netnsKey: text(place.netnsKey),
-    ips: texts(place.ips),
+    uid: textOf(place.uid),
+    namespace: textOf(place.namespace),
+    name: textOf(place.name),
+    containerId: textOf(place.containerId),
+    netnsPath: textOf(place.netnsPath),
+    netnsKey: textOf(place.netnsKey),
+    ips: textsIn(place.ips),
     ...(place.toldBy === "nri" ? { toldBy: "nri" } : {}),
   };
   const kept: KeptAttachment[] = attachments.filter(isRecord).map(({ network, ifname, ips }) => ({
-    network: text(network),
-    ifname: text(ifname),
-    ips: texts(ips),
+    network: textOf(network),
+    ifname: textOf(ifname),
+    ips: textsIn(ips),
   }));
   const isUsable = isUsablePlace(parsed) && kept.length > 0 && kept.length === attachments.length;
   return isUsable && kept.every(isUsableAttachment)
@@ -232,16 +237,8 @@ function parseSandbox({ order, place, attachments }: Record<string, unknown>): K
     : undefined;
 }
 
-function text(value: unknown): string {
-  return typeof value === "string" ? value : "";
-}
-
-function texts(value: unknown): string[] {
-  return Array.isArray(value) ? value.filter((each) => typeof each === "string") : [];
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+function textsIn(value: unknown): string[] {
+  return listOf(value).filter((each) => typeof each === "string");
 }
 
 function removeQuietly(path: string): void {

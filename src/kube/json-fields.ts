@@ -2,10 +2,14 @@
 // Reading fields out of JSON from a peer, and words out of texts, whatever they turn out to hold.
 import { fits } from "../bounds/bounded.ts";
 
+/** Whether the value is an object, and no list. */
+export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
 /** The value as an object; an empty one when it is anything else. */
 export function recordOf(value: unknown): Readonly<Record<string, unknown>> {
-  if (value === null || typeof value !== "object" || Array.isArray(value)) return {};
-  return value as Record<string, unknown>;
+  return isRecord(value) ? value : {};
 }
 
 /** The value as a list; an empty one when it is anything else. */

@@ -97,11 +97,6 @@ export class NodeState {
     await Promise.all([this.pods.waitForSync(signal), this.namespaces.waitForSync(signal)]);
   }
 
-  /** Whether both copies are complete. */
-  get synced(): boolean {
-    return this.pods.synced && this.namespaces.synced;
-  }
-
   /** Whether both copies can be relied on now. */
   isFresh(maxAgeMs: number = this.#maxAgeMs): boolean {
     return this.pods.isFresh(maxAgeMs) && this.namespaces.isFresh(maxAgeMs);

@@ -20,6 +20,7 @@ const NO_ZTUNNEL: PodZtunnelReport = {
   connection: null,
 };
 const NO_PROBES: PodProbesReport = { member: null, addresses: [] };
+const NOT_AMBIENT = { sockets: null, ztunnel: NO_ZTUNNEL, probes: NO_PROBES, bypasses: null };
 
 /** Where it stands; before this agent's first look nobody has verified what its ADD wrote. */
 export function sidecarState({ record }: ServedSidecar): PodStateReport {
@@ -53,10 +54,7 @@ export function sidecarObservedLast({ place, record }: ServedSidecar): ObservedR
     ...placeOf({ place, record }),
     families: isRight ? look.families.map((family) => familyOf(family, [])) : [],
     unread: isRight ? null : unread,
-    sockets: null,
-    ztunnel: NO_ZTUNNEL,
-    probes: NO_PROBES,
-    bypasses: null,
+    ...NOT_AMBIENT,
   };
 }
 
@@ -74,10 +72,7 @@ export function sidecarObserved(
     ...placeOf({ place, record }),
     families: drift === undefined ? [] : all.map((family) => familyOf(family, drift)),
     unread: drift === undefined ? (error?.message ?? "its network namespace is not there") : null,
-    sockets: null,
-    ztunnel: NO_ZTUNNEL,
-    probes: NO_PROBES,
-    bypasses: null,
+    ...NOT_AMBIENT,
   };
 }
 
@@ -86,14 +81,9 @@ export function sidecarTransitions({ record }: ServedSidecar, limit: number): Tr
   return (record?.transitions ?? []).slice(-limit).map((change) => ({ ...change, steps: [] }));
 }
 
-function placeOf({
-  place,
-  record,
-}: Pick<ServedSidecar, "place" | "record">): Pick<ObservedReport, "netns" | "containerId"> {
-  return {
-    netns: place?.netnsKey ?? record?.look?.netnsKey ?? null,
-    containerId: place?.containerId ?? null,
-  };
+function placeOf({ place, record }: Pick<ServedSidecar, "place" | "record">) {
+  const netns = place?.netnsKey ?? record?.look?.netnsKey ?? null;
+  return { netns, containerId: place?.containerId ?? null };
 }
 
 function familyOf(family: Family, drift: readonly SidecarDrift[]): FamilyReport {

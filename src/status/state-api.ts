@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The state API's requests and answers: JSON over HTTP, for who may open the agent's Unix socket.
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { buffer } from "node:stream/consumers";
+import { isRecord } from "../kube/json-fields.ts";
 import { type LogLevel, logLevels } from "../log/log-levels.ts";
 import type { Logger, LoggerFactory } from "../log/logger.ts";
 import type { StateSource } from "./agent-state.ts";
@@ -120,12 +122,12 @@ function parseLevels(text: string): WantedLevels {
     throw new StateApiError(400, `the body is not JSON: ${(error as Error).message}`);
   }
   const form = 'send {"default": "info", "scopes": {"cni": "debug", "kube": null}}';
-  if (!isObject(body)) throw new StateApiError(400, `the body is no object; ${form}`);
+  if (!isRecord(body)) throw new StateApiError(400, `the body is no object; ${form}`);
   const unknown = Object.keys(body).find((key) => key !== "default" && key !== "scopes");
   if (unknown !== undefined)
     throw new StateApiError(400, `unknown field ${JSON.stringify(unknown.slice(0, 60))}; ${form}`);
   const { default: level, scopes = {} } = body;
-  if (!isObject(scopes)) throw new StateApiError(400, `"scopes" is no object; ${form}`);
+  if (!isRecord(scopes)) throw new StateApiError(400, `"scopes" is no object; ${form}`);
   return [
     ...(level === undefined ? [] : [["default", levelOf("default", level)] as const]),
     ...Object.entries(scopes).map(
@@ -142,10 +144,6 @@ function levelOf(scope: string, value: unknown): LogLevel {
     400,
     `level ${given} of "${scope.slice(0, 60)}" is none of ${logLevels.join(", ")}`,
   );
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function pathOf({ url = "" }: IncomingMessage): string {
@@ -165,15 +163,9 @@ function allow({ method }: IncomingMessage, methods: readonly string[]): void {
 }
 
 async function readBody(request: IncomingMessage): Promise<string> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > maxBodyBytes)
-      throw new StateApiError(413, `the body is larger than ${maxBodyBytes} bytes`, { Connection: "close" });
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString("utf8");
+  const body = await buffer(request);
+  if (body.length <= maxBodyBytes) return body.toString();
+  throw new StateApiError(413, `the body is larger than ${maxBodyBytes} bytes`, { Connection: "close" });
 }
 
 function send(

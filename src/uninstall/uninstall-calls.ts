@@ -3,6 +3,7 @@
 import { lstatSync, rmSync } from "node:fs";
 import { type IncomingMessage, request, type ServerResponse } from "node:http";
 import { connect } from "node:net";
+import { buffer } from "node:stream/consumers";
 import { setTimeout as delay } from "node:timers/promises";
 import { publishSocket } from "../linux/unix-socket.ts";
 import { silentLogger } from "../log/logger.ts";
@@ -131,9 +132,8 @@ export class UninstallCalls implements AsyncDisposable {
     this.#underWay++;
     this.#count++;
     try {
-      for await (const _ of request) {
-        // read to its end: the launcher writes all of it before it reads
-      }
+      // to its end: the launcher writes all of it before it reads
+      await buffer(request);
       const isForgiving = forgiving.has(String(request.headers["cni-command"]));
       response.writeHead(isForgiving ? 200 : 503, {
         ...(isForgiving ? { "CNI-Exit": "0" } : {}),

@@ -42,7 +42,7 @@ test("pods of this node and namespaces of the cluster are known", async () => {
     kube.server.put("pods", pod("a"));
     kube.server.put("pods", pod("far", { nodeName: "n2" }));
   });
-  expect(state.synced).toBe(true);
+  expect([state.pods.synced, state.namespaces.synced]).toEqual([true, true]);
   expect(state.pod("uid-a")?.name).toBe("a");
   expect(state.podByName("shop", "a")?.uid).toBe("uid-a");
   expect(state.podByName("shop", "far")).toBeUndefined();
