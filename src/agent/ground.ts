@@ -14,18 +14,7 @@ import { Metrics } from "../status/metrics.ts";
 import { Readiness } from "../status/readiness.ts";
 
 /** What everything else stands on. */
-export interface Ground {
-  readonly config: AgentConfig;
-  readonly loggers: LoggerFactory;
-  readonly readiness: Readiness;
-  readonly metrics: Metrics;
-  readonly hostNetns: ReadonlySet<string>;
-  readonly backend: RedirectBackend;
-  readonly client: ApiClient;
-  readonly node: NodeState;
-  readonly annotations: AnnotationWriter;
-  readonly events: EventRecorder;
-}
+export type Ground = Awaited<ReturnType<typeof makeGround>>;
 
 /** Settings that cannot be followed, in one line. */
 export function describeFaults(faults: readonly SettingFault[]): string {
@@ -49,7 +38,7 @@ export function makeReadiness(config: AgentConfig): Readiness {
 export async function makeGround(
   config: AgentConfig,
   { loggers, readiness }: { readonly loggers: LoggerFactory; readonly readiness: Readiness },
-): Promise<Ground> {
+) {
   await mkdir(config.runDir, { recursive: true });
   const hostNetns = hostNetnsKeys(config);
   const backend = await chooseUsable(config, { readiness, log: loggers.scope("redirect") });

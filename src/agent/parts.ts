@@ -187,15 +187,9 @@ async function pluginTypesOfNow({ hostRoot, install }: AgentConfig): Promise<rea
 }
 
 /** What answers the runtime, and what keeps us in its chain. */
-export interface Front {
-  readonly plugin: PluginServer;
-  readonly own: OwnDaemonSet;
-  readonly exempt: ExemptNamespaces;
-  readonly installer: Installer;
-  readonly selfTest: SelfTestWatch;
-}
+export type Front = ReturnType<typeof makeFront>;
 
-export function makeFront(ground: Ground, { enrolment, sidecars }: Capture, wiring: Wiring): Front {
+export function makeFront(ground: Ground, { enrolment, sidecars }: Capture, wiring: Wiring) {
   const { config, loggers, metrics, hostNetns, backend, client, node } = ground;
   const cniLog = loggers.scope("cni");
   const exempt = new ExemptNamespaces({

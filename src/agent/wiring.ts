@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who tells whom: what one part finds out, and what the others, readiness and people hear of it.
 import type { Enrolment } from "../enrolment/enrolment.ts";
-import type { ChainFight } from "../install/chain-keeper-options.ts";
+import type { ChainFight } from "../install/chain-keeper.ts";
 import type { ProbePathReport, ProbePathWatch } from "../probes/probe-path-watch.ts";
 import type { Ground } from "./ground.ts";
 

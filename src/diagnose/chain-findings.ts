@@ -4,7 +4,7 @@ import { access, constants } from "node:fs/promises";
 import type { InstallConfig } from "../config.ts";
 import type { PluginEntry } from "../conflist/conflist-edit.ts";
 import { launcherPath } from "../install/launcher-copy.ts";
-import { findIstioCni } from "../install/launcher-leftover.ts";
+import { findLeftovers } from "../install/launcher-leftover.ts";
 import { NamespacePatterns } from "../kube/namespace-patterns.ts";
 import type { ChainReport } from "../status/node-state-report.ts";
 import type { PodListReport } from "../status/state-report.ts";
@@ -73,11 +73,8 @@ export async function istioCniFinding(
     );
   }
   const current = entry?.type;
-  const left = await findIstioCni({
-    hostRoot,
-    binDir: install.binDir,
-    ...(current === undefined ? {} : { current }),
-  });
+  const leftovers = await findLeftovers({ hostRoot, binDir: install.binDir, current });
+  const left = leftovers.find(({ owner }) => owner === "istio-cni");
   if (left === undefined) return fine("other-agents", "no other ambient agent is in the chain");
   const why = left.stays === undefined ? "nothing calls it" : left.stays;
   return warning(

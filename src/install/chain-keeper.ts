@@ -4,16 +4,54 @@ import { dirname, join } from "node:path";
 import type { ChainOptions, ChainPlan } from "../conflist/chain-options.ts";
 import { folderFault } from "../conflist/conf-fault.ts";
 import { parseFolder } from "../conflist/conf-folder.ts";
-import { readEntry } from "../conflist/conflist-edit.ts";
+import { type PluginEntry, readEntry } from "../conflist/conflist-edit.ts";
+import type { Logger } from "../log/logger.ts";
 import { type Clock, systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
-import type { ChainKeeperOptions } from "./chain-keeper-options.ts";
 import { defaultOwnedFileName } from "./chain-removal.ts";
 import { applyActions, FolderChangedError, makeFolder, readFolder, removeTemporaries } from "./conf-dir.ts";
 import { fightAt } from "./fight.ts";
 import { FolderWatch } from "./folder-watch.ts";
-import { type ChainMemory, type ChainNews, freshMemory, nextLook } from "./next-look.ts";
+import { type ChainGraces, type ChainMemory, type ChainNews, freshMemory, nextLook } from "./next-look.ts";
 import type { RuntimeNetwork } from "./runtime-network.ts";
+
+/** Another program keeps removing our entry. */
+export interface ChainFight {
+  /** How often so far. */
+  readonly rewrites: number;
+  readonly path: string;
+  readonly remedy: string;
+}
+
+/** What the keeper is told. */
+export interface ChainKeeperOptions extends Partial<ChainGraces> {
+  /** The CNI folder as this process sees it. */
+  readonly netDir: string;
+  /** Prefix under which the host's files are seen, default "/". */
+  readonly hostRoot?: string;
+  readonly confName?: string | undefined;
+  /** An own file instead of the primary; undefined: our entry goes into the primary. */
+  readonly owned?: { readonly fileName: string } | undefined;
+  /** Name an own file has or had in another mode, default 02-istio-cni.conflist. */
+  readonly ownedFileName?: string;
+  /** Which network the runtime gives its pods; default: that of the first file. */
+  readonly runtimeNetwork?: () => Promise<RuntimeNetwork>;
+  /** Default true. */
+  readonly chained?: boolean;
+  readonly groupRead?: boolean;
+  readonly entry: PluginEntry;
+  readonly replaceIstioCni?: boolean;
+  readonly log: Logger;
+  /** Why we are not in the chain, with the remedy; undefined: we are. Called on every change. */
+  onstate(fault: string | undefined): void;
+  /** Our entry was missing and is back: sandboxes may have been born without us. Also after the first install. */
+  onrepaired(): void;
+  /** Once per fight. */
+  onfight(fight: ChainFight): void;
+  /** The net under the file events, default 5000. */
+  readonly pollMs?: number;
+  readonly clock?: Clock;
+}
 
 const debounceMs = 30;
 const retryMs = 500;

@@ -3,8 +3,7 @@
 import type { InstallConfig } from "../config.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import { AuxiliaryKeeper } from "./auxiliary-keeper.ts";
-import { ChainKeeper } from "./chain-keeper.ts";
-import type { ChainFight, ChainKeeperOptions } from "./chain-keeper-options.ts";
+import { type ChainFight, ChainKeeper, type ChainKeeperOptions } from "./chain-keeper.ts";
 import { defaultOwnedFileName } from "./chain-removal.ts";
 import { fileMark, installLauncher, launcherPath, ownLauncher } from "./launcher-copy.ts";
 import { LeftoverKeeper } from "./leftover-keeper.ts";

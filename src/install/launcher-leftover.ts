@@ -11,7 +11,7 @@ export interface LeftoverOptions {
   readonly hostRoot: string;
   readonly binDir: string;
   /** Name of the launcher that is in use; none: no launcher of ours is. */
-  readonly current?: PluginType;
+  readonly current?: PluginType | undefined;
 }
 
 /** A plugin in the runtime's folder that is not ours to call. */
@@ -36,22 +36,18 @@ export async function findLeftovers({ hostRoot, binDir, current }: LeftoverOptio
   return found;
 }
 
-/** istio-cni's plugin in the runtime's folder; undefined when there is none. */
-export async function findIstioCni(options: LeftoverOptions): Promise<Leftover | undefined> {
-  return (await findLeftovers(options)).find(({ owner }) => owner === "istio-cni");
-}
-
-/** Where istio-cni keeps a token for its plugin. Source: istio/istio cni/pkg/install/kubeconfig.go; before 1.24 in the CNI folder. */
-export interface IstioCniPlaces {
-  readonly runDir: string;
-  readonly netDir: string;
-}
-
 /**
  * Removes what istio-cni's plugin reads and nobody else: a token for the API server lies in it.
+ * Source: istio/istio cni/pkg/install/kubeconfig.go; before 1.24 in the CNI folder.
  * @returns the paths that were there @throws the file system's error
  */
-export async function removeIstioCniFiles({ runDir, netDir }: IstioCniPlaces): Promise<string[]> {
+export async function removeIstioCniFiles({
+  runDir,
+  netDir,
+}: {
+  readonly runDir: string;
+  readonly netDir: string;
+}): Promise<string[]> {
   const removed: string[] = [];
   for (const path of [join(runDir, "istio-cni-kubeconfig"), join(netDir, "ZZZ-istio-cni-kubeconfig")]) {
     if ((await readFile(path).catch(() => undefined)) === undefined) continue;

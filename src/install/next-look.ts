@@ -4,7 +4,6 @@ import type { ChainOptions, ChainPlan } from "../conflist/chain-options.ts";
 import { planChain } from "../conflist/chain-plan.ts";
 import type { Action, ConfFolder } from "../conflist/conf-folder.ts";
 import { istioCniType } from "../conflist/conflist-edit.ts";
-import type { ChainKeeperOptions } from "./chain-keeper-options.ts";
 import { type Fight, fightRemedy, noFight, recordRewrite } from "./fight.ts";
 
 /** What is remembered between looks; times are ms of a clock that never goes back. */
@@ -31,13 +30,22 @@ export const freshMemory: ChainMemory = {
   fight: noFight,
 };
 
+/** How long things are left as they are, in ms. */
+export interface ChainGraces {
+  /** How long a file that cannot be parsed may be half written, default 2000. */
+  readonly halfWrittenMs: number;
+  /** How long another agent's settings are left alone, default 60 000: a rolling upgrade runs two of us. */
+  readonly settingsGraceMs: number;
+  /** How long the own file outlives the primary it is a copy of, default 60 000. */
+  readonly ownedGraceMs: number;
+}
+
 /** What was seen. */
 export interface ChainView {
   readonly folder: ConfFolder;
   readonly nowMs: number;
   readonly wanted: Omit<ChainOptions, "keepSettings">;
-  /** How long things are left as they are. */
-  readonly graces: Required<Pick<ChainKeeperOptions, "halfWrittenMs" | "settingsGraceMs" | "ownedGraceMs">>;
+  readonly graces: ChainGraces;
 }
 
 /** For the log and for people. */

@@ -92,9 +92,9 @@ export class NodeState {
     await Promise.all([this.pods.stop(), this.namespaces.stop()]);
   }
 
-  /** Resolves when both copies are complete. @throws the signal's reason */
-  async waitForSync(signal?: AbortSignal): Promise<void> {
-    await Promise.all([this.pods.waitForSync(signal), this.namespaces.waitForSync(signal)]);
+  /** Resolves when both copies are complete. */
+  async waitForSync(): Promise<void> {
+    await Promise.all([this.pods.waitForSync(), this.namespaces.waitForSync()]);
   }
 
   /** Whether both copies can be relied on now. */

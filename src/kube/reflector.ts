@@ -119,18 +119,9 @@ export class Reflector<T extends Keyed> {
     await this.#loop;
   }
 
-  /** Resolves after the first complete list. @throws the signal's reason */
-  async waitForSync(signal?: AbortSignal): Promise<void> {
-    if (signal === undefined) return await this.#synced.promise;
-    signal.throwIfAborted();
-    const aborted = Promise.withResolvers<never>();
-    const onabort = () => aborted.reject(signal.reason);
-    signal.addEventListener("abort", onabort, { once: true });
-    try {
-      await Promise.race([this.#synced.promise, aborted.promise]);
-    } finally {
-      signal.removeEventListener("abort", onabort);
-    }
+  /** Resolves after the first complete list. */
+  waitForSync(): Promise<void> {
+    return this.#synced.promise;
   }
 
   async #run(): Promise<void> {

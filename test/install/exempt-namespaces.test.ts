@@ -69,7 +69,7 @@ async function start(options: StartOptions = {}): Promise<Setup> {
   const node = new NodeState({ client: kube.client, nodeName: "n1", log: recordingLogger() });
   cleanups.push(() => node.stop());
   node.start();
-  await node.waitForSync(AbortSignal.timeout(5000));
+  await node.waitForSync();
   const path = exemptListPath({ runDir: "/nowhere", install: { enabled: true, binDir } });
   const log = recordingLogger();
   const exempt = new ExemptNamespaces({ path, policy, selectors, node, log, clock });

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { findIstioCni } from "../../src/install/launcher-leftover.ts";
+import { findLeftovers } from "../../src/install/launcher-leftover.ts";
 import { whyLauncherStays } from "../../src/install/launcher-stay.ts";
 
 let hostRoot: string;
@@ -118,13 +118,14 @@ test("istio-cni's binary is found, with why it has to stay where a runtime keeps
   const options = { hostRoot, binDir };
   put("var/lib/cni/results/n-c-eth0", cached("bridge", "istio-cni"));
   put("proc/7/comm", "crio\n");
-  expect(await findIstioCni(options)).toBeUndefined();
+  const findIstioCni = async () => (await findLeftovers(options)).find(({ owner }) => owner === "istio-cni");
+  expect(await findIstioCni()).toBeUndefined();
   put("bin/istio-cni", "binary");
   const path = join(binDir, "istio-cni");
-  expect(await findIstioCni(options)).toMatchObject({ path, stays: expect.stringMatching(/keeps/) });
+  expect(await findIstioCni()).toMatchObject({ path, stays: expect.stringMatching(/keeps/) });
   rmSync(join(hostRoot, "var/lib/cni/results/n-c-eth0"));
-  expect(await findIstioCni(options)).toMatchObject({ path, stays: undefined });
+  expect(await findIstioCni()).toMatchObject({ path, stays: undefined });
   // our launcher in its place is ours
   writeFileSync(path, readFileSync(join(import.meta.dirname, "../../plugin/build/ambient-cni")));
-  expect(await findIstioCni(options)).toBeUndefined();
+  expect(await findIstioCni()).toBeUndefined();
 });

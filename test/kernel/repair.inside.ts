@@ -156,7 +156,7 @@ export async function lentInPlace(): Promise<{
   const repair = makeRepair(ground, { sidecars, finder });
   const openBefore = openNetnsCount();
   ground.node.start();
-  await ground.node.waitForSync(AbortSignal.timeout(5_000));
+  await ground.node.waitForSync();
   repair?.start();
   await waitFor("a namespace to be lent", () => lent.length > 0, { timeoutMs: 10_000, intervalMs: 10 });
   await repair?.stop();

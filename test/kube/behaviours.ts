@@ -99,7 +99,7 @@ export function describeKubeBehaviours(start: () => Promise<KubeWorld>): void {
     });
     reflector.start();
     cleanups.push(() => reflector.stop());
-    await reflector.waitForSync(AbortSignal.timeout(patienceMs));
+    await reflector.waitForSync();
     await until("the watch is open", () => reflector.isFresh(60_000));
     return { reflector, changes };
   }
@@ -250,7 +250,7 @@ export function describeKubeBehaviours(start: () => Promise<KubeWorld>): void {
       const state = new NodeState({ client: world.client, nodeName: "n1", log: recordingLogger() });
       cleanups.push(() => state.stop());
       state.start();
-      await state.waitForSync(AbortSignal.timeout(patienceMs));
+      await state.waitForSync();
       await until("both watches are open", () => state.isFresh());
       expect(state.pod(uid)).toMatchObject({ name: "a", namespace, nodeName: "n1", labels: { app: "web" } });
       expect(state.podByName(namespace, "far")).toBeUndefined();

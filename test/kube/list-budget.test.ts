@@ -123,7 +123,7 @@ test("objects of other nodes are dropped from lists and events, in few words", a
   const state = new NodeState({ client, nodeName: "node-1", log });
   cleanups.push(() => state.stop());
   state.start();
-  await state.waitForSync(AbortSignal.timeout(5000));
+  await state.waitForSync();
   expect([...state.pods.values()].map(({ name }) => name)).toEqual(["a"]);
   await waitFor("a watch", () => server.watchCount === 1);
   const events = others.map((object) => ({ type: "MODIFIED", object }));

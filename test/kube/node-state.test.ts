@@ -32,7 +32,7 @@ async function start(
   });
   cleanups.push(() => state.stop());
   state.start();
-  await state.waitForSync(AbortSignal.timeout(5000));
+  await state.waitForSync();
   await waitFor("both copies are fresh", () => state.isFresh());
   return { ...kube, state };
 }

@@ -191,7 +191,7 @@ test("an agent that was refused for minutes, its signing key being replaced, kno
   const node = new NodeState({ client, nodeName: "n1", log: silentLogger, clock, watchSeconds: 1 });
   cleanups.push(() => node.stop());
   node.start();
-  await node.waitForSync(AbortSignal.timeout(5000));
+  await node.waitForSync();
   const own = new OwnDaemonSet({
     client,
     podNamespace: "istio-system",

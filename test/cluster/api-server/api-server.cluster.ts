@@ -55,7 +55,7 @@ describe.skipIf(means.lacks !== undefined)("a real API server", () => {
       });
       cleanups.push(() => state.stop());
       state.start();
-      await state.waitForSync(AbortSignal.timeout(20_000));
+      await state.waitForSync();
       await waitFor("both watches are open", () => state.isFresh(), patience);
       const told: string[] = [];
       state.onPodChange((change) => {
@@ -98,7 +98,7 @@ describe.skipIf(means.lacks !== undefined)("a real API server", () => {
       const state = new NodeState({ client, nodeName: "n1", log: logger });
       cleanups.push(() => state.stop());
       state.start();
-      await state.waitForSync(AbortSignal.timeout(20_000));
+      await state.waitForSync();
       await waitFor("both watches are open", () => state.isFresh(), patience);
       const writer = new AnnotationWriter({ client, lookup: (key) => state.pod(key), log: logger });
       writer.set(pod, "enabled");
