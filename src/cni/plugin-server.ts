@@ -31,7 +31,7 @@ const { bytes: maxBodyBytes } = bounds.cniBody;
  * More calls than a node has pods. Only root gets as far as this, each call is a process of its own, and the kernel tells no process of
  * another pid namespace apart: there is no bound per peer. Source: unix(7), SO_PEERCRED; pid_namespaces(7).
  */
-const limits: PortLimits = {
+export const pluginLimits: PortLimits = {
   places: 1024,
   perPeer: 1024,
   firstByteMs: 10_000,
@@ -61,7 +61,7 @@ export class PluginServer {
           response.destroy();
         });
       },
-      limits,
+      limits: pluginLimits,
       descriptors: "all",
       log,
     });

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { isConfName } from "../conflist/conf-text.ts";
 
 /** A distribution's folders, as the host sees them. */
-export interface PlatformFolders {
+interface PlatformFolders {
   readonly platform: string;
   readonly netDir: string;
   readonly binDir: string;
@@ -20,7 +20,8 @@ const byPlatform = "set global.platform=openshift in the chart, which lets Multu
  * Source: istio.io ambient platform prerequisites; docs.k3s.io "Basic Network Options" (custom CNI); docs.rke2.io; microk8s.io
  * "Services and ports"; talos.dev; docs.openshift.com Multus; cloud.google.com GKE node images.
  */
-export const PLATFORM_FOLDERS: readonly PlatformFolders[] = [
+const PLATFORM_FOLDERS: readonly PlatformFolders[] = [
+  // RKE2 and Talos among them
   { platform: "most", netDir: "/etc/cni/net.d", binDir: "/opt/cni/bin" },
   {
     platform: "k3s",
@@ -32,7 +33,6 @@ export const PLATFORM_FOLDERS: readonly PlatformFolders[] = [
     netDir: "/var/lib/rancher/k3s/agent/etc/cni/net.d",
     binDir: "/var/lib/rancher/k3s/data/current/bin",
   },
-  { platform: "rke2", netDir: "/etc/cni/net.d", binDir: "/opt/cni/bin" },
   {
     platform: "microk8s",
     netDir: "/var/snap/microk8s/current/args/cni-network",
@@ -51,32 +51,16 @@ export const PLATFORM_FOLDERS: readonly PlatformFolders[] = [
     advice: byPlatform,
   },
   { platform: "gke", netDir: "/etc/cni/net.d", binDir: "/home/kubernetes/bin" },
-  { platform: "talos", netDir: "/etc/cni/net.d", binDir: "/opt/cni/bin" },
 ];
 
-/** A folder pair whose configuration folder is not empty. */
-export interface FoundFolders extends PlatformFolders {
-  readonly confs: readonly string[];
-  /** Programs in the plugin folder. */
-  readonly plugins: number;
-}
-
-/** Folder pairs that are in use on the node. @param root where the host's files are seen */
-export async function findPlatformFolders(root: string): Promise<FoundFolders[]> {
-  const found = await Promise.all(
-    PLATFORM_FOLDERS.map(async (folders) => {
-      const confs = (await namesIn(join(root, folders.netDir))).filter(isConfName).sort();
-      const plugins = (await namesIn(join(root, folders.binDir))).length;
-      return { ...folders, confs, plugins };
-    }),
+/** Folder pairs that are in use on the node: a configuration is in one and a program in the other. @param root where the host's files are seen */
+export async function findPlatformFolders(root: string): Promise<PlatformFolders[]> {
+  const namesIn = async (folder: string) => await readdir(join(root, folder)).catch((): string[] => []);
+  const areUsed = await Promise.all(
+    PLATFORM_FOLDERS.map(
+      async ({ netDir, binDir }) =>
+        (await namesIn(netDir)).some(isConfName) && (await namesIn(binDir)).length > 0,
+    ),
   );
-  const used = found.filter(({ confs, plugins }) => confs.length > 0 && plugins > 0);
-  return used.filter(
-    ({ netDir, binDir }, index) =>
-      used.findIndex((other) => other.netDir === netDir && other.binDir === binDir) === index,
-  );
-}
-
-async function namesIn(folder: string): Promise<string[]> {
-  return await readdir(folder).catch(() => []);
+  return PLATFORM_FOLDERS.filter((_, index) => areUsed[index]);
 }

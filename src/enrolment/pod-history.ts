@@ -5,7 +5,7 @@ import { cutText, putLast } from "../bounds/bounded.ts";
 import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import type { SkippedFamily } from "../redirection/pod-routing.ts";
 import type { EnrolmentState } from "./enrolment-state.ts";
-import type { FailureKind } from "./failure.ts";
+import type { Failure, FailureKind } from "./failure.ts";
 import { isSettled, type RunOutcome, reasonOf } from "./run-outcome.ts";
 
 /** Parts of a run, in its order. */
@@ -40,11 +40,8 @@ export interface PodLook {
 }
 
 /** The failure that a pod's runs end in at present. */
-export interface PodFailure {
+export interface PodFailure extends Pick<Failure, "kind" | "message" | "remedy"> {
   readonly at: string;
-  readonly kind: FailureKind;
-  readonly message: string;
-  readonly remedy: string;
   /** In a row. */
   readonly attempts: number;
 }
@@ -157,7 +154,7 @@ export class PodHistory {
   }
 
   /** What keeps the pod from where it should be; it stands until a run gets there. */
-  failed(uid: string, failure: { kind: FailureKind; message: string; remedy: string }): void {
+  failed(uid: string, failure: Pick<Failure, "kind" | "message" | "remedy">): void {
     const entry = this.#entry(uid);
     const attempts = (entry.failure?.attempts ?? 0) + 1;
     const { kind } = failure;

@@ -14,21 +14,19 @@ export interface PodLookupOptions {
 
 /** Looks pods up for ADD. "Not found" and "cannot know" are errors: such a pod is held, never passed. */
 export class PodLookup {
-  readonly #node: NodeState;
-  readonly #log: Logger;
-  readonly #timeoutMs: number;
+  readonly #options: PodLookupOptions;
 
   constructor(options: PodLookupOptions) {
-    this.#node = options.node;
-    this.#log = options.log;
-    this.#timeoutMs = options.timeoutMs ?? 5000;
+    this.#options = options;
   }
 
   /** @param named as the runtime does; `uid` is empty when it does not say. @throws Error with the cause and what will happen next */
   async find(named: PodIdentity): Promise<{ pod: PodFacts; namespace: NamespaceFacts }> {
-    const signal = AbortSignal.timeout(this.#timeoutMs);
+    const signal = AbortSignal.timeout(this.#options.timeoutMs ?? 5000);
     const pod = await this.#pod(named, signal);
-    const namespace = await this.#ask(named, () => this.#node.findNamespace(named.namespace, { signal }));
+    const namespace = await this.#ask(named, () =>
+      this.#options.node.findNamespace(named.namespace, { signal }),
+    );
     if (namespace.facts === undefined) {
       throw new Error(`namespace "${named.namespace}" is not known to the API server; kubelet tries again`);
     }
@@ -37,7 +35,7 @@ export class PodLookup {
 
   async #pod(named: PodIdentity, signal: AbortSignal): Promise<PodFacts> {
     // without a UID a cached pod of this name may be the predecessor of the one that is being made
-    const { facts: pod } = await this.#ask(named, () => this.#node.findPod(named, { signal }));
+    const { facts: pod } = await this.#ask(named, () => this.#options.node.findPod(named, { signal }));
     const name = `"${named.namespace}/${named.name}"`;
     if (pod === undefined) {
       throw new Error(
@@ -56,7 +54,7 @@ export class PodLookup {
     try {
       return await request();
     } catch (error) {
-      this.#log.warn(
+      this.#options.log.warn(
         { ns: named.namespace, pod: named.name, err: error },
         "cannot ask the API server about a pod",
       );

@@ -2,7 +2,7 @@
 // What has become of each pod whose sidecar this agent serves: where it stands, the last look, the last failure. Bounded, no I/O.
 import { cutText, putLast } from "../bounds/bounded.ts";
 import type { Family } from "../netfilter/family.ts";
-import { type PodFailure, remedySentence } from "./pod-history.ts";
+import { type PodFailure, type PodTransition, remedySentence } from "./pod-history.ts";
 
 /**
  * Where a pod stands that is redirected to its sidecar.
@@ -12,17 +12,11 @@ import { type PodFailure, remedySentence } from "./pod-history.ts";
  */
 export type SidecarState = "sidecar" | "unverified" | "failed";
 
-/** One change of where a pod stands. */
-export interface SidecarTransition {
-  /** ISO time. */
-  readonly at: string;
+/** One change of where a pod stands; `ms` is what the ADD or the look took that ended in it. */
+export interface SidecarTransition extends Pick<PodTransition, "at" | "ms" | "reason"> {
   /** `outside`: nothing was known of it. */
   readonly from: SidecarState | "outside";
   readonly to: SidecarState;
-  /** What the ADD or the look took that ended in it. */
-  readonly ms: number;
-  /** One sentence. */
-  readonly reason: string;
 }
 
 /** A look that found, or made, everything right. */

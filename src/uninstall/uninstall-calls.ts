@@ -5,6 +5,7 @@ import { type IncomingMessage, request, type ServerResponse } from "node:http";
 import { connect } from "node:net";
 import { buffer } from "node:stream/consumers";
 import { setTimeout as delay } from "node:timers/promises";
+import { pluginLimits } from "../cni/plugin-server.ts";
 import { publishSocket } from "../linux/unix-socket.ts";
 import { silentLogger } from "../log/logger.ts";
 import { LimitedServer, type PortLimits } from "../ports/limited-server.ts";
@@ -51,17 +52,8 @@ export async function whoServes(path: string): Promise<SocketOwner> {
 const leaving =
   "ambient-cni is leaving this node; the runtime tries again, with the chain as it is without ambient-cni";
 
-/** As the agent's own on this socket. */
-const limits: PortLimits = {
-  places: 1024,
-  perPeer: 1024,
-  firstByteMs: 10_000,
-  requestMs: 10_000,
-  answerMs: 10_000,
-  maxHeadBytes: 64 * 1024,
-  maxBodyBytes: 1024 * 1024,
-};
-
+/** Nothing is waited for here. */
+const limits: PortLimits = { ...pluginLimits, answerMs: 10_000 };
 /** A node whose STATUS fails starts no pod at all, those outside the mesh included. */
 const forgiving: ReadonlySet<string> = new Set(["DEL", "GC", "STATUS"]);
 
