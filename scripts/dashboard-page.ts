@@ -3,7 +3,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { build } from "esbuild";
-import type { PageText } from "../src/dashboard/embedded-page.ts";
+import type { PageText } from "../src/dashboard/dashboard-server.ts";
 
 const folder = join(import.meta.dirname, "../src/dashboard/page");
 

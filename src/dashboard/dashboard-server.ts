@@ -10,7 +10,6 @@ import {
 } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { StateReader } from "../status/state-reader.ts";
-import { embeddedPage, type PageText } from "./embedded-page.ts";
 import { LiveFeed } from "./live-feed.ts";
 import { refusalOf } from "./loopback-guard.ts";
 import type { PageKey } from "./page-key.ts";
@@ -187,4 +186,24 @@ function reply(
     "Content-Length": Buffer.byteLength(answer.body),
   });
   response.end(answer.isHead ? undefined : answer.body);
+}
+
+/** The page's three files. */
+export interface PageText {
+  readonly html: string;
+  readonly css: string;
+  readonly js: string;
+}
+
+/** Replaced by scripts/bundle.ts. */
+declare const EMBEDDED_PAGE: PageText | undefined;
+
+/** The page of this build. */
+export function embeddedPage(): PageText {
+  if (typeof EMBEDDED_PAGE !== "undefined") return EMBEDDED_PAGE;
+  return {
+    html: "This runs from its sources and has no page in it: build it with npm run setup.\n",
+    css: "",
+    js: "",
+  };
 }

@@ -10,16 +10,14 @@ import type { PodListReport } from "../status/state-report.ts";
 import { agentAway, judgeAgent } from "./agent-check.ts";
 import { checkApiPermissions } from "./api-permissions.ts";
 import { checkBackend, checkIpv6 } from "./backend-check.ts";
-import { checkCapabilities } from "./capabilities.ts";
 import { checkChain } from "./chain-check.ts";
 import { checkExemptions } from "./exemption-check.ts";
 import { type Finding, failing, guarded, type Said, warning } from "./finding.ts";
-import { checkFolder } from "./folders.ts";
 import { readBackend } from "./kernel-eyes.ts";
 import { checkKernelFeatures } from "./kernel-features.ts";
 import { checkNetworkPolicies } from "./network-policy-check.ts";
 import { checkOutboundBypass } from "./outbound-bypass.ts";
-import { selfTestFolders } from "./self-test.ts";
+import { checkCapabilities, checkFolder, selfTestFolders } from "./self-test.ts";
 import { checkUnserved } from "./sidecar-check.ts";
 
 /** What the doctor works with. */

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A dashboard without an agent behind it: as many pods in as many states as a test likes, and rules that count on command.
 import { buildDashboardPage } from "../../scripts/dashboard-page.ts";
-import { DashboardServer } from "../../src/dashboard/dashboard-server.ts";
-import type { PageText } from "../../src/dashboard/embedded-page.ts";
+import { DashboardServer, type PageText } from "../../src/dashboard/dashboard-server.ts";
 import { explainRules } from "../../src/dashboard/packet-paths.ts";
 import { PageKey } from "../../src/dashboard/page-key.ts";
 import type { PodRules } from "../../src/dashboard/pod-rules.ts";

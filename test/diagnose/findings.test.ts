@@ -6,12 +6,11 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { loadCliConfig } from "../../src/cli/process-io.ts";
 import { type AccessReviewer, checkApiPermissions } from "../../src/diagnose/api-permissions.ts";
-import { judgeCapabilities } from "../../src/diagnose/capabilities.ts";
 import { checkChain } from "../../src/diagnose/chain-check.ts";
 import { checkExemptions } from "../../src/diagnose/exemption-check.ts";
 import { allOf } from "../../src/diagnose/finding.ts";
-import { checkFolder } from "../../src/diagnose/folders.ts";
 import { droppedProbes, type IngressPolicy } from "../../src/diagnose/network-policy-check.ts";
+import { checkFolder, judgeCapabilities } from "../../src/diagnose/self-test.ts";
 import { ApiError } from "../../src/kube/api-error.ts";
 import type { PodListReport } from "../../src/status/state-report.ts";
 
