@@ -97,9 +97,9 @@ export class TablesProgram {
 
 /** The first difference between what iptables-save printed in a namespace of our own and what was told. Pure. */
 export function findDifference(saved: string, told: ToldRules, family: Family): string | undefined {
-  const dump = parseSave(saved);
+  const tables = parseSave(saved);
   for (const { table } of told.wanted.filter((each) => each.family === family)) {
-    const seen = dump.tables.get(table);
+    const seen = tables.get(table);
     if (seen === undefined) return `table ${table} is not there`;
     const chains = told.own.find((own) => own.family === family && own.table === table)?.chains ?? [];
     const wanted = chains.flatMap((chain) => [

@@ -68,7 +68,7 @@ export function toldRule(
   place: Pick<ToldRule, "family" | "table" | "chain">,
   args: readonly string[],
 ): ToldRule {
-  const words = normaliseRule(args).tokens.join(" ");
+  const words = normaliseRule(args).join(" ");
   return { ...place, args, words, protocol: protocolOf(args) };
 }
 

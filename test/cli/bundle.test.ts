@@ -113,7 +113,7 @@ describe.skipIf(process.getuid?.() !== 0)("the bundle on a node (needs root)", (
       const [, chain = "", ...words] = rule.split(" ");
       // a jump is told by where it leads
       if (!chain.startsWith("ISTIO_")) continue;
-      expect(stdout).toContain(`-A ${chain} ${normaliseRule(words).tokens.join(" ")}`);
+      expect(stdout).toContain(`-A ${chain} ${normaliseRule(words).join(" ")}`);
     }
   });
 

@@ -82,7 +82,7 @@ async function allCounters(pod: Pod): Promise<Map<string, number>> {
 /** The page shows what iptables-restore is told, iptables-save what it makes of that. */
 function oneSpelling(rule: string): string {
   const [table, chain, ...words] = rule.split(" ");
-  return [table, chain, ...normaliseRule(words).tokens].join(" ");
+  return [table, chain, ...normaliseRule(words)].join(" ");
 }
 
 async function looksCaptured(pod: Pod): Promise<boolean> {

@@ -2,7 +2,7 @@
 // Our share of what iptables-save prints, and how two of them differ: what the kernel is judged by, apart from the engine.
 import type { Family } from "../../src/netfilter/family.ts";
 import { normaliseRule } from "../../src/netfilter/rule-tokens.ts";
-import type { SavedRuleset, SavedTable } from "../../src/netfilter/save-parser.ts";
+import type { SavedTable } from "../../src/netfilter/save-parser.ts";
 import type { Drift } from "../../src/redirection/fingerprint.ts";
 import {
   CHAIN_HOOKS,
@@ -36,7 +36,7 @@ export function desiredState(options: RedirectOptions, family: Family): Redirect
       const texts = (chain: ChainName) =>
         rules
           .filter((rule) => rule.table === table && rule.chain === chain)
-          .map((rule) => normaliseRule(rule.args).tokens.join(" "));
+          .map((rule) => normaliseRule(rule.args).join(" "));
       return [
         table,
         {
@@ -50,10 +50,10 @@ export function desiredState(options: RedirectOptions, family: Family): Redirect
 }
 
 /** Our share of a parsed dump; rules of others are not looked at. */
-export function observedState(ruleset: SavedRuleset): RedirectState {
+export function observedState(tables: ReadonlyMap<string, SavedTable>): RedirectState {
   const state = new Map<TableName, TableState>();
   for (const name of TABLE_NAMES) {
-    const table = ruleset.tables.get(name);
+    const table = tables.get(name);
     if (table === undefined) continue;
     const ours = tableState(table);
     if (ours.chains.size > 0) state.set(name, ours);
@@ -75,16 +75,21 @@ function tableState(table: SavedTable): TableState {
   const strays: string[] = [];
   for (const rule of table.rules) {
     const own = chains.get(rule.chain as ChainName);
-    const target = present.find((chain) => chain === rule.target);
+    const target = present.find((chain) => chain === targetOf(rule.tokens));
     if (own !== undefined) {
       own.push(rule.tokens.join(" "));
     } else if (target !== undefined) {
       const isJump = rule.chain === CHAIN_HOOKS[target] && rule.tokens.join(" ") === `-j ${target}`;
       if (isJump) jumps.set(target, (jumps.get(target) ?? 0) + 1);
-      else strays.push(joinWords([rule.chain, ...rule.words]));
+      else strays.push(joinWords([rule.chain, ...rule.tokens]));
     }
   }
   return { chains, jumps, strays };
+}
+
+/** Where a rule in normal form jumps or goes to. */
+export function targetOf(tokens: readonly string[]): string | undefined {
+  return tokens[tokens.findLastIndex((token) => token === "-j" || token === "-g") + 1];
 }
 
 interface Place {

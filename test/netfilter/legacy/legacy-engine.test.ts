@@ -26,7 +26,7 @@ import {
 } from "../../../src/redirection/told-redirection.ts";
 import { damage } from "../../redirection/damage.ts";
 import { expectNothingLeftAfterwards } from "../../redirection/installed-backends.ts";
-import { joinWords } from "../../redirection/saved-state.ts";
+import { targetOf } from "../../redirection/saved-state.ts";
 import { TestNetns, TOOL_PATH, withoutDates } from "../../redirection/test-netns.ts";
 import { DEFAULT_OPTIONS, seededRandom, VARIANTS } from "../../redirection/variants.ts";
 
@@ -99,7 +99,7 @@ describe.each(Object.entries(VARIANTS))("options %s", (_, options) => {
 /** By the program's own list: our chains, the jumps to them, and what else leads there. */
 async function isAsTold(pod: TestNetns, options: RedirectOptions, family: Family): Promise<boolean> {
   const told = toldRedirection(options, [family]);
-  const { tables } = parseSave(await pod.run(saves[family]));
+  const tables = parseSave(await pod.run(saves[family]));
   return told.own
     .filter((own) => own.family === family)
     .every(({ table, chains }) => {
@@ -108,7 +108,7 @@ async function isAsTold(pod: TestNetns, options: RedirectOptions, family: Family
       if (!told.wanted.some((each) => each.table === table))
         return names.every((name) => seen?.chains.has(name) !== true);
       const leading = (seen?.rules ?? []).filter(
-        ({ chain, target }) => !names.includes(chain) && names.includes(target ?? ""),
+        ({ chain, tokens }) => !names.includes(chain) && names.includes(targetOf(tokens) ?? ""),
       );
       return (
         names.every((name) => seen?.chains.has(name)) &&
@@ -117,7 +117,7 @@ async function isAsTold(pod: TestNetns, options: RedirectOptions, family: Family
           const rules = (seen?.rules ?? []).filter((rule) => rule.chain === chain);
           const wants = told.rules.filter((rule) => rule.table === table && rule.chain === chain);
           const jumps = leading.filter(
-            (rule) => rule.chain === hook && joinWords(rule.words) === `-j ${chain}`,
+            (rule) => rule.chain === hook && rule.tokens.join(" ") === `-j ${chain}`,
           );
           const texts = (list: readonly string[]) => list.join("\n");
           return (
