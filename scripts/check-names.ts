@@ -10,7 +10,6 @@ export const twice: readonly string[] = [
   "Finding",
   "HostLook",
   "HostRules",
-  "NftFamily",
   "ProbePathReport",
   "ProbedPod",
   "ReadOptions",

@@ -25,38 +25,24 @@ export async function xtablesInNetns(
 }
 
 /**
- * The share that named chains have of several tables, with one entry into the namespace: their entries, and those of other chains that
- * lead into them. Creates no table: the namespace's own list of tables, which costs no process, is read first. Only where that cannot
- * be read (no /proc is mounted) a table that is not there comes into being.
+ * Several tables, or the share that named chains have of them, with one entry into the namespace: a chain's share are its entries, and
+ * those of other chains that lead into it. Creates no table: the namespace's own list of tables, which costs no process, is read first. Only
+ * where that cannot be read (no /proc is mounted) a table that is not there comes into being.
  *
  * @param options.maxBytes as for {@link xtablesInNetns}
  * @param options.isUrgent as for {@link converseInNetns}
- * @returns in the order of `tables`; undefined when the namespace has no such table, or the kernel none at all. Struct ipt_getinfo (84
- *   bytes), then entries in their order, each behind its place: u32 offset in the table, u32 position in its chain from 1 (0: it is what
- *   stands before a chain, with its name). Of a chain the first 10,001 and the last; of what leads into one, 10,001. Before an entry of
- *   another chain stands what is before that chain
+ * @returns in the order of `tables`; undefined when the namespace has no such table, or the kernel none at all. A whole table as from
+ *   {@link xtablesInNetns}. Of a share struct ipt_getinfo (84 bytes), then entries in their order, each behind its place: u32 offset in the
+ *   table, u32 position in its chain from 1 (0: it is what stands before a chain, with its name). Of a chain the first 10,001 and the
+ *   last; of what leads into one, 10,001. Before an entry of another chain stands what is before that chain
  * @throws as {@link xtablesInNetns}, for the first in the list; EPROTO: the bytes are no such table
  */
 export async function existingXtablesInNetns(
   netnsFd: number,
   tables: readonly XtablesShare[],
-  options: { maxBytes?: number; isUrgent?: boolean } = {},
+  options: { maxBytes?: number | undefined; isUrgent?: boolean } = {},
 ): Promise<(Uint8Array | undefined)[]> {
   return await readXtables(netnsFd, tables, { ...options, onlyExisting: true });
-}
-
-/**
- * As {@link xtablesInNetns}, several tables with one entry into the namespace, and creates none, as {@link existingXtablesInNetns}.
- * @returns in the order of `tables`; undefined when the namespace has no such table, or the kernel none at all
- * @throws as {@link xtablesInNetns}, for the first in the list
- */
-export async function wholeXtablesInNetns(
-  netnsFd: number,
-  tables: readonly XtablesName[],
-  options: { maxBytes?: number } = {},
-): Promise<(Uint8Array | undefined)[]> {
-  const whole = tables.map(({ family, table }) => ({ family, table }));
-  return await readXtables(netnsFd, whole, { ...options, onlyExisting: true });
 }
 
 /** A table of iptables-legacy. */
@@ -65,19 +51,20 @@ export interface XtablesName {
   readonly table: string;
 }
 
-/** What is asked of a table; up to 16 chains. */
+/** What is asked of a table. */
 export interface XtablesShare extends XtablesName {
-  readonly chains: readonly { readonly chain: string }[];
+  /** Up to 16; absent: the whole table. */
+  readonly chains?: readonly { readonly chain: string }[];
 }
 
 async function readXtables(
   netnsFd: number,
-  tables: readonly (XtablesName & Partial<XtablesShare>)[],
+  tables: readonly XtablesShare[],
   {
     onlyExisting,
     maxBytes = 0xffff_ffff,
     isUrgent = false,
-  }: { onlyExisting: boolean; maxBytes?: number; isUrgent?: boolean },
+  }: { onlyExisting: boolean; maxBytes?: number | undefined; isUrgent?: boolean },
 ): Promise<(Uint8Array | undefined)[]> {
   const [first] = tables;
   if (first === undefined) return [];

@@ -139,7 +139,7 @@ function runObjects(input: Uint8Array): void {
 }
 
 function runMeaning(input: Uint8Array): void {
-  for (const family of ["ip", "ip6", "inet", "netdev"] as const)
+  for (const family of [4, 6, "inet", "netdev"] as const)
     for (const hook of ["prerouting", "output", "ingress"] as const) {
       const { effects, leads } = meaningOfNftRule(input, { family, hook });
       assert(effects.length + leads.length <= input.length);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Follows the rules of one base chain, and of the chains that they lead into, and notes what can take traffic past ztunnel.
+
+import type { NftFamily } from "../nft/nft-wire.ts";
 import { type BypassKind, type Judgement, judge, type Position } from "./bypass-judgement.ts";
 import type { PacketHook, RuleMeaning } from "./foreign-rule.ts";
 import type { PassingMarks } from "./mark-change.ts";
@@ -19,7 +21,7 @@ export interface Bypass {
 
 /** A base chain that packets of the pod pass. */
 export interface RootChain {
-  readonly family: string;
+  readonly family: NftFamily;
   readonly table: string;
   readonly chain: string;
   readonly key: string;
@@ -140,14 +142,15 @@ interface Place {
 
 function describe(found: { effect: Effect; judgement: Judgement; root: RootChain; where: string }): Bypass {
   const { effect, judgement, root, where } = found;
+  const family = root.family === 4 ? "ip" : root.family === 6 ? "ip6" : root.family;
   const [table, chain] = [printableName(root.table), printableName(root.chain)];
   const what = effect.does === "unknown" ? ` (${printableName(effect.what)})` : "";
   return {
     kind: judgement.kind,
-    family: root.family,
+    family,
     table,
     chain,
-    detail: `${where} of table ${root.family} ${table}, chain ${chain}, ${judgement.words}${what}`.replace(
+    detail: `${where} of table ${family} ${table}, chain ${chain}, ${judgement.words}${what}`.replace(
       ",, ",
       ", ",
     ),

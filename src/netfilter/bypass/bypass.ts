@@ -14,7 +14,6 @@ import {
 } from "./foreign-chains.ts";
 import type { PacketHook } from "./foreign-rule.ts";
 import { legacyRoots } from "./legacy-bypass.ts";
-import type { NftFamily } from "./nft-rule-meaning.ts";
 import { NftSource } from "./nft-source.ts";
 import type { OwnPlaces } from "./own-places.ts";
 
@@ -112,8 +111,9 @@ interface NftRoot extends RootChain {
 /** None for a chain that no packet passes before our rules, or that holds nothing but our jump. */
 function rootOf(chain: ForeignChain, where: OwnPlaces): NftRoot[] {
   const { base, family, table } = chain;
-  const hook = base === undefined ? undefined : HOOKS[family === "netdev" ? "netdev" : "inet"][base.hook];
-  if (base === undefined || hook === undefined || chain.use === 0 || !isSeen(family, where.own)) return [];
+  const hook = base === undefined ? undefined : HOOKS[family === "netdev" ? "netdev" : "inet"][base.number];
+  if (base === undefined || hook === undefined || chain.use === 0) return [];
+  if ((family === 4 || family === 6) && !where.own.some((each) => each.family === family)) return [];
   if (family === "inet" && where.inetTables.includes(table)) return [];
   const before = positionsOf(base, hook);
   if (before.size === 0) return [];
@@ -125,11 +125,6 @@ function rootOf(chain: ForeignChain, where: OwnPlaces): NftRoot[] {
   const positionsBehind = ours.size > 0 && base.type === "nat" ? NOWHERE : before;
   const keys = { key: keyOf(chain), tableKey: tableKeyOf(chain) };
   return [{ family, table, chain: chain.chain, ...keys, hook, positions, positionsBehind, ours }];
-}
-
-function isSeen(family: NftFamily, own: readonly OwnTable[]): boolean {
-  if (family !== "ip" && family !== "ip6") return true;
-  return own.some((each) => (each.family === 4 ? "ip" : "ip6") === family);
 }
 
 /**
@@ -149,7 +144,7 @@ function positionsOf({ type, priority, devices }: ForeignBase, hook: PacketHook)
 
 /** Keys of our chains that a base chain should lead to. */
 function oursIn({ family, table, chain }: ForeignChain, own: readonly OwnTable[]): Set<string> {
-  const here = own.filter((each) => (each.family === 4 ? "ip" : "ip6") === family && each.table === table);
+  const here = own.filter((each) => each.family === family && each.table === table);
   return new Set(
     here.flatMap(({ chains }) =>
       chains.filter(({ hook }) => hook === chain).map((each) => keyOf({ family, table, chain: each.chain })),

@@ -1,40 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lists the chains of nf_tables in a namespace, whoever owns them, and reads the rules of those that are named; bounded.
-import { NativeError, netlinkInNetns } from "../../linux/native.ts";
+import { NativeError } from "../../linux/native.ts";
 import { errorCode, NetlinkError } from "../../linux/netlink/exchange.ts";
 import {
-  concatBytes,
   decodeAttributes,
   decodeString,
-  encodeAttribute,
-  encodeRequests,
   forEachAttribute,
   type NetlinkAnswer,
   type NetlinkRequest,
-  NLM,
-  sortAnswers,
-  viewOf,
 } from "../../linux/netlink/message.ts";
-import type { NftFamily } from "./nft-rule-meaning.ts";
+import { decodeChain, decodeName, generationOf, numberOf, TABLE_FLAG } from "../nft/nft-objects.ts";
+import * as nft from "../nft/nft-wire.ts";
 
-const NETLINK_NETFILTER = 12;
-const SUBSYSTEM = 10 << 8;
-// Source: linux/netfilter/nf_tables.h.
-const GET = { table: 1, chain: 4, rule: 7 } as const;
-const TABLE = { name: 1, flags: 2, dormant: 1 } as const;
-const CHAIN = { table: 1, name: 3, hook: 4, use: 6, type: 7 } as const;
-const HOOK = { number: 1, priority: 2, device: 3, devices: 4 } as const;
-const RULE = { table: 1, chain: 2, expressions: 4 } as const;
-const HEADER_BYTES = 4;
-/** Source: linux/netfilter.h, NFPROTO_INET and others; bridge and arp have no part in a pod's IP packets. */
-const FAMILIES: ReadonlyMap<number, NftFamily> = new Map([
-  [1, "inet"],
-  [2, "ip"],
-  [5, "netdev"],
-  [10, "ip6"],
-]);
-const NUMBERS = new Map([...FAMILIES].map(([number, family]) => [family, number]));
-
+/** Attributes of a hook. Source: linux/netfilter/nf_tables.h. */
+const HOOK = { device: 3, devices: 4 } as const;
 /** Bytes of lists of tables and chains that are heard: some 4000 of them. */
 const MAX_LIST_BYTES = 512 * 1024;
 const EINTR = 4;
@@ -42,30 +21,27 @@ const EINTR = 4;
 /** Where a base chain hangs. */
 export interface ForeignBase {
   readonly type: string;
-  /** As the kernel counts them in the chain's family. */
-  readonly hook: number;
+  /** Number of the hook, as the kernel counts them in the chain's family. */
+  readonly number: number;
   readonly priority: number;
   /** Of a chain that sees the packets of devices; empty for others. */
   readonly devices: readonly string[];
 }
 
 /** A chain without its rules. */
-export interface ForeignChain {
-  readonly family: NftFamily;
-  readonly table: string;
-  readonly chain: string;
+export interface ForeignChain extends nft.ChainPlace {
   /** Rules in it and verdicts that lead into it. */
   readonly use: number;
   readonly base?: ForeignBase;
 }
 
 /** Names a table among those of a namespace. No name has a NUL in it. */
-export function tableKeyOf({ family, table }: Pick<ForeignChain, "family" | "table">): string {
+export function tableKeyOf({ family, table }: nft.TablePlace): string {
   return `${family}\0${table}`;
 }
 
 /** Names a chain among those of a namespace. */
-export function keyOf(place: Pick<ForeignChain, "family" | "table" | "chain">): string {
+export function keyOf(place: nft.ChainPlace): string {
   return `${tableKeyOf(place)}\0${place.chain}`;
 }
 
@@ -94,22 +70,22 @@ export interface ChainRules {
  * @throws NetlinkError EPERM @throws NativeError when the conversation failed
  */
 export async function listChains(netnsFd: number): Promise<ChainList> {
-  const [answer] = await ask(netnsFd, [dump(GET.chain)], MAX_LIST_BYTES);
+  const [answer] = await ask(netnsFd, [nft.getChains()], MAX_LIST_BYTES);
   if (answer === undefined || isAbsent(answer))
     return { bases: [], others: () => [], isComplete: true, isInterrupted: false, generation: undefined };
   refuse(answer);
   const bases: ForeignChain[] = [];
   const others: Uint8Array[] = [];
   for (const { body } of answer.messages) {
-    if (!FAMILIES.has(body[0] as number)) continue;
-    if (hasHook(body)) bases.push(decodeChain(body));
+    if (nft.messageFamily(body) === undefined) continue;
+    if (hasHook(body)) bases.push(decodeForeign(body));
     else others.push(body);
   }
   const generations = generationsOf([answer]);
   const isInterrupted = answer.interrupted || generations.size > 1;
   return {
     bases,
-    others: () => others.map(decodeChain),
+    others: () => others.map(decodeForeign),
     isComplete: isWhole(answer) && !isInterrupted,
     isInterrupted,
     generation: [...generations][0],
@@ -121,13 +97,14 @@ export async function listChains(netnsFd: number): Promise<ChainList> {
  * @returns for {@link tableKeyOf} @throws as {@link listChains}
  */
 export async function sleepingTables(netnsFd: number): Promise<Set<string>> {
-  const [answer] = await ask(netnsFd, [dump(GET.table)], MAX_LIST_BYTES);
+  const [answer] = await ask(netnsFd, [nft.getTables()], MAX_LIST_BYTES);
   const asleep = new Set<string>();
   for (const { body } of answer?.messages ?? []) {
-    const attributes = decodeAttributes(body, HEADER_BYTES);
-    const family = FAMILIES.get(body[0] as number);
-    if (family !== undefined && (numberOf(attributes.get(TABLE.flags)) & TABLE.dormant) !== 0)
-      asleep.add(tableKeyOf({ family, table: textOf(attributes.get(TABLE.name)) }));
+    const attributes = decodeAttributes(body, nft.HEADER_BYTES);
+    const family = nft.messageFamily(body);
+    const flags = numberOf(attributes.get(nft.TABLE.flags)) ?? 0;
+    if (family !== undefined && (flags & TABLE_FLAG.dormant) !== 0)
+      asleep.add(tableKeyOf({ family, table: decodeName(attributes.get(nft.TABLE.name)) }));
   }
   return asleep;
 }
@@ -143,7 +120,7 @@ export async function readChains(
   chains: readonly ForeignChain[],
   { maxBytes, generation }: { readonly maxBytes: number; readonly generation: number | undefined },
 ): Promise<{ byKey: Map<string, ChainRules>; bytes: number; isSteady: boolean }> {
-  const answers = await ask(netnsFd, chains.map(rulesOf), maxBytes);
+  const answers = await ask(netnsFd, chains.map(nft.getRules), maxBytes);
   const seen = generationsOf(answers);
   const isSteady = seen.size === 0 || (seen.size === 1 && seen.has(generation ?? -1));
   let bytes = 0;
@@ -162,36 +139,24 @@ export async function readChains(
 
 function hasHook(body: Uint8Array): boolean {
   let isFound = false;
-  forEachAttribute(body, HEADER_BYTES, body.length, (type) => {
-    if (type === CHAIN.hook) isFound = true;
+  forEachAttribute(body, nft.HEADER_BYTES, body.length, (type) => {
+    if (type === nft.CHAIN.hook) isFound = true;
   });
   return isFound;
 }
 
-function decodeChain(body: Uint8Array): ForeignChain {
-  const family = FAMILIES.get(body[0] as number) as NftFamily;
-  const attributes = decodeAttributes(body, HEADER_BYTES);
-  const chain = {
-    family,
-    table: textOf(attributes.get(CHAIN.table)),
-    chain: textOf(attributes.get(CHAIN.name)),
-    use: numberOf(attributes.get(CHAIN.use)),
-  };
-  const hook = attributes.get(CHAIN.hook);
-  if (hook === undefined) return chain;
-  const inner = decodeAttributes(hook);
-  const base = {
-    type: textOf(attributes.get(CHAIN.type)),
-    hook: numberOf(inner.get(HOOK.number)),
-    priority: numberOf(inner.get(HOOK.priority)),
-    devices: devicesOf(inner),
-  };
-  return { ...chain, base };
+function decodeForeign(body: Uint8Array): ForeignChain {
+  const { name, use, base } = decodeChain(body);
+  const table = decodeName(decodeAttributes(body, nft.HEADER_BYTES).get(nft.CHAIN.table));
+  const chain = { family: nft.messageFamily(body) as nft.NftFamily, table, chain: name, use };
+  return base === undefined
+    ? chain
+    : { ...chain, base: { ...base, devices: devicesOf(decodeAttributes(base.hook)) } };
 }
 
 function devicesOf(hook: ReadonlyMap<number, Uint8Array>): string[] {
   const one = hook.get(HOOK.device);
-  const names = one === undefined ? [] : [textOf(one)];
+  const names = one === undefined ? [] : [decodeName(one)];
   const list = hook.get(HOOK.devices);
   if (list === undefined) return names;
   forEachAttribute(list, 0, list.length, (_, start, end) => names.push(decodeString(list, start, end)));
@@ -199,22 +164,7 @@ function devicesOf(hook: ReadonlyMap<number, Uint8Array>): string[] {
 }
 
 function expressionsOf(body: Uint8Array): Uint8Array {
-  let [from, to] = [0, 0];
-  forEachAttribute(body, HEADER_BYTES, body.length, (type, start, end) => {
-    if (type === RULE.expressions) [from, to] = [start, end];
-  });
-  return body.subarray(from, to);
-}
-
-function dump(message: number): NetlinkRequest {
-  return { type: SUBSYSTEM | message, flags: NLM.dump, body: new Uint8Array(HEADER_BYTES) };
-}
-
-function rulesOf({ family, table, chain }: ForeignChain): NetlinkRequest {
-  const name = (type: number, text: string) => encodeAttribute(type, Buffer.from(`${text}\0`, "latin1"));
-  const header = Uint8Array.of(NUMBERS.get(family) as number, 0, 0, 0);
-  const body = concatBytes(header, name(RULE.table, table), name(RULE.chain, chain));
-  return { type: SUBSYSTEM | GET.rule, flags: NLM.dump, body };
+  return decodeAttributes(body, nft.HEADER_BYTES).get(nft.RULE.expressions) ?? new Uint8Array();
 }
 
 async function ask(
@@ -223,10 +173,7 @@ async function ask(
   enoughBytes: number,
 ): Promise<NetlinkAnswer[]> {
   try {
-    const received = await netlinkInNetns(netnsFd, NETLINK_NETFILTER, encodeRequests(requests), {
-      enoughBytes,
-    });
-    return sortAnswers(requests.length, received);
+    return await nft.ask(netnsFd, requests, { enoughBytes });
   } catch (error) {
     // no nfnetlink: nothing can be there
     if (error instanceof NativeError && error.code === "EPROTONOSUPPORT") return [];
@@ -256,17 +203,5 @@ function refuse(...answers: readonly NetlinkAnswer[]): void {
 }
 
 function generationsOf(answers: readonly NetlinkAnswer[]): Set<number> {
-  const seen = new Set<number>();
-  for (const { messages } of answers)
-    for (const { body } of messages) seen.add(((body[2] ?? 0) << 8) | (body[3] ?? 0));
-  return seen;
-}
-
-/** Signed, in network order. */
-function numberOf(value: Uint8Array | undefined): number {
-  return value?.length === 4 ? viewOf(value).getInt32(0) : 0;
-}
-
-function textOf(value: Uint8Array | undefined): string {
-  return value === undefined ? "" : decodeString(value);
+  return new Set(answers.flatMap(({ messages }) => messages.map(({ body }) => generationOf(body))));
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The built-in chains of iptables-legacy that a pod's packets pass before they are translated, out of the kernel's own answer.
 import { NativeError } from "../../linux/native.ts";
-import { wholeXtablesInNetns, type XtablesName } from "../../linux/xtables-netns.ts";
+import { existingXtablesInNetns, type XtablesName } from "../../linux/xtables-netns.ts";
 import { allDone } from "../../loop/all-done.ts";
 import type { Family } from "../family.ts";
 import { INFO } from "../legacy/xtables-entry.ts";
 import type { Position } from "./bypass-judgement.ts";
 import type { ChainSource, RootChain } from "./bypass-walk.ts";
 import type { PacketHook, RuleMeaning } from "./foreign-rule.ts";
-import { chainNameOf, isEndOfChain, LegacyTable, meaningOfLegacyRule } from "./legacy-rule-meaning.ts";
+import { chainNameOf, LegacyTable, meaningOfLegacyRule } from "./legacy-rule-meaning.ts";
 import type { OwnPlaces } from "./own-places.ts";
 
 /** Tables whose rules come before those in nat, or are in it. Source: net/ipv4/netfilter/iptable_*.c, their priorities. */
@@ -17,7 +17,10 @@ const POSITIONS: Readonly<Record<string, ReadonlySet<Position>>> = {
   mangle: new Set<Position>(["hook"]),
   nat: new Set<Position>(["nat", "hook"]),
 };
-const HOOKS: Readonly<Record<string, PacketHook>> = { PREROUTING: "prerouting", OUTPUT: "output" };
+const HOOKS = [
+  ["PREROUTING", "prerouting"],
+  ["OUTPUT", "output"],
+] as const;
 /** Of what is larger no rule is followed, and nothing is read. */
 const MAX_TABLE_BYTES = 4 * 1024 * 1024;
 
@@ -52,7 +55,7 @@ async function readTables(
   places: readonly XtablesName[],
 ): Promise<(Uint8Array | "unread" | undefined)[]> {
   try {
-    const found = await wholeXtablesInNetns(netnsFd, places, { maxBytes: MAX_TABLE_BYTES });
+    const found = await existingXtablesInNetns(netnsFd, places, { maxBytes: MAX_TABLE_BYTES });
     // a table has at least the entry that ends it
     return found.map((bytes) => (bytes?.length === INFO.size ? "unread" : bytes));
   } catch (error) {
@@ -74,7 +77,7 @@ function rootsOf(
     where.variant === "legacy"
       ? where.own.find((each) => each.family === family && each.table === table)
       : undefined;
-  const roots = Object.entries(HOOKS).flatMap(([chain, hook]): RootChain[] => {
+  const roots = HOOKS.flatMap(([chain, hook]): RootChain[] => {
     const start = parsed.hookStart(chain);
     if (start === undefined) return [];
     const names = ourTable?.chains.filter((each) => each.hook === chain).map((each) => each.chain) ?? [];
@@ -82,7 +85,7 @@ function rootsOf(
     const isBase = ours.size > 0 && table !== "raw";
     return [
       {
-        family: family === 4 ? "ip" : "ip6",
+        family,
         table,
         chain,
         key: String(start),
@@ -121,7 +124,8 @@ export class LegacySource implements ChainSource {
     const { entries, family } = this.#table;
     for (let index = this.#table.indexAt(start); index < entries.length; index++) {
       const entry = entries[index];
-      if (entry === undefined || chainNameOf(entry) !== undefined || isEndOfChain(this.#table, entry)) return;
+      if (entry === undefined || chainNameOf(entry) !== undefined || this.#table.isPolicy(entry.offset))
+        return;
       yield meaningOfLegacyRule(entry, { family, hook });
     }
   }

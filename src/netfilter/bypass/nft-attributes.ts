@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Expressions of nf_tables by their names, and their attributes by their numbers. Source: linux/netfilter/nf_tables.h.
+import type { Family } from "../family.ts";
 import type { Effect } from "./xt-targets.ts";
 
-export const EXPRESSION = { name: 1, data: 2 } as const;
 export const IMMEDIATE = { register: 1, data: 2 } as const;
-export const DATA = { value: 1, verdict: 2 } as const;
-export const VERDICT = { code: 1, chain: 2 } as const;
 export const CODE = { return: -5, goto: -4, jump: -3 } as const;
 /** The rest of such a number is a queue's, and flags. Source: linux/netfilter.h, NF_VERDICT_MASK. */
 export const VERDICT_MASK = 0xff;
@@ -41,11 +39,14 @@ export const SIMPLE: Readonly<Record<string, Effect>> = {
   queue: { does: "queue" },
 };
 export const META_KEY = { iif: 4, oif: 5, iifname: 6, oifname: 7, nfproto: 15, l4proto: 16 } as const;
-export const NFPROTO = { ip: 2, ip6: 10 } as const;
+export const NFPROTO: ReadonlyMap<number, Family> = new Map([
+  [2, 4],
+  [10, 6],
+]);
 /** Every namespace's first device. Source: linux/netdevice.h, LOOPBACK_IFINDEX. */
 export const LOOPBACK_INDEX = 1;
 /** Offsets in the network header. */
 export const HEADER = {
-  ip: { protocol: 9, destination: 16 },
-  ip6: { protocol: 6, destination: 24 },
+  4: { protocol: 9, destination: 16 },
+  6: { protocol: 6, destination: 24 },
 } as const;

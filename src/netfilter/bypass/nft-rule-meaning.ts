@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a rule of nf_tables means, out of the kernel's own bytes: which packets it sees, and what it can do to them. Pure.
 import { decodeAttributes, decodeString, forEachAttribute, viewOf } from "../../linux/netlink/message.ts";
+import type { Family } from "../family.ts";
+import { DATA, EXPRESSION, numberOf, VERDICT } from "../nft/nft-objects.ts";
+import type { NftFamily } from "../nft/nft-wire.ts";
 import { PacketGuard, type PacketHook, type RuleMeaning } from "./foreign-rule.ts";
 import {
   BITWISE,
   CMP,
   CODE,
   CT,
-  DATA,
   EFFECT_OF_CODE,
-  EXPRESSION,
   HEADER,
   IMMEDIATE,
   INERT,
@@ -22,16 +23,12 @@ import {
   PAYLOAD,
   READING,
   SIMPLE,
-  VERDICT,
   VERDICT_MASK,
   XT,
 } from "./nft-attributes.ts";
 import { NftRegisters, type RegisterContent } from "./nft-registers.ts";
 import { changeOf, isLoopback, masked, takeXtUdp, writesAddress } from "./nft-values.ts";
 import { type Effect, effectOfTarget } from "./xt-targets.ts";
-
-/** Families whose rules see a pod's packets. */
-export type NftFamily = "ip" | "ip6" | "inet" | "netdev";
 
 const NO_BYTES = new Uint8Array();
 
@@ -62,14 +59,14 @@ class RuleReading {
   readonly #registers = new NftRegisters();
   readonly #effects: Effect[] = [];
   readonly #leads: string[] = [];
-  #family: "ip" | "ip6" | undefined;
+  #family: Family | undefined;
   #isGoto = false;
   #leadsAnywhere = false;
   #isUnconditional = true;
 
   constructor(family: NftFamily, hook: PacketHook) {
     this.#guard = new PacketGuard(hook);
-    this.#family = family === "ip" || family === "ip6" ? family : undefined;
+    this.#family = family === 4 || family === 6 ? family : undefined;
   }
 
   /** What follows is for no packet that matters. */
@@ -146,7 +143,7 @@ class RuleReading {
   }
 
   #verdict(attributes: Attributes): void {
-    const code = signedAt(attributes, VERDICT.code);
+    const code = numberOf(attributes.get(VERDICT.code)) ?? 0;
     if (code === CODE.jump || code === CODE.goto) {
       this.#leads.push(decodeString(attributes.get(VERDICT.chain) ?? NO_BYTES));
       this.#isGoto = code === CODE.goto;
@@ -173,8 +170,7 @@ class RuleReading {
       if (value.length === 4 && viewOf(value).getUint32(0, true) === LOOPBACK_INDEX) this.#guard.loopback();
     } else if (key === META_KEY.iifname || key === META_KEY.oifname) {
       if (value.length >= 3 && decodeString(value) === "lo") this.#guard.loopback();
-    } else if (key === META_KEY.nfproto && value.length === 1)
-      this.#family = value[0] === NFPROTO.ip ? "ip" : value[0] === NFPROTO.ip6 ? "ip6" : undefined;
+    } else if (key === META_KEY.nfproto && value.length === 1) this.#family = NFPROTO.get(value[0] as number);
   }
 
   #compareHeader(content: RegisterContent & { is: "header" }, { value, isEqual }: Compared): void {
@@ -265,11 +261,5 @@ interface Compared {
 const UNKNOWN: RegisterContent = { is: "unknown" };
 
 function numberAt(attributes: Attributes, key: number): number {
-  return signedAt(attributes, key) >>> 0;
-}
-
-/** In network order. */
-function signedAt(attributes: Attributes, key: number): number {
-  const value = attributes.get(key);
-  return value?.length === 4 ? viewOf(value).getInt32(0) : 0;
+  return (numberOf(attributes.get(key)) ?? 0) >>> 0;
 }

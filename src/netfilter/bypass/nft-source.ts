@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rules of nf_tables for whoever follows them: read as they are asked for, within one bound for all.
-import { decodeAttributes, decodeString, forEachAttribute, viewOf } from "../../linux/netlink/message.ts";
+import { targetsIn } from "../nft/nft-objects.ts";
+import type { NftFamily } from "../nft/nft-wire.ts";
 import type { ChainSource } from "./bypass-walk.ts";
 import { type ChainList, type ChainRules, type ForeignChain, keyOf, readChains } from "./foreign-chains.ts";
 import type { PacketHook, RuleMeaning } from "./foreign-rule.ts";
-import { CODE, DATA, EXPRESSION, IMMEDIATE, VERDICT } from "./nft-attributes.ts";
-import { meaningOfNftRule, type NftFamily } from "./nft-rule-meaning.ts";
+import { meaningOfNftRule } from "./nft-rule-meaning.ts";
 
 /** Bytes of rules that are heard in one look: some 5000 of them. */
 const MAX_RULE_BYTES = 1024 * 1024;
@@ -69,7 +69,7 @@ export class NftSource implements ChainSource {
     const references = new Map<string, number>();
     for (const [key, { rules }] of this.#read)
       for (const rule of rules)
-        for (const name of targetsOf(rule)) {
+        for (const name of targetsIn(rule)) {
           const target = `${tableOf(key)}\0${name}`;
           references.set(target, (references.get(target) ?? 0) + 1);
         }
@@ -110,24 +110,4 @@ function* meanings(
 
 function tableOf(key: string): string {
   return key.slice(0, key.lastIndexOf("\0"));
-}
-
-/** Chains that verdicts of a rule lead into, whichever packets it sees. */
-function targetsOf(rule: Uint8Array): string[] {
-  const targets: string[] = [];
-  forEachAttribute(rule, 0, rule.length, (_, from, to) => {
-    const expression = decodeAttributes(rule.subarray(from, to));
-    const name = expression.get(EXPRESSION.name);
-    const data = expression.get(EXPRESSION.data);
-    if (name === undefined || data === undefined || decodeString(name) !== "immediate") return;
-    const value = decodeAttributes(data).get(IMMEDIATE.data);
-    const verdict = value && decodeAttributes(value).get(DATA.verdict);
-    if (verdict === undefined) return;
-    const attributes = decodeAttributes(verdict);
-    const code = attributes.get(VERDICT.code);
-    const isLead =
-      code?.length === 4 && [CODE.jump, CODE.goto].some((each) => each === viewOf(code).getInt32(0));
-    if (isLead) targets.push(decodeString(attributes.get(VERDICT.chain) ?? new Uint8Array()));
-  });
-  return targets;
 }

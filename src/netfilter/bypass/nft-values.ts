@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What values in a rule of nf_tables amount to: addresses, ports, marks. Pure.
 import { viewOf } from "../../linux/netlink/message.ts";
+import type { Family } from "../family.ts";
 import type { PacketGuard } from "./foreign-rule.ts";
 import { type MarkChange, UNKNOWN_CHANGE } from "./mark-change.ts";
 import type { RegisterContent } from "./nft-registers.ts";
@@ -19,8 +20,8 @@ export function takeXtUdp(guard: PacketGuard, info: Uint8Array): void {
 }
 
 /** 127.0.0.0/8 or a part of it, or ::1. */
-export function isLoopback(family: "ip" | "ip6", value: Uint8Array, mask: Uint8Array | undefined): boolean {
-  if (family === "ip") return value[0] === 127 && (mask === undefined || mask[0] === 0xff);
+export function isLoopback(family: Family, value: Uint8Array, mask: Uint8Array | undefined): boolean {
+  if (family === 4) return value[0] === 127 && (mask === undefined || mask[0] === 0xff);
   if (value.length !== 16 || mask?.some((byte) => byte !== 0xff) === true) return false;
   return value.every((byte, index) => byte === (index === 15 ? 1 : 0));
 }

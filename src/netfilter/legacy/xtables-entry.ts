@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How iptables-legacy's rules lie in the kernel's memory, and what of a rule's bytes says what it does.
-import { viewOf } from "../../linux/netlink/message.ts";
+import { decodeString, viewOf } from "../../linux/netlink/message.ts";
 import type { Family } from "../family.ts";
 import { sameBytes } from "../nft/nft-objects.ts";
 import type { RuleCount } from "../rule-engine.ts";
@@ -32,7 +32,14 @@ const NFCACHE_SIZE = 4;
  * struct ipt_getinfo: name, u32 valid_hooks, u32 hook_entry[5], u32 underflow[5], u32 num_entries, u32 size.
  * Source: linux/netfilter_ipv4/ip_tables.h.
  */
-export const INFO = { validHooks: 32, hookEntry: 36, underflow: 56, entriesSize: 80, size: 84 } as const;
+export const INFO = {
+  validHooks: 32,
+  hookEntry: 36,
+  underflow: 56,
+  entryCount: 76,
+  entriesSize: 80,
+  size: 84,
+} as const;
 
 /** What stands before each entry of our share of a table: u32 offset in the table, u32 position in its chain. Source: native/common.h. */
 export const PLACE = { offset: 0, position: 4, size: 8 } as const;
@@ -40,8 +47,10 @@ export const PLACE = { offset: 0, position: 4, size: 8 } as const;
 /** Base chains in the order of `hook_entry`. Source: linux/netfilter.h, enum nf_inet_hooks. */
 export const HOOKS = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"] as const;
 
-/** struct xt_entry_target: u16 size, name, u8 revision; then a verdict, or a name. Source: linux/netfilter/x_tables.h. */
-export const TARGET = { name: 2, nameSize: 29, data: 32, verdictSize: 4 } as const;
+/** struct xt_entry_target and xt_entry_match: u16 size, name, u8 revision; then a verdict, or a name, or their data. Source: linux/netfilter/x_tables.h. */
+export const TARGET = { name: 2, nameSize: 29, revision: 31, data: 32, verdictSize: 4 } as const;
+/** Of a chain's name, with its NUL. */
+export const CHAIN_NAME_BYTES = 30;
 /** Of the target that stands before each chain that a user made, and behind the last one. */
 const ERROR_TARGET = Buffer.from("ERROR\0", "latin1");
 
@@ -55,6 +64,30 @@ export interface XtablesRule {
   /** A chain of ours, or {@link NEXT_RULE}. */
   readonly leadsTo: string | undefined;
   readonly count: RuleCount;
+}
+
+/**
+ * Where the entries of a whole table are in it, each with its target and its end, as far as they are laid out as they should be.
+ * @param table struct ipt_getinfo, and the entries
+ */
+export function* entriesIn(
+  table: Uint8Array,
+  family: Family,
+): Generator<{ readonly at: number; readonly targetAt: number; readonly end: number }> {
+  const { targetOffset, nextOffset, size } = ENTRY[family];
+  const view = viewOf(table);
+  for (let at: number = INFO.size; at + size <= table.length; ) {
+    const targetAt = at + view.getUint16(at + targetOffset, true);
+    const end = at + view.getUint16(at + nextOffset, true);
+    if (targetAt < at + size || targetAt + TARGET.data > end || end > table.length) return;
+    yield { at, targetAt, end };
+    at = end;
+  }
+}
+
+/** The text in a field of so many bytes, up to its NUL; a byte is a character. */
+export function fieldText(bytes: Uint8Array, start: number, maxBytes: number): string {
+  return decodeString(bytes, start, Math.min(start + maxBytes, bytes.length));
 }
 
 /** Two rules do the same. */

@@ -3,9 +3,9 @@
 import { createHash } from "node:crypto";
 import { viewOf } from "../../linux/netlink/message.ts";
 import type { Netns } from "../../linux/netns.ts";
-import { wholeXtablesInNetns } from "../../linux/xtables-netns.ts";
+import { existingXtablesInNetns } from "../../linux/xtables-netns.ts";
 import type { Family } from "../family.ts";
-import { ENTRY, INFO } from "./xtables-entry.ts";
+import { ENTRY, entriesIn, INFO } from "./xtables-entry.ts";
 
 /** Ours are some 3 KiB. What is larger is no glance any more: it is looked at by the clock alone. */
 const MAX_BYTES = 64 * 1024;
@@ -18,10 +18,10 @@ const TABLES = ([4, 6] as const).flatMap((family) =>
 /**
  * All tables of a namespace in one text, without what packets count; creates none.
  * @returns equal exactly where rules are equal; undefined where a table is too large for it
- * @throws NativeError as {@link wholeXtablesInNetns}
+ * @throws NativeError as {@link existingXtablesInNetns}
  */
 export async function glanceAtXtables({ fd }: Netns): Promise<string | undefined> {
-  const found = await wholeXtablesInNetns(fd, TABLES, { maxBytes: MAX_BYTES });
+  const found = await existingXtablesInNetns(fd, TABLES, { maxBytes: MAX_BYTES });
   const hash = createHash("sha1");
   for (const [index, { family, table }] of TABLES.entries()) {
     const bytes = found[index];
@@ -34,12 +34,6 @@ export async function glanceAtXtables({ fd }: Netns): Promise<string | undefined
 }
 
 function clearCounters(bytes: Uint8Array, family: Family): void {
-  const { counters, nextOffset, size } = ENTRY[family];
-  const view = viewOf(bytes);
-  for (let at: number = INFO.size; at + size <= bytes.length; ) {
-    bytes.fill(0, at + counters, at + counters + COUNTERS_SIZE);
-    const length = view.getUint16(at + nextOffset, true);
-    if (length < size) return;
-    at += length;
-  }
+  const { counters } = ENTRY[family];
+  for (const { at } of entriesIn(bytes, family)) bytes.fill(0, at + counters, at + counters + COUNTERS_SIZE);
 }

@@ -65,10 +65,7 @@ async function read(
   maxBytes?: number,
 ): Promise<(Uint8Array | undefined)[]> {
   try {
-    return await existingXtablesInNetns(netns.fd, own, {
-      isUrgent,
-      ...(maxBytes === undefined ? {} : { maxBytes }),
-    });
+    return await existingXtablesInNetns(netns.fd, own, { isUrgent, maxBytes });
   } catch (error) {
     throw faultOf(error) ?? error;
   }

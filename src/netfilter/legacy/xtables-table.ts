@@ -5,8 +5,10 @@ import type { Family } from "../family.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import type { OwnTable } from "../told-rules.ts";
 import {
+  CHAIN_NAME_BYTES,
   canonicalRule,
   ENTRY,
+  fieldText,
   HOOKS,
   INFO,
   isErrorTarget,
@@ -48,7 +50,6 @@ export interface XtablesView {
 export const MAX_RULES_KEPT = 256;
 /** Nobody leads into our chains that often but to burden whoever looks. One less than a share has of them. */
 const MAX_LEADS = 10_000;
-const MAX_NAME_BYTES = 29;
 
 /**
  * @param share as `existingXtablesInNetns` gives it for the table's chains
@@ -208,11 +209,8 @@ class ShareReader {
 
   /** A chain's name, where it is a word that means nothing else to anybody. */
   #nameOf({ targetAt }: Entry): string | undefined {
-    const at = targetAt + TARGET.data;
-    const field = this.#bytes.subarray(at, at + MAX_NAME_BYTES);
-    const end = field.indexOf(0);
-    const name = Buffer.from(field.subarray(0, Math.max(end, 0))).toString("latin1");
-    return /^[A-Za-z0-9_][A-Za-z0-9_.:-]*$/.test(name) ? name : undefined;
+    const name = fieldText(this.#bytes, targetAt + TARGET.data, CHAIN_NAME_BYTES);
+    return /^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,27}$/.test(name) ? name : undefined;
   }
 
   #unreadable(): NetfilterFault {

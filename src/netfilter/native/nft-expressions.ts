@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Expressions of nf_tables as bytes, each with its attributes as the kernel lists them. Source: linux/netfilter/nf_tables.h.
-import { concatBytes, decodeString, encodeAttribute, forEachAttribute } from "../../linux/netlink/message.ts";
-import { networkOrder } from "../nft/nft-wire.ts";
+import {
+  concatBytes,
+  decodeAttributes,
+  decodeString,
+  encodeAttribute,
+  forEachAttribute,
+} from "../../linux/netlink/message.ts";
+import { DATA, EXPRESSION, VERDICT } from "../nft/nft-objects.ts";
+import { networkOrder, name as text } from "../nft/nft-wire.ts";
 
 const LIST_ELEMENT = 1;
-const EXPRESSION = { name: 1, data: 2 } as const;
-const DATA = { value: 1, verdict: 2 } as const;
-const VERDICT = { code: 1, chain: 2 } as const;
 const REGISTER = { verdict: 0, first: 1 } as const;
 /** Source: enum nft_verdicts; linux/netfilter.h, NF_ACCEPT. */
 const VERDICT_CODE = { drop: 0, accept: 1, jump: -3, return: -5 } as const;
@@ -186,7 +190,7 @@ function listOf(bytes: Uint8Array): { name: string; data: Uint8Array }[] {
 
 /** In any order; values are compared as a whole, nested ones too, for which no kernel adds anything. */
 function sameAttributes(a: Uint8Array, b: Uint8Array): boolean {
-  const [left, right] = [attributesOf(a), attributesOf(b)];
+  const [left, right] = [decodeAttributes(a), decodeAttributes(b)];
   for (const type of new Set([...left.keys(), ...right.keys()])) {
     const [one, other] = [left.get(type), right.get(type)];
     const isSame =
@@ -196,14 +200,6 @@ function sameAttributes(a: Uint8Array, b: Uint8Array): boolean {
     if (!isSame) return false;
   }
   return true;
-}
-
-function attributesOf(bytes: Uint8Array): Map<number, Uint8Array> {
-  const attributes = new Map<number, Uint8Array>();
-  forEachAttribute(bytes, 0, bytes.length, (type, start, end) => {
-    attributes.set(type, bytes.subarray(start, end));
-  });
-  return attributes;
 }
 
 function expression(name: string, ...attributes: readonly Uint8Array[]): Uint8Array {
@@ -217,10 +213,6 @@ function expression(name: string, ...attributes: readonly Uint8Array[]): Uint8Ar
 /** Four bytes in network order, signed or not. */
 function number(type: number, value: number): Uint8Array {
   return encodeAttribute(type, networkOrder(value));
-}
-
-function text(type: number, value: string): Uint8Array {
-  return encodeAttribute(type, Buffer.from(`${value}\0`, "latin1"));
 }
 
 function data(type: number, value: Uint8Array): Uint8Array {

@@ -4,18 +4,19 @@ import { decodeAttributes, decodeString, forEachAttribute, viewOf } from "../../
 import { NOTHING_COUNTED, type RuleCount } from "../rule-engine.ts";
 import { CHAIN, HEADER_BYTES, RULE, TABLE } from "./nft-wire.ts";
 
-const EXPRESSION = { name: 1, data: 2 } as const;
+/** An expression, its data where that is a value or a verdict, and a verdict. */
+export const EXPRESSION = { name: 1, data: 2 } as const;
+export const DATA = { value: 1, verdict: 2 } as const;
+export const VERDICT = { code: 1, chain: 2 } as const;
 const HOOK = { number: 1, priority: 2 } as const;
 const IMMEDIATE_DATA = 2;
-const DATA_VERDICT = 2;
-const VERDICT = { code: 1, chain: 2 } as const;
 const NFT_JUMP = -3;
 const NFT_GOTO = -4;
 const COUNTER = { bytes: 1, packets: 2 } as const;
 /** Expressions whose data is what has happened, not what shall happen. */
 const STATEFUL = new Set(["counter", "last"]);
 // Source: linux/netfilter/nf_tables.h, enum nft_table_flags.
-const TABLE_FLAG = { dormant: 1, owner: 2 } as const;
+export const TABLE_FLAG = { dormant: 1, owner: 2 } as const;
 
 /** A table without what is in it. */
 export interface NftTableObject {
@@ -76,14 +77,17 @@ export function decodeTable(body: Uint8Array): NftTableObject {
 /** The body of NFT_MSG_NEWCHAIN. */
 export function decodeChain(body: Uint8Array): NftChainObject {
   const attributes = decodeAttributes(body, HEADER_BYTES);
-  const chain = { name: textOf(attributes.get(CHAIN.name)), use: numberOf(attributes.get(CHAIN.use)) ?? 0 };
+  const chain = {
+    name: decodeName(attributes.get(CHAIN.name)),
+    use: numberOf(attributes.get(CHAIN.use)) ?? 0,
+  };
   const hook = attributes.get(CHAIN.hook);
   if (hook === undefined) return chain;
   const inner = decodeAttributes(hook);
   return {
     ...chain,
     base: {
-      type: textOf(attributes.get(CHAIN.type)),
+      type: decodeName(attributes.get(CHAIN.type)),
       number: numberOf(inner.get(HOOK.number)) ?? -1,
       priority: numberOf(inner.get(HOOK.priority)) ?? 0,
       hook: hook.slice(),
@@ -98,7 +102,7 @@ export function decodeRule(body: Uint8Array): NftRuleObject {
   const expressions = attributes.get(RULE.expressions) ?? new Uint8Array();
   const userdata = attributes.get(RULE.userdata);
   return {
-    chain: textOf(attributes.get(RULE.chain)),
+    chain: decodeName(attributes.get(RULE.chain)),
     handle: attributes.get(RULE.handle) ?? new Uint8Array(),
     expressions,
     ...(userdata === undefined ? {} : { userdata }),
@@ -120,6 +124,11 @@ export function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
 /** Whether packets reach two base chains at the same moment. What becomes of those that no rule decides on may differ. */
 export function sameHook(a: NftBase, b: NftBase): boolean {
   return a.type === b.type && a.number === b.number && a.priority === b.priority;
+}
+
+/** Chains that verdicts of a rule lead into, whichever packets it sees. @param expressions as {@link decodeRule} has them, or received */
+export function targetsIn(expressions: Uint8Array): readonly string[] {
+  return readExpressions(expressions).targets;
 }
 
 function readExpressions(bytes: Uint8Array): Pick<NftRuleObject, "targets" | "count"> {
@@ -160,18 +169,18 @@ function clearValues(bytes: Uint8Array, start: number, end: number): void {
 
 function targetOf(immediate: Uint8Array): string[] {
   const data = decodeAttributes(immediate).get(IMMEDIATE_DATA);
-  const verdict = data && decodeAttributes(data).get(DATA_VERDICT);
+  const verdict = data && decodeAttributes(data).get(DATA.verdict);
   if (verdict === undefined) return [];
   const attributes = decodeAttributes(verdict);
   const code = numberOf(attributes.get(VERDICT.code));
-  return code === NFT_JUMP || code === NFT_GOTO ? [textOf(attributes.get(VERDICT.chain))] : [];
+  return code === NFT_JUMP || code === NFT_GOTO ? [decodeName(attributes.get(VERDICT.chain))] : [];
 }
 
 /** Signed, in network order, as verdicts and priorities are. */
-function numberOf(value: Uint8Array | undefined): number | undefined {
+export function numberOf(value: Uint8Array | undefined): number | undefined {
   return value?.length === 4 ? viewOf(value).getInt32(0) : undefined;
 }
 
-function textOf(value: Uint8Array | undefined): string {
+export function decodeName(value: Uint8Array | undefined): string {
   return value === undefined ? "" : decodeString(value);
 }

@@ -17,10 +17,16 @@ import type { RuleProtocol } from "../told-rules.ts";
 const NETLINK_NETFILTER = 12;
 const NFNL_SUBSYS_NFTABLES = 10;
 const NLM_F_APPEND = 0x800;
-/** A family of tables; "inet": of both. */
-export type NftFamily = Family | "inet";
-// Source: linux/netfilter.h, NFPROTO_INET, NFPROTO_IPV4 and NFPROTO_IPV6.
-const PROTOCOL_FAMILY: Readonly<Record<NftFamily, number>> = { inet: 1, 4: 2, 6: 10 };
+/** A family of tables; "inet": of both; "netdev": of devices. Those of bridges and of ARP have no part in a pod's IP packets. */
+export type NftFamily = Family | "inet" | "netdev";
+// Source: linux/netfilter.h, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_NETDEV and NFPROTO_IPV6.
+const PROTOCOL_FAMILY: Readonly<Record<NftFamily, number>> = { inet: 1, 4: 2, netdev: 5, 6: 10 };
+const FAMILIES: ReadonlyMap<number, NftFamily> = new Map<number, NftFamily>([
+  [1, "inet"],
+  [2, 4],
+  [5, "netdev"],
+  [10, 6],
+]);
 
 // Source: linux/netfilter/nf_tables.h. Numbers in attributes are in network order.
 const MESSAGE = {
@@ -59,7 +65,7 @@ export interface ChainPlace extends TablePlace {
 
 /** Asks for the count of changes in the namespace, in all families. */
 export function getGeneration(): NetlinkRequest {
-  return request(MESSAGE.getGeneration, 0, Uint8Array.of(0, 0, 0, 0));
+  return request(MESSAGE.getGeneration, 0, header());
 }
 
 /** Asks for one table by name. */
@@ -76,8 +82,13 @@ export function getChain({ family, table, chain }: ChainPlace): NetlinkRequest {
   );
 }
 
-/** Asks for all chains of a family, whichever table they are in. */
-export function getChains(family: Family): NetlinkRequest {
+/** Asks for all tables of all families. */
+export function getTables(): NetlinkRequest {
+  return request(MESSAGE.getTable, NLM.dump, header());
+}
+
+/** Asks for all chains of a family, or of all, whichever table they are in. */
+export function getChains(family?: NftFamily): NetlinkRequest {
   return request(MESSAGE.getChain, NLM.dump, header(family));
 }
 
@@ -231,8 +242,14 @@ export function request(message: number, flags: number, body: Uint8Array): Netli
   return { type: (NFNL_SUBSYS_NFTABLES << 8) | message, flags, body };
 }
 
-export function header(family: NftFamily): Uint8Array {
-  return Uint8Array.of(PROTOCOL_FAMILY[family], 0, 0, 0);
+/** @param family default: all of them */
+export function header(family?: NftFamily): Uint8Array {
+  return Uint8Array.of(family === undefined ? 0 : PROTOCOL_FAMILY[family], 0, 0, 0);
+}
+
+/** The family that a message is of; undefined for one that is not known here. */
+export function messageFamily(body: Uint8Array): NftFamily | undefined {
+  return FAMILIES.get(body[0] as number);
 }
 
 function rulePlace({ family, table, chain }: ChainPlace): Uint8Array {
