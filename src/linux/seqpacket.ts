@@ -26,13 +26,52 @@ export interface PeerCredentials {
   readonly gid: number;
 }
 
+/** What a connection and a listener have in common. */
+class SeqpacketSocket implements Disposable {
+  protected readonly handle: Handle;
+  readonly #doing: string;
+
+  protected constructor(doing: string, handle: Handle, onevent: Parameters<Addon["start"]>[1]) {
+    this.#doing = doing;
+    this.handle = handle;
+    try {
+      attempt(doing, () => addon().start(handle, onevent));
+    } catch (error) {
+      addon().close(handle);
+      throw error;
+    }
+  }
+
+  /** Off: packets (and the end with them), or peers, wait in the kernel. A new socket is reading. */
+  setReading(on: boolean): void {
+    attempt(this.#doing, () => addon().setReading(this.handle, on));
+  }
+
+  ref(): void {
+    addon().setRef(this.handle, true);
+  }
+
+  unref(): void {
+    addon().setRef(this.handle, false);
+  }
+
+  /** Closes the descriptor at once: a connection's handlers are called no more, a listener's connections and file stay. May be repeated. */
+  close(): void {
+    addon().close(this.handle);
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
 /**
  * One end of a SEQPACKET connection. It stays open, and keeps the process alive unless `unref`ed, until `close()`.
  *
  * Handlers are called from the event loop, never from inside a method. Any of them may close the connection; what one
  * throws goes to `uncaughtException`.
  */
-export class SeqpacketConnection implements Disposable {
+export class SeqpacketConnection extends SeqpacketSocket {
   /** Owns the descriptors of the packet from the call on, also when it throws. */
   onpacket: (packet: Packet) => void = closeFds;
   /** The peer will send no more. Called once; the connection is still ours to close. */
@@ -41,12 +80,10 @@ export class SeqpacketConnection implements Disposable {
   onerror: (error: NativeError) => void = () => {};
   /** There is room again after `send` returned false. */
   ondrain: () => void = () => {};
-  readonly #handle: Handle;
 
   /** Use {@link connectSeqpacket} or a listener instead. */
   constructor(handle: Handle) {
-    this.#handle = handle;
-    start("watch a connection", handle, (event, a, b, c) => {
+    super("watch a connection", handle, (event, a, b, c) => {
       this.#dispatch(event, a, b, c);
     });
   }
@@ -62,35 +99,13 @@ export class SeqpacketConnection implements Disposable {
     if (data.length === 0) throw new RangeError("Cannot send a packet: it is empty, which means end of file");
     if (fd !== undefined && !isDescriptor(fd))
       throw new RangeError(`Cannot send descriptor "${fd}": not a descriptor`);
-    return attempt("send a packet", () => addon().send(this.#handle, data, fd ?? -1));
+    return attempt("send a packet", () => addon().send(this.handle, data, fd ?? -1));
   }
 
   /** @throws NativeError ENOTCONN after close */
   peer(): PeerCredentials {
-    const [pid, uid, gid] = attempt("read the peer's credentials", () => addon().peer(this.#handle));
+    const [pid, uid, gid] = attempt("read the peer's credentials", () => addon().peer(this.handle));
     return { pid, uid, gid };
-  }
-
-  /** Off: packets wait in the kernel (and the end with them). A new connection is reading. */
-  setReading(on: boolean): void {
-    attempt("watch a connection", () => addon().setReading(this.#handle, on));
-  }
-
-  ref(): void {
-    addon().setRef(this.#handle, true);
-  }
-
-  unref(): void {
-    addon().setRef(this.#handle, false);
-  }
-
-  /** Closes the descriptor at once; no handler is called any more. May be repeated. */
-  close(): void {
-    addon().close(this.#handle);
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #dispatch(event: number, a: unknown, b: unknown, c: unknown): void {
@@ -120,7 +135,7 @@ export class SeqpacketConnection implements Disposable {
 }
 
 /** A listening SEQPACKET socket. It stays open, and keeps the process alive unless `unref`ed, until `close()`. */
-export class SeqpacketListener implements Disposable {
+export class SeqpacketListener extends SeqpacketSocket {
   /** Owns the connection; one whose handler throws is closed. By default connections are closed. */
   onconnection: (connection: SeqpacketConnection) => void = (connection) => connection.close();
   /**
@@ -128,37 +143,13 @@ export class SeqpacketListener implements Disposable {
    * would come back at once: call `setReading(true)` when there is room again.
    */
   onerror: (error: NativeError) => void = () => {};
-  readonly #handle: Handle;
 
   /** Use {@link listenSeqpacket} instead. */
   constructor(handle: Handle) {
-    this.#handle = handle;
-    start("watch a listener", handle, (event, a, b) => {
+    super("watch a listener", handle, (event, a, b) => {
       if (event === EVENT.connection) this.#accept(a as Handle);
       else if (event === EVENT.error) this.onerror(new NativeError("accept", a as number, b as string));
     });
-  }
-
-  /** Off: peers wait in the backlog. A new listener is reading. */
-  setReading(on: boolean): void {
-    attempt("watch a listener", () => addon().setReading(this.#handle, on));
-  }
-
-  ref(): void {
-    addon().setRef(this.#handle, true);
-  }
-
-  unref(): void {
-    addon().setRef(this.#handle, false);
-  }
-
-  /** Closes the socket at once, not its connections; the file stays for the caller to unlink. May be repeated. */
-  close(): void {
-    addon().close(this.#handle);
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #accept(handle: Handle): void {
@@ -209,15 +200,6 @@ export function connectSeqpacket(
   return new SeqpacketConnection(
     attempt(`connect to "${path}"`, () => addon().connect(path, maxPacketBytes, maxFds)),
   );
-}
-
-function start(doing: string, handle: Handle, onevent: Parameters<Addon["start"]>[1]): void {
-  try {
-    attempt(doing, () => addon().start(handle, onevent));
-  } catch (error) {
-    addon().close(handle);
-    throw error;
-  }
 }
 
 function checkPath(path: string): void {

@@ -2,8 +2,8 @@
 // The TCP and UDP sockets of a network namespace as sock_diag(7) shows them, and the end of single TCP connections.
 import { constants } from "node:os";
 import { setImmediate as nextTurn } from "node:timers/promises";
+import { addressText } from "../address.ts";
 import { converse, type NetnsAt } from "../netns-visit.ts";
-import { formatAddress } from "./address-form.ts";
 import { errorCode, exchange, NetlinkError } from "./exchange.ts";
 import {
   concatBytes,
@@ -232,8 +232,8 @@ function decodeSocket(body: Uint8Array): InetSocket | undefined {
 }
 
 function decodeAddress(bytes: Uint8Array, family: number): string {
-  if (family === AF_INET) return formatAddress(bytes.subarray(0, 4));
+  if (family === AF_INET) return addressText(bytes.subarray(0, 4));
   const isMapped =
     bytes[10] === 0xff && bytes[11] === 0xff && bytes.subarray(0, 10).every((byte) => byte === 0);
-  return formatAddress(isMapped ? bytes.subarray(12) : bytes);
+  return addressText(isMapped ? bytes.subarray(12) : bytes);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Policy routing of a pod (rule and local route), and the addresses in a namespace, through rtnetlink(7).
 
+import { addressText } from "../address.ts";
 import type { NetnsAt } from "../netns-visit.ts";
-import { formatAddress } from "./address-form.ts";
 import { check, errorCode, exchange, NetlinkError, read } from "./exchange.ts";
 import { decodeAttributes, type NetlinkAnswer, type NetlinkRequest, NLM, viewOf } from "./message.ts";
 import {
@@ -240,7 +240,7 @@ function decodeAddress(body: Uint8Array): InterfaceAddress | undefined {
   return {
     ifindex: viewOf(body).getUint32(4, true),
     family: family === AF.inet ? 4 : 6,
-    address: formatAddress(bytes),
+    address: addressText(bytes),
     prefixLength: body[1] ?? 0,
   };
 }
