@@ -28,7 +28,7 @@ export const imageEnvironment = {
 const variants = ["nft", "legacy"] as const;
 const families = ["iptables", "ip6tables"] as const;
 
-/** Programs the agent starts. Source: src/netfilter/variant-tools.ts, src/probes/host-tools.ts */
+/** Programs the agent starts. Source: src/netfilter/variant-tools.ts, src/probes/iptables-host.ts */
 const programs = [
   "/usr/sbin/xtables-nft-multi",
   "/usr/sbin/xtables-legacy-multi",

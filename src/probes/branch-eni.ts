@@ -14,6 +14,7 @@ import {
 import type { Netns } from "../linux/netns.ts";
 import type { NetnsAt } from "../linux/netns-visit.ts";
 import type { Family } from "../netfilter/family.ts";
+import type { HostMembers, SetEntries } from "../netfilter/set-members.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 
 /** In the rules that are ours: how an agent knows those of one before it. Source: linux/rtnetlink.h, no number of anybody's. */
@@ -24,13 +25,6 @@ const LOCAL_TABLE = 255;
 /** Tables that every host has: default, main, local. */
 const commonTables: ReadonlySet<number> = new Set([0, 253, 254, LOCAL_TABLE]);
 
-/** Addresses of captured pods, with their owners. */
-export interface BranchMembers {
-  readonly owners: Readonly<Record<Family, ReadonlyMap<string, string>>>;
-  /** As of `WantedMembers`. */
-  readonly isStale: (comment: string) => boolean;
-}
-
 /** What the look at a host is given. */
 export interface BranchLook {
   readonly families: readonly Family[];
@@ -38,9 +32,9 @@ export interface BranchLook {
   readonly at: NetnsAt;
   /** False: no pod is to have rules. */
   readonly isOn: boolean;
-  readonly members: BranchMembers;
+  readonly members: HostMembers;
   /** Owners of the addresses in the sets: an agent before this one knew of pods that this one may not know yet. */
-  readonly entries: () => Promise<ReadonlyMap<Family, ReadonlyMap<string, string>>>;
+  readonly entries: () => Promise<ReadonlyMap<Family, SetEntries>>;
   /** Whether the host was made ready for such pods; asked only where some seem to be. */
   readonly isPrepared: () => Promise<boolean>;
 }
@@ -68,10 +62,7 @@ export interface SeenPolicy {
  * Source: istio/istio cni/pkg/nodeagent/brancheni_linux.go, detectBranchENI and addBranchENIRules; aws/amazon-vpc-cni-k8s
  * cmd/routed-eni-cni-plugin/driver/driver.go, SetupBranchENIPodNetwork
  */
-export function branchRules(
-  addresses: Readonly<Record<Family, ReadonlyMap<string, string>>>,
-  { rules, routes }: SeenPolicy,
-): PolicyRule[] {
+export function branchRules(addresses: HostMembers["owners"], { rules, routes }: SeenPolicy): PolicyRule[] {
   const back = new Map<string, PolicyRule>();
   const there: PolicyRule[] = [];
   for (const family of [4, 6] as const)
@@ -192,7 +183,7 @@ async function addressesOf(
 function driftOf(
   kind: "missing-policy-rule" | "stale-policy-rule",
   rule: PolicyRule,
-  addresses: Readonly<Record<Family, ReadonlyMap<string, string>>>,
+  addresses: HostMembers["owners"],
 ): ProbeDrift {
   const { family, to = "" } = rule;
   const uid = addresses[family].get(to);

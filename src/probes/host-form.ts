@@ -3,6 +3,7 @@
 import type { Netns } from "../linux/netns.ts";
 import type { NetnsAt } from "../linux/netns-visit.ts";
 import type { Family } from "../netfilter/family.ts";
+import type { SetEntries } from "../netfilter/set-members.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 import type { WantedMembers } from "./probe-members.ts";
@@ -38,10 +39,7 @@ export interface HostForm {
    */
   glance(netns: Netns, families: readonly Family[]): Promise<string | undefined>;
   /** Comments by address, of the sets that are there. @throws as {@link observe} */
-  entries(
-    netns: Netns,
-    families: readonly Family[],
-  ): Promise<ReadonlyMap<Family, ReadonlyMap<string, string>>>;
+  entries(netns: Netns, families: readonly Family[]): Promise<ReadonlyMap<Family, SetEntries>>;
   /** Takes away all of it; absence is success. @returns what was there @throws as {@link observe} */
   remove(netns: Netns): Promise<ProbeDrift[]>;
 }

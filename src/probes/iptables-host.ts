@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's share by iptables: sets of ipset that a rule names, looked at without a process, written, removed.
 import { setTimeout as delay } from "node:timers/promises";
+import { netnsKeyAt } from "../linux/host-netns.ts";
 import { NetlinkError } from "../linux/netlink/exchange.ts";
 import type { Netns } from "../linux/netns.ts";
+import { ToolError, type ToolRunner } from "../linux/run-tool.ts";
 import type { Family } from "../netfilter/family.ts";
 import { BACKEND_NAMES, type RedirectBackend } from "../netfilter/variant.ts";
 import type { Variant } from "../netfilter/variant-tools.ts";
 import type { HostForm, SeenHost, WantedHost } from "./host-form.ts";
 import { changeEntries, destroySet, findSets, glanceAtSets, lookAtHost } from "./host-look.ts";
 import { HostRules, type WantedHostRules } from "./host-rules.ts";
-import { HostTools } from "./host-tools.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 import { type EntryChange, isUsableSet, PROBE_SETS, planSet, SET_NAMES } from "./probe-set.ts";
@@ -29,22 +30,22 @@ interface HostPlan {
 
 /** Sets and rules of one host. */
 export class IptablesHost implements HostForm {
-  readonly #tools: HostTools;
+  readonly #runner: ToolRunner;
   readonly #rules: HostRules;
   /** The kernel announces rules of nf_tables alone. */
   readonly #isAnnounced: boolean;
-  #entryWrites = 0;
+  #setWrites = 0;
   /** Key of the match that was written last. */
   #writtenMatch: string | undefined;
 
   constructor(backend: RedirectBackend, snat: Readonly<Record<Family, string>>) {
     this.#rules = new HostRules(backend, snat);
-    this.#tools = new HostTools(backend.runner);
+    this.#runner = backend.runner;
     this.#isAnnounced = backend.variant === "nft";
   }
 
   get counts() {
-    return { setWrites: this.#tools.setWrites + this.#entryWrites, ruleWrites: this.#rules.writes };
+    return { setWrites: this.#setWrites, ruleWrites: this.#rules.writes };
   }
 
   /** @throws {ProbesError} FOREIGN_SET, RULE_REFUSED; what the engine and netlink throw */
@@ -104,14 +105,31 @@ export class IptablesHost implements HostForm {
   /** Sets first, because rules name them; a program only makes them. */
   async #write(netns: Netns, { entries, setLines, ruleFamilies: families, match }: HostPlan): Promise<void> {
     if (entries.length > 0) {
-      this.#entryWrites++;
+      this.#setWrites++;
       await changeEntries(netns.fd, entries);
     }
-    if (setLines.length > 0) await this.#tools.restoreSets(netns, setLines);
+    if (setLines.length > 0) await this.#restoreSets(netns, setLines);
     if (families.length === 0) return;
     const { numbers } = await lookAtHost(netns.fd, families);
     await this.#rules.write(netns, { families, match, setNumbers: numbers });
     this.#writtenMatch = match.key;
+  }
+
+  /** Entered into the host's namespace when we are not in it. */
+  async #restoreSets(netns: Netns, lines: readonly string[]): Promise<void> {
+    this.#setWrites++;
+    const isOurs = netnsKeyAt("/proc/self/ns/net") === netns.key;
+    const call = { argv: ["ipset", "restore", "-exist"] as const, stdin: `${lines.join("\n")}\n` };
+    try {
+      await this.#runner.run(isOurs ? call : { ...call, netnsFd: netns.fd });
+    } catch (error) {
+      if (!(error instanceof ToolError && error.code === "TOOL_MISSING")) throw error;
+      throw new ProbesError(
+        "FAILED",
+        "Cannot let kubelet probes past ztunnel without ipset: the program is not in PATH; the agent's image must hold ipset",
+        { cause: error },
+      );
+    }
   }
 
   async #observeRules(netns: Netns, wanted: WantedHostRules): Promise<ProbeDrift[]> {

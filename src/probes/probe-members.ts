@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which pod owns which address: what the sets should hold. Pure.
-import type { Family } from "../netfilter/family.ts";
+import type { HostMembers } from "../netfilter/set-members.ts";
 import { canonicalAddress, checkedUid, familyOf } from "./probe-address.ts";
 
 /** What the sets should hold, as it was asked for up to a moment. */
-export interface WantedMembers {
-  /** Owner's UID of each address. */
-  readonly owners: Readonly<Record<Family, ReadonlyMap<string, string>>>;
-  /**
-   * Whether an entry that is nobody's address is known to be out of date, by its comment. An entry of a pod that was never
-   * heard of is not: the picture may be incomplete.
-   */
-  readonly isStale: (comment: string) => boolean;
+export interface WantedMembers extends HostMembers {
   /** Pods whose entries are to go. */
   readonly removed: ReadonlySet<string>;
   /** How many lists had been declared complete. */

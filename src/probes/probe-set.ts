@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two address sets: what one should hold against what it holds, and the `ipset restore` text that leads there. Pure.
 import type { Family } from "../netfilter/family.ts";
+import { memberFindings, type SetEntries } from "../netfilter/set-members.ts";
 import { isUid } from "./probe-address.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 
@@ -10,21 +11,15 @@ export const PROBE_SETS: Readonly<Record<Family, string>> = {
   6: "istio-inpod-probes-v6",
 };
 
+/** What a set should hold: owner's UID of each address, and which others are to go. */
+type WantedSet = Parameters<typeof memberFindings>[2];
+
 /** A set as the kernel lists it. */
 export interface SeenSet {
   readonly type: string;
   readonly hasComments: boolean;
   readonly hasTimeout: boolean;
-  /** Comment of each address; empty where it has none. */
-  readonly entries: ReadonlyMap<string, string>;
-}
-
-/** What a set should hold. */
-export interface WantedSet {
-  /** Owner's UID of each address. */
-  readonly owners: ReadonlyMap<string, string>;
-  /** Whether an entry that is nobody's address is to go, by its comment. */
-  readonly isStale: (comment: string) => boolean;
+  readonly entries: SetEntries;
 }
 
 /** An entry that is to be there, or to go. */
@@ -69,25 +64,14 @@ export function planSet(seen: SeenSet | undefined, wanted: WantedSet, family: Fa
     };
   }
   if (!isRightSet(seen)) return planExchange(seen, wanted, family);
-  const drift: ProbeDrift[] = [];
-  const entries: EntryChange[] = [];
-  for (const [address, owner] of wanted.owners) {
-    const comment = seen.entries.get(address);
-    if (comment === owner) continue;
-    const detail = `${address} of pod ${owner}`;
-    const uid = owner;
-    if (comment === undefined)
-      drift.push({ kind: "missing-member", family, uid, detail: `${detail} is missing` });
-    else drift.push({ kind: "wrong-owner", family, uid, detail: `${detail} names "${comment}"` });
-    entries.push({ family, address, owner });
-  }
-  for (const [address, comment] of seen.entries) {
-    if (wanted.owners.has(address) || !wanted.isStale(comment)) continue;
-    const detail = `${address} still names pod ${comment}`;
-    drift.push({ kind: "stale-member", family, uid: comment, detail });
-    entries.push({ family, address });
-  }
-  return { drift, entries, lines: [] };
+  const found = memberFindings(family, seen.entries, wanted);
+  return {
+    drift: found.map(({ address, ...drift }) => drift),
+    entries: found.map(({ kind, address, uid }) =>
+      kind === "stale-member" ? { family, address } : { family, address, owner: uid },
+    ),
+    lines: [],
+  };
 }
 
 /** Whether a set with our name can be turned into a right one at all. */
@@ -128,7 +112,7 @@ export function createLine(name: string, family: Family): string {
   return `create ${name} ${SET_TYPE} family ${family === 4 ? "inet" : "inet6"} comment`;
 }
 
-function addLines(name: string, owners: ReadonlyMap<string, string>): string[] {
+function addLines(name: string, owners: SetEntries): string[] {
   return [...owners].map(([address, owner]) => addLine(name, address, owner));
 }
 

@@ -2,19 +2,15 @@
 // Redirection of one pod's namespace as a whole: rules, ip rule and route, checked, brought about and removed.
 
 import { hasIpv6 } from "../linux/host-netns.ts";
-import type { LockFiles } from "../linux/lock-files.ts";
 import { hasRouting, readRedirectRouting, removeRedirectRouting } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
 import { allDone } from "../loop/all-done.ts";
-import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import type { Family } from "../netfilter/family.ts";
-import type { NetnsCall, RuleEngine, RuleState } from "../netfilter/rule-engine.ts";
-import type { RedirectBackend } from "../netfilter/variant.ts";
-import { type ClearedLeftovers, type EarlierLook, EarlierRules, NOT_LOOKED } from "./earlier-rules.ts";
+import type { NetnsCall, RuleState } from "../netfilter/rule-engine.ts";
+import { type ClearedLeftovers, type EarlierLook, NOT_LOOKED } from "./earlier-rules.ts";
 import { fingerprint } from "./fingerprint.ts";
-import { named } from "./named-faults.ts";
 import { NATIVE_LAYOUT } from "./native-rules.ts";
-import { podEngines } from "./pod-engines.ts";
+import { PodEngines, type PodEnginesOptions } from "./pod-engines.ts";
 import { assertUsable, visitOf } from "./pod-netns.ts";
 import { familiesOf, untilLoopbackUp } from "./pod-routing.ts";
 import { PodWriter } from "./pod-writer.ts";
@@ -24,58 +20,34 @@ import { routingDrift } from "./routing-drift.ts";
 import type { RedirectOptions } from "./rules.ts";
 import { ALL_FAMILIES, REDIRECT_TABLES, wantedRedirection } from "./told-redirection.ts";
 
-export interface PodRedirectionOptions {
-  readonly backend: RedirectBackend;
-  /** `Netns.key` of every namespace that is never written. */
-  readonly hostNetns: ReadonlySet<string>;
+export interface PodRedirectionOptions extends PodEnginesOptions {
   /** AMBIENT_IPV6: false leaves IPv6 alone. */
   readonly ipv6: boolean;
-  /** For each program run, waiting for its turn included; default 10 s. */
-  readonly timeoutMs?: number;
-  /** What iptables-legacy locks in place of the machine's file. */
-  readonly locks?: LockFiles;
 }
 
-const DEFAULT_TIMEOUT_MS = 10_000;
 /** Somebody else may use the rules of an earlier agent again as soon as they are taken away. */
 const MAX_ROUNDS = 2;
-/** Options are a pod's to choose: names of its interfaces are among them. */
-const MAX_POSSIBLE = 64;
 
 /** Redirects pods. Calls for different namespaces run in parallel, calls for the same one after each other. */
 export class PodRedirection {
   readonly #options: PodRedirectionOptions;
-  readonly #engine: RuleEngine;
-  readonly #earlier: EarlierRules;
+  readonly #pods: PodEngines;
   /** Families that are written at all. */
   readonly #families: readonly Family[];
   /** Handles whose namespace was searched for rules of earlier agents. */
   readonly #searched = new WeakSet<Netns>();
-  readonly #queue = new KeyedMutex();
-  /** Keys of options that rules can hold. */
-  readonly #possible = new Set<string>();
   readonly #writer: PodWriter;
 
   /** @throws {BackendError} when IPv6 is wanted and its programs are not installed. @throws {RangeError} without host namespaces. */
   constructor(options: PodRedirectionOptions) {
-    const { hostNetns, ipv6, timeoutMs = DEFAULT_TIMEOUT_MS } = options;
-    if (hostNetns.size === 0)
-      throw new RangeError("Cannot redirect pods: the host's network namespace is not known");
+    const { hostNetns, ipv6 } = options;
     this.#options = options;
     // a kernel without IPv6 takes no rules of it, not even where they would be recorded
     this.#families = ipv6 && hasIpv6() ? ALL_FAMILIES : [4];
-    const { engine, others } = podEngines(options.backend, {
-      own: REDIRECT_TABLES,
-      layout: NATIVE_LAYOUT,
-      families: this.#families,
-      timeoutMs,
-      locks: options.locks,
-      assertUsable: (call) => assertUsable(call, this.#options.hostNetns),
-    });
-    this.#engine = engine;
-    this.#earlier = new EarlierRules(others);
+    const tables = { own: REDIRECT_TABLES, layout: NATIVE_LAYOUT, families: this.#families };
+    this.#pods = new PodEngines(options, tables);
     this.#writer = new PodWriter({
-      engine,
+      engine: this.#pods.engine,
       hostNetns,
       ipv6,
       families: this.#families,
@@ -88,7 +60,7 @@ export class PodRedirection {
    * @throws {RedirectionError} NO_KNOWN_BYTES: it is tried again when a pod asks
    */
   async prepare(options: RedirectOptions): Promise<void> {
-    await named({}, () => this.#engine.prepare(this.#wanted(options, this.#families)));
+    await this.#pods.prepare(this.#wanted(options, this.#families));
   }
 
   /**
@@ -96,7 +68,7 @@ export class PodRedirection {
    * @throws {RedirectionError} @throws {ToolError} and NetlinkError, NativeError when it cannot be read
    */
   verify(netns: Netns, options: RedirectOptions, call: RedirectionCall = {}): Promise<Verification> {
-    return this.#queue.run(netns.key, () => named(call, () => this.#verify({ netns, ...call }, options)));
+    return this.#pods.inTurn(netns, call, (each) => this.#verify(each, options));
   }
 
   /**
@@ -105,7 +77,7 @@ export class PodRedirection {
    * @throws as {@link verify}
    */
   rules(netns: Netns, options: RedirectOptions | undefined, call: RedirectionCall = {}): Promise<RuleState> {
-    return this.#queue.run(netns.key, () => named(call, () => this.#rules({ netns, ...call }, options)));
+    return this.#pods.inTurn(netns, call, (each) => this.#rules(each, options));
   }
 
   /**
@@ -115,7 +87,7 @@ export class PodRedirection {
    * @throws {ToolError} when a program is missing, fails or does not end; NetlinkError when the kernel refuses the routing
    */
   apply(netns: Netns, options: RedirectOptions, call: RedirectionCall = {}): Promise<ApplyReport> {
-    return this.#queue.run(netns.key, () => named(call, () => this.#apply({ netns, ...call }, options)));
+    return this.#pods.inTurn(netns, call, (each) => this.#apply(each, options));
   }
 
   /**
@@ -125,7 +97,7 @@ export class PodRedirection {
    * @throws as {@link apply}
    */
   open(netns: Netns, call: RedirectionCall = {}): Promise<{ changed: boolean }> {
-    return this.#queue.run(netns.key, () => named(call, () => this.#open({ netns, ...call })));
+    return this.#pods.inTurn(netns, call, (each) => this.#open(each));
   }
 
   /**
@@ -133,7 +105,7 @@ export class PodRedirection {
    * @throws as {@link apply}
    */
   remove(netns: Netns, call: RedirectionCall = {}): Promise<{ changed: boolean }> {
-    return this.#queue.run(netns.key, () => named(call, () => this.#remove({ netns, ...call })));
+    return this.#pods.inTurn(netns, call, (each) => this.#remove(each));
   }
 
   /**
@@ -151,7 +123,7 @@ export class PodRedirection {
     // one look for all families: which of them the namespace can have is told by the other
     const [routing, rules] = await allDone([
       readRedirectRouting(visit, { v6: this.#options.ipv6 }),
-      this.#engine.verify({ ...call, visit }, this.#wanted(options, this.#families)),
+      this.#pods.engine.verify({ ...call, visit }, this.#wanted(options, this.#families)),
     ]);
     const { families, skippedFamilies } = await familiesOf(netns, { routing, ipv6: this.#options.ipv6 });
     const findings = rules.findings.filter(({ family }) => families.includes(family));
@@ -167,15 +139,15 @@ export class PodRedirection {
 
   async #rules(call: NetnsCall, options: RedirectOptions | undefined): Promise<RuleState> {
     assertUsable(call, this.#options.hostNetns);
-    if (options === undefined) return { findings: [], chains: await this.#engine.present(call) };
-    return await this.#engine.verify(call, this.#wanted(options, this.#families));
+    if (options === undefined) return { findings: [], chains: await this.#pods.engine.present(call) };
+    return await this.#pods.engine.verify(call, this.#wanted(options, this.#families));
   }
 
   async #apply(call: NetnsCall & RedirectionCall, options: RedirectOptions): Promise<ApplyReport> {
     const startMs = performance.now();
     assertUsable(call, this.#options.hostNetns);
     const { netns, isNew = false, isUntouched = false } = call;
-    this.#assertPossible(options);
+    this.#pods.assertPossible(this.#wanted(options, this.#families));
     const urgent = { ...call, isUrgent: isNew };
     const visiting = { ...urgent, visit: visitOf(urgent, this.#options.hostNetns) };
     const [{ before, skippedFamilies, rules }, earlier] = await allDone([
@@ -184,7 +156,7 @@ export class PodRedirection {
         : this.#writer.again(visiting, options),
       isNew || isUntouched || this.#searched.has(netns)
         ? Promise.resolve(NOT_LOOKED)
-        : this.#earlier.look(visiting),
+        : this.#pods.earlier.look(visiting),
     ]);
     // Only now: until our rules stand, the earlier ones keep the pod in the mesh.
     const leftovers = await this.#removeEarlier(call, earlier);
@@ -204,7 +176,7 @@ export class PodRedirection {
 
   /** What cannot be removed is looked for again. */
   async #removeEarlier(call: NetnsCall, look: EarlierLook): Promise<ClearedLeftovers> {
-    const cleared = await this.#earlier.clear(call, look);
+    const cleared = await this.#pods.earlier.clear(call, look);
     if (cleared.fault === undefined) this.#searched.add(call.netns);
     return cleared;
   }
@@ -212,12 +184,12 @@ export class PodRedirection {
   async #open(call: NetnsCall): Promise<{ changed: boolean }> {
     assertUsable(call, this.#options.hostNetns);
     const [ownCount, { suspects, fault }] = await allDone([
-      this.#engine.open(call, "nat"),
-      this.#earlier.look(call),
+      this.#pods.engine.open(call, "nat"),
+      this.#pods.earlier.look(call),
     ]);
     let earlierCount = 0;
     for (let round = 0; ; round++) {
-      const count = await this.#earlier.open(call, suspects);
+      const count = await this.#pods.earlier.open(call, suspects);
       if (count === 0 && fault !== undefined) throw fault;
       if (count === 0) return { changed: ownCount + earlierCount > 0 };
       if (round === MAX_ROUNDS)
@@ -234,10 +206,10 @@ export class PodRedirection {
     assertUsable(call, this.#options.hostNetns);
     const { netns } = call;
     const [removedCount, { suspects, fault }] = await allDone([
-      this.#engine.remove(call),
-      this.#earlier.look(call),
+      this.#pods.engine.remove(call),
+      this.#pods.earlier.look(call),
     ]);
-    const leftovers = await this.#earlier.remove(call, suspects);
+    const leftovers = await this.#pods.earlier.remove(call, suspects);
     const hadRouting = hasRouting(await readRedirectRouting(netns.fd, { v6: true }));
     assertUsable(call, this.#options.hostNetns);
     await removeRedirectRouting(netns.fd);
@@ -248,15 +220,5 @@ export class PodRedirection {
 
   #wanted(options: RedirectOptions, families: readonly Family[]) {
     return wantedRedirection(options, { families, known: this.#families });
-  }
-
-  /** Before anything is written. @throws {RedirectOptionsError} for options that no rule can hold */
-  #assertPossible(options: RedirectOptions): void {
-    const { key, told } = this.#wanted(options, this.#families);
-    if (this.#possible.has(key)) return;
-    // all rules are made for it: as long as a conversation with the kernel takes
-    told();
-    if (this.#possible.size === MAX_POSSIBLE) this.#possible.clear();
-    this.#possible.add(key);
   }
 }

@@ -2,7 +2,6 @@
 // Redirection of one pod's namespace to its sidecar: rules, ip rule, route and address, checked and brought about.
 
 import { hasIpv6 } from "../linux/host-netns.ts";
-import type { LockFiles } from "../linux/lock-files.ts";
 import { TPROXY_ROUTE } from "../linux/netlink/routing-messages.ts";
 import {
   type InterfaceAddress,
@@ -14,30 +13,18 @@ import {
 import type { Netns } from "../linux/netns.ts";
 import type { NetnsVisit } from "../linux/netns-visit.ts";
 import { allDone } from "../loop/all-done.ts";
-import { KeyedMutex } from "../loop/keyed-mutex.ts";
 import type { Family } from "../netfilter/family.ts";
-import type { Finding, NetnsCall, RuleEngine } from "../netfilter/rule-engine.ts";
-import { type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
-import { type ClearedLeftovers, EarlierRules, NOT_LOOKED } from "./earlier-rules.ts";
-import { named } from "./named-faults.ts";
+import type { Finding, NetnsCall } from "../netfilter/rule-engine.ts";
+import { writesIpv6 } from "../netfilter/variant.ts";
+import { type ClearedLeftovers, NOT_LOOKED } from "./earlier-rules.ts";
 import { SIDECAR_LAYOUT } from "./native-sidecar.ts";
 import { ensurePassthroughAddress, PASSTHROUGH_V6 } from "./passthrough-address.ts";
-import { podEngines } from "./pod-engines.ts";
-import { assertUsable, visitOf } from "./pod-netns.ts";
+import { PodEngines, type PodEnginesOptions } from "./pod-engines.ts";
+import { visitOf } from "./pod-netns.ts";
 import { ensureRouting } from "./pod-routing.ts";
 import { RedirectionError } from "./redirection-error.ts";
 import type { SidecarOptions } from "./sidecar-options.ts";
 import { SIDECAR_TABLES, wantedSidecar } from "./told-sidecar.ts";
-
-export interface SidecarRedirectionOptions {
-  readonly backend: RedirectBackend;
-  /** `Netns.key` of every namespace that is never written. */
-  readonly hostNetns: ReadonlySet<string>;
-  /** For each program run, waiting for its turn included; default 10 s. */
-  readonly timeoutMs?: number;
-  /** What iptables-legacy locks in place of the machine's file. */
-  readonly locks?: LockFiles;
-}
 
 /** How a single call is made. */
 export interface SidecarCall {
@@ -63,9 +50,6 @@ export interface SidecarReport {
   readonly leftoverFault?: string;
 }
 
-const DEFAULT_TIMEOUT_MS = 10_000;
-/** Options are a pod's to choose. */
-const MAX_POSSIBLE = 64;
 /** More than pods with a sidecar fit on a node. */
 const MAX_SEARCHED = 4096;
 
@@ -75,32 +59,18 @@ const MAX_SEARCHED = 4096;
  */
 export class SidecarRedirection {
   readonly #hostNetns: ReadonlySet<string>;
-  readonly #engine: RuleEngine;
-  readonly #earlier: EarlierRules;
+  readonly #pods: PodEngines;
   /** For which rules are recorded. */
   readonly #families: readonly Family[];
-  readonly #queue = new KeyedMutex();
   /** `Netns.key` of namespaces that hold nothing of other engines. */
   readonly #searched = new Set<string>();
-  /** Keys of options that rules can hold. */
-  readonly #possible = new Set<string>();
 
-  constructor(options: SidecarRedirectionOptions) {
-    const { backend, hostNetns, timeoutMs = DEFAULT_TIMEOUT_MS, locks } = options;
-    if (hostNetns.size === 0)
-      throw new RangeError("Cannot redirect pods: the host's network namespace is not known");
-    this.#hostNetns = hostNetns;
-    this.#families = hasIpv6() && writesIpv6(backend) ? [4, 6] : [4];
-    const { engine, others } = podEngines(backend, {
-      own: SIDECAR_TABLES,
-      layout: SIDECAR_LAYOUT,
-      families: this.#families,
-      timeoutMs,
-      locks,
-      assertUsable: (call) => assertUsable(call, this.#hostNetns),
-    });
-    this.#engine = engine;
-    this.#earlier = new EarlierRules(others);
+  /** @throws {RangeError} without host namespaces. */
+  constructor(options: PodEnginesOptions) {
+    this.#hostNetns = options.hostNetns;
+    this.#families = hasIpv6() && writesIpv6(options.backend) ? [4, 6] : [4];
+    const tables = { own: SIDECAR_TABLES, layout: SIDECAR_LAYOUT, families: this.#families };
+    this.#pods = new PodEngines(options, tables);
   }
 
   /**
@@ -108,12 +78,12 @@ export class SidecarRedirection {
    * Source: linux net/netfilter/nft_meta.c, nft_meta_get_eval_skugid; xt_owner.c, owner_check.
    */
   get takesOwnUsers(): boolean {
-    return this.#engine.variant === "native";
+    return this.#pods.engine.variant === "native";
   }
 
   /** Does beforehand what the first pod with these options would wait for. @throws {RedirectionError} NO_KNOWN_BYTES */
   async prepare(options: SidecarOptions): Promise<void> {
-    await named({}, () => this.#engine.prepare(this.#wanted(options, this.#families)));
+    await this.#pods.prepare(this.#wanted(options, this.#families));
   }
 
   /**
@@ -123,17 +93,17 @@ export class SidecarRedirection {
    * @throws {ToolError} when a program is missing, fails or does not end; NetlinkError, NativeError when the kernel refuses
    */
   apply(netns: Netns, options: SidecarOptions, call: SidecarCall = {}): Promise<SidecarReport> {
-    return this.#queue.run(netns.key, () => named(call, () => this.#apply({ netns, ...call }, options)));
+    return this.#pods.inTurn(netns, call, (each) => this.#apply(each, options));
   }
 
   /** What is not as it should be; writes nothing. @throws as {@link apply}, when it cannot be read */
   verify(netns: Netns, options: SidecarOptions, call: SidecarCall = {}): Promise<readonly SidecarDrift[]> {
-    return this.#queue.run(netns.key, () => named(call, () => this.#verify({ netns, ...call }, options)));
+    return this.#pods.inTurn(netns, call, (each) => this.#verify(each, options));
   }
 
   async #apply(call: NetnsCall & SidecarCall, options: SidecarOptions): Promise<SidecarReport> {
     const { netns, isNew = false } = call;
-    this.#assertPossible(options);
+    this.#pods.assertPossible(this.#wanted(options, this.#families));
     const visit = visitOf({ ...call, isUrgent: isNew }, this.#hostNetns);
     const urgent = { ...call, visit, isUrgent: isNew };
     const addresses = await interfaceAddresses(visit);
@@ -156,7 +126,7 @@ export class SidecarRedirection {
     // what rules lead to stands before them; where nobody runs yet all is written with one visit
     if (!isNew) await allDone([routed, addressed]);
     const [{ before, fallback }] = await allDone([
-      this.#engine.apply(urgent, this.#wanted(options, families), { isNew }),
+      this.#pods.engine.apply(urgent, this.#wanted(options, families), { isNew }),
       routed,
       addressed,
     ]);
@@ -174,7 +144,10 @@ export class SidecarRedirection {
   async #removeEarlier(call: NetnsCall, { isNew }: { readonly isNew: boolean }): Promise<ClearedLeftovers> {
     const { key } = call.netns;
     const isSearched = isNew || this.#searched.has(key);
-    const cleared = await this.#earlier.clear(call, isSearched ? NOT_LOOKED : await this.#earlier.look(call));
+    const cleared = await this.#pods.earlier.clear(
+      call,
+      isSearched ? NOT_LOOKED : await this.#pods.earlier.look(call),
+    );
     if (cleared.fault !== undefined) return cleared;
     if (this.#searched.size >= MAX_SEARCHED) this.#searched.clear();
     this.#searched.add(key);
@@ -187,7 +160,7 @@ export class SidecarRedirection {
     const families = this.#familiesOf(addresses, options);
     const [missing, { findings }] = await allDone([
       this.#missing({ ...call, visit }, { options, addresses, isNew: false }),
-      this.#engine.verify({ ...call, visit }, this.#wanted(options, families)),
+      this.#pods.engine.verify({ ...call, visit }, this.#wanted(options, families)),
     ]);
     return [...missing, ...findings];
   }
@@ -245,15 +218,6 @@ export class SidecarRedirection {
 
   #wanted(options: SidecarOptions, families: readonly Family[]) {
     return wantedSidecar(options, { families, known: this.#families });
-  }
-
-  /** Before anything is written. @throws {SidecarOptionsError} for options that no rules can hold */
-  #assertPossible(options: SidecarOptions): void {
-    const { key, told } = this.#wanted(options, this.#families);
-    if (this.#possible.has(key)) return;
-    told();
-    if (this.#possible.size === MAX_POSSIBLE) this.#possible.clear();
-    this.#possible.add(key);
   }
 }
 

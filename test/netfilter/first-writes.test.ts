@@ -6,22 +6,26 @@ import type { Family } from "../../src/netfilter/family.ts";
 import { FirstWrites } from "../../src/netfilter/first-writes.ts";
 import { type Ask, getTable, NEW_GENERATION } from "../../src/netfilter/nft/nft-wire.ts";
 import { NATIVE_LAYOUT } from "../../src/redirection/native-rules.ts";
-import { podEngines } from "../../src/redirection/pod-engines.ts";
+import { PodEngines } from "../../src/redirection/pod-engines.ts";
 import { REDIRECT_TABLES, wantedRedirection } from "../../src/redirection/told-redirection.ts";
-import { expectNothingLeftAfterwards, installedBackends } from "../redirection/installed-backends.ts";
+import {
+  expectNothingLeftAfterwards,
+  HOST_NETNS,
+  installedBackends,
+} from "../redirection/installed-backends.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
 import { DEFAULT_OPTIONS, FAMILIES, VARIANTS } from "../redirection/variants.ts";
 
 const { nft } = await installedBackends(new ToolRunner());
 await expectNothingLeftAfterwards();
 
-const shared = { own: REDIRECT_TABLES, layout: NATIVE_LAYOUT, families: FAMILIES, assertUsable: () => {} };
+const tables = { own: REDIRECT_TABLES, layout: NATIVE_LAYOUT, families: FAMILIES };
 const wantedOf = (name: string, families: readonly Family[] = FAMILIES) =>
   wantedRedirection(VARIANTS[name] ?? DEFAULT_OPTIONS, { families, known: FAMILIES });
 const ruleset = (pod: TestNetns) => pod.run("nft --stateless list ruleset");
 
 describe.each(["nft", "native"] as const)("by engine %s", (variant) => {
-  const { engine } = podEngines({ ...nft, variant }, { ...shared, timeoutMs: 10_000 });
+  const { engine } = new PodEngines({ backend: { ...nft, variant }, hostNetns: HOST_NETNS }, tables);
 
   async function writeFirst(pod: TestNetns, wanted = wantedOf("default")) {
     return await engine.apply({ netns: pod.netns }, wanted, { isNew: true });

@@ -119,7 +119,15 @@ function seen(changes: { rules?: NftRuleObject[]; jumps?: NftRuleObject[]; use?:
     ["OURS", { name: "OURS", use: changes.use ?? rules.length + jumps.length, rules, isComplete: true }],
     ["OUTPUT", { name: "OUTPUT", use: jumps.length, base, rules: jumps, isComplete: true }],
   ]);
-  const table = { family: 4, table: "nat", isDormant: false, isOwned: false, foreign: [], chains } as const;
+  const table = {
+    family: 4,
+    table: "nat",
+    isDormant: false,
+    isOwned: false,
+    use: 0,
+    foreign: [],
+    chains,
+  } as const;
   return { tables: [table], isSteady: true };
 }
 

@@ -12,7 +12,7 @@ import { observedState } from "./saved-state.ts";
 import { TestNetns } from "./test-netns.ts";
 import { FAMILIES } from "./variants.ts";
 
-const HOST_NETNS: ReadonlySet<string> = new Set(["not-a-namespace"]);
+export const HOST_NETNS: ReadonlySet<string> = new Set(["not-a-namespace"]);
 
 /** Both variants, each knowing of the other. */
 export async function installedBackends(runner: ToolRunner): Promise<Record<Variant, RedirectBackend>> {

@@ -2,12 +2,15 @@
 // Rules in pure nf_tables: tables that are wholly ours, written and compared over netlink; no program, nothing of xtables.
 
 import type { NetlinkRequest } from "../../linux/netlink/message.ts";
+import type { Netns } from "../../linux/netns.ts";
 import type { Family } from "../family.ts";
 import { isWithoutNft } from "../find-chains.ts";
 import { FirstWrites } from "../first-writes.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import { Unchanged } from "../nft/change-count.ts";
 import { type Ask, askBy, deleteRule, deleteTable, type Tell, tell } from "../nft/nft-wire.ts";
+import { NOTHING_SEEN, readOwnObjects, type SeenObjects } from "../nft/own-objects.ts";
+import type { AskedTable } from "../nft/own-tables.ts";
 import type {
   Applied,
   ChainState,
@@ -19,8 +22,7 @@ import type {
 } from "../rule-engine.ts";
 import { writeBefore } from "../write-batch.ts";
 import { createTable } from "./native-batch.ts";
-import { hookedChains, type NativeLayout } from "./native-layout.ts";
-import { readNativeObjects, type SeenNative } from "./native-objects.ts";
+import { askedTables, hookedChains, type NativeLayout } from "./native-layout.ts";
 import { type NativeTable, nativeTables } from "./native-rules.ts";
 import { type NativeVerdict, type NativeWanted, stateOf, verifyNative } from "./native-verify.ts";
 
@@ -30,7 +32,6 @@ export interface NativeEngineOptions {
   readonly assertUsable?: (call: NetnsCall) => void;
 }
 
-const NOTHING_SEEN: SeenNative = { tables: [], isSteady: true };
 /** Sets of rules whose bytes are kept. */
 const MAX_KNOWN = 128;
 /** The first round writes; the second exists for whoever wrote at the same moment. */
@@ -40,6 +41,13 @@ const MAX_PLACE_BYTES = 256;
 
 type Plan = (verdict: NativeVerdict) => readonly NetlinkRequest[];
 
+/** How something is brought about. */
+interface Convergence {
+  readonly plan: Plan;
+  readonly ask: Ask;
+  readonly found?: SeenObjects | undefined;
+}
+
 /**
  * The pod's rules without iptables. A table that differs is made anew as a whole, in one batch with all others that differ; where
  * nothing differs nothing is written. Findings carry the names of the native tables and chains, and what concerns no family alone is
@@ -48,12 +56,14 @@ type Plan = (verdict: NativeVerdict) => readonly NetlinkRequest[];
 export class NativeEngine implements RuleEngine {
   readonly variant = "native";
   readonly #options: NativeEngineOptions;
+  readonly #own: readonly AskedTable[];
   readonly #known = new Map<string, readonly NativeTable[]>();
   readonly #unchanged = new Unchanged();
   readonly #firstWrites = new FirstWrites<Applied>();
 
   constructor(options: NativeEngineOptions) {
     this.#options = options;
+    this.#own = askedTables(options.layout);
   }
 
   /** Encodes; asks nobody. @throws RangeError for rules that cannot be said natively */
@@ -63,7 +73,7 @@ export class NativeEngine implements RuleEngine {
 
   async present(call: NetnsCall): Promise<readonly ChainState[]> {
     try {
-      const seen = await readNativeObjects(this.#ask(call), this.#options.layout);
+      const seen = await this.#read(call.netns, this.#ask(call), nothing());
       return stateOf(this.#verdicts(seen, nothing())).chains;
     } catch (error) {
       if (isWithoutNft(error)) return [];
@@ -73,7 +83,7 @@ export class NativeEngine implements RuleEngine {
 
   async verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState> {
     const known = this.#wanted(wanted);
-    const seen = await readNativeObjects(this.#ask(call), this.#options.layout, listBytes(known));
+    const seen = await this.#read(call.netns, this.#ask(call), known);
     const state = stateOf(this.#verdicts(seen, known));
     // what a process owns goes with it, which is no change that the kernel counts
     const isOwned = seen.tables.some((table) => table.isOwned);
@@ -95,7 +105,7 @@ export class NativeEngine implements RuleEngine {
     const native = this.#wanted(wanted);
     const write = async (ask: Ask): Promise<Applied> => {
       const found = isNew ? NOTHING_SEEN : undefined;
-      const { before, writes } = await this.#converge(ask, native, { plan: planTable, found });
+      const { before, writes } = await this.#converge(call, native, { ask, plan: planTable, found });
       return { before, writes };
     };
     if (!isNew) return await write(this.#ask(call));
@@ -117,7 +127,7 @@ export class NativeEngine implements RuleEngine {
       if (full.length > 0) checkNotOwned(name, seen);
       return full.map((chain) => deleteRule({ family: "inet", table: name, chain }));
     };
-    const { writes, verdicts } = await this.#converge(this.#ask(call), nothing(), { plan });
+    const { writes, verdicts } = await this.#converge(call, nothing(), { ask: this.#ask(call), plan });
     const seen = verdicts.find((each) => each.table === layout.table)?.seen;
     for (const { chain } of hookedChains(layout)) {
       const each = seen?.chains.get(chain);
@@ -129,25 +139,23 @@ export class NativeEngine implements RuleEngine {
 
   /** @throws as {@link apply} */
   async remove(call: NetnsCall): Promise<number> {
-    return (await this.#converge(this.#ask(call), nothing(), { plan: planTable })).writes;
+    return (await this.#converge(call, nothing(), { ask: this.#ask(call), plan: planTable })).writes;
   }
 
   /** Reads, writes what differs, and reads again until nothing does: until there is nothing to plan. */
   async #converge(
-    askKernel: Ask,
+    { netns }: Pick<NetnsCall, "netns">,
     wanted: NativeWanted,
-    { plan, found }: { readonly plan: Plan; readonly found?: SeenNative | undefined },
+    { plan, ask: askKernel, found }: Convergence,
   ): Promise<{ before: RuleState; writes: number; verdicts: readonly NativeVerdict[] }> {
-    const { layout } = this.#options;
-    const bytes = listBytes(wanted);
-    let verdicts = this.#verdicts(found ?? (await readNativeObjects(askKernel, layout, bytes)), wanted);
+    let verdicts = this.#verdicts(found ?? (await this.#read(netns, askKernel, wanted)), wanted);
     const before = stateOf(verdicts);
     for (let round = 0, writes = 0; ; round++) {
       const changes = verdicts.flatMap(plan);
       if (changes.length === 0) return { before, writes, verdicts };
       if (round === MAX_ROUNDS) throw notAsTold(verdicts);
       const writing = writeBefore(askKernel, changes);
-      const seen = await readNativeObjects(writing.ask, layout, bytes);
+      const seen = await this.#read(netns, writing.ask, wanted);
       const refusal = writing.refusal();
       // somebody else may have been faster; what is there now says whether it was that
       if (refusal !== undefined && round > 0) throw refusal;
@@ -156,7 +164,11 @@ export class NativeEngine implements RuleEngine {
     }
   }
 
-  #verdicts(seen: SeenNative, wanted: NativeWanted): NativeVerdict[] {
+  #read(netns: Netns, ask: Ask, wanted: NativeWanted): Promise<SeenObjects> {
+    return readOwnObjects(netns, this.#own, { ask, wantedBytes: listBytes(wanted) });
+  }
+
+  #verdicts(seen: SeenObjects, wanted: NativeWanted): NativeVerdict[] {
     return verifyNative(this.#options.layout, seen, wanted);
   }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's table in pure nf_tables: what should be in it, and what is, read by name in one conversation.
 
+import { NativeError } from "../../linux/native.ts";
 import { check, errorCode } from "../../linux/netlink/exchange.ts";
-import { decodeAttributes, type NetlinkAnswer, viewOf } from "../../linux/netlink/message.ts";
+import type { NetlinkAnswer, NetlinkRequest } from "../../linux/netlink/message.ts";
 import type { Family } from "../family.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import {
@@ -13,9 +14,9 @@ import {
   type NftTableObject,
 } from "../nft/nft-objects.ts";
 import type { Ask } from "../nft/nft-wire.ts";
-import { getChain, getRules, getTable, HEADER_BYTES, TABLE } from "../nft/nft-wire.ts";
+import { getChain, getRules, getTable } from "../nft/nft-wire.ts";
+import type { SetEntries } from "../set-members.ts";
 import { hangsAt, type NativeHook } from "./native-layout.ts";
-import { askSteadily } from "./native-objects.ts";
 import { type NativeRule, nativeRule } from "./native-rules.ts";
 import { decodeElements, decodeSet, getElements, getSet, type SetPlace } from "./native-sets.ts";
 import { sameExpressions } from "./nft-expressions.ts";
@@ -41,9 +42,6 @@ export interface HostRules {
   readonly socket: number | "any";
 }
 
-/** What is in a set: comments by address. */
-export type SetEntries = ReadonlyMap<string, string>;
-
 /** The table as it is. */
 export interface SeenHostTable extends NftTableObject {
   readonly chain: { readonly isRight: boolean; readonly rules: readonly NftRuleObject[] } | undefined;
@@ -55,6 +53,7 @@ export interface SeenHostTable extends NftTableObject {
 
 const ENOUGH_BYTES = 4 * 1024 * 1024;
 const MAX_READS = 5;
+const EINTR = 4;
 
 /** The rule of each family, in order. */
 export function hostRulesOf({ families, sets, snat, socket }: HostRules): NativeRule[] {
@@ -103,7 +102,7 @@ export async function readHostTable(ask: Ask, rules: HostRules): Promise<SeenHos
     ...sets.map(getElements),
   ];
   for (let attempt = 1; attempt <= MAX_READS; attempt++) {
-    const answers = await askSteadily(ask, requests, ENOUGH_BYTES);
+    const answers = await askSteadily(ask, requests);
     if (answers !== undefined) return decodeAnswers(answers, sets);
   }
   throw new NetfilterFault(
@@ -111,6 +110,21 @@ export async function readHostTable(ask: Ask, rules: HostRules): Promise<SeenHos
     `Cannot read the host's probe rules: they changed during each of ${MAX_READS} attempts; ` +
       "look for a program on the node that writes rules without end",
   );
+}
+
+/** @returns undefined when a list changed while it was made, or an answer was lost */
+async function askSteadily(
+  ask: Ask,
+  requests: readonly NetlinkRequest[],
+): Promise<NetlinkAnswer[] | undefined> {
+  try {
+    const answers = await ask(requests, ENOUGH_BYTES);
+    return answers.some(({ interrupted, error }) => interrupted || error === -EINTR) ? undefined : answers;
+  } catch (error) {
+    // the kernel dropped an answer for want of room
+    if (error instanceof NativeError && error.code === "ENOBUFS") return undefined;
+    throw error;
+  }
 }
 
 function decodeAnswers(
@@ -132,12 +146,12 @@ function decodeAnswers(
       isWhole ? new Map(list.messages.flatMap(({ body }) => decodeElements(body))) : undefined,
     );
   }
-  const use = decodeAttributes(head, HEADER_BYTES).get(TABLE.use);
+  const object = decodeTable(head);
   const ours = (chainHead === undefined ? 0 : 1) + entries.size;
   return {
-    ...decodeTable(head),
+    ...object,
     sets: entries,
-    otherCount: (use === undefined ? 0 : viewOf(use).getUint32(0)) - ours,
+    otherCount: object.use - ours,
     chain: chainHead === undefined ? undefined : chainOf(chainHead, rules),
   };
 }

@@ -5,6 +5,7 @@ import type { Family } from "../family.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import type { Ask } from "../nft/nft-wire.ts";
 import { ask, deleteTable, newChain, newRule, newTable } from "../nft/nft-wire.ts";
+import { type HostMembers, type MemberFinding, memberFindings, type SetEntries } from "../set-members.ts";
 import { writeBefore } from "../write-batch.ts";
 import {
   HOST_CHAIN,
@@ -16,28 +17,17 @@ import {
   hostRulesOf,
   readHostTable,
   type SeenHostTable,
-  type SetEntries,
   setsOf,
 } from "./native-host-objects.ts";
 import { encodeBase } from "./native-layout.ts";
 import { addElements, deleteElements, newSet, type SetPlace } from "./native-sets.ts";
-
-/** Who owns which address. */
-export interface HostMembers {
-  /** UID of the owner of each address, in the spelling of {@link addressText}. */
-  readonly owners: Readonly<Record<Family, SetEntries>>;
-  /** Whether an entry that is nobody's address is to go, by its comment. */
-  readonly isStale: (comment: string) => boolean;
-}
 
 /** One way in which the host differs from what it should be. */
 export interface HostFinding {
   readonly kind:
     | "missing-set"
     | "wrong-set"
-    | "missing-member"
-    | "wrong-owner"
-    | "stale-member"
+    | MemberFinding["kind"]
     | "missing-chain"
     | "wrong-rules"
     | "leftover";
@@ -137,7 +127,7 @@ export class NativeHost {
       if (entries !== undefined) members.set(set.family, entries);
       const isThere = seen?.sets.has(set.family) === true;
       findings.push(...(entries === undefined ? [setFinding(set, isThere)] : []));
-      findings.push(...memberFindings(set.family, entries ?? new Map(), wanted));
+      findings.push(...findingsIn(set.family, entries ?? new Map(), wanted));
     }
     return { findings, members };
   }
@@ -173,41 +163,19 @@ function setFinding({ set, family }: SetPlace, isThere: boolean): HostFinding {
     : { kind: "missing-set", family, detail: `set ${set} is not there` };
 }
 
-function memberFindings(
-  family: Family,
-  entries: SetEntries,
-  { owners, isStale }: HostMembers,
-): HostFinding[] {
-  const findings: HostFinding[] = [];
-  for (const [address, uid] of owners[family]) {
-    const comment = entries.get(address);
-    if (comment === uid) continue;
-    const detail = `${address} of pod ${uid} ${comment === undefined ? "is missing" : `names "${comment}"`}`;
-    findings.push({ kind: comment === undefined ? "missing-member" : "wrong-owner", family, uid, detail });
-  }
-  for (const address of staleIn(family, entries, { owners, isStale })) {
-    const uid = entries.get(address) ?? "";
-    findings.push({ kind: "stale-member", family, uid, detail: `${address} still names pod ${uid}` });
-  }
-  return findings;
-}
-
 /** An entry's comment is changed by making the entry anew, in the same step. */
 function patchSet(set: SetPlace, entries: SetEntries, wanted: HostMembers): NetlinkRequest[] {
-  const wrong = new Map(
-    [...wanted.owners[set.family]].filter(([address, uid]) => entries.get(address) !== uid),
-  );
-  const gone = [
-    ...[...wrong.keys()].filter((address) => entries.has(address)),
-    ...staleIn(set.family, entries, wanted),
+  const found = findingsIn(set.family, entries, wanted);
+  const gone = found.filter(({ kind }) => kind !== "missing-member").map(({ address }) => address);
+  const owned = found.filter(({ kind }) => kind !== "stale-member");
+  return [
+    ...deleteElements(set, gone),
+    ...addElements(set, new Map(owned.map(({ address, uid }) => [address, uid]))),
   ];
-  return [...deleteElements(set, gone), ...addElements(set, wrong)];
 }
 
-function staleIn(family: Family, entries: SetEntries, { owners, isStale }: HostMembers): string[] {
-  return [...entries]
-    .filter(([address, comment]) => !owners[family].has(address) && isStale(comment))
-    .map(([address]) => address);
+function findingsIn(family: Family, entries: SetEntries, { owners, isStale }: HostMembers): MemberFinding[] {
+  return memberFindings(family, entries, { owners: owners[family], isStale });
 }
 
 /** What a set made anew holds: entries that are not known to be out of date move along. */

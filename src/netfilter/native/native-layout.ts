@@ -2,6 +2,7 @@
 // Tables of nf_tables that are wholly ours: where what is told in iptables' words stands in them.
 import { type NftBase, sameBytes } from "../nft/nft-objects.ts";
 import { type BaseChain, encodeHook, networkOrder } from "../nft/nft-wire.ts";
+import type { AskedTable } from "../nft/own-tables.ts";
 
 /** Source: linux/netfilter.h, enum nf_inet_hooks. */
 const HOOK_NUMBER = { prerouting: 0, input: 1, forward: 2, output: 3, postrouting: 4 } as const;
@@ -48,6 +49,15 @@ export function hookedChains({
   chains,
 }: NativeTableLayout): (NativeChainLayout & { readonly base: NativeBase })[] {
   return chains.flatMap((chain) => (chain.base === undefined ? [] : { ...chain, base: chain.base }));
+}
+
+/** The same, as the kernel is asked about them. */
+export function askedTables(layout: NativeLayout): AskedTable[] {
+  return layout.map(({ table, chains }) => ({
+    family: "inet",
+    table,
+    chains: chains.map(({ chain, base }) => ({ chain, hook: base?.chain })),
+  }));
 }
 
 /** As the kernel is told, and lists it. */

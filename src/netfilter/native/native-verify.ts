@@ -3,11 +3,11 @@
 import type { Family } from "../family.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import type { NftRuleObject } from "../nft/nft-objects.ts";
+import type { SeenObjects, SeenTable } from "../nft/own-objects.ts";
 import type { ChainState, Finding, RuleState } from "../rule-engine.ts";
 import { partition } from "../rule-findings.ts";
 import { type MatchedRule, matchRule, statesOf, sumOf } from "../rule-match.ts";
 import { hangsAt, type NativeLayout, type NativeTableLayout, printHook } from "./native-layout.ts";
-import type { SeenNative, SeenNativeTable } from "./native-objects.ts";
 import type { NativeChain, NativeRule, NativeTable } from "./native-rules.ts";
 import { sameExpressions } from "./nft-expressions.ts";
 
@@ -24,7 +24,7 @@ export interface NativeWanted {
 export interface NativeVerdict {
   readonly table: string;
   readonly wanted: NativeTable | undefined;
-  readonly seen: SeenNativeTable | undefined;
+  readonly seen: SeenTable | undefined;
   readonly findings: readonly Finding[];
   readonly chains: readonly ChainState[];
 }
@@ -33,7 +33,7 @@ export interface NativeVerdict {
  * Judges what was read.
  * @throws {NetfilterFault} TABLE_DORMANT: no rule of a wanted table is looked at; UNSTEADY
  */
-export function verifyNative(layout: NativeLayout, seen: SeenNative, wanted: NativeWanted): NativeVerdict[] {
+export function verifyNative(layout: NativeLayout, seen: SeenObjects, wanted: NativeWanted): NativeVerdict[] {
   const verdicts = layout.map((table) => judgeTable(table, seen, wanted));
   if (!seen.isSteady && verdicts.some(({ findings }) => findings.length > 0))
     throw new NetfilterFault(
@@ -52,7 +52,7 @@ export function stateOf(verdicts: readonly NativeVerdict[]): RuleState {
   };
 }
 
-function judgeTable(layout: NativeTableLayout, { tables }: SeenNative, all: NativeWanted): NativeVerdict {
+function judgeTable(layout: NativeTableLayout, { tables }: SeenObjects, all: NativeWanted): NativeVerdict {
   const isIt = ({ table }: { readonly table: string }) => table === layout.table;
   const seen = tables.find(isIt);
   const wanted = all.tables.find(isIt);
@@ -79,10 +79,10 @@ class TableJudge {
   readonly findings: Finding[] = [];
   readonly #rules = new Map<string, readonly MatchedRule<NativeRule>[]>();
   readonly #layout: NativeTableLayout;
-  readonly #seen: SeenNativeTable | undefined;
+  readonly #seen: SeenTable | undefined;
   readonly #families: readonly Family[];
 
-  constructor(layout: NativeTableLayout, seen: SeenNativeTable | undefined, families: readonly Family[]) {
+  constructor(layout: NativeTableLayout, seen: SeenTable | undefined, families: readonly Family[]) {
     this.#layout = layout;
     this.#seen = seen;
     this.#families = families;
@@ -129,7 +129,8 @@ class TableJudge {
   judgeRest({ chains }: NativeTable): void {
     const seen = this.#seen;
     if (seen === undefined) return;
-    if (!seen.isComplete) this.find("extra-rule", "", "it holds more rules than are read");
+    const isComplete = [...seen.chains.values()].every((chain) => chain.isComplete);
+    if (!isComplete) this.find("extra-rule", "", "it holds more rules than are read");
     for (const chain of seen.chains.keys())
       if (!chains.some((each) => each.chain === chain))
         this.find("extra-rule", chain, `chain ${chain} should not be there`);
@@ -137,7 +138,7 @@ class TableJudge {
     if (others > 0) this.find("extra-rule", "", `it holds ${others} chains or sets that are not ours`);
     for (const { chain } of chains) {
       const each = seen.chains.get(chain);
-      if (each === undefined || !seen.isComplete) continue;
+      if (each === undefined || !isComplete) continue;
       const hidden = each.use - each.rules.length - countJumps(seen, chain);
       if (hidden === 0) continue;
       this.find(
@@ -203,7 +204,7 @@ function toldAs(rule: MatchedRule<NativeRule>, family: Family): Omit<MatchedRule
   return told.filter((each) => each.family === family).map(({ words }) => ({ ...rule, words }));
 }
 
-function countJumps({ chains }: SeenNativeTable, chain: string): number {
+function countJumps({ chains }: SeenTable, chain: string): number {
   let count = 0;
   for (const { rules } of chains.values())
     for (const { targets } of rules) count += targets.filter((target) => target === chain).length;

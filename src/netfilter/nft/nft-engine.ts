@@ -23,8 +23,8 @@ import type { OwnTable } from "../told-rules.ts";
 import { Unchanged } from "./change-count.ts";
 import { type KnownRules, recordKnownRules } from "./nft-known.ts";
 import { type Ask, askBy, type Tell, tell } from "./nft-wire.ts";
-import { readOwnObjects, type SeenObjects } from "./own-objects.ts";
-import { NOTHING_SEEN, planOpening, type ReplayOptions, type ReplayReport, replay } from "./replay.ts";
+import { NOTHING_SEEN, readOwnObjects, type SeenObjects } from "./own-objects.ts";
+import { planOpening, type ReplayOptions, type ReplayReport, replay } from "./replay.ts";
 import { printableName, type TableVerdict, type Verdict, verifyOwnObjects, type Wanted } from "./verify.ts";
 
 export interface NftEngineOptions {

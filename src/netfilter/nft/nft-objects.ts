@@ -24,6 +24,8 @@ export interface NftTableObject {
   readonly isDormant: boolean;
   /** It belongs to a process, and goes with it. */
   readonly isOwned: boolean;
+  /** How many chains, sets and other objects are in it, whosever they are. */
+  readonly use: number;
   /** What the program that made it noted; travels along. */
   readonly userdata?: Uint8Array;
 }
@@ -70,6 +72,7 @@ export function decodeTable(body: Uint8Array): NftTableObject {
   return {
     isDormant: (flags & TABLE_FLAG.dormant) !== 0,
     isOwned: (flags & TABLE_FLAG.owner) !== 0,
+    use: numberOf(attributes.get(TABLE.use)) ?? 0,
     ...(userdata === undefined ? {} : { userdata: userdata.slice() }),
   };
 }

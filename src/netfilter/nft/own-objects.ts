@@ -5,7 +5,6 @@ import { NativeError } from "../../linux/native.ts";
 import { check, errorCode } from "../../linux/netlink/exchange.ts";
 import type { NetlinkAnswer } from "../../linux/netlink/message.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
-import type { OwnTable } from "../told-rules.ts";
 import { CHANGE_COUNT, changeCountIn } from "./change-count.ts";
 import {
   decodeChain,
@@ -16,8 +15,8 @@ import {
   type NftRuleObject,
   type NftTableObject,
 } from "./nft-objects.ts";
-import { type Ask, ask } from "./nft-wire.ts";
-import { type Question, type Questions, questionsAbout } from "./own-tables.ts";
+import { type Ask, ask, type TablePlace } from "./nft-wire.ts";
+import { type AskedTable, type Question, type Questions, questionsAbout } from "./own-tables.ts";
 
 /** A chain as it is. */
 export interface SeenChain extends NftChainObject {
@@ -27,7 +26,7 @@ export interface SeenChain extends NftChainObject {
 }
 
 /** A table as it is, with those of our chains and their base chains that are there. */
-export interface SeenTable extends NftTableObject, Pick<OwnTable, "family" | "table"> {
+export interface SeenTable extends NftTableObject, TablePlace {
   readonly chains: ReadonlyMap<string, SeenChain>;
   /** Rules in chains of others that lead into ours, as far as the table was read. */
   readonly foreign: readonly Pick<NftRuleObject, "chain" | "handle" | "targets" | "count">[];
@@ -44,6 +43,9 @@ export interface SeenObjects {
   /** All bits of it; absent where the generation is, or the kernel does not say. */
   readonly changeCount?: number | undefined;
 }
+
+/** A namespace in which nothing of ours can be, nor a table that we need: one that was made just now. */
+export const NOTHING_SEEN: SeenObjects = { tables: [], isSteady: true };
 
 /** Bounds in bytes of what is heard of rules. */
 const LIMITS = {
@@ -62,19 +64,21 @@ const crowded = new WeakSet<object>();
  * Reads our tables, our chains and the base chains that lead to them, in one conversation of some 0.2 ms; of a base chain or a
  * chain of ours no more than 256 KiB.
  * @param options.ask how the kernel is asked, default {@link ask}
+ * @param options.wantedBytes about as much as a list of what should be there takes; default: less than 32 KiB
  * @throws {NetfilterFault} UNSTEADY @throws NetlinkError EPERM
  * @throws NativeError if the conversation with the kernel failed (EPROTONOSUPPORT: a kernel without nfnetlink)
  */
 export async function readOwnObjects(
   netns: { readonly fd: number },
-  own: readonly OwnTable[],
-  options: { readonly ask?: Ask } = {},
+  own: readonly AskedTable[],
+  options: { readonly ask?: Ask; readonly wantedBytes?: number } = {},
 ): Promise<SeenObjects> {
   const askKernel: Ask = options.ask ?? ((requests, enoughBytes) => ask(netns.fd, requests, { enoughBytes }));
+  const tableBytes = Math.max(LIMITS.tables, 2 * (options.wantedBytes ?? 0));
   for (let attempt = 1; ; attempt++) {
     const reading = new Reading(own);
     const isLast = attempt === MAX_READS;
-    if (!(await readInto(reading, askKernel, { byChain: crowded.has(netns) }))) {
+    if (!(await readInto(reading, askKernel, { byChain: crowded.has(netns), tableBytes }))) {
       if (isLast) throw unsteady();
       continue;
     }
@@ -88,13 +92,13 @@ export async function readOwnObjects(
 async function readInto(
   reading: Reading,
   askKernel: Ask,
-  { byChain }: { byChain: boolean },
+  { byChain, tableBytes }: { byChain: boolean; tableBytes: number },
 ): Promise<boolean> {
   try {
     const first = byChain
       ? [...reading.heads, ...reading.chainLists]
       : [...reading.heads, ...reading.tableLists];
-    if (!(await tell(first, byChain ? LIMITS.chains : LIMITS.tables, { isFirst: true }))) return false;
+    if (!(await tell(first, byChain ? LIMITS.chains : tableBytes, { isFirst: true }))) return false;
     if (!byChain && !(await tell(reading.unprovenLists(), LIMITS.chains))) return false;
     for (const list of reading.cutLists()) if (!(await tell([list], LIMITS.chains))) return false;
     return true;
@@ -138,7 +142,7 @@ interface ReadChain extends NftChainObject {
   isComplete: boolean;
 }
 
-interface ReadTable extends NftTableObject, Pick<OwnTable, "family" | "table"> {
+interface ReadTable extends NftTableObject, TablePlace {
   readonly chains: Map<string, ReadChain>;
   /** Verdicts in any listed rule of the table that lead into a chain. */
   readonly references: Map<string, number>;
@@ -148,13 +152,13 @@ interface ReadTable extends NftTableObject, Pick<OwnTable, "family" | "table"> {
 /** One attempt, as far as it went. */
 class Reading {
   readonly #questions: Questions;
-  readonly #tables = new Map<OwnTable, ReadTable>();
-  readonly #cut = new Set<OwnTable>();
+  readonly #tables = new Map<AskedTable, ReadTable>();
+  readonly #cut = new Set<AskedTable>();
   #generation: number | undefined;
   #changeCount: number | undefined;
   isSteady = true;
 
-  constructor(own: readonly OwnTable[]) {
+  constructor(own: readonly AskedTable[]) {
     this.#questions = questionsAbout(own);
   }
 
@@ -235,7 +239,7 @@ class Reading {
     );
   }
 
-  #takeTableRules(own: OwnTable, table: ReadTable, answer: NetlinkAnswer): void {
+  #takeTableRules(own: AskedTable, table: ReadTable, answer: NetlinkAnswer): void {
     if (answer.error === undefined) {
       this.#cut.add(own);
       return;

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is ours in a namespace, by name, and how the kernel is asked for it.
 import type { NetlinkRequest } from "../../linux/netlink/message.ts";
-import type { OwnTable } from "../told-rules.ts";
-import { getChain, getRules, getTable } from "./nft-wire.ts";
+import { getChain, getRules, getTable, type TablePlace } from "./nft-wire.ts";
+
+/** A table that holds chains of ours: each with the base chain that leads into it, if there is one. */
+export interface AskedTable extends TablePlace {
+  readonly chains: readonly { readonly chain: string; readonly hook?: string | undefined }[];
+}
 
 /** What is asked: for a table, a chain, or the rules of either. */
 export interface Question {
-  readonly own: OwnTable;
+  readonly own: AskedTable;
   /** Absent: the table. */
   readonly chain?: string;
   readonly request: NetlinkRequest;
@@ -22,13 +26,13 @@ export interface Questions {
 }
 
 /** The same few lists are asked about all the time. */
-const questionsOf = new WeakMap<readonly OwnTable[], Questions>();
+const questionsOf = new WeakMap<readonly AskedTable[], Questions>();
 
 /** The same list of tables gives the same questions. */
-export function questionsAbout(own: readonly OwnTable[]): Questions {
+export function questionsAbout(own: readonly AskedTable[]): Questions {
   const known = questionsOf.get(own);
   if (known !== undefined) return known;
-  const names = (table: OwnTable, kind: "chain" | "hook") => [
+  const names = (table: AskedTable, kind: "chain" | "hook") => [
     ...new Set(table.chains.flatMap((chain) => chain[kind] ?? [])),
   ];
   const lists = (kind: "chain" | "hook") =>

@@ -58,9 +58,6 @@ export interface ReplayOptions {
   readonly found?: SeenObjects;
 }
 
-/** A namespace in which nothing of ours can be, nor a table that we need: one that was made just now. */
-export const NOTHING_SEEN: SeenObjects = { tables: [], isSteady: true };
-
 /** The first round writes; the second exists for whoever wrote at the same moment. */
 const MAX_ROUNDS = 2;
 

@@ -89,7 +89,7 @@ export function verifyOwnObjects(seen: SeenObjects, wanted: Wanted): Verdict {
 
 function judgeTable(own: OwnTable, { tables }: SeenObjects, wanted: Wanted): TableVerdict {
   const { family, table } = own;
-  const isIt = (each: Pick<OwnTable, "family" | "table">) => each.family === family && each.table === table;
+  const isIt = (each: Pick<SeenTable, "family" | "table">) => each.family === family && each.table === table;
   const known = wanted.known.tables.find(isIt);
   const found = tables.find(isIt);
   // where nothing is to stand, what is taken away is ours

@@ -5,11 +5,12 @@ import { constants } from "node:os";
 import { expect, test } from "vitest";
 import { NativeError } from "../../../src/linux/native.ts";
 import { NativeEngine } from "../../../src/netfilter/native/native-engine.ts";
-import { readNativeObjects } from "../../../src/netfilter/native/native-objects.ts";
+import { askedTables } from "../../../src/netfilter/native/native-layout.ts";
 import { nativeTables } from "../../../src/netfilter/native/native-rules.ts";
 import { verifyNative } from "../../../src/netfilter/native/native-verify.ts";
 import type { Ask } from "../../../src/netfilter/nft/nft-wire.ts";
 import { ask } from "../../../src/netfilter/nft/nft-wire.ts";
+import { readOwnObjects } from "../../../src/netfilter/nft/own-objects.ts";
 import { NATIVE_LAYOUT } from "../../../src/redirection/native-rules.ts";
 import { toldRedirection } from "../../../src/redirection/told-redirection.ts";
 import { TestNetns } from "../../redirection/test-netns.ts";
@@ -17,6 +18,8 @@ import { DEFAULT_OPTIONS, FAMILIES } from "../../redirection/variants.ts";
 
 const told = toldRedirection(DEFAULT_OPTIONS, FAMILIES);
 const tables = nativeTables(told, { layout: NATIVE_LAYOUT, families: FAMILIES });
+
+const read = (ask: Ask) => readOwnObjects({ fd: -1 }, askedTables(NATIVE_LAYOUT), { ask });
 
 /** The kernel's answers in a pod with the rules, and how often it was asked. */
 async function kernel(): Promise<{ pod: TestNetns; asked: () => number; ask: Ask }> {
@@ -40,12 +43,12 @@ test("a list that changes while it is made, or is lost, is asked for again, five
   for (const spoil of ["interrupted", "lost"] as const) {
     for (const times of [4, 5]) {
       const before = asked();
-      const reading = readNativeObjects(async (requests, enoughBytes) => {
+      const reading = read(async (requests, enoughBytes) => {
         const answers = await askKernel(requests, enoughBytes);
         if (asked() - before > times) return answers;
         if (spoil === "lost") throw new NativeError("hear", -constants.errno.ENOBUFS, "recvmsg");
         return answers.map((answer) => ({ ...answer, interrupted: true }));
-      }, NATIVE_LAYOUT);
+      });
       if (times === 4) expect((await reading).tables).toHaveLength(3);
       else await expect(reading).rejects.toMatchObject({ code: "UNSTEADY" });
       expect(asked() - before).toBe(5);
@@ -57,11 +60,11 @@ test("rules that change all the time are judged where nothing is wrong, and are 
   const { pod, ask: askKernel } = await kernel();
   using _ = pod;
   let generation = 0;
-  const seen = await readNativeObjects(async (requests, enoughBytes) => {
+  const seen = await read(async (requests, enoughBytes) => {
     const answers = await askKernel(requests, enoughBytes);
     for (const { messages } of answers) for (const { body } of messages) body[3] = generation++ & 0xff;
     return answers;
-  }, NATIVE_LAYOUT);
+  });
   expect(seen.isSteady).toBe(false);
   const verdicts = verifyNative(NATIVE_LAYOUT, seen, { tables, families: [4] });
   expect(verdicts.flatMap(({ findings }) => findings)).toEqual([]);

@@ -4,10 +4,11 @@ import { describe, expect, test } from "vitest";
 import { ToolRunner } from "../../../src/linux/run-tool.ts";
 import type { NetnsCall, RuleEngine, SeenRules } from "../../../src/netfilter/rule-engine.ts";
 import { NATIVE_LAYOUT } from "../../../src/redirection/native-rules.ts";
-import { podEngines } from "../../../src/redirection/pod-engines.ts";
+import { PodEngines } from "../../../src/redirection/pod-engines.ts";
 import { REDIRECT_TABLES, wantedRedirection } from "../../../src/redirection/told-redirection.ts";
 import {
   expectNothingLeftAfterwards,
+  HOST_NETNS,
   installedBackends,
   redirection,
 } from "../../redirection/installed-backends.ts";
@@ -19,7 +20,7 @@ await expectNothingLeftAfterwards();
 
 const [table] = NATIVE_LAYOUT;
 const wanted = wantedRedirection(DEFAULT_OPTIONS, { families: FAMILIES, known: FAMILIES });
-const shared = { own: REDIRECT_TABLES, layout: NATIVE_LAYOUT, families: FAMILIES, assertUsable: () => {} };
+const tables = { own: REDIRECT_TABLES, layout: NATIVE_LAYOUT, families: FAMILIES };
 const right: SeenRules = { findings: [], hasChains: true, generation: expect.any(Number) };
 
 describe.each([
@@ -27,7 +28,7 @@ describe.each([
   { variant: "native" as const, flush: `nft flush chain inet ${table?.table} ${table?.chains[0]?.chain}` },
 ])("by engine $variant", ({ variant, flush }) => {
   const backend = { ...nft, variant };
-  const { engine } = podEngines(backend, { ...shared, timeoutMs: 10_000 });
+  const { engine } = new PodEngines({ backend, hostNetns: HOST_NETNS }, tables);
 
   /** A namespace whose rules were seen to be right, asked about as often as the test likes. */
   async function seenRight(): Promise<{ pod: TestNetns; call: NetnsCall }> {
@@ -77,7 +78,9 @@ describe.each([
   test("nothing is remembered before a look, and now and then all is read again", async () => {
     const { pod, call } = await seenRight();
     using _ = pod;
-    expect(unchanged(podEngines(backend, { ...shared, timeoutMs: 1 }).engine, call)).toBe(undefined);
+    expect(unchanged(new PodEngines({ backend, hostNetns: HOST_NETNS }, tables).engine, call)).toBe(
+      undefined,
+    );
     let count = 0;
     while ((await unchanged(engine, call)) !== undefined) count++;
     expect(count).toBe(6);

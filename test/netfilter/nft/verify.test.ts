@@ -46,7 +46,7 @@ function seen(
     ["OUTPUT", { name: "OUTPUT", use: 0, base: changes.base ?? base, rules: entries, isComplete: true }],
   ]);
   return {
-    tables: [{ ...place, isDormant: false, isOwned: false, foreign: [], chains, ...table }],
+    tables: [{ ...place, isDormant: false, isOwned: false, use: 0, foreign: [], chains, ...table }],
     isSteady: true,
   };
 }
