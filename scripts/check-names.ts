@@ -20,7 +20,6 @@ export const twice: readonly string[] = [
   "isTouched",
   "keyOf",
   "printableName",
-  "renderRestoreText",
   "renderTable",
   "stateOf",
 ];

@@ -9,10 +9,11 @@ import { findChains, findLegacyChains, type LegacyChain } from "../netfilter/fin
 import { findNativeTables, nativeTableName } from "../netfilter/native/native-tables.ts";
 import { BACKEND_NAMES } from "../netfilter/variant.ts";
 import type { FindBypasses } from "../redirection/pod-bypass.ts";
+import type { PodRedirection } from "../redirection/pod-redirection.ts";
 import type { Verification } from "../redirection/redirection-call.ts";
 import { CHAIN_NAMES, type RedirectOptions, TABLE_NAMES } from "../redirection/rules.ts";
 import type { SidecarOptions } from "../redirection/sidecar-options.ts";
-import type { SidecarDrift } from "../redirection/sidecar-redirection.ts";
+import type { SidecarDrift, SidecarRedirection } from "../redirection/sidecar-redirection.ts";
 import { isTouched } from "./signs.ts";
 
 /** What became of a question; neither is there when it was not asked. */
@@ -58,21 +59,8 @@ export interface WantedRedirections {
 
 /** With what to look. */
 export interface CaptureMeans {
-  readonly redirection: {
-    verify(
-      netns: Netns,
-      options: RedirectOptions,
-      call?: { readonly signal?: AbortSignal },
-    ): Promise<Verification>;
-  };
-  /** Compares a pod's redirection to its sidecar; writes nothing. */
-  readonly sidecars: {
-    verify(
-      netns: Netns,
-      options: SidecarOptions,
-      call?: { readonly signal?: AbortSignal },
-    ): Promise<readonly SidecarDrift[]>;
-  };
+  readonly redirection: Pick<PodRedirection, "verify">;
+  readonly sidecars: Pick<SidecarRedirection, "verify">;
   /** Looks for what stands before our rules. Absent: it is not looked for. */
   readonly bypasses?: FindBypasses | undefined;
   /** Also what neither redirects nor serves the pod, but should not be there. Absent: it is not looked for. */

@@ -3,7 +3,6 @@
 import { isIPv6 } from "node:net";
 import { renderNativeText } from "../redirection/native-rules.ts";
 import { renderNativeSidecarText } from "../redirection/native-sidecar.ts";
-import { renderRestoreText } from "../redirection/restore-text.ts";
 import { isInterfaceName, type RedirectOptions } from "../redirection/rules.ts";
 import {
   type SidecarOptions,
@@ -11,6 +10,7 @@ import {
   sidecarAnnotations,
   sidecarOptionsOf,
 } from "../redirection/sidecar-options.ts";
+import { renderRedirectText } from "../redirection/told-redirection.ts";
 import { renderSidecarText } from "../redirection/told-sidecar.ts";
 import { type Command, parseNumber, parseOptions } from "./command.ts";
 import { UsageError } from "./usage-error.ts";
@@ -72,7 +72,7 @@ export function renderRulesCommand(args: readonly string[]): string {
     );
   }
   refuse(values, SIDECAR_OPTIONS, "without --sidecar");
-  if (!native) return renderRestoreText(redirectOptions(values, one), one);
+  if (!native) return renderRedirectText(redirectOptions(values, one), one);
   const probeFamily = isIPv6(values["probe-snat"] ?? "") ? 6 : 4;
   return renderNativeText(redirectOptions(values, probeFamily), both);
 }

@@ -12,7 +12,7 @@ import { BACKEND_NAMES, type RedirectBackend, toolsOf, writesIpv6 } from "../net
 import { MATCH_ANY } from "../probes/kubelet-match.ts";
 import { PROBE_CHAIN, PROBE_HOOK, probeRule } from "../probes/probe-rules.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
-import { renderRestoreText } from "../redirection/restore-text.ts";
+import { renderRedirectText } from "../redirection/told-redirection.ts";
 import { allOf, type Finding, failing, fine, type Said, warning } from "./finding.ts";
 import { loadRemedy, tryNatively } from "./native-features.ts";
 
@@ -161,7 +161,7 @@ type PodRulesOptions = KernelFeatureOptions & { readonly family: Family };
 async function podRules(netns: Netns, options: PodRulesOptions): Promise<Said> {
   const { family, probeSnatV4, probeSnatV6 } = options;
   const variant = { dnsCapture: true, ingressMode: false, virtualInterfaces: [], probeSnatV4, probeSnatV6 };
-  const refusal = await restore(netns, { ...options, text: renderRestoreText(variant, family) });
+  const refusal = await restore(netns, { ...options, text: renderRedirectText(variant, family) });
   if (refusal === undefined) return undefined;
   return await blame(netns, { ...options, features: FEATURES, refusal });
 }

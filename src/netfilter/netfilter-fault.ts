@@ -23,6 +23,32 @@ export type NetfilterFaultCode =
   | "UNREADABLE_TABLE"
   | "UNSTEADY";
 
+/** What was found cannot be judged. */
+export function unsteadyFault(): NetfilterFault {
+  return new NetfilterFault(
+    "UNSTEADY",
+    "Cannot verify the rules of this network namespace: they change while they are read; " +
+      "look for a program in the pod that writes rules without end",
+  );
+}
+
+/** @param where the table, as it is called in messages */
+export function dormantFault(where: string): NetfilterFault {
+  return new NetfilterFault(
+    "TABLE_DORMANT",
+    `Cannot redirect by ${where}: somebody put it to sleep, so that none of its rules is looked at; wake it up with nft`,
+  );
+}
+
+/** @param differences of what was told, each in words */
+export function notAsToldFault(differences: readonly string[], what: "chains" | "tables"): NetfilterFault {
+  return new NetfilterFault(
+    "NOT_AS_TOLD",
+    `Cannot bring rules about: they differ right after they were written (${differences.join("; ")}); ` +
+      `look for another program that writes the same ${what}`,
+  );
+}
+
 /** Faults after which the programs may still do what netlink could not. */
 const LEFT_TO_PROGRAMS: ReadonlySet<NetfilterFaultCode> = new Set([
   "NO_KNOWN_BYTES",

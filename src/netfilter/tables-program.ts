@@ -44,19 +44,17 @@ export class TablesProgram {
   async restore(call: NetnsCall, { family, text }: { family: Family; text: string }): Promise<void> {
     const tools = this.tools[family];
     if (tools === undefined) return;
-    const { startedBy = [] } = this.#options;
-    const [first = tools.restore, ...rest] = [...startedBy, tools.restore, "--noflush"];
-    const argv = [first, ...rest] as const;
-    if (this.tools.variant === "nft") {
-      await this.#run(call, { argv, stdin: text });
-      return;
-    }
-    const legacy = { argv: [...argv, `--wait=${LOCK_WAIT_SECONDS}`] as const, stdin: text };
-    const { locks } = this.#options;
-    if (locks === undefined) await this.#run(call, legacy);
+    const { startedBy = [], locks } = this.#options;
+    const isLegacy = this.tools.variant === "legacy";
+    const wait = isLegacy ? [`--wait=${LOCK_WAIT_SECONDS}`] : [];
+    const [first = tools.restore, ...rest] = [...startedBy, tools.restore, "--noflush", ...wait];
+    const restore = { argv: [first, ...rest] as const, stdin: text };
+    if (!isLegacy || locks === undefined) await this.#run(call, restore);
     // a family's tables are its own
     else
-      await locks.hold(`${call.netns.key}-${family}`, (lockFile) => this.#run(call, { ...legacy, lockFile }));
+      await locks.hold(`${call.netns.key}-${family}`, (lockFile) =>
+        this.#run(call, { ...restore, lockFile }),
+      );
   }
 
   /**
@@ -96,7 +94,7 @@ export class TablesProgram {
 }
 
 /** The first difference between what iptables-save printed in a namespace of our own and what was told. Pure. */
-export function findDifference(saved: string, told: ToldRules, family: Family): string | undefined {
+function findDifference(saved: string, told: ToldRules, family: Family): string | undefined {
   const tables = parseSave(saved);
   for (const { table } of told.wanted.filter((each) => each.family === family)) {
     const seen = tables.get(table);

@@ -82,51 +82,46 @@ export const LEGACY_TABLE_LISTS: Readonly<Record<Family, string>> = {
  * Source: istio/istio issue 61020 (self-priming detection); tools/istio-iptables/pkg/dependencies DetectIptablesVersion.
  */
 export async function chooseBackend(options: BackendOptions): Promise<RedirectBackend> {
-  const { runner = new ToolRunner(), log = silentLogger } = options;
+  const { variant: wanted, runner = new ToolRunner(), log = silentLogger } = options;
   const installed = await findTools(runner);
-  if (options.variant === "native") {
+  if (wanted === "native") {
     const reason = "set by NATIVE_NFTABLES";
     log.info({ variant: "native", reason }, "rules are written in native nftables");
     return { variant: "native", installed, runner, reason };
   }
-  const choice = await choose(installed, { ...options, variant: options.variant });
-  if (installed[choice.variant] === undefined) throw notInstalled(choice);
-  if (choice.decisionToKeep !== undefined) {
-    await keepDecision(choice.decisionToKeep).catch((error: unknown) =>
-      // the next agent looks at the host again; without this one no pod of the mesh starts
-      log.warn({ err: error }, "cannot keep the choice of the iptables variant in the run dir"),
-    );
-  }
-  log.info({ variant: choice.variant, reason: choice.reason }, "iptables variant chosen");
-  return { variant: choice.variant, reason: choice.reason, installed, runner };
+  const { variant, reason } =
+    wanted === "auto"
+      ? await choose(installed, { ...options, log })
+      : { variant: wanted, reason: "set by FORCE_IPTABLES_BINARY" };
+  if (installed[variant] === undefined) throw notInstalled({ variant, reason });
+  log.info({ variant, reason }, "iptables variant chosen");
+  return { variant, reason, installed, runner };
 }
-
-type IptablesOptions = BackendOptions & { readonly variant: Variant | "auto" };
 
 interface Choice {
   readonly variant: Variant;
   readonly reason: string;
-  readonly decisionToKeep?: Decision;
 }
 
-interface Decision {
-  readonly file: string;
-  readonly bootId: string;
-  readonly variant: Variant;
-}
-
-async function choose(installed: InstalledTools, options: IptablesOptions): Promise<Choice> {
-  const { variant: forced } = options;
-  if (forced !== "auto") return { variant: forced, reason: "set by FORCE_IPTABLES_BINARY" };
+/** The decision of this boot, or a new one, which is kept. */
+async function choose(
+  installed: InstalledTools,
+  options: BackendOptions & Required<Pick<BackendOptions, "log">>,
+): Promise<Choice> {
   const bootId = await readBootId(options.bootIdPath ?? "/proc/sys/kernel/random/boot_id");
   const file = join(options.runDir, BACKEND_FILE);
   const kept = await readDecision(file, bootId);
-  if (kept !== undefined && installed[kept] !== undefined) {
+  if (kept !== undefined && installed[kept] !== undefined)
     return { variant: kept, reason: "chosen earlier in this boot" };
-  }
-  const detected = await detect(installed, options.hostProcess);
-  const { variant } = detected;
-  return bootId === undefined ? detected : { ...detected, decisionToKeep: { file, bootId, variant } };
+  const choice = await detect(installed, options.hostProcess);
+  const { variant } = choice;
+  if (bootId === undefined || installed[variant] === undefined) return choice;
+  const content = `${JSON.stringify({ bootId, variant })}\n`;
+  await replaceFile(file, { content, mode: 0o600 }).catch((error: unknown) =>
+    // the next agent looks at the host again; without this one no pod of the mesh starts
+    options.log.warn({ err: error }, "cannot keep the choice of the iptables variant in the run dir"),
+  );
+  return choice;
 }
 
 async function detect(installed: InstalledTools, hostProcess: string): Promise<Choice> {
@@ -186,8 +181,4 @@ async function readDecision(file: string, bootId: string | undefined): Promise<V
   } catch {
     return undefined;
   }
-}
-
-async function keepDecision({ file, bootId, variant }: Decision): Promise<void> {
-  await replaceFile(file, { content: `${JSON.stringify({ bootId, variant })}\n`, mode: 0o600 });
 }

@@ -9,6 +9,8 @@ import { RedirectionError } from "./redirection-error.ts";
 export interface Leftovers {
   readonly drift: readonly Finding[];
   readonly writes: number;
+  /** Why something of it is still there beside ours, or may be. */
+  readonly fault?: string;
 }
 
 /** Engines that have something of ours in a namespace, and what. */
@@ -19,12 +21,6 @@ export interface EarlierLook {
   readonly suspects: Suspects;
   /** Why it is not known of an engine. */
   readonly fault?: Error;
-}
-
-/** What became of what was found. */
-export interface ClearedLeftovers extends Leftovers {
-  /** Why something of it is still there beside ours, or may be. */
-  readonly fault?: string;
 }
 
 /** Nothing was looked for. */
@@ -62,7 +58,7 @@ export class EarlierRules {
    * Removes what was found where our own rules stand: as both lead to the same place, what cannot be removed is told and fails nothing.
    * @throws {RedirectionError}, and whatever it is once the caller gave up
    */
-  async clear(call: NetnsCall, { suspects, fault }: EarlierLook): Promise<ClearedLeftovers> {
+  async clear(call: NetnsCall, { suspects, fault }: EarlierLook): Promise<Leftovers> {
     try {
       const leftovers = await this.remove(call, suspects);
       return fault === undefined ? leftovers : { ...leftovers, fault: fault.message };

@@ -7,7 +7,7 @@ import type { Netns } from "../linux/netns.ts";
 import { allDone } from "../loop/all-done.ts";
 import type { Family } from "../netfilter/family.ts";
 import type { NetnsCall, RuleState } from "../netfilter/rule-engine.ts";
-import { type ClearedLeftovers, type EarlierLook, NOT_LOOKED } from "./earlier-rules.ts";
+import { type EarlierLook, type Leftovers, NOT_LOOKED } from "./earlier-rules.ts";
 import { fingerprint } from "./fingerprint.ts";
 import { NATIVE_LAYOUT } from "./native-rules.ts";
 import { PodEngines, type PodEnginesOptions } from "./pod-engines.ts";
@@ -51,7 +51,6 @@ export class PodRedirection {
       hostNetns,
       ipv6,
       families: this.#families,
-      wanted: (wanted, families) => this.#wanted(wanted, families),
     });
   }
 
@@ -60,7 +59,7 @@ export class PodRedirection {
    * @throws {RedirectionError} NO_KNOWN_BYTES: it is tried again when a pod asks
    */
   async prepare(options: RedirectOptions): Promise<void> {
-    await this.#pods.prepare(this.#wanted(options, this.#families));
+    await this.#pods.prepare(this.#wanted(options));
   }
 
   /**
@@ -123,7 +122,7 @@ export class PodRedirection {
     // one look for all families: which of them the namespace can have is told by the other
     const [routing, rules] = await allDone([
       readRedirectRouting(visit, { v6: this.#options.ipv6 }),
-      this.#pods.engine.verify({ ...call, visit }, this.#wanted(options, this.#families)),
+      this.#pods.engine.verify({ ...call, visit }, this.#wanted(options)),
     ]);
     const { families, skippedFamilies } = await familiesOf(netns, { routing, ipv6: this.#options.ipv6 });
     const findings = rules.findings.filter(({ family }) => families.includes(family));
@@ -140,14 +139,14 @@ export class PodRedirection {
   async #rules(call: NetnsCall, options: RedirectOptions | undefined): Promise<RuleState> {
     assertUsable(call, this.#options.hostNetns);
     if (options === undefined) return { findings: [], chains: await this.#pods.engine.present(call) };
-    return await this.#pods.engine.verify(call, this.#wanted(options, this.#families));
+    return await this.#pods.engine.verify(call, this.#wanted(options));
   }
 
   async #apply(call: NetnsCall & RedirectionCall, options: RedirectOptions): Promise<ApplyReport> {
     const startMs = performance.now();
     assertUsable(call, this.#options.hostNetns);
     const { netns, isNew = false, isUntouched = false } = call;
-    this.#pods.assertPossible(this.#wanted(options, this.#families));
+    this.#pods.assertPossible(this.#wanted(options));
     const urgent = { ...call, isUrgent: isNew };
     const visiting = { ...urgent, visit: visitOf(urgent, this.#options.hostNetns) };
     const [{ before, skippedFamilies, rules }, earlier] = await allDone([
@@ -175,7 +174,7 @@ export class PodRedirection {
   }
 
   /** What cannot be removed is looked for again. */
-  async #removeEarlier(call: NetnsCall, look: EarlierLook): Promise<ClearedLeftovers> {
+  async #removeEarlier(call: NetnsCall, look: EarlierLook): Promise<Leftovers> {
     const cleared = await this.#pods.earlier.clear(call, look);
     if (cleared.fault === undefined) this.#searched.add(call.netns);
     return cleared;
@@ -218,7 +217,7 @@ export class PodRedirection {
     return { changed: hadRouting || removedCount > 0 || leftovers.writes > 0 };
   }
 
-  #wanted(options: RedirectOptions, families: readonly Family[]) {
-    return wantedRedirection(options, { families, known: this.#families });
+  #wanted(options: RedirectOptions) {
+    return wantedRedirection(options, { families: this.#families, known: this.#families });
   }
 }

@@ -20,6 +20,7 @@ import type {
 } from "../netfilter/rule-engine.ts";
 import { ensureRouting, familiesOf, type SkippedFamily } from "./pod-routing.ts";
 import type { RedirectOptions } from "./rules.ts";
+import { wantedRedirection } from "./told-redirection.ts";
 
 /** A call that has a visit under way. */
 export interface Visiting extends NetnsCall {
@@ -41,7 +42,6 @@ export interface PodWriterOptions {
   readonly ipv6: boolean;
   /** Families that are written at all. */
   readonly families: readonly Family[];
-  readonly wanted: (options: RedirectOptions, families: readonly Family[]) => WantedRules;
 }
 
 /** Writes pods. */
@@ -129,6 +129,6 @@ export class PodWriter {
   }
 
   #wanted(options: RedirectOptions, families: readonly Family[]): WantedRules {
-    return this.#options.wanted(options, families);
+    return wantedRedirection(options, { families, known: this.#options.families });
   }
 }

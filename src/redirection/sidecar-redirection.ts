@@ -16,7 +16,7 @@ import { allDone } from "../loop/all-done.ts";
 import type { Family } from "../netfilter/family.ts";
 import type { Finding, NetnsCall } from "../netfilter/rule-engine.ts";
 import { writesIpv6 } from "../netfilter/variant.ts";
-import { type ClearedLeftovers, NOT_LOOKED } from "./earlier-rules.ts";
+import { type Leftovers, NOT_LOOKED } from "./earlier-rules.ts";
 import { SIDECAR_LAYOUT } from "./native-sidecar.ts";
 import { ensurePassthroughAddress, PASSTHROUGH_V6 } from "./passthrough-address.ts";
 import { PodEngines, type PodEnginesOptions } from "./pod-engines.ts";
@@ -109,7 +109,7 @@ export class SidecarRedirection {
     const addresses = await interfaceAddresses(visit);
     const families = this.#familiesOf(addresses, options);
     const isIpv6 = families.includes(6);
-    const missing = await this.#missing({ ...urgent, visit }, { options, addresses, isNew });
+    const missing = await this.#missing(visit, { options, addresses, families, isNew });
     const routed = missing.some(({ kind }) => kind === "missing-routing")
       ? ensureRouting(netns, {
           ipv6: isIpv6,
@@ -131,7 +131,7 @@ export class SidecarRedirection {
       addressed,
     ]);
     // only now: until these rules stand, the earlier ones lead to the proxy
-    const { drift, fault } = await this.#removeEarlier({ ...urgent, visit }, { isNew });
+    const { drift, fault } = await this.#removeEarlier(urgent, { isNew });
     return {
       repaired: [...missing, ...before.findings, ...drift],
       families,
@@ -141,7 +141,7 @@ export class SidecarRedirection {
   }
 
   /** Once for each namespace: this agent writes by one engine. */
-  async #removeEarlier(call: NetnsCall, { isNew }: { readonly isNew: boolean }): Promise<ClearedLeftovers> {
+  async #removeEarlier(call: NetnsCall, { isNew }: { readonly isNew: boolean }): Promise<Leftovers> {
     const { key } = call.netns;
     const isSearched = isNew || this.#searched.has(key);
     const cleared = await this.#pods.earlier.clear(
@@ -159,7 +159,7 @@ export class SidecarRedirection {
     const addresses = await interfaceAddresses(visit);
     const families = this.#familiesOf(addresses, options);
     const [missing, { findings }] = await allDone([
-      this.#missing({ ...call, visit }, { options, addresses, isNew: false }),
+      this.#missing(visit, { options, addresses, families, isNew: false }),
       this.#pods.engine.verify({ ...call, visit }, this.#wanted(options, families)),
     ]);
     return [...missing, ...findings];
@@ -167,15 +167,16 @@ export class SidecarRedirection {
 
   /** What rules alone do not do. */
   async #missing(
-    { visit }: { readonly visit: NetnsVisit },
+    visit: NetnsVisit,
     about: {
       readonly options: SidecarOptions;
       readonly addresses: readonly InterfaceAddress[];
+      readonly families: readonly Family[];
       readonly isNew: boolean;
     },
   ): Promise<SidecarDrift[]> {
-    const { options, addresses, isNew } = about;
-    const v6 = this.#familiesOf(addresses, options).includes(6);
+    const { options, addresses, families, isNew } = about;
+    const v6 = families.includes(6);
     const drift: SidecarDrift[] = [];
     const hasAddress = addresses.some(({ address }) => address === PASSTHROUGH_V6);
     if (v6 && !hasAddress)

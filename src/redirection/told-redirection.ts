@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The redirection's rules as an engine is told them.
 import type { Family } from "../netfilter/family.ts";
+import { renderRestoreText } from "../netfilter/restore-text.ts";
 import type { WantedRules } from "../netfilter/rule-engine.ts";
 import { type ChainProof, type OwnTable, type ToldRules, toldRule } from "../netfilter/told-rules.ts";
 import {
@@ -54,6 +55,14 @@ export function toldRedirection(options: RedirectOptions, families: readonly Fam
       ),
     ),
   };
+}
+
+/**
+ * The input of `iptables-restore --noflush` that redirects a pod without rules of ours, for people to read; chains of others stay as they are.
+ * @throws {RedirectOptionsError} as redirectRules does
+ */
+export function renderRedirectText(options: RedirectOptions, family: Family): string {
+  return renderRestoreText(toldRedirection(options, [family]), family);
 }
 
 /**

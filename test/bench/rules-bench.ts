@@ -4,10 +4,10 @@ import { Netns } from "../../src/linux/netns.ts";
 import { ToolRunner } from "../../src/linux/run-tool.ts";
 import { chooseBackend } from "../../src/netfilter/variant.ts";
 import { PodRedirection } from "../../src/redirection/pod-redirection.ts";
-import { renderRestoreText } from "../../src/redirection/restore-text.ts";
 import type { RedirectOptions } from "../../src/redirection/rules.ts";
 import { defaultSidecarOptions } from "../../src/redirection/sidecar-options.ts";
 import { SidecarRedirection } from "../../src/redirection/sidecar-redirection.ts";
+import { renderRedirectText } from "../../src/redirection/told-redirection.ts";
 import { CniRuntime } from "../support/node/cni-runtime.ts";
 import { iptablesSave } from "../support/node/kernel.ts";
 import { run } from "../support/node/run.ts";
@@ -132,7 +132,7 @@ async function inFreshNetns(action: (path: string) => Promise<void>): Promise<vo
 
 async function restore(netns: string, family: 4 | 6): Promise<void> {
   const tool = family === 4 ? "iptables-nft-restore" : "ip6tables-nft-restore";
-  await run(["nsenter", `--net=${netns}`, tool, "--noflush"], { stdin: renderRestoreText(options, family) });
+  await run(["nsenter", `--net=${netns}`, tool, "--noflush"], { stdin: renderRedirectText(options, family) });
 }
 
 async function checkOneByOne(netns: string): Promise<number> {

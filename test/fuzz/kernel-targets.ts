@@ -5,7 +5,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   concatBytes,
-  decodeMessages,
+  eachMessage,
   encodeAttribute,
   encodeRequests,
   NLM,
@@ -25,7 +25,7 @@ import { LegacyTable, meaningOfLegacyRule } from "../../src/netfilter/bypass/leg
 import { meaningOfNftRule } from "../../src/netfilter/bypass/nft-rule-meaning.ts";
 import { countTable } from "../../src/netfilter/legacy/xtables-count.ts";
 import { findOwn } from "../../src/netfilter/legacy/xtables-table.ts";
-import { addElements, decodeElements, decodeSet, newSet } from "../../src/netfilter/native/native-sets.ts";
+import { addElements, decodeElements, isPlainSet, newSet } from "../../src/netfilter/native/native-sets.ts";
 import * as express from "../../src/netfilter/native/nft-expressions.ts";
 import { NetfilterFault } from "../../src/netfilter/netfilter-fault.ts";
 import { decodeChain, decodeRule, decodeTable, generationOf } from "../../src/netfilter/nft/nft-objects.ts";
@@ -109,7 +109,7 @@ function tables(options: { share: boolean }): Uint8Array[] {
 const isRange = (error: unknown) => error instanceof RangeError && error.message.startsWith("Cannot decode");
 
 function runNetlink(input: Uint8Array): void {
-  const messages = parsed(() => decodeMessages(input), isRange);
+  const messages = parsed(() => [...eachMessage(input)], isRange);
   const answers = parsed(() => sortAnswers(3, input), isRange);
   assert.equal(messages === undefined, answers === undefined);
   assert(
@@ -131,7 +131,7 @@ function runObjects(input: Uint8Array): void {
   const { expressions } = decodeRule(Uint8Array.from(input));
   assert(expressions.length <= input.length);
   generationOf(input);
-  for (const family of [4, 6] as const) decodeSet(input, family);
+  for (const family of [4, 6] as const) isPlainSet(input, family);
   for (const [address, comment] of decodeElements(input)) {
     assert.match(address, /^[0-9a-f.:]+$/);
     assert.match(comment, /^[ -~]*$/);

@@ -20,7 +20,7 @@ import {
 import { interfaceNameFault, readPodOverrides } from "../../src/kube/pod-overrides.ts";
 import { parseEnablementSelectors, SelectorError } from "../../src/kube/selectors.ts";
 import { trustBundles } from "../../src/kube/trust.ts";
-import { renderRestoreText } from "../../src/redirection/restore-text.ts";
+import { renderRedirectText } from "../../src/redirection/told-redirection.ts";
 import { type FuzzTarget, parsed } from "./fuzz-target.ts";
 import { scratchFolder } from "./scratch-folder.ts";
 
@@ -116,8 +116,8 @@ function runAnnotations(input: Uint8Array): void {
   };
   const plain = virtualInterfaces.map((_, index) => `if${index}`);
   for (const family of [4, 6] as const) {
-    const text = renderRestoreText({ ...base, virtualInterfaces }, family);
-    const expected = renderRestoreText({ ...base, virtualInterfaces: plain }, family);
+    const text = renderRedirectText({ ...base, virtualInterfaces }, family);
+    const expected = renderRedirectText({ ...base, virtualInterfaces: plain }, family);
     assert.equal(
       text.split(/\s+/).length,
       expected.split(/\s+/).length,

@@ -11,8 +11,8 @@ import { ToolRunner } from "../../src/linux/run-tool.ts";
 import type { Family } from "../../src/netfilter/family.ts";
 import { chooseBackend } from "../../src/netfilter/variant.ts";
 import type { PodRedirection } from "../../src/redirection/pod-redirection.ts";
-import { renderRestoreText } from "../../src/redirection/restore-text.ts";
 import type { RedirectOptions } from "../../src/redirection/rules.ts";
+import { renderRedirectText } from "../../src/redirection/told-redirection.ts";
 import { redirection } from "./installed-backends.ts";
 import { TestNetns, TOOL_PATH, withoutDates } from "./test-netns.ts";
 import { DEFAULT_OPTIONS, FAMILIES, VARIANTS } from "./variants.ts";
@@ -67,7 +67,7 @@ async function restored({ root }: Iptables, options: RedirectOptions): Promise<T
   for (const family of FAMILIES)
     await pod.run(
       `chroot ${root} /usr/sbin/${program(family, "restore")} --noflush`,
-      renderRestoreText(options, family),
+      renderRedirectText(options, family),
     );
   return pod;
 }
@@ -123,7 +123,7 @@ describe.each(found)("the iptables of Debian $suite", (iptables) => {
   test("takes over what this machine's wrote, with one write at most", async () => {
     using pod = await TestNetns.make();
     for (const family of FAMILIES)
-      await pod.run(`${program(family, "restore")} --noflush`, renderRestoreText(DEFAULT_OPTIONS, family));
+      await pod.run(`${program(family, "restore")} --noflush`, renderRedirectText(DEFAULT_OPTIONS, family));
     expect((await redirect.apply(pod.netns, DEFAULT_OPTIONS)).writes).toBeLessThanOrEqual(1);
     expect((await redirect.verify(pod.netns, DEFAULT_OPTIONS)).intact).toBe(true);
     expect(await pod.save()).toContain("--to-ports 15001");

@@ -2,7 +2,6 @@
 // The rules as data and as restore text, against golden text for each variant and family.
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { renderRestoreText } from "../../src/redirection/restore-text.ts";
 import {
   isInterfaceName,
   RedirectOptionsError,
@@ -10,6 +9,7 @@ import {
   redirectTables,
   redirectVariantKey,
 } from "../../src/redirection/rules.ts";
+import { renderRedirectText } from "../../src/redirection/told-redirection.ts";
 import { DEFAULT_OPTIONS, FAMILIES, VARIANTS } from "./variants.ts";
 
 describe("redirection rules", () => {
@@ -19,19 +19,19 @@ describe("redirection rules", () => {
 
   test.each(cases)("$name v$family renders its golden text", ({ name, options, family }) => {
     const golden = readFileSync(new URL(`golden/${name}.v${family}.rules`, import.meta.url), "utf8");
-    expect(renderRestoreText(options, family)).toBe(golden);
+    expect(renderRedirectText(options, family)).toBe(golden);
   });
 
   const pairs = cases.filter(({ name }) => !name.startsWith("reset-"));
 
   test.each(pairs)("$name v$family differs from istio's own by matching SYN alone", ({ options, family }) => {
-    const text = renderRestoreText(options, family);
+    const text = renderRedirectText(options, family);
     const syn = " --tcp-flags FIN,SYN,RST,ACK SYN";
     expect(text.split(syn).length - 1).toBe(options.ingressMode ? 1 : 2);
     expect(text.replaceAll(syn, "")).toBe(
-      renderRestoreText({ ...options, establishedConnections: "reset" }, family),
+      renderRedirectText({ ...options, establishedConnections: "reset" }, family),
     );
-    expect(renderRestoreText({ ...options, establishedConnections: "keep" }, family)).toBe(text);
+    expect(renderRedirectText({ ...options, establishedConnections: "keep" }, family)).toBe(text);
   });
 
   test("raw is used only when DNS is captured", () => {
@@ -87,8 +87,8 @@ describe("redirection rules", () => {
   ])("interface name %j is accepted: %j", (name, accepted) => {
     expect(isInterfaceName(name)).toBe(accepted);
     const options = { ...DEFAULT_OPTIONS, virtualInterfaces: [name] };
-    if (accepted) expect(renderRestoreText(options, 4)).toContain(`-i ${name} -p tcp -j RETURN\n`);
-    else expect(() => renderRestoreText(options, 4)).toThrow(RedirectOptionsError);
+    if (accepted) expect(renderRedirectText(options, 4)).toContain(`-i ${name} -p tcp -j RETURN\n`);
+    else expect(() => renderRedirectText(options, 4)).toThrow(RedirectOptionsError);
   });
 
   test.each([

@@ -23,76 +23,72 @@ export interface Judgement {
   readonly counts: readonly Position[];
   /** What it does, in words. */
   readonly words: string;
-  readonly reason: string;
 }
 
 /**
  * Source: linux net/netfilter/core.c nf_hook_slow; nf_nat_core.c nf_nat_inet_fn; nf_tables_core.c nft_do_chain; nft_ct.c
  * nft_notrack_eval; nfnetlink_queue.c nf_reinject.
  */
-export const JUDGEMENTS: Readonly<Record<Effect["does"], Judgement>> = {
+const JUDGEMENTS: Readonly<Record<Effect["does"], Judgement>> = {
+  // accept ends this base chain alone: the next one of the hook is asked all the same, and so is the next of type nat
   accept: {
     kind: "accepts",
     counts: ["base"],
     words: "ends the chain before our jump",
-    reason:
-      "accept ends this base chain alone: the next one of the hook is asked all the same, and so is the next of type nat",
   },
+  // in a base chain it is the chain's policy that decides then; elsewhere the rule behind the jump goes on
   return: {
     kind: "accepts",
     counts: ["base"],
     words: "leaves the chain before our jump",
-    reason:
-      "in a base chain it is the chain's policy that decides then; elsewhere the rule behind the jump goes on",
   },
+  // our rules in nat pass over packets that have ztunnel's mark, whoever gave it to them before
   mark: {
     kind: "marks",
     counts: ["hook"],
     words: "can set the packet mark by which ztunnel's own packets are known",
-    reason: "our rules in nat pass over packets that have ztunnel's mark, whoever gave it to them before",
   },
+  // our rule in mangle makes it the packet's mark; set after translation it is too late for this connection
   "mark-connection": {
     kind: "marks",
     counts: ["hook"],
     words: "can set the connection mark by which ztunnel's connections are known",
-    reason:
-      "our rule in mangle makes it the packet's mark; set after translation it is too late for this connection",
   },
+  // the first chain of type nat that translates a connection decides for all of them
   translate: {
     kind: "translates",
     counts: ["nat"],
     words: "sends connections to another address before we do",
-    reason: "the first chain of type nat that translates a connection decides for all of them",
   },
+  // our rules see the address that was written, and leave loopback addresses alone
   rewrite: {
     kind: "translates",
     counts: ["hook"],
     words: "rewrites addresses or ports of packets",
-    reason: "our rules see the address that was written, and leave loopback addresses alone",
   },
+  // a packet without a connection is never translated; once it has one, this does nothing
   untrack: {
     kind: "untracked",
     counts: ["tracking"],
     words: "keeps connections from being tracked",
-    reason: "a packet without a connection is never translated; once it has one, this does nothing",
   },
+  // what has been assigned to a socket, or sent on, meets no rule of ours or does not heed it
   divert: {
     kind: "diverts",
     counts: ["hook"],
     words: "hands packets or copies of them to somebody else",
-    reason: "what has been assigned to a socket, or sent on, meets no rule of ours or does not heed it",
   },
+  // the program may mark or rewrite the packet, and an accepted one goes on behind the base chain
   queue: {
     kind: "queues",
     counts: ["hook"],
     words: "lets a program decide on packets",
-    reason: "the program may mark or rewrite the packet, and an accepted one goes on behind the base chain",
   },
+  // it may be any of these
   unknown: {
     kind: "unknown",
     counts: ["hook"],
     words: "does something that this version does not know",
-    reason: "it may be any of these",
   },
 };
 

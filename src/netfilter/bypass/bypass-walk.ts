@@ -2,6 +2,7 @@
 // Follows the rules of one base chain, and of the chains that they lead into, and notes what can take traffic past ztunnel.
 
 import type { NftFamily } from "../nft/nft-wire.ts";
+import type { OwnTable } from "../told-rules.ts";
 import { type BypassKind, type Judgement, judge, type Position } from "./bypass-judgement.ts";
 import type { PacketHook, RuleMeaning } from "./foreign-rule.ts";
 import type { PassingMarks } from "./mark-change.ts";
@@ -17,6 +18,17 @@ export interface Bypass {
   readonly chain: string;
   /** One bounded sentence of printable ASCII: which rule, and what it can do. */
   readonly detail: string;
+}
+
+/** Where our rules stand, and what they let pass. */
+export interface OwnPlaces {
+  /** Which engine holds them. */
+  readonly variant: "nft" | "legacy" | "native";
+  /** Our chains and the base chains that lead to them; with `native` their families alone count. */
+  readonly own: readonly OwnTable[];
+  /** Tables of family inet that are ours as a whole. */
+  readonly inetTables: readonly string[];
+  readonly marks: PassingMarks;
 }
 
 /** A base chain that packets of the pod pass. */

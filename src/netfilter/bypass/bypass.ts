@@ -3,7 +3,7 @@
 import { allDone } from "../../loop/all-done.ts";
 import type { OwnTable } from "../told-rules.ts";
 import type { Position } from "./bypass-judgement.ts";
-import { type Bypass, BypassWalk, type RootChain } from "./bypass-walk.ts";
+import { type Bypass, BypassWalk, type OwnPlaces, type RootChain } from "./bypass-walk.ts";
 import {
   type ForeignBase,
   type ForeignChain,
@@ -15,7 +15,6 @@ import {
 import type { PacketHook } from "./foreign-rule.ts";
 import { legacyRoots } from "./legacy-bypass.ts";
 import { NftSource } from "./nft-source.ts";
-import type { OwnPlaces } from "./own-places.ts";
 
 /** What was found. */
 export interface BypassReport {

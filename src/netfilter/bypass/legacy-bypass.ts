@@ -6,10 +6,9 @@ import { allDone } from "../../loop/all-done.ts";
 import type { Family } from "../family.ts";
 import { INFO } from "../legacy/xtables-entry.ts";
 import type { Position } from "./bypass-judgement.ts";
-import type { ChainSource, RootChain } from "./bypass-walk.ts";
+import type { ChainSource, OwnPlaces, RootChain } from "./bypass-walk.ts";
 import type { PacketHook, RuleMeaning } from "./foreign-rule.ts";
 import { chainNameOf, LegacyTable, meaningOfLegacyRule } from "./legacy-rule-meaning.ts";
-import type { OwnPlaces } from "./own-places.ts";
 
 /** Tables whose rules come before those in nat, or are in it. Source: net/ipv4/netfilter/iptable_*.c, their priorities. */
 const POSITIONS: Readonly<Record<string, ReadonlySet<Position>>> = {

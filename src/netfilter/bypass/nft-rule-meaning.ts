@@ -89,46 +89,30 @@ class RuleReading {
     const simple = Object.hasOwn(SIMPLE, name) ? SIMPLE[name] : undefined;
     if (simple !== undefined) this.#effects.push(simple);
     else if (READING.has(name)) this.#registers.clear();
-    else if (!INERT.has(name)) this.#takeOther(name, attributes);
-  }
-
-  #takeOther(name: string, attributes: Attributes): void {
-    switch (name) {
-      case "immediate":
-        this.#immediate(attributes);
-        break;
-      case "cmp":
-        this.#compare(attributes);
-        break;
-      case "meta":
-        this.#meta(attributes);
-        break;
-      case "ct":
-        this.#ct(attributes);
-        break;
-      case "payload":
-        this.#payload(attributes);
-        break;
-      case "bitwise":
-        this.#bitwise(attributes);
-        break;
-      case "lookup":
-        this.#lookup(attributes);
-        break;
-      case "nat":
-        if (numberAt(attributes, NAT.type) === NAT.destination) this.#effects.push({ does: "translate" });
-        break;
-      case "match":
-        this.#match(attributes);
-        break;
-      case "target":
-        this.#target(attributes);
-        break;
-      default:
-        this.#registers.clear();
-        this.#effects.push({ does: "unknown", what: `expression ${name}` });
+    else if (Object.hasOwn(RuleReading.#followed, name)) RuleReading.#followed[name]?.(this, attributes);
+    else if (!INERT.has(name)) {
+      this.#registers.clear();
+      this.#effects.push({ does: "unknown", what: `expression ${name}` });
     }
   }
+
+  /** Expressions that are followed. */
+  static readonly #followed: Readonly<
+    Record<string, (reading: RuleReading, attributes: Attributes) => void>
+  > = {
+    immediate: (reading, attributes) => reading.#immediate(attributes),
+    cmp: (reading, attributes) => reading.#compare(attributes),
+    meta: (reading, attributes) => reading.#meta(attributes),
+    ct: (reading, attributes) => reading.#ct(attributes),
+    payload: (reading, attributes) => reading.#payload(attributes),
+    bitwise: (reading, attributes) => reading.#bitwise(attributes),
+    lookup: (reading, attributes) => reading.#lookup(attributes),
+    nat: (reading, attributes) => {
+      if (numberAt(attributes, NAT.type) === NAT.destination) reading.#effects.push({ does: "translate" });
+    },
+    match: (reading, attributes) => reading.#match(attributes),
+    target: (reading, attributes) => reading.#target(attributes),
+  };
 
   #immediate(attributes: Attributes): void {
     const data = decodeAttributes(attributes.get(IMMEDIATE.data) ?? NO_BYTES);

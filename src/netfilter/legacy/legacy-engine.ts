@@ -4,7 +4,7 @@ import { ToolError } from "../../linux/run-tool.ts";
 import { Limit } from "../../loop/limit.ts";
 import type { Family } from "../family.ts";
 import { KnownBytes } from "../known-bytes.ts";
-import { NetfilterFault } from "../netfilter-fault.ts";
+import { type NetfilterFault, notAsToldFault } from "../netfilter-fault.ts";
 import type { Applied, ChainState, NetnsCall, RuleEngine, RuleState, WantedRules } from "../rule-engine.ts";
 import { checkInstalled, type TablesProgram } from "../tables-program.ts";
 import type { OwnTable } from "../told-rules.ts";
@@ -172,11 +172,6 @@ function isSame(texts: readonly RestoreText[], others: readonly RestoreText[]): 
 function notAsTold(tables: readonly XtablesTableVerdict[]): NetfilterFault {
   const list = tables
     .flatMap(({ findings }) => findings)
-    .map(({ family, table, detail }) => `IPv${family} ${table}: ${detail}`)
-    .join("; ");
-  return new NetfilterFault(
-    "NOT_AS_TOLD",
-    `Cannot bring rules about: they differ right after they were written (${list || "something leads into our chains again"}); ` +
-      "look for another program that writes the same chains",
-  );
+    .map(({ family, table, detail }) => `IPv${family} ${table}: ${detail}`);
+  return notAsToldFault(list.length > 0 ? list : ["something leads into our chains again"], "chains");
 }

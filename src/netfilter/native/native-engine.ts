@@ -6,7 +6,7 @@ import type { Netns } from "../../linux/netns.ts";
 import type { Family } from "../family.ts";
 import { isWithoutNft } from "../find-chains.ts";
 import { FirstWrites } from "../first-writes.ts";
-import { NetfilterFault } from "../netfilter-fault.ts";
+import { NetfilterFault, notAsToldFault } from "../netfilter-fault.ts";
 import { Unchanged } from "../nft/change-count.ts";
 import { type Ask, askBy, deleteRule, deleteTable, type Tell, tell } from "../nft/nft-wire.ts";
 import { NOTHING_SEEN, readOwnObjects, type SeenObjects } from "../nft/own-objects.ts";
@@ -239,10 +239,8 @@ function checkNotOwned(table: string, { isOwned }: { readonly isOwned: boolean }
 }
 
 function notAsTold(verdicts: readonly NativeVerdict[]): NetfilterFault {
-  const list = stateOf(verdicts).findings.map(({ table, detail }) => `${table}: ${detail}`);
-  return new NetfilterFault(
-    "NOT_AS_TOLD",
-    `Cannot bring rules about: they differ right after they were written (${list.join("; ")}); ` +
-      "look for another program that writes the same tables",
+  return notAsToldFault(
+    stateOf(verdicts).findings.map(({ table, detail }) => `${table}: ${detail}`),
+    "tables",
   );
 }

@@ -18,7 +18,7 @@ import { getChain, getRules, getTable } from "../nft/nft-wire.ts";
 import type { SetEntries } from "../set-members.ts";
 import { hangsAt, type NativeHook } from "./native-layout.ts";
 import { type NativeRule, nativeRule } from "./native-rules.ts";
-import { decodeElements, decodeSet, getElements, getSet, type SetPlace } from "./native-sets.ts";
+import { decodeElements, getElements, getSet, isPlainSet, type SetPlace } from "./native-sets.ts";
 import { sameExpressions } from "./nft-expressions.ts";
 
 /** Source: istio/istio cni/pkg/nftables/nftables.go CreateHostRulesForHealthChecks, executeHostCommands; host_sets.go. */
@@ -140,7 +140,7 @@ function decodeAnswers(
   for (const [at, { family }] of sets.entries()) {
     const [set, list] = [heads[at], elements[at]];
     if (set === undefined) continue;
-    const isWhole = list?.error === 0 && decodeSet(set, family).isPlain;
+    const isWhole = list?.error === 0 && isPlainSet(set, family);
     entries.set(
       family,
       isWhole ? new Map(list.messages.flatMap(({ body }) => decodeElements(body))) : undefined,

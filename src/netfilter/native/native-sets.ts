@@ -9,9 +9,9 @@ import {
   forEachAttribute,
   type NetlinkRequest,
   NLM,
-  viewOf,
 } from "../../linux/netlink/message.ts";
 import type { Family } from "../family.ts";
+import { numberOf } from "../nft/nft-objects.ts";
 import { HEADER_BYTES, header, name, networkOrder, request } from "../nft/nft-wire.ts";
 
 const MESSAGE = { newSet: 9, getSet: 10, newElements: 12, getElements: 13, deleteElements: 14 } as const;
@@ -48,12 +48,6 @@ export interface SetPlace {
   readonly set: string;
   /** Of its addresses. */
   readonly family: Family;
-}
-
-/** A set as it is. */
-export interface SeenAddressSet {
-  /** Its elements are plain addresses of the family, each for as long as it is not deleted. */
-  readonly isPlain: boolean;
 }
 
 /** A set that must not be there yet, with a comment as nft keeps it. @param options.id distinct within the batch */
@@ -95,20 +89,16 @@ export function deleteElements(from: SetPlace, addresses: readonly string[]): Ne
   return inParts(elements).map((part) => request(MESSAGE.deleteElements, 0, elementList(from, part)));
 }
 
-/** The body of NFT_MSG_NEWSET. */
-export function decodeSet(body: Uint8Array, family: Family): SeenAddressSet {
+/** Whether a set's elements are plain addresses of the family, each for as long as it is not deleted. @param body of NFT_MSG_NEWSET */
+export function isPlainSet(body: Uint8Array, family: Family): boolean {
   const attributes = decodeAttributes(body, HEADER_BYTES);
-  const numberOf = (type: number) => {
-    const value = attributes.get(type);
-    return value?.length === 4 ? viewOf(value).getUint32(0) : 0;
-  };
-  const isPlain =
-    numberOf(SET.keyType) === KEY[family].type &&
-    numberOf(SET.keyLength) === KEY[family].length &&
-    numberOf(SET.flags) === 0 &&
+  return (
+    numberOf(attributes.get(SET.keyType)) === KEY[family].type &&
+    numberOf(attributes.get(SET.keyLength)) === KEY[family].length &&
+    (numberOf(attributes.get(SET.flags)) ?? 0) === 0 &&
     !attributes.has(SET.timeout) &&
-    !attributes.has(SET.dataType);
-  return { isPlain };
+    !attributes.has(SET.dataType)
+  );
 }
 
 /** The body of NFT_MSG_NEWSETELEM: addresses with their comments, empty where there is none. */

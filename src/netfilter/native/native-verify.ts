@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compares tables that are wholly ours with what should be in them, and says how they differ.
 import type { Family } from "../family.ts";
-import { NetfilterFault } from "../netfilter-fault.ts";
+import { dormantFault, unsteadyFault } from "../netfilter-fault.ts";
 import type { NftRuleObject } from "../nft/nft-objects.ts";
 import type { SeenObjects, SeenTable } from "../nft/own-objects.ts";
 import type { ChainState, Finding, RuleState } from "../rule-engine.ts";
@@ -35,12 +35,7 @@ export interface NativeVerdict {
  */
 export function verifyNative(layout: NativeLayout, seen: SeenObjects, wanted: NativeWanted): NativeVerdict[] {
   const verdicts = layout.map((table) => judgeTable(table, seen, wanted));
-  if (!seen.isSteady && verdicts.some(({ findings }) => findings.length > 0))
-    throw new NetfilterFault(
-      "UNSTEADY",
-      "Cannot verify the rules of this network namespace: they change while they are read; " +
-        "look for a program in the pod that writes rules without end",
-    );
+  if (!seen.isSteady && verdicts.some(({ findings }) => findings.length > 0)) throw unsteadyFault();
   return verdicts;
 }
 
@@ -62,7 +57,7 @@ function judgeTable(layout: NativeTableLayout, { tables }: SeenObjects, all: Nat
     if (seen !== undefined)
       table.find("unexpected-table", "", `table inet ${layout.table} should not be there`);
   } else {
-    if (seen?.isDormant === true) throw dormant(layout.table);
+    if (seen?.isDormant === true) throw dormantFault(`table inet ${layout.table}`);
     const accepted = all.accepted?.find(isIt);
     for (const chain of wanted.chains) {
       table.judgeChain(
@@ -209,11 +204,4 @@ function countJumps({ chains }: SeenTable, chain: string): number {
   for (const { rules } of chains.values())
     for (const { targets } of rules) count += targets.filter((target) => target === chain).length;
   return count;
-}
-
-function dormant(table: string): NetfilterFault {
-  return new NetfilterFault(
-    "TABLE_DORMANT",
-    `Cannot redirect by table inet ${table}: somebody put it to sleep, so that none of its rules is looked at; wake it up with nft`,
-  );
 }

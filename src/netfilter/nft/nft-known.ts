@@ -117,7 +117,7 @@ function knownTable(own: OwnTable, seen: SeenTable, rules: readonly ToldRule[]):
         : { jump: knownRule({ ...place, chain: hook }, { words: `-j ${chain}` }, { rule: jump, isFirst }) }),
     };
   });
-  return { family, table, request: newTable({ ...own, ...noted(seen) }), chains, hooks };
+  return { family, table, request: newTable(seen), chains, hooks };
 }
 
 function knownRule(
@@ -126,18 +126,9 @@ function knownRule(
   found: { rule: NftRuleObject | undefined; protocol?: RuleProtocol | undefined; isFirst?: boolean },
 ): KnownRule {
   const expressions = (found.rule?.expressions ?? new Uint8Array()).slice();
-  const { userdata } = found.rule ?? {};
-  const request = newRule(place, {
-    expressions,
-    protocol: found.protocol,
-    isFirst: found.isFirst === true,
-    ...(userdata === undefined ? {} : { userdata }),
-  });
+  const { rule, protocol, isFirst = false } = found;
+  const request = newRule(place, { ...rule, expressions, protocol, isFirst });
   return { words, expressions, request };
-}
-
-function noted({ userdata }: SeenTable): { userdata?: Uint8Array } {
-  return userdata === undefined ? {} : { userdata };
 }
 
 function notAsTold({ family, table }: OwnTable, why: string): NetfilterFault {

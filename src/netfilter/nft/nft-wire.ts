@@ -69,17 +69,13 @@ export function getGeneration(): NetlinkRequest {
 }
 
 /** Asks for one table by name. */
-export function getTable({ family, table }: TablePlace): NetlinkRequest {
-  return request(MESSAGE.getTable, 0, concatBytes(header(family), name(TABLE.name, table)));
+export function getTable(place: TablePlace): NetlinkRequest {
+  return request(MESSAGE.getTable, 0, tablePlace(place));
 }
 
 /** Asks for one chain by name. */
-export function getChain({ family, table, chain }: ChainPlace): NetlinkRequest {
-  return request(
-    MESSAGE.getChain,
-    0,
-    concatBytes(header(family), name(CHAIN.table, table), name(CHAIN.name, chain)),
-  );
+export function getChain(place: ChainPlace): NetlinkRequest {
+  return request(MESSAGE.getChain, 0, chainPlace(place));
 }
 
 /** Asks for all tables of all families. */
@@ -102,24 +98,19 @@ export function getRules({ family, table, chain }: TablePlace & { readonly chain
 }
 
 /** Makes a table that must not be there yet. */
-export function newTable(table: {
-  readonly family: NftFamily;
-  readonly table: string;
-  readonly userdata?: Uint8Array;
-}): NetlinkRequest {
+export function newTable(table: TablePlace & { readonly userdata?: Uint8Array }): NetlinkRequest {
   const userdata = table.userdata === undefined ? [] : [encodeAttribute(TABLE.userdata, table.userdata)];
-  const body = concatBytes(header(table.family), name(TABLE.name, table.table), ...userdata);
-  return request(MESSAGE.newTable, NLM.create | NLM.exclusive, body);
+  return request(MESSAGE.newTable, NLM.create | NLM.exclusive, concatBytes(tablePlace(table), ...userdata));
 }
 
 /** Makes a table, or finds it there. */
-export function declareTable({ family, table }: TablePlace): NetlinkRequest {
-  return request(MESSAGE.newTable, NLM.create, concatBytes(header(family), name(TABLE.name, table)));
+export function declareTable(place: TablePlace): NetlinkRequest {
+  return request(MESSAGE.newTable, NLM.create, tablePlace(place));
 }
 
 /** Deletes a table with all that is in it. */
-export function deleteTable({ family, table }: TablePlace): NetlinkRequest {
-  return request(MESSAGE.deleteTable, 0, concatBytes(header(family), name(TABLE.name, table)));
+export function deleteTable(place: TablePlace): NetlinkRequest {
+  return request(MESSAGE.deleteTable, 0, tablePlace(place));
 }
 
 /** What makes a chain a base chain, as the kernel encodes it. */
@@ -146,7 +137,7 @@ export function networkOrder(value: number): Uint8Array {
 }
 
 /** Makes a chain that must not be there yet: declaring one that is would change it, and cost an RCU wait. */
-export function newChain({ family, table, chain }: ChainPlace, base?: BaseChain): NetlinkRequest {
+export function newChain(place: ChainPlace, base?: BaseChain): NetlinkRequest {
   const hooked =
     base === undefined
       ? []
@@ -155,14 +146,12 @@ export function newChain({ family, table, chain }: ChainPlace, base?: BaseChain)
           encodeAttribute(CHAIN.policy, base.policy),
           name(CHAIN.type, base.type),
         ];
-  const body = concatBytes(header(family), name(CHAIN.table, table), name(CHAIN.name, chain), ...hooked);
-  return request(MESSAGE.newChain, NLM.create | NLM.exclusive, body);
+  return request(MESSAGE.newChain, NLM.create | NLM.exclusive, concatBytes(chainPlace(place), ...hooked));
 }
 
 /** Deletes a chain without rules that no rule leads into. */
-export function deleteChain({ family, table, chain }: ChainPlace): NetlinkRequest {
-  const body = concatBytes(header(family), name(CHAIN.table, table), name(CHAIN.name, chain));
-  return request(MESSAGE.deleteChain, 0, body);
+export function deleteChain(place: ChainPlace): NetlinkRequest {
+  return request(MESSAGE.deleteChain, 0, chainPlace(place));
 }
 
 /** Appends a rule to its chain, or puts it before all others. `expressions` and `userdata` are as the kernel lists them. */
@@ -250,6 +239,14 @@ export function header(family?: NftFamily): Uint8Array {
 /** The family that a message is of; undefined for one that is not known here. */
 export function messageFamily(body: Uint8Array): NftFamily | undefined {
   return FAMILIES.get(body[0] as number);
+}
+
+function tablePlace({ family, table }: TablePlace): Uint8Array {
+  return concatBytes(header(family), name(TABLE.name, table));
+}
+
+function chainPlace({ family, table, chain }: ChainPlace): Uint8Array {
+  return concatBytes(header(family), name(CHAIN.table, table), name(CHAIN.name, chain));
 }
 
 function rulePlace({ family, table, chain }: ChainPlace): Uint8Array {

@@ -95,9 +95,8 @@ async function readInto(
   { byChain, tableBytes }: { byChain: boolean; tableBytes: number },
 ): Promise<boolean> {
   try {
-    const first = byChain
-      ? [...reading.heads, ...reading.chainLists]
-      : [...reading.heads, ...reading.tableLists];
+    const { heads, chainLists, tableLists } = reading.questions;
+    const first = [...heads, ...(byChain ? chainLists : tableLists)];
     if (!(await tell(first, byChain ? LIMITS.chains : tableBytes, { isFirst: true }))) return false;
     if (!byChain && !(await tell(reading.unprovenLists(), LIMITS.chains))) return false;
     for (const list of reading.cutLists()) if (!(await tell([list], LIMITS.chains))) return false;
@@ -151,35 +150,15 @@ interface ReadTable extends NftTableObject, TablePlace {
 
 /** One attempt, as far as it went. */
 class Reading {
-  readonly #questions: Questions;
+  readonly questions: Questions;
   readonly #tables = new Map<AskedTable, ReadTable>();
   readonly #cut = new Set<AskedTable>();
-  #generation: number | undefined;
-  #changeCount: number | undefined;
+  generation: number | undefined;
+  changeCount: number | undefined;
   isSteady = true;
 
   constructor(own: readonly AskedTable[]) {
-    this.#questions = questionsAbout(own);
-  }
-
-  get heads(): readonly Question[] {
-    return this.#questions.heads;
-  }
-
-  get tableLists(): readonly Question[] {
-    return this.#questions.tableLists;
-  }
-
-  get chainLists(): readonly Question[] {
-    return this.#questions.chainLists;
-  }
-
-  get generation(): number | undefined {
-    return this.#generation;
-  }
-
-  get changeCount(): number | undefined {
-    return this.#changeCount;
+    this.questions = questionsAbout(own);
   }
 
   get tables(): SeenTable[] {
@@ -194,7 +173,7 @@ class Reading {
   takeCount(answer: NetlinkAnswer | undefined): void {
     if (answer === undefined) return;
     for (const { body } of answer.messages) this.#noteGeneration(generationOf(body));
-    this.#changeCount = changeCountIn(answer);
+    this.changeCount = changeCountIn(answer);
   }
 
   /** @throws NetlinkError for an answer that is neither what was asked for nor "not there" */
@@ -224,7 +203,7 @@ class Reading {
    * of: a list ends before a rule that is too long for it, without a word.
    */
   unprovenLists(): Question[] {
-    return this.chainLists.filter(({ own, chain = "" }) => {
+    return this.questions.chainLists.filter(({ own, chain = "" }) => {
       const table = this.#tables.get(own);
       const seen = table?.chains.get(chain);
       if (table === undefined || seen === undefined) return false;
@@ -234,7 +213,7 @@ class Reading {
 
   /** Lists that ended in the middle for want of room. */
   cutLists(): Question[] {
-    return this.chainLists.filter(
+    return this.questions.chainLists.filter(
       ({ own, chain = "" }) => this.#tables.get(own)?.chains.get(chain)?.isComplete === false,
     );
   }
@@ -256,8 +235,8 @@ class Reading {
   }
 
   #noteGeneration(generation: number): void {
-    this.#generation ??= generation;
-    if (generation !== this.#generation) this.isSteady = false;
+    this.generation ??= generation;
+    if (generation !== this.generation) this.isSteady = false;
   }
 }
 

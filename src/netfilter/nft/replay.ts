@@ -2,7 +2,7 @@
 // Brings known rules about in a namespace: one batch for both families, taken as a whole or not at all.
 
 import type { NetlinkRequest } from "../../linux/netlink/message.ts";
-import { NetfilterFault } from "../netfilter-fault.ts";
+import { NetfilterFault, notAsToldFault } from "../netfilter-fault.ts";
 import { writeBefore } from "../write-batch.ts";
 import type { Ask } from "./nft-wire.ts";
 import { ask, deleteChain, deleteRule } from "./nft-wire.ts";
@@ -156,10 +156,8 @@ function checkNotOwned({ family, table, seen }: TableVerdict): void {
 }
 
 function notAsTold({ findings }: Verdict): NetfilterFault {
-  const list = findings.map(({ family, table, detail }) => `IPv${family} ${table}: ${detail}`).join("; ");
-  return new NetfilterFault(
-    "NOT_AS_TOLD",
-    `Cannot bring rules about: they differ right after they were written (${list}); ` +
-      "look for another program that writes the same chains",
+  return notAsToldFault(
+    findings.map(({ family, table, detail }) => `IPv${family} ${table}: ${detail}`),
+    "chains",
   );
 }

@@ -3,7 +3,7 @@
 
 import { isProven } from "../chain-proof.ts";
 import type { Family } from "../family.ts";
-import { NetfilterFault } from "../netfilter-fault.ts";
+import { dormantFault, NetfilterFault, unsteadyFault } from "../netfilter-fault.ts";
 import type { Finding, RuleCount } from "../rule-engine.ts";
 import {
   jumpFindings,
@@ -78,12 +78,7 @@ export function verifyOwnObjects(seen: SeenObjects, wanted: Wanted): Verdict {
     .map((own) => judgeTable(own, seen, wanted));
   const findings = tables.flatMap((table) => table.findings);
   // What has changed between two lists is no hole in either of them.
-  if (findings.length > 0 && !seen.isSteady)
-    throw new NetfilterFault(
-      "UNSTEADY",
-      "Cannot verify the rules of this network namespace: they change while they are read; " +
-        "look for a program in the pod that writes rules without end",
-    );
+  if (findings.length > 0 && !seen.isSteady) throw unsteadyFault();
   return { tables, findings };
 }
 
@@ -120,11 +115,7 @@ function isOurs(own: OwnTable, seen: SeenTable | undefined): boolean {
 
 function checkUsable({ family, table, hooks }: KnownTable, seen: SeenTable): void {
   const where = `table ${table} of IPv${family}`;
-  if (seen.isDormant)
-    throw new NetfilterFault(
-      "TABLE_DORMANT",
-      `Cannot redirect by ${where}: somebody put it to sleep, so that none of its rules is looked at; wake it up with nft`,
-    );
+  if (seen.isDormant) throw dormantFault(where);
   const taken = hooks.find((hook) => {
     const chain = seen.chains.get(hook.chain);
     return chain !== undefined && (chain.base === undefined || !sameHook(chain.base, hook));

@@ -3,7 +3,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { encodeAttribute } from "../../../src/linux/netlink/message.ts";
 import { findBypasses } from "../../../src/netfilter/bypass/bypass.ts";
-import type { OwnPlaces } from "../../../src/netfilter/bypass/own-places.ts";
+import type { OwnPlaces } from "../../../src/netfilter/bypass/bypass-walk.ts";
 import { ask, batch, newRule } from "../../../src/netfilter/nft/nft-wire.ts";
 import { TestNetns } from "../../redirection/test-netns.ts";
 

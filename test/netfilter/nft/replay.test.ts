@@ -14,8 +14,11 @@ import { type Verdict, verifyOwnObjects } from "../../../src/netfilter/nft/verif
 import { parseSave } from "../../../src/netfilter/save-parser.ts";
 import { TablesProgram } from "../../../src/netfilter/tables-program.ts";
 import { findTools } from "../../../src/netfilter/variant-tools.ts";
-import { renderRestoreText } from "../../../src/redirection/restore-text.ts";
-import { REDIRECT_TABLES, toldRedirection } from "../../../src/redirection/told-redirection.ts";
+import {
+  REDIRECT_TABLES,
+  renderRedirectText,
+  toldRedirection,
+} from "../../../src/redirection/told-redirection.ts";
 import { damage } from "../../redirection/damage.ts";
 import { expectNothingLeftAfterwards, saveTool } from "../../redirection/installed-backends.ts";
 import { compareStates, desiredState, observedState } from "../../redirection/saved-state.ts";
@@ -42,7 +45,7 @@ async function saves(pod: TestNetns): Promise<string[]> {
 async function restore(pod: TestNetns, name = "default"): Promise<void> {
   for (const family of FAMILIES) {
     const tool = saveTool(family, "nft").replace("save", "restore");
-    await pod.run(`${tool} --noflush`, renderRestoreText(VARIANTS[name] ?? DEFAULT_OPTIONS, family));
+    await pod.run(`${tool} --noflush`, renderRedirectText(VARIANTS[name] ?? DEFAULT_OPTIONS, family));
   }
 }
 
@@ -81,7 +84,7 @@ test.each(Object.entries(VARIANTS))(
     for (const family of FAMILIES)
       await restored.run(
         `${saveTool(family, "nft").replace("save", "restore")} --noflush`,
-        renderRestoreText(options, family),
+        renderRedirectText(options, family),
       );
     expect(await saves(replayed)).toEqual(await saves(restored));
     expect((await saves(replayed)).join("")).toContain("-A OUTPUT -j ISTIO_OUTPUT");
