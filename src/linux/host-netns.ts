@@ -5,18 +5,13 @@ import { join } from "node:path";
 import { NativeError, socketInNetns } from "./native.ts";
 import { Netns } from "./netns.ts";
 
-/** Where the host is looked for. */
-export interface HostNetnsOptions {
-  /** Prefix under which the host's files are seen. */
-  readonly hostRoot: string;
-}
-
 /**
  * `Netns.key` of every namespace that must not be written with pod rules: the host's and the agent's own
  * (the same one when the agent runs with host networking).
+ * @param options.hostRoot prefix under which the host's files are seen
  * @throws Error with the remedy when the host's cannot be seen: without it nothing would keep rules out of the host
  */
-export function hostNetnsKeys(options: HostNetnsOptions): ReadonlySet<string> {
+export function hostNetnsKeys(options: { readonly hostRoot: string }): ReadonlySet<string> {
   const paths = ["/proc/self/ns/net", join(options.hostRoot, "proc/1/ns/net")];
   return new Set(paths.map(knownKeyAt));
 }

@@ -117,10 +117,7 @@ export class ToolRunner {
         () => {
           call.beforeStart?.();
           this.#startedCount++;
-          return finish(
-            start(() => this.#start(call)),
-            { call, stop },
-          );
+          return finish(this.#start(call), { call, stop });
         },
         { signal: stop.signal },
       );
@@ -130,25 +127,19 @@ export class ToolRunner {
     }
   }
 
-  #start(call: ToolCall): ChildProcess {
-    const { lockFile } = call;
+  /** Some reasons for not starting are thrown by spawn, others come as an event: here all come the same way. */
+  #start({ argv, netnsFd, lockFile, env }: ToolCall): ChildProcess | NodeJS.ErrnoException {
     const lock = lockFile === undefined ? {} : { XTABLES_LOCKFILE: lockFile };
-    const env = { ...call.env, PATH: this.#path, ...lock };
-    if (call.netnsFd === undefined) {
-      const [tool, ...args] = call.argv;
-      return spawn(tool, args, { env, stdio: ["pipe", "pipe", "pipe"] });
+    const enter = netnsFd === undefined ? [] : ["nsenter", `--net=/proc/self/fd/${NETNS_CHILD_FD}`, "--"];
+    const [program = "", ...args] = [...enter, ...argv];
+    try {
+      return spawn(program, args, {
+        env: { ...env, PATH: this.#path, ...lock },
+        stdio: ["pipe", "pipe", "pipe", ...(netnsFd === undefined ? [] : [netnsFd])],
+      });
+    } catch (error) {
+      return error as NodeJS.ErrnoException;
     }
-    const args = [`--net=/proc/self/fd/${NETNS_CHILD_FD}`, "--", ...call.argv];
-    return spawn("nsenter", args, { env, stdio: ["pipe", "pipe", "pipe", call.netnsFd] });
-  }
-}
-
-/** Some reasons for not starting are thrown by spawn, others come as an event: here all come the same way. */
-function start(spawnChild: () => ChildProcess): ChildProcess | NodeJS.ErrnoException {
-  try {
-    return spawnChild();
-  } catch (error) {
-    return error as NodeJS.ErrnoException;
   }
 }
 

@@ -97,7 +97,7 @@ export class SeqpacketConnection extends SeqpacketSocket {
    */
   send(data: Uint8Array, fd?: number): boolean {
     if (data.length === 0) throw new RangeError("Cannot send a packet: it is empty, which means end of file");
-    if (fd !== undefined && !isDescriptor(fd))
+    if (fd !== undefined && !(Number.isInteger(fd) && fd >= 0))
       throw new RangeError(`Cannot send descriptor "${fd}": not a descriptor`);
     return attempt("send a packet", () => addon().send(this.handle, data, fd ?? -1));
   }
@@ -205,10 +205,6 @@ export function connectSeqpacket(
 function checkPath(path: string): void {
   if (path.includes("\0"))
     throw new RangeError(`Cannot use socket path ${JSON.stringify(path)}: it contains NUL`);
-}
-
-function isDescriptor(fd: number): boolean {
-  return Number.isInteger(fd) && fd >= 0;
 }
 
 function closeFds(packet: Packet): void {

@@ -15,10 +15,10 @@ import {
 } from "../linux/netlink/message.ts";
 import type { NetnsAt } from "../linux/netns-visit.ts";
 import type { Family } from "../netfilter/family.ts";
+import { header, name as nameAttribute } from "../netfilter/nft/nft-wire.ts";
 import { type EntryChange, PROBE_SETS, type SeenSet } from "./probe-set.ts";
 
 const NETLINK_NETFILTER = 12;
-const NFPROTO: Readonly<Record<Family, number>> = { 4: 2, 6: 10 };
 
 // Source: linux/netfilter/ipset/ip_set.h. Numbers in attributes are in network order.
 const NFNL_SUBSYS_IPSET = 6;
@@ -80,48 +80,42 @@ export async function glanceAtSets(at: NetnsAt, families: readonly Family[]): Pr
 }
 
 function listHeader(family: Family): NetlinkRequest {
-  const request = listSet(family);
+  const list = listSet(family);
   const flags = encodeAttribute(SET.flags, Uint8Array.of(0, 0, 0, FLAG_LIST_HEADER));
-  return { ...request, body: concatBytes(request.body, flags) };
+  return { ...list, body: concatBytes(list.body, flags) };
 }
 
 function listSet(family: Family): NetlinkRequest {
-  const body = setName(PROBE_SETS[family], { family, protocol: IPSET_PROTOCOL });
-  return { type: (NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_LIST, flags: NLM.dump, body };
+  return request(IPSET_CMD_LIST, NLM.dump, setName(PROBE_SETS[family], family));
 }
 
 function askNumber(family: Family): NetlinkRequest {
-  const body = setName(PROBE_SETS[family], { family, protocol: IPSET_PROTOCOL_WITH_NUMBERS });
-  return { type: (NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_GET_BYNAME, flags: 0, body };
+  return request(IPSET_CMD_GET_BYNAME, 0, setName(PROBE_SETS[family], family, IPSET_PROTOCOL_WITH_NUMBERS));
 }
 
-function setName(name: string, { family = 4, protocol }: { family?: Family; protocol: number }): Uint8Array {
+function request(command: number, flags: number, body: Uint8Array): NetlinkRequest {
+  return { type: (NFNL_SUBSYS_IPSET << 8) | command, flags, body };
+}
+
+function setName(name: string, family: Family = 4, protocol = IPSET_PROTOCOL): Uint8Array {
   return concatBytes(
-    nfgenmsg(NFPROTO[family]),
+    header(family),
     encodeAttribute(SET.protocol, Uint8Array.of(protocol)),
-    encodeAttribute(SET.name, cString(name)),
+    nameAttribute(SET.name, name),
   );
 }
 
 /** Those of some sets that are there. @throws NativeError if the conversation with the kernel failed */
 export async function findSets(netnsFd: number, names: readonly string[]): Promise<string[]> {
-  const requests = names.map((name) => ({
-    type: (NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_HEADER,
-    flags: 0,
-    body: setName(name, { protocol: IPSET_PROTOCOL }),
-  }));
+  const requests = names.map((name) => request(IPSET_CMD_HEADER, 0, setName(name)));
   const answers = await read(netnsFd, NETLINK_NETFILTER, requests);
   return names.filter((_, index) => (answers[index]?.messages.length ?? 0) > 0);
 }
 
 /** Destroys a set; absence is success. @throws NetlinkError while a rule names it */
 export async function destroySet(netnsFd: number, name: string): Promise<void> {
-  const request = {
-    type: (NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_DESTROY,
-    flags: NLM.ack,
-    body: setName(name, { protocol: IPSET_PROTOCOL }),
-  };
-  const [answer] = await exchange(netnsFd, NETLINK_NETFILTER, [request]);
+  const destroy = request(IPSET_CMD_DESTROY, NLM.ack, setName(name));
+  const [answer] = await exchange(netnsFd, NETLINK_NETFILTER, [destroy]);
   if (answer !== undefined && errorCode(answer.error) !== "ENOENT") check(`destroy ipset "${name}"`, answer);
 }
 
@@ -139,22 +133,13 @@ export async function changeEntries(netnsFd: number, changes: readonly EntryChan
 
 function changeEntry({ family, address, owner }: EntryChange): NetlinkRequest {
   const ip = encodeAttribute((family === 4 ? IP.v4 : IP.v6) | NLA_F_NET_BYTEORDER, addressBytes(address));
-  const comment = owner === undefined ? [] : [encodeAttribute(ENTRY.comment, cString(owner))];
+  const comment = owner === undefined ? [] : [nameAttribute(ENTRY.comment, owner)];
   const data = concatBytes(encodeAttribute(ENTRY.ip | NLA_F_NESTED, ip), ...comment);
-  const name = setName(PROBE_SETS[family], { family, protocol: IPSET_PROTOCOL });
+  const name = setName(PROBE_SETS[family], family);
   const body = concatBytes(name, encodeAttribute(SET.data | NLA_F_NESTED, data));
   const command = owner === undefined ? IPSET_CMD_DEL : IPSET_CMD_ADD;
   // without NLM_F_EXCL: an entry that is there gets the comment, and one that is not there can be deleted
-  return { type: (NFNL_SUBSYS_IPSET << 8) | command, flags: NLM.ack, body };
-}
-
-/** struct nfgenmsg: family, version, u16 resource id. */
-function nfgenmsg(family: number): Uint8Array {
-  return Uint8Array.of(family, 0, 0, 0);
-}
-
-function cString(text: string): Uint8Array {
-  return Buffer.from(`${text}\0`);
+  return request(command, NLM.ack, body);
 }
 
 function decodeSet({ error, messages }: NetlinkAnswer): SeenSet | undefined {

@@ -6,7 +6,6 @@ import { systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import { HostEars } from "./host-ears.ts";
 import type { WantedHost } from "./host-form.ts";
-import { HostLeftovers } from "./host-leftovers.ts";
 import type { HostProbesOptions, ProbeCounts, ProbeVerification } from "./host-probes-options.ts";
 import { type HostObservation, HostState } from "./host-state.ts";
 import { KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
@@ -48,7 +47,6 @@ export class HostProbes {
   readonly #runs: KeepTrue;
   readonly #pace: LookPace;
   readonly #ears: HostEars | undefined;
-  readonly #leftovers: HostLeftovers;
   #netns: Netns | undefined;
   /** Members asked for and in the sets. */
   #settled = false;
@@ -62,7 +60,6 @@ export class HostProbes {
   constructor(options: HostProbesOptions) {
     this.#options = options;
     this.#state = new HostState(options);
-    this.#leftovers = new HostLeftovers(this.#state, options.log);
     const { intervalMs = DEFAULT_INTERVAL_MS, clock = systemClock } = options;
     this.#pace = new LookPace({ intervalMs, clock });
     this.#runs = new KeepTrue({
@@ -158,15 +155,6 @@ export class HostProbes {
     }
   }
 
-  /** Whether anything of ours is on the host. @throws {ProbesError} when the host cannot be read */
-  async isPresent(): Promise<boolean> {
-    try {
-      return await this.#runs.exclusively(() => this.#state.isPresent(this.#host()));
-    } catch (error) {
-      throw asProbesError(error);
-    }
-  }
-
   /**
    * Removes everything of ours from the host and stops.
    * @returns whether there was anything @throws {ProbesError} when something of it is left
@@ -251,7 +239,7 @@ export class HostProbes {
     if (isAllSeen && this.#settled && glance !== undefined) this.#ears?.note(glance);
     this.#wasIntact = true;
     this.#hasCarried = true;
-    await this.#leftovers.remove(netns);
+    await this.#state.clearLeftovers(netns, this.#options.log);
   }
 
   #look(netns: Netns, wanted: Omit<WantedHost, "families" | "at">): Promise<HostObservation> {

@@ -7,21 +7,14 @@ import type { Family } from "../netfilter/family.ts";
 import { LegacyEngine } from "../netfilter/legacy/legacy-engine.ts";
 import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
 import { NftEngine } from "../netfilter/nft/nft-engine.ts";
-import { renderChain, renderJump, renderRule, renderTable } from "../netfilter/restore-text.ts";
+import { renderRewriteText } from "../netfilter/restore-text.ts";
 import type { RuleEngine, WantedRules } from "../netfilter/rule-engine.ts";
 import { type RedirectBackend, toolsOf } from "../netfilter/variant.ts";
 import type { Variant } from "../netfilter/variant-tools.ts";
 import { HostProgram } from "./host-program.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
-import {
-  PROBE_CHAIN,
-  PROBE_HOOK,
-  PROBE_TABLE,
-  PROBE_TABLES,
-  ruleDrift,
-  toldProbeRules,
-} from "./probe-rules.ts";
+import { PROBE_CHAIN, PROBE_TABLES, ruleDrift, toldProbeRules } from "./probe-rules.ts";
 import { notConvergedError, ruleRefusedError } from "./probes-error.ts";
 
 /** What the host's rules should be. */
@@ -106,14 +99,7 @@ export class HostRules {
     await allDone(
       wanted.families.map(async (family) => {
         const seen = chains.find((each) => each.family === family && each.chain === PROBE_CHAIN);
-        const jump = { chain: PROBE_CHAIN, hook: PROBE_HOOK, isFirst: true };
-        const lines = [
-          renderChain(PROBE_CHAIN),
-          ...told.rules.filter((rule) => rule.family === family).map(renderRule),
-          ...Array.from({ length: seen?.jumpCount ?? 0 }, () => `-D ${PROBE_HOOK} -j ${PROBE_CHAIN}`),
-          renderJump(jump),
-        ];
-        const text = renderTable(PROBE_TABLE, lines);
+        const text = renderRewriteText(told, family, () => seen?.jumpCount ?? 0);
         await refusalsTold(program.restore({ netns }, { family, text }));
         this.#writes++;
       }),

@@ -3,6 +3,7 @@
 import { supportsIpv6 } from "../linux/host-netns.ts";
 import type { Netns } from "../linux/netns.ts";
 import { NetnsVisit } from "../linux/netns-visit.ts";
+import type { Logger } from "../log/logger.ts";
 import { allDone } from "../loop/all-done.ts";
 import type { Family } from "../netfilter/family.ts";
 import { BACKEND_NAMES, type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
@@ -12,7 +13,7 @@ import { HostSysctl } from "./host-sysctl.ts";
 import { IptablesHost } from "./iptables-host.ts";
 import { NativeProbes } from "./native-probes.ts";
 import { canonicalAddress, isUid } from "./probe-address.ts";
-import type { ProbeDrift } from "./probe-drift.ts";
+import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
 import type { WantedMembers } from "./probe-members.ts";
 
 export interface HostStateOptions {
@@ -49,6 +50,9 @@ export class HostState {
   readonly #hostSysctl: HostSysctl;
   /** The kernel has IPv6, which it can get (its module) and never loses. */
   #hasIpv6 = false;
+  /** Of leftovers, which were removed, and of a failure to do so. */
+  #isCleared = false;
+  #isSaid = false;
 
   /** @throws RangeError for a probe address that is none */
   constructor(options: HostStateOptions) {
@@ -113,8 +117,26 @@ export class HostState {
     return { ...members, owners: { 4: owners(4), 6: owners(6) } };
   }
 
-  /** Removes what an earlier agent left that kept its rules in another way. @throws as {@link HostForm.observe} */
-  async removeLeftovers(netns: Netns): Promise<ProbeDrift[]> {
+  /**
+   * Removes what an earlier agent left that kept its rules in another way: once, as the variant is chosen for the boot, and last, for until
+   * ours stands the earlier agent's rule does the work. What cannot be removed is said once, and tried again.
+   */
+  async clearLeftovers(netns: Netns, log: Logger): Promise<void> {
+    if (this.#isCleared) return;
+    try {
+      const removed = await this.#removeLeftovers(netns);
+      this.#isCleared = true;
+      if (removed.length > 0)
+        log.info({ drift: describeDrift(removed) }, "removed what an earlier agent left for probes");
+    } catch (error) {
+      // what is left there is one rule too many; probes pass
+      if (!this.#isSaid)
+        log.warn({ err: error }, "cannot remove what an earlier agent left for probes; trying again");
+      this.#isSaid = true;
+    }
+  }
+
+  async #removeLeftovers(netns: Netns): Promise<ProbeDrift[]> {
     const { variant } = this.#options.backend;
     if (variant === "native") return await this.#iptables.remove(netns);
     const other = await this.#iptables.removeRules(netns, variant === "nft" ? "legacy" : "nft");
@@ -129,13 +151,6 @@ export class HostState {
     const removed = [...(await this.#iptables.remove(netns)), ...(await this.#native.remove(netns))];
     const hadRules = await this.#branchEni.remove(netns);
     return removed.length > 0 || hadRules;
-  }
-
-  /** Whether there are sets of ours: without them there is no rule that names them. @throws as {@link HostForm.observe} */
-  async isPresent(netns: Netns): Promise<boolean> {
-    for (const form of [this.#form, this.#otherForm])
-      if ((await form.entries(netns, ALL_FAMILIES)).size > 0) return true;
-    return false;
   }
 
   get #form(): HostForm {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A synthetic probe: does a connection from a host socket really reach an enrolled pod past ztunnel on this node's network?
+import { once } from "node:events";
 import { closeSync } from "node:fs";
 import { createServer, type Server, Socket, type SocketConstructorOpts } from "node:net";
 import { socketInNetns } from "../linux/native.ts";
@@ -85,7 +86,8 @@ export async function checkProbePath(check: ProbePathCheck): Promise<ProbePathRe
   const client = openClient(host, family, () => closeSync(listenFd));
   try {
     const arrival = firstArrival(server);
-    await listen(server, listenFd);
+    server.listen({ fd: listenFd });
+    await once(server, "listening");
     const { port } = server.address() as { port: number };
     const problem = await connect(client, { host: address, port, timeoutMs, signal: check.signal });
     check.signal?.throwIfAborted();
@@ -148,33 +150,27 @@ function reset(socket: Socket): void {
   else socket.resetAndDestroy();
 }
 
-function listen(server: Server, fd: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once("error", reject);
-    server.listen({ fd }, resolve);
-  });
-}
-
 /** @returns what went wrong */
-function connect(
+async function connect(
   client: Socket,
   {
     host,
     port,
     timeoutMs,
     signal,
-  }: { host: string; port: number; timeoutMs: number; signal: AbortSignal | undefined },
+  }: { host: string; port: number; timeoutMs: number; signal?: AbortSignal | undefined },
 ): Promise<string | undefined> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(() => resolve(`no answer within ${timeoutMs} ms`), timeoutMs);
-    const settle = (problem: string | undefined) => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", stop);
-      resolve(problem);
-    };
-    const stop = () => settle("stopped");
-    signal?.addEventListener("abort", stop);
-    client.on("error", (error: NodeJS.ErrnoException) => settle(error.code ?? error.message));
-    client.connect({ host, port }, () => settle(undefined));
-  });
+  const late = AbortSignal.timeout(timeoutMs);
+  // what comes once it stands, or is given up, is nobody's
+  client.on("error", () => {});
+  client.connect({ host, port });
+  try {
+    await once(client, "connect", { signal: signal === undefined ? late : AbortSignal.any([signal, late]) });
+    return undefined;
+  } catch (error) {
+    if (signal?.aborted === true) return "stopped";
+    if (late.aborted) return `no answer within ${timeoutMs} ms`;
+    const { code, message } = error as NodeJS.ErrnoException;
+    return code ?? message;
+  }
 }

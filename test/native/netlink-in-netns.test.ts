@@ -8,7 +8,7 @@ import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { netlinkInNetns } from "../../src/linux/native.ts";
 import {
-  decodeMessages,
+  eachMessage,
   encodeRequests,
   type NetlinkRequest,
   NLM,
@@ -181,7 +181,7 @@ test("a forged answer from a process in the namespace is not taken for the kerne
   let outcome: string;
   try {
     const received = await netlinkInNetns(netnsFd, FIB_LOOKUP, request, { deadlineMs: 500 });
-    outcome = `answered: ${decodeMessages(received).map(({ type }) => type)}`;
+    outcome = `answered: ${[...eachMessage(received)].map(({ type }) => type)}`;
   } catch (error) {
     outcome = (error as NodeJS.ErrnoException).code ?? "";
   }
@@ -194,8 +194,8 @@ test("a conversation ends when enough is received, in the middle of a dump, and 
   const requests = [dump(RTM.getAddress), lo];
   const whole = await netlinkInNetns(netnsFd, ROUTE, encodeRequests(requests));
   expect(sortAnswers(2, whole).map(({ error }) => error)).toEqual([0, 0]);
-  const endsAt = decodeMessages(whole).findIndex(({ type }) => type === NLMSG_DONE);
-  const listBytes = bytesOf(decodeMessages(whole).slice(0, endsAt));
+  const endsAt = [...eachMessage(whole)].findIndex(({ type }) => type === NLMSG_DONE);
+  const listBytes = bytesOf([...eachMessage(whole)].slice(0, endsAt));
   for (const enoughBytes of [1, listBytes]) {
     const part = await netlinkInNetns(netnsFd, ROUTE, encodeRequests(requests), { enoughBytes });
     expect(part.length).toBe(listBytes);
@@ -239,7 +239,7 @@ test("the descriptor may be closed as soon as the call has returned", async () =
   closeSync(fd);
   const reused = openSync("/dev/null", "r");
   expect(reused).toBe(fd);
-  expect(decodeMessages(await answer).filter(({ type }) => type === RTM.newLink)).toHaveLength(1);
+  expect([...eachMessage(await answer)].filter(({ type }) => type === RTM.newLink)).toHaveLength(1);
   closeSync(reused);
 });
 
@@ -248,7 +248,7 @@ test("forty conversations at once all complete, and every thread is in its own n
   const all = await Promise.all(Array.from({ length: 40 }, () => netlinkInNetns(netnsFd, ROUTE, request)));
   for (const received of all) {
     expect(sortAnswers(2, received).map(({ error }) => error)).toEqual([0, 0]);
-    expect(decodeMessages(received).filter(({ type }) => type === NLMSG_ERROR)).toHaveLength(1);
+    expect([...eachMessage(received)].filter(({ type }) => type === NLMSG_ERROR)).toHaveLength(1);
   }
   const own = readlinkSync("/proc/self/ns/net");
   expect(own).not.toBe(readlinkSync(held.path));

@@ -65,18 +65,13 @@ export function encodeRequests(requests: readonly NetlinkRequest[]): Uint8Array 
   return out;
 }
 
-/** What was received, one message after the other. @throws RangeError if a length in it is impossible */
-export function decodeMessages(received: Uint8Array): NetlinkMessage[] {
-  return [...eachMessage(received)];
-}
-
 /** Tells by the place of a message's body whether it is passed over: a view of each takes more memory than the message. */
 export type Skip = (
   received: Uint8Array,
   at: { readonly type: number; readonly start: number; readonly end: number },
 ) => boolean;
 
-/** As {@link decodeMessages}, for whoever takes a long list in turns. */
+/** What was received, one message after the other. @throws RangeError if a length in it is impossible */
 export function* eachMessage(received: Uint8Array, isSkipped?: Skip): Generator<NetlinkMessage> {
   const view = viewOf(received);
   for (let offset = 0; offset + HEADER_BYTES <= received.length; ) {

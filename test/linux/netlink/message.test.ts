@@ -4,9 +4,9 @@ import { expect, test } from "vitest";
 import {
   concatBytes,
   decodeAttributes,
-  decodeMessages,
   decodeString,
   decodeUint32,
+  eachMessage,
   encodeAttribute,
   encodeRequests,
   encodeUint32Attribute,
@@ -97,11 +97,11 @@ test.each([
   { what: "a length below the header's", data: "0f000000 1000 0000 01000000 00000000" },
   { what: "a length beyond the end", data: "11000000 1000 0000 01000000 00000000" },
 ])("a datagram with $what is an error", ({ data }) => {
-  expect(() => decodeMessages(bytes(data))).toThrow(RangeError);
+  expect(() => [...eachMessage(bytes(data))]).toThrow(RangeError);
 });
 
 test("what is left after the last message is ignored when it is shorter than a header", () => {
-  expect(decodeMessages(bytes("10000000 1000 0000 01000000 00000000 ffff"))).toHaveLength(1);
+  expect([...eachMessage(bytes("10000000 1000 0000 01000000 00000000 ffff"))]).toHaveLength(1);
 });
 
 const ack = "24000000 0200 0000 01000000 00000000 00000000 14000000 2000 0506 01000000 00000000";
