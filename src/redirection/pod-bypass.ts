@@ -2,8 +2,8 @@
 // What stands before the redirection's rules in a pod: where those rules are and which marks they let pass, for the look itself.
 import type { Netns } from "../linux/netns.ts";
 import { type BypassReport, findBypasses } from "../netfilter/bypass/bypass.ts";
+import type { OwnPlaces } from "../netfilter/bypass/bypass-walk.ts";
 import type { PassingMarks } from "../netfilter/bypass/mark-change.ts";
-import type { OwnPlaces } from "../netfilter/bypass/own-places.ts";
 import type { Family } from "../netfilter/family.ts";
 import { NATIVE_TABLE_NAMES } from "../netfilter/native/native-tables.ts";
 import { CHAIN_HOOKS, CHAIN_NAMES, type RedirectOptions, redirectTables } from "./rules.ts";
