@@ -178,7 +178,11 @@ test("a write is tried again when the server comes back, with the last wish", as
 test("a write that failed is not taken back by looking at an old state", async () => {
   const before = toPodFacts({ ...pod("a"), metadata: { ...pod("a").metadata, resourceVersion: "1" } });
   const pause = Promise.withResolvers<void>();
-  const clock = { ...systemClock, sleep: () => pause.promise };
+  const after = (_ms: number, run: () => void) => {
+    void pause.promise.then(run);
+    return { cancel: () => {} };
+  };
+  const clock = { ...systemClock, after };
   const { server, writer } = await start(["a"], { lookup: () => before, clock });
   server.faults.failures = [{ status: 500, verb: "patch", times: 1 }];
   writer.set(ref("a"), "enabled");
