@@ -108,7 +108,13 @@ export class AddWaiters {
   #expire(record: PodRecord, waiter: Waiter): void {
     if (this.#options.ztunnel.connectionCount === 0) this.#giveUp(waiter);
     else if (waiter.goesOn)
-      waiter.done.reject(new Error(`it is not captured within ${waiter.waitMs / 1000} s`));
+      waiter.done.reject(
+        new Error(
+          waiter.waitMs === 0
+            ? "it is not captured yet"
+            : `it is not captured within ${waiter.waitMs / 1000} s`,
+        ),
+      );
     else {
       waiter.isLate = true;
       this.#options.onlate(record);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an ADD is told that waited for a ztunnel in vain.
+// What they are told that waited for a pod's capture in vain: ADDs, and the runtime's word, which does not wait for a ztunnel.
 import { expect, test } from "vitest";
 import { AddWaiters } from "../../src/enrolment/add-waiters.ts";
 import { failureOf } from "../../src/enrolment/failure.ts";
@@ -31,4 +31,20 @@ test.each([
   );
   clock.advance(20_000);
   expect(await failure).toMatch(expected);
+});
+
+test.each([
+  [1_000, "it is not captured within 1 s"],
+  // granted nothing, for there was no ztunnel when it came; one has connected since
+  [0, "it is not captured yet"],
+])("whose sandbox goes on after %d ms", async (waitMs, expected) => {
+  const clock = new FakeClock();
+  const waiters = new AddWaiters({
+    ...{ clock, ztunnelWaitMs: 20_000, ztunnel: { connectionCount: 1 } },
+    ...{ node: { isFresh: () => true }, isStarted: () => true, onlate: () => {} },
+  });
+  const { answer } = waiters.wait({ waiters: new Set() } as unknown as PodRecord, "4:1", { waitMs });
+  const failure = expect(answer).rejects.toThrow(new Error(expected));
+  clock.advance(waitMs);
+  await failure;
 });
