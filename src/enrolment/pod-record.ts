@@ -4,7 +4,7 @@ import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { EnrolmentState } from "./enrolment-state.ts";
 import type { Sandbox } from "./sandbox-finder.ts";
-import { absorb, createWorkload, isOpen, type Message, type Workload } from "./workload.ts";
+import { absorb, createWorkload, isOpen, type Message, rulesStand, type Workload } from "./workload.ts";
 
 /** What reports read of a pod. */
 export interface PodStatus {
@@ -14,6 +14,8 @@ export interface PodStatus {
   readonly state: EnrolmentState;
   /** How long looks at it take, in ms, where that is so much longer than usual that it is looked at less often. */
   readonly slowLookMs?: number | undefined;
+  /** Rules lead its traffic to ztunnel, or may; absent: that is not known. */
+  readonly hasRules?: boolean;
   /** Changes of its redirection are announced to the agent, so that it is looked at by the clock only rarely. */
   readonly isHeard?: boolean;
 }
@@ -91,6 +93,10 @@ export class PodRecord implements PodStatus {
 
   get state(): EnrolmentState {
     return stateOf(this.#workload, this.lastRun);
+  }
+
+  get hasRules(): boolean {
+    return rulesStand(this.#workload.phase);
   }
 
   /** Messages that no run has read. */

@@ -3,7 +3,7 @@
 // exists, or get none. The runtime holds up all pods of the node meanwhile, so nobody is waited for.
 import { join } from "node:path";
 import type { NodeState } from "../kube/node-state.ts";
-import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
+import { type NamespaceFacts, type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import { sameAddress } from "../linux/address.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import { Netns } from "../linux/netns.ts";
@@ -116,6 +116,7 @@ export class RuntimeWord {
     const known = this.#known(sandbox);
     // what runs already is not stopped from going on
     if (known === undefined || known.pod.phase === "Running" || this.#isSettled(known, place)) return;
+    if (this.#isCaptureOfBefore(known, place)) return;
     const { beginning, refusal } = await this.#capture(known, { ...place, uid: known.pod.uid }, call);
     if (beginning !== "held" || refusal === undefined) return;
     const { namespace: ns, name: pod, id: container } = sandbox;
@@ -181,6 +182,13 @@ export class RuntimeWord {
     if (!decideEnrolment(pod, namespace, this.#options.policy).wanted) return "outside";
     const record = this.#options.enrolment.record(pod.uid);
     return record?.state === "enrolled" && record.sandbox?.netns.key === netnsKey ? "announced" : false;
+  }
+
+  /** An agent before this one captured it, and its rules stand: nothing of it gets past the mesh while its ztunnel comes back to us. */
+  #isCaptureOfBefore({ pod }: Known, { netnsKey }: Place): boolean {
+    const record = this.#options.enrolment.record(pod.uid);
+    const hasRules = record?.hasRules === true && record.sandbox?.netns.key === netnsKey;
+    return hasRules && pod.annotations[podAnnotations.redirection] === "enabled";
   }
 
   async #capture(

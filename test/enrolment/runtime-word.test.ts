@@ -6,7 +6,7 @@ import type { AddedSandbox } from "../../src/enrolment/enrolment-options.ts";
 import { EnrolmentError } from "../../src/enrolment/outcomes.ts";
 import { type Beginning, RuntimeWord, type ToldSandbox } from "../../src/enrolment/runtime-word.ts";
 import { NamespacePatterns } from "../../src/kube/namespace-patterns.ts";
-import type { NamespaceFacts, PodFacts } from "../../src/kube/pod-facts.ts";
+import { type NamespaceFacts, type PodFacts, podAnnotations } from "../../src/kube/pod-facts.ts";
 import { parseEnablementSelectors } from "../../src/kube/selectors.ts";
 import { netnsKeyAt } from "../../src/linux/host-netns.ts";
 import { recordingLogger } from "../kube/kube-fixture.ts";
@@ -35,6 +35,8 @@ interface World {
   add: (added: AddedSandbox) => Promise<"enrolled" | "outside">;
   /** `Netns.key` of the namespace in which the pod is enrolled. */
   enrolledIn: string | undefined;
+  /** The same of one in which rules stand that this agent has not told a ztunnel of. */
+  rulesIn: string | undefined;
   readonly clock: FakeClock;
   readonly attachments: Attachments;
   readonly begun: Beginning[];
@@ -59,7 +61,13 @@ beforeEach(() => {
       connectionCount: 1,
       stands: true,
     },
-    ...{ add: async () => "enrolled", enrolledIn: undefined, clock: new FakeClock(), attachments },
+    ...{
+      add: async () => "enrolled",
+      enrolledIn: undefined,
+      rulesIn: undefined,
+      clock: new FakeClock(),
+      attachments,
+    },
     ...{ begun: [], told: [], gone: [], waits: [], refusals: 0 },
   };
   world = made;
@@ -85,10 +93,13 @@ beforeEach(() => {
         made.told.push(...places);
       },
       gone: ({ containerId }) => void made.gone.push(containerId),
-      record: (uid) =>
-        made.enrolledIn === undefined
-          ? undefined
-          : ({ uid, state: "enrolled", sandbox: { netns: { key: made.enrolledIn } } } as never),
+      record: (uid) => {
+        const netnsKey = made.enrolledIn ?? made.rulesIn;
+        const [state, hasRules] = [made.enrolledIn ? "enrolled" : "pending", netnsKey !== undefined];
+        return hasRules
+          ? ({ uid, state, hasRules, sandbox: { netns: { key: netnsKey } } } as never)
+          : undefined;
+      },
     },
     attachments,
     finder: { stands: () => made.stands },
@@ -270,6 +281,20 @@ describe("a container", () => {
     arrange();
     await word.creates(sandbox, call);
     expect(world.refusals).toBe(0);
+  });
+
+  // between the start of an agent and the next word of its ztunnel, which takes up to 15 s
+  test.each<[string, string | undefined, Readonly<Record<string, string>>, number]>([
+    ["made where its rules stand and it was announced", key, { [podAnnotations.redirection]: "enabled" }, 0],
+    ["refused where nobody announced it: it was not captured", key, {}, 1],
+    ["refused where they stand elsewhere", "1:2", { [podAnnotations.redirection]: "enabled" }, 1],
+    ["refused where none stand", undefined, { [podAnnotations.redirection]: "enabled" }, 1],
+  ])("of a pod that an agent before captured is %s", async (_what, rulesIn, annotations, refusals) => {
+    await begin();
+    world.rulesIn = rulesIn;
+    world.pods = [{ ...pod, annotations }];
+    await word.creates(sandbox, call).catch(() => {});
+    expect(world.refusals).toBe(refusals);
   });
 
   test("in a sandbox that an ADD announced is not ours to refuse", async () => {

@@ -13,6 +13,7 @@ import {
 import { bridgeConflist } from "../support/node/conflist.ts";
 import { requireNode } from "../support/node/inside.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
+import { waitFor } from "../support/node/wait-for.ts";
 import { type BareSandbox, endBareSandbox, makeBareSandbox, removeBareSandbox } from "./bare-sandbox.ts";
 
 const { scratch } = requireNode();
@@ -97,6 +98,30 @@ export async function held(): Promise<{ readonly before: string; readonly after:
   after.push(await container());
   await remove(bare);
   return { before, after };
+}
+
+/** A captured pod gets its next container while a new agent has not heard of its ztunnel, which serves on. */
+export async function nextContainer(): Promise<void> {
+  const bare = await makeBareSandbox(mesh, "mesh");
+  await crio.runPodSandbox(told(bare));
+  await crio.createContainer(told(bare));
+  await waitFor("the annotation", () => isAnnounced(bare));
+  process.kill(mesh.ztunnel.pid, "SIGSTOP");
+  try {
+    await mesh.agent.kill();
+    await mesh.startAgent();
+    await crio.createContainer(told(bare));
+  } finally {
+    process.kill(mesh.ztunnel.pid, "SIGCONT");
+  }
+  await mesh.ztunnel.waitForReady();
+  await claimCaptured(named(bare));
+  await remove(bare);
+}
+
+function isAnnounced({ sandbox }: BareSandbox): boolean {
+  const { metadata } = mesh.api.store.get("pods", sandbox.name, sandbox.namespace);
+  return metadata.annotations?.["ambient.istio.io/redirection"] === "enabled";
 }
 
 /** A pod has a new sandbox while the stopped one is still listed, and an agent comes that knows neither. */

@@ -34,6 +34,10 @@ describe("CRI-O without us in its chain", () => {
     expect(await node.call.held()).toEqual({ before: sentence, after: [sentence, sentence, ""] });
   });
 
+  test("a captured pod gets its next container while a new agent waits for its ztunnel", async () => {
+    await node.call.nextContainer();
+  });
+
   test("a pod's new sandbox is found although the stopped one is still listed", async () => {
     await node.call.renewed();
   });
