@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How `npm test` runs: everything that takes less than five minutes together; `npm run test:node` has the rest of what is found by
+// How `npm test` runs: everything that takes less than four minutes together; `npm run test:node` has the rest of what is found by
 // `vitest run`.
 import { configDefaults, defineConfig, mergeConfig } from "vitest/config";
 import all from "../vitest.config.ts";
