@@ -32,9 +32,10 @@ export type FailureKind = (typeof failureKinds)[number];
  * - `ztunnel-away`: the next ztunnel connection mends it by itself.
  * - `ztunnel-refused`: ztunnel is there and does not take the pod.
  * - `sandbox-missing`: the pod's namespace is not found.
+ * - `loopback-down`: "lo" of the pod's namespace is, for this moment or for good.
  * - `other`: a step failed.
  */
-export type FailureCode = "ztunnel-away" | "ztunnel-refused" | "sandbox-missing" | "other";
+export type FailureCode = "ztunnel-away" | "ztunnel-refused" | "sandbox-missing" | "loopback-down" | "other";
 
 /** Why a run did not get where it wanted. */
 export interface Failure {
@@ -71,7 +72,8 @@ export function failureOf(error: unknown): Failure {
   const kind = failureKind(error);
   if (!(error instanceof ZdsError)) {
     const rules = rulesKnowledge(error);
-    return { code: "other", kind, message, remedy: logRemedy, ...(rules === undefined ? {} : { rules }) };
+    const code = error instanceof NetlinkError && error.code === "ENETDOWN" ? "loopback-down" : "other";
+    return { code, kind, message, remedy: logRemedy, ...(rules === undefined ? {} : { rules }) };
   }
   const isAway = error.code !== "NACK" && error.code !== "SUPERSEDED";
   const code = isAway ? "ztunnel-away" : error.code === "NACK" ? "ztunnel-refused" : "other";

@@ -161,6 +161,12 @@ export class Outcomes {
       log.info({ ...names, reason: failure.message }, "waiting for ztunnel");
       return this.#waiting(record, failure);
     }
+    // containerd takes "lo" down, which is announced to us, before it calls our DEL: of one that stays so people are told
+    const mayEnd = failure.code === "loopback-down" && names.attempt < patientFailures;
+    if (mayEnd && record.workload.phase.at === "captured") {
+      log.debug({ ...names, reason: failure.message }, "a captured pod's sandbox may be taken down just now");
+      return this.#pauseMs(++record.failures, maxRetryMs);
+    }
     const wasUnverified = record.state === "unverified";
     record.failures++;
     record.lastRun = lastRunOf(record, failure);

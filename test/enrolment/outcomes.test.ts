@@ -4,6 +4,7 @@ import { expect, test } from "vitest";
 import { Outcomes } from "../../src/enrolment/outcomes.ts";
 import { PodRecord } from "../../src/enrolment/pod-record.ts";
 import type { Phase } from "../../src/enrolment/workload.ts";
+import { NetlinkError } from "../../src/linux/netlink/exchange.ts";
 import { NetnsError } from "../../src/linux/netns.ts";
 import { silentLogger } from "../../src/log/logger.ts";
 import { RedirectionError, type RedirectionErrorCode } from "../../src/redirection/redirection-error.ts";
@@ -97,4 +98,17 @@ test("of a pod that keeps changing its annotations, what cannot be followed is t
     outcomes.warnOnce(record, desired);
   }
   expect(lines).toEqual([1, 2, 3, 10, 100, 1_000].map((change) => `Cannot use ${change}`));
+});
+
+test('a captured pod whose "lo" is down is told of when that lasts, another one at once', () => {
+  const down = new NetlinkError("route redirected packets", "ENETDOWN", "the loopback device is down");
+  const { outcomes, record, events, lines } = make();
+  const pauses = [1, 2, 3, 4].map(() => outcomes.failed(record, down));
+  expect([pauses, events, lines]).toEqual([[500, 1_000, 2_000, 4_000], [], []]);
+  expect(record.state).toBe("enrolled");
+  outcomes.failed(record, down);
+  expect(events).toEqual([expect.stringMatching(/^AmbientNotCaptured: .*loopback device is down/)]);
+  const other = make("told");
+  other.outcomes.failed(other.record, down);
+  expect(other.lines).toEqual(["pod not captured; trying again"]);
 });

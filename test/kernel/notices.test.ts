@@ -37,8 +37,9 @@ test("when the host's chain is emptied it is right again within a second", async
   expect(percentile(ms, 80), told(ms)).toBeLessThan(1_000);
 });
 
-test("a pod that is deleted is listened to no more, and its namespace ends", async () => {
-  const { isHeard, isGone, leftFds } = await node.call.deleted();
+test("a pod that is deleted is listened to no more, nothing is said of it, and its namespace ends", async () => {
+  const { isHeard, isGone, leftFds, warnings } = await node.call.deleted();
+  expect(warnings).toEqual([]);
   expect(isHeard).toBe(true);
   expect(isGone).toBe(true);
   // a pod has three: of its namespace, and two to listen to it; the agent's connections come and go
