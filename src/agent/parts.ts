@@ -34,6 +34,7 @@ import { glanceAtXtables } from "../netfilter/legacy/xtables-glance.ts";
 import { HostProbes } from "../probes/host-probes.ts";
 import { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import { forgetCarried } from "../redirection/carried-tracking.ts";
+import { forgetFrozen } from "../redirection/frozen-tracking.ts";
 import { type FindBypasses, findPodBypasses } from "../redirection/pod-bypass.ts";
 import { countEarlier, countThroughZtunnel, resetEarlier } from "../redirection/pod-connections.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
@@ -103,7 +104,7 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
     finder,
     redirection,
     isTouched,
-    connections: { countEarlier, resetEarlier, countThroughZtunnel, forgetCarried },
+    connections: { countEarlier, resetEarlier, countThroughZtunnel, forgetCarried, forgetFrozen },
     portHolders: (netns) => portHolders(netns, ztunnelPorts, { procRoot: join(config.hostRoot, "proc") }),
     attachments,
     ztunnel,

@@ -8,6 +8,7 @@ import type { Clock } from "../loop/clock.ts";
 import type { HostProbes } from "../probes/host-probes.ts";
 import type { ProbePathWatch } from "../probes/probe-path-watch.ts";
 import type { forgetCarried } from "../redirection/carried-tracking.ts";
+import type { forgetFrozen } from "../redirection/frozen-tracking.ts";
 import type { FindBypasses } from "../redirection/pod-bypass.ts";
 import type { countEarlier, countThroughZtunnel, resetEarlier } from "../redirection/pod-connections.ts";
 import type { PodRedirection } from "../redirection/pod-redirection.ts";
@@ -31,6 +32,7 @@ export interface ReconcilerParts {
     readonly resetEarlier: typeof resetEarlier;
     readonly countThroughZtunnel: typeof countThroughZtunnel;
     readonly forgetCarried: typeof forgetCarried;
+    readonly forgetFrozen: typeof forgetFrozen;
   };
   readonly ztunnel: Pick<ZdsServer, "add" | "remove" | "hold" | "acknowledged" | "connectionCount">;
   readonly annotations: Pick<AnnotationWriter, "set" | "forget" | "isWriting" | "isAnnotated">;

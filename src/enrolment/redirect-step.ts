@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The step that leads a pod's traffic to ztunnel: what is open already is counted or reset, rules and routes are made right.
+import type { Netns } from "../linux/netns.ts";
 import { lookForBypasses } from "./bypass-step.ts";
 import type { Step } from "./next-step.ts";
 import type { Outcomes } from "./outcomes.ts";
@@ -7,9 +8,19 @@ import type { PodRecord } from "./pod-record.ts";
 import type { ReconcilerParts } from "./reconciler-parts.ts";
 
 type RedirectStep = Extract<Step, { do: "redirect" }>;
-type Parts = Pick<ReconcilerParts, "redirection" | "connections" | "bypasses" | "history" | "log"> & {
+type Parts = Pick<
+  ReconcilerParts,
+  "redirection" | "connections" | "bypasses" | "history" | "log" | "clock"
+> & {
   readonly outcomes: Pick<Outcomes, "repaired" | "bypassed">;
 };
+
+/** Connections that ended while tracking began are over by then, and few others can have met what is left of them. */
+const OVER_AFTER_MS = 2_000;
+/** What an agent before this one left is forgotten as well, not of all pods at once: each time walks through what all namespaces track. */
+const ADOPTED_WITHIN_MS = 30_000;
+/** Handles of which that was planned, or need not be. */
+const planned = new WeakSet<Netns>();
 
 /** Makes rules, ip rule and route right. @throws when they cannot be made or seen */
 export async function redirectPod(step: RedirectStep, record: PodRecord, parts: Parts): Promise<void> {
@@ -21,6 +32,7 @@ export async function redirectPod(step: RedirectStep, record: PodRecord, parts: 
   // counted before a rule stands: after that ztunnel's own connections are among them
   if (isEntry) await countEarlier(step, record, parts);
   if (isReset) await resetEarlier(step, record, parts);
+  if (isEntry) await forgetFrozen(step, record, parts);
   const isUntouched = step.isUntouched && !isReset;
   const report = await redirection.apply(netns, redirect, { isNew, isUntouched });
   const { skippedFamilies, leftoverFault, fallback } = report;
@@ -29,6 +41,7 @@ export async function redirectPod(step: RedirectStep, record: PodRecord, parts: 
   record.hasWritten = report.changed;
   history.looked(record.uid, { netnsKey: netns.key, skippedFamilies });
   history.step(record.uid, "rules");
+  forgetLater(step, record, parts);
   if (fallback !== undefined && report.writes > 0)
     log.warn({ ...names, reason: fallback }, "a program wrote a pod's rules, which takes many times longer");
   if (leftoverFault !== undefined)
@@ -48,6 +61,31 @@ async function countEarlier({ sandbox }: RedirectStep, record: PodRecord, parts:
     history.entered(record.uid, { earlierConnections: count });
   } catch (error) {
     log.debug({ uid: record.uid, err: error }, "cannot count the connections from before the capture");
+  }
+}
+
+function forgetLater(step: RedirectStep, record: PodRecord, parts: Parts): void {
+  const { sandbox, isNew, isEntry } = step;
+  const isPlanned = planned.has(sandbox.netns);
+  planned.add(sandbox.netns);
+  // in one that is being made nothing was tracked before our rules
+  if (isNew || (isPlanned && !isEntry)) return;
+  const pauseMs = OVER_AFTER_MS + (isEntry ? 0 : Math.random() * ADOPTED_WITHIN_MS);
+  parts.clock.after(pauseMs, () => void forgetFrozen(step, record, parts));
+}
+
+/** Where the kernel does not let us, a new connection may meet an old one's ports. */
+async function forgetFrozen({ sandbox }: RedirectStep, record: PodRecord, parts: Parts): Promise<void> {
+  const { connections, log } = parts;
+  const { netns } = sandbox;
+  if (netns.closed) return;
+  try {
+    await connections.forgetFrozen(netns);
+  } catch (error) {
+    log.debug(
+      { uid: record.uid, netns: netns.key, err: error },
+      "cannot make the kernel forget old connections",
+    );
   }
 }
 

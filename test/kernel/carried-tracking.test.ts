@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernel forgets what ztunnel carried, and nothing else, whether tracking goes on or not. Root; a namespace of its own.
+// The kernel forgets what ztunnel carried and what is long over, and nothing else, whether tracking goes on or not. Root; a namespace
+// of its own.
 import { once } from "node:events";
 import { createServer, type Server, Socket, type SocketConstructorOpts } from "node:net";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { socketInNetns } from "../../src/linux/native.ts";
 import { countTracked, listTracked } from "../../src/linux/netlink/conntrack.ts";
 import { forgetCarried } from "../../src/redirection/carried-tracking.ts";
+import { forgetFrozen } from "../../src/redirection/frozen-tracking.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
+import { waitFor } from "../support/node/wait-for.ts";
 
 let pod: TestNetns;
 const open: (Server | Socket)[] = [];
@@ -83,4 +86,48 @@ test.each([700, 2_100])("%i connections are forgotten in one go", async (many) =
   for (let i = 0; i < many; i++) await connect(4, 7001);
   expect(await forgetCarried(pod.netns)).toBe(many);
   expect(await tracked()).toEqual([]);
+});
+
+describe("connections that are over", () => {
+  /** Tracking begins with the first rule that asks for it, and ends with the last. */
+  const chain = "chain c {\n type filter hook output priority 0\n ct state new\n }";
+  const track = () => pod.run("nft -f -", `table inet t {\n ${chain}\n}\n`);
+  const untrack = () => pod.run("nft flush ruleset");
+  /** Ends what was opened here, without a packet that is tracked. */
+  const end = async (): Promise<void> => {
+    for (const each of open.splice(0)) if (each instanceof Socket) each.resetAndDestroy();
+    await waitFor(
+      "the sockets to end",
+      async () => !(await pod.run("ss -Htan state established")).includes(":"),
+    );
+  };
+
+  test("are forgotten when tracking stopped before their end; those that go on, and all of others, stay", async () => {
+    await pod.run("ip address add 10.9.9.9/32 dev lo");
+    await track();
+    for (const port of [7001, 7002]) listen(port);
+    for (const family of [4, 6] as const) await connect(family, 7001);
+    await untrack();
+    await end();
+    expect(await tracked()).toEqual([7001, 7001]);
+    await track();
+    for (const family of [4, 6] as const) await connect(family, 7002);
+    const add = (line: string) => pod.run(`conntrack -I -t 1000 ${line}`);
+    const tcp = "-p tcp --state ESTABLISHED";
+    await add(`${tcp} -s 10.9.9.9 -d 10.1.1.1 --sport 4000 --dport 7003`);
+    await add(`${tcp} -s 10.1.1.1 -d 10.9.9.9 --sport 4000 --dport 7004`);
+    // forwarded for others, translated by others, and no TCP
+    await add(`${tcp} -s 10.2.2.2 -d 10.1.1.1 --sport 4000 --dport 7005`);
+    await add(`${tcp} -s 10.9.9.9 -d 10.1.1.1 --sport 4000 --dport 7006 --dst-nat 10.1.1.2`);
+    await add("-p udp -s 10.9.9.9 -d 10.1.1.1 --sport 4000 --dport 7007");
+    expect(await forgetFrozen(pod.netns)).toBe(4);
+    expect(await tracked()).toEqual([7002, 7002, 7005, 7006, 7007]);
+    expect(await forgetFrozen(pod.netns)).toBe(0);
+  });
+
+  test("are none where nothing is tracked", async () => {
+    listen(7001);
+    await connect(4, 7001);
+    expect(await forgetFrozen(pod.netns)).toBe(0);
+  });
 });

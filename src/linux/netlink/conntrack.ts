@@ -3,8 +3,10 @@
 // Source: linux/netfilter/nfnetlink_conntrack.h, nf_conntrack_common.h; linux net/netfilter/nf_conntrack_netlink.c.
 import { constants } from "node:os";
 import { setImmediate as nextTurn } from "node:timers/promises";
+import { addressText } from "../address.ts";
 import { netlinkInNetns } from "../native.ts";
 import { errorCode, exchange, NetlinkError } from "./exchange.ts";
+import type { SocketEnd } from "./inet-diag.ts";
 import {
   concatBytes,
   decodeAttributes,
@@ -21,6 +23,7 @@ const IPCTNL_MSG_CT_GET = 1;
 const IPCTNL_MSG_CT_DELETE = 2;
 const IPCTNL_MSG_CT_GET_STATS = 5;
 const CTA_STATS_GLOBAL_ENTRIES = 1;
+const IPPROTO_TCP = 6;
 const NLMSG_ERROR = 2;
 const NLMSG_DONE = 3;
 /** struct nfgenmsg: family, version, u16 */
@@ -35,9 +38,13 @@ const CTA = {
   markMask: 21,
   statusMask: 26,
 };
+const CTA_TUPLE_IP = 1;
 const CTA_TUPLE_PROTO = 2;
-const CTA_PROTO_SRC_PORT = 2;
+/** Source and destination, of IPv4 and of IPv6. */
+const CTA_IP = { 2: [1, 2], 10: [3, 4] } as const;
+const CTA_PROTO = { number: 1, sourcePort: 2, destinationPort: 3 } as const;
 const NLA_F_NESTED = 0x8000;
+const IPS_SRC_NAT = 0x10;
 const IPS_DST_NAT = 0x20;
 
 /** What is heard of one listing at most: some 40,000 connections. */
@@ -51,6 +58,8 @@ export interface TrackedConnection {
   readonly mark: number;
   /** Its destination was translated. */
   readonly isRedirected: boolean;
+  /** An address or port of it was translated. */
+  readonly isTranslated: boolean;
   /** The port that answers come from, before they are translated back; 0 where there are no ports. */
   readonly answeringPort: number;
   /** Family and attributes that name this very entry. */
@@ -61,6 +70,7 @@ export interface TrackedConnection {
 export interface TrackedQuery {
   readonly mark?: { readonly value: number; readonly mask: number };
   readonly isRedirected?: true;
+  readonly isTranslated?: false;
 }
 
 /**
@@ -144,7 +154,7 @@ function header(family: number): Uint8Array {
   return Uint8Array.of(family, 0, 0, 0);
 }
 
-function encodeQuery({ mark, isRedirected }: TrackedQuery): Uint8Array {
+function encodeQuery({ mark, isRedirected, isTranslated }: TrackedQuery): Uint8Array {
   const parts = [header(0)];
   if (mark !== undefined)
     parts.push(
@@ -155,6 +165,11 @@ function encodeQuery({ mark, isRedirected }: TrackedQuery): Uint8Array {
     parts.push(
       encodeAttribute(CTA.status, bigEndian(IPS_DST_NAT)),
       encodeAttribute(CTA.statusMask, bigEndian(IPS_DST_NAT)),
+    );
+  if (isTranslated === false)
+    parts.push(
+      encodeAttribute(CTA.status, bigEndian(0)),
+      encodeAttribute(CTA.statusMask, bigEndian(IPS_SRC_NAT | IPS_DST_NAT)),
     );
   return concatBytes(...parts);
 }
@@ -176,9 +191,11 @@ function decodeConnection(body: Uint8Array): TrackedConnection {
     const flag = type === CTA.tupleOrig ? NLA_F_NESTED : 0;
     return value === undefined ? [] : [encodeAttribute(type | flag, value)];
   });
+  const status = number(CTA.status);
   return {
     mark: number(CTA.mark),
-    isRedirected: (number(CTA.status) & IPS_DST_NAT) !== 0,
+    isRedirected: (status & IPS_DST_NAT) !== 0,
+    isTranslated: (status & (IPS_SRC_NAT | IPS_DST_NAT)) !== 0,
     answeringPort: sourcePort(attributes.get(CTA.tupleReply)),
     key: { family: body[0] ?? 0, attributes: concatBytes(...named) },
   };
@@ -186,6 +203,31 @@ function decodeConnection(body: Uint8Array): TrackedConnection {
 
 function sourcePort(tuple: Uint8Array | undefined): number {
   const protocol = tuple === undefined ? undefined : decodeAttributes(tuple).get(CTA_TUPLE_PROTO);
-  const port = protocol === undefined ? undefined : decodeAttributes(protocol).get(CTA_PROTO_SRC_PORT);
+  return protocol === undefined ? 0 : portIn(decodeAttributes(protocol), CTA_PROTO.sourcePort);
+}
+
+function portIn(protocol: ReadonlyMap<number, Uint8Array>, type: number): number {
+  const port = protocol.get(type);
   return port?.length === 2 ? viewOf(port).getUint16(0, false) : 0;
+}
+
+/** Both ends of a TCP connection as its first packet named them; undefined for what is none. Pure. */
+export function tcpEndsOf({
+  key,
+}: Pick<TrackedConnection, "key">):
+  | { readonly source: SocketEnd; readonly destination: SocketEnd }
+  | undefined {
+  const tuple = decodeAttributes(key.attributes).get(CTA.tupleOrig);
+  const parts = tuple && decodeAttributes(tuple);
+  const ip = parts?.get(CTA_TUPLE_IP);
+  const protocol = parts?.get(CTA_TUPLE_PROTO);
+  const types = key.family === 2 || key.family === 10 ? CTA_IP[key.family] : undefined;
+  if (ip === undefined || protocol === undefined || types === undefined) return undefined;
+  const ports = decodeAttributes(protocol);
+  const [source, destination] = types.map((type) => decodeAttributes(ip).get(type));
+  if (ports.get(CTA_PROTO.number)?.[0] !== IPPROTO_TCP || !source || !destination) return undefined;
+  return {
+    source: { address: addressText(source), port: portIn(ports, CTA_PROTO.sourcePort) },
+    destination: { address: addressText(destination), port: portIn(ports, CTA_PROTO.destinationPort) },
+  };
 }

@@ -348,6 +348,7 @@ export class World {
         resetEarlier: async () => ({ outcome: "reset", count: 0, isCapped: false }),
         countThroughZtunnel: async () => ({ count: 0, closingCount: 0, isCapped: false }),
         forgetCarried: async () => 0,
+        forgetFrozen: async () => 0,
       },
       portHolders: async () => [],
       attachments: new Owner({ log: silentLogger, keeper, kept: [...this.#kept.values()] }),

@@ -100,10 +100,14 @@ export class PodNetwork implements AsyncDisposable {
     await once(server, "listening");
   }
 
-  /** Connects from inside. @throws Error with the code of the failed connection */
-  async dial(place: Place, target: { address: string; port: number }): Promise<Socket> {
+  /** Connects from inside. @param from default: as the kernel chooses @throws Error with the code of the failed connection */
+  async dial(
+    place: Place,
+    target: { address: string; port: number },
+    from: { address?: string; port?: number } = {},
+  ): Promise<Socket> {
     const family = target.address.includes(":") ? 6 : 4;
-    const fd = socketInNetns(this.netns[place].fd, { family, type: "stream" });
+    const fd = socketInNetns(this.netns[place].fd, { family, type: "stream", ...from });
     const socket = new Socket({ fd, allowHalfOpen: true, manualStart: true } as SocketConstructorOpts);
     this.#track(socket);
     socket.connect({ host: target.address, port: target.port });
