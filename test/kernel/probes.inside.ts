@@ -25,6 +25,7 @@ import { joinCgroup, removeCgroup } from "../support/node/cgroup.ts";
 import { CniRuntime } from "../support/node/cni-runtime.ts";
 import { bridgeConflist } from "../support/node/conflist.ts";
 import { requireNode } from "../support/node/inside.ts";
+import { patience } from "../support/node/patience.ts";
 import { type Pod, type PodApp, PodRuntime } from "../support/node/pod.ts";
 import { get } from "../support/node/pod-app.ts";
 import { RemoteModule } from "../support/node/remote-module.ts";
@@ -590,7 +591,7 @@ export async function watchedHealing(): Promise<Record<string, unknown>> {
 /** A pod that ends before it is looked at, and then one that does not. */
 export async function watchedDeparting(): Promise<Record<string, unknown>> {
   const app = await enrolledApp();
-  using watching = newWatch({ settleMs: 300, retryMs: 100 });
+  using watching = newWatch({ settleMs: 300 * patience(), retryMs: 100 });
   const { watch, reports, log } = watching;
   watch.enrolled(probed(app));
   made.splice(made.indexOf(app), 1);

@@ -4,6 +4,7 @@
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 
 type Inside = typeof import("./probes.inside.ts");
 
@@ -83,7 +84,7 @@ test.each([
 ])("after %s a probe passes again within 5 s", async (_name, command) => {
   const { broken, afterMs } = await node.call.healed(command);
   expect(broken).toEqual(refused);
-  expect(afterMs).toBeLessThan(5_500);
+  expect(afterMs).toBeLessThan(5_500 * patience());
 });
 
 test.each([
@@ -95,7 +96,7 @@ test.each([
 ])("after %s the next look lets probes pass again", async (_name, command) => {
   const { broken, afterMs } = await node.call.healed(command, { intervalMs: 1_000 });
   expect(broken).toEqual(refused);
-  expect(afterMs).toBeLessThan(2_500);
+  expect(afterMs).toBeLessThan(2_500 * patience());
 });
 
 describe("the watch over the probes' way", () => {
@@ -196,7 +197,7 @@ describe("the watch over the probes' way", () => {
       leftSockets: false,
       leftHandles: 0,
     });
-    expect(ms).toBeLessThan(1_000);
+    expect(ms).toBeLessThan(1_000 * patience());
   });
 
   test("says once that it cannot look when only the kubelet's connections count", async () => {

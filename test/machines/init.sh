@@ -10,7 +10,7 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts -o gid=5,mode=620 devpts /dev/pts
 for folder in /run /tmp /dev/shm; do mount -t tmpfs -o mode=1777 tmpfs "$folder"; done
 ln -sfn /proc/self/fd /dev/fd
-mkdir -p /run/lock /run/results /etc/modprobe.d /etc/sysctl.d
+mkdir -p /run/lock /run/results /etc/modprobe.d /etc/sysctl.d /usr/local/bin
 [ -L /var/run ] || { rm -rf /var/run && ln -s /run /var/run; }
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 # as systemd has it: no process in a folder whose controllers are given to those below
@@ -26,6 +26,8 @@ ip link set lo up
 modprobe dummy numdummies=0 2>/dev/null
 ip link add eth0 type dummy
 ip link set eth0 up
+# of every node of Kubernetes: what a bridge forwards is seen by the rules. Source: Kubernetes, "Container Runtimes", Network configuration
+modprobe br_netfilter
 
 uptime_s() { cut -d ' ' -f 1 /proc/uptime; }
 # What has been said so far, where the program outside finds it however the machine ends.

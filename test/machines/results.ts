@@ -47,7 +47,7 @@ async function readResult({ kind, name }: Step, folder: string, code: number): P
       const json = await readIfThere(join(folder, `${name}.json`));
       return json === ""
         ? { passed: 0, failures: ["vitest ended without a report"] }
-        : readSuiteReport(json, [name]);
+        : readSuiteReport(json, [name.replace(/^cri-/, "")]);
     }
   }
 }
