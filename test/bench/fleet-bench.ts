@@ -85,15 +85,15 @@ async function capturedAfterMs(mesh: MeshNode, namespace: string, pods: readonly
   let startMs = 0;
   const hasRules = (pod: Pod, i: number): Promise<number> =>
     new Promise((resolve, reject) => {
-      const listen = (): void =>
-        ears[i]?.listen(() => {
-          const heardMs = performance.now();
-          ruleGeneration(pod.netns).then((generation) => {
-            if (generation === bare[i]) listen();
-            else resolve(heardMs - startMs);
-          }, reject);
-        });
-      listen();
+      const hear = (): void => {
+        const heardMs = performance.now();
+        // before the question: what is announced after its answer is heard
+        ears[i]?.listen(hear);
+        ruleGeneration(pod.netns).then((generation) => {
+          if (generation !== bare[i]) resolve(heardMs - startMs);
+        }, reject);
+      };
+      ears[i]?.listen(hear);
     });
   const all = Promise.all(pods.map(hasRules));
   startMs = performance.now();

@@ -24,10 +24,10 @@ export interface QuietCosts {
 }
 
 const NAMESPACE = "quiet";
-/** What comes after a start: the last look without a reason, and what V8 tidies up. */
-const SETTLE_MS = 90_000;
-/** Longer than a minute, so that a look by the clock at some of the pods is among it as often as it is in the long run. */
-const IDLE_MS = 120_000;
+/** What comes after a start: the last look without a reason, and what V8 tidies up and compiles. */
+const SETTLE_MS = 150_000;
+/** As long as the clock takes to come to each pod once, more or less. */
+const IDLE_MS = 240_000;
 const DRIFTED_PODS = 20;
 /** A pod that is changed more often than that is looked at less often. */
 const DRIFT_PAUSE_MS = 2_000;

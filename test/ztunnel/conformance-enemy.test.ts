@@ -314,9 +314,9 @@ describe("bad timing", () => {
     // the storm's dead connections fill the backlog: who asks at growing intervals up to 15 s may find it full each time
     const patient = await harness.standIn({ maxBackoffMs: 100 });
     await patient.waitForReady(15_000);
-    await storm.waitForStats((stats) => stats.connections >= 25, 15_000);
+    // counted here: the last of those that the storm counts wait in the backlog
+    await eventually("more than twenty to be let in", () => times.length > 20, 15_000);
     await storm.kill();
-    expect(times.length).toBeGreaterThan(20);
     // five in each second, looked at over four of them: a hello is seen some time after its connection was let in, on a busy machine
     // tens of milliseconds later than another's
     const crowded = times.filter(
