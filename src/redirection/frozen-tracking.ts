@@ -23,6 +23,9 @@ const LIVE_STATES: readonly SocketState[] = [
   "last-ack",
   "closing",
 ];
+/** Some 5,000 connections: of a pod that has more, the first ones are looked at. It must not cost the others more. */
+const MAX_LISTING_BYTES = 2 << 20;
+
 /**
  * Makes the kernel forget TCP connections that nobody in the namespace has, and that were never translated.
  *
@@ -38,7 +41,7 @@ const LIVE_STATES: readonly SocketState[] = [
 export async function forgetFrozen(netns: Netns): Promise<number> {
   if ((await countTracked(netns.fd)) === 0) return 0;
   // tracked ones first: what has a socket by then is none of those without
-  const { connections } = await listTracked(netns.fd, { isTranslated: false });
+  const { connections } = await listTracked(netns.fd, { isTranslated: false, maxBytes: MAX_LISTING_BYTES });
   const own = new Set((await interfaceAddresses(netns.fd)).map(({ address }) => address));
   const suspects = connections.flatMap((connection) => suspectOf(connection, own));
   if (suspects.length === 0) return 0;

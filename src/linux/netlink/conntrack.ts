@@ -88,16 +88,17 @@ export async function countTracked(netnsFd: number): Promise<number | undefined>
 
 /**
  * Lists tracked connections of both families, whether tracking goes on in the namespace or has stopped. The list is not one moment's.
+ * @param query.maxBytes what is heard at most, default 16 MiB
  * @returns isCapped: there were more than are heard of one namespace
  * @throws NetlinkError: the kernel refused; NativeError: the conversation failed
  */
 export async function listTracked(
   netnsFd: number,
-  query: TrackedQuery,
+  { maxBytes = MAX_LISTING_BYTES, ...query }: TrackedQuery & { readonly maxBytes?: number },
 ): Promise<{ readonly connections: TrackedConnection[]; readonly isCapped: boolean }> {
   const request = { type: messageType(IPCTNL_MSG_CT_GET), flags: NLM.dump, body: encodeQuery(query) };
   const received = await netlinkInNetns(netnsFd, NETLINK_NETFILTER, encodeRequests([request]), {
-    enoughBytes: MAX_LISTING_BYTES,
+    enoughBytes: maxBytes,
   });
   const connections: TrackedConnection[] = [];
   let isCapped = true;

@@ -138,7 +138,8 @@ export const socketAttacks: readonly Attack[] = [
       const back = await descriptorsBack(scene, before);
       return {
         measured: `${connected} connected, ztunnel came ${again} times again, ${back ? "descriptors back" : "NOT BACK"}`,
-        ok: back && again === 0 && connected > 20,
+        // those of the first moment; who keeps its place without a word keeps the others out
+        ok: back && again === 0 && connected >= 20,
       };
     },
   },
