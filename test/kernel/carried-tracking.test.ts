@@ -125,6 +125,17 @@ describe("connections that are over", () => {
     expect(await forgetFrozen(pod.netns)).toBe(0);
   });
 
+  test("are forgotten in TIME_WAIT too", async () => {
+    await track();
+    listen(7001);
+    await connect(4, 7001);
+    await untrack();
+    for (const each of open) if (each instanceof Socket) each.resume().end();
+    await waitFor("TIME_WAIT", async () => (await pod.run("ss -Htan state time-wait")).includes(":7001"));
+    expect(await tracked()).toEqual([7001]);
+    expect(await forgetFrozen(pod.netns)).toBe(1);
+  });
+
   test("are none where nothing is tracked", async () => {
     listen(7001);
     await connect(4, 7001);
