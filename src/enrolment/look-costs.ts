@@ -63,7 +63,7 @@ export function lookPauseMs(
 
 /**
  * From a look that found a captured pod as it should be to the next by the clock, in ms, jittered by a quarter. Pods of which the kernel
- * tells are due at the same moments, an interval apart: several in a row take 0.25 ms each, one by a process that has slept 1.2 ms.
+ * tells are due at the same moments, an interval apart: each look alone would wake a process that has slept.
  * @param intervalMs of the pods of which nothing is announced
  * @param at.nowMs on the clock of all pods
  * @param at.random from 0 to 1

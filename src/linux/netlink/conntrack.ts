@@ -74,8 +74,8 @@ export interface TrackedQuery {
 }
 
 /**
- * How many connections the namespace tracks. Nothing is listed for it: each list costs a walk through what all namespaces track
- * (3 ms with 262,144 buckets), however little is in this one.
+ * How many connections the namespace tracks. Nothing is listed for it: each list costs a walk through what all namespaces track,
+ * however little is in this one.
  * @returns undefined where the kernel does not say @throws NativeError: the conversation failed
  */
 export async function countTracked(netnsFd: number): Promise<number | undefined> {
