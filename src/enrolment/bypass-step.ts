@@ -35,7 +35,8 @@ export async function lookForBypasses(
 ): Promise<void> {
   // in a pod that is being made nothing runs yet, and it is waited for
   if (bypasses === undefined || record.isAdding) return;
-  const last = unchanged(netns, generation);
+  // the count that is compared has 16 bits, which a pod can go round
+  const last = record.isAnnounced ? undefined : unchanged(netns, generation);
   // x_tables have no such count: one whose changes are announced is looked at seldom enough to look into them each time
   if (last !== undefined && !record.isHeard) return;
   try {

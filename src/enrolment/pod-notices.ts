@@ -77,13 +77,15 @@ export class PodNotices {
     return this.#listened.size;
   }
 
-  /** A look begins: what was announced until now is seen by it. */
-  begin({ uid }: Pick<PodRecord, "uid">): void {
+  /** A look begins: what was announced until now is seen by it. @returns whether anything was since the last one */
+  begin({ uid }: Pick<PodRecord, "uid">): boolean {
     const listened = this.#listened.get(uid);
-    if (listened === undefined) return;
+    if (listened === undefined) return false;
+    const isAnnounced = listened.dueMs !== undefined;
     listened.dueMs = undefined;
     listened.isLooking = true;
     this.#listen(uid, listened);
+    return isAnnounced;
   }
 
   /** A run ended: listens to a pod that is captured, and to no other. */

@@ -67,6 +67,8 @@ export class PodRecord implements PodStatus {
   /** What its last looks took, as many as judge it. */
   looksMs: readonly number[] = [];
   isHeard = false;
+  /** Something was announced between the last look and the present one. */
+  isAnnounced = false;
   /** The last look at its rules saw nothing that changes without being announced. */
   areRulesAnnounced = false;
   /** The last look has written in its namespace, which is announced to us as well. */

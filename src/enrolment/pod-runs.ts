@@ -44,7 +44,7 @@ export class PodRuns {
     if (record === undefined) return { do: "rest", outcome: "forgotten" };
     const { history, log } = this.#parts;
     history.begin(uid);
-    this.#parts.notices.begin(record);
+    record.isAnnounced = this.#parts.notices.begin(record);
     try {
       const rest = await this.#parts.reconciler.run(record);
       log.debug({ uid, outcome: rest.outcome }, "looked at a pod");

@@ -47,4 +47,9 @@ test("of a pod that is heard of x_tables are looked into each time, nf_tables wh
   await look(8);
   await look();
   expect(looks.slice(7)).toEqual([undefined, undefined]);
+  await look(7);
+  expect(looks.at(-1)).toBe(nft);
+  record.isAnnounced = true;
+  await look(7);
+  expect(looks.at(-1)).toBeUndefined();
 });
