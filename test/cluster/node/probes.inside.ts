@@ -252,16 +252,21 @@ async function failedProbes(): Promise<string[]> {
     .sort();
 }
 
-/** Does damage, which must show; then waits until the kernel has everything again. @returns how long that took */
+/**
+ * Does damage while the agent is stopped, for it may mend it between two looks; then waits until the kernel has
+ * everything again. @returns how long that took
+ */
 async function healed(damage: () => Promise<void>): Promise<number> {
   const wanted = await hostState();
   assert.equal(wanted.faults.length, 0, wanted.faults.join("\n"));
-  const damaged = waitFor("the damage to show", async () => (await differences(wanted)).length > 0, {
-    timeoutMs: 5_000,
-  });
+  process.kill(agent.pid, "SIGSTOP");
+  try {
+    await damage();
+    assert.notEqual((await differences(wanted)).length, 0, "the damage does not show");
+  } finally {
+    process.kill(agent.pid, "SIGCONT");
+  }
   const began = performance.now();
-  await damage();
-  await damaged;
   await waitFor(
     "the host to be healed",
     async () => {
