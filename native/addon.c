@@ -23,6 +23,9 @@ static napi_value init(napi_env env, napi_value exports)
 		FUNCTION("notifyInNetns", js_notify_in_netns),
 		FUNCTION("notifyListen", js_notify_listen),
 		FUNCTION("notifyClose", js_notify_close),
+		FUNCTION("pollInNetns", js_poll_in_netns),
+		FUNCTION("pollFrom", js_poll_from),
+		FUNCTION("pollClose", js_poll_close),
 		FUNCTION("watchTurns", js_watch_turns),
 		FUNCTION("readTurns", js_read_turns),
 #undef FUNCTION

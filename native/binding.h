@@ -56,6 +56,9 @@ napi_value js_xtables_in_netns(napi_env env, napi_callback_info info);
 napi_value js_notify_in_netns(napi_env env, napi_callback_info info);
 napi_value js_notify_listen(napi_env env, napi_callback_info info);
 napi_value js_notify_close(napi_env env, napi_callback_info info);
+napi_value js_poll_in_netns(napi_env env, napi_callback_info info);
+napi_value js_poll_from(napi_env env, napi_callback_info info);
+napi_value js_poll_close(napi_env env, napi_callback_info info);
 napi_value js_watch_turns(napi_env env, napi_callback_info info);
 napi_value js_read_turns(napi_env env, napi_callback_info info);
 

@@ -114,6 +114,11 @@ struct netlink_exchange {
 
 void netlink_converse(struct netlink_exchange *exchange);
 
+// A socket for conversations in the thread's namespace, where it stays; or -errno.
+int netlink_open(int protocol);
+// As netlink_converse(), over such a socket, whatever thread has it.
+void netlink_converse_on(int fd, struct netlink_exchange *exchange);
+
 #define XTABLES_NAME_BYTES 32 // with the NUL
 #define XTABLES_INFO_BYTES 84
 

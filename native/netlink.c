@@ -216,7 +216,7 @@ static int set_option(int fd, int level, int name, int value)
 	return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
 }
 
-static int open_netlink(int protocol)
+int netlink_open(int protocol)
 {
 	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
 
@@ -232,16 +232,12 @@ static int open_netlink(int protocol)
 	return fd;
 }
 
-static int converse(struct netlink_exchange *exchange)
+static int converse(int fd, struct netlink_exchange *exchange)
 {
 	struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
 	int64_t deadline = now_ms() + exchange->deadline_ms;
-	int fd, result = 0;
+	int result = 0;
 
-	exchange->step = "socket";
-	fd = open_netlink(exchange->protocol);
-	if (fd < 0)
-		return fd;
 	for (size_t offset = 0; offset < exchange->request_bytes && result == 0 && !has_enough(exchange);) {
 		struct group group;
 
@@ -257,11 +253,20 @@ static int converse(struct netlink_exchange *exchange)
 		result = receive_answers(fd, exchange, &group, deadline);
 		offset += group.bytes;
 	}
-	close(fd);
 	return result;
+}
+
+void netlink_converse_on(int fd, struct netlink_exchange *exchange)
+{
+	exchange->result = converse(fd, exchange);
 }
 
 void netlink_converse(struct netlink_exchange *exchange)
 {
-	exchange->result = converse(exchange);
+	int fd = netlink_open(exchange->protocol);
+
+	exchange->step = "socket";
+	exchange->result = fd < 0 ? fd : converse(fd, exchange);
+	if (fd >= 0)
+		close(fd);
 }

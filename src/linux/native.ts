@@ -51,6 +51,15 @@ export interface Addon {
   notifyInNetns(netnsFd: number, sockets: readonly (readonly number[])[]): Promise<Handle>;
   notifyListen(handle: Handle, onheard: () => void): void;
   notifyClose(handle: Handle): void;
+  pollInNetns(
+    netnsFd: number,
+    protocol: number,
+    request: Uint8Array,
+    everyMs: number,
+    onchanged: () => void,
+  ): Promise<Handle>;
+  pollFrom(handle: Handle, answer: Uint8Array): void;
+  pollClose(handle: Handle): void;
   watchTurns(): Handle;
   /** In ns. */
   readTurns(handle: Handle, forget: boolean): [p50: number, p99: number, longest: number];

@@ -33,11 +33,8 @@ export interface HostForm {
   readonly counts: { readonly setWrites: number; readonly ruleWrites: number };
   /** Compares what is there with what should be; writes nothing. @throws {ProbesError}; what engines and netlink throw */
   observe(netns: Netns, wanted: WantedHost): Promise<SeenHost>;
-  /**
-   * What shows at a glance whether entries came or went, to be compared with another glance; for sets that the kernel announces it is
-   * always the same. Undefined where rules are not announced: nothing may be spared. @throws as {@link observe}
-   */
-  glance(netns: Netns, families: readonly Family[]): Promise<string | undefined>;
+  /** What of it no kernel announces. Of entries of ipset it can be asked again and again; where rules are not, no look may be spared. */
+  readonly unannounced: "nothing" | "entries" | "rules";
   /** Comments by address, of the sets that are there. @throws as {@link observe} */
   entries(netns: Netns, families: readonly Family[]): Promise<ReadonlyMap<Family, SetEntries>>;
   /** Takes away all of it; absence is success. @returns what was there @throws as {@link observe} */

@@ -13,6 +13,7 @@ import {
   NLM,
   viewOf,
 } from "../linux/netlink/message.ts";
+import type { NetnsQuestion } from "../linux/netns-poll.ts";
 import type { NetnsAt } from "../linux/netns-visit.ts";
 import type { Family } from "../netfilter/family.ts";
 import { header, name as nameAttribute } from "../netfilter/nft/nft-wire.ts";
@@ -68,15 +69,12 @@ export async function lookAtHost(at: NetnsAt, families: readonly Family[]): Prom
 }
 
 /**
- * What the kernel says of the sets without their entries: how many there are, what they take, who names them.
- * @returns equal for sets in which nothing came or went. An entry that was replaced by another one may not show
- * @throws NativeError if the conversation with the kernel failed
+ * What the kernel says of the sets without their entries: how many there are, what they take, who names them. The same while nothing
+ * comes or goes; an entry that was replaced by another one may not show.
  */
-export async function glanceAtSets(at: NetnsAt, families: readonly Family[]): Promise<string> {
-  const answers = await read(at, NETLINK_NETFILTER, families.map(listHeader));
-  return answers
-    .map(({ error, messages }) => [error, ...messages.map(({ body }) => Buffer.from(body).toString("hex"))])
-    .join();
+export function setsQuestion(everyMs: number): NetnsQuestion {
+  const requests = ([4, 6] as const).map(listHeader);
+  return { protocol: NETLINK_NETFILTER, requests, everyMs };
 }
 
 function listHeader(family: Family): NetlinkRequest {

@@ -26,7 +26,7 @@ export interface HostProbesOptions extends HostStateOptions {
    * also on a slow machine. A look without a difference costs no process. Where the kernel takes long to show the rules, they are looked at less often.
    */
   readonly intervalMs?: number;
-  /** Hears of the host: what is announced is looked at at once, and the clock glances at sets alone. Default: nobody listens. */
+  /** Hears of the host: what is announced is looked at at once, and the sets of ipset are asked about. Default: nobody listens. */
   readonly listen?: ListenToHost | undefined;
   readonly clock?: Clock;
 }

@@ -15,11 +15,6 @@ import { ProbeMembers, type WantedMembers } from "./probe-members.ts";
 import { asProbesError, notConvergedError, ProbesError, stoppedError } from "./probes-error.ts";
 
 const DEFAULT_INTERVAL_MS = 3_000;
-/**
- * From a glance at sets, which no kernel announces, to the next. It takes 0.2 ms, and 0.8 where the process has to wake up for it, as it
- * has while nothing happens. What somebody takes out of a set is back within 5 s, as where nobody listens.
- */
-const GLANCE_MS = DEFAULT_INTERVAL_MS;
 const FIRST_RETRY_MS = 500;
 /** Many pods that are captured at once go into the sets by a few runs instead of one each. */
 const GATHER_MS = 10;
@@ -65,14 +60,16 @@ export class HostProbes {
     this.#runs = new KeepTrue({
       work: () => this.#assert(),
       shortestMs: GATHER_MS,
-      longestMs: () => (this.#ears?.isAtEase === true ? GLANCE_MS : this.#pace.pauseMs),
+      longestMs: () => this.#ears?.restMs ?? this.#pace.pauseMs,
       backoff: new Backoff({ baseMs: FIRST_RETRY_MS, capMs: intervalMs }),
       clock,
     });
+    const { unannounced } = this.#state;
     // whose connections pass with PROBE_MATCH=kubelet is a matter of processes, of which nobody tells
-    if (options.listen !== undefined && options.match !== "kubelet") {
+    if (options.listen !== undefined && options.match !== "kubelet" && unannounced !== "rules") {
+      const { listen, log } = options;
       const onheard = (inMs: number): void => this.#runs.requestIn(inMs);
-      this.#ears = new HostEars({ listen: options.listen, onheard, log: options.log, clock });
+      this.#ears = new HostEars({ listen, asksForSets: unannounced === "entries", onheard, log, clock });
     }
     if (options.match === "kubelet") {
       const { procRoot = "/proc", backend, log } = options;
@@ -179,8 +176,7 @@ export class HostProbes {
 
   async #assert(): Promise<void> {
     try {
-      // nothing is awaited before a look begins: what is asked for from then on has a run of its own
-      if (this.#ears?.isAtEase !== true || !(await this.#isAsItWas(this.#ears))) await this.#converge();
+      await this.#converge();
       this.#counts.reasserted++;
       this.#report(undefined);
     } catch (error) {
@@ -193,24 +189,11 @@ export class HostProbes {
     }
   }
 
-  /** Nothing is asked for that was not there, and all that was right is what it was, as far as the kernel says. */
-  async #isAsItWas(ears: HostEars): Promise<boolean> {
-    if (!this.#settled || this.fault !== undefined) return false;
-    const glance = await this.#state.glance(this.#host());
-    return glance !== undefined && ears.isSame(glance);
-  }
-
-  /** @returns a glance at the sets from before the look that follows */
-  async #beginToHear(netns: Netns, ears: HostEars): Promise<string | undefined> {
-    await ears.begin(netns);
-    return await this.#state.glance(netns);
-  }
-
   async #converge(): Promise<void> {
     const netns = this.#host();
     // what is asked for from now on has a run of its own coming
     const asked = this.#members.wanted(this.#options.isOutside);
-    const glance = this.#ears === undefined ? undefined : await this.#beginToHear(netns, this.#ears);
+    await this.#ears?.begin(netns);
     const members = this.#hasCarried ? asked : await this.#state.carriedOver(netns, asked);
     const wasSettled = this.#settled;
     let hasRules = false;
@@ -236,7 +219,7 @@ export class HostProbes {
     }
     this.#members.settle(members);
     if (!this.#runs.isNextRequested) this.#settled = true;
-    if (isAllSeen && this.#settled && glance !== undefined) this.#ears?.note(glance);
+    if (isAllSeen && this.#settled) this.#ears?.note();
     this.#wasIntact = true;
     this.#hasCarried = true;
     await this.#state.clearLeftovers(netns, this.#options.log);

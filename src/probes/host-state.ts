@@ -68,6 +68,10 @@ export class HostState {
     return this.#form.counts;
   }
 
+  get unannounced(): HostForm["unannounced"] {
+    return this.#form.unannounced;
+  }
+
   /** Compares what is there with what should be; writes nothing. @throws as {@link HostForm.observe} */
   async observe(netns: Netns, wanted: Omit<WantedHost, "families" | "at">): Promise<HostObservation> {
     const { families, skippedFamilies } = this.#families(netns);
@@ -81,11 +85,6 @@ export class HostState {
       if (branch.drift.length > 0) await branch.write();
     };
     return { ...seen, drift: [...seen.drift, ...branch.drift], write, skippedFamilies };
-  }
-
-  /** As {@link HostForm.glance}. */
-  glance(netns: Netns): Promise<string | undefined> {
-    return this.#form.glance(netns, this.#families(netns).families);
   }
 
   async #observeBranchEni(

@@ -9,7 +9,7 @@ import type { Family } from "../netfilter/family.ts";
 import { BACKEND_NAMES, type RedirectBackend } from "../netfilter/variant.ts";
 import type { Variant } from "../netfilter/variant-tools.ts";
 import type { HostForm, SeenHost, WantedHost } from "./host-form.ts";
-import { changeEntries, destroySet, findSets, glanceAtSets, lookAtHost } from "./host-look.ts";
+import { changeEntries, destroySet, findSets, lookAtHost } from "./host-look.ts";
 import { HostRules, type WantedHostRules } from "./host-rules.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
@@ -32,8 +32,8 @@ interface HostPlan {
 export class IptablesHost implements HostForm {
   readonly #runner: ToolRunner;
   readonly #rules: HostRules;
-  /** The kernel announces rules of nf_tables alone. */
-  readonly #isAnnounced: boolean;
+  /** Rules of nf_tables are announced. */
+  readonly unannounced: "entries" | "rules";
   #setWrites = 0;
   /** Key of the match that was written last. */
   #writtenMatch: string | undefined;
@@ -41,7 +41,7 @@ export class IptablesHost implements HostForm {
   constructor(backend: RedirectBackend, snat: Readonly<Record<Family, string>>) {
     this.#rules = new HostRules(backend, snat);
     this.#runner = backend.runner;
-    this.#isAnnounced = backend.variant === "nft";
+    this.unannounced = backend.variant === "nft" ? "entries" : "rules";
   }
 
   get counts() {
@@ -71,10 +71,6 @@ export class IptablesHost implements HostForm {
       write: () =>
         this.#write(netns, { entries, setLines, ruleFamilies: drift.length > 0 ? families : [], match }),
     };
-  }
-
-  async glance(netns: Netns, families: readonly Family[]): Promise<string | undefined> {
-    return this.#isAnnounced ? await glanceAtSets(netns.fd, families) : undefined;
   }
 
   async entries(netns: Netns, families: readonly Family[]): ReturnType<HostForm["entries"]> {

@@ -17,6 +17,10 @@ export class NativeProbes implements HostForm {
     this.#snat = snat;
   }
 
+  get unannounced() {
+    return "nothing" as const;
+  }
+
   get counts() {
     return { setWrites: 0, ruleWrites: this.#writes };
   }
@@ -32,11 +36,6 @@ export class NativeProbes implements HostForm {
         this.#writes += (await host.apply(netns, members)).writes;
       },
     };
-  }
-
-  /** Rules and sets are announced. */
-  async glance(): Promise<string> {
-    return "";
   }
 
   async entries(netns: Netns, families: readonly Family[]): ReturnType<HostForm["entries"]> {

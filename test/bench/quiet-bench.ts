@@ -24,8 +24,8 @@ export interface QuietCosts {
 }
 
 const NAMESPACE = "quiet";
-/** What comes after a start: the last look without a reason, and what V8 tidies up and compiles. */
-const SETTLE_MS = 150_000;
+/** What comes after a start: the last look without a reason, what V8 compiles, and the two times (at 100 and at 200 s) that it tidies up. */
+const SETTLE_MS = 240_000;
 /** As long as the clock takes to come to each pod once, more or less. */
 const IDLE_MS = 240_000;
 const DRIFTED_PODS = 20;

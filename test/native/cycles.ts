@@ -130,6 +130,25 @@ async function cycleNotices(times: number): Promise<void> {
   }
 }
 
+/** Questions that are asked again and again, have another answer at once or never, and are closed or left to the collector. */
+async function cyclePolls(times: number): Promise<void> {
+  const answer = await netlinkInNetns(netnsFd, 0, request);
+  for (let i = 0; i < times; i += PIPELINE) {
+    const polls = await Promise.all(
+      Array.from({ length: PIPELINE }, () => addon.pollInNetns(netnsFd, 0, request, 1, () => {})),
+    );
+    for (const [j, poll] of polls.entries()) {
+      addon.pollFrom(poll, j % 2 === 0 ? answer : hello);
+      if (i % 80 === 0) addon.pollFrom(poll, answer);
+      if (i % 800 !== 8 || j > 0) addon.pollClose(poll);
+      if (i % 80 === 16) addon.pollClose(poll);
+    }
+    if (i % 80 === 24) await addon.pollInNetns(0, 0, request, 1, () => {}).catch(() => {});
+    if (i % 80 === 32) await addon.pollInNetns(netnsFd, 99, request, 1, () => {}).catch(() => {});
+    if (i % 80 === 40) await new Promise((resolve) => setTimeout(resolve, 3));
+  }
+}
+
 /** Ways to go wrong: failing calls, arguments of wrong types, packets cut short, handles nobody wants. */
 async function cycleMistakes(times: number): Promise<void> {
   using listener = listenSeqpacket(socketPath, { backlog: 100, maxPacketBytes: 3, maxFds: 0 });
@@ -161,6 +180,9 @@ async function cycleMistakes(times: number): Promise<void> {
     refused(() => addon.notifyInNetns(netnsFd, [["route"]]));
     refused(() => addon.notifyListen({}, () => {}));
     refused(() => addon.notifyClose(1));
+    refused(() => addon.pollInNetns(netnsFd, 0, request, 0, () => {}));
+    refused(() => addon.pollInNetns(netnsFd, 0, request, 1, 1));
+    refused(() => addon.pollFrom({}, hello));
     const client = connectSeqpacket(socketPath);
     client.send(Buffer.from("too long"), netnsFd);
     await new Promise<void>((resolve) => {
@@ -189,6 +211,7 @@ async function cycleWorkers(times: number): Promise<void> {
     for (let i = 0; i < 20; i++) {
       addon.netlinkInNetns(netnsFd, false, [0, request, 1000, 0]);
       addon.notifyInNetns(netnsFd, [[12, 7], [0, 1, 8]]).then((ears) => addon.notifyListen(ears, () => {}));
+      addon.pollInNetns(netnsFd, 0, request, 1, () => {}).then((poll) => addon.pollFrom(poll, request));
       addon.xtablesInNetns(netnsFd, "4nat\\tA\\n6raw\\n4none\\t", i % 2 === 0, i % 3 ? 0 : 1 << 20, i % 5 === 0);
     }
   `;
@@ -229,6 +252,7 @@ async function runAll(times: number): Promise<void> {
   await cycleNetlink(times);
   await cycleTables(times);
   await cycleNotices(times);
+  await cyclePolls(times);
   for (let i = 0; i < times; i++) addon.readTurns(turns, i % 2 === 0);
 }
 

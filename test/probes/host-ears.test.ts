@@ -8,17 +8,40 @@ import { FakeClock } from "../support/fake-clock.ts";
 
 const netns = {} as Netns;
 
-function make({ fails = false } = {}) {
+type Fails = "listening" | "polling" | "asking";
+
+function make({ fails, asksForSets = true }: { fails?: Fails; asksForSets?: boolean } = {}) {
   const clock = new FakeClock();
   const looks: number[] = [];
-  const kernel: { announce: () => void; listened: number } = { announce: () => {}, listened: 0 };
+  const kernel = {
+    announce: () => {},
+    answerOtherwise: () => {},
+    whileAsked: () => {},
+    listened: 0,
+    asked: 0,
+  };
+  const failing = (what: Fails): void => {
+    if (fails === what) throw new Error(`${what} fails`);
+  };
   const ears = new HostEars({
     listen: async () => {
-      if (fails) throw new Error("no such protocol");
+      failing("listening");
       return {
         listen: (onheard) => {
           kernel.listened++;
           kernel.announce = onheard;
+        },
+      };
+    },
+    asksForSets,
+    poll: async () => {
+      failing("polling");
+      return {
+        listen: async (onchanged) => {
+          failing("asking");
+          kernel.asked++;
+          kernel.answerOtherwise = onchanged;
+          kernel.whileAsked();
         },
       };
     },
@@ -29,31 +52,51 @@ function make({ fails = false } = {}) {
   return { ears, clock, looks, kernel };
 }
 
-test("what was found right holds while a glance is the same, for a minute", async () => {
-  const { ears, clock } = make();
-  expect(ears.isAtEase).toBe(false);
+test("what was found right holds for a minute", async () => {
+  const { ears, clock, kernel } = make();
+  expect(ears.restMs).toBe(undefined);
   await ears.begin(netns);
-  expect(ears.isAtEase).toBe(false);
-  ears.note("3 entries");
-  expect([ears.isAtEase, ears.isSame("3 entries"), ears.isSame("2 entries")]).toEqual([true, true, false]);
-  clock.advance(59_999);
-  expect(ears.isSame("3 entries")).toBe(true);
+  expect(ears.restMs).toBe(undefined);
+  clock.advance(10_000);
+  ears.note();
+  expect(ears.restMs).toBe(50_000);
+  clock.advance(49_999);
+  expect(ears.restMs).toBe(1);
   clock.advance(1);
-  expect([ears.isAtEase, ears.isSame("3 entries")]).toEqual([false, false]);
+  expect(ears.restMs).toBe(undefined);
+  expect([kernel.listened, kernel.asked]).toEqual([1, 1]);
 });
 
-test("what is announced ends it at once, also during the look, and asks for one", async () => {
-  const { ears, looks, kernel } = make();
+test.each(["announce", "answerOtherwise"] as const)(
+  "what is heard (%s) ends it at once, also during the look, and asks for one",
+  async (hear) => {
+    const { ears, looks, kernel } = make();
+    await ears.begin(netns);
+    ears.note();
+    kernel[hear]();
+    expect([ears.restMs, looks]).toEqual([undefined, [50]]);
+    await ears.begin(netns);
+    expect([kernel.listened, kernel.asked]).toEqual([2, 2]);
+    kernel[hear]();
+    // what the look found is older than what was heard
+    ears.note();
+    expect(ears.restMs).toBe(undefined);
+  },
+);
+
+test("what is announced while the sets are asked about counts", async () => {
+  const { ears, kernel } = make();
+  kernel.whileAsked = () => kernel.announce();
   await ears.begin(netns);
-  ears.note("x");
-  kernel.announce();
-  expect([ears.isAtEase, looks]).toEqual([false, [50]]);
+  ears.note();
+  expect(ears.restMs).toBe(undefined);
+});
+
+test("sets that the kernel announces are not asked about", async () => {
+  const { ears, kernel } = make({ asksForSets: false });
   await ears.begin(netns);
-  expect(kernel.listened).toBe(2);
-  kernel.announce();
-  // what the look found is older than the announcement
-  ears.note("x");
-  expect(ears.isSame("x")).toBe(false);
+  ears.note();
+  expect([ears.restMs, kernel.asked]).toEqual([60_000, 0]);
 });
 
 test("who writes there all the time brings a look in three seconds, as there was without announcements", async () => {
@@ -66,7 +109,7 @@ test("who writes there all the time brings a look in three seconds, as there was
 });
 
 test("the echo of our own writes takes nothing from what others may", async () => {
-  const { ears, looks, kernel } = make();
+  const { ears, looks, kernel } = make({ asksForSets: false });
   for (let i = 0; i < 8; i++) {
     await ears.begin(netns);
     if (i % 2 === 1) ears.write();
@@ -75,9 +118,19 @@ test("the echo of our own writes takes nothing from what others may", async () =
   expect(looks).toEqual([50, 50, 50, 50, 50, 50, 50, 50]);
 });
 
-test("a host that cannot be listened to is looked at by the clock", async () => {
-  const { ears } = make({ fails: true });
+test("what we put into a set is looked at soon: without it again the answer is the old one", async () => {
+  const { ears, looks } = make();
   await ears.begin(netns);
-  ears.note("x");
-  expect([ears.isAtEase, ears.isSame("x")]).toEqual([false, false]);
+  ears.write();
+  expect(looks).toEqual([250]);
 });
+
+test.each(["listening", "polling", "asking"] as const)(
+  "a host that cannot be listened to (%s fails) is looked at by the clock",
+  async (fails) => {
+    const { ears } = make({ fails });
+    await ears.begin(netns);
+    ears.note();
+    expect(ears.restMs).toBe(undefined);
+  },
+);
