@@ -25,7 +25,7 @@ seen twice, 0.3 s apart: what a working agent repairs meanwhile is none.
 
 names of mismatches:
   missing-jump missing-chain missing-rule extra-rule reordered duplicate-jump jump-not-first unexpected-table
-  missing-ip-rule missing-route wrong-backend foreign-chain dormant-table may-be-bypassed
+  missing-ip-rule missing-route loopback-down wrong-backend foreign-chain dormant-table may-be-bypassed
   missing-set missing-set-entry wrong-set-entry stale-set-entry host-chain host-leftover
   netns-swapped shared-netns no-sandbox ztunnel-sockets
   no-sidecar-rules missing-routing missing-address

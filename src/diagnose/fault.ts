@@ -17,6 +17,8 @@ const FAULT_FIXES = {
   "missing-ip-rule": "a running agent puts it back; look for a program in the pod that changes `ip rule`",
   "missing-route":
     "a running agent puts it back; look for a program in the pod that changes routing table 100",
+  "loopback-down":
+    "a running agent brings it up; look for a program in the pod, or a runtime, that took the device lo down",
   "wrong-backend":
     "restart the agent, which moves them; FORCE_IPTABLES_BINARY must be what was used when the rules were made",
   "foreign-chain":

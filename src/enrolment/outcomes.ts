@@ -43,7 +43,7 @@ export interface OutcomesOptions {
 
 /** Tries before people are told: about eight seconds, longer than a ztunnel takes to restart. */
 const patientFailures = 5;
-/** Between two looks at a sandbox that a DEL of unknown origin has named. */
+/** Between two looks at a sandbox that a DEL of unknown origin has named, or whose "lo" went down. */
 const doubtMs = 200;
 const firstRetryMs = 500;
 const maxRetryMs = 30_000;
@@ -161,11 +161,11 @@ export class Outcomes {
       log.info({ ...names, reason: failure.message }, "waiting for ztunnel");
       return this.#waiting(record, failure);
     }
-    // containerd takes "lo" down, which is announced to us, before it calls our DEL: of one that stays so people are told
+    // containerd takes "lo" down, which is announced to us, before it calls our DEL; of a pod that lives the next look brings it up
     const mayEnd = failure.code === "loopback-down" && names.attempt < patientFailures;
     if (mayEnd && record.workload.phase.at === "captured") {
       log.debug({ ...names, reason: failure.message }, "a captured pod's sandbox may be taken down just now");
-      return this.#pauseMs(++record.failures, maxRetryMs);
+      return ++record.failures === 1 ? doubtMs : this.#pauseMs(record.failures, maxRetryMs);
     }
     const wasUnverified = record.state === "unverified";
     record.failures++;

@@ -88,6 +88,15 @@ export class PodNotices {
     return isAnnounced;
   }
 
+  /** What came of a look is known: what was announced meanwhile is answered as becomes the pod that it is now. */
+  looked({ uid }: Pick<PodRecord, "uid">): void {
+    const listened = this.#listened.get(uid);
+    if (listened === undefined) return;
+    listened.isLooking = false;
+    if (listened.wasHeard) this.#answer(uid, listened);
+    listened.wasHeard = false;
+  }
+
   /** A run ended: listens to a pod that is captured, and to no other. */
   follow(
     record: Pick<PodRecord, "uid" | "sandbox" | "workload" | "hasWritten" | "slowLookMs" | "failures">,
@@ -95,10 +104,7 @@ export class PodNotices {
     const { uid, sandbox, workload } = record;
     const netns = workload.phase.at === "captured" ? sandbox?.netns : undefined;
     const before = this.#listened.get(uid);
-    if (before !== undefined && before.netns === netns && !netns.closed) {
-      this.#looked(uid, before);
-      return;
-    }
+    if (before !== undefined && before.netns === netns && !netns.closed) return;
     if (before !== undefined) this.#forget(uid, before);
     if (netns === undefined || netns.closed) return;
     const { most, clock, log } = this.#options;
@@ -174,12 +180,6 @@ export class PodNotices {
     const listened = this.#listened.get(uid);
     if (listened?.isLooking === true) listened.wasHeard = true;
     else if (listened !== undefined) this.#answer(uid, listened);
-  }
-
-  #looked(uid: string, listened: Listened): void {
-    listened.isLooking = false;
-    if (listened.wasHeard) this.#answer(uid, listened);
-    listened.wasHeard = false;
   }
 
   /** What we have written is looked at once more, which finds nothing and ends it. */

@@ -73,6 +73,8 @@ export class PodRecord implements PodStatus {
   areRulesAnnounced = false;
   /** The last look has written in its namespace, which is announced to us as well. */
   hasWritten = false;
+  /** The last look found "lo" down. */
+  isLoopbackDown = false;
   /** Runs in a row that did not get where they wanted. */
   failures = 0;
 

@@ -51,6 +51,7 @@ export class PodRuns {
       this.#parts.outcomes.warnOnce(record, this.#parts.desired(record));
       this.#follow(record);
       const pauseMs = this.#parts.outcomes.rested(record, rest);
+      this.#parts.notices.looked(record);
       if (pauseMs !== undefined) this.#lookAgain(record, pauseMs);
       else if (rest.outcome === "forgotten" && isEmpty(record.workload) && record.isIdle)
         this.#parts.records.delete(uid);
@@ -60,7 +61,9 @@ export class PodRuns {
       return rest;
     } catch (error) {
       this.#follow(record);
-      this.#lookAgain(record, this.#parts.outcomes.failed(record, error));
+      const pauseMs = this.#parts.outcomes.failed(record, error);
+      this.#parts.notices.looked(record);
+      this.#lookAgain(record, pauseMs);
       this.#parts.waiters.refuse(record, error);
       history.end(uid, record.state, "failed");
       throw error;

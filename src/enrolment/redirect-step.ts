@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The step that leads a pod's traffic to ztunnel: what is open already is counted or reset, rules and routes are made right.
+import { NetlinkError } from "../linux/netlink/exchange.ts";
 import type { Netns } from "../linux/netns.ts";
 import { lookForBypasses } from "./bypass-step.ts";
 import type { Step } from "./next-step.ts";
@@ -34,7 +35,18 @@ export async function redirectPod(step: RedirectStep, record: PodRecord, parts: 
   if (isReset) await resetEarlier(step, record, parts);
   if (isEntry) await forgetFrozen(step, record, parts);
   const isUntouched = step.isUntouched && !isReset;
-  const report = await redirection.apply(netns, redirect, { isNew, isUntouched });
+  // a runtime that ends the sandbox takes "lo" down a moment before its DEL: of a pod that lives the second look mends it
+  const raisesLoopback =
+    isRepair &&
+    record.isLoopbackDown &&
+    record.facts !== undefined &&
+    record.facts.deletionTimestamp !== true;
+  const call = { isNew, isUntouched, raisesLoopback };
+  const report = await redirection.apply(netns, redirect, call).catch((error: unknown) => {
+    record.isLoopbackDown = error instanceof NetlinkError && error.code === "ENETDOWN";
+    throw error;
+  });
+  record.isLoopbackDown = false;
   const { skippedFamilies, leftoverFault, fallback } = report;
   // what the kernel counts it announces; iptables-legacy, and tables that end with a process, it does not
   record.areRulesAnnounced = report.generation !== undefined;

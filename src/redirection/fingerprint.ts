@@ -8,8 +8,8 @@ import { toldRedirection } from "./told-redirection.ts";
 
 /** One way in which what is there differs from what should be there. */
 export interface Drift extends Omit<Finding, "kind"> {
-  /** The last two concern the ip rule and the route. */
-  readonly kind: Finding["kind"] | "missing-ip-rule" | "missing-route";
+  /** The last three concern the ip rule, the route, and the device that it leads to. */
+  readonly kind: Finding["kind"] | "missing-ip-rule" | "missing-route" | "loopback-down";
 }
 
 /** Our chains as the options call for them. @throws {RedirectOptionsError} as redirectRules does. */

@@ -2,7 +2,12 @@
 // Redirection of one pod's namespace as a whole: rules, ip rule and route, checked, brought about and removed.
 
 import { hasIpv6 } from "../linux/host-netns.ts";
-import { hasRouting, readRedirectRouting, removeRedirectRouting } from "../linux/netlink/rtnetlink.ts";
+import {
+  hasRouting,
+  lookAtRouting,
+  readRedirectRouting,
+  removeRedirectRouting,
+} from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
 import { allDone } from "../loop/all-done.ts";
 import type { Family } from "../netfilter/family.ts";
@@ -120,13 +125,14 @@ export class PodRedirection {
     const { netns } = call;
     const visit = visitOf(call, this.#options.hostNetns);
     // one look for all families: which of them the namespace can have is told by the other
-    const [routing, rules] = await allDone([
-      readRedirectRouting(visit, { v6: this.#options.ipv6 }),
+    const [look, rules] = await allDone([
+      lookAtRouting(visit, { v6: this.#options.ipv6 }),
       this.#pods.engine.verify({ ...call, visit }, this.#wanted(options)),
     ]);
+    const { state: routing } = look;
     const { families, skippedFamilies } = await familiesOf(netns, { routing, ipv6: this.#options.ipv6 });
     const findings = rules.findings.filter(({ family }) => families.includes(family));
-    const drift = [...routingDrift(routing), ...findings];
+    const drift = [...routingDrift(routing, look), ...findings];
     const fingerprints = new Map(
       families.map((family) => [
         family,
@@ -160,7 +166,7 @@ export class PodRedirection {
     // Only now: until our rules stand, the earlier ones keep the pod in the mesh.
     const leftovers = await this.#removeEarlier(call, earlier);
     const { generation } = rules.before;
-    const repaired = [...routingDrift(before), ...rules.before.findings, ...leftovers.drift];
+    const repaired = [...routingDrift(before.state, before), ...rules.before.findings, ...leftovers.drift];
     return {
       changed: repaired.length > 0,
       writes: rules.writes + leftovers.writes,

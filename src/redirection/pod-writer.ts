@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Brings our own rules and routing about in a pod's namespace, with as few entries into it as can be.
+import { raiseLoopback } from "../linux/netlink/loopback-address.ts";
 import {
   isRoutingComplete,
   lookAtRouting,
@@ -25,11 +26,13 @@ import { wantedRedirection } from "./told-redirection.ts";
 /** A call that has a visit under way. */
 export interface Visiting extends NetnsCall {
   readonly visit: NetnsVisit;
+  /** As in a redirection's call. */
+  readonly raisesLoopback?: boolean;
 }
 
 /** What bringing our own rules and routing about took. */
 export interface Written {
-  readonly before: RoutingState;
+  readonly before: RoutingLook;
   readonly skippedFamilies: readonly SkippedFamily[];
   readonly rules: Omit<Applied, "before"> & { readonly before: Pick<RuleState, "findings" | "generation"> };
 }
@@ -73,7 +76,7 @@ export class PodWriter {
       routed,
       this.#engine.apply(call, this.#wanted(options, expected), { isNew: true }),
     ]);
-    const before = nothingFound({ v6: routing.v6.supported }).state;
+    const before = nothingFound({ v6: routing.v6.supported });
     const { families, skippedFamilies } = await this.#familiesOf(call, routing);
     if (families.length === expected.length) return { before, skippedFamilies, rules };
     // as the last new pod was, the next one usually is
@@ -94,16 +97,18 @@ export class PodWriter {
       unchanged ?? this.#look(call, wanted),
     ]);
     const seen = known ?? (await this.#look(call, wanted));
-    const before = found.state;
-    const { families, skippedFamilies } = await this.#familiesOf(call, before);
+    const { families, skippedFamilies } = await this.#familiesOf(call, found.state);
     const isIntact = seen.findings.every(({ family }) => !families.includes(family));
-    if (isIntact && isRoutingComplete(before))
-      return { before, skippedFamilies, rules: { before: { ...seen, findings: [] }, writes: 0 } };
+    const isRouted = found.loUp && isRoutingComplete(found.state);
+    if (isIntact && isRouted)
+      return { before: found, skippedFamilies, rules: { before: { ...seen, findings: [] }, writes: 0 } };
+    const isRaised = !found.loUp && call.raisesLoopback === true;
+    if (isRaised) await raiseLoopback(call.visit);
     // as for a running pod that is written for the first time
-    if (!isRoutingComplete(before)) await this.#ensureRouting(call, { isNew: false, found });
+    if (!isRouted) await this.#ensureRouting(call, { isNew: false, found: isRaised ? undefined : found });
     const isNew = !seen.hasChains;
     const rules = await this.#engine.apply(call, this.#wanted(options, families), { isNew });
-    return { before, skippedFamilies, rules };
+    return { before: found, skippedFamilies, rules };
   }
 
   async #look(call: Visiting, wanted: WantedRules): Promise<SeenRules> {

@@ -18,6 +18,11 @@ export interface RedirectionCall {
    * Default false; wrongly true, it costs a round more.
    */
   readonly isUntouched?: boolean;
+  /**
+   * "lo" is down for good, and the pod lives: it is brought up, for without it nothing reaches ztunnel. Default false, ENETDOWN: a
+   * runtime takes it down first when it ends a sandbox.
+   */
+  readonly raisesLoopback?: boolean;
 }
 
 /** What a namespace has of its redirection. */

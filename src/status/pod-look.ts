@@ -6,7 +6,7 @@ import { answerOf } from "../check/look.ts";
 import { openPlace } from "../enrolment/place.ts";
 import type { ServedSidecar } from "../enrolment/sidecars.ts";
 import type { Verification } from "../redirection/redirection-call.ts";
-import { routingDrift } from "../redirection/routing-drift.ts";
+import { isOfRouting } from "../redirection/routing-drift.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
 import type { AgentFacts } from "./agent-facts.ts";
 import {
@@ -86,14 +86,13 @@ function familiesOf(
   facts: AgentFacts,
   { seen, redirect }: { seen: Verification; redirect: RedirectOptions },
 ): FamilyReport[] {
-  const misrouted = routingDrift(seen.routing);
   return wantedFamilies(facts).map((family) => {
     const skip = skipOf(seen.skippedFamilies, family);
     const drift = seen.drift.filter((each) => each.family === family);
-    const isRight = drift.every(({ kind }) => kind === "missing-ip-rule" || kind === "missing-route");
+    const isRight = drift.every(({ kind }) => isOfRouting(kind));
     const wanted = wantedFingerprint(redirect, family);
     const has = (kind: string): boolean | null =>
-      skip === undefined ? !misrouted.some((each) => each.family === family && each.kind === kind) : null;
+      skip === undefined ? !drift.some((each) => each.kind === kind) : null;
     return {
       family,
       skipped: skip?.reason ?? null,

@@ -36,7 +36,7 @@ function rules(
 ): SeenCapture["rules"] {
   const routing = { v4, v6 };
   const drift = [
-    ...routingDrift(routing),
+    ...routingDrift(routing, { loUp: true }),
     ...families.flatMap((family) =>
       compareStates(states[family] ?? desired(family), desired(family), family),
     ),

@@ -104,7 +104,7 @@ test('a captured pod whose "lo" is down is told of when that lasts, another one 
   const down = new NetlinkError("route redirected packets", "ENETDOWN", "the loopback device is down");
   const { outcomes, record, events, lines } = make();
   const pauses = [1, 2, 3, 4].map(() => outcomes.failed(record, down));
-  expect([pauses, events, lines]).toEqual([[500, 1_000, 2_000, 4_000], [], []]);
+  expect([pauses, events, lines]).toEqual([[200, 1_000, 2_000, 4_000], [], []]);
   expect(record.state).toBe("enrolled");
   outcomes.failed(record, down);
   expect(events).toEqual([expect.stringMatching(/^AmbientNotCaptured: .*loopback device is down/)]);

@@ -64,13 +64,19 @@ function captured(uid: string): PodRecord {
   return record;
 }
 
+/** A whole look in which nothing is announced. */
+function look(setup: ReturnType<typeof make>, record: PodRecord): void {
+  setup.notices.begin(record);
+  setup.notices.follow(record);
+  setup.notices.looked(record);
+}
+
 /** The ears are open, and the first look has been. */
 async function followed(setup: ReturnType<typeof make>, record = captured("u1")) {
   setup.notices.follow(record);
   setup.clock.advance(1_500);
   await turn();
-  setup.notices.begin(record);
-  setup.notices.follow(record);
+  look(setup, record);
   setup.looks.length = 0;
   return record;
 }
@@ -101,6 +107,7 @@ test("what is announced is looked at soon, once however much it is, and heard ag
   setup.notices.begin(record);
   expect(setup.notices.dueInMs(record)).toBeUndefined();
   setup.notices.follow(record);
+  setup.notices.looked(record);
   ears.announce();
   expect(setup.looks).toEqual([50, 50]);
 });
@@ -115,20 +122,37 @@ test("what is announced during a look brings another, and the echo of our own wr
     ears.announce();
     record.hasWritten = true;
     setup.notices.follow(record);
-    setup.notices.begin(record);
-    setup.notices.follow(record);
+    setup.notices.looked(record);
+    look(setup, record);
   }
   expect(setup.looks).toEqual(Array.from({ length: 16 }, () => 50));
   ears.announce();
   expect(setup.looks.at(-1)).toBe(2_000);
 });
 
+test("what is announced during a look is answered as becomes what came of it", async () => {
+  const setup = make();
+  const record = await followed(setup);
+  for (const [before, after] of [
+    [1, 0],
+    [0, 1],
+  ] as const) {
+    record.failures = before;
+    setup.notices.begin(record);
+    setup.ears[0]?.announce();
+    setup.notices.follow(record);
+    record.failures = after;
+    setup.notices.looked(record);
+  }
+  // what has failed has its time by the clock
+  expect(setup.looks).toEqual([50, 8_000]);
+});
+
 test("a look that finds nothing ends it", async () => {
   const setup = make();
   const record = await followed(setup);
   setup.ears[0]?.announce();
-  setup.notices.begin(record);
-  setup.notices.follow(record);
+  look(setup, record);
   expect(setup.notices.dueInMs(record)).toBeUndefined();
   expect(setup.looks).toHaveLength(1);
 });
@@ -140,8 +164,7 @@ test("a pod whose rules change without end is looked at once in two seconds in t
   while (setup.clock.nowMs() < 600_000) {
     setup.ears[0]?.announce();
     await setup.clock.advance(setup.notices.dueInMs(record) ?? 0);
-    setup.notices.begin(record);
-    setup.notices.follow(record);
+    look(setup, record);
     looks++;
   }
   expect(looks).toBeGreaterThan(290);
@@ -211,8 +234,7 @@ test("rules that no kernel announces are glanced at every eight seconds, and a p
   // what was changed between the last look and the first glance would not show
   expect(setup.looks).toEqual([50]);
   expect(setup.notices.hears(record)).toBe(true);
-  setup.notices.begin(record);
-  setup.notices.follow(record);
+  look(setup, record);
   const after = async (ms: number) => {
     setup.clock.advance(ms);
     await turn();
@@ -222,8 +244,7 @@ test("rules that no kernel announces are glanced at every eight seconds, and a p
   rules = "another's";
   expect([await after(7_999), await after(1), await after(8_000)]).toEqual([1, 2, 2]);
   // too large for a glance: one look, and the clock is all that is left
-  setup.notices.begin(record);
-  setup.notices.follow(record);
+  look(setup, record);
   rules = undefined;
   expect([await after(8_000), await after(8_000)]).toEqual([3, 3]);
   expect(setup.notices.hears(record)).toBe(false);

@@ -70,6 +70,12 @@ const breakages: Readonly<Record<string, Breakage>> = {
     command: sh("ip link set lo down && ip link set lo up"),
     isRight: async (pod) => hasRoute(await ipRoutes(pod.netns, 4, 100)),
   },
+  "the loopback device goes down": {
+    command: sh("ip link set lo down"),
+    isRight: async (pod) =>
+      hasRoute(await ipRoutes(pod.netns, 4, 100)) &&
+      / lo: <[^>]*\bUP\b/.test((await pod.exec(["ip", "link", "show", "lo"])).stdout),
+  },
 };
 
 /** How often people were told of what stands before a pod's rules, by the log; and how often before the pod was broken. */
@@ -214,6 +220,7 @@ export async function deleted(): Promise<{
   await run(["ip", "link", "add", name, "type", "veth", "peer", "name", "in0", "netns", pod.netns]);
   await pod.exec(["ip", "rule", "add", "fwmark", "7", "lookup", "77"]);
   // Source: containerd 2.1.9, whose DELs begin with the loopback network's: under load ours comes much later than the announcement
+  mesh.kubelet.terminate(pod);
   await pod.exec(["ip", "link", "set", "lo", "down"]);
   // an announcement is answered within a second
   await delay(1_000);
@@ -224,6 +231,18 @@ export async function deleted(): Promise<{
     json?.level === "warn" && json.uid === pod.uid ? [text] : [],
   );
   return { isHeard, isGone, leftFds: (await fdsAtRest()) - before, warnings };
+}
+
+/** A pod that ended by itself: nobody says that it is to be deleted before the runtime takes its "lo" down. @returns what people were told */
+export async function completed(): Promise<string[]> {
+  const pod = await mesh.kubelet.runPod({ namespace: "mesh", name: "job" });
+  await listening();
+  await pod.exec(["ip", "link", "set", "lo", "down"]);
+  await delay(200);
+  await mesh.kubelet.deletePod(pod);
+  return mesh.agent.lines.flatMap(({ text, json }) =>
+    json?.level === "warn" && json.uid === pod.uid ? [text] : [],
+  );
 }
 
 /** The fewest descriptors of the agent in some seconds: connections come and go. */

@@ -23,6 +23,7 @@ const kinds = [
   "the ip rule is taken away",
   "the route is taken away",
   "the loopback device goes down and up",
+  "the loopback device goes down",
 ] as const;
 
 test.each(kinds)("when %s it is right again within a second", async (kind) => {
@@ -44,6 +45,10 @@ test("a pod that is deleted is listened to no more, nothing is said of it, and i
   expect(isGone).toBe(true);
   // a pod has three: of its namespace, and two to listen to it; the agent's connections come and go
   expect(leftFds).toBeLessThan(3);
+});
+
+test('nothing is said of a pod whose "lo" goes down a moment before its sandbox ends', async () => {
+  expect(await node.call.completed()).toEqual([]);
 });
 
 test("an agent that is started anew listens again, and one look finds what was broken in between", async () => {

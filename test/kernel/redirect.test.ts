@@ -662,6 +662,31 @@ describe("a namespace in which nothing was seen a moment ago", () => {
   });
 });
 
+test("a running pod's loopback device is brought up where that is asked for, and what ended with it is put back", async () => {
+  using pod = await TestNetns.make();
+  const redirect = redirection(nft);
+  await redirect.apply(pod.netns, DEFAULT_OPTIONS);
+  const lists = ["-o address show lo", "route show table all", "-6 route show table all", "rule", "-6 rule"];
+  const state = () => Promise.all(lists.map((list) => pod.run(`ip ${list}`)));
+  const whole = await state();
+  await pod.run("ip link set lo down");
+  expect(await redirect.verify(pod.netns, DEFAULT_OPTIONS)).toMatchObject({
+    intact: false,
+    drift: [{ kind: "loopback-down" }, { kind: "missing-route", family: 6 }],
+  });
+  await expect(redirect.apply(pod.netns, DEFAULT_OPTIONS)).rejects.toMatchObject({ code: "ENETDOWN" });
+  const report = await redirect.apply(pod.netns, DEFAULT_OPTIONS, { raisesLoopback: true });
+  expect(report).toMatchObject({ changed: true, writes: 0 });
+  expect(report.repaired.map(({ kind, family, detail }) => `${kind} ${family} ${detail}`)).toEqual([
+    "loopback-down 4 the device lo is down",
+    "missing-route 6 no route local default dev lo table 100",
+  ]);
+  expect(await state()).toEqual(whole);
+  expect(await redirect.apply(pod.netns, DEFAULT_OPTIONS, { raisesLoopback: true })).toMatchObject({
+    changed: false,
+  });
+});
+
 test("a new namespace whose loopback device comes up late is waited for, and has everything then", async () => {
   using pod = await TestNetns.make();
   await pod.run("ip link set lo down");

@@ -163,7 +163,10 @@ function ruleChecks({ families, unread }: ObservedReport): Check[] {
     return [
       ...(rules.length === 0
         ? [{ text: `IPv${family} rules`, isRight: true }]
-        : rules.map(({ detail, table }) => ({ text: `IPv${family} ${table}: ${detail}`, isRight: false }))),
+        : rules.map(({ detail, table }) => ({
+            text: `IPv${family}${table && ` ${table}`}: ${detail}`,
+            isRight: false,
+          }))),
       ...(fingerprint === null && ipRule === null && route === null
         ? []
         : [

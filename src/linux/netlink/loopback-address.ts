@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loopback device of a namespace, and one more IPv6 address on it, through rtnetlink(7).
+// The loopback device of a namespace: whether it is up, that it is, and one more IPv6 address on it, through rtnetlink(7).
 import { addressBytes } from "../address.ts";
 import type { NetnsAt } from "../netns-visit.ts";
 import { check, exchange } from "./exchange.ts";
 import { concatBytes, encodeAttribute, type NetlinkAnswer, NLM } from "./message.ts";
-import { AF, decodeLo, loRequest } from "./routing-messages.ts";
+import { AF, decodeLo, loRequest, raiseLoRequest } from "./routing-messages.ts";
 
 const NETLINK_ROUTE = 0;
 // Source: linux/rtnetlink.h, linux/if_addr.h.
@@ -34,4 +34,10 @@ export async function isLoopbackUp(at: NetnsAt): Promise<boolean> {
   const [answer] = await exchange(at, NETLINK_ROUTE, [loRequest()]);
   check('look at "lo"', answer as NetlinkAnswer);
   return decodeLo(answer?.messages[0]).up;
+}
+
+/** Brings "lo" up; that it is already is success. @throws NetlinkError EPERM; NativeError */
+export async function raiseLoopback(at: NetnsAt): Promise<void> {
+  const [answer] = await exchange(at, NETLINK_ROUTE, [raiseLoRequest()]);
+  check('bring "lo" up', answer as NetlinkAnswer);
 }

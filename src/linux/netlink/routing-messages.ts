@@ -31,6 +31,7 @@ export const TPROXY_ROUTE: MarkRoute = { mark: 1337, mask: 0xffffffff, priority:
 
 // Source: linux/rtnetlink.h, linux/fib_rules.h, linux/if_link.h, linux/ipv6.h.
 export const RTM = {
+  newLink: 16,
   getLink: 18,
   newRoute: 24,
   deleteRoute: 25,
@@ -127,6 +128,14 @@ export function loRequest(): NetlinkRequest {
   const body = new Uint8Array(16);
   new DataView(body.buffer).setInt32(4, LO_INDEX, true);
   return { type: RTM.getLink, flags: NLM.ack, body };
+}
+
+/** Brings the loopback device up. */
+export function raiseLoRequest(): NetlinkRequest {
+  const { body } = loRequest();
+  viewOf(body).setUint32(8, IFF_UP, true);
+  viewOf(body).setUint32(12, IFF_UP, true);
+  return { type: RTM.newLink, flags: NLM.ack, body };
 }
 
 /** Whether the loopback device is up and has IPv6. */

@@ -71,11 +71,16 @@ export class Kubelet {
 
   /** Deletes a pod as the kubelet does after its grace period: sandbox first, then the object. */
   async deletePod(pod: Pod): Promise<void> {
+    this.terminate(pod);
+    await pod.delete();
+    this.#api.delete("pods", pod.spec.name, pod.spec.namespace);
+  }
+
+  /** Only says that it is to be deleted, which a kubelet hears before it stops the sandbox. */
+  terminate(pod: Pod): void {
     this.#api.edit("pods", nameOf(pod.spec), (object) => {
       object.metadata.deletionTimestamp = new Date().toISOString();
     });
-    await pod.delete();
-    this.#api.delete("pods", pod.spec.name, pod.spec.namespace);
   }
 
   /** The value of an annotation of the pod's object. */
