@@ -176,7 +176,11 @@ export class SandboxFinder {
         inspection.catch((error) => searches[index]?.found.reject(error)),
       ),
     );
-    if (left.length > 0) await this.#scanPinned(left, scan);
+    if (left.length === 0) return;
+    // only theirs: what was found for the others is their pods' already
+    await this.#scanPinned(left, scan).catch((error) => {
+      for (const { found } of left) found.reject(error);
+    });
   }
 
   #unlessOccupied({ pod, told }: Search, { occupants }: ProcScan): FoundSandbox | undefined {

@@ -158,6 +158,47 @@ export async function told(): Promise<Record<string, Outcome>> {
   return { ...outcomes, ...occupied };
 }
 
+/** What became of a search, and whether the handle that it gave is still good, when others of the same pass failed. */
+export interface BesideFailures {
+  readonly name: string | undefined;
+  readonly isOpen: boolean;
+  readonly failures: readonly string[];
+}
+
+/** A pod is found where ADD told, in a pass in which another pod's search fails among the pinned namespaces. */
+export async function besideFailures(): Promise<BesideFailures> {
+  await pin("b", "10.97.1.2/32");
+  const failing: Promise<string>[] = [];
+  let isFound = false;
+  // each that fails has the next one in the pass after it, so that none is without
+  const fail = (): void => {
+    const isOwned = (): never => {
+      if (!isFound) fail();
+      throw new Error("no descriptor is left");
+    };
+    const sought = { uid: randomUUID(), containerIds: [], ips: ["10.97.1.9"] };
+    failing.push(
+      finder.find(sought, { isOwned }).then(
+        () => "found nothing",
+        (error: Error) => error.message,
+      ),
+    );
+  };
+  fail();
+  const place = { uid: "u1", namespace: "shop", name: "web-0", containerId: "c1", ips: ["10.97.1.1"] };
+  const found = await finder.find(
+    { uid: "u1", containerIds: [], ips: [] },
+    { place: { ...place, netnsPath: "/var/run/netns/b", netnsKey: key("b") } },
+  );
+  isFound = true;
+  const failures: string[] = [];
+  for (const each of failing) failures.push(await each);
+  const outcome = { name: nameOf(found), isOpen: found?.netns.closed === false };
+  found?.netns.close();
+  await unpinAll();
+  return { ...outcome, failures: [...new Set(failures)] };
+}
+
 /** Whether a place of which ADD told still stands. */
 export async function standing(): Promise<Record<string, boolean>> {
   await pin("a", "10.97.1.1/32");

@@ -56,6 +56,14 @@ describe("finder", () => {
     });
   });
 
+  test("leaves a handle that it gave alone when another search of the same pass fails", async () => {
+    expect(await node.call.besideFailures()).toEqual({
+      name: "b",
+      isOpen: true,
+      failures: ["no descriptor is left"],
+    });
+  });
+
   test("takes the word of an ADD for standing only while its path leads to its namespace", async () => {
     expect(await node.call.standing()).toEqual({
       asTold: true,
