@@ -72,6 +72,13 @@ interface Written {
   atMs: number;
 }
 
+/** What is known of an Event, and where it is kept. */
+interface Kept {
+  readonly key: string;
+  readonly reason: EventReason;
+  readonly written: Written;
+}
+
 const component = "ambient-cni";
 const maxRemembered = 1000;
 const maxWaiting = 100;
@@ -126,7 +133,7 @@ export class EventRecorder {
     // one after the other: the API server has more urgent work than ours
     if (isRepeat) {
       earlier.atMs = nowMs;
-      this.#write(() => this.#repeat(earlier));
+      this.#write(() => this.#repeat(pod, { key, reason: event.reason, written: earlier }));
     } else {
       const written: Written = { message, path: undefined, count: 1, atMs: nowMs };
       putLast(this.#written, [key, written], maxRemembered);
@@ -151,10 +158,7 @@ export class EventRecorder {
     this.#abort.abort();
   }
 
-  async #create(
-    pod: PodIdentity,
-    { key, reason, written }: { key: string; reason: EventReason; written: Written },
-  ): Promise<void> {
+  async #create(pod: PodIdentity, { key, reason, written }: Kept): Promise<void> {
     const { client, nodeName } = this.#options;
     const now = new Date().toISOString();
     const folder = `/api/v1/namespaces/${encodeURIComponent(pod.namespace)}/events`;
@@ -194,14 +198,21 @@ export class EventRecorder {
     if (written.path === undefined && this.#written.get(key) === written) this.#written.delete(key);
   }
 
-  async #repeat(written: Written): Promise<void> {
+  /** An API server keeps an Event for an hour: one that is over by then is written anew, or nobody would hear of it any more. */
+  async #repeat(pod: PodIdentity, kept: Kept): Promise<void> {
+    const { written } = kept;
     const { path } = written;
     if (path === undefined) return;
     const patch = { count: written.count, lastTimestamp: new Date().toISOString() };
+    let isOver = false;
     await this.#attempt({ event: path, reason: written.message }, async (signal) => {
-      await this.#options.client.mergePatch(path, patch, { signal });
-      this.#count("repeated");
+      const answer = this.#options.client.mergePatch(path, patch, { signal });
+      isOver = await answer.then(() => false, isGone);
+      if (!isOver) this.#count("repeated");
     });
+    if (!isOver) return;
+    Object.assign(written, { path: undefined, count: 1 });
+    await this.#create(pod, kept);
   }
 
   /** An Event that cannot be written is not worth a second try: the next one of its kind comes by itself. */
@@ -235,6 +246,12 @@ export class EventRecorder {
     this.#tokens--;
     return true;
   }
+}
+
+/** @throws what says anything else */
+function isGone(error: unknown): boolean {
+  if (error instanceof ApiError && error.status === 404) return true;
+  throw error;
 }
 
 /** Not that of a namespace that is just being deleted. Source: Kubernetes pkg/apis core/v1 NamespaceTerminatingCause. */

@@ -56,6 +56,25 @@ describe("EventRecorder", () => {
     expect(recorded.counts).toMatchObject({ written: 1, repeated: 1 });
   });
 
+  test("writes an Event anew that is over by the time that it is to be said again", async () => {
+    const recorded = recorder({ repeatMs: 1000 });
+    const event = { reason: "AmbientMayBeBypassed", message: "no" } as const;
+    for (let i = 0; i < 3; i++) recorded.record(web, event);
+    await recorded.idle();
+    // as an API server does after an hour
+    for (const { metadata } of events())
+      kube.server.delete("events", (metadata as { name: string }).name, "shop");
+    clock.advance(3_600_000);
+    recorded.record(web, event);
+    await recorded.idle();
+    expect(events()).toEqual([expect.objectContaining({ message: "no", count: 1 })]);
+    expect(recorded.counts).toMatchObject({ written: 2, repeated: 0, failed: 0 });
+    clock.advance(2000);
+    recorded.record(web, event);
+    await recorded.idle();
+    expect(events()).toEqual([expect.objectContaining({ message: "no", count: 2 })]);
+  });
+
   test("writes another Event for another message, reason or pod", async () => {
     const recorded = recorder();
     recorded.record(web, { reason: "AmbientNotCaptured", message: "a" });
