@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the kernel has of a pod's capture: every question for itself, so that one without an answer costs its own part only.
 import { listeningSockets, type ZtunnelSocket } from "../linux/listening-sockets.ts";
-import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
+import { interfaceAddresses } from "../linux/netlink/interface-addresses.ts";
 import type { Netns } from "../linux/netns.ts";
 import { within } from "../loop/deadline.ts";
 import type { BypassReport } from "../netfilter/bypass/bypass.ts";

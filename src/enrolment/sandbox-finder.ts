@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { sameAddress } from "../linux/address.ts";
 import { bareUid } from "../linux/cgroup-path.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
-import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
+import { interfaceAddresses } from "../linux/netlink/interface-addresses.ts";
 import { Netns } from "../linux/netns.ts";
 import { scanPinned } from "../linux/pinned-netns.ts";
 import { type PodProcess, type ProcScan, scanProc, type WantedPod } from "../linux/proc-scan.ts";
@@ -206,6 +206,7 @@ export class SandboxFinder {
       !hostNetns.has(key) && !isOwned(key) && !isOccupied(occupants.get(key), pod.uid);
     const pinned = await scanPinned({
       hostRoot,
+      ips: searches.flatMap(({ pod }) => pod.ips),
       isSought: (key) => searches.some((search) => mayBe(search, key)),
     });
     const matches = matchPinned(
@@ -281,7 +282,7 @@ export class SandboxFinder {
 
   /** Whether an interface in the namespace has one of these addresses. */
   async owns(netns: Netns, ips: readonly string[]): Promise<boolean> {
-    const addresses = await interfaceAddresses(netns.fd);
+    const addresses = await interfaceAddresses(netns.fd, ips);
     return addresses.some(({ address }) => ips.some((ip) => sameAddress(ip, address)));
   }
 }

@@ -3,8 +3,7 @@
 import { realpathSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { canonicalAddress } from "./address.ts";
-import { interfaceAddresses } from "./netlink/rtnetlink.ts";
+import { interfaceAddresses } from "./netlink/interface-addresses.ts";
 import { Netns } from "./netns.ts";
 
 /** A file that keeps a network namespace. */
@@ -16,7 +15,7 @@ export interface PinnedFile {
 
 /** A pinned namespace and what it holds. */
 export interface PinnedNetns extends PinnedFile {
-  /** Of all interfaces, as {@link canonicalAddress} has them. */
+  /** Those of the sought ones that its interfaces have, as `addressText` spells them. */
   readonly addresses: ReadonlySet<string>;
 }
 
@@ -25,6 +24,8 @@ export interface PinnedScanOptions {
   readonly hostRoot: string;
   /** Whether anybody looks for a namespace of this `Netns.key`; the others are not opened. */
   readonly isSought: (key: string) => boolean;
+  /** Addresses by which it would be known. */
+  readonly ips: readonly string[];
 }
 
 /** Where container runtimes keep them, below the host's root. One may be a link to the other, or not be there. */
@@ -42,7 +43,7 @@ export async function scanPinned(options: PinnedScanOptions): Promise<PinnedNetn
   const found: PinnedNetns[] = [];
   for (const file of parsePinned(mounts, places)) {
     if (!options.isSought(file.key)) continue;
-    const addresses = await addressesOf(file).catch(() => undefined);
+    const addresses = await addressesOf(file, options.ips).catch(() => undefined);
     if (addresses !== undefined) found.push({ ...file, addresses });
   }
   return found;
@@ -67,11 +68,14 @@ export function parsePinned(mountinfo: string, folders: readonly string[]): Pinn
   return [...found.values()];
 }
 
-async function addressesOf({ path, key }: PinnedFile): Promise<ReadonlySet<string> | undefined> {
+async function addressesOf(
+  { path, key }: PinnedFile,
+  ips: readonly string[],
+): Promise<ReadonlySet<string> | undefined> {
   using netns = Netns.open(path);
   if (netns.key !== key) return undefined;
-  const addresses = await interfaceAddresses(netns.fd);
-  return new Set(addresses.map(({ address }) => canonicalAddress(address)));
+  const addresses = await interfaceAddresses(netns.fd, ips);
+  return new Set(addresses.map(({ address }) => address));
 }
 
 /** As stat(2) has it. Source: linux/kdev_t.h, new_encode_dev. */

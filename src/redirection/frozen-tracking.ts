@@ -8,7 +8,7 @@ import {
   tcpEndsOf,
 } from "../linux/netlink/conntrack.ts";
 import { type SocketEnd, type SocketState, visitSockets } from "../linux/netlink/inet-diag.ts";
-import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
+import { interfaceAddresses } from "../linux/netlink/interface-addresses.ts";
 import type { Netns } from "../linux/netns.ts";
 
 /**

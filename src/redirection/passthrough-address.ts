@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The address from which a sidecar opens its own connections to the app over IPv6.
 import { setTimeout as delay } from "node:timers/promises";
+import type { InterfaceAddress } from "../linux/netlink/interface-addresses.ts";
 import { ensureLoopbackAddress } from "../linux/netlink/loopback-address.ts";
-import type { InterfaceAddress } from "../linux/netlink/rtnetlink.ts";
 import type { NetnsAt } from "../linux/netns-visit.ts";
 import { untilLoopbackUp } from "./pod-routing.ts";
 

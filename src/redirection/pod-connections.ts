@@ -8,7 +8,7 @@ import {
   type SocketState,
   visitSockets,
 } from "../linux/netlink/inet-diag.ts";
-import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
+import { interfaceAddresses } from "../linux/netlink/interface-addresses.ts";
 import type { Netns } from "../linux/netns.ts";
 import { NetnsVisit } from "../linux/netns-visit.ts";
 import { allDone } from "../loop/all-done.ts";

@@ -2,11 +2,11 @@
 // The ip rule and route of one pod's namespace, and which families it can have them in.
 import { setTimeout as delay } from "node:timers/promises";
 import { NetlinkError } from "../linux/netlink/exchange.ts";
+import { interfaceAddresses } from "../linux/netlink/interface-addresses.ts";
 import { isLoopbackUp } from "../linux/netlink/loopback-address.ts";
 import type { MarkRoute } from "../linux/netlink/routing-messages.ts";
 import {
   ensureRedirectRouting,
-  interfaceAddresses,
   LO_DOWN,
   type RoutingLook,
   type RoutingState,

@@ -2,14 +2,9 @@
 // Redirection of one pod's namespace to its sidecar: rules, ip rule, route and address, checked and brought about.
 
 import { hasIpv6 } from "../linux/host-netns.ts";
+import { type InterfaceAddress, interfaceAddresses } from "../linux/netlink/interface-addresses.ts";
 import { TPROXY_ROUTE } from "../linux/netlink/routing-messages.ts";
-import {
-  type InterfaceAddress,
-  interfaceAddresses,
-  isRoutingComplete,
-  nothingFound,
-  readRedirectRouting,
-} from "../linux/netlink/rtnetlink.ts";
+import { isRoutingComplete, nothingFound, readRedirectRouting } from "../linux/netlink/rtnetlink.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { NetnsVisit } from "../linux/netns-visit.ts";
 import { allDone } from "../loop/all-done.ts";

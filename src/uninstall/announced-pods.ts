@@ -7,7 +7,7 @@ import { ApiError } from "../kube/api-error.ts";
 import { type PodFacts, podAnnotations, toPodFacts } from "../kube/pod-facts.ts";
 import { canonicalAddress } from "../linux/address.ts";
 import { hostNetnsKeys } from "../linux/host-netns.ts";
-import { interfaceAddresses } from "../linux/netlink/rtnetlink.ts";
+import { interfaceAddresses } from "../linux/netlink/interface-addresses.ts";
 import { forEachLimited } from "../loop/limit.ts";
 import { findNetns, openFound } from "./node-cleanup-netns.ts";
 

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Policy routing of a pod (rule and local route), and the addresses in a namespace, through rtnetlink(7).
+// Policy routing of a pod (rule and local route), through rtnetlink(7).
 
-import { addressText } from "../address.ts";
 import type { NetnsAt } from "../netns-visit.ts";
 import { check, errorCode, exchange, NetlinkError, read } from "./exchange.ts";
-import { decodeAttributes, type NetlinkAnswer, type NetlinkRequest, NLM, viewOf } from "./message.ts";
+import type { NetlinkAnswer, NetlinkRequest } from "./message.ts";
 import {
   AF,
   AMBIENT_ROUTE,
@@ -25,10 +24,6 @@ import {
 } from "./routing-messages.ts";
 
 const NETLINK_ROUTE = 0;
-
-// Source: linux/rtnetlink.h, linux/if_addr.h.
-const RTM_GETADDR = 22;
-const IFA = { address: 1, local: 2 } as const;
 
 /**
  * Of a pod's rules and routes: some 60,000. Whoever is root in a pod can make as many as it likes: 300,000 took 90 MB
@@ -86,15 +81,6 @@ export function nothingFound({ v6 }: { v6: boolean }): RoutingLook {
 export interface RoutingReport extends RoutingState {
   /** Something was missing and has been added. */
   readonly changed: boolean;
-}
-
-/** An address on an interface of a namespace. */
-export interface InterfaceAddress {
-  readonly ifindex: number;
-  readonly family: 4 | 6;
-  /** Numeric, IPv6 in the form of RFC 5952. */
-  readonly address: string;
-  readonly prefixLength: number;
 }
 
 interface Found {
@@ -214,35 +200,6 @@ export function hasRouting({ v4, v6 }: RoutingState): boolean {
 /** The redirection's routing is complete in each family in use. */
 export function isRoutingComplete({ v4, v6 }: RoutingState): boolean {
   return v4.rule && v4.route && (!v6.supported || (v6.rule && v6.route));
-}
-
-/**
- * Lists the addresses of all interfaces, loopback included.
- *
- * @throws NetlinkError EAGAIN if they changed during each of several readings
- * @throws NativeError if the conversation with the kernel failed
- */
-export async function interfaceAddresses(at: NetnsAt): Promise<InterfaceAddress[]> {
-  // struct ifaddrmsg: family, prefix length, flags, scope, index
-  const dump = { type: RTM_GETADDR, flags: NLM.dump, body: new Uint8Array(8) };
-  const [answer] = (await read(at, NETLINK_ROUTE, [dump])) as [NetlinkAnswer];
-  check("list interface addresses", answer);
-  return answer.messages.flatMap(({ body }) => decodeAddress(body) ?? []);
-}
-
-function decodeAddress(body: Uint8Array): InterfaceAddress | undefined {
-  const family = body[0];
-  if (body.length < 8 || (family !== AF.inet && family !== AF.inet6)) return undefined;
-  const attributes = decodeAttributes(body, 8);
-  // On a point-to-point interface IFA_ADDRESS is the other side. Source: rtnetlink(7), RTM_NEWADDR.
-  const bytes = attributes.get(IFA.local) ?? attributes.get(IFA.address);
-  if (bytes?.length !== (family === AF.inet ? 4 : 16)) return undefined;
-  return {
-    ifindex: viewOf(body).getUint32(4, true),
-    family: family === AF.inet ? 4 : 6,
-    address: addressText(bytes),
-    prefixLength: body[1] ?? 0,
-  };
 }
 
 /** As {@link readRedirectRouting}, and what else matters to who wants to write. @throws as that */

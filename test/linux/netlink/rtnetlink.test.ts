@@ -3,9 +3,9 @@
 import { closeSync, openSync } from "node:fs";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { NetlinkError } from "../../../src/linux/netlink/exchange.ts";
+import { interfaceAddresses } from "../../../src/linux/netlink/interface-addresses.ts";
 import {
   ensureRedirectRouting,
-  interfaceAddresses,
   isRoutingComplete,
   lookAtRouting,
   readRedirectRouting,
@@ -314,6 +314,18 @@ describe("interfaceAddresses", () => {
     expect(found).toContainEqual({ ifindex: 7, family: 4, address: "10.244.1.7", prefixLength: 24 });
     expect(found).toContainEqual({ ifindex: 7, family: 4, address: "10.9.0.1", prefixLength: 32 });
     expect(found).toContainEqual({ ifindex: 7, family: 6, address: "fd01::1", prefixLength: 128 });
+  });
+
+  test("lists those alone that are asked for, however they are written", async () => {
+    await held.run("ip", "addr", "add", "10.244.1.7/32", "dev", "lo");
+    await held.run("ip", "addr", "add", "10.244.1.8/32", "dev", "lo");
+    await held.run("ip", "addr", "add", "fd00:10:244::7/128", "dev", "lo", "nodad");
+    const addresses = async (...only: string[]) =>
+      (await interfaceAddresses(fd, only)).map(({ address }) => address);
+    expect(await addresses("10.244.1.7")).toEqual(["10.244.1.7"]);
+    expect(await addresses("FD00:10:244:0:0::7", "10.244.1.8")).toEqual(["10.244.1.8", "fd00:10:244::7"]);
+    expect(await addresses("10.244.1.9", "", "fe80::1%lo", "no address")).toEqual([]);
+    expect(await addresses()).toEqual([]);
   });
 
   test("lists nothing when the loopback device is down", async () => {
