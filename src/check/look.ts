@@ -111,7 +111,7 @@ export async function answerOf<T>(
 }
 
 async function addressesOf(netns: Netns): Promise<string[]> {
-  return (await interfaceAddresses(netns.fd)).map(({ address }) => address);
+  return (await interfaceAddresses(netns)).map(({ address }) => address);
 }
 
 async function elsewhereIn(netns: Netns, { variant }: Search): Promise<string[]> {

@@ -282,7 +282,7 @@ export class SandboxFinder {
 
   /** Whether an interface in the namespace has one of these addresses. */
   async owns(netns: Netns, ips: readonly string[]): Promise<boolean> {
-    const addresses = await interfaceAddresses(netns.fd, ips);
+    const addresses = await interfaceAddresses(netns, ips);
     return addresses.some(({ address }) => ips.some((ip) => sameAddress(ip, address)));
   }
 }

@@ -12,8 +12,8 @@ export interface VisitOptions {
   readonly assertUsable?: () => void;
 }
 
-/** Where a conversation takes place: a namespace's descriptor, or a visit of it. */
-export type NetnsAt = number | NetnsVisit;
+/** Where a conversation takes place: a namespace's descriptor, whoever has it and may close it meanwhile, or a visit of it. */
+export type NetnsAt = number | { readonly fd: number } | NetnsVisit;
 
 interface Waiting {
   readonly conversation: Conversation;
@@ -66,7 +66,7 @@ export class NetnsVisit {
 
 /** One conversation. @throws as {@link NetnsVisit.converse} */
 export function converse(at: NetnsAt, conversation: Conversation): Promise<Uint8Array> {
-  if (typeof at !== "number") return at.converse(conversation);
+  if (at instanceof NetnsVisit) return at.converse(conversation);
   const { protocol, request, ...options } = conversation;
-  return netlinkInNetns(at, protocol, request, options);
+  return netlinkInNetns(typeof at === "number" ? at : at.fd, protocol, request, options);
 }

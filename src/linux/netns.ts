@@ -15,7 +15,8 @@ export interface NetnsId {
 /**
  * A path that cannot be used as a network namespace; the message names it.
  *
- * `code` is that of the system call (ENOENT: gone, EACCES, ELOOP, …), or ENOTNS: there is something else at the path.
+ * `code` is that of the system call (ENOENT: gone, EACCES, ELOOP, …), ENOTNS: there is something else at the path, or CLOSED: the handle
+ * is, and `path` is its key.
  */
 export class NetnsError extends Error {
   override readonly name = "NetnsError";
@@ -38,7 +39,7 @@ export function openNetnsCount(): number {
 
 /** An open network namespace. It exists as long as this is open, whatever becomes of its processes and paths. */
 export class Netns implements Disposable {
-  readonly fd: number;
+  readonly #fd: number;
   readonly id: NetnsId;
   /** `dev:ino`, to compare and to index by. */
   readonly key: string;
@@ -46,7 +47,7 @@ export class Netns implements Disposable {
   #onclose: (() => void) | undefined;
 
   private constructor(fd: number, id: NetnsId) {
-    this.fd = fd;
+    this.#fd = fd;
     this.id = id;
     this.key = `${id.dev}:${id.ino}`;
     openCount++;
@@ -82,6 +83,15 @@ export class Netns implements Disposable {
     return new Netns(fd, { dev, ino });
   }
 
+  /**
+   * To be asked for each time: once the handle is closed, its number may be another namespace's.
+   * @throws NetnsError CLOSED
+   */
+  get fd(): number {
+    if (!this.#closed) return this.#fd;
+    throw new NetnsError(this.key, "CLOSED", "its handle is closed");
+  }
+
   get closed(): boolean {
     return this.#closed;
   }
@@ -100,7 +110,7 @@ export class Netns implements Disposable {
     if (this.#closed) return;
     this.#closed = true;
     openCount--;
-    closeSync(this.fd);
+    closeSync(this.#fd);
     this.#onclose?.();
   }
 

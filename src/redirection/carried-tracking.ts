@@ -43,7 +43,7 @@ export async function forgetCarried(netns: Netns): Promise<number> {
       carried.push(...list.connections.filter(wasCarried));
       isCapped ||= list.isCapped;
     }
-    count += await forgetTracked(netns.fd, carried);
+    count += await forgetTracked(netns, carried);
     if (carried.length === 0 || !isCapped) break;
   }
   return count;

@@ -44,7 +44,7 @@ export async function forgetFrozen(netns: Netns): Promise<number> {
   if ((await countTracked(netns.fd)) === 0) return 0;
   // tracked ones first: what has a socket by then is none of those without
   const { connections } = await listTracked(netns.fd, { isTranslated: false, maxBytes: MAX_LISTING_BYTES });
-  const own = new Set((await interfaceAddresses(netns.fd)).map(({ address }) => address));
+  const own = new Set((await interfaceAddresses(netns)).map(({ address }) => address));
   const suspects = connections.flatMap((connection) => suspectOf(connection, own));
   if (suspects.length === 0) return 0;
   const live = new Set<string>();
@@ -56,7 +56,7 @@ export async function forgetFrozen(netns: Netns): Promise<number> {
   if (isCapped) return 0;
   const frozen = suspects.filter(({ pairs }) => !pairs.some((pair) => live.has(pair)));
   return await forgetTracked(
-    netns.fd,
+    netns,
     frozen.map(({ connection }) => connection),
   );
 }

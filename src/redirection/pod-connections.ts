@@ -102,7 +102,7 @@ export async function resetEarlier(netns: Netns): Promise<EarlierReset> {
  * @throws NetlinkError or NativeError when the sockets or the pod's addresses cannot be listed
  */
 export async function countThroughZtunnel(netns: Netns): Promise<CarriedConnections> {
-  const own = new Set((await interfaceAddresses(netns.fd)).map(({ address }) => address));
+  const own = new Set((await interfaceAddresses(netns)).map(({ address }) => address));
   let count = 0;
   let closingCount = 0;
   const query = { protocol: "tcp", states: [...OPEN_STATES, ...CLOSING_STATES], mark: ZTUNNEL_MARK } as const;

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { Netns } from "../../src/linux/netns.ts";
+import { Netns, NetnsError } from "../../src/linux/netns.ts";
 import { chooseBackend } from "../../src/netfilter/variant.ts";
 import { forgetFrozen } from "../../src/redirection/frozen-tracking.ts";
 import { PodRedirection } from "../../src/redirection/pod-redirection.ts";
@@ -32,22 +32,17 @@ afterEach(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
+const frozenEntry = `-p tcp --state ESTABLISHED -t 432000 --sport ${port} --dport ${appPort}`.split(" ");
+
+/** Where what `conntrack -L` lists comes from. */
+function sourcesIn(listing: string): string[] {
+  return [...listing.matchAll(/src=(\S+)/g)].map(([, source = ""]) => source);
+}
+
 /** As the end of tracking leaves it, and the end of the connection after that. */
 async function freeze(family: 4 | 6): Promise<void> {
-  const line = [
-    "-p",
-    "tcp",
-    "--state",
-    "ESTABLISHED",
-    "-t",
-    "432000",
-    "--sport",
-    `${port}`,
-    "--dport",
-    `${appPort}`,
-  ];
   const ends = ["-s", addresses.a[family], "-d", addresses.b[family]];
-  await pods.network.exec("a", ["conntrack", "-I", ...line, ...ends]);
+  await pods.network.exec("a", ["conntrack", "-I", ...frozenEntry, ...ends]);
 }
 
 async function capture(): Promise<void> {
@@ -72,6 +67,31 @@ test.each(FAMILIES)(
     expect(await pods.way()).toMatch(/^a15001=1/);
   },
 );
+
+test("nothing is forgotten of a namespace that gets the descriptor's number while a closed one is looked at", async () => {
+  await freeze(4);
+  const { a, b } = pods.network.netns;
+  const tracked = () => pods.network.exec("a", ["conntrack", "-L"]);
+  const before = await tracked();
+  // something is tracked there, too, or it would not be looked at further
+  await pods.network.exec("b", [
+    "conntrack",
+    "-I",
+    ...frozenEntry,
+    "-s",
+    addresses.b[4],
+    "-d",
+    addresses.a[4],
+  ]);
+  const ended = Netns.open(`/proc/self/fd/${b.fd}`);
+  const { fd } = ended;
+  const forgetting = forgetFrozen(ended);
+  ended.close();
+  using other = Netns.open(`/proc/self/fd/${a.fd}`);
+  expect(other.fd).toBe(fd);
+  await expect(forgetting).rejects.toThrow(NetnsError);
+  expect(sourcesIn(await tracked())).toEqual(sourcesIn(before));
+});
 
 test.each(FAMILIES)("it would not otherwise, IPv%d", async (family) => {
   await freeze(family);

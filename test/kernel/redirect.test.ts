@@ -542,9 +542,10 @@ describe("namespaces that are refused", () => {
     const busy = oneAtATime.run({ argv: ["sleep", "0.3"] });
     const applying = redirect.apply(netns, DEFAULT_OPTIONS, { isNew: true });
     await expect.poll(() => routes(pod), { timeout: 2000 }).toContain("lookup 100");
+    const { fd } = netns;
     netns.close();
     using reused = Netns.open(`/proc/${other.pid}/ns/net`);
-    expect(reused.fd).toBe(netns.fd);
+    expect(reused.fd).toBe(fd);
     await expect(applying).rejects.toThrow(/its handle is closed/);
     await busy;
     expect(readFileSync(join(other.procNetDir, "ip_tables_names"), "utf8")).toBe("");

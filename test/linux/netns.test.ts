@@ -118,11 +118,20 @@ test("the count of open handles follows open and close, and close may be repeate
   expect(openNetnsCount()).toBe(0);
 });
 
+test("a closed handle gives no descriptor, which may be another namespace's by then", () => {
+  const netns = Netns.open(held.path);
+  netns.close();
+  expect(() => netns.fd).toThrow(
+    expect.objectContaining({ name: "NetnsError", code: "CLOSED", path: netns.key }) as Error,
+  );
+});
+
 test("close after a close does not touch a descriptor that has taken the number", () => {
   const first = Netns.open(held.path);
+  const { fd } = first;
   first.close();
   using second = Netns.open(held.path);
-  expect(second.fd).toBe(first.fd);
+  expect(second.fd).toBe(fd);
   first.close();
   expect(readlinkSync(`/proc/self/fd/${second.fd}`)).toMatch(/^net:/);
 });

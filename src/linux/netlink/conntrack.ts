@@ -5,6 +5,7 @@ import { constants } from "node:os";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { addressText } from "../address.ts";
 import { netlinkInNetns } from "../native.ts";
+import type { NetnsAt } from "../netns-visit.ts";
 import { errorCode, exchange, NetlinkError } from "./exchange.ts";
 import type { SocketEnd } from "./inet-diag.ts";
 import {
@@ -119,7 +120,7 @@ export async function listTracked(
  * @throws NetlinkError: the kernel refused; NativeError: the conversation failed
  */
 export async function forgetTracked(
-  netnsFd: number,
+  at: NetnsAt,
   connections: readonly Pick<TrackedConnection, "key">[],
 ): Promise<number> {
   let count = 0;
@@ -129,7 +130,7 @@ export async function forgetTracked(
       flags: NLM.ack,
       body: concatBytes(header(key.family), key.attributes),
     }));
-    for (const { error } of await exchange(netnsFd, NETLINK_NETFILTER, requests)) {
+    for (const { error } of await exchange(at, NETLINK_NETFILTER, requests)) {
       if (error === 0) count++;
       else if (error !== -constants.errno.ENOENT) throw refused("forget", error);
     }

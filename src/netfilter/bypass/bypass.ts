@@ -52,8 +52,8 @@ export async function findBypasses(
   known?: BypassReport,
 ): Promise<BypassReport> {
   const [found, legacy] = await allDone([
-    known === undefined ? findNft(netns.fd, where) : Promise.resolve(known),
-    findLegacy(netns.fd, where),
+    known === undefined ? findNft(netns, where) : Promise.resolve(known),
+    findLegacy(netns, where),
   ]);
   return {
     nft: found,
@@ -63,12 +63,12 @@ export async function findBypasses(
   };
 }
 
-async function findNft(netnsFd: number, where: OwnPlaces): Promise<BypassReport> {
+async function findNft(netns: { readonly fd: number }, where: OwnPlaces): Promise<BypassReport> {
   for (let attempt = 1; ; attempt++) {
-    const list = await listChains(netnsFd);
-    const source = new NftSource(netnsFd, list);
+    const list = await listChains(netns);
+    const source = new NftSource(netns, list);
     const walk = new BypassWalk(source, where.marks);
-    await follow(walk, { roots: list.bases.flatMap((chain) => rootOf(chain, where)), source, netnsFd });
+    await follow(walk, { roots: list.bases.flatMap((chain) => rootOf(chain, where)), source, netns });
     const { bypasses } = walk;
     const isProven = await source.isProven();
     const isComplete = isProven && walk.isComplete && list.isComplete && source.isSteady;
@@ -81,17 +81,21 @@ async function findNft(netnsFd: number, where: OwnPlaces): Promise<BypassReport>
 
 async function follow(
   walk: BypassWalk,
-  found: { readonly roots: readonly NftRoot[]; readonly source: NftSource; readonly netnsFd: number },
+  found: {
+    readonly roots: readonly NftRoot[];
+    readonly source: NftSource;
+    readonly netns: { readonly fd: number };
+  },
 ): Promise<void> {
   if (found.roots.length === 0) return;
-  const asleep = await sleepingTables(found.netnsFd);
+  const asleep = await sleepingTables(found.netns);
   const roots = found.roots.filter(({ tableKey }) => !asleep.has(tableKey));
   await found.source.read(roots.map(({ key }) => key));
   for (const root of roots) await walk.follow(root);
 }
 
-async function findLegacy(netnsFd: number, where: OwnPlaces): Promise<BypassReport> {
-  const { tables, isComplete } = await legacyRoots(netnsFd, where);
+async function findLegacy(netns: { readonly fd: number }, where: OwnPlaces): Promise<BypassReport> {
+  const { tables, isComplete } = await legacyRoots(netns, where);
   const found: Bypass[] = [];
   let isWhole = isComplete;
   for (const { roots, source } of tables) {

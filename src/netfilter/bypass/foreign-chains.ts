@@ -9,6 +9,7 @@ import {
   type NetlinkAnswer,
   type NetlinkRequest,
 } from "../../linux/netlink/message.ts";
+import type { NetnsAt } from "../../linux/netns-visit.ts";
 import { decodeChain, decodeName, generationOf, numberOf, TABLE_FLAG } from "../nft/nft-objects.ts";
 import * as nft from "../nft/nft-wire.ts";
 
@@ -69,8 +70,8 @@ export interface ChainRules {
  * Lists chains of the families that see IP packets; cheap however many rules there are. None where the kernel has no nf_tables.
  * @throws NetlinkError EPERM @throws NativeError when the conversation failed
  */
-export async function listChains(netnsFd: number): Promise<ChainList> {
-  const [answer] = await ask(netnsFd, [nft.getChains()], MAX_LIST_BYTES);
+export async function listChains(at: NetnsAt): Promise<ChainList> {
+  const [answer] = await ask(at, [nft.getChains()], MAX_LIST_BYTES);
   if (answer === undefined || isAbsent(answer))
     return { bases: [], others: () => [], isComplete: true, isInterrupted: false, generation: undefined };
   refuse(answer);
@@ -96,8 +97,8 @@ export async function listChains(netnsFd: number): Promise<ChainList> {
  * Tables that sleep: none of their rules is looked at. What is cut off or changes counts as awake.
  * @returns for {@link tableKeyOf} @throws as {@link listChains}
  */
-export async function sleepingTables(netnsFd: number): Promise<Set<string>> {
-  const [answer] = await ask(netnsFd, [nft.getTables()], MAX_LIST_BYTES);
+export async function sleepingTables(at: NetnsAt): Promise<Set<string>> {
+  const [answer] = await ask(at, [nft.getTables()], MAX_LIST_BYTES);
   const asleep = new Set<string>();
   for (const { body } of answer?.messages ?? []) {
     const attributes = decodeAttributes(body, nft.HEADER_BYTES);
@@ -116,11 +117,11 @@ export async function sleepingTables(netnsFd: number): Promise<Set<string>> {
  * @throws as {@link listChains}
  */
 export async function readChains(
-  netnsFd: number,
+  at: NetnsAt,
   chains: readonly ForeignChain[],
   { maxBytes, generation }: { readonly maxBytes: number; readonly generation: number | undefined },
 ): Promise<{ byKey: Map<string, ChainRules>; bytes: number; isSteady: boolean }> {
-  const answers = await ask(netnsFd, chains.map(nft.getRules), maxBytes);
+  const answers = await ask(at, chains.map(nft.getRules), maxBytes);
   const seen = generationsOf(answers);
   const isSteady = seen.size === 0 || (seen.size === 1 && seen.has(generation ?? -1));
   let bytes = 0;
@@ -168,12 +169,12 @@ function expressionsOf(body: Uint8Array): Uint8Array {
 }
 
 async function ask(
-  netnsFd: number,
+  at: NetnsAt,
   requests: readonly NetlinkRequest[],
   enoughBytes: number,
 ): Promise<NetlinkAnswer[]> {
   try {
-    return await nft.ask(netnsFd, requests, { enoughBytes });
+    return await nft.ask(at, requests, { enoughBytes });
   } catch (error) {
     // no nfnetlink: nothing can be there
     if (error instanceof NativeError && error.code === "EPROTONOSUPPORT") return [];

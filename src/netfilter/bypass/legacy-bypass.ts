@@ -31,14 +31,14 @@ export interface LegacyRoots {
 
 /** @returns tables with their chains; `isComplete` is false when one of them could not be read @throws NativeError EPERM */
 export async function legacyRoots(
-  netnsFd: number,
+  netns: { readonly fd: number },
   where: OwnPlaces,
 ): Promise<{ tables: LegacyRoots[]; isComplete: boolean }> {
   const tables: LegacyRoots[] = [];
   let isComplete = true;
   const families = [...new Set(where.own.map(({ family }) => family))];
   const places = families.flatMap((family) => Object.keys(POSITIONS).map((table) => ({ family, table })));
-  for (const [index, bytes] of (await readTables(netnsFd, places)).entries()) {
+  for (const [index, bytes] of (await readTables(netns, places)).entries()) {
     const place = places[index];
     if (bytes === undefined || place === undefined) continue;
     const parsed = bytes === "unread" ? undefined : LegacyTable.parse(bytes, place.family);
@@ -50,11 +50,11 @@ export async function legacyRoots(
 
 /** Undefined for a table that is not there: looking makes none. */
 async function readTables(
-  netnsFd: number,
+  netns: { readonly fd: number },
   places: readonly XtablesName[],
 ): Promise<(Uint8Array | "unread" | undefined)[]> {
   try {
-    const found = await existingXtablesInNetns(netnsFd, places, { maxBytes: MAX_TABLE_BYTES });
+    const found = await existingXtablesInNetns(netns.fd, places, { maxBytes: MAX_TABLE_BYTES });
     // a table has at least the entry that ends it
     return found.map((bytes) => (bytes?.length === INFO.size ? "unread" : bytes));
   } catch (error) {
@@ -62,7 +62,7 @@ async function readTables(
       throw error;
     const [only] = places;
     if (places.length === 1 || only === undefined) return ["unread"];
-    return (await allDone(places.map((place) => readTables(netnsFd, [place])))).flat();
+    return (await allDone(places.map((place) => readTables(netns, [place])))).flat();
   }
 }
 

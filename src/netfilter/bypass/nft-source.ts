@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rules of nf_tables for whoever follows them: read as they are asked for, within one bound for all.
+import type { NetnsAt } from "../../linux/netns-visit.ts";
 import { targetsIn } from "../nft/nft-objects.ts";
 import type { NftFamily } from "../nft/nft-wire.ts";
 import type { ChainSource } from "./bypass-walk.ts";
@@ -14,15 +15,15 @@ const MAX_CHAINS = 256;
 
 /** Rules of nf_tables, read as they are asked for. */
 export class NftSource implements ChainSource {
-  readonly #netnsFd: number;
+  readonly #at: NetnsAt;
   readonly #list: ChainList;
   #known: ReadonlyMap<string, ForeignChain> | undefined;
   readonly #read = new Map<string, ChainRules>();
   #bytesLeft = MAX_RULE_BYTES;
   isSteady = true;
 
-  constructor(netnsFd: number, list: ChainList) {
-    this.#netnsFd = netnsFd;
+  constructor(at: NetnsAt, list: ChainList) {
+    this.#at = at;
     this.#list = list;
   }
 
@@ -38,7 +39,7 @@ export class NftSource implements ChainSource {
     const chains = keys.flatMap((key) => this.#chains.get(key) ?? []).slice(0, room);
     if (chains.length === 0 || this.#bytesLeft <= 0) return;
     const options = { maxBytes: this.#bytesLeft, generation: this.#list.generation };
-    const { byKey, bytes, isSteady } = await readChains(this.#netnsFd, chains, options);
+    const { byKey, bytes, isSteady } = await readChains(this.#at, chains, options);
     for (const [key, rules] of byKey) this.#read.set(key, rules);
     this.#bytesLeft -= bytes;
     if (!isSteady) this.isSteady = false;
