@@ -14,11 +14,14 @@ export interface Writing {
   refusal(): NetfilterFault | undefined;
 }
 
-/** One conversation: the batch goes before the first question. Nothing is acknowledged: the kernel says what it refuses. */
-export function writeBefore(ask: Ask, changes: readonly NetlinkRequest[]): Writing {
+/**
+ * One conversation: the batch goes before the first question. Nothing is acknowledged: the kernel says what it refuses.
+ * @param changeCount as for {@link batch}
+ */
+export function writeBefore(ask: Ask, changes: readonly NetlinkRequest[], changeCount?: number): Writing {
   // a list is sent apart from what stands before it; behind a batch in one piece with it, nothing would be heard
   const fence = getRules({ family: 4, table: "", chain: "" });
-  let first: readonly NetlinkRequest[] = [...batch(changes), fence];
+  let first: readonly NetlinkRequest[] = [...batch(changes, changeCount), fence];
   let refusal: NetfilterFault | undefined;
   return {
     ask: async (requests, enoughBytes) => {

@@ -3,6 +3,7 @@
 
 import {
   concatBytes,
+  decodeAttributes,
   encodeAttribute,
   encodeRequests,
   type NetlinkAnswer,
@@ -42,6 +43,8 @@ const MESSAGE = {
   getGeneration: 16,
 } as const;
 const BATCH = { begin: 0x10, end: 0x11 } as const;
+/** NFNL_BATCH_GENID. Source: linux/netfilter/nfnetlink.h. */
+const BATCH_COUNT = 1;
 export const TABLE = { name: 1, flags: 2, use: 3, userdata: 6 } as const;
 export const CHAIN = { table: 1, name: 3, hook: 4, policy: 5, use: 6, type: 7 } as const;
 const HOOK = { number: 1, priority: 2 } as const;
@@ -181,10 +184,25 @@ export function deleteRule(place: ChainPlace, handle?: Uint8Array): NetlinkReque
   return request(MESSAGE.deleteRule, 0, concatBytes(rulePlace(place), ...which));
 }
 
-/** Puts changes between the two messages that make them one transaction. */
-export function batch(changes: readonly NetlinkRequest[]): NetlinkRequest[] {
-  const end = (type: number) => ({ type, flags: 0, body: Uint8Array.of(0, 0, 0, NFNL_SUBSYS_NFTABLES) });
-  return [end(BATCH.begin), ...changes, end(BATCH.end)];
+/** Whether a change names a rule by its number, which is another's once somebody has made the table anew. */
+export function namesByHandle({ type, body }: NetlinkRequest): boolean {
+  const isDeletion = type === ((NFNL_SUBSYS_NFTABLES << 8) | MESSAGE.deleteRule);
+  return isDeletion && decodeAttributes(body, HEADER_BYTES).has(RULE.handle);
+}
+
+/**
+ * Puts changes between the two messages that make them one transaction.
+ * @param changeCount of what they were made for: the kernel refuses them once it has another. Default: they are for whatever is there.
+ *   Source: linux net/netfilter/nfnetlink.c, nfnetlink_rcv_batch; kernels before 4.12 do not look
+ */
+export function batch(changes: readonly NetlinkRequest[], changeCount?: number): NetlinkRequest[] {
+  const subsystem = Uint8Array.of(0, 0, 0, NFNL_SUBSYS_NFTABLES);
+  const count = changeCount === undefined ? [] : [encodeAttribute(BATCH_COUNT, networkOrder(changeCount))];
+  return [
+    { type: BATCH.begin, flags: 0, body: concatBytes(subsystem, ...count) },
+    ...changes,
+    { type: BATCH.end, flags: 0, body: subsystem },
+  ];
 }
 
 /** A count of changes as the kernel sends it: the count's attribute stands right behind the header. */

@@ -5,7 +5,7 @@ import type { NetlinkRequest } from "../../linux/netlink/message.ts";
 import { NetfilterFault, notAsToldFault } from "../netfilter-fault.ts";
 import { writeBefore } from "../write-batch.ts";
 import type { Ask } from "./nft-wire.ts";
-import { ask, deleteChain, deleteRule } from "./nft-wire.ts";
+import { ask, deleteChain, deleteRule, namesByHandle } from "./nft-wire.ts";
 import { readOwnObjects, type SeenObjects } from "./own-objects.ts";
 import {
   type ChainVerdict,
@@ -77,16 +77,17 @@ export async function replay(
   const { own } = wanted.known;
   const isDone = ({ findings }: Verdict) => options.plan === undefined && findings.length === 0;
   const askKernel: Ask = options.ask ?? ((requests, enoughBytes) => ask(netns.fd, requests, { enoughBytes }));
-  const found = options.found ?? (await readOwnObjects(netns, own, { ask: askKernel }));
-  const before = verifyOwnObjects(found, wanted);
+  let seen = options.found ?? (await readOwnObjects(netns, own, { ask: askKernel }));
+  const before = verifyOwnObjects(seen, wanted);
   let after = before;
   for (let round = 0, writes = 0; ; round++) {
     const changes = isDone(after) ? [] : plan(after);
     if (changes.length === 0 && (isDone(after) || options.plan !== undefined))
       return { before, after, writes };
     if (round === MAX_ROUNDS || changes.length === 0) throw notAsTold(after);
-    const writing = writeBefore(askKernel, changes);
-    const seen = await readOwnObjects(netns, own, { ask: writing.ask });
+    const isOfNow = changes.some(namesByHandle);
+    const writing = writeBefore(askKernel, changes, isOfNow ? seen.changeCount : undefined);
+    seen = await readOwnObjects(netns, own, { ask: writing.ask });
     const refusal = writing.refusal();
     // somebody else may have been faster; what is there now says whether it was that
     if (refusal !== undefined && round > 0) throw refusal;

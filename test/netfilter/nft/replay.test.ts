@@ -359,6 +359,38 @@ test("opening takes away what leads into our chains of one table, and replaying 
   expect((await verdict(pod, rules)).findings).toEqual([]);
 });
 
+test("a rule of others that has got the number of one of ours meanwhile is not deleted", async () => {
+  using pod = await replayed();
+  const rules = await known("default");
+  const nat = saveTool(4, "nft").replace("-save", "");
+  const others = Array.from({ length: 40 }, (_, index) => `PREROUTING -p tcp --dport ${index + 1} -j RETURN`);
+  const each = (option: string) =>
+    pod.run(
+      `${nat}-restore --noflush`,
+      `*nat\n${others.map((rule) => `${option} ${rule}\n`).join("")}COMMIT\n`,
+    );
+  // handles are counted in each table, and go on from where they were
+  const [asItWas] = await saves(pod);
+  await each("-A");
+  await each("-D");
+  await pod.run(`${nat} -t nat -A PREROUTING -j ISTIO_PRERT`);
+  const again = async () => {
+    await pod.run("nft flush ruleset");
+    await pod.run(`${nat}-restore`, asItWas);
+    await each("-A");
+  };
+  let looks = 0;
+  const asking: Ask = async (requests, enoughBytes) => {
+    // a firewall's rules are loaded anew between our look and our change
+    if (++looks === 2) await again();
+    return await ask(pod.netns.fd, requests, { enoughBytes });
+  };
+  await replay(pod.netns, { known: rules, families: FAMILIES }, { ask: asking });
+  const text = await pod.save(saveTool(4, "nft"));
+  expect(text.match(/--dport \d+ -j RETURN/g)).toHaveLength(others.length);
+  expect((await verdict(pod, rules)).findings).toEqual([]);
+});
+
 test("a namespace that is another's by now is not written", async () => {
   using pod = await TestNetns.make();
   let looks = 0;
