@@ -19,6 +19,7 @@ import {
 import { dirname, join } from "node:path";
 import { isRecord, listOf, textOf } from "../kube/json-fields.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
+import { ownName } from "../linux/own-name.ts";
 import type { Logger } from "../log/logger.ts";
 import {
   type AttachmentKeeper,
@@ -106,7 +107,7 @@ export class AttachmentStore implements AttachmentKeeper {
 
   save(sandbox: KeptSandbox): void {
     const { containerId } = sandbox.place;
-    const temporary = join(this.#folder, `.${containerId}.${process.pid}`);
+    const temporary = join(this.#folder, ownName(`.${containerId}`));
     try {
       if (!fileId.test(containerId)) throw new Error("its container id cannot be the name of a file");
       this.#needBootId();

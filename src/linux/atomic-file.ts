@@ -2,6 +2,7 @@
 // Files that are there whole or not at all: written beside their place, then renamed into it.
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
+import { ownName } from "./own-name.ts";
 
 export interface NewFile {
   readonly content: string | Uint8Array;
@@ -32,7 +33,7 @@ export async function writeNewFile(path: string, { content, mode, prepare }: New
  * crash of the node. @throws the file system's error; then the old one is still there
  */
 export async function replaceFile(path: string, file: NewFile): Promise<void> {
-  const temporary = `${path}.${process.pid}.tmp`;
+  const temporary = `${ownName(path)}.tmp`;
   // what a process of this number was writing when it was killed
   await rm(temporary, { force: true });
   try {

@@ -19,7 +19,7 @@ export interface FileCleanupOptions extends Pick<AgentConfig, "runDir" | "ztunne
 
 /** Files of ours; the folder itself stays, it may be a mount. */
 const ourFiles =
-  /^(?:iptables-backend\.json(?:\.\d+\.tmp)?|(?:ambient-cni\.)?exempt-namespaces(?:\.\d+\.tmp)?)$/;
+  /^(?:iptables-backend\.json(?:\.\d+(?:-\d+)?\.tmp)?|(?:ambient-cni\.)?exempt-namespaces(?:\.\d+(?:-\d+)?\.tmp)?)$/;
 const ourFolders: ReadonlySet<string> = new Set([SANDBOX_FOLDER, LOCK_FOLDER]);
 const ourSockets = /^(?:pluginevent|state)\.sock(?:\.\d+)?$/;
 

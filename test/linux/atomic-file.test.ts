@@ -1,10 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files that are there whole or not at all.
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { execFile } from "node:child_process";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { promisify } from "node:util";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { replaceFile, writeNewFile } from "../../src/linux/atomic-file.ts";
+import { ownName } from "../../src/linux/own-name.ts";
 
 let folder: string;
 let path: string;
@@ -32,9 +45,40 @@ test("a file is made and replaced with the mode that was asked for, and nothing 
 });
 
 test("what a killed process has left does not stand in the way", async () => {
-  writeFileSync(`${path}.${process.pid}.tmp`, "half");
+  writeFileSync(`${ownName(path)}.tmp`, "half");
   await replaceFile(path, { content: "whole", mode: 0o600 });
   expect(readFileSync(path, "utf8")).toBe("whole");
+  expect(readdirSync(folder)).toEqual(["kept"]);
+});
+
+/** A process with the number 1 of its own numbers, as an agent is in its container: how often it could not put its file in place. */
+async function writeAsFirst(letter: string): Promise<number> {
+  const script = `
+    const { replaceFile } = await import(${JSON.stringify(join(import.meta.dirname, "../../src/linux/atomic-file.ts"))});
+    let failures = 0;
+    for (let i = 0; i < 100; i++)
+      await replaceFile(${JSON.stringify(path)}, { content: "${letter}".repeat(100_000), mode: 0o600 }).catch(() => failures++);
+    console.log(process.pid, failures);`;
+  const node = [process.execPath, "--input-type=module", "--eval", script] as const;
+  const { stdout } = await promisify(execFile)("unshare", ["--pid", "--fork", "--mount-proc", ...node]);
+  const [pid, failures] = stdout.trim().split(" ").map(Number);
+  expect(pid).toBe(1);
+  return failures ?? Number.NaN;
+}
+
+test("two processes of one number, each in a container of its own, do not write into each other's file", async () => {
+  const writing = Promise.all(["a", "b"].map(writeAsFirst));
+  let isOver = false;
+  const ended = writing.finally(() => {
+    isOver = true;
+  });
+  const lengths = new Set<number>();
+  while (!isOver) {
+    if (existsSync(path)) lengths.add(readFileSync(path).length);
+    await nextTurn();
+  }
+  expect(await ended).toEqual([0, 0]);
+  expect([...lengths]).toEqual([100_000]);
   expect(readdirSync(folder)).toEqual(["kept"]);
 });
 
