@@ -9,7 +9,7 @@ import { canonicalAddress } from "../linux/address.ts";
 import { hostNetnsKeys } from "../linux/host-netns.ts";
 import { interfaceAddresses } from "../linux/netlink/interface-addresses.ts";
 import { forEachLimited } from "../loop/limit.ts";
-import { findNetns, openFound } from "./node-cleanup-netns.ts";
+import { type FoundNetns, findNetns, openFound } from "./node-cleanup-netns.ts";
 
 /** Without a name of the node pods are looked for in the whole cluster. */
 type AnnouncedPodsOptions = Pick<AgentConfig, "hostRoot" | "kubeconfigPath" | "nodeName" | "leavePauseMs">;
@@ -40,7 +40,13 @@ export async function concealPods(options: AnnouncedPodsOptions): Promise<Concea
     const note = `istiod is not told: pods keep the annotation ${podAnnotations.redirection} until they are deleted (${why})`;
     return { spare: new Set(), failed: [], notes: [note] };
   }
-  const owners = await netnsByAddress(options);
+  const { owners, unread } = await netnsByAddress(options);
+  const unknown = [...unread].map(
+    ([{ name }, why]) =>
+      `${name} stays as it is, for nobody can say whether it is a pod's that istiod knows: ${why}`,
+  );
+  const withUnread = (keys: readonly string[]) =>
+    new Set([...keys, ...[...unread.keys()].map(({ key }) => key)]);
   try {
     const announced = (await podsOf(client, options)).filter(({ ips }) => ips.some((ip) => owners.has(ip)));
     const failures = new Map<PodFacts, string>();
@@ -54,30 +60,48 @@ export async function concealPods(options: AnnouncedPodsOptions): Promise<Concea
     );
     if (failures.size < announced.length) await delay(leavePauseMs);
     return {
-      spare: new Set([...failures.keys()].flatMap(({ ips }) => ips.flatMap((ip) => owners.get(ip) ?? []))),
-      failed: [...failures].map(
-        ([{ namespace, name }, why]) =>
-          `${namespace}/${name} stays in the mesh, for its annotation cannot be taken away: ${why}`,
-      ),
+      spare: withUnread([...failures.keys()].flatMap(({ ips }) => ips.flatMap((ip) => owners.get(ip) ?? []))),
+      failed: [
+        ...[...failures].map(
+          ([{ namespace, name }, why]) =>
+            `${namespace}/${name} stays in the mesh, for its annotation cannot be taken away: ${why}`,
+        ),
+        ...unknown,
+      ],
       notes: [],
     };
   } catch (error) {
     // whoever may not be asked about may be announced
     const why = `all pods stay in the mesh, for nobody can say which of them istiod knows: ${(error as Error).message}`;
-    return { spare: new Set(owners.values()), failed: [why], notes: [] };
+    return { spare: withUnread([...owners.values()].flat()), failed: [why, ...unknown], notes: [] };
   }
 }
 
-/** Which namespace of this node has an address. */
-async function netnsByAddress({ hostRoot }: AnnouncedPodsOptions): Promise<Map<string, string>> {
-  const owners = new Map<string, string>();
+interface AddressesOfNode {
+  /** By address: the keys of all that have it, for a pod can give itself another's. */
+  readonly owners: ReadonlyMap<string, readonly string[]>;
+  /** Whose addresses cannot be read, and why. */
+  readonly unread: ReadonlyMap<FoundNetns, string>;
+}
+
+async function netnsByAddress({ hostRoot }: AnnouncedPodsOptions): Promise<AddressesOfNode> {
+  const owners = new Map<string, string[]>();
+  const unread = new Map<FoundNetns, string>();
   for (const found of await findNetns({ hostRoot, ignore: hostNetnsKeys({ hostRoot }) })) {
-    using netns = openFound(found);
-    if (netns === undefined) continue;
-    for (const { address } of await interfaceAddresses(netns.fd))
-      owners.set(canonicalAddress(address), netns.key);
+    try {
+      using netns = openFound(found);
+      if (netns === undefined) continue;
+      const addresses = (await interfaceAddresses(netns)).map(({ address }) => canonicalAddress(address));
+      for (const address of new Set(addresses)) {
+        const sharing = owners.get(address);
+        if (sharing === undefined) owners.set(address, [netns.key]);
+        else sharing.push(netns.key);
+      }
+    } catch (error) {
+      unread.set(found, (error as Error).message);
+    }
   }
-  return owners;
+  return { owners, unread };
 }
 
 /** Those that istiod takes for the mesh's; their addresses are canonical. */
