@@ -30,10 +30,11 @@ test.skipIf(!isRoot)("is not inherited by programs and leaves no descriptor", as
   const { stdout } = await run(["sh", "-c", "ls -l /proc/self/fd"]);
   expect(stdout).not.toMatch(/net:\[/);
   for (const netns of made) {
-    expect(statSync(`/proc/self/fd/${netns.fd}`).ino).toBe(Number(netns.id.ino));
-    await readRedirectRouting(netns.fd, { v6: true });
+    const { fd } = netns;
+    expect(statSync(`/proc/self/fd/${fd}`).ino).toBe(Number(netns.id.ino));
+    await readRedirectRouting(fd, { v6: true });
     netns.close();
-    await expect(netlinkInNetns(netns.fd, 0, new Uint8Array())).rejects.toThrow(NativeError);
+    await expect(netlinkInNetns(fd, 0, new Uint8Array())).rejects.toThrow(NativeError);
   }
   expect(readdirSync("/proc/self/fd").length).toBe(before);
 });
