@@ -33,10 +33,10 @@ static void on_finalized(napi_env env, void *data, void *hint)
 	free(handle);
 }
 
-// From the poll's thread; nobody hears it in an environment that is on its way out.
-static void on_changed(void *context)
+// From the poll's thread. In an environment that is on its way out the failed call is the release.
+static bool on_changed(void *context)
 {
-	napi_call_threadsafe_function(context, NULL, napi_tsfn_nonblocking);
+	return napi_call_threadsafe_function(context, NULL, napi_tsfn_nonblocking) == napi_ok;
 }
 
 static void on_closed(void *context)

@@ -114,6 +114,7 @@ static void *live(void *argument)
 		.request = poll->request,
 		.request_bytes = poll->request_bytes,
 	};
+	bool is_heard = true;
 
 	pthread_mutex_lock(&poll->lock);
 	while (!poll->closing) {
@@ -134,11 +135,13 @@ static void *live(void *argument)
 		free(poll->expected);
 		poll->expected = NULL;
 		pthread_mutex_unlock(&poll->lock);
-		poll->events->changed(poll->context);
+		if (is_heard)
+			is_heard = poll->events->changed(poll->context);
 		pthread_mutex_lock(&poll->lock);
 	}
 	pthread_mutex_unlock(&poll->lock);
-	poll->events->closed(poll->context);
+	if (is_heard)
+		poll->events->closed(poll->context);
 	free(exchange.replies);
 	free_poll(poll);
 	return NULL;

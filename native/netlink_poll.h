@@ -4,6 +4,7 @@
 #ifndef AMBIENT_NETLINK_POLL_H
 #define AMBIENT_NETLINK_POLL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -11,8 +12,10 @@ struct netlink_poll;
 
 // From the poll's thread.
 struct netlink_poll_events {
-	void (*changed)(void *context); // once, until netlink_poll_from() is called again: another answer came, or none
-	void (*closed)(void *context);  // the last
+	// Once, until netlink_poll_from() is called again: another answer came, or none. False: the context is gone, and
+	// nothing is called any more.
+	bool (*changed)(void *context);
+	void (*closed)(void *context); // the last
 };
 
 // Takes the socket, also when it fails; copies the request. Asks nothing before netlink_poll_from(). 0 or -errno.
