@@ -98,14 +98,12 @@ export class ZdsConnection {
   add(entry: RosterEntry): Promise<void> {
     const queuedInSnapshot = this.#phase === "snapshot";
     return this.#enqueue({
-      bytes: () => encodeAdd(entry.uid, entry.workload),
-      fd: () => openFd(entry),
+      send: () => this.#handOver(entry),
       stale: () => {
         if (this.#options.roster.get(entry.uid) !== entry) return "the pod was removed or changed meanwhile";
         return entry.netns === undefined || entry.netns.closed ? "the pod's namespace is gone" : undefined;
       },
       done: () => queuedInSnapshot && this.#acked.get(entry.uid) === entry.netns?.key,
-      acked: () => this.#noteAck(entry),
       settled: Promise.withResolvers(),
     });
   }
@@ -113,11 +111,9 @@ export class ZdsConnection {
   /** Queues a Del; resolves with ztunnel's ack. @throws ZdsError */
   del(uid: string): Promise<void> {
     return this.#enqueue({
-      bytes: () => encodeDel(uid),
-      fd: () => undefined,
+      send: () => this.#takeBack(uid),
       stale: () => undefined,
       done: () => false,
-      acked: () => this.#acked.delete(uid),
       settled: Promise.withResolvers(),
     });
   }
@@ -160,14 +156,9 @@ export class ZdsConnection {
     // a live iteration, looked up when its turn comes: pods removed meanwhile are not named, pods found meanwhile are
     for (const [uid, entry] of roster) {
       const known = entry.netns !== undefined && !entry.netns.closed;
-      const answer = known
-        ? await this.#exchange(encodeAdd(uid, entry.workload), () => openFd(entry))
-        : await this.#exchange(encodeKeep(uid));
-      if (answer.ok) {
-        if (known) this.#noteAck(entry);
-        continue;
-      }
-      // ztunnel keeps a pod it could not start and tries again by itself, so the rest of the snapshot still counts
+      const answer = known ? await this.#handOver(entry) : await this.#exchange(encodeKeep(uid));
+      if (answer.ok) continue;
+      // the rest of the snapshot still counts
       if (++refused <= bounds.snapshotRefusals.count)
         log.warn({ connection: this.id, uid, answer: answer.error }, "ztunnel refused a pod of the snapshot");
     }
@@ -189,15 +180,31 @@ export class ZdsConnection {
       return;
     }
     try {
-      const answer = await this.#exchange(update.bytes(), update.fd);
-      if (answer.ok) {
-        update.acked();
-        update.settled.resolve();
-      } else update.settled.reject(new ZdsError("NACK", `ztunnel refused: ${answer.error}`));
+      const answer = await update.send();
+      if (answer.ok) update.settled.resolve();
+      else update.settled.reject(new ZdsError("NACK", `ztunnel refused: ${answer.error}`));
     } catch (error) {
       this.#fail(error);
       update.settled.reject(this.#closeReason);
     }
+  }
+
+  /**
+   * A pod that ztunnel could not start it keeps, and is not ready until it could: one pod that has port 15008 itself would
+   * hold up every update of ztunnel, and the cluster's with it. So it is taken back; the next try is ours, and as soon.
+   * Source: istio/ztunnel src/inpod/statemanager.rs, ready() and retry_pending().
+   */
+  async #handOver(entry: RosterEntry): Promise<ZdsAnswer> {
+    const answer = await this.#exchange(encodeAdd(entry.uid, entry.workload), () => openFd(entry));
+    if (!answer.ok) await this.#takeBack(entry.uid);
+    else if (entry.netns !== undefined) this.#acked.set(entry.uid, entry.netns.key);
+    return answer;
+  }
+
+  async #takeBack(uid: string): Promise<ZdsAnswer> {
+    const answer = await this.#exchange(encodeDel(uid));
+    if (answer.ok) this.#acked.delete(uid);
+    return answer;
   }
 
   /** Sends one request and waits for its one answer. @throws ZdsError when the connection is over afterwards */
@@ -254,10 +261,6 @@ export class ZdsConnection {
       this.#fail(new RangeError("ztunnel sent a file descriptor, which the protocol does not know"));
     } else if (awaiting === undefined) this.#fail(new RangeError("ztunnel sent an answer to no request"));
     else awaiting.resolve(packet);
-  }
-
-  #noteAck(entry: RosterEntry): void {
-    if (entry.netns !== undefined) this.#acked.set(entry.uid, entry.netns.key);
   }
 
   #setPhase(phase: ZdsPhase): void {

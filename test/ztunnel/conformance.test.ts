@@ -238,15 +238,15 @@ describe("the snapshot", () => {
     listening();
     holdPods(3);
     const ztunnel = await live({ faults: ["nack=Bind(Os { code: 98 }),1"], retryMs: 50 });
-    expect(kindsOf(await told(ztunnel))).toEqual(["add", "add", "add", "snapshot-sent"]);
+    expect(kindsOf(await told(ztunnel))).toEqual(["add", "del", "add", "add", "snapshot-sent"]);
     expect(harness.logged("failure to start proxy : Bind(Os { code: 98 })")).toBe(true);
     expect((await ztunnel.stats()).connections).toBe(1);
     await ztunnel.command({ do: "reconnect" });
     await ztunnel.waitForReady();
-    await eventually("the second snapshot", () => ztunnel.messages.length === 8);
+    await eventually("the second snapshot", () => ztunnel.messages.length === 9);
     expect(
       uidsOf(await told(ztunnel))
-        .slice(4, 7)
+        .slice(5, 8)
         .sort(),
     ).toEqual(["u0", "u1", "u2"]);
   });
@@ -355,6 +355,34 @@ describe("updates", () => {
     expect(await outcomeOf(harness.server.add(podEntry("u1", pod(0))))).toMatchObject({ code: "ok" });
     expect(harness.server.acknowledged("u1")).toBe(pod(0).key);
     expect(await ztunnel.stats()).toMatchObject({ connections: 1, ready: true });
+  });
+
+  test("a pod that ztunnel refused is taken back, so that its readiness does not hang on it", async () => {
+    listening();
+    const ztunnel = await live({ retryMs: 60_000 });
+    await ztunnel.setFaults("nack=Bind(Os { code: 98 }),1");
+    expect((await outcomeOf(harness.server.add(podEntry("u1", pod(0))))).code).toBe("NACK");
+    expect(await outcomeOf(harness.server.add(podEntry("u2", pod(1))))).toMatchObject({ code: "ok" });
+    expect(await ztunnel.stats()).toMatchObject({ pending: [], ready: true });
+    expect((await told(ztunnel)).slice(-3)).toMatchObject([
+      { kind: "add", uid: "u1" },
+      { kind: "del", uid: "u1" },
+      { kind: "add", uid: "u2" },
+    ]);
+  });
+
+  test("a new ztunnel that refuses a pod of its snapshot gets ready, and the one before it keeps the pod", async () => {
+    listening();
+    const old = await live();
+    await harness.server.add(podEntry("u1", pod(0)));
+    await harness.server.add(podEntry("u2", pod(1)));
+    const next = await harness.standIn({ faults: ["nack=Bind(Os { code: 98 }),1"], retryMs: 60_000 });
+    await next.waitForReady();
+    expect((await next.stats()).pending).toEqual([]);
+    expect(Object.keys((await next.stats()).workloads)).toEqual(["u2"]);
+    expect(Object.keys((await old.stats()).workloads)).toEqual(["u1", "u2"]);
+    expect(harness.server.acknowledged("u1")).toBeUndefined();
+    expect(await outcomeOf(harness.server.add(podEntry("u1", pod(0))))).toMatchObject({ code: "ok" });
   });
 
   test("case 15: Del carries its uid in field 2 and no descriptor, known pod or not", async () => {
