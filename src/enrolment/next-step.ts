@@ -13,7 +13,12 @@ import { isOpen, rulesProved, rulesStand, type Workload } from "./workload.ts";
 export type Step =
   | { readonly do: "rest"; readonly outcome: ReconcileOutcome; readonly againMs?: number }
   | { readonly do: "close"; readonly surplus: readonly Netns[] }
-  | { readonly do: "clear"; readonly sandbox: Sandbox }
+  | {
+      readonly do: "clear";
+      readonly sandbox: Sandbox;
+      /** Its processes may go on for a while, with ztunnel gone: in clear, and open to everybody, is not how they may end. */
+      readonly keepsRules: boolean;
+    }
   | { readonly do: "find"; readonly pod: PodFacts }
   | { readonly do: "prove"; readonly pod: PodFacts; readonly sandbox: Sandbox }
   | { readonly do: "inspect"; readonly sandbox: Sandbox }
@@ -69,7 +74,8 @@ export function nextStep(workload: Workload, view: View, run: Run): Step {
   if (phase.at === "ended" && !view.isAdding) return { do: "withdraw" };
   const [oldest] = stale;
   // a sandbox that an ADD has just replaced can wait, the new one's pod cannot
-  if (oldest !== undefined && !view.isAdding) return { do: "clear", sandbox: oldest };
+  if (oldest !== undefined && !view.isAdding)
+    return { do: "clear", sandbox: oldest, keepsRules: pod === undefined };
   if (pod === undefined) {
     if (sandbox !== undefined) return { do: "release", sandbox };
     return run.isForgotten ? { do: "rest", outcome: "forgotten" } : { do: "forget" };

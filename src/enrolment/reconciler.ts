@@ -255,8 +255,8 @@ export class Reconciler {
     }
   }
 
-  /** A sandbox that ended or was replaced: our rules go, the handle is closed. */
-  async #clear({ sandbox }: Doing<"clear">, record: PodRecord): Promise<boolean> {
+  /** A sandbox that ended or was replaced: our rules go, unless the pod itself was deleted, and the handle is closed. */
+  async #clear({ sandbox, keepsRules }: Doing<"clear">, record: PodRecord): Promise<boolean> {
     const { redirection, probePath, log } = this.#parts;
     const { netns } = sandbox;
     let isClean = true;
@@ -264,7 +264,7 @@ export class Reconciler {
     await probePath.left(record.uid);
     try {
       // a namespace that came back as the pod's current one is not cleared
-      if (netns.key !== record.sandbox?.netns.key) await redirection.remove(netns);
+      if (!keepsRules && netns.key !== record.sandbox?.netns.key) await redirection.remove(netns);
     } catch (error) {
       isClean = false;
       log.warn(
@@ -274,7 +274,7 @@ export class Reconciler {
     } finally {
       netns.close();
     }
-    log.info({ uid: record.uid, netns: netns.key }, "sandbox cleared");
+    log.info({ uid: record.uid, netns: netns.key, keepsRules }, "sandbox let go");
     return isClean;
   }
 

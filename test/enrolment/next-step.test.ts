@@ -398,10 +398,10 @@ describe("a sandbox that ended", () => {
   const lives: Finds = { sandboxes: [sandboxOf("A", { ips: [] })] };
   walkRows([
     {
-      when: "with its pod: ztunnel lets go first, and nothing is left",
+      when: "with its pod: ztunnel lets go first, and what may still run in it does not go on in clear",
       workload: absorb(captured, { type: "facts", pod: undefined }, 0),
       view: { ...served, desired: undefined },
-      steps: "withdraw clear forget forgotten",
+      steps: "withdraw clear:rules-stay forget forgotten",
       at: "outside",
     },
     {
@@ -595,7 +595,7 @@ describe("the word of a step about a sandbox that was replaced meanwhile", () =>
 
   test("rules that could not be taken out of it are remembered", () => {
     const next = advance(now, {
-      step: { do: "clear", sandbox: old },
+      step: { do: "clear", sandbox: old, keepsRules: false },
       found: { do: "clear", isClean: false },
       run: runOf({ verified: "B", proved: "B" }),
       view,

@@ -147,6 +147,7 @@ export function walk(start: { workload: Workload; view?: View; finds?: Finds }):
 
 /** Entry and repair are other claims than a look that finds everything right. */
 function nameOf(step: Step): string {
+  if (step.do === "clear" && step.keepsRules) return "clear:rules-stay";
   if (step.do !== "redirect") return step.do;
   const kinds = [
     ...(step.isNew ? ["new"] : []),

@@ -493,6 +493,22 @@ export async function neverAnnounced(): Promise<void> {
   await pod.delete();
 }
 
+/** A pod whose object is deleted by force while its processes go on: they never get to speak in clear, or to be spoken to. */
+export async function deletedByForce(): Promise<void> {
+  const pod = await runPod("mesh");
+  const inode = await pod.netnsInode();
+  const monitor = await RuleMonitor.start(pod.netns);
+  mesh.api.delete("pods", pod.spec.name, pod.spec.namespace);
+  await waitFor("ztunnel to have dropped the pod", async () => !(await held()).includes(pod.uid));
+  await waitFor(
+    "the agent to let go of its namespace",
+    async () => !(await netnsUsers(inode)).includes(mesh.agent.pid),
+  );
+  assert.deepEqual(await changesSeen(monitor), [], "rules of a pod that still runs were written");
+  assert.match(await iptablesSave(pod.netns, 4), /--to-ports 15006/);
+  await pod.delete();
+}
+
 /** CHECK tells the truth about rules, ztunnel and the namespace. */
 export async function check(): Promise<Record<string, string>> {
   const pod = await runPod("mesh");

@@ -88,6 +88,10 @@ describe("ADD", () => {
     await node.call.neverAnnounced();
   });
 
+  test("that is deleted by force keeps its rules for as long as its processes live", async () => {
+    await node.call.deletedByForce();
+  });
+
   test("of an excluded namespace needs no API server", async () => {
     await node.call.excludedWithoutApi();
   });
