@@ -9,10 +9,12 @@ import { OpenPort } from "../status/open-port.ts";
 import { Readiness } from "../status/readiness.ts";
 import { type Agent, startParts } from "./agent.ts";
 import { describeFaults, makeReadiness } from "./ground.ts";
+import { otherAgent } from "./other-agent.ts";
 import { Standby } from "./standby.ts";
 
 const firstRetryMs = 500;
 const maxRetryMs = 10_000;
+const asideMs = 1_000;
 
 /** Resolves after the first try; what keeps the agent from its work is its readiness' to say, and never ends the process. */
 export async function startAgent(config: AgentConfig, loggers: LoggerFactory): Promise<Agent> {
@@ -31,6 +33,7 @@ class StartingAgent implements Agent {
   readonly #health: OpenPort;
   readonly #tries: KeepTrue;
   #running: Agent | undefined;
+  #asideReason: string | undefined;
 
   constructor(config: AgentConfig, loggers: LoggerFactory) {
     this.#config = config;
@@ -60,6 +63,7 @@ class StartingAgent implements Agent {
   }
 
   async #try(): Promise<void> {
+    if (await this.#standsAside()) return;
     try {
       this.#running = await startParts(this.#config, { loggers: this.#loggers, readiness: this.#readiness });
       this.#readiness.meet("start");
@@ -72,6 +76,17 @@ class StartingAgent implements Agent {
       this.#log.error(isOurs ? { err: error } : { reason }, "cannot start; trying again");
       throw error;
     }
+  }
+
+  /** Touches nothing of the node while another agent serves it. */
+  async #standsAside(): Promise<boolean> {
+    const reason = await otherAgent(this.#config);
+    if (reason === undefined) return false;
+    this.#readiness.miss("start", reason);
+    if (this.#asideReason !== reason) this.#log.error({ reason }, "standing aside");
+    this.#asideReason = reason;
+    this.#tries.requestIn(asideMs);
+    return true;
   }
 }
 

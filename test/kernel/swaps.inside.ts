@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What swaps.test.ts does inside a node: istio-cni and ours change places, while pods come and requests go.
+import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { mkdir, readdir, stat, writeFile } from "node:fs/promises";
 import { request } from "node:http";
@@ -254,6 +255,44 @@ export async function swap(naming: Naming): Promise<Swaps> {
   await running.stop();
   const { born, refusals, wrong } = churn;
   return { born, refusals, wrong, requests: sent, lost: failed, errors };
+}
+
+/** Ours is installed beside an istio-cni that nobody told it to replace, then istio-cni goes. */
+export async function standAside(): Promise<{ readonly reason: string; readonly readyMs: number }> {
+  const sockets = [join(runDir, "pluginevent.sock"), "/var/run/ztunnel/ztunnel.sock"];
+  const inodes = () => Promise.all(sockets.map(async (path) => (await stat(path)).ino));
+  await mesh.startZtunnel();
+  const istio = await startIstio({ daemonSetStays: false });
+  await mesh.ztunnel.waitForReady(10_000);
+  const before = await inodes();
+  const podName = podNames["under our own names"];
+  putDaemonSet(podName);
+  const ours = await AgentProcess.start({
+    nodeName: "node-1",
+    kubeconfig: "/run/node/kubeconfig",
+    env: {
+      INSTALL_CNI_PLUGIN: "true",
+      MOUNTED_CNI_NET_DIR: netDir,
+      MOUNTED_CNI_BIN_DIR: binDir,
+      POD_NAMESPACE: "istio-system",
+      POD_NAME: podName,
+    },
+  });
+  await waitFor("it to stand aside", () => ours.text.includes("standing aside"));
+  const line = ours.text.split("\n").find((each) => each.includes("standing aside")) ?? "{}";
+  const pod = await kubelet.runPod({ namespace: "mesh", name: "beside" });
+  await claimCaptured(pod);
+  assert.deepEqual(await inodes(), before, "sockets of the running istio-cni were taken");
+  assert.deepEqual((await look()).bin, [["istio-cni", false]]);
+  await istio.stop();
+  const startMs = performance.now();
+  await ours.waitReady();
+  const readyMs = performance.now() - startMs;
+  const next = await kubelet.runPod({ namespace: "mesh", name: "alone" });
+  for (const each of [pod, next]) await claimCaptured(each);
+  mesh.api.delete("daemonsets", "ambient-cni-node", "istio-system");
+  await ours.stop(30_000);
+  return { reason: (JSON.parse(line) as { reason: string }).reason, readyMs };
 }
 
 async function change(

@@ -40,3 +40,11 @@ test.each(swaps)(
     expect(born).toBeGreaterThanOrEqual(30);
   },
 );
+
+test("beside a running istio-cni ours touches nothing until it is gone, and serves the node then", {
+  timeout: 60_000,
+}, async () => {
+  const { reason, readyMs } = await node.call.standAside();
+  expect(reason).toMatch(/^istio-cni's agent serves this node.*uninstall istio-cni.*REPLACE_ISTIO_CNI=true/);
+  console.log(`ready ${Math.round(readyMs)} ms after istio-cni had ended`);
+});
