@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Looks for what stands before a captured pod's rules, after these were seen to be right. Changes nothing, and fails no run.
+// Looks for what stands before a captured pod's rules, after these were seen to be right. Changes nothing itself, and fails no run.
 import type { Netns } from "../linux/netns.ts";
 import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
@@ -8,6 +8,7 @@ import type { PodRecord } from "./pod-record.ts";
 import type { ReconcilerParts } from "./reconciler-parts.ts";
 
 type Parts = Pick<ReconcilerParts, "bypasses" | "history" | "log"> & {
+  readonly redirection: Pick<ReconcilerParts["redirection"], "searchAgain">;
   readonly outcomes: Pick<Outcomes, "bypassed">;
 };
 
@@ -31,7 +32,7 @@ export async function lookForBypasses(
     redirect,
     generation,
   }: { readonly netns: Netns; readonly redirect: RedirectOptions; readonly generation?: number | undefined },
-  { bypasses, history, log, outcomes }: Parts,
+  { bypasses, history, log, outcomes, redirection }: Parts,
 ): Promise<void> {
   // in a pod that is being made nothing runs yet, and it is waited for
   if (bypasses === undefined || record.isAdding) return;
@@ -47,6 +48,8 @@ export async function lookForBypasses(
     if (record.sandbox?.netns !== netns) return;
     history.sawBypasses(record.uid, report);
     outcomes.bypassed(record, report);
+    // an istio-cni that was here for a while has written its own, by another variant than ours: the next look takes them away
+    if (report.bypasses.length > 0) redirection.searchAgain(netns);
   } catch (error) {
     log.debug(
       { uid: record.uid, netns: netns.key, err: error },

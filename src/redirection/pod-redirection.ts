@@ -120,6 +120,11 @@ export class PodRedirection {
     await untilLoopbackUp(visitOf({ netns, isUrgent: true }, this.#options.hostNetns));
   }
 
+  /** Has the next {@link apply} look for rules of other agents again. */
+  searchAgain(netns: Netns): void {
+    this.#searched.delete(netns);
+  }
+
   async #verify(call: NetnsCall, options: RedirectOptions): Promise<Verification> {
     assertUsable(call, this.#options.hostNetns);
     const { netns } = call;

@@ -20,6 +20,7 @@ const parts: Parameters<typeof lookForBypasses>[2] = {
   },
   history: { sawBypasses: () => {} } as never,
   outcomes: { bypassed: () => {} },
+  redirection: { searchAgain: () => {} },
   log: silentLogger,
 };
 const look = (generation?: number) =>

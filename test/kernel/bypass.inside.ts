@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What bypass.test.ts does inside a node: captured pods get rules before the agent's, as a program with NET_ADMIN in them can write.
 
+import assert from "node:assert/strict";
 import { debugCommand } from "../../src/cli/debug-command.ts";
 import { statusCommand } from "../../src/cli/status-command.ts";
 import { verifyCommand } from "../../src/cli/verify-command.ts";
@@ -9,6 +10,7 @@ import type { PodDetailReport } from "../../src/status/state-report.ts";
 import { capturedIo } from "../cli/captured-io.ts";
 import { ask } from "../status/state-client.ts";
 import { commandEnv } from "../support/node/command-env.ts";
+import { iptablesSave } from "../support/node/kernel.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
 import type { Pod } from "../support/node/pod.ts";
 import { waitFor } from "../support/node/wait-for.ts";
@@ -149,6 +151,25 @@ async function looks(count: number): Promise<void> {
       // by the clock, ten times as seldom where changes are announced
       { timeoutMs: 15_000 },
     );
+}
+
+/** Another agent writes the same redirection into a captured pod, by another variant than ours, and goes. */
+export async function otherVariant(): Promise<void> {
+  const save = (variant: "nft" | "legacy") => iptablesSave(control.netns, 4, { variant });
+  // as istio-cni writes it
+  const text = (await save("nft")).replaceAll("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN ", "");
+  const chains = /^(\*|:ISTIO_|-A .*ISTIO_|COMMIT)/;
+  const stdin = text
+    .split("\n")
+    .filter((line) => chains.test(line))
+    .join("\n");
+  await control.exec(["iptables-legacy-restore", "--noflush"], { stdin: `${stdin}\n` });
+  assert.match(await save("legacy"), /--to-ports 15001/);
+  // one look finds them, the next takes them away, and a pod that is heard of is looked at every 8 s here
+  await waitFor("its rules to be gone", async () => !(await save("legacy")).includes("ISTIO"), {
+    timeoutMs: 40_000,
+  });
+  assert.match(await save("nft"), /--to-ports 15001/);
 }
 
 async function list() {

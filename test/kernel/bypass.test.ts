@@ -49,3 +49,9 @@ test("what container networks and tools write into pods is not named", async () 
   expect(faults).toEqual([]);
   expect(events).toEqual([]);
 });
+
+test("an agent's that came and went beside ours, by another variant, are taken away", {
+  timeout: 60_000,
+}, async () => {
+  await node.call.otherVariant();
+});

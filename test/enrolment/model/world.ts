@@ -457,6 +457,7 @@ export class World {
           durationMs: 0,
         };
       },
+      searchAgain: () => {},
       untilUp: async (netns) => {
         this.#use(netns, "look at");
         await this.#ask("look at");
