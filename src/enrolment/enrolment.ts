@@ -111,10 +111,12 @@ export class Enrolment {
     }
     if (this.#stage === "stopped") throw new EnrolmentError(pod, new Error("the agent is stopping"));
     const netns = open();
-    const { containerId, ips } = place;
+    const { containerId } = place;
     // another interface of a sandbox that was told of before, or of one that this agent has forgotten: processes may run in it
     const isNew = attachments.ofContainer(containerId) === undefined && pod.phase !== "Running";
     attachments.added(place, attachment);
+    // of all its attachments: this ADD may be that of a second network
+    const { ips } = attachments.ofContainer(containerId) ?? place;
     const sandbox: Sandbox = { netns, containerId, ips, isNew, source: place.toldBy ?? "add" };
     const netnsKey = netns.key;
     const record = this.#records.of(pod.uid);

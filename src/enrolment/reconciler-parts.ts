@@ -23,7 +23,7 @@ import type { SandboxFinder } from "./sandbox-finder.ts";
 
 /** What the steps are done with. */
 export interface ReconcilerParts {
-  readonly finder: Pick<SandboxFinder, "find" | "owns" | "stands">;
+  readonly finder: Pick<SandboxFinder, "find" | "held" | "stands">;
   readonly redirection: Pick<PodRedirection, "apply" | "open" | "remove" | "searchAgain" | "untilUp">;
   /** Whether an ambient agent wrote in a namespace. @throws when the kernel cannot be asked */
   readonly isTouched: (netns: Netns) => Promise<boolean>;

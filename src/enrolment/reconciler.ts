@@ -6,6 +6,7 @@ import { callOff, handOver, tellZtunnel, workloadInfo } from "./hand-over-step.t
 import { type Found, nextStep, type Step } from "./next-step.ts";
 import type { PodRecord } from "./pod-record.ts";
 import { type Carried, freshRun, type View } from "./pod-view.ts";
+import { probedAddresses } from "./probed-addresses.ts";
 import type { ReconcilerContext, ReconcilerParts } from "./reconciler-parts.ts";
 import { redirectPod } from "./redirect-step.ts";
 import { soughtPod } from "./runtime-pod.ts";
@@ -183,7 +184,8 @@ export class Reconciler {
 
   /** A sandbox that has lost all of the pod's addresses was rebuilt behind our back, or is gone. */
   async #prove({ pod, sandbox }: Doing<"prove">): Promise<Found> {
-    const isOwner = await this.#parts.finder.owns(sandbox.netns, [...sandbox.ips, ...pod.ips]);
+    const held = await this.#parts.finder.held(sandbox.netns, [...sandbox.ips, ...pod.ips]);
+    const isOwner = held.length > 0;
     return { do: "prove", isOwner, successor: isOwner ? undefined : await this.#find(pod) };
   }
 
@@ -199,9 +201,11 @@ export class Reconciler {
 
   /** Lets the host's probes reach the pod past ztunnel. What is wrong with the host's side is the readiness's to say. */
   async #passProbes({ pod, sandbox, redirect }: Doing<"pass-probes">, record: PodRecord): Promise<void> {
-    const { probes, probePath, log } = this.#parts;
-    const ips = sandbox.ips.length > 0 ? sandbox.ips : pod.ips;
+    const { finder, probes, probePath, log } = this.#parts;
+    let ips: readonly string[] = pod.ips;
     try {
+      const held = (asked: readonly string[]) => finder.held(sandbox.netns, asked);
+      ips = await probedAddresses({ told: sandbox.ips, status: pod.ips, held });
       await probes.set(pod.uid, ips);
       // in ingress mode inbound connections never meet ztunnel: such a pod would prove nothing
       if (record.sandbox?.netns === sandbox.netns && !sandbox.netns.closed && !redirect.ingressMode)

@@ -131,7 +131,7 @@ export class SandboxFinder {
     const known = [...pod.ips, ...ips];
     if (known.length === 0) return { sandbox, isCertain: true };
     try {
-      return { sandbox, isCertain: await this.owns(netns, known) };
+      return { sandbox, isCertain: (await this.held(netns, known)).length > 0 };
     } catch (error) {
       netns.close();
       throw error;
@@ -242,7 +242,7 @@ export class SandboxFinder {
     const netns = this.#open(file);
     if (netns === undefined) return undefined;
     try {
-      if (await this.owns(netns, ips)) return netns;
+      if ((await this.held(netns, ips)).length > 0) return netns;
     } catch (error) {
       netns.close();
       throw error;
@@ -280,10 +280,10 @@ export class SandboxFinder {
     return undefined;
   }
 
-  /** Whether an interface in the namespace has one of these addresses. */
-  async owns(netns: Netns, ips: readonly string[]): Promise<boolean> {
+  /** Those of these addresses that an interface in the namespace has. */
+  async held(netns: Netns, ips: readonly string[]): Promise<string[]> {
     const addresses = await interfaceAddresses(netns, ips);
-    return addresses.some(({ address }) => ips.some((ip) => sameAddress(ip, address)));
+    return ips.filter((ip) => addresses.some(({ address }) => sameAddress(ip, address)));
   }
 }
 

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { netnsKeyAt } from "../../src/linux/host-netns.ts";
 import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts";
 import type { SandboxIdentity } from "../support/node/cni-runtime.ts";
-import { ambientPlugin, type Conflist } from "../support/node/conflist.ts";
+import { ambientPlugin, bridgeConflist, type Conflist } from "../support/node/conflist.ts";
 import { ipRules, iptablesSave } from "../support/node/kernel.ts";
 import { Kubelet } from "../support/node/kubelet.ts";
 import type { LogLine } from "../support/node/managed-process.ts";
@@ -274,6 +274,60 @@ export async function onlyThroughMultus(networks: readonly string[]): Promise<Mu
   const adds = mesh.ztunnel.messages.filter(({ kind, uid }) => kind === "add" && uid === pod.uid).length;
   await runner.deletePod(pod);
   return { adds, changes, probe };
+}
+
+/** How the second leg of a pod comes to be; in each case a definition chains our entry to a bridge with addresses of its own. */
+export type SecondLeg = "with the first" | "while it runs" | "alone through us";
+
+/** What the host lets pass to a pod with a second leg. */
+export interface PassedAddresses {
+  /** In the host's sets, of this pod. */
+  readonly members: readonly string[];
+  /** Addresses that the pod's status has: what the kubelet's probes go to. */
+  readonly status: readonly string[];
+  readonly probe: string;
+  /** Members once the second leg is gone. */
+  readonly after: readonly string[];
+}
+
+/** Source: multus-cni 95a09323, CmdAdd: net1 follows eth0 in the same RunPodSandbox, before the pod has an address in its status. */
+export async function secondLeg(how: SecondLeg): Promise<PassedAddresses> {
+  const { cni } = mesh.pods;
+  const second = bridgeConflist({
+    name: "second",
+    bridge: "cni1",
+    subnetV4: "10.222.0.0/16",
+    subnetV6: null,
+    leaseDir: join(mesh.node.scratch, "second-leases"),
+    chained: [ambientPlugin({ agentWaitSeconds: 5 })],
+  });
+  const leg = { ifName: "net1" };
+  const meta: MetaPlugin = {
+    attach: async (sandbox, netns) => void (await cni.add(second, sandbox, { ...leg, netns })),
+    detach: (sandbox, netns) => cni.del(second, sandbox, { ...leg, netns }),
+  };
+  const { network } = how === "alone through us" ? mesh.plainPods : mesh.pods;
+  const made = { cni, network, cgroupFolder: mesh.node.cgroupFolder };
+  const runtime = new PodRuntime(how === "while it runs" ? made : { ...made, meta });
+  const runner = new Kubelet({ api: mesh.api, runtime, nodeName: "node-1" });
+  const pod = await runCaptured(runner);
+  if (how === "while it runs") await meta.attach(pod.sandbox, pod.netns);
+  const from = mesh.agent.lines.length;
+  await untilLookedAt(pod, 2, from);
+  const members = await probeMembers(pod);
+  const probe = await probeAddress(pod);
+  if (how === "while it runs") await meta.detach(pod.sandbox, pod.netns);
+  await untilLookedAt(pod, 2, mesh.agent.lines.length);
+  const after = await probeMembers(pod);
+  await runner.deletePod(pod);
+  return { members, status: [...pod.ips].sort(), probe, after };
+}
+
+async function probeMembers({ uid }: Pod): Promise<string[]> {
+  const { stdout } = await run(["ipset", "list", "-output", "save"]);
+  return [...stdout.matchAll(/^add \S+ (\S+) .*"(.*)"$/gm)]
+    .flatMap(([, address = "", owner]) => (owner === uid ? [address] : []))
+    .sort();
 }
 
 async function untouched(netns: string, { name }: SandboxIdentity): Promise<true> {

@@ -53,6 +53,18 @@ describe("a pod that only Multus attaches", () => {
   });
 });
 
+describe("a pod whose second network has our entry, too", () => {
+  test.each(["with the first", "while it runs", "alone through us"] as const)(
+    "has its probes pass to the addresses of its status, and to no others: net1 comes %s",
+    async (how) => {
+      const { members, status, probe, after } = await node.call.secondLeg(how);
+      expect(members).toEqual(status);
+      expect(probe).toBe(probeAddress);
+      expect(after).toEqual(status);
+    },
+  );
+});
+
 describe("bad input", () => {
   test("DEL and GC of what nobody knows succeed without a word and touch nothing", async () => {
     const { calls, lines } = await node.call.nobodyKnows();

@@ -425,9 +425,9 @@ export class World {
         return found;
       },
       stands: ({ uid, containerId }) => this.living(uid)?.containerId === containerId,
-      owns: async (netns) => {
-        this.#use(netns, "owns");
-        return this.#of(netns).lives;
+      held: async (netns, ips) => {
+        this.#use(netns, "held");
+        return this.#of(netns).lives ? [...ips] : [];
       },
     };
   }
