@@ -45,11 +45,11 @@ function planChained(folder: ConfFolder, options: ChainOptions): PlannedChain {
     const orphaned = options.owned && own !== undefined && chainEntries(own).ours > 0;
     return { ...nowhere, fault: waitingFault(options, invalid), orphaned };
   }
-  const { target, alsoRemoveFrom } = delegateTarget(primary, candidates);
+  const { target, alsoRemoveFrom, sources } = delegateTarget(primary, candidates);
   const fault = versionFault(primary) ?? versionFault(target);
   if (fault !== undefined) return { ...nowhere, fault };
   const rivals = candidates.filter((conf) => isForNetwork(conf, options.defaultNetwork));
-  const choice = { primary, target, alsoRemoveFrom, rivals, options };
+  const choice = { primary, target, alsoRemoveFrom, sources, rivals, options };
   const isOwned = options.owned && !isMadeOfParts(primary);
   const plan = isOwned ? planOwned(folder, choice) : planShared(folder, choice);
   const leftover = former === undefined ? [] : [{ kind: "remove", name: former.name } as const];
@@ -71,6 +71,8 @@ interface Choice {
   /** What our entry goes into, and what must not hold one besides. */
   readonly target: Conf;
   readonly alsoRemoveFrom: readonly Conf[];
+  /** What Multus copies its delegates from: our entry is in there, too. */
+  readonly sources: readonly Conf[];
   /** Configurations that the runtime would take if they came first. */
   readonly rivals: readonly Conf[];
   readonly options: ChainOptions;
@@ -110,14 +112,14 @@ function planShared(folder: ConfFolder, choice: Choice): PartPlan {
     return { ...rest, fileName, actions: [...actions, ...strip] };
   }
   if (target.kind === "list" || found.oursInDelegates > 0) {
-    const text = insertPlugin(target, options.entry, options);
-    const write: Action[] = text === target.text ? [] : [{ kind: "write", name: target.name, text }];
+    const write = mended(target, options);
     // one in a file of its own is called besides the one in the list
     const parts = withoutParts(target, [
       "ours",
       ...(options.replaceIstioCni ? (["istio-cni"] as const) : []),
     ]);
-    return { ...rest, fileName: target.name, actions: [...write, ...parts, ...strip] };
+    const copied = choice.sources.flatMap((conf) => mended(conf, options));
+    return { ...rest, fileName: target.name, actions: [...write, ...copied, ...parts, ...strip] };
   }
   const mustBeFirst = options.confName === undefined && target === primary;
   const listName = chooseListName(target, { folder, before: mustBeFirst ? rivals : [] });
@@ -132,6 +134,12 @@ function planShared(folder: ConfFolder, choice: Choice): PartPlan {
   const save: Action = { kind: "rename", from: target.name, to: savedNameOf(target.name) };
   const others = strip.filter((action) => action.kind === "write" && action.name !== listName);
   return { ...rest, fileName: listName, actions: [...write, save, ...others] };
+}
+
+/** The file with our entry as it is to be. */
+function mended(conf: Conf, options: ChainOptions): Action[] {
+  const text = insertPlugin(conf, options.entry, options);
+  return text === conf.text ? [] : [{ kind: "write", name: conf.name, text }];
 }
 
 /** Two agents in one chain: the other one's is left, unless we were told to take its place. */

@@ -8,34 +8,39 @@ import { chainEntries } from "./conflist-edit.ts";
 export interface DelegateTarget {
   readonly target: Conf;
   readonly alsoRemoveFrom: readonly Conf[];
+  /** Files with an entry of ours that Multus may make its delegates of once more, so that it is to be like that of the target. */
+  readonly sources: readonly Conf[];
 }
 
 /**
  * Follows Multus from its own configuration to the one it delegates to.
  *
- * A copy of our entry in its `delegates` is as good as one of its own. The thick plugin names the file in
- * `clusterNetwork`; without it, its daemon takes the next file of the folder. A delegate that is no list is left
+ * A copy of our entry in its `delegates` is as good as one of its own; at its next start Multus copies the other file again, with the
+ * entry as it stands there. The thick plugin names the file in `clusterNetwork`; without it, its daemon takes the next file of the folder. A delegate that is no list is left
  * alone, because Multus knows it by its file name, and the entry goes behind Multus itself.
- * Source: k8snetworkplumbingwg/multus-cni docs/configuration.md, docs/thick-plugin.md, pkg/server/config
+ * Source: k8snetworkplumbingwg/multus-cni docs/configuration.md, docs/thick-plugin.md, pkg/server/config; cmd/thin_entrypoint of
+ * 95a09323, createMultusConfig
  */
 export function delegateTarget(primary: Conf, confs: readonly Conf[]): DelegateTarget {
   const multus = multusPlugin(primary);
-  if (multus === undefined || chainEntries(primary).oursInDelegates > 0) {
-    return { target: primary, alsoRemoveFrom: [] };
-  }
+  const itself = { target: primary, alsoRemoveFrom: [], sources: [] };
+  if (multus === undefined) return itself;
   const others = confs.filter((conf) => conf !== primary);
+  if (chainEntries(primary).oursInDelegates > 0)
+    return {
+      ...itself,
+      sources: others.filter((conf) => conf.kind === "list" && chainEntries(conf).ours > 0),
+    };
   if (typeof multus.clusterNetwork === "string" && multus.clusterNetwork !== "") {
     const named = findNetwork(multus.clusterNetwork, others);
     // named in the API: Multus may still resolve the name to any file of this folder
-    if (named?.kind !== "list") return { target: primary, alsoRemoveFrom: others };
-    return { target: named, alsoRemoveFrom: [primary] };
+    if (named?.kind !== "list") return { ...itself, alsoRemoveFrom: others };
+    return { ...itself, target: named, alsoRemoveFrom: [primary] };
   }
-  if (Array.isArray(multus.delegates) && multus.delegates.length > 0) {
-    return { target: primary, alsoRemoveFrom: [] };
-  }
+  if (Array.isArray(multus.delegates) && multus.delegates.length > 0) return itself;
   const next = others.find((conf) => multusPlugin(conf) === undefined);
-  if (next?.kind !== "list") return { target: primary, alsoRemoveFrom: [] };
-  return { target: next, alsoRemoveFrom: [primary] };
+  if (next?.kind !== "list") return itself;
+  return { ...itself, target: next, alsoRemoveFrom: [primary] };
 }
 
 /** A chain that Multus runs for every pod besides its networks. */

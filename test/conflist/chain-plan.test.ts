@@ -307,6 +307,23 @@ describe("planChain with Multus", () => {
     expect(plan(files)).toMatchObject({ missing: false, actions: [], fileName: "00-multus.conf" });
     expect(uninstall(files)).toEqual({ "00-multus.conf": thin, "10-calico.conflist": calico });
   });
+
+  it("what Multus copies its delegates from has our entry's settings of now, and an entry only where it had one", () => {
+    const before = { ...entry, agent_wait_seconds: 7 };
+    const source = insertPlugin(calico, before);
+    // Source: multus-cni 95a09323, cmd/thin_entrypoint, createMultusConfig: the file's text, whole
+    const copy = (text: string): Files => ({
+      "00-multus.conf": thin.replace(/"delegates": .*/s, `"delegates": [ ${text} ] }`),
+    });
+    const started = plan({ ...copy(source), "10-calico.conflist": source, "20-b.conflist": list("b", "x") });
+    expect(started).toMatchObject({ missing: false, fileName: "00-multus.conf" });
+    expect(started.files["10-calico.conflist"]).toBe(insertPlugin(calico, entry));
+    expect(started.files["20-b.conflist"]).toBe(list("b", "x"));
+    // Multus starts anew
+    const again = { ...started.files, ...copy(started.files["10-calico.conflist"] ?? "") };
+    expect(plan(again).actions).toEqual([]);
+    expect(again["00-multus.conf"]).toContain(String(entry.agent_wait_seconds));
+  });
 });
 
 describe("planChain with an own file", () => {
