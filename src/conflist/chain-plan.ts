@@ -99,13 +99,16 @@ function planShared(folder: ConfFolder, choice: Choice): PartPlan {
   const { primary, target, rivals, options } = choice;
   const found = chainEntries(target);
   const missing = found.ours === 0;
-  if (found.istioCni > 0 && !options.replaceIstioCni)
-    return standAside(folder, { name: target.name, missing, options });
+  // it goes behind Multus where we go into the delegate: the pods get both
+  const theirs = [target, primary].find((conf) => chainEntries(conf).istioCni > 0);
+  if (theirs !== undefined && !options.replaceIstioCni)
+    return standAside(folder, { name: theirs.name, missing, options });
   const rest = { missing, fault: undefined, istioCni: false };
   const strip = choice.alsoRemoveFrom.flatMap((conf): Action[] => {
-    const text = removePlugin(conf);
+    const owners = conf === theirs ? (["ours", "istio-cni"] as const) : (["ours"] as const);
+    const text = removePlugin(conf, owners);
     const write: Action[] = text === conf.text ? [] : [{ kind: "write", name: conf.name, text }];
-    return [...write, ...withoutParts(conf, ["ours"])];
+    return [...write, ...withoutParts(conf, owners)];
   });
   if (isMadeOfParts(target)) {
     const { fileName, actions } = planPart(target, options);

@@ -108,9 +108,9 @@ export function readEntry(document: WithParts): PluginEntry | undefined {
   return (placesOf(document, "ours")[0] ?? part)?.value as PluginEntry | undefined;
 }
 
-/** Text without any entry of ours: the inverse of {@link insertPlugin}, byte for byte. */
-export function removePlugin(document: ConfDocument): ConfText {
-  return edited(document, cuts(placesOf(document, "ours")));
+/** Text without any entry of ours: the inverse of {@link insertPlugin}, byte for byte; or without those of others as well. */
+export function removePlugin(document: ConfDocument, owners: readonly Owner[] = ["ours"]): ConfText {
+  return edited(document, cuts(owners.flatMap((owner) => placesOf(document, owner))));
 }
 
 /** A chain made of a single plugin's configuration, whose text becomes the list's element byte for byte. */

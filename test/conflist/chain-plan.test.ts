@@ -308,6 +308,27 @@ describe("planChain with Multus", () => {
     expect(uninstall(files)).toEqual({ "00-multus.conf": thin, "10-calico.conflist": calico });
   });
 
+  describe("istio-cni behind Multus, which delegates to another file", () => {
+    // Source: istio/istio cni/pkg/install/cniconfig.go: it wraps the first file, 00-multus.conf of Multus' daemon, and renames it
+    const theirs = { ...JSON.parse(wrapConf(thick)), name: "k8s-pod-network" };
+    theirs.plugins.push({ type: "istio-cni", name: "istio-cni", cni_agent_run_dir: "/var/run/istio-cni" });
+    const files = { "00-multus.conflist": JSON.stringify(theirs), "10-calico.conflist": calico };
+
+    it("stays alone where its place is not ours to take", () => {
+      const made = plan(files);
+      expect(made).toMatchObject({ istioCni: true, missing: true, actions: [] });
+      expect(made.fault).toMatch(/istio-cni is in the CNI chain "00-multus.conflist".*REPLACE_ISTIO_CNI/);
+    });
+
+    it("is replaced by our entry in that file", () => {
+      const made = plan(files, { replaceIstioCni: true });
+      expect(made).toMatchObject({ fileName: "10-calico.conflist", replaces: true, fault: undefined });
+      expect(chainEntries(made.files["00-multus.conflist"] ?? "")).toMatchObject({ ours: 0, istioCni: 0 });
+      expect(oursIn(made.files, "10-calico.conflist")).toBe(1);
+      expect(plan(made.files, { replaceIstioCni: true }).actions).toEqual([]);
+    });
+  });
+
   it("what Multus copies its delegates from has our entry's settings of now, and an entry only where it had one", () => {
     const before = { ...entry, agent_wait_seconds: 7 };
     const source = insertPlugin(calico, before);
