@@ -105,7 +105,7 @@ test("entries of a pod that nobody named go once it is known to be outside, whic
   const other = "22222222-2222-2222-2222-222222222222";
   let isGone = false;
   await start("nft", { isOutside: (uid) => uid === other && isGone, intervalMs: 500 });
-  await host.run(`ipset add istio-inpod-probes-v4 10.0.0.2 comment ${other}`);
+  await host.run("ipset restore", `add istio-inpod-probes-v4 10.0.0.2 comment ${other}\n`);
   await waitFor("it to be seen", async () => (await set()).includes("10.0.0.2"), { timeoutMs: 1_000 });
   await new Promise((resolve) => setTimeout(resolve, 9_000));
   isGone = true;

@@ -180,12 +180,13 @@ describe.each(variants)("with iptables-%s", (variant) => {
     ["ipset flush", "ipset flush"],
     ["ipset flush of IPv6", "ipset flush istio-inpod-probes-v6"],
     ["ipset del", "ipset del istio-inpod-probes-v4 10.0.0.1"],
-    ["an entry renamed", "ipset add istio-inpod-probes-v4 10.0.0.1 comment other -exist"],
-  ])("%s is healed by the timer, and counted", async (_name, command) => {
+    // ipset 7.22 reads past the end of its own arguments for a comment that stands there, and ends with SIGSEGV; its input is read well
+    ["an entry renamed", "ipset restore -exist", "add istio-inpod-probes-v4 10.0.0.1 comment other\n"],
+  ])("%s is healed by the timer, and counted", async (_name, command, input = "") => {
     const probes = await probesOn(variant, { intervalMs: 200 });
     await probes.start();
     await probes.set("a", ["10.0.0.1", "fd00::1"]);
-    await host.run(command);
+    await host.run(command, input);
     await eventually("healed", () => probes.counts.restored > 0);
     await eventually("looked at again", async () => (await probes.verify()).intact);
     await expectWhole(variant);
@@ -443,7 +444,7 @@ describe("members", () => {
     expect(await entries()).toEqual(["10.0.0.3 c", "10.0.0.7 a"]);
     await probes.replaceAll(new Map([["a", ["10.0.0.7"]]]), { prune: true });
     expect(await entries()).toEqual(["10.0.0.7 a"]);
-    await host.run("ipset add istio-inpod-probes-v4 10.0.0.9 comment stranger");
+    await host.run("ipset restore", "add istio-inpod-probes-v4 10.0.0.9 comment stranger\n");
     await probes.start();
     expect(await entries()).toEqual(["10.0.0.7 a", "10.0.0.9 stranger"]);
   });
