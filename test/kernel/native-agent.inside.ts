@@ -4,6 +4,8 @@ import { renderRulesCommand } from "../../src/cli/rules-command.ts";
 import { statusCommand } from "../../src/cli/status-command.ts";
 import { verifyCommand } from "../../src/cli/verify-command.ts";
 import type { VerifyReport } from "../../src/diagnose/verify-node.ts";
+import { renderNativeSidecarText } from "../../src/redirection/native-sidecar.ts";
+import { defaultSidecarOptions } from "../../src/redirection/sidecar-options.ts";
 import type { PodDetailReport, PodListReport, PodReport } from "../../src/status/state-report.ts";
 import { capturedIo } from "../cli/captured-io.ts";
 import { ask } from "../status/state-client.ts";
@@ -68,7 +70,7 @@ export async function captured() {
     drift: observed?.families.flatMap(({ drift }) => drift),
     bypasses: observed?.bypasses,
     rules: await rulesIn(pod.netns),
-    wanted: wantedRules(),
+    wanted: await asPrinted(renderRulesCommand(["--native"])),
     iptables: [
       await iptablesSave(pod.netns, 4, { variant: "nft" }),
       await iptablesSave(pod.netns, 6, { variant: "nft" }),
@@ -83,6 +85,12 @@ export async function captured() {
 }
 
 let sidecarPod: Pod | undefined;
+const wantedSidecar = await asPrinted(
+  renderNativeSidecarText(
+    defaultSidecarOptions({ mode: "TPROXY", dnsCapture: true, dropInvalid: true, dualStack: true }),
+    [4, 6],
+  ),
+);
 
 /** A pod with a sidecar: its rules when its ADD is answered, after somebody hurt them, and what was said of it. */
 export async function sidecar() {
@@ -103,6 +111,7 @@ export async function sidecar() {
   await waitFor("the rules to be right again", async () => (await rulesIn(netns)) === rules);
   return {
     rules,
+    wanted: wantedSidecar,
     hurt,
     routes,
     iptables: await iptablesSave(netns, 4, { variant: "nft" }),
@@ -237,7 +246,8 @@ export async function switched() {
   return {
     ...counts,
     states,
-    wanted: wantedRules(),
+    wanted: await asPrinted(renderRulesCommand(["--native"])),
+    wantedSidecar,
     wasCarried: peer.port !== own.port,
     verify: await verified(),
   };
@@ -283,8 +293,10 @@ function byName(text: string): string {
     .join("");
 }
 
-function wantedRules(): string {
-  return byName(renderRulesCommand(["--native"]));
+/** A text of rules as this machine's nft prints them once the kernel has them: each version has words of its own. */
+async function asPrinted(text: string): Promise<string> {
+  const argv = ["unshare", "--net", "--", "sh", "-c", "nft --file - && nft --stateless list ruleset"];
+  return byName((await run(argv, { stdin: text })).stdout);
 }
 
 const apps = new Map<Pod, ReturnType<Pod["startApp"]>>();

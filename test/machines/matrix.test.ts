@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { readSuiteReport } from "../runtimes/suite-results.ts";
 import { readConsoleLine } from "./console.ts";
 import { readOutcome, writePlan } from "./outcome.ts";
 import { leftOut, type Machine, machines, planSteps, scriptOf } from "./plan.ts";
@@ -33,6 +34,30 @@ describe("the plan", () => {
     expect(leftOut({ ...machine, cannot }, ["doctor", "doctor-native", "native-redirect"])).toEqual([
       "m, demo: there is no iptables",
       "m, probes: not asked for",
+    ]);
+  });
+
+  test("leaves out a single test, which its report may then call skipped, and no other", () => {
+    const cannot = ["probes, in two modes: x: there is one"];
+    const step = planSteps({ ...machine, cannot }, { short: false }).find(({ name }) => name === "probes");
+    expect(step?.without).toEqual(["in two modes: x"]);
+    const pattern = new RegExp(step?.argv[step.argv.indexOf("-t") + 1] ?? "");
+    expect(["in two modes: x, and back", "in one mode"].map((name) => pattern.test(name))).toEqual([
+      false,
+      true,
+    ]);
+    expect(leftOut({ ...machine, cannot }, names(machine, false))).toEqual([
+      "m, probes, in two modes: x: there is one",
+    ]);
+    const skipped = ["in two modes: x, and back", "in one mode"].map((title) => ({
+      status: "skipped",
+      title,
+    }));
+    const report = JSON.stringify({
+      testResults: [{ name: "/probes.test.ts", status: "passed", assertionResults: skipped }],
+    });
+    expect(readSuiteReport(report, ["probes"], step?.without).failures).toEqual([
+      "probes: skipped: in one mode",
     ]);
   });
 
