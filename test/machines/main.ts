@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `npm run test:machines`: demo, doctor and tests of the kernel on whole machines with other kernels and processors than this one's.
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { patienceVariable } from "../support/node/patience.ts";
@@ -15,7 +15,7 @@ import { boot, bringImage, MachineUnavailableError, makeCheckoutDisk } from "./v
 const names = machines.map(({ name }) => name);
 const help = `usage: npm run test:machines [-- OPTION...]
 
-Boots whole machines of Debian's kernels and packages, one after the other, each played by qemu without any help of this machine's
+Boots whole machines of Debian's kernels and packages, two at a time, each played by qemu without any help of this machine's
 processor, with cgroup v2 alone and modules loaded when they are asked for. Runs the demo, ambient-cni doctor and tests of the
 kernel on each. Images are kept in /var/tmp/ambient-cni-roots (DEBIAN_ROOTS_DIR names another folder). Needs root.
 
@@ -30,8 +30,15 @@ const page = "npm run test:machines";
 const logs = join(import.meta.dirname, "../../build/machines");
 /** How much slower a machine may be than this one: 10 to 24 times was measured, with nothing else on this one. */
 const factor = 20;
+/** Machines at a time: each takes one processor of this one's. */
+const places = Math.min(2, availableParallelism());
 /** For boot and end of a machine, and waiting for another one's. */
 const restMs = 300_000;
+
+/** The signal that is to end this process, once no machine is left. */
+interface End {
+  signal: NodeJS.Signals | undefined;
+}
 
 interface Options {
   readonly only: readonly string[];
@@ -46,17 +53,24 @@ async function main(args: readonly string[]): Promise<number> {
   if (typeof options === "number") return options;
   let isFailed = false;
   const unavailable: string[] = [];
-  for (const machine of machines) {
-    if (!options.only.includes(machine.name)) continue;
-    try {
-      const steps = await take(machine, options);
-      if (steps.some(({ failures }) => failures.length > 0)) isFailed = true;
-    } catch (error) {
-      if (!(error instanceof MachineUnavailableError)) throw error;
-      say(`SKIP ${machine.name}: ${error.message}`);
-      unavailable.push(`${machine.name}: ${error.message}`);
+  const waiting = machines.filter(({ name }) => options.only.includes(name));
+  const end: End = { signal: undefined };
+  const work = async (place: number): Promise<void> => {
+    for (let machine = waiting.shift(); machine !== undefined && !end.signal; machine = waiting.shift()) {
+      try {
+        const steps = await take(machine, options, place, end);
+        if (steps.some(({ failures }) => failures.length > 0)) isFailed = true;
+      } catch (error) {
+        if (!(error instanceof MachineUnavailableError)) throw error;
+        say(`SKIP ${machine.name}: ${error.message}`);
+        unavailable.push(`${machine.name}: ${error.message}`);
+      }
     }
-  }
+  };
+  // a machine that is under way comes to its end, and leaves nothing
+  for (const result of await Promise.allSettled(Array.from({ length: places }, (_, place) => work(place))))
+    if (result.status === "rejected") throw result.reason;
+  if (end.signal !== undefined) process.kill(process.pid, end.signal);
   const report = await tellAll(unavailable);
   say(`\n${textOf(report)}`);
   if (options.write !== undefined) await writePart(options.write, page, markdownOf(report));
@@ -90,12 +104,16 @@ const always = [
   "containerd on machines of other Debians and processors: test/runtimes has those, on this machine's kernel",
 ];
 
-async function take(machine: Machine, { short, steps: asked }: Options): Promise<readonly StepRow[]> {
+async function take(
+  machine: Machine,
+  { short, steps: asked }: Options,
+  place: number,
+  end: End,
+): Promise<readonly StepRow[]> {
   const { name, arch } = machine;
   say(`${name}: bringing its disks`);
   const image = await bringImage(machine, arch === "amd64" ? packages : [...packages, ...buildPackages]);
   const work = await mkdtemp(join(tmpdir(), "ambient-cni-checkout-"));
-  let interrupted: NodeJS.Signals | undefined;
   try {
     const checkoutDisk = join(work, "checkout.img");
     await makeCheckoutDisk(arch, checkoutDisk);
@@ -103,12 +121,13 @@ async function take(machine: Machine, { short, steps: asked }: Options): Promise
     const plan = planSteps(machine, { short }).filter(
       ({ kind, name: step }) => asked === undefined || kind === "build" || asked.includes(step),
     );
+    if (end.signal !== undefined) return [];
     const folder = join(logs, name);
     await rm(folder, { recursive: true, force: true });
     await mkdir(folder, { recursive: true });
     await writePlan(folder, plan);
     const ending = await boot(machine, {
-      ...{ image, checkoutDisk, logs: folder },
+      ...{ image, checkoutDisk, logs: folder, place },
       onword: (word) => {
         if (word.what === "up") say(`${name}: up after ${word.atS} s`);
         else if (word.what === "begin") say(`${name}: ${word.step}`);
@@ -116,19 +135,18 @@ async function take(machine: Machine, { short, steps: asked }: Options): Promise
       script: scriptOf(machine, plan, { [patienceVariable]: String(factor) }),
       timeoutMs: plan.reduce((sum, { limit }) => sum + limit, 0) * 1000 + restMs,
     });
-    interrupted = ending.interrupted;
+    end.signal ??= ending.interrupted;
     const { steps } = (await readOutcome(machine, folder)) ?? { steps: [] };
     for (const { what, passed, failures, seconds } of steps) {
       say(`${failures.length === 0 ? "ok  " : "FAIL"} ${name}, ${what}: ${passed} in ${seconds} s`);
       for (const line of failures) say(`     ${line}`);
     }
     if (steps.some(({ failures }) => failures.length > 0)) say(`(what it said is in ${folder})`);
-    const end = ending.timedOut ? "ended from outside" : `ended with code ${ending.code}`;
-    say(`${name}: ${end} after ${ending.seconds} s in all`);
+    const how = ending.timedOut ? "ended from outside" : `ended with code ${ending.code}`;
+    say(`${name}: ${how} after ${ending.seconds} s in all`);
     return steps;
   } finally {
     await rm(work, { recursive: true, force: true });
-    if (interrupted !== undefined) process.kill(process.pid, interrupted);
   }
 }
 
