@@ -539,15 +539,21 @@ describe("namespaces that are refused", () => {
     const oneAtATime = new ToolRunner({ maxParallel: 1 });
     const redirect = redirection({ ...legacy, runner: oneAtATime });
     const netns = Netns.open(`/proc/${pod.pid}/ns/net`);
-    const busy = oneAtATime.run({ argv: ["sleep", "0.3"] });
+    const folder = mkdtempSync(join(tmpdir(), "ambient-redirect-"));
+    const gate = join(folder, "gate");
+    execFileSync("mkfifo", [gate]);
+    // takes the only turn until somebody writes, however slow the machine is
+    const busy = oneAtATime.run({ argv: ["cat", gate], timeoutMs: 60_000 });
     const applying = redirect.apply(netns, DEFAULT_OPTIONS, { isNew: true });
     await expect.poll(() => routes(pod), { timeout: 2000 }).toContain("lookup 100");
     const { fd } = netns;
     netns.close();
     using reused = Netns.open(`/proc/${other.pid}/ns/net`);
     expect(reused.fd).toBe(fd);
+    writeFileSync(gate, "");
     await expect(applying).rejects.toThrow(/its handle is closed/);
     await busy;
+    rmSync(folder, { recursive: true });
     expect(readFileSync(join(other.procNetDir, "ip_tables_names"), "utf8")).toBe("");
   });
 
