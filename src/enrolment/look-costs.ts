@@ -17,9 +17,9 @@ const MAX_PAUSE_MS = 15 * 60_000;
 
 /**
  * Of a pod whose changes the kernel announces: a look by the clock is a net under that, for what it may have failed to say, and for what
- * stands before our rules in x_tables. As many times as rare as other looks: four minutes with the default interval.
+ * stands before our rules in x_tables. As many times as rare as other looks: five minutes with the default interval.
  */
-const HEARD_FACTOR = 8;
+const HEARD_FACTOR = 10;
 /** What the looks of a slow pod are a multiple of, where they are brought about by announcements: it may write without end. */
 const SLOW_HEARD_MS = 2_000;
 

@@ -27,7 +27,7 @@ const NAMESPACE = "quiet";
 /** What comes after a start: the last look without a reason, what V8 compiles, and the two times (at 100 and at 200 s) that it tidies up. */
 const SETTLE_MS = 240_000;
 /** As long as the clock takes to come to each pod once, more or less. */
-const IDLE_MS = 240_000;
+const IDLE_MS = 300_000;
 const DRIFTED_PODS = 20;
 /** A pod that is changed more often than that is looked at less often. */
 const DRIFT_PAUSE_MS = 2_000;

@@ -71,7 +71,7 @@ test.each([30_000, 1_000])(
       for (const random of [0, 0.3, 1]) {
         const pauseMs = lookIntervalMs(intervalMs, { isHeard }, { nowMs, random });
         expect((nowMs + pauseMs) % intervalMs).toBeCloseTo(0);
-        const longest = 8 * intervalMs * (0.75 + random / 2);
+        const longest = 10 * intervalMs * (0.75 + random / 2);
         expect(pauseMs).toBeGreaterThanOrEqual(longest);
         expect(pauseMs).toBeLessThan(longest + intervalMs);
       }
