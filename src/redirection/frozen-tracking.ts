@@ -43,13 +43,14 @@ const MAX_LISTING_BYTES = 2 << 20;
 export async function forgetFrozen(netns: Netns): Promise<number> {
   if ((await countTracked(netns.fd)) === 0) return 0;
   // tracked ones first: what has a socket by then is none of those without
-  const { connections } = await listTracked(netns.fd, { isTranslated: false, maxBytes: MAX_LISTING_BYTES });
+  const query = { isTranslated: false, isTcp: true, maxBytes: MAX_LISTING_BYTES } as const;
+  const { connections } = await listTracked(netns.fd, query);
   const own = new Set((await interfaceAddresses(netns)).map(({ address }) => address));
   const suspects = connections.flatMap((connection) => suspectOf(connection, own));
   if (suspects.length === 0) return 0;
   const live = new Set<string>();
-  const query = { protocol: "tcp", states: LIVE_STATES } as const;
-  const { isCapped } = await visitSockets(netns.fd, query, ({ local, remote }) => {
+  const living = { protocol: "tcp", states: LIVE_STATES } as const;
+  const { isCapped } = await visitSockets(netns.fd, living, ({ local, remote }) => {
     live.add(pairText(local, remote));
   });
   // one that is not known to be over may not be

@@ -14,6 +14,7 @@ import {
   eachMessage,
   encodeAttribute,
   encodeRequests,
+  forEachAttribute,
   NLM,
   viewOf,
 } from "./message.ts";
@@ -72,6 +73,8 @@ export interface TrackedQuery {
   readonly mark?: { readonly value: number; readonly mask: number };
   readonly isRedirected?: true;
   readonly isTranslated?: false;
+  /** Nothing is made of others; they count for what is heard at most. */
+  readonly isTcp?: true;
 }
 
 /**
@@ -103,13 +106,14 @@ export async function listTracked(
   });
   const connections: TrackedConnection[] = [];
   let isCapped = true;
+  let heard = 0;
   for (const { type, body } of eachMessage(received)) {
     if (type === NLMSG_ERROR || type === NLMSG_DONE) {
       isCapped = false;
       const error = body.length < 4 ? 0 : viewOf(body).getInt32(0, true);
       if (error !== 0) throw refused("list", error);
-    } else connections.push(decodeConnection(body));
-    if (connections.length % ENTRIES_PER_TURN === ENTRIES_PER_TURN - 1) await nextTurn();
+    } else if (query.isTcp !== true || isTcp(body)) connections.push(decodeConnection(body));
+    if (++heard % ENTRIES_PER_TURN === 0) await nextTurn();
   }
   return { connections, isCapped };
 }
@@ -180,6 +184,21 @@ function bigEndian(value: number): Uint8Array {
   const bytes = new Uint8Array(4);
   viewOf(bytes).setUint32(0, value, false);
   return bytes;
+}
+
+/** By the first packet's tuple, without a value for each part of it. */
+function isTcp(body: Uint8Array): boolean {
+  let is = false;
+  forEachAttribute(body, HEADER_BYTES, body.length, (type, start, end) => {
+    if (type !== CTA.tupleOrig) return;
+    forEachAttribute(body, start, end, (part, from, to) => {
+      if (part !== CTA_TUPLE_PROTO) return;
+      forEachAttribute(body, from, to, (field, at) => {
+        if (field === CTA_PROTO.number && body[at] === IPPROTO_TCP) is = true;
+      });
+    });
+  });
+  return is;
 }
 
 function decodeConnection(body: Uint8Array): TrackedConnection {
