@@ -79,7 +79,8 @@ describe.skipIf(noBrowser !== undefined)("page", () => {
     node.agent.add("cart-with-proxy", { sidecar, annotations });
     node.agent.sidecarRecords.mended([{ kind: "missing-jump" }]);
     const { page, complaints } = await visit();
-    expect(await page.locator("#repairs").textContent()).toContain("1 repaired for a sidecar: missing-jump");
+    // the line is live before the first event is drawn
+    await page.locator("#repairs", { hasText: "1 repaired for a sidecar: missing-jump" }).waitFor();
     await page.getByRole("button", { name: /^sidecar 1/ }).click();
     const row = page.locator("#pod-rows tr");
     expect(await row.locator(".state").allTextContents()).toEqual(["sidecar"]);

@@ -72,8 +72,9 @@ export async function open(pod: string): Promise<string> {
   return (await visitor.page.locator("#detail").textContent()) ?? "";
 }
 
-/** Texts of the lanes, by title. */
+/** Texts of the lanes, by title, once they are drawn. */
 export async function lanes(): Promise<Record<string, string[]>> {
+  await visitor.page.locator(".lane").first().waitFor();
   const found: Record<string, string[]> = {};
   for (const lane of await visitor.page.locator(".lane").all())
     found[(await lane.locator("h4").textContent()) ?? ""] = await lane.locator(".stop").allTextContents();
