@@ -41,7 +41,6 @@ export class HostEars {
   readonly #bursts: Bursts;
   #ears: Ears | undefined;
   #poll: Poll | undefined;
-  #isOpened = false;
   #isHearing = false;
   #hasWritten = false;
   /** All was right, and nothing was heard since. */
@@ -92,17 +91,16 @@ export class HostEars {
     this.#options.onheard(this.#bursts.pauseMs({ isOurs }));
   }
 
-  /** Once: a host that cannot be listened to is looked at by the clock. */
+  /** A host that cannot be listened to is looked at by the clock, and each look tries again: the reason may have gone, as want of descriptors does. */
   async #open(netns: Netns): Promise<void> {
-    if (this.#isOpened) return;
-    this.#isOpened = true;
+    if (this.#ears !== undefined) return;
     const {
       listen,
       asksForSets,
       poll = (at) => NetnsPoll.open(at, setsQuestion(SETS_EVERY_MS)),
     } = this.#options;
     try {
-      if (asksForSets) this.#poll = await poll(netns);
+      if (asksForSets) this.#poll ??= await poll(netns);
       if (!asksForSets || this.#poll !== undefined) this.#ears = await listen(netns);
     } catch (error) {
       this.#options.log.debug({ err: error }, "cannot listen to the host's network namespace");

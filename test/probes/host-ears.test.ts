@@ -10,18 +10,20 @@ const netns = {} as Netns;
 
 type Fails = "listening" | "polling" | "asking";
 
-function make({ fails, asksForSets = true }: { fails?: Fails; asksForSets?: boolean } = {}) {
+function make({ fails, asksForSets = true }: { fails?: Fails | undefined; asksForSets?: boolean } = {}) {
+  const faults = { fails };
   const clock = new FakeClock();
   const looks: number[] = [];
   const kernel = {
     announce: () => {},
     answerOtherwise: () => {},
     whileAsked: () => {},
+    opened: 0,
     listened: 0,
     asked: 0,
   };
   const failing = (what: Fails): void => {
-    if (fails === what) throw new Error(`${what} fails`);
+    if (faults.fails === what) throw new Error(`${what} fails`);
   };
   const ears = new HostEars({
     listen: async () => {
@@ -36,6 +38,7 @@ function make({ fails, asksForSets = true }: { fails?: Fails; asksForSets?: bool
     asksForSets,
     poll: async () => {
       failing("polling");
+      kernel.opened++;
       return {
         listen: async (onchanged) => {
           failing("asking");
@@ -49,7 +52,7 @@ function make({ fails, asksForSets = true }: { fails?: Fails; asksForSets?: bool
     log: silentLogger,
     clock,
   });
-  return { ears, clock, looks, kernel };
+  return { ears, clock, looks, kernel, faults };
 }
 
 test("what was found right holds for a minute", async () => {
@@ -126,11 +129,15 @@ test("what we put into a set is looked at soon: without it again the answer is t
 });
 
 test.each(["listening", "polling", "asking"] as const)(
-  "a host that cannot be listened to (%s fails) is looked at by the clock",
+  "a host that cannot be listened to (%s fails) is looked at by the clock until it can",
   async (fails) => {
-    const { ears } = make({ fails });
+    const { ears, kernel, faults } = make({ fails });
     await ears.begin(netns);
     ears.note();
     expect(ears.restMs).toBe(undefined);
+    faults.fails = undefined;
+    await ears.begin(netns);
+    ears.note();
+    expect([ears.restMs, kernel.opened]).toEqual([60_000, 1]);
   },
 );
