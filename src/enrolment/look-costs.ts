@@ -63,7 +63,8 @@ export function lookPauseMs(
 
 /**
  * From a look that found a captured pod as it should be to the next by the clock, in ms, jittered by a quarter. Pods of which the kernel
- * tells are due at the same moments, an interval apart: each look alone would wake a process that has slept.
+ * tells are due all at once, which is after a quarter of their time at the earliest: the first look of a process that has slept costs several
+ * times what the sixtieth does, and who is waited for goes before them all.
  * @param intervalMs of the pods of which nothing is announced
  * @param at.nowMs on the clock of all pods
  * @param at.random from 0 to 1
@@ -74,10 +75,10 @@ export function lookIntervalMs(
   { nowMs, random }: { readonly nowMs: number; readonly random: number },
 ): number {
   const { isHeard, slowLookMs } = pod;
-  const jitteredMs = intervalMs * (0.75 + random / 2);
-  if (!isHeard) return lookPauseMs(jitteredMs, slowLookMs);
-  const dueMs = nowMs + lookPauseMs(HEARD_FACTOR * jitteredMs, slowLookMs, { stretch: 1 });
-  return Math.ceil(dueMs / intervalMs) * intervalMs - nowMs;
+  if (!isHeard) return lookPauseMs(intervalMs * (0.75 + random / 2), slowLookMs);
+  const togetherMs = HEARD_FACTOR * intervalMs;
+  const earliestMs = nowMs + lookPauseMs(togetherMs, slowLookMs, { stretch: 1 }) - 0.75 * togetherMs;
+  return Math.ceil(earliestMs / togetherMs) * togetherMs - nowMs;
 }
 
 /**

@@ -64,18 +64,23 @@ test("a pod that nobody hears of is looked at after its own pause, more or less"
 });
 
 test.each([30_000, 1_000])(
-  "pods that are heard of are looked at seldom, and then together, every %d ms",
+  "pods that are heard of are looked at seldom, and then all at once, with an interval of %d ms",
   (intervalMs) => {
-    const isHeard = true;
-    for (const nowMs of [0, 1, 29_999.5, 30_000, 12_345_678])
-      for (const random of [0, 0.3, 1]) {
-        const pauseMs = lookIntervalMs(intervalMs, { isHeard }, { nowMs, random });
-        expect((nowMs + pauseMs) % intervalMs).toBeCloseTo(0);
-        const longest = 10 * intervalMs * (0.75 + random / 2);
-        expect(pauseMs).toBeGreaterThanOrEqual(longest);
-        expect(pauseMs).toBeLessThan(longest + intervalMs);
-      }
-    const slow = { isHeard, slowLookMs: 20_000 };
-    expect(lookIntervalMs(intervalMs, slow, { nowMs: 0, random: 0.5 })).toBeGreaterThanOrEqual(400_000);
+    const at = { random: 0.5 };
+    const togetherMs = 10 * intervalMs;
+    for (const nowMs of [0, 1, 29_999.5, 30_000, 12_345_678]) {
+      const pauseMs = lookIntervalMs(intervalMs, { isHeard: true }, { ...at, nowMs });
+      expect((nowMs + pauseMs) % togetherMs).toBeCloseTo(0);
+      expect(pauseMs).toBeGreaterThanOrEqual(0.25 * togetherMs);
+      expect(pauseMs).toBeLessThan(1.25 * togetherMs);
+    }
+    // one that was looked at with the others is looked at with the others again
+    expect(lookIntervalMs(intervalMs, { isHeard: true }, { ...at, nowMs: 3 * togetherMs + 20 })).toBeCloseTo(
+      togetherMs - 20,
+    );
+    const slow = { isHeard: true, slowLookMs: 20_000 };
+    expect(lookIntervalMs(intervalMs, slow, { ...at, nowMs: 0 })).toBeGreaterThanOrEqual(
+      400_000 - 0.75 * togetherMs,
+    );
   },
 );
