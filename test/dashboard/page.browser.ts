@@ -3,6 +3,7 @@
 import type { Browser, BrowserContextOptions, Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { Netns } from "../../src/linux/netns.ts";
+import { patience } from "../support/node/patience.ts";
 import { waitFor } from "../support/node/wait-for.ts";
 import { FakeNode } from "./fake-node.ts";
 import { noBrowser, startBrowser, Visitor } from "./visitor.ts";
@@ -180,7 +181,7 @@ describe.skipIf(noBrowser !== undefined)("page", () => {
     // a link's target is shown, and takes the focus, in a turn of its own: until then it is not known whose focus is looked at
     await page.keyboard.press("Enter");
     await page.getByRole("heading", { level: 2, name: links[2] ?? "" }).waitFor();
-    await expect.poll(() => focused(visitor as Visitor), { timeout: 10_000 }).toBe("detail");
+    await expect.poll(() => focused(visitor as Visitor), { timeout: 10_000 * patience() }).toBe("detail");
     expect(await press("Tab")).toBe("Close");
     expect(await press("Escape")).toBe(links[2]);
     expect(await page.locator("#detail").isHidden()).toBe(true);

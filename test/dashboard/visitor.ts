@@ -3,6 +3,7 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+import { patience } from "../support/node/patience.ts";
 
 /** Debian's. */
 export const CHROMIUM = "/usr/bin/chromium";
@@ -61,7 +62,7 @@ export class Visitor {
     await page.addInitScript({ path: join(import.meta.dirname, "in-page.js") });
     const visitor = new Visitor(page, url);
     await page.goto(url);
-    await page.locator("#link[data-link=live]").waitFor({ timeout: 10_000 });
+    await page.locator("#link[data-link=live]").waitFor({ timeout: 10_000 * patience() });
     return visitor;
   }
 

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 
 type Inside = typeof import("./agent.inside.ts");
 let node: NodeModule<Inside>;
@@ -83,7 +84,7 @@ describe("ADD", () => {
   });
 
   test("that came and went while the watch was broken is forgotten with the next list", {
-    timeout: 40_000,
+    timeout: 40_000 * patience(),
   }, async () => {
     await node.call.neverAnnounced();
   });
@@ -105,7 +106,9 @@ describe("ADD", () => {
   });
 });
 
-test("CHECK always succeeds, and what is wrong is mended because it asked", { timeout: 60_000 }, async () => {
+test("CHECK always succeeds, and what is wrong is mended because it asked", {
+  timeout: 60_000 * patience(),
+}, async () => {
   expect(await node.call.check()).toEqual({
     captured: "fine",
     drifted: "fine",
@@ -117,13 +120,13 @@ test("CHECK always succeeds, and what is wrong is mended because it asked", { ti
 
 describe("running pods", () => {
   test("are not captured again after a DEL that comes before their processes end", {
-    timeout: 30_000,
+    timeout: 30_000 * patience(),
   }, async () => {
     await node.call.delBeforeTheProcessesEnd();
   });
 
   test("keep annotation and ztunnel over a restart, with or without the annotation", {
-    timeout: 30_000,
+    timeout: 30_000 * patience(),
   }, async () => {
     expect(await node.call.quietRestart()).toEqual({ patches: 0, removed: false });
   });
@@ -132,11 +135,13 @@ describe("running pods", () => {
     await node.call.labelWithoutZtunnel();
   });
 
-  test("get back what somebody took out of them", { timeout: 60_000 }, async () => {
+  test("get back what somebody took out of them", { timeout: 60_000 * patience() }, async () => {
     await node.call.drift();
   });
 
-  test("tell in Events what is wrong with them and what to do", { timeout: 60_000 }, async () => {
+  test("tell in Events what is wrong with them and what to do", {
+    timeout: 60_000 * patience(),
+  }, async () => {
     const seen = await node.call.events();
     expect(seen.AmbientZtunnelRefused).toMatch(/port taken.*kubectl get pods -A -l app=ztunnel/);
     expect(seen.AmbientRepaired).toMatch(/IPv4: .*rule.*was put back|was put back: IPv4: .*rule/);

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 import type { Cost } from "./bounded.inside.ts";
 
 type Inside = typeof import("./bounded.inside.ts");
@@ -34,7 +35,7 @@ function expectBounded(what: string, { quiet, loop, rssRiseMb, lines, lineBytes 
   expect(rssRiseMb).toBeLessThan(maxRiseMb);
 }
 
-describe("words and answers without measure", { timeout: 240_000 }, () => {
+describe("words and answers without measure", { timeout: 240_000 * patience() }, () => {
   test("annotations of 256 KiB, of any content and again and again, cost no other tenant anything", async () => {
     const { states, warnings, ...cost } = await node.call.annotations();
     expect(states).toEqual(Array(7).fill("enrolled"));

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 
 type Inside = typeof import("./bypass.inside.ts");
 let node: NodeModule<Inside>;
@@ -51,7 +52,7 @@ test("what container networks and tools write into pods is not named", async () 
 });
 
 test("an agent's that came and went beside ours, by another variant, are taken away", {
-  timeout: 60_000,
+  timeout: 60_000 * patience(),
 }, async () => {
   await node.call.otherVariant();
 });

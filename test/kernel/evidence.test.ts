@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 
 type Inside = typeof import("./evidence.inside.ts");
 let node: NodeModule<Inside>;
@@ -14,7 +15,7 @@ afterAll(async () => {
   await node?.stop();
 });
 
-describe("a cgroup that a pod makes below its own", { timeout: 60_000 }, () => {
+describe("a cgroup that a pod makes below its own", { timeout: 60_000 * patience() }, () => {
   test.each([
     ["pod", { isTold: true }],
     ["pod", { isTold: false }],
@@ -28,7 +29,7 @@ describe("a cgroup that a pod makes below its own", { timeout: 60_000 }, () => {
   });
 });
 
-describe("chains with our names that another wrote", { timeout: 60_000 }, () => {
+describe("chains with our names that another wrote", { timeout: 60_000 * patience() }, () => {
   const stay = { isAnnounced: false, hasSame: true, isClean: true };
   test.each(["nft", "legacy"] as const)(
     "stay in a pod that says we captured it, in iptables-%s",

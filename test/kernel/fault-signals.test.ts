@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 import { type FaultName, faultSignals, faultsWithoutHarm, withoutFault } from "./fault-signals.ts";
 
 type Inside = typeof import("./fault-signals.inside.ts");
@@ -87,7 +88,7 @@ describe("a fault is named without a log:", () => {
     await Promise.all(nodes.map((node) => node.stop()));
   });
 
-  test.each(faults)("%s", { timeout: 120_000 }, async (fault) => {
+  test.each(faults)("%s", { timeout: 120_000 * patience() }, async (fault) => {
     expect(await found.get(fault)).toEqual([]);
   });
 });

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 
 type Inside = typeof import("./install.inside.ts");
 let node: NodeModule<Inside>;
@@ -17,7 +18,7 @@ afterAll(async () => {
 const chained = ["bridge", "ambient-cni"];
 
 test("an agent says what is missing on a bare node, and installs itself when it is there", {
-  timeout: 60_000,
+  timeout: 60_000 * patience(),
 }, async () => {
   const { reasons, types, entry, sameLauncher } = await node.call.bareNode();
   expect(reasons[0]).toMatch(/install: .*\/run\/node\/cni\/bin.*mount the node's CNI plugin folder/);
@@ -32,12 +33,14 @@ test("an agent says what is missing on a bare node, and installs itself when it 
   expect(sameLauncher).toBe(true);
 });
 
-test("launcher and entry come back when somebody takes them away", { timeout: 30_000 }, async () => {
+test("launcher and entry come back when somebody takes them away", {
+  timeout: 30_000 * patience(),
+}, async () => {
   expect(await node.call.damage()).toBeLessThan(1000);
 });
 
 test("a stop leaves the node as it is, also when the API server cannot be asked", {
-  timeout: 60_000,
+  timeout: 60_000 * patience(),
 }, async () => {
   const look = { types: chained, files: ["ambient-cni", "ambient-cni.exempt-namespaces"], code: 0 };
   expect(await node.call.stopAndStay()).toEqual([look, look]);
@@ -50,7 +53,7 @@ test("uninstall refuses while an agent would put everything back", async () => {
 });
 
 test("the end of the DaemonSet takes everything off the node but the redirection of pods", {
-  timeout: 60_000,
+  timeout: 60_000 * patience(),
 }, async () => {
   expect(await node.call.leave()).toEqual({
     code: 0,

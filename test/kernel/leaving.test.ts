@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 import type { Step } from "./leaving.inside.ts";
 
 type Inside = typeof import("./leaving.inside.ts");
@@ -52,7 +53,7 @@ const orders: readonly [who: string, steps: readonly Step[], hasRights: boolean]
 ];
 
 describe.each(orders)("%s", (_who, steps, hasRights) => {
-  test("leaves the node, and pods in the mesh", { timeout: 60_000 }, async () => {
+  test("leaves the node, and pods in the mesh", { timeout: 60_000 * patience() }, async () => {
     expect(await node.call.leave(steps, {})).toEqual(inMesh);
     await node.call.end();
   });
@@ -60,7 +61,9 @@ describe.each(orders)("%s", (_who, steps, hasRights) => {
   const end = hasRights
     ? "takes pods out of it"
     : "leaves pods in the mesh, whose annotation nobody can take away";
-  test(`with RELEASE_PODS_ON_UNINSTALL leaves the node, and ${end}`, { timeout: 60_000 }, async () => {
+  test(`with RELEASE_PODS_ON_UNINSTALL leaves the node, and ${end}`, {
+    timeout: 60_000 * patience(),
+  }, async () => {
     const left = await node.call.leave(steps, { RELEASE_PODS_ON_UNINSTALL: "true" });
     expect(left).toEqual(hasRights ? outOfMesh : inMesh);
     await node.call.end();
@@ -68,7 +71,7 @@ describe.each(orders)("%s", (_who, steps, hasRights) => {
 });
 
 test("the next agent takes pods over that were left in the mesh, without a write", {
-  timeout: 60_000,
+  timeout: 60_000 * patience(),
 }, async () => {
   expect(await node.call.leave(["daemonset", "stop"], {})).toEqual(inMesh);
   expect(await node.call.takeOver()).toEqual({ writes: 0, pod: "captured", annotation: "enabled" });

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 
 type Inside = typeof import("./native-agent.inside.ts");
 let node: NodeModule<Inside>;
@@ -56,11 +57,13 @@ test("labels take a running pod in and let it go", async () => {
   expect(again).toBe("");
 });
 
-test("a restart writes nothing", { timeout: 30_000 }, async () => {
+test("a restart writes nothing", { timeout: 30_000 * patience() }, async () => {
   expect(await node.call.restarted()).toEqual({ pod: 0, host: 0 });
 });
 
-test("damage is named by verify, mended, and told in an Event", { timeout: 60_000 }, async () => {
+test("damage is named by verify, mended, and told in an Event", {
+  timeout: 60_000 * patience(),
+}, async () => {
   const { verify, event, whole, after } = await node.call.damaged();
   expect(verify.map((line) => line.split(":")[0]).sort()).toEqual([
     "extra-rule",
@@ -73,7 +76,7 @@ test("damage is named by verify, mended, and told in an Event", { timeout: 60_00
 });
 
 test("under traffic the node goes to iptables and back: no request is lost or passes ztunnel", {
-  timeout: 90_000,
+  timeout: 90_000 * patience(),
 }, async () => {
   const { sent, past, failed, states, wanted, wantedSidecar, wasCarried, verify } =
     await node.call.switched();
@@ -93,7 +96,7 @@ test("under traffic the node goes to iptables and back: no request is lost or pa
   expect(verify).toEqual([]);
 });
 
-test("uninstall leaves nothing, without a program", { timeout: 60_000 }, async () => {
+test("uninstall leaves nothing, without a program", { timeout: 60_000 * patience() }, async () => {
   const seen = await node.call.uninstalled();
   expect(seen.output).not.toMatch(/left:/);
   expect(seen).toMatchObject({ code: 0, pod: "", host: "", isDirect: true });

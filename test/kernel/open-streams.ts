@@ -2,10 +2,11 @@
 // TCP connections between the places of a PodNetwork with both of their ends in a test's hands, and what each end has heard.
 import type { Socket } from "node:net";
 import { expect } from "vitest";
+import { patience } from "../support/node/patience.ts";
 import { addresses, type Place, type PodNetwork } from "../support/ztunnel/pod-network.ts";
 
 export const APP_PORT = 8080;
-const PATIENCE = { timeout: 5_000, interval: 5 } as const;
+const PATIENCE = { timeout: 5_000 * patience(), interval: 5 } as const;
 
 /** One end of a connection. */
 export class StreamEnd {

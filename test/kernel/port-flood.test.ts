@@ -4,6 +4,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 
 type Inside = typeof import("./port-flood.inside.ts");
 let node: NodeModule<Inside>;
@@ -19,7 +20,7 @@ afterAll(async () => {
 const flood = { perKind: 417, pauseMs: 0, holdMs: 6_000 };
 
 test("5,000 hostile connections of a pod cost the node nothing that is seen", {
-  timeout: 120_000,
+  timeout: 120_000 * patience(),
 }, async () => {
   const effects = await node.call.floodPorts(flood);
   const { softLimit, before, during, after, peak, attempts, halfOpen } = effects;

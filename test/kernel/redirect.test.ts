@@ -28,6 +28,7 @@ import {
 import { observedState } from "../redirection/saved-state.ts";
 import { TestNetns, TOOL_PATH, withoutDates } from "../redirection/test-netns.ts";
 import { DEFAULT_OPTIONS, FAMILIES, seededRandom, VARIANTS } from "../redirection/variants.ts";
+import { patience } from "../support/node/patience.ts";
 
 const runner = new ToolRunner();
 const { nft, legacy } = await installedBackends(runner);
@@ -545,7 +546,7 @@ describe("namespaces that are refused", () => {
     // takes the only turn until somebody writes, however slow the machine is
     const busy = oneAtATime.run({ argv: ["cat", gate], timeoutMs: 60_000 });
     const applying = redirect.apply(netns, DEFAULT_OPTIONS, { isNew: true });
-    await expect.poll(() => routes(pod), { timeout: 2000 }).toContain("lookup 100");
+    await expect.poll(() => routes(pod), { timeout: 2000 * patience() }).toContain("lookup 100");
     const { fd } = netns;
     netns.close();
     using reused = Netns.open(`/proc/${other.pid}/ns/net`);

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 
 type Inside = typeof import("./slow-checks.inside.ts");
 let node: NodeModule<Inside>;
@@ -17,7 +18,7 @@ afterAll(async () => {
 const ROUNDS = 9;
 
 test("another tenant's ADD takes no more than twice its quiet time, and the slow pod is told of", {
-  timeout: 240_000,
+  timeout: 240_000 * patience(),
 }, async () => {
   await node.call.addMs(3);
   const quietMs = await node.call.addMs(ROUNDS);

@@ -4,7 +4,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
-
+import { patience } from "../support/node/patience.ts";
 import type { Naming } from "./swaps.inside.ts";
 
 type Inside = typeof import("./swaps.inside.ts");
@@ -24,7 +24,7 @@ const swaps: readonly [how: string, naming: Naming][] = [
 
 test.each(swaps)(
   "six changes %s lose no request and no pod, and leave nothing of the loser",
-  { timeout: 240_000 },
+  { timeout: 240_000 * patience() },
   async (_how, naming) => {
     const { born, refusals, wrong, requests, lost, errors } = await node.call.swap(naming);
     // the socket is gone, or its agent went while it was asked
@@ -42,7 +42,7 @@ test.each(swaps)(
 );
 
 test("beside a running istio-cni ours touches nothing until it is gone, and serves the node then", {
-  timeout: 60_000,
+  timeout: 60_000 * patience(),
 }, async () => {
   const { reason, readyMs } = await node.call.standAside();
   expect(reason).toMatch(/^istio-cni's agent serves this node.*uninstall istio-cni.*REPLACE_ISTIO_CNI=true/);

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 
 type Inside = typeof import("./uninstall.inside.ts");
 let node: NodeModule<Inside>;
@@ -17,7 +18,7 @@ afterAll(async () => {
 describe("uninstall", () => {
   test.each(["nft", "legacy"] as const)(
     "with iptables-%s takes everything of ours out of pods, host and folders, and nothing else",
-    { timeout: 90_000 },
+    { timeout: 90_000 * patience() },
     async (variant) => {
       const { dry, first, second } = await node.call.wholeWay(variant);
       expect(dry.output).toMatch(/chain: would remove our entry in "10-podnet.conflist"/);
@@ -40,32 +41,36 @@ describe("uninstall", () => {
     },
   );
 
-  test("takes a pod's annotation before its redirection", { timeout: 60_000 }, async () => {
+  test("takes a pod's annotation before its redirection", { timeout: 60_000 * patience() }, async () => {
     const told = await node.call.withApi(undefined);
     expect(told).toMatchObject({ code: 0, captured: false, annotation: "none" });
     expect(told.output).toMatch(/nothing of ambient-cni is left on this node/);
   });
 
-  test("leaves a pod in the mesh whose annotation it may not take away", { timeout: 60_000 }, async () => {
+  test("leaves a pod in the mesh whose annotation it may not take away", {
+    timeout: 60_000 * patience(),
+  }, async () => {
     const told = await node.call.withApi(403);
     expect(told).toMatchObject({ code: 1, captured: true, annotation: "enabled" });
     expect(told.output).toMatch(/left: pods: all pods stay in the mesh/);
     expect(told.output).toMatch(/chain: took our entry out/);
   });
 
-  test("that is killed at any moment is finished by the next run", { timeout: 90_000 }, async () => {
+  test("that is killed at any moment is finished by the next run", {
+    timeout: 90_000 * patience(),
+  }, async () => {
     const delaysMs = [60, 90, 110, 130, 150, 170, 190, 220, 250, 300, 400, 600];
     expect(await node.call.killed(delaysMs)).toBeGreaterThan(5);
   });
 
-  test("refuses while an agent runs", { timeout: 60_000 }, async () => {
+  test("refuses while an agent runs", { timeout: 60_000 * patience() }, async () => {
     const { code, output } = await node.call.liveAgent();
     expect(code).toBe(1);
     expect(output).toMatch(/an agent.*still runs on this node.*delete its DaemonSet first/);
   });
 
   test("answers the launcher meanwhile: DEL succeeds, ADD fails at once, an exempt pod starts", {
-    timeout: 60_000,
+    timeout: 60_000 * patience(),
   }, async () => {
     const { del, add, exempt, run } = await node.call.callsMeanwhile();
     expect(del).toBe("");
@@ -76,7 +81,7 @@ describe("uninstall", () => {
   });
 
   test("leaves the launcher to a runtime that keeps the chain of its pods, until they are gone", {
-    timeout: 60_000,
+    timeout: 60_000 * patience(),
   }, async () => {
     const { kept, afterwards } = await node.call.keptChains();
     expect(kept.output).toMatch(
@@ -87,12 +92,12 @@ describe("uninstall", () => {
     expect(afterwards.code).toBe(0);
   });
 
-  test("needs no run dir", { timeout: 60_000 }, async () => {
+  test("needs no run dir", { timeout: 60_000 * patience() }, async () => {
     expect(await node.call.afterReboot()).toMatchObject({ code: 0 });
   });
 
   test("says what it cannot write, and keeps the launcher that the chain still names", {
-    timeout: 60_000,
+    timeout: 60_000 * patience(),
   }, async () => {
     const { stuck, afterwards } = await node.call.chainReadOnly();
     expect(stuck.output).toMatch(/left: chain: .*read-only file system/);

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 
 type Inside = typeof import("./unverifiable.inside.ts");
 let node: NodeModule<Inside>;
@@ -27,7 +28,7 @@ interface Row {
   readonly orElse?: readonly string[];
 }
 
-describe("an attack on the pod's own rules", { timeout: 180_000 }, () => {
+describe("an attack on the pod's own rules", { timeout: 180_000 * patience() }, () => {
   test.each<[string, Row]>([
     ["rules that iptables cannot print", { state: "enrolled", codes: [0] }],
     // `verify` lists chains of others for names of ours: 3 while that is too much for it

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type HeldNetns, holdNetns } from "../linux/held-netns.ts";
+import { patience } from "../support/node/patience.ts";
 
 const execFileAsync = promisify(execFile);
 const CYCLES = join(import.meta.dirname, "cycles.ts");
@@ -36,7 +37,7 @@ interface Report {
 
 test("rounds of 10,000 cycles of each function leave descriptors, threads and memory where they were", async () => {
   const argv = [...FLAGS, CYCLES, "10000", held.path];
-  const { stdout } = await execFileAsync(process.execPath, argv, { timeout: 300_000 });
+  const { stdout } = await execFileAsync(process.execPath, argv, { timeout: 300_000 * patience() });
   const { fdsAtStart, samples } = JSON.parse(stdout) as Report;
   const [first] = samples as [Sample];
   for (const { fds, threads } of samples) {
@@ -48,7 +49,7 @@ test("rounds of 10,000 cycles of each function leave descriptors, threads and me
 }, 300_000);
 
 test("the sanitizers find nothing in the addon", async () => {
-  await execFileAsync("make", ["-s", "-C", NATIVE, "asan"], { timeout: 300_000 });
+  await execFileAsync("make", ["-s", "-C", NATIVE, "asan"], { timeout: 300_000 * patience() });
   const libasan = (await execFileAsync("gcc", ["-print-file-name=libasan.so"])).stdout.trim();
   const env = {
     PATH: process.env.PATH,
@@ -58,7 +59,10 @@ test("the sanitizers find nothing in the addon", async () => {
     UBSAN_OPTIONS: "print_stacktrace=1:halt_on_error=1",
   };
   const argv = [...FLAGS, "--import", PRELOAD, CYCLES, "1000", held.path];
-  const { stdout, stderr } = await execFileAsync(process.execPath, argv, { env, timeout: 300_000 });
+  const { stdout, stderr } = await execFileAsync(process.execPath, argv, {
+    env,
+    timeout: 300_000 * patience(),
+  });
   const { fdsAtStart, samples } = JSON.parse(stdout) as Report;
   expect(samples.at(-1)?.fds).toBe(fdsAtStart);
   expect(stderr).toBe("");

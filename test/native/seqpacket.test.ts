@@ -27,6 +27,7 @@ import {
   type SeqpacketConnection,
   type SeqpacketListener,
 } from "../../src/linux/seqpacket.ts";
+import { patience } from "../support/node/patience.ts";
 
 const CHILD = join(import.meta.dirname, "seqpacket-child.ts");
 const execFileAsync = promisify(execFile);
@@ -135,7 +136,7 @@ async function connectPair(
 
 function startChild(role: string, ...wrapper: string[]) {
   const argv = [...wrapper, process.execPath, CHILD, role, path];
-  return execFileAsync(argv[0] as string, argv.slice(1), { timeout: 15_000 });
+  return execFileAsync(argv[0] as string, argv.slice(1), { timeout: 15_000 * patience() });
 }
 
 test("packets keep their boundaries and bytes in both directions when several are sent at once", async () => {

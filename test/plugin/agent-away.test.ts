@@ -5,6 +5,7 @@ import { once } from "node:events";
 import { chmodSync, copyFileSync, existsSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { beforeAll, describe, expect, it } from "vitest";
+import { patience } from "../support/node/patience.ts";
 import { buildPlugin, builds, cniEnv, errorOf, type Run, runLauncher, scratchDir } from "./launcher.ts";
 import { answer, StandInAgent, sends, sendsAndEnds } from "./stand-in-agent.ts";
 
@@ -215,8 +216,10 @@ describe.each(builds)("launcher ($build)", ({ binary }) => {
       );
     });
     const run = call("ADD", scratch.path, { agent_wait_seconds: 10 });
-    await expect.poll(() => first.requests.length, { timeout: 5000 }).toBe(1);
-    await expect.poll(() => existsSync(`${scratch.path}/pluginevent.sock`), { timeout: 5000 }).toBe(false);
+    await expect.poll(() => first.requests.length, { timeout: 5000 * patience() }).toBe(1);
+    await expect
+      .poll(() => existsSync(`${scratch.path}/pluginevent.sock`), { timeout: 5000 * patience() })
+      .toBe(false);
     await using second = await StandInAgent.listen(scratch.path, sends(answer("whole")));
     const done = await run;
     expect([done.code, done.stdout.toString()]).toEqual([0, "whole"]);

@@ -8,6 +8,7 @@ import { parseSave } from "../../src/netfilter/save-parser.ts";
 import type { RedirectBackend } from "../../src/netfilter/variant.ts";
 import { findTools, type Variant } from "../../src/netfilter/variant-tools.ts";
 import { PodRedirection } from "../../src/redirection/pod-redirection.ts";
+import { patience } from "../support/node/patience.ts";
 import { observedState } from "./saved-state.ts";
 import { TestNetns } from "./test-netns.ts";
 import { FAMILIES } from "./variants.ts";
@@ -52,8 +53,10 @@ export async function expectNothingLeftAfterwards(): Promise<void> {
   const before = openFds().length;
   afterAll(async () => {
     const strays = () => childCommands().filter((name) => /tables|nsenter|cat|sleep/.test(name));
-    await vi.waitFor(() => expect(strays()).toEqual([]), { timeout: 5000 });
-    await vi.waitFor(() => expect(openFds().length).toBeLessThanOrEqual(before), { timeout: 5000 });
+    await vi.waitFor(() => expect(strays()).toEqual([]), { timeout: 5000 * patience() });
+    await vi.waitFor(() => expect(openFds().length).toBeLessThanOrEqual(before), {
+      timeout: 5000 * patience(),
+    });
   });
 }
 

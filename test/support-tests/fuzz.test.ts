@@ -7,6 +7,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { type FuzzResult, fuzzTarget } from "../fuzz/fuzz-run.ts";
 import { removeScratchFolder } from "../fuzz/scratch-folder.ts";
 import { targets } from "../fuzz/targets.ts";
+import { patience } from "../support/node/patience.ts";
 
 const module = new URL("planted-faults.ts", import.meta.url).href;
 // the last test runs targets here
@@ -22,7 +23,7 @@ function fuzz(
   return fuzzTarget({ module, name, covers, seed: 7, seconds: 60, ...options });
 }
 
-describe("a fault is found", { timeout: 90_000 }, () => {
+describe("a fault is found", { timeout: 90_000 * patience() }, () => {
   // three bytes by chance: one input of 16 million
   test("behind conditions that one must meet before the next is seen", async () => {
     const result = await fuzz("deep");

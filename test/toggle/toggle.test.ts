@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 import { deletionWrongs, wrongs } from "./verdict.ts";
 
 type Inside = typeof import("./toggle.inside.ts");
@@ -21,7 +22,7 @@ afterAll(async () => {
 });
 
 test.concurrent("no request is lost, and no connection forgotten, while a client, a server and a namespace leave and enter", {
-  timeout: 120_000,
+  timeout: 120_000 * patience(),
 }, async () => {
   const rounds = 3;
   const report = await node.call.toggle(rounds);
@@ -36,7 +37,7 @@ test.concurrent("no request is lost, and no connection forgotten, while a client
 });
 
 test.concurrent("requests are lost when rules go, and come, before ztunnel knows of the pod", {
-  timeout: 60_000,
+  timeout: 60_000 * patience(),
 }, async () => {
   const { total, ways } = await control.call.toggleByHand("rules-first", {
     // in one of some four rounds no request met the moment of entering
@@ -52,7 +53,7 @@ test.concurrent("requests are lost when rules go, and come, before ztunnel knows
 });
 
 test("a deleted pod leaves no pooled connection behind in its peer", {
-  timeout: 60_000,
+  timeout: 60_000 * patience(),
 }, async () => {
   expect(deletionWrongs(await node.call.deletePods(5))).toEqual([]);
 });

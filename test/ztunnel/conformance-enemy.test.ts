@@ -8,6 +8,7 @@ import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { bounds } from "../../src/bounds/bounds.ts";
 import type { Netns } from "../../src/linux/netns.ts";
+import { patience } from "../support/node/patience.ts";
 import { PodNamespaces } from "../support/ztunnel/pod-namespaces.ts";
 import {
   eventually,
@@ -446,7 +447,10 @@ async function connectAs(user: string, path: string): Promise<string> {
     connect(S, sockaddr_un($ARGV[0])) or do { print "connect: $!"; exit };
     send(S, "\\x08\\x01", 0); my $n = sysread(S, my $b, 1024); print $n ? "packet" : "closed";`;
   const args = [`--reuid=${user}`, "--clear-groups", "perl", "-e", program, path];
-  const { stdout } = await run("setpriv", args, { timeout: 8000, env: { ...process.env, LC_ALL: "C" } });
+  const { stdout } = await run("setpriv", args, {
+    timeout: 8000 * patience(),
+    env: { ...process.env, LC_ALL: "C" },
+  });
   return stdout;
 }
 

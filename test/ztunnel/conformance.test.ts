@@ -9,6 +9,7 @@ import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Netns } from "../../src/linux/netns.ts";
 import { connectSeqpacket } from "../../src/linux/seqpacket.ts";
+import { patience } from "../support/node/patience.ts";
 import type { StandInEvent } from "../support/ztunnel/event-log.ts";
 import { PodNamespaces } from "../support/ztunnel/pod-namespaces.ts";
 import type { StandIn } from "../support/ztunnel/stand-in.ts";
@@ -593,5 +594,5 @@ async function perlClient(act: string): Promise<void> {
   const program = `
     use Socket; socket(S, AF_UNIX, SOCK_SEQPACKET, 0) or die; connect(S, sockaddr_un($ARGV[0])) or die "connect: $!";
     ${act}; while (1) { my $n = sysread(S, my $b, 1024); last unless $n }`;
-  await run("perl", ["-e", program, harness.path], { timeout: 8000 });
+  await run("perl", ["-e", program, harness.path], { timeout: 8000 * patience() });
 }

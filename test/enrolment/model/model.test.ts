@@ -3,6 +3,7 @@
 import { expect, test } from "vitest";
 import { Attachments } from "../../../src/enrolment/attachments.ts";
 import { type Decisions, decisions } from "../../../src/enrolment/reconciler.ts";
+import { patience } from "../../support/node/patience.ts";
 import { explain, makeSequence, type PlayOptions, play, shrink } from "./sequence.ts";
 
 const sequences = 20_000;
@@ -21,12 +22,12 @@ async function firstBroken(
   return undefined;
 }
 
-test(`no sequence of ${sequences} breaks a claim`, { timeout: 180_000 }, async () => {
+test(`no sequence of ${sequences} breaks a claim`, { timeout: 180_000 * patience() }, async () => {
   expect(await firstBroken(sequences)).toBeUndefined();
 });
 
 test(`nor do ${withNri} with a runtime that tells of its sandboxes besides`, {
-  timeout: 180_000,
+  timeout: 180_000 * patience(),
 }, async () => {
   expect(await firstBroken(withNri, { hasNri: true })).toBeUndefined();
 });

@@ -18,6 +18,7 @@ import type { RedirectOptions } from "../../../src/redirection/rules.ts";
 import { toldRedirection } from "../../../src/redirection/told-redirection.ts";
 import { TestNetns, TOOL_PATH } from "../../redirection/test-netns.ts";
 import { DEFAULT_OPTIONS, FAMILIES, VARIANTS } from "../../redirection/variants.ts";
+import { patience } from "../../support/node/patience.ts";
 import { istioNativeText } from "../istio-native-text.ts";
 import { unlistableRule } from "../unlistable-rule.ts";
 
@@ -330,7 +331,9 @@ describe("faults", () => {
     });
     try {
       owner.stdin.write("add table inet istio-ambient-mangle { flags owner ; }\n");
-      await expect.poll(() => pod.run("nft list tables"), { timeout: 10_000 }).toContain("mangle");
+      await expect
+        .poll(() => pod.run("nft list tables"), { timeout: 10_000 * patience() })
+        .toContain("mangle");
       for (const isNew of [true, false])
         await expect(engine.apply({ netns: pod.netns }, wanted(), { isNew })).rejects.toMatchObject({
           code: "TABLE_OWNED",

@@ -24,6 +24,7 @@ import { expectNothingLeftAfterwards, saveTool } from "../../redirection/install
 import { compareStates, desiredState, observedState } from "../../redirection/saved-state.ts";
 import { TestNetns, TOOL_PATH } from "../../redirection/test-netns.ts";
 import { DEFAULT_OPTIONS, FAMILIES, seededRandom, VARIANTS } from "../../redirection/variants.ts";
+import { patience } from "../../support/node/patience.ts";
 
 const runner = new ToolRunner();
 const { nft } = await findTools(runner);
@@ -322,7 +323,9 @@ describe("what others do in the pod", () => {
     });
     try {
       owner.stdin.write("add table ip nat { flags owner ; }\n");
-      await expect.poll(() => pod.run("nft list tables"), { timeout: 10_000 }).toContain("table ip nat");
+      await expect
+        .poll(() => pod.run("nft list tables"), { timeout: 10_000 * patience() })
+        .toContain("table ip nat");
       const wanted = { known: await known("default"), families: FAMILIES };
       await expect(replay(pod.netns, wanted)).rejects.toMatchObject({
         code: "TABLE_OWNED",
