@@ -5,23 +5,18 @@ import { checkCapture } from "../check/capture.ts";
 import { answerOf } from "../check/look.ts";
 import { openPlace } from "../enrolment/place.ts";
 import type { ServedSidecar } from "../enrolment/sidecars.ts";
-import type { Verification } from "../redirection/redirection-call.ts";
-import { isOfRouting } from "../redirection/routing-drift.ts";
-import type { RedirectOptions } from "../redirection/rules.ts";
 import type { AgentFacts } from "./agent-facts.ts";
 import {
   bypassesOf,
   type KnownPod,
   probesOf,
+  reportFamilies,
   sandboxSourceOf,
-  skipOf,
   unreadReason,
-  wantedFamilies,
-  wantedFingerprint,
   ztunnelOf,
 } from "./pod-report.ts";
 import { sidecarObserved, sidecarObservedLast } from "./sidecar-report.ts";
-import type { FamilyReport, ObservedReport, PodProbesReport } from "./state-report.ts";
+import type { ObservedReport, PodProbesReport } from "./state-report.ts";
 
 const DEFAULT_LIMIT_MS = 3000;
 
@@ -55,7 +50,7 @@ export async function lookAtPod(
     containerId: sandbox?.containerId || null,
     sandboxSource: sandboxSourceOf(sandbox),
     families:
-      rules === undefined || redirect === undefined ? [] : familiesOf(facts, { seen: rules, redirect }),
+      rules === undefined || redirect === undefined ? [] : reportFamilies(facts, { redirect, seen: rules }),
     unread: isAsked ? ((capture?.seen.rules.error ?? sockets?.error)?.message ?? null) : unreadReason(known),
     sockets: ports ?? null,
     ztunnel: ztunnelOf(facts, known),
@@ -80,29 +75,6 @@ async function lookAtSidecar(
 
 function isNotDns({ port }: { readonly port: number }): boolean {
   return port !== 15053;
-}
-
-function familiesOf(
-  facts: AgentFacts,
-  { seen, redirect }: { seen: Verification; redirect: RedirectOptions },
-): FamilyReport[] {
-  return wantedFamilies(facts).map((family) => {
-    const skip = skipOf(seen.skippedFamilies, family);
-    const drift = seen.drift.filter((each) => each.family === family);
-    const isRight = drift.every(({ kind }) => isOfRouting(kind));
-    const wanted = wantedFingerprint(redirect, family);
-    const has = (kind: string): boolean | null =>
-      skip === undefined ? !drift.some((each) => each.kind === kind) : null;
-    return {
-      family,
-      skipped: skip?.reason ?? null,
-      fingerprint: skip?.part === "all" ? null : (seen.fingerprints.get(family) ?? (isRight ? wanted : null)),
-      wantedFingerprint: wanted,
-      drift: drift.map(({ kind, table, chain, detail }) => ({ kind, table, chain, detail })),
-      ipRule: has("missing-ip-rule"),
-      route: has("missing-route"),
-    };
-  });
 }
 
 /** The sets are read as a whole: what they lack of this pod is among the differences. */

@@ -3,7 +3,7 @@
 
 import type { Desired } from "../enrolment/desired-state.ts";
 import type { EnrolmentState } from "../enrolment/enrolment-state.ts";
-import type { PodFailure, PodLook, PodPast } from "../enrolment/pod-history.ts";
+import type { PodFailure, PodPast } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
 import type { Sandbox, SandboxSource } from "../enrolment/sandbox-finder.ts";
 import type { ServedSidecar } from "../enrolment/sidecars.ts";
@@ -12,7 +12,8 @@ import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import type { Family } from "../netfilter/family.ts";
 import { bypassText } from "../redirection/bypass-words.ts";
 import { desiredChains, fingerprint } from "../redirection/fingerprint.ts";
-import type { SkippedFamily } from "../redirection/pod-routing.ts";
+import type { Verification } from "../redirection/redirection-call.ts";
+import { isOfRouting } from "../redirection/routing-drift.ts";
 import { type RedirectOptions, redirectVariantKey } from "../redirection/rules.ts";
 import type { AgentFacts } from "./agent-facts.ts";
 import { describeDesired } from "./desired-report.ts";
@@ -116,16 +117,11 @@ export function probesOf({ probes }: AgentFacts, { pod, record }: KnownPod): Pod
   return { member, addresses };
 }
 
-/** Families that the pod's redirection consists of. */
-export function wantedFamilies({ config }: AgentFacts): readonly Family[] {
-  return config.ipv6 ? [4, 6] : [4];
-}
-
 const fingerprints = new Map<string, string>();
 const maxFingerprints = 256;
 
 /** Hash of the rules that these options call for; `null` for options that no rule can hold. */
-export function wantedFingerprint(options: RedirectOptions, family: Family): string | null {
+function wantedFingerprint(options: RedirectOptions, family: Family): string | null {
   const key = redirectVariantKey(options, family);
   const known = fingerprints.get(key);
   if (known !== undefined) return known;
@@ -138,17 +134,43 @@ export function wantedFingerprint(options: RedirectOptions, family: Family): str
   }
 }
 
-/** Why a family, or its routing, is left out. */
-export function skipOf(skipped: readonly SkippedFamily[], family: Family): SkippedFamily | undefined {
-  return skipped.find((each) => each.family === family);
+/** Each family that the pod's redirection consists of, by what was seen of it: differences, and hashes where they were made. */
+export function reportFamilies(
+  { config }: AgentFacts,
+  {
+    redirect,
+    seen,
+  }: {
+    readonly redirect: RedirectOptions;
+    readonly seen: Pick<Verification, "skippedFamilies"> &
+      Partial<Pick<Verification, "drift" | "fingerprints">>;
+  },
+): FamilyReport[] {
+  return (config.ipv6 ? ([4, 6] as const) : ([4] as const)).map((family) => {
+    const skip = seen.skippedFamilies.find((each) => each.family === family);
+    const drift = (seen.drift ?? []).filter((each) => each.family === family);
+    const isRight = drift.every(({ kind }) => isOfRouting(kind));
+    const wanted = wantedFingerprint(redirect, family);
+    const has = (kind: string): boolean | null =>
+      skip === undefined ? !drift.some((each) => each.kind === kind) : null;
+    return {
+      family,
+      skipped: skip?.reason ?? null,
+      fingerprint:
+        skip?.part === "all" ? null : (seen.fingerprints?.get(family) ?? (isRight ? wanted : null)),
+      wantedFingerprint: wanted,
+      drift: drift.map(({ kind, table, chain, detail }) => ({ kind, table, chain, detail })),
+      ipRule: has("missing-ip-rule"),
+      route: has("missing-route"),
+    };
+  });
 }
 
 function observedLast(facts: AgentFacts, known: KnownPod): ObservedReport | null {
   const { record, desired, past, sidecar } = known;
   if (sidecar !== undefined) return sidecarObservedLast(sidecar);
   const sandbox = record?.sandbox;
-  const isBlank = sandbox === undefined && (record?.state ?? "outside") === "outside";
-  if (record === undefined || isBlank) return null;
+  if (record === undefined || (sandbox === undefined && record.state === "outside")) return null;
   const look = past.look !== undefined && past.look.netnsKey === sandbox?.netns.key ? past.look : undefined;
   const isRead = desired?.wanted === true && look !== undefined;
   return {
@@ -157,9 +179,7 @@ function observedLast(facts: AgentFacts, known: KnownPod): ObservedReport | null
     netns: sandbox?.netns.key ?? null,
     containerId: sandbox?.containerId || null,
     sandboxSource: sandboxSourceOf(sandbox),
-    families: isRead
-      ? wantedFamilies(facts).map((family) => familyLast(family, { options: desired.redirect, look }))
-      : [],
+    families: isRead ? reportFamilies(facts, { redirect: desired.redirect, seen: look }) : [],
     unread: isRead ? null : unreadReason(known),
     sockets: null,
     ztunnel: ztunnelOf(facts, known),
@@ -182,21 +202,6 @@ export function bypassesOf(seen: BypassReport | undefined): BypassesReport | nul
 export function mayBeBypassed({ record, past }: KnownPod): boolean {
   if (record?.state !== "enrolled" || past.bypasses === undefined) return false;
   return past.bypasses.bypasses.length > 0 || !past.bypasses.isComplete;
-}
-
-function familyLast(family: Family, seen: { options: RedirectOptions; look: PodLook }): FamilyReport {
-  const skip = skipOf(seen.look.skippedFamilies, family);
-  const wanted = wantedFingerprint(seen.options, family);
-  const hasRouting = skip === undefined ? true : null;
-  return {
-    family,
-    skipped: skip?.reason ?? null,
-    fingerprint: skip?.part === "all" ? null : wanted,
-    wantedFingerprint: wanted,
-    drift: [],
-    ipRule: hasRouting,
-    route: hasRouting,
-  };
 }
 
 /** Why nothing is said about a pod's namespace. */
