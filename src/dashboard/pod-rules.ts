@@ -132,12 +132,14 @@ export class PodRules {
     pod: PodReport,
     { eyes, running }: { readonly eyes: KernelEyes; readonly running: PodProcess | undefined },
   ): Promise<RuleFamilyReport[]> {
-    const families = eyes.ipv6 ? ([4, 6] as const) : ([4] as const);
     const abort = new AbortController();
     try {
       const look = readRules(eyes, pod, running, { signal: abort.signal });
       const { chains } = await within(look, { ms: lookTimeoutMs, clock: this.#clock });
-      return families.map((family) => ({ family, ...explainRules(chains, wantedRedirect(pod), family) }));
+      return eyes.families.map((family) => ({
+        family,
+        ...explainRules(chains, wantedRedirect(pod), family),
+      }));
     } finally {
       abort.abort();
     }

@@ -4,6 +4,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import { hostNetnsKeys } from "../linux/host-netns.ts";
+import type { Family } from "../netfilter/family.ts";
 import {
   BACKEND_FILE,
   chooseBackend,
@@ -32,7 +33,8 @@ export interface KernelEyes {
   readonly redirection: PodRedirection;
   readonly sidecars: SidecarRedirection;
   readonly hostNetns: ReadonlySet<string>;
-  readonly ipv6: boolean;
+  /** That the node writes rules of. */
+  readonly families: readonly Family[];
 }
 
 /** @throws Error when the host's namespace cannot be told; BackendError, ToolError without the programs it takes */
@@ -45,7 +47,7 @@ export async function openEyes(options: EyesOptions): Promise<KernelEyes> {
     redirection: new PodRedirection({ backend, hostNetns, ipv6, timeoutMs: TIMEOUT_MS }),
     sidecars: new SidecarRedirection({ backend, hostNetns, timeoutMs: TIMEOUT_MS }),
     hostNetns,
-    ipv6,
+    families: ipv6 ? [4, 6] : [4],
   };
 }
 

@@ -34,7 +34,7 @@ export interface PodCheck {
 
 /** Every mismatch of one pod. @throws Error when its namespace may not be opened */
 export async function checkPod(
-  { redirection, sidecars, backend, ipv6 }: KernelEyes,
+  { redirection, sidecars, backend, families }: KernelEyes,
   { name, wanted, shouldRun, running }: PodSubject,
 ): Promise<PodCheck> {
   if (running === undefined) {
@@ -45,7 +45,6 @@ export async function checkPod(
   using netns = openAs(running);
   if (netns === undefined) return { faults: [], unseen: [] };
   const { variant } = backend;
-  const families = ipv6 ? ([4, 6] as const) : ([4] as const);
   const { findings, unseen, seen } = await checkCapture(netns, wanted, {
     redirection,
     sidecars,

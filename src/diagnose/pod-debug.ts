@@ -163,7 +163,7 @@ function rulesCheck(
 
 /** Compared with what is told, in the kernel; the lines are what should be there. */
 function sidecarCheck(
-  { ipv6 }: KernelEyes,
+  eyes: KernelEyes,
   { desired: { sidecar = null }, observed }: PodDetailReport,
   found: Pick<PodCheck, "faults" | "unseen">,
 ): DebugCheck {
@@ -176,8 +176,7 @@ function sidecarCheck(
       verdict: "nobody looks after its rules: see the last check, and `ambient-cni doctor`",
     };
   const seen = observed?.families.map(({ family }) => family) ?? [];
-  const families = seen.length > 0 ? seen : ipv6 ? ([4, 6] as const) : ([4] as const);
-  const lines = families.flatMap((family) => [
+  const lines = (seen.length > 0 ? seen : eyes.families).flatMap((family) => [
     `IPv${family}, as they should be:`,
     ...renderSidecarText(sidecar, family)
       .split("\n")
@@ -209,7 +208,7 @@ async function ruleLinesOf(
 ): Promise<string[]> {
   try {
     const { chains } = await readRules(eyes, pod, running);
-    return ruleLines(chains, eyes.ipv6 ? [4, 6] : [4]);
+    return ruleLines(chains, eyes.families);
   } catch (error) {
     return [`not known: ${(error as Error).message}`];
   }
