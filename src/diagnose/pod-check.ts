@@ -10,7 +10,7 @@ import { Netns } from "../linux/netns.ts";
 import type { PodProcess, WantedPod } from "../linux/proc-scan.ts";
 import { findPodBypasses } from "../redirection/pod-bypass.ts";
 import type { PodReport } from "../status/state-report.ts";
-import { type Fault, type FaultKind, fault } from "./fault.ts";
+import { type Fault, fault } from "./fault.ts";
 import type { KernelEyes } from "./kernel-eyes.ts";
 
 /** A pod to be looked at. */
@@ -58,14 +58,12 @@ const MAX_DETAILS = 4;
 
 /** One fault for each kind. */
 function faultsOf(name: string, findings: readonly CaptureFinding[]): Fault[] {
-  const details = new Map<FaultKind, string[]>();
-  for (const { kind, detail, at } of findings) {
-    const line = at === undefined ? detail : `IPv${at.family} ${at.table}: ${detail}`;
-    details.set(kind, [...(details.get(kind) ?? []), line]);
-  }
-  return [...details].map(([kind, lines]) => {
-    const rest = lines.length - MAX_DETAILS;
-    return fault(kind, name, lines.slice(0, MAX_DETAILS).join("; ") + (rest > 0 ? ` and ${rest} more` : ""));
+  return [...Map.groupBy(findings, ({ kind }) => kind)].map(([kind, found]) => {
+    const lines = found
+      .slice(0, MAX_DETAILS)
+      .map(({ detail, at }) => (at === undefined ? detail : `IPv${at.family} ${at.table}: ${detail}`));
+    const rest = found.length - lines.length;
+    return fault(kind, name, lines.join("; ") + (rest > 0 ? ` and ${rest} more` : ""));
   });
 }
 
@@ -114,12 +112,8 @@ export function openAs({
 
 /** A fault for each pod that shares its namespace with one that is redirected. */
 export function sharedNamespaces(subjects: readonly PodSubject[]): Fault[] {
-  const byKey = new Map<string, PodSubject[]>();
-  for (const subject of subjects) {
-    if (subject.running === undefined) continue;
-    const { netnsKey } = subject.running;
-    byKey.set(netnsKey, [...(byKey.get(netnsKey) ?? []), subject]);
-  }
+  const byKey = Map.groupBy(subjects, ({ running }) => running?.netnsKey);
+  byKey.delete(undefined);
   return [...byKey]
     .filter(([, pods]) => pods.length > 1 && pods.some(({ wanted }) => hasRedirection(wanted)))
     .flatMap(([key, pods]) =>
