@@ -75,8 +75,13 @@ export function parseNumber(
   throw new UsageError(`cannot use --${option} "${text}": it must be a whole number from ${min} to ${max}`);
 }
 
-/** `NAMESPACE/POD`. @throws UsageError */
-export function parsePodName(command: string, text: string): { ns: string; name: string } {
+/** `NAMESPACE/POD`, the one argument of a command, or none. @throws UsageError */
+export function parsePodName(
+  command: string,
+  [text, ...others]: readonly string[],
+): { ns: string; name: string } | undefined {
+  if (text === undefined) return undefined;
+  if (others.length > 0) throw new UsageError(`give one pod or none; see ambient-cni ${command} --help`);
   const [ns = "", name = "", ...rest] = text.split("/");
   if (ns !== "" && name !== "" && rest.length === 0) return { ns, name };
   throw new UsageError(`cannot use "${text}": a pod is NAMESPACE/POD; see ambient-cni ${command} --help`);

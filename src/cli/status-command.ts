@@ -9,7 +9,6 @@ import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./
 import { bypassLines, earlierText, renderPodDetail } from "./pod-detail.ts";
 import { AgentAwayError, stateClient } from "./state-client.ts";
 import { type Cell, paint, printable, renderAge, renderTable } from "./table.ts";
-import { UsageError } from "./usage-error.ts";
 
 const REFRESH_MS = 1_000;
 const TIMEOUT_MS = 3_000;
@@ -56,9 +55,7 @@ async function runStatus(args: readonly string[], io: CommandIo): Promise<number
     json: { type: "boolean", default: false },
     watch: { type: "boolean", default: false },
   });
-  if (positionals.length > 1) throw new UsageError("give one pod or none; see ambient-cni status --help");
-  const [podName] = positionals;
-  const only = podName === undefined ? undefined : parsePodName("status", podName);
+  const only = parsePodName("status", positionals);
   const agent = stateClient(io.config().runDir, { timeoutMs: TIMEOUT_MS });
   const show = (): Promise<number> =>
     only === undefined ? showNode(agent, io, values.json) : showPod(agent, io, { only, json: values.json });

@@ -51,9 +51,8 @@ async function runVerify(args: readonly string[], io: CommandIo): Promise<number
   const { values, positionals } = parseCommandLine("verify", args, {
     json: { type: "boolean", default: false },
   });
-  const [podName, ...rest] = positionals;
-  const only = podName === undefined ? undefined : parsePodName("verify", podName);
-  if (rest.length > 0) parsePodName("verify", positionals.join(" "));
+  const [only] = positionals;
+  parsePodName("verify", positionals);
   const config = io.config();
   const agent = stateClient(config.runDir);
   const { verifyNode } = await import("../diagnose/verify-node.ts");
@@ -62,7 +61,7 @@ async function runVerify(args: readonly string[], io: CommandIo): Promise<number
   try {
     report = await verifyNode({
       config,
-      ...(only === undefined ? {} : { only }),
+      only,
       expectation: async () => {
         const [list, node] = await Promise.all([agent.pods(), agent.node()]);
         return { list, node };
@@ -77,7 +76,7 @@ async function runVerify(args: readonly string[], io: CommandIo): Promise<number
   const isUnknown = only !== undefined && report.agentAway === null && report.pods.looked === 0;
   if (values.json) io.print(`${JSON.stringify(report)}\n`);
   else if (isUnknown)
-    io.warn(`ambient-cni: Cannot verify "${podName}": the agent of this node has no such pod\n`);
+    io.warn(`ambient-cni: Cannot verify "${only}": the agent of this node has no such pod\n`);
   else io.print(renderReport(report, io.colours));
   return isUnknown ? VERIFY_EXIT.blind : exitCode(report);
 }

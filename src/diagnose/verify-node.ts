@@ -30,8 +30,8 @@ export interface VerifyOptions {
   readonly config: AgentConfig;
   /** Asks the agent; called again before something is reported. @throws Error naming why nobody answers */
   readonly expectation: () => Promise<Expectation>;
-  /** Only this pod, and the host. */
-  readonly only?: { readonly ns: string; readonly name: string };
+  /** Only this pod, `namespace/name`, and the host. */
+  readonly only?: string | undefined;
   /** Before a fault is looked for again; default 300 ms. */
   readonly confirmMs?: number;
   /** How far it is. */
@@ -121,15 +121,14 @@ async function look(options: VerifyOptions): Promise<VerifyReport> {
     onprogress?.(++done, subjects.length);
   };
   await Promise.all([host, forEachLimited(subjects, checkOne, { places: PARALLEL })]);
-  const name = options.only && `${options.only.ns}/${options.only.name}`;
-  const found = faults.filter(({ pod }) => name === undefined || pod === null || pod === name).sort(byPlace);
+  const found = faults.filter(({ pod }) => pod === null || isMeant(pod, options)).sort(byPlace);
   return {
     at: new Date().toISOString(),
     agentAway,
     pods: {
       looked: subjects.length,
-      wanted: subjects.filter(isWanted).length,
-      sidecars: subjects.filter(isServed).length,
+      wanted: subjects.filter(({ wanted }) => wanted.redirect !== "outside").length,
+      sidecars: subjects.filter(({ wanted }) => wanted.sidecar !== undefined).length,
     },
     faults: found.filter(isKnownWrong),
     unverified: found.filter((each) => !isKnownWrong(each)),
@@ -175,10 +174,10 @@ async function gather(options: VerifyOptions): Promise<Subjects> {
     return { agentAway, subjects, members: undefined, eyes, settings };
   }
   const known = expected.list.pods.filter(
-    ({ desired }) => desired.wanted !== null || (desired.sidecar ?? null) !== null,
+    ({ ns, name, desired }) =>
+      (desired.wanted !== null || (desired.sidecar ?? null) !== null) && isMeant(`${ns}/${name}`, options),
   );
-  const wanted = known.filter(isOnly(options.only));
-  const subjects = wanted.map((pod) => following(settings, subjectOf(pod, running.get(pod.uid))));
+  const subjects = known.map((pod) => following(settings, subjectOf(pod, running.get(pod.uid))));
   return { agentAway, subjects, members: membersOf(expected.list.pods), eyes, settings };
 }
 
@@ -189,8 +188,8 @@ function following({ establishedConnections }: Settings, subject: PodSubject): P
   return { ...subject, wanted: { ...wanted, redirect: { ...redirect, establishedConnections } } };
 }
 
-function isOnly(only: VerifyOptions["only"]): (pod: PodReport) => boolean {
-  return ({ ns, name }) => only === undefined || (only.ns === ns && only.name === name);
+function isMeant(pod: string, { only = pod }: VerifyOptions): boolean {
+  return only === pod;
 }
 
 function membersOf(pods: readonly PodReport[]): HostMember[] {
@@ -266,14 +265,6 @@ const VARIANTS = [
   [true, true],
   [false, true],
 ] as const;
-
-function isWanted({ wanted }: PodSubject): boolean {
-  return wanted.redirect !== "outside";
-}
-
-function isServed({ wanted }: PodSubject): boolean {
-  return wanted.sidecar !== undefined;
-}
 
 function byPlace(a: Fault, b: Fault): number {
   const [left, right] = [`${a.pod ?? ""} ${a.kind}`, `${b.pod ?? ""} ${b.kind}`];

@@ -135,6 +135,7 @@ describe("commands", () => {
     ["status", ["nonamespace"]],
     ["status", ["a/b", "c/d"]],
     ["verify", ["a/b/c"]],
+    ["verify", ["a/b", "c"]],
     ["verify", ["--family", "4"]],
     ["doctor", ["x"]],
     ["debug", ["only-one"]],
