@@ -116,7 +116,7 @@ export const exceptions: readonly Exception[] = [
   {
     path: "cli/doctor-command.ts",
     lesson: "interval",
-    line: "const timer = setInterval(() => progress.say(",
+    line: "using _timer = setInterval(() => progress.say(",
     reason: "a line on a terminal while a command runs",
   },
   {

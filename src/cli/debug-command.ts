@@ -2,7 +2,7 @@
 // `ambient-cni debug APP_LABEL NAMESPACE`: the three checks that everybody makes by hand, for one app's pods on this node.
 import type { PodDebug } from "../diagnose/pod-debug.ts";
 import { type Command, type CommandIo, parseCommandLine } from "./command.ts";
-import { AgentAwayError, stateClient } from "./state-client.ts";
+import { stateClient } from "./state-client.ts";
 import { paint, printable } from "./table.ts";
 import { UsageError } from "./usage-error.ts";
 
@@ -38,19 +38,13 @@ async function runDebug(args: readonly string[], io: CommandIo): Promise<number>
   }
   const config = io.config();
   const { debugPods } = await import("../diagnose/pod-debug.ts");
-  try {
-    const found = await debugPods({ config, agent: stateClient(config.runDir), label, namespace });
-    if (found.pods.length === 0) {
-      io.warn(`ambient-cni: no pod of "${label}" in namespace "${namespace}" on this node (${found.how})\n`);
-      return 1;
-    }
-    for (const pod of found.pods) io.print(renderDebug(pod, io.colours));
-    return found.pods.every(({ checks }) => checks.every(({ passed }) => passed)) ? 0 : 1;
-  } catch (error) {
-    if (!(error instanceof AgentAwayError)) throw error;
-    io.warn(`ambient-cni: ${error.message}\n`);
+  const found = await debugPods({ config, agent: stateClient(config.runDir), label, namespace });
+  if (found.pods.length === 0) {
+    io.warn(`ambient-cni: no pod of "${label}" in namespace "${namespace}" on this node (${found.how})\n`);
     return 1;
   }
+  for (const pod of found.pods) io.print(renderDebug(pod, io.colours));
+  return found.pods.every(({ checks }) => checks.every(({ passed }) => passed)) ? 0 : 1;
 }
 
 function renderDebug({ name, summary, checks }: PodDebug, colours: boolean): string {

@@ -44,13 +44,8 @@ async function runDoctor(args: readonly string[], io: CommandIo): Promise<number
   const agent = stateClient(config.runDir, { timeoutMs: AGENT_TIMEOUT_MS });
   using progress = new Progress(io);
   const ended = new Set<string>();
-  const timer = setInterval(() => progress.say(`examining; done: ${[...ended].join(" ")}`), 200);
-  let findings: Finding[];
-  try {
-    findings = await examineNode({ config, agent, onprogress: (id) => void ended.add(id) });
-  } finally {
-    clearInterval(timer);
-  }
+  using _timer = setInterval(() => progress.say(`examining; done: ${[...ended].join(" ")}`), 200);
+  const findings = await examineNode({ config, agent, onprogress: (id) => void ended.add(id) });
   const worst = worstLevel(findings);
   if (values.json) io.print(`${JSON.stringify({ worst, findings })}\n`);
   else io.print(renderFindings(findings, io.colours));
