@@ -6,8 +6,9 @@ import { UsageError } from "./usage-error.ts";
 /** What is completed of a command. */
 export type Completable = Pick<Command, "name" | "summary" | "options">;
 
-const SHELLS = ["bash", "zsh", "fish"] as const;
-type Shell = (typeof SHELLS)[number];
+const SCRIPTS = { bash: bashScript, zsh: zshScript, fish: fishScript } as const;
+type Shell = keyof typeof SCRIPTS;
+const SHELLS = Object.keys(SCRIPTS) as Shell[];
 
 /** The command, for all these commands. */
 export function completionCommand(all: () => readonly Completable[]): Command {
@@ -34,20 +35,8 @@ function runCompletion(args: readonly string[], io: CommandIo, all: readonly Com
   if (shell === undefined || positionals.length > 1) {
     throw new UsageError(`completion takes one of ${SHELLS.join(", ")}; see ambient-cni completion --help`);
   }
-  io.print(renderCompletion(shell, all));
+  io.print(SCRIPTS[shell](all));
   return 0;
-}
-
-/** The script. */
-export function renderCompletion(shell: Shell, all: readonly Completable[]): string {
-  switch (shell) {
-    case "bash":
-      return bashScript(all);
-    case "zsh":
-      return zshScript(all);
-    case "fish":
-      return fishScript(all);
-  }
 }
 
 function optionWords({ name, options }: Completable): string {

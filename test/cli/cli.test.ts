@@ -8,7 +8,6 @@ import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { commandNames, commands, findCommand, listCommands } from "../../src/cli/commands.ts";
-import { renderCompletion } from "../../src/cli/completion-command.ts";
 import { untilIdle } from "../../src/cli/dashboard-command.ts";
 import { renderFindings } from "../../src/cli/doctor-command.ts";
 import { renderPodDetail } from "../../src/cli/pod-detail.ts";
@@ -155,8 +154,10 @@ describe("commands", () => {
     for (const name of commandNames().split(", ")) expect(io.out()).toContain(name);
     expect(io.out()).toContain("json");
   });
-  test("bash takes the completion", () => {
-    const script = `${renderCompletion("bash", commands)}\nCOMP_WORDS=(ambient-cni verify --j); COMP_CWORD=2; _ambient_cni; echo "\${COMPREPLY[@]}"`;
+  test("bash takes the completion", async () => {
+    const io = capturedIo(env());
+    await findCommand("completion")?.run(["bash"], io);
+    const script = `${io.out()}\nCOMP_WORDS=(ambient-cni verify --j); COMP_CWORD=2; _ambient_cni; echo "\${COMPREPLY[@]}"`;
     expect(execFileSync("bash", ["-c", script], { encoding: "utf8" })).toBe("--json\n");
   });
 });
