@@ -43,16 +43,12 @@ export function renderPodDetail(pod: PodDetailReport, colours: boolean): string 
 }
 
 /** A running pod's connections from before its capture, where there were any. */
-export function earlierText({ earlierConnections, desired }: PodReport): string | undefined {
+export function earlierLines({ earlierConnections, desired }: PodReport): [string, string][] {
   const count = earlierConnections ?? 0;
-  if (count === 0) return undefined;
+  if (count === 0) return [];
   const wasReset = desired.redirect?.establishedConnections === "reset";
-  return `${count} from before the capture, ${wasReset ? "reset" : "outside the mesh until they end"}`;
-}
-
-function earlierLines(pod: PodReport): [string, string][] {
-  const text = earlierText(pod);
-  return text === undefined ? [] : [["connections", text]];
+  const fate = wasReset ? "reset" : "outside the mesh until they end";
+  return [["connections", `${count} from before the capture, ${fate}`]];
 }
 
 function wantedText(wanted: boolean | null): string {

@@ -6,7 +6,7 @@ import { isWithoutAmbient } from "../status/served-sidecar.ts";
 import type { StateReader } from "../status/state-reader.ts";
 import type { PodDetailReport, PodListReport, PodReport } from "../status/state-report.ts";
 import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
-import { bypassLines, earlierText, renderPodDetail } from "./pod-detail.ts";
+import { bypassLines, earlierLines, renderPodDetail } from "./pod-detail.ts";
 import { AgentAwayError, stateClient } from "./state-client.ts";
 import { type Cell, paint, printable, renderAge, renderTable } from "./table.ts";
 
@@ -188,25 +188,18 @@ export function renderPods(
   if (list.pods.length === 0) return "no pods on this node\n";
   const nowMs = Date.parse(list.at);
   const table = renderTable([HEAD, ...list.pods.map((pod) => rowOf(pod, nowMs))], options);
-  return table + renderEarlier(list.pods) + renderBypasses(list.pods);
-}
-
-/** Pods in which something comes before our rules. */
-function renderBypasses(pods: readonly PodReport[]): string {
-  const lines = pods.flatMap(({ ns, name, observed }) =>
-    (observed === null ? [] : bypassLines(observed)).map(
-      ([what, detail]) => `  ${printable(`${ns}/${name}`)}: ${what}: ${printable(detail)}\n`,
-    ),
+  const earlier = renderNotes(list.pods, (pod) => earlierLines(pod).map((line) => line.join(" ")));
+  const bypasses = renderNotes(list.pods, ({ observed }) =>
+    observed === null ? [] : bypassLines(observed).map((line) => line.join(": ")),
   );
-  return lines.length === 0 ? "" : `\n${lines.join("")}`;
+  return table + earlier + bypasses;
 }
 
-/** Below the table, for they are few and pass: what is still outside the mesh of pods that are in it. */
-function renderEarlier(pods: readonly PodReport[]): string {
-  const lines = pods.flatMap((pod) => {
-    const text = earlierText(pod);
-    return text === undefined ? [] : [`  ${printable(`${pod.ns}/${pod.name}`)}: connections ${text}\n`];
-  });
+/** Below the table, for they are few: what is to be said of some pods. */
+function renderNotes(pods: readonly PodReport[], notesOf: (pod: PodReport) => readonly string[]): string {
+  const lines = pods.flatMap((pod) =>
+    notesOf(pod).map((note) => `  ${printable(`${pod.ns}/${pod.name}: ${note}`)}\n`),
+  );
   return lines.length === 0 ? "" : `\n${lines.join("")}`;
 }
 
