@@ -4,7 +4,7 @@
 import type { NodeReport } from "../../status/node-state-report.ts";
 import type { LogLineReport } from "../../status/state-report.ts";
 import { showAge } from "./age-clock.ts";
-import { byId, make, setText } from "./element.ts";
+import { byId, make, redraw, setText } from "./element.ts";
 import { type KeyedItem, KeyedList } from "./keyed-list.ts";
 
 let errors: KeyedList<LogLineReport> | undefined;
@@ -19,16 +19,14 @@ export function showActivity(node: NodeReport): void {
     { kind: "chain entry put back", count: chain?.rewrites ?? 0 },
     ...pods.failing.map(({ kind, count }) => ({ kind: `failing: ${kind}`, count })),
   ].filter(({ count }) => count > 0);
-  const cell = byId("repairs");
-  const text = JSON.stringify(counts);
-  if (cell.dataset.shown !== text) {
-    cell.dataset.shown = text;
+  redraw(byId("repairs"), counts, () => {
     const items = counts.map(({ kind, count }) =>
       make("li", {}, make("b", { class: "number", text: String(count) }), ` ${kind}`),
     );
-    if (items.length > 0) cell.replaceChildren(make("ul", { class: "repairs" }, ...items));
-    else cell.replaceChildren(make("p", { class: "empty", text: "Nothing had to be repaired." }));
-  }
+    return items.length > 0
+      ? [make("ul", { class: "repairs" }, ...items)]
+      : [make("p", { class: "empty", text: "Nothing had to be repaired." })];
+  });
   errors ??= new KeyedList(byId("errors"), { key: keyOf, create: () => logItem() });
   errors.sync([...recentErrors].reverse(), () => false);
   byId("no-errors").hidden = recentErrors.length > 0;

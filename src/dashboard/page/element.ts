@@ -38,3 +38,11 @@ export function setAttribute(element: Element, name: string, value: string | und
   if (value === undefined) element.removeAttribute(name);
   else if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
+
+/** Gives an element new children where what they show is not what it shows already. @param shown as JSON, all that they show */
+export function redraw<T>(element: HTMLElement, shown: T, draw: (shown: T) => readonly Node[]): void {
+  const text = JSON.stringify(shown);
+  if (element.dataset.shown === text) return;
+  element.dataset.shown = text;
+  element.replaceChildren(...draw(shown));
+}

@@ -4,7 +4,7 @@
 import type { ChainReport, NodeReport } from "../../status/node-state-report.ts";
 import { isWithoutAmbient } from "../../status/served-sidecar.ts";
 import { showAge } from "./age-clock.ts";
-import { byId, make, setAttribute, setText } from "./element.ts";
+import { byId, make, redraw, setAttribute, setText } from "./element.ts";
 import { count, duration, size } from "./format.ts";
 
 /** A line of a cell; a fault is drawn as one. */
@@ -23,21 +23,14 @@ export function showNode(node: NodeReport): void {
   setAttribute(verdict, "data-tone", node.ready ? "good" : "bad");
   setText(verdict, node.ready ? "Ready" : `Not ready: ${missing.join("; ")}`);
   document.title = `${node.ready ? "" : "not ready · "}${node.node} · ambient-cni`;
-  showChain(byId("chain"), node.chain);
-  showLines(byId("ztunnel"), ztunnelLines(node));
-  showLines(byId("watches"), watchLines(node));
-  showLines(byId("probes"), probeLines(node));
-  showLines(byId("agent"), agentLines(node));
+  redraw(byId("chain"), node.chain, drawChain);
+  const cells = { ztunnel: ztunnelLines, watches: watchLines, probes: probeLines, agent: agentLines };
+  for (const [id, linesOf] of Object.entries(cells))
+    redraw(byId(id), linesOf(node), (lines) => lines.map(line));
 }
 
-function showChain(cell: HTMLElement, chain: ChainReport | null): void {
-  const text = JSON.stringify(chain);
-  if (cell.dataset.shown === text) return;
-  cell.dataset.shown = text;
-  if (chain === null) {
-    cell.replaceChildren(line({ text: "put in place by somebody else", tone: "dim" }));
-    return;
-  }
+function drawChain(chain: ChainReport | null): HTMLElement[] {
+  if (chain === null) return [line({ text: "put in place by somebody else", tone: "dim" })];
   const plugins = chain.plugins.map((type) =>
     make("li", { class: type === "ambient-cni" ? "plugin ours" : "plugin", text: type }),
   );
@@ -47,12 +40,12 @@ function showChain(cell: HTMLElement, chain: ChainReport | null): void {
   const rewrites = chain.rewrites > 0 ? `, repaired ${count(chain.rewrites, "time")}` : "";
   const file = chain.file ?? "no file yet";
   lines.push({ text: `${file.split("/").at(-1)}${rewrites}`, tone: "dim", title: file });
-  cell.replaceChildren(
+  return [
     ...(plugins.length > 0
       ? [make("ol", { class: "chain", "aria-label": "Plugins in order" }, ...plugins)]
       : []),
     ...lines.map(line),
-  );
+  ];
 }
 
 function ztunnelLines(node: NodeReport): Line[] {
@@ -119,13 +112,6 @@ function agentLines({ version, backend, process, uptimeSeconds, openNetns }: Nod
     },
     { text: `${size(process.rssBytes)}, ${count(openNetns, "namespace")} open`, tone: "dim" },
   ];
-}
-
-function showLines(cell: HTMLElement, lines: readonly Line[]): void {
-  const text = JSON.stringify(lines);
-  if (cell.dataset.shown === text) return;
-  cell.dataset.shown = text;
-  cell.replaceChildren(...lines.map(line));
 }
 
 function line({ text, tone, title, since }: Line): HTMLElement {

@@ -10,7 +10,7 @@ import type {
 } from "../../status/state-report.ts";
 import type { PodRulesReport } from "../rules-report.ts";
 import { keyOf, logItem } from "./activity.ts";
-import { make, setAttribute, setText } from "./element.ts";
+import { make, redraw, setAttribute, setText } from "./element.ts";
 import { clock } from "./format.ts";
 import { KeyedList } from "./keyed-list.ts";
 import { PacketView } from "./packet-view.ts";
@@ -89,12 +89,10 @@ export class PodDetail {
     if (lastError === null) return;
     const { message, remedy, attempts } = lastError;
     const tries = attempts === 1 ? "1 attempt failed." : `${attempts} attempts in a row failed.`;
-    if (this.#error.dataset.shown === message + remedy + attempts) return;
-    this.#error.dataset.shown = message + remedy + attempts;
-    this.#error.replaceChildren(
+    redraw(this.#error, [message, tries, remedy], () => [
       make("p", { text: `${message}. ${tries}` }),
       make("p", {}, make("b", { text: "What to do: " }), remedy),
-    );
+    ]);
   }
 
   #showFacts(pod: PodReport): void {
@@ -114,21 +112,15 @@ export class PodDetail {
         : []),
       ...desired.warnings.map((warning): [string, string] => ["Warning", warning]),
     ];
-    const text = JSON.stringify(facts);
-    if (this.#facts.dataset.shown === text) return;
-    this.#facts.dataset.shown = text;
-    this.#facts.replaceChildren(
-      ...facts.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]),
+    redraw(this.#facts, facts, () =>
+      facts.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]),
     );
   }
 
   #showChecks(pod: PodReport, observed: ObservedReport | null): void {
     const checks = observed === null ? [] : isServedSidecar(pod) ? ruleChecks(observed) : checksOf(observed);
-    const text = JSON.stringify(checks);
-    if (this.#checks.dataset.shown === text) return;
-    this.#checks.dataset.shown = text;
-    this.#checks.replaceChildren(
-      ...checks.map(({ text, isRight }) => {
+    redraw(this.#checks, checks, () =>
+      checks.map(({ text, isRight }) => {
         const word = isRight === null ? "not known" : isRight ? "right" : "wrong";
         const item = make("li", {}, make("span", { class: "visually-hidden", text: `${word}: ` }), text);
         setAttribute(item, "data-right", isRight === null ? undefined : String(isRight));
