@@ -7,7 +7,8 @@ import { type Command, type CommandIo, parseNumber, parseOptions } from "./comma
 import { stateClient } from "./state-client.ts";
 
 const AGENT_TIMEOUT_MS = 3_000;
-const DEFAULT_PORT = "15015";
+/** Where the page is served, on 127.0.0.1. */
+export const DASHBOARD_PORT = 15015;
 const DEFAULT_IDLE_MINUTES = "30";
 const MAX_IDLE_MINUTES = 10_080;
 
@@ -24,7 +25,7 @@ prints has a key, without which nothing is shown: other users of the node reach 
 namespace in which the command runs: forward the port to look from elsewhere.
 
 options:
-  --port PORT              on 127.0.0.1, default ${DEFAULT_PORT}; 0 takes any free one
+  --port PORT              on 127.0.0.1, default ${DASHBOARD_PORT}; 0 takes any free one
   --idle-minutes MINUTES   end when no page was open for so long, default ${DEFAULT_IDLE_MINUTES}; 0: never
 
 exit code: 0 ended by itself, 1 no agent answers or the port is taken, 2 wrong usage
@@ -32,15 +33,15 @@ exit code: 0 ended by itself, 1 no agent answers or the port is taken, 2 wrong u
 examples:
   ambient-cni dashboard
   kubectl -n istio-system exec -it POD -- ambient-cni dashboard    # and, in a second terminal:
-  kubectl -n istio-system port-forward POD ${DEFAULT_PORT}
-  ssh -t -L ${DEFAULT_PORT}:127.0.0.1:${DEFAULT_PORT} root@NODE ambient-cni dashboard
+  kubectl -n istio-system port-forward POD ${DASHBOARD_PORT}
+  ssh -t -L ${DASHBOARD_PORT}:127.0.0.1:${DASHBOARD_PORT} root@NODE ambient-cni dashboard
 `,
   run: runDashboard,
 };
 
 async function runDashboard(args: readonly string[], io: CommandIo): Promise<number> {
   const values = parseOptions("dashboard", args, {
-    port: { type: "string", default: DEFAULT_PORT },
+    port: { type: "string", default: String(DASHBOARD_PORT) },
     "idle-minutes": { type: "string", default: DEFAULT_IDLE_MINUTES },
   });
   const port = parseNumber("port", values.port, { max: 65_535 });

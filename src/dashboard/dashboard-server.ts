@@ -24,12 +24,7 @@ export interface DashboardServerOptions {
   readonly onfault: (fault: Error | undefined) => void;
   /** Default: the one in the bundle. */
   readonly page?: PageText;
-  /** See `LiveFeedOptions`. */
-  readonly maxClients?: number;
 }
-
-/** Where the page is served, on 127.0.0.1. */
-export const DASHBOARD_PORT = 15015;
 
 /** Paths of the server besides those of one pod, `/api/v1/pods/NAMESPACE/NAME` and that with `/rules`. */
 export const DASHBOARD_PATHS = {
@@ -75,9 +70,9 @@ export class DashboardServer {
   readonly #files: ReadonlyMap<string, { readonly type: string; readonly body: string }>;
 
   constructor(options: DashboardServerOptions) {
-    const { agent, onfault, maxClients, page = embeddedPage() } = options;
+    const { agent, onfault, page = embeddedPage() } = options;
     this.#options = options;
-    this.#feed = new LiveFeed({ agent, onfault, ...(maxClients === undefined ? {} : { maxClients }) });
+    this.#feed = new LiveFeed({ agent, onfault });
     this.#files = new Map([
       [DASHBOARD_PATHS.page, { type: "text/html", body: page.html }],
       [DASHBOARD_PATHS.css, { type: "text/css", body: page.css }],
@@ -100,7 +95,7 @@ export class DashboardServer {
   }
 
   /** @param port 0 takes any free one @returns the port in use @throws Error (EADDRINUSE, …) */
-  async listen(port: number = DASHBOARD_PORT): Promise<number> {
+  async listen(port: number): Promise<number> {
     this.#server.listen({ host: "127.0.0.1", port });
     await once(this.#server, "listening");
     return (this.#server.address() as AddressInfo).port;

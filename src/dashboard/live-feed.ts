@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tells the pages that are open what has changed, as server-sent events; while none is open the agent is asked nothing at all.
 import type { ServerResponse } from "node:http";
-import { type Clock, systemClock, type Timer } from "../loop/clock.ts";
+import { systemClock, type Timer } from "../loop/clock.ts";
 import type { NodeReport } from "../status/node-state-report.ts";
 import type { StateReader } from "../status/state-reader.ts";
 import type { PodReport } from "../status/state-report.ts";
@@ -11,14 +11,14 @@ export interface LiveFeedOptions {
   readonly agent: Pick<StateReader, "pods" | "node">;
   /** Nobody answers, or, `undefined`, somebody does again. */
   readonly onfault: (fault: Error | undefined) => void;
-  /** Between two questions to the agent, default 300. */
-  readonly intervalMs?: number;
-  /** The node's report is sent at least this often, default 2000; a page that hears nothing knows it is cut off. */
-  readonly nodeIntervalMs?: number;
-  /** Pages at a time, default 8. */
-  readonly maxClients?: number;
-  readonly clock?: Clock;
 }
+
+/** Between two questions to the agent. */
+const intervalMs = 300;
+/** The node's report is sent at least this often; a page that hears nothing knows it is cut off. */
+const nodeIntervalMs = 2_000;
+/** Pages at a time. */
+const maxClients = 8;
 
 interface Client {
   readonly response: ServerResponse;
@@ -29,7 +29,6 @@ interface Client {
 /** One loop for all pages: each look is made, compared and written out once. */
 export class LiveFeed {
   readonly #options: LiveFeedOptions;
-  readonly #clock: Clock;
   readonly #clients = new Set<Client>();
   #known = new Map<string, string>();
   #nodeText = "";
@@ -39,12 +38,11 @@ export class LiveFeed {
 
   constructor(options: LiveFeedOptions) {
     this.#options = options;
-    this.#clock = options.clock ?? systemClock;
   }
 
   /** Whether one more page can be served. */
   get hasRoom(): boolean {
-    return this.#clients.size < (this.#options.maxClients ?? 8);
+    return this.#clients.size < maxClients;
   }
 
   /** Pages that listen. */
@@ -65,7 +63,7 @@ export class LiveFeed {
       this.#nodeText = "";
     });
     this.#timer?.cancel();
-    this.#timer = this.#clock.after(0, () => void this.#tick());
+    this.#timer = systemClock.after(0, () => void this.#tick());
   }
 
   /** Ends all streams. */
@@ -75,7 +73,7 @@ export class LiveFeed {
   }
 
   async #tick(): Promise<void> {
-    const { onfault, intervalMs = 300 } = this.#options;
+    const { onfault } = this.#options;
     this.#timer = undefined;
     try {
       await this.#tell();
@@ -89,7 +87,7 @@ export class LiveFeed {
       this.#isAway = true;
     }
     if (this.#clients.size > 0 && this.#timer === undefined)
-      this.#timer = this.#clock.after(intervalMs, () => void this.#tick());
+      this.#timer = systemClock.after(intervalMs, () => void this.#tick());
   }
 
   async #tell(): Promise<void> {
@@ -123,10 +121,10 @@ export class LiveFeed {
     const gone = [...this.#known.keys()].filter((uid) => !known.has(uid));
     this.#known = known;
     const nodeText = JSON.stringify(steadyNode(node));
-    const isDue = this.#clock.nowMs() - this.#nodeSentMs >= (this.#options.nodeIntervalMs ?? 2000);
+    const isDue = systemClock.nowMs() - this.#nodeSentMs >= nodeIntervalMs;
     if (nodeText === this.#nodeText && !isDue) return { pods: changed, gone };
     this.#nodeText = nodeText;
-    this.#nodeSentMs = this.#clock.nowMs();
+    this.#nodeSentMs = systemClock.nowMs();
     return { node, pods: changed, gone };
   }
 }

@@ -6,7 +6,7 @@ import { agentsEyes, type KernelEyes, openEyes } from "../diagnose/kernel-eyes.t
 import { openAs, wantedPod } from "../diagnose/pod-check.ts";
 import { readRules, wantedRedirect } from "../diagnose/rule-reader.ts";
 import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
-import { type Clock, systemClock } from "../loop/clock.ts";
+import { systemClock } from "../loop/clock.ts";
 import { within } from "../loop/deadline.ts";
 import { Limit } from "../loop/limit.ts";
 import type { NodeReport } from "../status/node-state-report.ts";
@@ -19,7 +19,6 @@ import type { PodRulesReport, RuleFamilyReport } from "./rules-report.ts";
 export interface PodRulesOptions {
   readonly config: AgentConfig;
   readonly agent: Pick<StateReader, "pods" | "node">;
-  readonly clock?: Clock;
 }
 
 interface Look {
@@ -37,7 +36,6 @@ const lookTimeoutMs = 3000;
 /** Rules with counters, read when somebody asks. */
 export class PodRules {
   readonly #options: PodRulesOptions;
-  readonly #clock: Clock;
   readonly #looks = new Map<string, Look>();
   readonly #places = new Limit(maxLooks);
   /** By the agent's word on how to look: an agent that restarts may use another engine. */
@@ -47,12 +45,11 @@ export class PodRules {
 
   constructor(options: PodRulesOptions) {
     this.#options = options;
-    this.#clock = options.clock ?? systemClock;
   }
 
   /** @returns undefined when the node has no such pod @throws Error naming why nobody can tell */
   async rules(ns: string, name: string): Promise<PodRulesReport | undefined> {
-    const nowMs = this.#clock.nowMs();
+    const nowMs = systemClock.nowMs();
     for (const [key, { startedMs }] of this.#looks)
       if (nowMs - startedMs >= maxAgeMs) this.#looks.delete(key);
     const key = `${ns}/${name}`;
@@ -70,7 +67,7 @@ export class PodRules {
     for (const uid of this.#found.keys()) if (pods.every((pod) => pod.uid !== uid)) this.#found.delete(uid);
     const pod = pods.find((each) => each.ns === ns && each.name === name);
     if (pod === undefined) return undefined;
-    const startMs = this.#clock.nowMs();
+    const startMs = systemClock.nowMs();
     // one of its chains has the name of one of ours
     const sidecar = isServedSidecar(pod);
     let families: RuleFamilyReport[] = [];
@@ -93,7 +90,7 @@ export class PodRules {
       wanted: pod.desired.wanted,
       sidecar,
       variant: node.backend.variant,
-      ms: Math.round(10 * (this.#clock.nowMs() - startMs)) / 10,
+      ms: Math.round(10 * (systemClock.nowMs() - startMs)) / 10,
       unread,
       families,
     };
@@ -135,7 +132,7 @@ export class PodRules {
     const abort = new AbortController();
     try {
       const look = readRules(eyes, pod, running, { signal: abort.signal });
-      const { chains } = await within(look, { ms: lookTimeoutMs, clock: this.#clock });
+      const { chains } = await within(look, { ms: lookTimeoutMs });
       return eyes.families.map((family) => ({
         family,
         ...explainRules(chains, wantedRedirect(pod), family),

@@ -41,7 +41,7 @@ export class FakeNode {
   looks = 0;
   #port = 0;
 
-  private constructor(text: PageText, maxClients: number) {
+  private constructor(text: PageText) {
     const source = new AgentState(this.agent.facts());
     const ask = async <T>(question: () => T | Promise<T>): Promise<T> => {
       if (this.away !== undefined) throw this.away;
@@ -60,13 +60,12 @@ export class FakeNode {
       key: this.key,
       onfault,
       page: text,
-      maxClients,
     });
     this.agent.readiness.meet("watches");
   }
 
-  static async start(limits: { maxClients?: number } = {}): Promise<FakeNode> {
-    const node = new FakeNode(await page, limits.maxClients ?? 8);
+  static async start(): Promise<FakeNode> {
+    const node = new FakeNode(await page);
     node.#port = await node.server.listen(0);
     return node;
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `--keep`: pods to look at, a little traffic between them, and the words that tell how to look.
-import { DASHBOARD_PORT } from "../../src/dashboard/dashboard-server.ts";
+import { DASHBOARD_PORT } from "../../src/cli/dashboard-command.ts";
 import { DashboardRelay } from "./dashboard-relay.ts";
 import { dashboardSocket, markAsKept } from "./kept-demo.ts";
 import { appPort } from "./proxied-request.ts";

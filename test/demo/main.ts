@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `npm run demo`: a pod is captured and handed to ztunnel on a real kernel, in a node of its own. See walk.ts for the steps.
 import { parseArgs } from "node:util";
-import { DASHBOARD_PORT } from "../../src/dashboard/dashboard-server.ts";
+import { DASHBOARD_PORT } from "../../src/cli/dashboard-command.ts";
 import { followOuter, insideNode } from "../support/node/inside.ts";
 import { runInNode } from "../support/node/run-in-node.ts";
 import { DashboardRelay } from "./dashboard-relay.ts";

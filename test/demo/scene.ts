@@ -2,7 +2,7 @@
 // Who plays in the demo: a node in the mesh, a client pod and a server pod, and the questions that several steps ask.
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { DASHBOARD_PORT } from "../../src/dashboard/dashboard-server.ts";
+import { DASHBOARD_PORT } from "../../src/cli/dashboard-command.ts";
 import { claim } from "../support/node/claim.ts";
 import type { Conflist } from "../support/node/conflist.ts";
 import { DashboardProcess } from "../support/node/dashboard-process.ts";
