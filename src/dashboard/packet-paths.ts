@@ -15,7 +15,13 @@ import {
   TABLE_NAMES,
   type TableName,
 } from "../redirection/rules.ts";
-import type { HookReport, PacketPath, PathStage, RuleReport } from "./rules-report.ts";
+import {
+  type HookReport,
+  PATH_STAGES,
+  type PacketPath,
+  type PathStage,
+  type RuleReport,
+} from "./rules-report.ts";
 
 interface FoundRule extends RuleCount {
   readonly words: string;
@@ -53,19 +59,11 @@ export function explainRules(
   return { rules: rules.sort((a, b) => stageRank(a) - stageRank(b)), hooks };
 }
 
-/** Order in which a packet of each path meets the rules. */
-export const PATH_STAGES: Readonly<Record<PacketPath, readonly PathStage[]>> = {
-  in: ["capture", "mark", "reply", "let-go"],
-  out: ["virtual-interface", "self", "capture"],
-  dns: ["capture", "apart", "apart-back"],
-  probe: ["arrive", "answer"],
-  other: ["unknown"],
-};
-
-const PATHS: readonly PacketPath[] = ["in", "out", "dns", "probe", "other"];
+const PATHS = Object.keys(PATH_STAGES);
 
 function stageRank({ path, stage }: RuleReport): number {
-  return 10 * PATHS.indexOf(path) + PATH_STAGES[path].indexOf(stage);
+  const stages: readonly PathStage[] = PATH_STAGES[path];
+  return 10 * PATHS.indexOf(path) + stages.indexOf(stage);
 }
 
 /** What one of our rules is for. */

@@ -1,22 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the dashboard is told of a pod's rules, as types: `GET /api/v1/pods/{ns}/{name}/rules` of the dashboard's port.
 
-/** The ways of a packet; `other`: rules in our chains that are not ours. */
-export type PacketPath = "in" | "out" | "dns" | "probe" | "other";
+/** The ways of a packet, each with where on it a packet meets rules, in this order; `other`: rules in our chains that are not ours. */
+export const PATH_STAGES = {
+  in: ["capture", "mark", "reply", "let-go"],
+  out: ["virtual-interface", "self", "capture"],
+  dns: ["capture", "apart", "apart-back"],
+  probe: ["arrive", "answer"],
+  other: ["unknown"],
+} as const;
 
-/** Where on its way a packet meets a rule; the order is `PATH_STAGES`'. */
-export type PathStage =
-  | "capture"
-  | "mark"
-  | "reply"
-  | "let-go"
-  | "virtual-interface"
-  | "self"
-  | "apart"
-  | "apart-back"
-  | "arrive"
-  | "answer"
-  | "unknown";
+export type PacketPath = keyof typeof PATH_STAGES;
+export type PathStage = (typeof PATH_STAGES)[PacketPath][number];
 
 /** A pod's rules, read from the kernel for this answer. */
 export interface PodRulesReport {

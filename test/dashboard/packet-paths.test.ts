@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, test } from "vitest";
-import { explainRules, PATH_STAGES, purposeOf } from "../../src/dashboard/packet-paths.ts";
+import { explainRules, purposeOf } from "../../src/dashboard/packet-paths.ts";
 import { missingHooks, packetLanes, verdictOf } from "../../src/dashboard/page/packet-lanes.ts";
-import type { PodRulesReport } from "../../src/dashboard/rules-report.ts";
+import { PATH_STAGES, type PodRulesReport } from "../../src/dashboard/rules-report.ts";
 import type { Family } from "../../src/netfilter/family.ts";
 import type { ChainState, RuleForm } from "../../src/netfilter/rule-engine.ts";
 import { desiredChains } from "../../src/redirection/fingerprint.ts";
