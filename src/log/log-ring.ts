@@ -24,16 +24,6 @@ export interface LoggedLine {
   readonly message: string;
 }
 
-export interface LogRingOptions {
-  /** Warnings and errors kept, default 50. */
-  readonly maxRecent?: number;
-  /** Lines kept of each pod, default 20. */
-  readonly maxLinesPerPod?: number;
-  /** Pods with lines; the one that has been quiet longest goes first. Default 256. */
-  readonly maxPods?: number;
-  readonly date?: () => Date;
-}
-
 interface Fields {
   readonly ns?: unknown;
   readonly pod?: unknown;
@@ -43,19 +33,17 @@ interface Fields {
 }
 
 const maxTextLength = 300;
+/** Warnings and errors. */
+const maxRecent = 50;
+const maxLinesPerPod = 20;
+/** Pods with lines; the one that has been quiet longest goes first. */
+const maxPods = 256;
 
-/** Lines in order of their coming; at most about 3 MB with the default limits. */
+/** Lines in order of their coming; at most about 3 MB. */
 export class LogRing {
-  readonly #limits: Required<Omit<LogRingOptions, "date">>;
-  readonly #date: () => Date;
   readonly #recent: KeptLine[] = [];
   /** By UID where a line has one, else by `namespace/name`; the quietest pod first. */
   readonly #byPod = new Map<string, KeptLine[]>();
-
-  constructor({ date, ...limits }: LogRingOptions = {}) {
-    this.#limits = { maxRecent: 50, maxLinesPerPod: 20, maxPods: 256, ...limits };
-    this.#date = date ?? (() => new Date());
-  }
 
   /** Keeps a line if it is of a kind that is kept. */
   note({ level, scope, fields, message }: LoggedLine): void {
@@ -65,7 +53,7 @@ export class LogRing {
     if (key === null && !isBad) return;
     const why = textOrNull(reason) ?? (err instanceof Error ? err.message : null);
     const line: KeptLine = {
-      at: this.#date().toISOString(),
+      at: new Date().toISOString(),
       level,
       scope,
       message: shown(message),
@@ -74,7 +62,7 @@ export class LogRing {
       uid: textOrNull(uid),
       reason: why === null ? null : shown(why),
     };
-    if (isBad) push(this.#recent, line, this.#limits.maxRecent);
+    if (isBad) push(this.#recent, line, maxRecent);
     if (key !== null) this.#notePod(key, line);
   }
 
@@ -88,13 +76,13 @@ export class LogRing {
     const byUid = this.#byPod.get(pod.uid) ?? [];
     const byName = this.#byPod.get(`${pod.ns}/${pod.name}`) ?? [];
     const both = byName.length === 0 ? [...byUid] : [...byUid, ...byName].sort(byTime);
-    return both.slice(-this.#limits.maxLinesPerPod);
+    return both.slice(-maxLinesPerPod);
   }
 
   #notePod(key: string, line: KeptLine): void {
     const lines = this.#byPod.get(key) ?? [];
-    push(lines, line, this.#limits.maxLinesPerPod);
-    putLast(this.#byPod, [key, lines], this.#limits.maxPods);
+    push(lines, line, maxLinesPerPod);
+    putLast(this.#byPod, [key, lines], maxPods);
   }
 }
 

@@ -19,8 +19,6 @@ export interface Logger {
 export interface LoggerOptions {
   /** Default: standard output. */
   readonly destination?: DestinationStream;
-  /** Default: one with its default limits. */
-  readonly ring?: LogRing;
 }
 
 type LineLevel = LoggedLine["level"];
@@ -32,10 +30,8 @@ type Write = (line: LoggedLine) => void;
  */
 export function createLoggers(settings: LogSettings, options: LoggerOptions = {}): LoggerFactory {
   const destination = options.destination ?? standardOutput();
-  return new LoggerFactory(settings, {
-    write: settings.format === "pretty" ? prettyWriter(destination) : jsonWriter(destination),
-    ring: options.ring ?? new LogRing(),
-  });
+  const write = settings.format === "pretty" ? prettyWriter(destination) : jsonWriter(destination);
+  return new LoggerFactory(settings, write);
 }
 
 /** A line that cannot be written (the disk behind a redirected output is full) must not end the agent. */
@@ -48,15 +44,14 @@ function standardOutput(): DestinationStream {
 /** Gives each part of the agent its logger. */
 export class LoggerFactory {
   /** The last lines, also those of levels that are not written. */
-  readonly ring: LogRing;
+  readonly ring = new LogRing();
   readonly #write: Write;
   readonly #known = new Set<string>();
   #settings: LogSettings;
 
-  constructor(settings: LogSettings, { write, ring }: { write: Write; ring: LogRing }) {
+  constructor(settings: LogSettings, write: Write) {
     this.#settings = settings;
     this.#write = write;
-    this.ring = ring;
   }
 
   scope(name: string): Logger {

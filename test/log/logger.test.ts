@@ -159,14 +159,18 @@ describe("LogRing", () => {
   });
 
   test("is bounded in pods, lines and words", () => {
-    const ring = new LogRing({ maxPods: 2, maxLinesPerPod: 3, maxRecent: 4 });
-    for (let i = 0; i < 10; i++)
+    const ring = new LogRing();
+    for (let i = 0; i < 60; i++)
       ring.note({ ...line, level: "error", fields: { uid: "u1" }, message: `${i} ${"x".repeat(2000)}` });
-    expect(ring.recent()).toHaveLength(4);
+    expect(ring.recent()).toHaveLength(50);
     const lines = ring.ofPod({ ns: "", name: "", uid: "u1" });
-    expect(lines.map(({ message }) => message[0])).toEqual(["7", "8", "9"]);
+    expect(lines.map(({ message }) => Number.parseInt(message, 10))).toEqual(
+      Array.from({ length: 20 }, (_, index) => 40 + index),
+    );
     expect(lines[0]?.message.length).toBeLessThan(400);
-    for (const uid of ["u2", "u3"]) ring.note({ ...line, fields: { uid } });
+    for (let pod = 0; pod < 255; pod++) ring.note({ ...line, fields: { uid: `other${pod}` } });
+    expect(ring.ofPod({ ns: "", name: "", uid: "u1" })).toHaveLength(20);
+    ring.note({ ...line, fields: { uid: "one more" } });
     expect(ring.ofPod({ ns: "", name: "", uid: "u1" })).toEqual([]);
   });
 
