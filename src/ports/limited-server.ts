@@ -55,6 +55,8 @@ export class LimitedServer {
       { maxHeaderSize: limits.maxHeadBytes, keepAliveTimeout: 0 },
       (request, response) => {
         response.shouldKeepAlive = false;
+        // without a listener a client that leaves in the middle would end the process
+        response.on("error", () => {});
         handler(request, response);
       },
     );

@@ -26,7 +26,6 @@ const limits: PortLimits = {
 /** Serves the probes of the agent's own pod. Source: istio-cni's DaemonSet probes port 8000. */
 export function healthServer({ readiness, log }: HealthServerOptions): LimitedServer {
   const handler = (request: IncomingMessage, response: ServerResponse): void => {
-    response.on("error", () => {});
     if (request.url === "/healthz") response.writeHead(200).end("ok\n");
     else if (request.url !== "/readyz")
       response.writeHead(404).end("this port serves /healthz and /readyz\n");

@@ -36,7 +36,6 @@ async function serve(
   response: ServerResponse,
   { metrics, log }: Served,
 ): Promise<void> {
-  response.on("error", () => {});
   request.resume();
   const isRead = request.method === "GET" || request.method === "HEAD";
   if (request.url?.split("?", 1)[0] !== "/metrics")

@@ -41,8 +41,6 @@ export class StateApi {
 
   /** Answers; never throws and never rejects. */
   async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    // without a listener a client that leaves in the middle would end the process
-    response.on("error", () => {});
     try {
       const body = await this.#answer(request);
       send(response, { status: 200, body, isHead: request.method === "HEAD" });
