@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Metrics that say what is at the moment, taken from the node's report when they are asked for.
-import type * as prom from "prom-client";
 import { enrolmentStates } from "../enrolment/enrolment-state.ts";
 import { failureKinds } from "../enrolment/failure.ts";
 import { sandboxSources } from "../enrolment/sandbox-finder.ts";
@@ -30,7 +29,7 @@ export class NodeMetrics {
   }
 
   #definePods(): void {
-    const states = this.#gauge("ambient_cni_pods", "Pods of the node, by where they stand", ["state"]);
+    const states = this.#make.gauge("ambient_cni_pods", "Pods of the node, by where they stand", ["state"]);
     this.#setters.push(({ pods }) => {
       for (const state of podStates) states.set({ state }, pods[state] ?? 0);
     });
@@ -78,13 +77,16 @@ export class NodeMetrics {
   }
 
   #defineZtunnel(): void {
-    const connected = this.#gauge("ztunnel_connected", "Connections of ztunnel, where one is waited for", []);
+    const connected = this.#make.gauge(
+      "ztunnel_connected",
+      "Connections of ztunnel, where one is waited for",
+    );
     this.#setters.push((report) => {
       // an alert on too few of them says nothing where none is asked for
       if (isWithoutAmbient(report)) connected.remove();
       else connected.set(report.ztunnel.connections.length);
     });
-    const phases = this.#gauge("ambient_cni_ztunnel_connections", "Connections of ztunnel, by phase", [
+    const phases = this.#make.gauge("ambient_cni_ztunnel_connections", "Connections of ztunnel, by phase", [
       "phase",
     ]);
     this.#setters.push(({ ztunnel }) => {
@@ -131,7 +133,7 @@ export class NodeMetrics {
       "1 while another program keeps taking our entry out",
       ({ chain }) => (chain?.fighting === true ? 1 : 0),
     );
-    const told = this.#gauge(
+    const told = this.#make.gauge(
       "ambient_cni_nri_connected",
       "1 while the runtime tells of its sandboxes (NRI), where it is to be heard",
       [],
@@ -156,7 +158,7 @@ export class NodeMetrics {
       "Times that the host's rules or sets for kubelet probes could not be made right",
       ({ probes }) => probes.failures,
     );
-    const path = this.#gauge(
+    const path = this.#make.gauge(
       "ambient_cni_probe_path",
       "1 for the outcome of the last synthetic kubelet probe; only bypassed is right",
       ["outcome"],
@@ -169,12 +171,12 @@ export class NodeMetrics {
   }
 
   #defineAgent(): void {
-    const build = this.#gauge("ambient_cni_build_info", "1; the agent's build and backend", [
+    const build = this.#make.gauge("ambient_cni_build_info", "1; the agent's build and backend", [
       "version",
       "nodejs",
       "backend",
     ]);
-    const ready = this.#gauge(
+    const ready = this.#make.gauge(
       "ambient_cni_ready",
       "1 for each condition of the agent's readiness that holds",
       ["condition"],
@@ -188,7 +190,7 @@ export class NodeMetrics {
       for (const { name, met } of report.conditions) ready.set({ condition: name }, met ? 1 : 0);
     });
     this.#defineWatches();
-    const delay = this.#gauge(
+    const delay = this.#make.gauge(
       "ambient_cni_event_loop_delay_seconds",
       "How late the agent's event loop was in the last half minute",
       ["quantile"],
@@ -210,17 +212,17 @@ export class NodeMetrics {
   }
 
   #defineWatches(): void {
-    const age = this.#gauge(
+    const age = this.#make.gauge(
       "ambient_cni_watch_age_seconds",
       "Time since the API server was last heard, by watch",
       ["watch"],
     );
-    const fresh = this.#gauge(
+    const fresh = this.#make.gauge(
       "ambient_cni_watch_fresh",
       "1 while the copy of what is watched can be relied on",
       ["watch"],
     );
-    const objects = this.#gauge("ambient_cni_watch_objects", "Objects in the copy of what is watched", [
+    const objects = this.#make.gauge("ambient_cni_watch_objects", "Objects in the copy of what is watched", [
       "watch",
     ]);
     const failures = this.#make.counter("ambient_cni_watch_failures_total", {
@@ -238,10 +240,6 @@ export class NodeMetrics {
         failures.inc(labels, watch.failures);
       }
     });
-  }
-
-  #gauge(name: string, help: string, labelNames: readonly string[]): prom.Gauge {
-    return this.#make.gauge(name, help, labelNames);
   }
 
   #value(name: string, help: string, of: (report: NodeReport) => number): void {
