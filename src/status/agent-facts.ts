@@ -12,10 +12,11 @@ import type { Reflector } from "../kube/reflector.ts";
 import type { LogRing } from "../log/log-ring.ts";
 import type { HostProbes } from "../probes/host-probes.ts";
 import type { ProbeDrift } from "../probes/probe-drift.ts";
+import type { ProbePathState } from "../probes/probe-path-watch.ts";
 import type { FindBypasses } from "../redirection/pod-bypass.ts";
 import type { ZdsConnection } from "../ztunnel/zds-connection.ts";
 import type { ZdsServer } from "../ztunnel/zds-server.ts";
-import type { ProbePathReport, RuntimeReport } from "./node-state-report.ts";
+import type { RuntimeReport } from "./node-state-report.ts";
 import type { ProcessFacts } from "./process-facts.ts";
 import type { Readiness } from "./readiness.ts";
 
@@ -40,14 +41,11 @@ export interface ChainFacts {
   readonly fights: number;
   readonly isFighting: boolean;
   /** Plugin types of the chain, in order. */
-  readonly pluginTypes?: readonly string[];
+  readonly pluginTypes: readonly string[];
 }
 
 /** The last finding of a synthetic kubelet probe. */
-export interface ProbePathFacts {
-  readonly outcome: ProbePathReport["outcome"] | "unknown";
-  /** Unix time; undefined before the first check. */
-  readonly atMs: number | undefined;
+export interface ProbePathFacts extends ProbePathState {
   /** What was seen, and what to do about it, of an outcome other than `bypassed`. */
   readonly message?: string;
   readonly remedy?: string;

@@ -113,7 +113,7 @@ function reportChain(chain: ChainFacts): ChainReport {
   return {
     file: chain.configPath ?? null,
     installed: chain.fault === undefined && chain.configPath !== undefined,
-    plugins: chain.pluginTypes ?? [],
+    plugins: chain.pluginTypes,
     fault: chain.fault ?? null,
     rewrites: chain.rewrites,
     fights: chain.fights,
