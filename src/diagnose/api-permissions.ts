@@ -42,7 +42,7 @@ const REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 /** One finding: all is permitted, what is not, or why nobody answers. @param options.timeoutMs for all questions, default 2 s */
 export async function checkApiPermissions(
   client: AccessReviewer,
-  options: { timeoutMs?: number; repairMode?: AgentConfig["repair"]["mode"] } = {},
+  options: { timeoutMs?: number | undefined; repairMode?: AgentConfig["repair"]["mode"] } = {},
 ): Promise<Finding> {
   const signal = AbortSignal.timeout(options.timeoutMs ?? 2_000);
   const needed = options.repairMode === "delete" ? [...PERMISSIONS, DELETION] : PERMISSIONS;
@@ -70,7 +70,7 @@ async function isAllowed(
   { verb, resource, subresource }: Permission,
   signal: AbortSignal,
 ): Promise<boolean | undefined> {
-  const resourceAttributes = { verb, resource, ...(subresource === undefined ? {} : { subresource }) };
+  const resourceAttributes = { verb, resource, subresource };
   const body = {
     apiVersion: "authorization.k8s.io/v1",
     kind: "SelfSubjectAccessReview",

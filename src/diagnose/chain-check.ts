@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CNI chain that the runtime really uses: which file it is, whether we are in it, and who else would like to be.
-import { stat } from "node:fs/promises";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { InstallConfig } from "../config.ts";
 import { runtimesConf } from "../conflist/chain-plan.ts";
@@ -102,16 +102,8 @@ async function networkFindings({ install, hostRoot, network }: FolderCheck): Pro
   }
   const { networkDir } = network;
   const places = networkDir === undefined ? [] : hostRoots(hostRoot).map((root) => join(root, networkDir));
-  const there = await Promise.all(
-    places.map((place) =>
-      stat(place).then(
-        () => true,
-        () => false,
-      ),
-    ),
-  );
   const same = await Promise.all(places.map((place) => isSameFolder(place, install.netDir)));
-  if (there.includes(true) && !same.includes(true)) {
+  if (places.some(existsSync) && !same.includes(true)) {
     const what = `CRI-O reads its chain in "${networkDir}" (network_dir), "${install.netDir}" is another folder`;
     findings.push(
       failing("cni-network-dir", what, "set cniConfDir of the chart to the folder that CRI-O reads"),

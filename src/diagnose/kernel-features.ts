@@ -114,9 +114,9 @@ const HOST_FEATURES: readonly Feature[] = [
 /** Tries everything; one finding for each feature that is missing, or one that says that all are there. */
 export async function checkKernelFeatures(options: KernelFeatureOptions): Promise<Said> {
   const { backend, ipv6 } = options;
-  let netns: Netns;
+  let made: Netns;
   try {
-    netns = await Netns.makeTemporary();
+    made = await Netns.makeTemporary();
   } catch (error) {
     if (!(error instanceof NativeError)) throw error;
     return warning(
@@ -125,24 +125,21 @@ export async function checkKernelFeatures(options: KernelFeatureOptions): Promis
       "what the kernel can do was not tried; a pod's failure will name what is missing",
     );
   }
-  try {
-    const families: Family[] = ipv6 && writesIpv6(backend) ? [4, 6] : [4];
-    const tried: Promise<Said>[] =
-      backend.variant === "native"
-        ? [tryNatively(netns, { ...options, families })]
-        : [
-            ...families.map((family) => podRules(netns, { ...options, family })),
-            hostRules(netns, { ...options, families }),
-          ];
-    const found = allOf(...(await Promise.all([routing(netns, families), ...tried])));
-    if (found.length > 0) return found;
-    return fine(
-      "kernel",
-      `rules, sets and routing were tried in a namespace of their own with ${BACKEND_NAMES[backend.variant]}, ${families.map((family) => `IPv${family}`).join(" and ")}`,
-    );
-  } finally {
-    netns.close();
-  }
+  using netns = made;
+  const families: Family[] = ipv6 && writesIpv6(backend) ? [4, 6] : [4];
+  const tried: Promise<Said>[] =
+    backend.variant === "native"
+      ? [tryNatively(netns, { ...options, families })]
+      : [
+          ...families.map((family) => podRules(netns, { ...options, family })),
+          hostRules(netns, { ...options, families }),
+        ];
+  const found = allOf(...(await Promise.all([routing(netns, families), ...tried])));
+  if (found.length > 0) return found;
+  return fine(
+    "kernel",
+    `rules, sets and routing were tried in a namespace of their own with ${BACKEND_NAMES[backend.variant]}, ${families.map((family) => `IPv${family}`).join(" and ")}`,
+  );
 }
 
 async function routing(netns: Netns, families: readonly Family[]): Promise<Said> {

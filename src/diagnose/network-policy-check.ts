@@ -57,10 +57,10 @@ export async function checkNetworkPolicies(
       { convert: readPolicy, signal },
     );
     if (policies.length === 0) return fine("network-policies", "no policy restricts what comes into pods");
-    const fieldSelector = nodeName === "" ? undefined : `spec.nodeName=${nodeName}`;
+    const ofNode = nodeName === "" ? {} : { fieldSelector: `spec.nodeName=${nodeName}` };
     const { items } = await client.list(
       "/api/v1/pods",
-      { resourceVersion: "0", ...(fieldSelector === undefined ? {} : { fieldSelector }) },
+      { resourceVersion: "0", ...ofNode },
       { convert: readPod, signal },
     );
     const pods = items.filter(({ ns, name }) => wanted.has(`${ns}/${name}`));
@@ -72,11 +72,7 @@ export async function checkNetworkPolicies(
     return warning("network-policies", what, FIX);
   } catch (error) {
     const isDenied = error instanceof ApiError && (error.status === 403 || error.status === 401);
-    const why = isDenied
-      ? "the agent's own role may not list NetworkPolicies"
-      : error instanceof Error
-        ? error.message
-        : String(error);
+    const why = isDenied ? "the agent's own role may not list NetworkPolicies" : (error as Error).message;
     const fix = "run it with KUBECONFIG of somebody who may: kubectl get networkpolicies -A";
     return warning("network-policies", `not looked at: ${why}`, fix);
   }

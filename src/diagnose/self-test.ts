@@ -38,10 +38,7 @@ export async function runSelfTest(options: SelfTestOptions): Promise<Finding[]> 
     guarded("api", async () =>
       client === undefined
         ? undefined
-        : await checkApiPermissions(client, {
-            repairMode: config.repair.mode,
-            ...(apiTimeoutMs === undefined ? {} : { timeoutMs: apiTimeoutMs }),
-          }),
+        : await checkApiPermissions(client, { repairMode: config.repair.mode, timeoutMs: apiTimeoutMs }),
     ),
   ]);
   return found.flat();
