@@ -41,6 +41,9 @@ function standardOutput(): DestinationStream {
   return destination;
 }
 
+/** Scopes and their new levels, see {@link LoggerFactory.setLevels}. */
+export type WantedLevels = readonly (readonly [scope: string, level: LogLevel | undefined])[];
+
 /** Gives each part of the agent its logger. */
 export class LoggerFactory {
   /** The last lines, also those of levels that are not written. */
@@ -69,21 +72,24 @@ export class LoggerFactory {
   }
 
   /**
-   * Changes levels from the next line on.
-   * @param scope a scope, `default`, `all`, or istio-cni's `cni-agent` and `cni-plugin`
-   * @param level `undefined` gives a scope the default level again
+   * Changes levels from the next line on, all of them or none.
+   * @param wanted scopes, `default`, `all`, or istio-cni's `cni-agent` and `cni-plugin`; `undefined` gives a scope the default level again
    * @throws RangeError for a scope that nothing logs in, and for a default that is taken away
    */
-  setLevel(scope: string, level: LogLevel | undefined): void {
-    if (scope === "default" && level === undefined)
-      throw new RangeError('Cannot change log level "default": it must have one');
-    const known = [...new Set([...this.#known, ...Object.keys(this.#settings.scopes)])];
-    const changed = withLevel(this.#settings, { scope, level, known });
-    if (changed === undefined) {
-      const names = [...this.#known].sort().join(", ");
-      throw new RangeError(`Cannot change log level "${scope}": no such scope (known: default, ${names})`);
+  setLevels(wanted: WantedLevels): void {
+    let settings = this.#settings;
+    for (const [scope, level] of wanted) {
+      if (scope === "default" && level === undefined)
+        throw new RangeError('Cannot change log level "default": it must have one');
+      const known = [...new Set([...this.#known, ...Object.keys(settings.scopes)])];
+      const changed = withLevel(settings, { scope, level, known });
+      if (changed === undefined) {
+        const names = [...this.#known].sort().join(", ");
+        throw new RangeError(`Cannot change log level "${scope}": no such scope (known: default, ${names})`);
+      }
+      settings = changed;
     }
-    this.#settings = changed;
+    this.#settings = settings;
   }
 
   #log(line: LoggedLine): void {

@@ -4,13 +4,13 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { buffer } from "node:stream/consumers";
 import { isRecord } from "../kube/json-fields.ts";
 import { type LogLevel, logLevels } from "../log/log-levels.ts";
-import type { Logger, LoggerFactory } from "../log/logger.ts";
+import type { Logger, LoggerFactory, WantedLevels } from "../log/logger.ts";
 import type { StateSource } from "./agent-state.ts";
 import { type LogLevelsReport, STATE_PATHS } from "./state-report.ts";
 
 export interface StateApiOptions {
   readonly source: StateSource;
-  readonly loggers: Pick<LoggerFactory, "levels" | "setLevel">;
+  readonly loggers: Pick<LoggerFactory, "levels" | "setLevels">;
   readonly log: Logger;
 }
 
@@ -80,34 +80,15 @@ export class StateApi {
     allow(request, ["GET", "HEAD", "PUT"]);
     if (request.method === "PUT") {
       const wanted = parseLevels(await readBody(request));
-      const before = loggers.levels();
       try {
-        for (const [scope, level] of wanted) loggers.setLevel(scope, level);
+        loggers.setLevels(wanted);
       } catch (error) {
-        // all or nothing
-        restoreLevels(loggers, { wanted, before });
         throw new StateApiError(400, (error as Error).message);
       }
       log.warn({ levels: Object.fromEntries(wanted) }, "log levels changed");
     }
     const { level, scopes } = loggers.levels();
     return { default: level, scopes };
-  }
-}
-
-/** Scopes, `default` among them, and their new levels; `undefined`: that of the default. */
-type WantedLevels = readonly (readonly [scope: string, level: LogLevel | undefined])[];
-
-function restoreLevels(
-  loggers: StateApiOptions["loggers"],
-  { wanted, before }: { wanted: WantedLevels; before: ReturnType<LoggerFactory["levels"]> },
-): void {
-  for (const [scope] of wanted) {
-    try {
-      loggers.setLevel(scope, scope === "default" ? before.level : before.scopes[scope]);
-    } catch {
-      // the one that was refused
-    }
   }
 }
 

@@ -80,11 +80,11 @@ describe("loggers", () => {
       return lines.length;
     };
     expect(written()).toBe(0);
-    loggers.setLevel("default", "info");
+    loggers.setLevels([["default", "info"]]);
     expect(written()).toBe(1);
-    loggers.setLevel("cni", undefined);
+    loggers.setLevels([["cni", undefined]]);
     expect(written()).toBe(2);
-    loggers.setLevel("kube", "none");
+    loggers.setLevels([["kube", "none"]]);
     expect(written()).toBe(1);
     expect(loggers.levels()).toEqual({ level: "info", scopes: { kube: "none" } });
   });
@@ -92,12 +92,12 @@ describe("loggers", () => {
   test("change levels of several scopes by istio-cni's names", () => {
     const { loggers } = make(info);
     for (const scope of ["agent", "cni", "kube"]) loggers.scope(scope);
-    loggers.setLevel("cni-agent", "debug");
+    loggers.setLevels([["cni-agent", "debug"]]);
     expect(loggers.levels()).toEqual({ level: "info", scopes: { agent: "debug", kube: "debug" } });
-    loggers.setLevel("cni-plugin", "warn");
-    loggers.setLevel("cni-agent", undefined);
+    loggers.setLevels([["cni-plugin", "warn"]]);
+    loggers.setLevels([["cni-agent", undefined]]);
     expect(loggers.levels()).toEqual({ level: "info", scopes: { cni: "warn" } });
-    loggers.setLevel("all", "error");
+    loggers.setLevels([["all", "error"]]);
     expect(loggers.levels()).toEqual({ level: "error", scopes: {} });
   });
 
@@ -120,8 +120,8 @@ describe("loggers", () => {
   test("refuse a scope nobody logs in, with the scopes there are", () => {
     const { loggers } = make(info);
     loggers.scope("cni");
-    expect(() => loggers.setLevel("nobody", "debug")).toThrow(/no such scope \(known: default, cni\)/);
-    expect(() => loggers.setLevel("default", undefined)).toThrow(RangeError);
+    expect(() => loggers.setLevels([["nobody", "debug"]])).toThrow(/no such scope \(known: default, cni\)/);
+    expect(() => loggers.setLevels([["default", undefined]])).toThrow(RangeError);
   });
 
   test("pretty lines are for people and keep control characters from the terminal", () => {
