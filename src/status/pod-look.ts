@@ -18,19 +18,15 @@ import {
 import { sidecarObserved, sidecarObservedLast } from "./sidecar-report.ts";
 import type { ObservedReport, PodProbesReport } from "./state-report.ts";
 
-const DEFAULT_LIMIT_MS = 3000;
+/** For each of the questions, which are asked at once. */
+const limitMs = 3000;
 
-/** What is there of a pod now. @param options.limitMs for each of the questions, which are asked at once; default 3 s */
-export async function lookAtPod(
-  facts: AgentFacts,
-  known: KnownPod,
-  options: { limitMs?: number } = {},
-): Promise<ObservedReport | null> {
+/** What is there of a pod now. */
+export async function lookAtPod(facts: AgentFacts, known: KnownPod): Promise<ObservedReport | null> {
   const { record, desired, sidecar } = known;
-  if (sidecar !== undefined) return await lookAtSidecar(facts, sidecar, options);
+  if (sidecar !== undefined) return await lookAtSidecar(facts, sidecar);
   const sandbox = record?.sandbox;
   if (record === undefined || (sandbox === undefined && record.state === "outside")) return null;
-  const { limitMs = DEFAULT_LIMIT_MS } = options;
   const netns = sandbox === undefined || sandbox.netns.closed ? undefined : sandbox.netns;
   const redirect = desired?.wanted === true ? desired.redirect : undefined;
   const { redirection, sidecars, bypasses } = facts;
@@ -62,7 +58,6 @@ export async function lookAtPod(
 async function lookAtSidecar(
   { config, sidecars }: AgentFacts,
   served: ServedSidecar,
-  { limitMs = DEFAULT_LIMIT_MS }: { readonly limitMs?: number },
 ): Promise<ObservedReport> {
   const { options, place } = served;
   if (options === undefined || place === undefined) return sidecarObservedLast(served);
