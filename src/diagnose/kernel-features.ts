@@ -153,14 +153,13 @@ async function routing(netns: Netns, families: readonly Family[]): Promise<Said>
   }
 }
 
-type PodRulesOptions = KernelFeatureOptions & { readonly family: Family };
+type FamilyOptions = KernelFeatureOptions & { readonly family: Family };
 
-async function podRules(netns: Netns, options: PodRulesOptions): Promise<Said> {
+async function podRules(netns: Netns, options: FamilyOptions): Promise<Said> {
   const { family, probeSnatV4, probeSnatV6 } = options;
   const variant = { dnsCapture: true, ingressMode: false, virtualInterfaces: [], probeSnatV4, probeSnatV6 };
-  const refusal = await restore(netns, { ...options, text: renderRedirectText(variant, family) });
-  if (refusal === undefined) return undefined;
-  return await blame(netns, { ...options, features: FEATURES, refusal });
+  const text = renderRedirectText(variant, family);
+  return await tryRules(netns, { ...options, text, features: FEATURES });
 }
 
 async function hostRules(
@@ -187,7 +186,7 @@ async function hostRules(
   return allOf(...(await Promise.all(families.map((family) => hostRule(netns, { ...options, family })))));
 }
 
-async function hostRule(netns: Netns, options: PodRulesOptions): Promise<Said> {
+async function hostRule(netns: Netns, options: FamilyOptions): Promise<Said> {
   const { family, probeSnatV4, probeSnatV6 } = options;
   const rule = probeRule(family, { match: MATCH_ANY.args, snat: family === 4 ? probeSnatV4 : probeSnatV6 });
   const lines = [
@@ -196,17 +195,17 @@ async function hostRule(netns: Netns, options: PodRulesOptions): Promise<Said> {
     `-I ${PROBE_HOOK} 1 -j ${PROBE_CHAIN}`,
   ];
   const text = `*nat\n${lines.join("\n")}\nCOMMIT\n`;
-  const refusal = await restore(netns, { ...options, text });
-  if (refusal === undefined) return undefined;
-  return await blame(netns, { ...options, features: HOST_FEATURES, refusal });
+  return await tryRules(netns, { ...options, text, features: HOST_FEATURES });
 }
 
-/** Tries the parts one by one, to name what is missing. */
-async function blame(
+/** Tries rules, and where they are refused what they are made of, part by part, to name what is missing. */
+async function tryRules(
   netns: Netns,
-  options: PodRulesOptions & { readonly features: readonly Feature[]; readonly refusal: Refusal },
+  options: FamilyOptions & { readonly text: string; readonly features: readonly Feature[] },
 ): Promise<Said> {
-  const { features, family, refusal, backend } = options;
+  const { features, family, backend } = options;
+  const refusal = await restore(netns, options);
+  if (refusal === undefined) return undefined;
   if (!refusal.isAnswer) return unknown(`the kernel takes the rules for IPv${family}`, refusal.why);
   const found: Finding[] = [];
   for (const { id, what, fix, table, lines } of features) {
@@ -247,7 +246,7 @@ async function restore(
     family,
     text,
     toolTimeoutMs: timeoutMs = DEFAULT_TIMEOUT_MS,
-  }: PodRulesOptions & { readonly text: string },
+  }: FamilyOptions & { readonly text: string },
 ): Promise<Refusal | undefined> {
   const argv = [toolsOf(backend)?.[family]?.restore ?? "", "--noflush"] as const;
   // nobody else writes in a namespace that was made for this

@@ -40,7 +40,7 @@ export async function checkStandalone(options: StandaloneCheckOptions): Promise<
   const isTheirs = [folder, auxiliary].some((each) => each !== undefined && holdsIstioCni(each));
   return allOf(
     file,
-    multusFinding(multus, { options, auxiliary }),
+    multusFinding(options, { multus, auxiliary }),
     await launcherFinding(options, entry),
     fightFinding(options.told),
     await istioCniFinding(options, { isInChain: isTheirs, entry }),
@@ -64,16 +64,13 @@ async function auxiliaryFolder(
   }
 }
 
-interface Seen {
-  readonly options: StandaloneCheckOptions;
-  readonly auxiliary: ConfFolder | undefined;
-}
-
 const late = "new pods are captured some moments after they start, unless they name our network definition";
 
-function multusFinding(multus: MultusChain | undefined, { options, auxiliary }: Seen): Finding {
+function multusFinding(
+  { install }: StandaloneCheckOptions,
+  { multus, auxiliary }: { multus: MultusChain | undefined; auxiliary: ConfFolder | undefined },
+): Finding {
   const id = "cni-chain";
-  const { install } = options;
   if (multus === undefined) {
     const what = `no configuration of the runtime calls Multus, or none can be seen: ${late}`;
     return warning(
