@@ -142,12 +142,8 @@ function reportRuntime({ path, state, since, runtime, fault, registrations }: Ru
 }
 
 function countSandboxes({ enrolment }: AgentFacts): CountReport[] {
-  const counts = new Map<string, number>(sandboxSources.map((source) => [source, 0]));
-  for (const { sandbox } of enrolment.records()) {
-    const source = sandboxSourceOf(sandbox);
-    if (source !== null) counts.set(source, (counts.get(source) ?? 0) + 1);
-  }
-  return countsOf(counts);
+  const sources = Array.from(enrolment.records(), ({ sandbox }) => sandboxSourceOf(sandbox));
+  return countKinds(sources, sandboxSources);
 }
 
 const MAX_NAMESPACES = 16;
@@ -161,28 +157,16 @@ function reportLeftovers(found: LeftoversFacts | undefined): AmbientLeftoversRep
 function countPods(facts: AgentFacts): PodCountsReport {
   const pods = knownPods(facts);
   const states = { outside: 0, waiting: 0, pending: 0, enrolled: 0, unverified: 0, failed: 0, sidecar: 0 };
-  const failing = new Map<string, number>();
-  let wanted = 0;
-  let verified = 0;
-  let bypassedCount = 0;
-  let slow = 0;
-  for (const known of pods) {
-    states[stateOf(known)]++;
-    if (known.desired?.wanted === true) wanted++;
-    if (isVerified(facts, known)) verified++;
-    if (mayBeBypassed(known)) bypassedCount++;
-    if (known.record?.slowLookMs !== undefined) slow++;
-    const kind = failingKind(known);
-    if (kind !== undefined) failing.set(kind, (failing.get(kind) ?? 0) + 1);
-  }
+  for (const known of pods) states[stateOf(known)]++;
+  const count = (isMeant: (known: KnownPod) => boolean): number => pods.filter(isMeant).length;
   return {
     known: pods.length,
-    wanted,
+    wanted: count(({ desired }) => desired?.wanted === true),
     ...states,
-    verified,
-    mayBeBypassed: bypassedCount,
-    slow,
-    failing: countsOf(failing),
+    verified: count((known) => isVerified(facts, known)),
+    mayBeBypassed: count(mayBeBypassed),
+    slow: count(({ record }) => record?.slowLookMs !== undefined),
+    failing: countKinds(pods.map(failingKind)),
   };
 }
 
@@ -195,11 +179,18 @@ function isVerified({ config }: AgentFacts, { record, past }: KnownPod): boolean
 }
 
 /** Of a pod whose rules cannot be known nobody knows that it fails. */
-function failingKind(known: KnownPod): string | undefined {
-  if (stateOf(known) === "unverified") return undefined;
+function failingKind(known: KnownPod): string | null {
+  if (stateOf(known) === "unverified") return null;
   const failure = failureOf(known);
   if (failure !== undefined) return failure.kind;
-  return known.desired === undefined ? "namespace" : undefined;
+  return known.desired === undefined ? "namespace" : null;
+}
+
+/** @param known kinds that are told of where there is none, too */
+function countKinds(kinds: readonly (string | null)[], known: readonly string[] = []): CountReport[] {
+  const counts = new Map(known.map((kind) => [kind, 0]));
+  for (const kind of kinds) if (kind !== null) counts.set(kind, (counts.get(kind) ?? 0) + 1);
+  return countsOf(counts);
 }
 
 function countsOf(counts: ReadonlyMap<string, number>): CountReport[] {
