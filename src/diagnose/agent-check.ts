@@ -183,27 +183,26 @@ function pods({ pods: counts }: NodeReport, { pods: all }: PodListReport): Findi
   const list = all.filter((pod) => !isServedSidecar(pod));
   const bad = list.filter(({ lastError, state }) => lastError !== null && state !== "unverified");
   const [first] = bad;
-  const unknown = list.find(({ state }) => state === "unverified");
-  if (first === undefined && unknown !== undefined) {
+  if (first !== undefined) {
+    const kinds = counts.failing.map(({ kind, count }) => `${count} ${kind}`).join(", ");
+    const what = `${bad.length} pods are not right (${kinds}), for example ${first.ns}/${first.name}: ${first.lastError?.message}`;
+    return failing("pods", what, first.lastError?.remedy ?? "see `ambient-cni status`");
+  }
+  const unverified = list.filter(({ state }) => state === "unverified");
+  const [unknown] = unverified;
+  if (unknown !== undefined) {
     const { ns, name, lastError } = unknown;
-    const unverified = list.filter(({ state }) => state === "unverified").length;
-    const what = `${unverified} pods cannot be verified, for example ${ns}/${name}: ${lastError?.message}`;
+    const what = `${unverified.length} pods cannot be verified, for example ${ns}/${name}: ${lastError?.message}`;
     return warning(
       "pods",
       what,
       "see what changes network rules in them; they stay as they are until it ends",
     );
   }
-  if (first === undefined) {
-    const waiting = counts.wanted - counts.enrolled;
-    const what = `${counts.enrolled} of ${counts.wanted} wanted pods are captured, ${counts.verified} verified`;
-    return waiting > 0
-      ? warning("pods", what, "`ambient-cni status` says what the others wait for")
-      : fine("pods", what);
-  }
-  const kinds = counts.failing.map(({ kind, count }) => `${count} ${kind}`).join(", ");
-  const what = `${bad.length} pods are not right (${kinds}), for example ${first.ns}/${first.name}: ${first.lastError?.message}`;
-  return failing("pods", what, first.lastError?.remedy ?? "see `ambient-cni status`");
+  const what = `${counts.enrolled} of ${counts.wanted} wanted pods are captured, ${counts.verified} verified`;
+  return counts.wanted > counts.enrolled
+    ? warning("pods", what, "`ambient-cni status` says what the others wait for")
+    : fine("pods", what);
 }
 
 function repairs({ repairs: all }: NodeReport): Finding {

@@ -45,15 +45,13 @@ export async function launcherFinding(
 /** What the agent says of its entry. */
 export function fightFinding(told: ChainReport | null | undefined): Finding | undefined {
   if (told === undefined || told === null) return undefined;
-  if (told.fighting || told.fault !== null) {
-    const what = told.fighting
-      ? `another program keeps taking our entry out of "${told.file}": ${told.rewrites} times so far`
-      : (told.fault ?? "");
-    const fix = told.fighting
-      ? "let that program (often Cilium with cni.exclusive=true, or a second installer) leave the file alone; the agent's log names it where it can"
-      : "the sentence names it";
-    return failing("cni-fight", what, fix);
-  }
+  if (told.fighting)
+    return failing(
+      "cni-fight",
+      `another program keeps taking our entry out of "${told.file}": ${told.rewrites} times so far`,
+      "let that program (often Cilium with cni.exclusive=true, or a second installer) leave the file alone; the agent's log names it where it can",
+    );
+  if (told.fault !== null) return failing("cni-fight", told.fault, "the sentence names it");
   const history =
     told.rewrites === 0 ? "nobody has taken our entry away" : `our entry was put back ${told.rewrites} times`;
   return fine("cni-fight", `${history} since the agent started`);

@@ -169,16 +169,13 @@ async function gather(options: VerifyOptions): Promise<Subjects> {
     procRoot: join(config.hostRoot, "proc"),
     ignoreNetns: eyes.hostNetns,
   });
-  if (expected === undefined) {
-    const subjects = await unknownSubjects(eyes, { running, settings });
-    return { agentAway, subjects, members: undefined, eyes, settings };
-  }
-  const known = expected.list.pods.filter(
-    ({ ns, name, desired }) =>
-      (desired.wanted !== null || (desired.sidecar ?? null) !== null) && isMeant(`${ns}/${name}`, options),
-  );
-  const subjects = known.map((pod) => following(settings, subjectOf(pod, running.get(pod.uid))));
-  return { agentAway, subjects, members: membersOf(expected.list.pods), eyes, settings };
+  const subjects = expected
+    ? expected.list.pods
+        .filter(({ desired: { wanted, sidecar = null } }) => wanted !== null || sidecar !== null)
+        .map((pod) => following(settings, subjectOf(pod, running.get(pod.uid))))
+        .filter(({ name }) => isMeant(name, options))
+    : await unknownSubjects(eyes, { running, settings });
+  return { agentAway, subjects, members: expected && membersOf(expected.list.pods), eyes, settings };
 }
 
 /** The report names what differs from pod to pod; this is one setting for all. */
