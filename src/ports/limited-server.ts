@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The one server behind every port and stream socket of the agent: what a client does costs its own connection, and so many of them.
+import { once } from "node:events";
 import { createServer as createHttpServer, type Server as HttpServer, type RequestListener } from "node:http";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import type { Logger } from "../log/logger.ts";
@@ -84,11 +85,8 @@ export class LimitedServer {
   /** Opens a port on every address. @param port 0 takes any free one @returns the port in use @throws Error (EADDRINUSE, EACCES, …) */
   async listenOn(port: number): Promise<number> {
     const door = this.door();
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    door.once("error", reject);
-    door.listen({ port, backlog }, resolve);
-    await promise;
-    door.off("error", reject);
+    door.listen({ port, backlog });
+    await once(door, "listening");
     return (door.address() as AddressInfo).port;
   }
 
