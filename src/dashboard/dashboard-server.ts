@@ -26,14 +26,6 @@ export interface DashboardServerOptions {
   readonly page?: PageText;
 }
 
-/** Paths of the server besides those of one pod, `/api/v1/pods/NAMESPACE/NAME` and that with `/rules`. */
-export const DASHBOARD_PATHS = {
-  page: "/",
-  css: "/dashboard.css",
-  js: "/dashboard.js",
-  events: "/events",
-} as const;
-
 /** Source: W3C Content Security Policy Level 3, Trusted Types. */
 const securityHeaders = {
   "Content-Security-Policy":
@@ -74,9 +66,9 @@ export class DashboardServer {
     this.#options = options;
     this.#feed = new LiveFeed({ agent, onfault });
     this.#files = new Map([
-      [DASHBOARD_PATHS.page, { type: "text/html", body: page.html }],
-      [DASHBOARD_PATHS.css, { type: "text/css", body: page.css }],
-      [DASHBOARD_PATHS.js, { type: "text/javascript", body: page.js }],
+      ["/", { type: "text/html", body: page.html }],
+      ["/dashboard.css", { type: "text/css", body: page.css }],
+      ["/dashboard.js", { type: "text/javascript", body: page.js }],
     ]);
     this.#server = createServer(serverLimits, (request, response) => {
       // a client that keeps sending is never idle, whether or not it reads
@@ -116,36 +108,33 @@ export class DashboardServer {
     for (const [name, value] of Object.entries(securityHeaders)) response.setHeader(name, value);
     const { agent, rules, key } = this.#options;
     const [path = ""] = (request.url ?? "").split("?", 1);
-    const isHead = request.method === "HEAD";
     const refusal = refusalOf(request);
     const [, ns, name, ofRules] = podPath.exec(path) ?? [];
     const file = this.#files.get(path);
     request.resume();
     if (refusal !== undefined) {
       if (refusal.status === 405) response.setHeader("Allow", "GET, HEAD");
-      reply(response, { status: refusal.status, type: "text/plain", body: `${refusal.reason}\n`, isHead });
-    } else if (!key.opens(request)) {
-      const body = "open the address that ambient-cni dashboard printed, with its key\n";
-      reply(response, { status: 401, type: "text/plain", body, isHead });
-    } else if (ns !== undefined && name !== undefined) {
+      say(response, refusal.status, refusal.reason);
+    } else if (!key.opens(request))
+      say(response, 401, "open the address that ambient-cni dashboard printed, with its key");
+    else if (ns !== undefined && name !== undefined) {
       const look = ofRules === undefined ? agent.pod(ns, name) : rules.rules(ns, name);
-      void sendPod(response, { isHead, look, what: `${ns}/${name}` });
-    } else if (path === DASHBOARD_PATHS.events) this.#stream(response, isHead);
+      void sendPod(response, look, `${ns}/${name}`);
+    } else if (path === "/events") this.#stream(response);
     else if (file !== undefined) {
-      if (path === DASHBOARD_PATHS.page) response.setHeader("Set-Cookie", key.cookie);
-      reply(response, { status: 200, ...file, isHead });
-    } else reply(response, { status: 404, type: "text/plain", body: "no such page\n", isHead });
+      if (path === "/") response.setHeader("Set-Cookie", key.cookie);
+      reply(response, { status: 200, ...file });
+    } else say(response, 404, "no such page");
   }
 
-  #stream(response: ServerResponse, isHead: boolean): void {
+  #stream(response: ServerResponse): void {
     if (!this.#feed.hasRoom) {
       response.setHeader("Retry-After", "5");
-      const body = "too many pages listen already: close one of them\n";
-      reply(response, { status: 503, type: "text/plain", body, isHead });
+      say(response, 503, "too many pages listen already: close one of them");
       return;
     }
     response.writeHead(200, { "Content-Type": "text/event-stream; charset=utf-8" });
-    if (isHead) {
+    if (response.req.method === "HEAD") {
       response.end();
       return;
     }
@@ -155,13 +144,9 @@ export class DashboardServer {
 }
 
 /** What is known of a pod; why nobody can tell. */
-async function sendPod(
-  response: ServerResponse,
-  question: { readonly isHead: boolean; readonly look: Promise<unknown>; readonly what: string },
-): Promise<void> {
-  const { isHead, look, what } = question;
+async function sendPod(response: ServerResponse, look: Promise<unknown>, what: string): Promise<void> {
   const send = (status: number, body: unknown): void =>
-    reply(response, { status, type: "application/json", body: `${JSON.stringify(body)}\n`, isHead });
+    reply(response, { status, type: "application/json", body: `${JSON.stringify(body)}\n` });
   try {
     const report = await look;
     if (report === undefined) send(404, { error: `no pod "${what}" on this node` });
@@ -171,16 +156,21 @@ async function sendPod(
   }
 }
 
+function say(response: ServerResponse, status: number, sentence: string): void {
+  reply(response, { status, type: "text/plain", body: `${sentence}\n` });
+}
+
+/** Of an answer to HEAD Node sends the head alone. */
 function reply(
   response: ServerResponse,
-  answer: { readonly status: number; readonly type: string; readonly body: string; readonly isHead: boolean },
+  answer: { readonly status: number; readonly type: string; readonly body: string },
 ): void {
   if (response.destroyed) return;
   response.writeHead(answer.status, {
     "Content-Type": `${answer.type}; charset=utf-8`,
     "Content-Length": Buffer.byteLength(answer.body),
   });
-  response.end(answer.isHead ? undefined : answer.body);
+  response.end(answer.body);
 }
 
 /** The page's three files. */

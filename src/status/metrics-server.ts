@@ -42,8 +42,7 @@ async function serve(
     return reply(response, 404, "this port serves /metrics; for people there is ambient-cni status\n");
   if (!isRead) return reply(response, 405, "only GET and HEAD are allowed here\n", { Allow: "GET, HEAD" });
   try {
-    const text = await metrics.render();
-    reply(response, 200, request.method === "HEAD" ? "" : text, { "Content-Type": METRICS_CONTENT_TYPE });
+    reply(response, 200, await metrics.render(), { "Content-Type": METRICS_CONTENT_TYPE });
   } catch (error) {
     log.error({ err: error }, "cannot make the metrics");
     reply(response, 500, "the agent failed; its log has the details\n");

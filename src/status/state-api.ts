@@ -42,8 +42,7 @@ export class StateApi {
   /** Answers; never throws and never rejects. */
   async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     try {
-      const body = await this.#answer(request);
-      send(response, { status: 200, body, isHead: request.method === "HEAD" });
+      send(response, { status: 200, body: await this.#answer(request) });
     } catch (error) {
       request.resume();
       if (!(error instanceof StateApiError))
@@ -52,7 +51,7 @@ export class StateApi {
         error instanceof StateApiError
           ? error
           : new StateApiError(500, `the agent failed: ${(error as Error).message}; its log has the details`);
-      send(response, { status, body: { error: message }, headers, isHead: request.method === "HEAD" });
+      send(response, { status, body: { error: message }, headers });
     }
   }
 
@@ -147,13 +146,13 @@ async function readBody(request: IncomingMessage): Promise<string> {
   throw new StateApiError(413, `the body is larger than ${maxBodyBytes} bytes`, { Connection: "close" });
 }
 
+/** Of an answer to HEAD Node sends the head alone. */
 function send(
   response: ServerResponse,
   answer: {
     readonly status: number;
     readonly body: unknown;
     readonly headers?: Readonly<Record<string, string>>;
-    readonly isHead: boolean;
   },
 ): void {
   if (response.headersSent || response.destroyed) return;
@@ -165,5 +164,5 @@ function send(
     "X-Content-Type-Options": "nosniff",
     ...answer.headers,
   });
-  response.end(answer.isHead ? undefined : body);
+  response.end(body);
 }
