@@ -11,7 +11,7 @@ import { uninstallCommand } from "./uninstall-command.ts";
 import { verifyCommand } from "./verify-command.ts";
 
 /** What main.ts runs itself. */
-const ownCommands: readonly Completable[] = [
+const ownCommands: readonly [agent: Completable, version: Completable] = [
   {
     name: "agent",
     summary: "run the node agent; settings come from the environment (NODE_NAME is required)",
@@ -40,7 +40,7 @@ export function findCommand(name: string | undefined): Command | undefined {
 /** One line for each command, `agent` and `version` among them, as `--help` shows them. */
 export function listCommands(): string {
   const [agent, version] = ownCommands;
-  const all = [agent, ...commands, version].filter((command) => command !== undefined);
+  const all = [agent, ...commands, version];
   const width = Math.max(...all.map(({ name }) => name.length));
   return all.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}\n`).join("");
 }

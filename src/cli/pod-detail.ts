@@ -12,16 +12,18 @@ import { paint, printable } from "./table.ts";
 
 /** A pod's report as lines of `name: value`. */
 export function renderPodDetail(pod: PodDetailReport, colours: boolean): string {
-  const head = `${pod.ns}/${pod.name}  ${paint(pod.state, isGood(pod) ? "good" : "doubt", colours)}`;
+  const { wanted, why, warnings, sidecar = null } = pod.desired;
+  const isGood = pod.state === "enrolled" || pod.state === "sidecar";
+  const head = `${pod.ns}/${pod.name}  ${paint(pod.state, isGood ? "good" : "doubt", colours)}`;
   const lines: [string, string][] = [
     ["summary", pod.summary],
     ["uid", pod.uid],
     ["phase", pod.phase],
     ["addresses", pod.ips.join(" ") || "none"],
-    ["wanted", `${wantedText(pod.desired.wanted)}: ${pod.desired.why}`],
-    ...pod.desired.warnings.map((text): [string, string] => ["warning", text]),
+    ["wanted", `${wanted === null ? "not known" : wanted ? "yes" : "no"}: ${why}`],
+    ...warnings.map((text): [string, string] => ["warning", text]),
     ["annotation", pod.annotation ?? "none"],
-    ...sidecarLines(pod.desired.sidecar ?? null),
+    ...sidecarLines(sidecar),
     ...earlierLines(pod),
     ...observedLines(pod),
   ];
@@ -49,14 +51,6 @@ export function earlierLines({ earlierConnections, desired }: PodReport): [strin
   const wasReset = desired.redirect?.establishedConnections === "reset";
   const fate = wasReset ? "reset" : "outside the mesh until they end";
   return [["connections", `${count} from before the capture, ${fate}`]];
-}
-
-function wantedText(wanted: boolean | null): string {
-  return wanted === null ? "not known" : wanted ? "yes" : "no";
-}
-
-function isGood({ state }: PodReport): boolean {
-  return state === "enrolled" || state === "sidecar";
 }
 
 /** How its sidecar gets the pod's traffic, in the words of the state API. */

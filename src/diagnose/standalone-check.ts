@@ -37,13 +37,13 @@ export async function checkStandalone(options: StandaloneCheckOptions): Promise<
       ? failing("cni-folders", `there is no file "${path}" with our plugin (CHAINED_CNI_PLUGIN=false)`, start)
       : fine("cni-folders", `our plugin is in a file of its own, "${path}" (CHAINED_CNI_PLUGIN=false)`);
   const auxiliary = await auxiliaryFolder(multus, options);
-  const isTheirs = [folder, auxiliary].some((each) => each !== undefined && holdsIstioCni(each));
+  const confs = [...folder.confs, ...(auxiliary?.confs ?? [])];
   return allOf(
     file,
     multusFinding(options, { multus, auxiliary }),
     await launcherFinding(options, entry),
     fightFinding(options.told),
-    await istioCniFinding(options, { isInChain: isTheirs, entry }),
+    await istioCniFinding(options, { isInChain: confs.some((conf) => ownersIn(conf).istioCni), entry }),
     exemptionFindings(options, entry),
   );
 }
@@ -102,8 +102,4 @@ function entryIn(folder: ConfFolder, name: string): Partial<PluginEntry> | undef
   const document = folder.document(name);
   if (document === undefined) return undefined;
   return ownerOf(document.value) === "ours" ? (document.value as Partial<PluginEntry>) : readEntry(document);
-}
-
-function holdsIstioCni(folder: ConfFolder): boolean {
-  return folder.confs.some((conf) => ownersIn(conf).istioCni);
 }

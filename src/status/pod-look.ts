@@ -37,7 +37,8 @@ export async function lookAtPod(facts: AgentFacts, known: KnownPod): Promise<Obs
   ]);
   const rules = capture?.seen.rules.value;
   const sockets = capture?.seen.sockets;
-  const ports = redirect?.dnsCapture === false ? sockets?.value?.filter(isNotDns) : sockets?.value;
+  const ports =
+    redirect?.dnsCapture === false ? sockets?.value?.filter(({ port }) => port !== 15053) : sockets?.value;
   const isAsked = netns !== undefined && redirect !== undefined;
   return {
     at: new Date().toISOString(),
@@ -66,10 +67,6 @@ async function lookAtSidecar(
     return netns && (await sidecars.verify(netns, options, { signal }));
   }, limitMs);
   return sidecarObserved(served, { drift, error });
-}
-
-function isNotDns({ port }: { readonly port: number }): boolean {
-  return port !== 15053;
 }
 
 /** The sets are read as a whole: what they lack of this pod is among the differences. */

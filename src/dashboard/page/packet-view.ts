@@ -2,7 +2,7 @@
 // Draws the ways of a pod's packets as lines with stops, and lets the counters grow where they stand.
 import type { ObservedReport } from "../../status/state-report.ts";
 import type { PodRulesReport } from "../rules-report.ts";
-import { make, setAttribute, setText } from "./element.ts";
+import { make, redraw, setAttribute, setText } from "./element.ts";
 import { count, duration, size } from "./format.ts";
 import { type KeyedItem, KeyedList } from "./keyed-list.ts";
 import {
@@ -42,8 +42,7 @@ export class PacketView {
     setText(this.#note, noteOf(rules, lanes.length > 0));
     const faults = missingHooks(rules);
     this.#faults.hidden = faults.length === 0;
-    if (setText(this.#faults, faults.join("")))
-      this.#faults.replaceChildren(...faults.map((text) => make("li", { text })));
+    redraw(this.#faults, faults, () => faults.map((text) => make("li", { text })));
   }
 
   /** The rules cannot be told at the moment. */
