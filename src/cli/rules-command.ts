@@ -15,14 +15,28 @@ import { renderSidecarText } from "../redirection/told-sidecar.ts";
 import { type Command, parseNumber, parseOptions } from "./command.ts";
 import { UsageError } from "./usage-error.ts";
 
+const OPTIONS = {
+  native: { type: "boolean", default: false },
+  family: { type: "string" },
+  dns: { type: "string" },
+  ingress: { type: "boolean", default: false },
+  "virtual-interface": { type: "string", multiple: true, default: [] as string[] },
+  established: { type: "string" },
+  "probe-snat": { type: "string" },
+  sidecar: { type: "boolean", default: false },
+  annotation: { type: "string", multiple: true, default: [] as string[] },
+  "proxy-uid": { type: "string" },
+  "proxy-gid": { type: "string" },
+  "drop-invalid": { type: "boolean", default: false },
+} as const;
+
+type Values = ReturnType<typeof parseOptions<typeof OPTIONS>>;
+
 /** `ambient-cni rules`. */
 export const rulesCommand: Command = {
   name: "rules",
   summary: "print the rules of a pod exactly as they are given to iptables-restore",
-  options: [
-    ...["native", "family", "dns", "ingress", "virtual-interface", "established", "probe-snat"],
-    ...["sidecar", "annotation", "proxy-uid", "proxy-gid", "drop-invalid", "help"],
-  ],
+  options: [...Object.keys(OPTIONS), "help"],
   help: `usage: ambient-cni rules [OPTION...]
 
 Prints the rules of one pod exactly as they are given to iptables-restore --noflush (or ip6tables-restore).
@@ -57,7 +71,7 @@ const defaultProbeSnat = { 4: "169.254.7.127", 6: "fd16:9254:7127:1337:ffff:ffff
 
 /** Renders the text for these arguments. @throws UsageError */
 export function renderRulesCommand(args: readonly string[]): string {
-  const values = readOptions(args);
+  const values = parseOptions("rules", args, OPTIONS);
   const { family = "4", native } = values;
   if (family !== "4" && family !== "6")
     throw new UsageError(`cannot use --family "${family}": it must be 4 or 6`);
@@ -165,23 +179,4 @@ function redirectOptions(values: Values, family: 4 | 6): RedirectOptions {
     probeSnatV6: probes[6],
     establishedConnections: established,
   };
-}
-
-type Values = ReturnType<typeof readOptions>;
-
-function readOptions(args: readonly string[]) {
-  return parseOptions("rules", args, {
-    native: { type: "boolean", default: false },
-    family: { type: "string" },
-    dns: { type: "string" },
-    ingress: { type: "boolean", default: false },
-    "virtual-interface": { type: "string", multiple: true, default: [] },
-    established: { type: "string" },
-    "probe-snat": { type: "string" },
-    sidecar: { type: "boolean", default: false },
-    annotation: { type: "string", multiple: true, default: [] },
-    "proxy-uid": { type: "string" },
-    "proxy-gid": { type: "string" },
-    "drop-invalid": { type: "boolean", default: false },
-  });
 }
