@@ -172,17 +172,10 @@ async function gather(options: VerifyOptions): Promise<Subjects> {
   const subjects = expected
     ? expected.list.pods
         .filter(({ desired: { wanted, sidecar = null } }) => wanted !== null || sidecar !== null)
-        .map((pod) => following(settings, subjectOf(pod, running.get(pod.uid))))
+        .map((pod) => subjectOf(pod, running.get(pod.uid)))
         .filter(({ name }) => isMeant(name, options))
     : await unknownSubjects(eyes, { running, settings });
   return { agentAway, subjects, members: expected && membersOf(expected.list.pods), eyes, settings };
-}
-
-/** The report names what differs from pod to pod; this is one setting for all. */
-function following({ establishedConnections }: Settings, subject: PodSubject): PodSubject {
-  const { redirect, ...wanted } = subject.wanted;
-  if (typeof redirect === "string") return subject;
-  return { ...subject, wanted: { ...wanted, redirect: { ...redirect, establishedConnections } } };
 }
 
 function isMeant(pod: string, { only = pod }: VerifyOptions): boolean {
