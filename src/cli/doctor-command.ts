@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni doctor`: everything about the node that keeps pods out of the mesh, each with its fix.
-import type { Finding, FindingLevel } from "../diagnose/finding.ts";
+import { type Finding, type FindingLevel, worstLevel } from "../diagnose/finding.ts";
 import { type Command, type CommandIo, parseOptions } from "./command.ts";
 import { Progress } from "./progress.ts";
 import { stateClient } from "./state-client.ts";
@@ -37,10 +37,7 @@ examples:
 async function runDoctor(args: readonly string[], io: CommandIo): Promise<number> {
   const values = parseOptions("doctor", args, { json: { type: "boolean", default: false } });
   const config = io.config();
-  const [{ examineNode }, { worstLevel }] = await Promise.all([
-    import("../diagnose/doctor.ts"),
-    import("../diagnose/finding.ts"),
-  ]);
+  const { examineNode } = await import("../diagnose/doctor.ts");
   const agent = stateClient(config.runDir, { timeoutMs: AGENT_TIMEOUT_MS });
   using progress = new Progress(io);
   const ended = new Set<string>();
