@@ -124,14 +124,10 @@ export class PodTable {
   }
 
   #setCurrent(target: EventTarget | null): void {
-    const row = target instanceof Element ? target.closest("tr") : null;
-    const uid = row?.dataset.uid;
+    const uid = target instanceof Element ? target.closest("tr")?.dataset.uid : undefined;
     if (uid === undefined || uid === this.#current) return;
-    const before = this.#list.get(this.#current)?.element.querySelector("a");
-    if (before) before.tabIndex = -1;
-    const link = row?.querySelector("a");
-    if (link) link.tabIndex = 0;
     this.#current = uid;
+    this.#keepOneTabStop();
   }
 
   #walk(event: KeyboardEvent): void {
