@@ -4,7 +4,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { AmbientLeftoversReport, NodeReport } from "../status/node-state-report.ts";
 import { isWithoutAmbient } from "../status/served-sidecar.ts";
 import type { StateReader } from "../status/state-reader.ts";
-import type { PodDetailReport, PodListReport, PodReport } from "../status/state-report.ts";
+import type { PodListReport, PodReport } from "../status/state-report.ts";
 import { type Command, type CommandIo, parseCommandLine, parsePodName } from "./command.ts";
 import { bypassLines, earlierLines, renderPodDetail } from "./pod-detail.ts";
 import { AgentAwayError, stateClient } from "./state-client.ts";
@@ -57,12 +57,21 @@ async function runStatus(args: readonly string[], io: CommandIo): Promise<number
   });
   const only = parsePodName("status", positionals);
   const agent = stateClient(io.config().runDir, { timeoutMs: TIMEOUT_MS });
-  const show = (): Promise<number> =>
-    only === undefined ? showNode(agent, io, values.json) : showPod(agent, io, { only, json: values.json });
+  const { json } = values;
+  const show = async (): Promise<number> => {
+    try {
+      return await (only === undefined ? showNode(agent, io, json) : showPod(agent, io, { only, json }));
+    } catch (error) {
+      if (!(error instanceof AgentAwayError)) throw error;
+      if (json) io.print(`${JSON.stringify({ error: error.message })}\n`);
+      io.warn(`ambient-cni: ${error.message}\n`);
+      return 1;
+    }
+  };
   if (!values.watch) return await show();
   for (;;) {
     const startMs = performance.now();
-    if (io.isTerminal && !values.json) io.print(CLEAR_SCREEN);
+    if (io.isTerminal && !json) io.print(CLEAR_SCREEN);
     const code = await show();
     if (io.signal.aborted) return code;
     await delay(Math.max(0, REFRESH_MS - (performance.now() - startMs)), undefined, {
@@ -73,14 +82,10 @@ async function runStatus(args: readonly string[], io: CommandIo): Promise<number
 }
 
 async function showNode(agent: StateReader, io: CommandIo, json: boolean): Promise<number> {
-  try {
-    const [node, pods] = await Promise.all([agent.node(), agent.pods()]);
-    if (json) io.print(`${JSON.stringify({ node, pods })}\n`);
-    else io.print(renderNode(node, io.colours) + renderPods(pods, io));
-    return 0;
-  } catch (error) {
-    return away(error, io, json);
-  }
+  const [node, pods] = await Promise.all([agent.node(), agent.pods()]);
+  if (json) io.print(`${JSON.stringify({ node, pods })}\n`);
+  else io.print(renderNode(node, io.colours) + renderPods(pods, io));
+  return 0;
 }
 
 async function showPod(
@@ -88,25 +93,13 @@ async function showPod(
   io: CommandIo,
   { only, json }: { only: { ns: string; name: string }; json: boolean },
 ): Promise<number> {
-  let pod: PodDetailReport | undefined;
-  try {
-    pod = await agent.pod(only.ns, only.name);
-  } catch (error) {
-    return away(error, io, json);
-  }
+  const pod = await agent.pod(only.ns, only.name);
   if (pod === undefined) {
     io.warn(`ambient-cni: there is no pod "${only.ns}/${only.name}" on this node\n`);
     return 1;
   }
   io.print(json ? `${JSON.stringify(pod)}\n` : renderPodDetail(pod, io.colours));
   return 0;
-}
-
-function away(error: unknown, io: CommandIo, json: boolean): number {
-  if (!(error instanceof AgentAwayError)) throw error;
-  if (json) io.print(`${JSON.stringify({ error: error.message })}\n`);
-  io.warn(`ambient-cni: ${error.message}\n`);
-  return 1;
 }
 
 /** One line of the node, and one for each thing that is missing. */
