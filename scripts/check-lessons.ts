@@ -194,7 +194,7 @@ export const exceptions: readonly Exception[] = [
   {
     path: "diagnose/verify-node.ts",
     lesson: "wait",
-    line: "await delay(options.confirmMs ?? CONFIRM_MS);",
+    line: "await delay(CONFIRM_MS);",
     reason: "300 ms in a command that a person ends with a signal to its process",
   },
   {

@@ -45,11 +45,11 @@ export async function checkNetworkPolicies(
     readonly wanted: ReadonlySet<string>;
     readonly nodeName: string;
     readonly probeAddresses: readonly string[];
-    readonly timeoutMs?: number;
+    readonly timeoutMs: number;
   },
 ): Promise<Finding> {
-  const signal = AbortSignal.timeout(options.timeoutMs ?? 2_000);
-  const { wanted, nodeName, probeAddresses } = options;
+  const { wanted, nodeName, probeAddresses, timeoutMs } = options;
+  const signal = AbortSignal.timeout(timeoutMs);
   try {
     const { items: policies } = await client.list(
       "/apis/networking.k8s.io/v1/networkpolicies",

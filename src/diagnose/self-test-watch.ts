@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The self-test at the agent's start, repeated until nothing that pods need is missing or unknown.
 import type { Logger } from "../log/logger.ts";
-import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import type { Finding } from "./finding.ts";
 import { KERNEL_UNKNOWN } from "./kernel-features.ts";
@@ -13,7 +12,6 @@ export interface SelfTestWatchOptions extends SelfTestOptions {
   onstate(fault: string | undefined): void;
   /** Pause between tests while something is missing or unknown, default 5 s. */
   readonly retryMs?: number;
-  readonly clock?: Clock;
 }
 
 const defaultRetryMs = 5_000;
@@ -31,7 +29,7 @@ export class SelfTestWatch {
 
   constructor(options: SelfTestWatchOptions) {
     this.#options = options;
-    this.#tests = new KeepTrue({ work: (signal) => this.#test(signal), clock: options.clock });
+    this.#tests = new KeepTrue({ work: (signal) => this.#test(signal) });
   }
 
   /** Resolves after the first test. */

@@ -32,8 +32,6 @@ export interface VerifyOptions {
   readonly expectation: () => Promise<Expectation>;
   /** Only this pod, `namespace/name`, and the host. */
   readonly only?: string | undefined;
-  /** Before a fault is looked for again; default 300 ms. */
-  readonly confirmMs?: number;
   /** How far it is. */
   readonly onprogress?: (done: number, all: number) => void;
 }
@@ -54,6 +52,7 @@ export interface VerifyReport {
 }
 
 const PARALLEL = 8;
+/** Before a fault is looked for again. */
 const CONFIRM_MS = 300;
 
 /**
@@ -64,7 +63,7 @@ const CONFIRM_MS = 300;
 export async function verifyNode(options: VerifyOptions): Promise<VerifyReport> {
   const first = await look(options);
   if (first.faults.length + first.unverified.length === 0) return first;
-  await delay(options.confirmMs ?? CONFIRM_MS);
+  await delay(CONFIRM_MS);
   const second = await look({ ...options, onprogress: () => {} });
   const before = new Set([...first.faults, ...first.unverified].map(keyOf));
   const wasSeen = (each: Fault): boolean => before.has(keyOf(each));

@@ -2,7 +2,6 @@
 // A port that others look at us through: who has it before us keeps the agent from nothing else.
 import type { Logger } from "../log/logger.ts";
 import { Backoff } from "../loop/backoff.ts";
-import type { Clock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
 import type { LimitedServer } from "../ports/limited-server.ts";
 
@@ -13,7 +12,6 @@ export interface OpenPortOptions {
   /** Setting that chooses it, for the log. */
   readonly setting: string;
   readonly log: Logger;
-  readonly clock?: Clock;
 }
 
 const firstRetryMs = 500;
@@ -30,7 +28,6 @@ export class OpenPort {
     this.#tries = new KeepTrue({
       work: () => this.#try(),
       backoff: new Backoff({ baseMs: firstRetryMs, capMs: maxRetryMs }),
-      clock: options.clock,
     });
   }
 
