@@ -11,6 +11,7 @@ import {
   type PodListReport,
   STATE_PATHS,
   STATE_SOCKET_NAME,
+  type StateErrorReport,
 } from "../status/state-report.ts";
 
 /** No agent answers; the message names the socket, the cause and the remedy. */
@@ -30,40 +31,33 @@ const REMEDIES: Readonly<Record<string, string>> = {
   EPERM: "not permitted: run this as root",
 };
 
+interface Answer<T> {
+  readonly status: number;
+  readonly report: T & Partial<StateErrorReport>;
+}
+
 /** A client of the agent whose run dir this is. Each call opens a connection of its own, and throws an AgentAwayError. */
 export function stateClient(runDir: string, options: { timeoutMs?: number } = {}): StateReader {
   const socketPath = join(runDir, STATE_SOCKET_NAME);
   const { timeoutMs = DEFAULT_TIMEOUT_MS } = options;
-  const ask = async <T>(path: string): Promise<T> => {
+  const ask = async <T>(path: string): Promise<Answer<T>> => {
     const { status, body } = await exchange(socketPath, { path, timeoutMs });
-    if (status === 200) return parse<T>(body, socketPath);
-    const { error } = parse<{ error?: string }>(body, socketPath);
-    throw new StateRefusal(status, error ?? `status ${status}`);
+    return { status, report: parse(body, socketPath) };
   };
   return {
-    pods: () => ask<PodListReport>(STATE_PATHS.pods),
-    node: () => ask<NodeReport>(STATE_PATHS.node),
+    pods: async () => accepted(await ask<PodListReport>(STATE_PATHS.pods)),
+    node: async () => accepted(await ask<NodeReport>(STATE_PATHS.node)),
     pod: async (ns, name) => {
       const path = `${STATE_PATHS.pods}/${encodeURIComponent(ns)}/${encodeURIComponent(name)}`;
-      try {
-        return await ask<PodDetailReport>(path);
-      } catch (error) {
-        if (error instanceof StateRefusal && error.status === 404) return undefined;
-        throw error;
-      }
+      const answer = await ask<PodDetailReport>(path);
+      return answer.status === 404 ? undefined : accepted(answer);
     },
   };
 }
 
-/** The agent answered, and said no. */
-export class StateRefusal extends Error {
-  override readonly name = "StateRefusal";
-  readonly status: number;
-
-  constructor(status: number, message: string) {
-    super(`The agent refused: ${message}`);
-    this.status = status;
-  }
+function accepted<T>({ status, report }: Answer<T>): T {
+  if (status === 200) return report;
+  throw new Error(`The agent refused: ${report.error ?? `status ${status}`}`);
 }
 
 async function exchange(
