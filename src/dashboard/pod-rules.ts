@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import { agentsEyes, type KernelEyes, openEyes } from "../diagnose/kernel-eyes.ts";
 import { openAs, wantedPod } from "../diagnose/pod-check.ts";
-import { readRules, wantedRedirect } from "../diagnose/rule-reader.ts";
+import { readRules } from "../diagnose/rule-reader.ts";
 import { type PodProcess, scanProc } from "../linux/proc-scan.ts";
 import { systemClock } from "../loop/clock.ts";
 import { within } from "../loop/deadline.ts";
@@ -135,7 +135,7 @@ export class PodRules {
       const { chains } = await within(look, { ms: lookTimeoutMs });
       return eyes.families.map((family) => ({
         family,
-        ...explainRules(chains, wantedRedirect(pod), family),
+        ...explainRules(chains, pod.desired.redirect ?? undefined, family),
       }));
     } finally {
       abort.abort();

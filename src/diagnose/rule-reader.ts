@@ -3,26 +3,15 @@
 import type { PodProcess } from "../linux/proc-scan.ts";
 import type { Family } from "../netfilter/family.ts";
 import type { ChainState, RuleState } from "../netfilter/rule-engine.ts";
-import {
-  CHAIN_HOOKS,
-  CHAIN_NAMES,
-  type RedirectOptions,
-  TABLE_NAMES,
-  type TableName,
-} from "../redirection/rules.ts";
+import { CHAIN_HOOKS, CHAIN_NAMES, TABLE_NAMES, type TableName } from "../redirection/rules.ts";
 import type { PodReport } from "../status/state-report.ts";
 import type { KernelEyes } from "./kernel-eyes.ts";
 import { openAs } from "./pod-check.ts";
 
-/** The pod has no namespace that could be looked at. */
-export class NoPodProcessError extends Error {
-  override readonly name = "NoPodProcessError";
-}
-
 /**
  * Our rules as they stand in a pod, and how they differ from what the agent says should be; writes nothing.
  * @param running what scanProc found of the pod
- * @throws {NoPodProcessError} and what `PodRedirection.rules` throws
+ * @throws Error of a pod without a namespace that could be looked at, and what `PodRedirection.rules` throws
  */
 export async function readRules(
   { redirection }: KernelEyes,
@@ -30,15 +19,14 @@ export async function readRules(
   running: PodProcess | undefined,
   { signal }: { readonly signal?: AbortSignal } = {},
 ): Promise<RuleState> {
-  if (running === undefined) throw new NoPodProcessError("no process of the pod was found");
+  if (running === undefined) throw new Error("no process of the pod was found");
   using netns = openAs(running);
-  if (netns === undefined) throw new NoPodProcessError("its process has ended");
-  return await redirection.rules(netns, wantedRedirect(pod), signal === undefined ? {} : { signal });
-}
-
-/** How the agent says that a pod should be redirected; undefined: not at all, or nobody knows. */
-export function wantedRedirect({ desired }: Pick<PodReport, "desired">): RedirectOptions | undefined {
-  return desired.wanted === true ? (desired.redirect ?? undefined) : undefined;
+  if (netns === undefined) throw new Error("its process has ended");
+  return await redirection.rules(
+    netns,
+    pod.desired.redirect ?? undefined,
+    signal === undefined ? {} : { signal },
+  );
 }
 
 /** Tables that are named even where nothing of ours is in them. */
