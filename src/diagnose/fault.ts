@@ -56,12 +56,9 @@ const FAULT_FIXES = {
     "the pod should be outside the mesh and is redirected: restart the agent, or delete the pod",
 } as const satisfies Readonly<Record<CaptureKind, string> & Record<string, string>>;
 
-/** Faults that say that it is not known whether anything is wrong. */
-const UNKNOWN: ReadonlySet<FaultKind> = new Set(["unreadable-rules"]);
-
-/** Whether something is known to be wrong. */
+/** Whether something is known to be wrong; rules that cannot be read may be right. */
 export function isKnownWrong({ kind }: Pick<Fault, "kind">): boolean {
-  return !UNKNOWN.has(kind);
+  return kind !== "unreadable-rules";
 }
 
 /** Name of a fault. */

@@ -19,10 +19,7 @@ import type { NodeReport } from "../status/node-state-report.ts";
 const TIMEOUT_MS = 5_000;
 
 /** Where and with what to look. */
-export interface EyesOptions {
-  readonly hostRoot: string;
-  readonly runDir: string;
-  readonly ipv6: boolean;
+export interface EyesOptions extends Pick<AgentConfig, "hostRoot" | "runDir" | "ipv6"> {
   /** The variant that the agent says it uses; else what is kept for this boot, else what the host shows. */
   readonly variant: RedirectBackend["variant"] | "auto";
 }

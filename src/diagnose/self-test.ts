@@ -125,9 +125,7 @@ const REMEDIES: Readonly<Record<string, string>> = {
 export async function checkFolder(folder: NamedFolder): Promise<Finding> {
   const { id, path, use, setting } = folder;
   try {
-    const { mode } = await stat(path);
-    if ((mode & constants.S_IFMT) !== constants.S_IFDIR)
-      throw Object.assign(new Error("no folder"), { code: "ENOTDIR" });
+    if (!(await stat(path)).isDirectory()) throw Object.assign(new Error("no folder"), { code: "ENOTDIR" });
     await access(path, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (error) {
     const { code = "", message } = error as NodeJS.ErrnoException;
