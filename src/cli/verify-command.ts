@@ -62,10 +62,7 @@ async function runVerify(args: readonly string[], io: CommandIo): Promise<number
     report = await verifyNode({
       config,
       only,
-      expectation: async () => {
-        const [list, node] = await Promise.all([agent.pods(), agent.node()]);
-        return { list, node };
-      },
+      agent,
       onprogress: (done, all) => progress.say(`looked at ${done} of ${all} pods`),
     });
   } catch (error) {

@@ -6,6 +6,7 @@ import { exemptListPath } from "../install/exempt-namespaces.ts";
 import { ApiClient } from "../kube/api-client.ts";
 import { knownVariant, type RedirectBackend } from "../netfilter/variant.ts";
 import type { NodeReport } from "../status/node-state-report.ts";
+import type { StateReader } from "../status/state-reader.ts";
 import type { PodListReport } from "../status/state-report.ts";
 import { agentAway, judgeAgent } from "./agent-check.ts";
 import { checkApiPermissions } from "./api-permissions.ts";
@@ -23,8 +24,7 @@ import { checkUnserved } from "./sidecar-check.ts";
 /** What the doctor works with. */
 export interface DoctorOptions {
   readonly config: AgentConfig;
-  /** Asks the agent. @throws Error naming why nobody answers */
-  readonly agent: { node(): Promise<NodeReport>; pods(): Promise<PodListReport> };
+  readonly agent: Pick<StateReader, "pods" | "node">;
   /** A check has ended. */
   readonly onprogress?: (id: string) => void;
 }

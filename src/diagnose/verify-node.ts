@@ -11,6 +11,7 @@ import { knownVariant } from "../netfilter/variant.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
 import { rulesKnowledge } from "../redirection/rules-knowledge.ts";
 import type { NodeReport } from "../status/node-state-report.ts";
+import type { StateReader } from "../status/state-reader.ts";
 import type { PodListReport, PodReport } from "../status/state-report.ts";
 import { lookAtHostRules } from "../uninstall/node-cleanup-host.ts";
 import { CleanupTools } from "../uninstall/node-cleanup-tools.ts";
@@ -19,17 +20,11 @@ import { checkHost, type HostMember } from "./host-check.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
 import { checkPod, type PodSubject, sharedNamespaces, subjectOf, wantedPod } from "./pod-check.ts";
 
-/** What the agent says should be. */
-export interface Expectation {
-  readonly list: PodListReport;
-  readonly node: NodeReport;
-}
-
 /** How to verify. */
 export interface VerifyOptions {
   readonly config: AgentConfig;
-  /** Asks the agent; called again before something is reported. @throws Error naming why nobody answers */
-  readonly expectation: () => Promise<Expectation>;
+  /** Says what should be; asked again before something is reported. */
+  readonly agent: Pick<StateReader, "pods" | "node">;
   /** Only this pod, `namespace/name`, and the host. */
   readonly only?: string | undefined;
   /** How far it is. */
@@ -153,28 +148,29 @@ async function hostFaults(
 }
 
 async function gather(options: VerifyOptions): Promise<Subjects> {
-  const { config } = options;
-  let expected: Expectation | undefined;
+  const { config, agent } = options;
+  let list: PodListReport | undefined;
+  let node: NodeReport | undefined;
   let agentAway: string | null = null;
   try {
-    expected = await options.expectation();
+    [list, node] = await Promise.all([agent.pods(), agent.node()]);
   } catch (error) {
     agentAway = (error as Error).message;
   }
-  const settings = settingsOf(config, expected?.node);
-  const variant = knownVariant(expected?.node.backend.variant) ?? config.iptablesVariant;
+  const settings = settingsOf(config, node);
+  const variant = knownVariant(node?.backend.variant) ?? config.iptablesVariant;
   const eyes = await openEyes({ ...config, ...settings, variant });
-  const { oldest: running } = await scanProc(expected?.list.pods.map(wantedPod) ?? "all", {
+  const { oldest: running } = await scanProc(list?.pods.map(wantedPod) ?? "all", {
     procRoot: join(config.hostRoot, "proc"),
     ignoreNetns: eyes.hostNetns,
   });
-  const subjects = expected
-    ? expected.list.pods
+  const subjects = list
+    ? list.pods
         .filter(({ desired: { wanted, sidecar = null } }) => wanted !== null || sidecar !== null)
         .map((pod) => subjectOf(pod, running.get(pod.uid)))
         .filter(({ name }) => isMeant(name, options))
     : await unknownSubjects(eyes, { running, settings });
-  return { agentAway, subjects, members: expected && membersOf(expected.list.pods), eyes, settings };
+  return { agentAway, subjects, members: list && membersOf(list.pods), eyes, settings };
 }
 
 function isMeant(pod: string, { only = pod }: VerifyOptions): boolean {
