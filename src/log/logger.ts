@@ -30,8 +30,8 @@ type Write = (line: LoggedLine) => void;
  */
 export function createLoggers(settings: LogSettings, options: LoggerOptions = {}): LoggerFactory {
   const destination = options.destination ?? standardOutput();
-  const write = settings.format === "pretty" ? prettyWriter(destination) : jsonWriter(destination);
-  return new LoggerFactory(settings, write);
+  const pretty = (line: LoggedLine): void => destination.write(renderPrettyLine(line));
+  return new LoggerFactory(settings, settings.format === "pretty" ? pretty : jsonWriter(destination));
 }
 
 /** A line that cannot be written (the disk behind a redirected output is full) must not end the agent. */
@@ -139,10 +139,6 @@ function withoutOurKeys(fields: Record<string, unknown>): Record<string, unknown
 
 const ownKeys: ReadonlySet<string> = new Set(["time", "level", "msg", "scope"]);
 
-function prettyWriter(destination: DestinationStream): Write {
-  return (line) => destination.write(renderPrettyLine(line, new Date()));
-}
-
 /** A logger that drops everything, for parts used outside the agent. */
 export const silentLogger: Logger = {
   debug() {},
@@ -152,13 +148,13 @@ export const silentLogger: Logger = {
 };
 
 /** One line: time, level, scope, message, then the fields; a stack follows indented where there is one and it is an error. */
-export function renderPrettyLine({ level, scope, fields, message }: LoggedLine, at: Date): string {
+function renderPrettyLine({ level, scope, fields, message }: LoggedLine): string {
   const { err, ...rest } = fields as { readonly err?: unknown } & Record<string, unknown>;
   const shown = Object.entries(rest).filter(([, value]) => value !== undefined);
   const words = shown.map(([name, value]) => `${escaped(name)}=${renderValue(value)}`);
   if (err !== undefined)
     words.push(`err=${JSON.stringify(err instanceof Error ? err.message : String(err))}`);
-  const head = `${at.toISOString().slice(11, 23)} ${level.toUpperCase().padEnd(5)} ${scope.padEnd(9)} ${escaped(message)}`;
+  const head = `${new Date().toISOString().slice(11, 23)} ${level.toUpperCase().padEnd(5)} ${scope.padEnd(9)} ${escaped(message)}`;
   const stack =
     level === "error" && err instanceof Error && err.stack !== undefined
       ? `\n${err.stack
