@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a diagnosis looks at namespaces with: the agent's own readers, in this process, without its memory; nothing is written.
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import { hostNetnsKeys } from "../linux/host-netns.ts";
 import type { Family } from "../netfilter/family.ts";
-import {
-  BACKEND_FILE,
-  chooseBackend,
-  knownVariant,
-  type RedirectBackend,
-  writesIpv6,
-} from "../netfilter/variant.ts";
+import { chooseBackend, knownVariant, type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
 import { PodRedirection } from "../redirection/pod-redirection.ts";
 import { SidecarRedirection } from "../redirection/sidecar-redirection.ts";
 import type { NodeReport } from "../status/node-state-report.ts";
@@ -60,29 +53,10 @@ export function agentsEyes(
 }
 
 /** The variant that the agent uses, or would use; nothing is decided and kept by looking. */
-export async function readBackend(
-  options: Pick<EyesOptions, "hostRoot" | "runDir" | "variant">,
-): Promise<RedirectBackend> {
-  const kept = options.variant === "auto" ? await keptVariant(options.runDir) : undefined;
-  return await chooseBackend({
-    variant: kept ?? options.variant,
-    runDir: options.runDir,
-    hostProcess: join(options.hostRoot, "proc/1"),
-    // without a boot id no decision is written
-    bootIdPath: "/dev/null",
-  });
-}
-
-async function keptVariant(runDir: string): Promise<"nft" | "legacy" | undefined> {
-  try {
-    const bootId = (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
-    const decision = JSON.parse(await readFile(join(runDir, BACKEND_FILE), "utf8")) as Record<
-      string,
-      unknown
-    >;
-    const { variant } = decision;
-    return decision.bootId === bootId && (variant === "nft" || variant === "legacy") ? variant : undefined;
-  } catch {
-    return undefined;
-  }
+export async function readBackend({
+  hostRoot,
+  runDir,
+  variant,
+}: Pick<EyesOptions, "hostRoot" | "runDir" | "variant">): Promise<RedirectBackend> {
+  return await chooseBackend({ variant, runDir, hostProcess: join(hostRoot, "proc/1"), keeps: false });
 }

@@ -39,6 +39,8 @@ export interface BackendOptions {
   readonly variant: Variant | "native" | "auto";
   /** Folder that keeps the decision until the node's next boot. */
   readonly runDir: string;
+  /** False for who only looks: a new decision is kept by nobody. Default true. */
+  readonly keeps?: boolean;
   /** The /proc folder of a process in the host's network namespace, which is only read; for example /host/proc/1. */
   readonly hostProcess: string;
   /** Default: one with its default settings. */
@@ -115,7 +117,8 @@ async function choose(
     return { variant: kept, reason: "chosen earlier in this boot" };
   const choice = await detect(installed, options.hostProcess);
   const { variant } = choice;
-  if (bootId === undefined || installed[variant] === undefined) return choice;
+  const { keeps = true } = options;
+  if (!keeps || bootId === undefined || installed[variant] === undefined) return choice;
   const content = `${JSON.stringify({ bootId, variant })}\n`;
   await replaceFile(file, { content, mode: 0o600 }).catch((error: unknown) =>
     // the next agent looks at the host again; without this one no pod of the mesh starts

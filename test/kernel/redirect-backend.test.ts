@@ -191,6 +191,19 @@ describe("the choice", () => {
     expect(existsSync(join(folder, BACKEND_FILE))).toBe(false);
   });
 
+  test("is told to who only looks, and a new one is kept by nobody", async () => {
+    using host = await TestNetns.make();
+    await host.run("iptables-legacy -A INPUT -j ACCEPT");
+    expect((await choose(host, { keeps: false })).variant).toBe("legacy");
+    expect(existsSync(join(folder, BACKEND_FILE))).toBe(false);
+    await choose(host);
+    await host.run("iptables-legacy -F INPUT");
+    expect(await choose(host, { keeps: false })).toMatchObject({
+      variant: "legacy",
+      reason: "chosen earlier in this boot",
+    });
+  });
+
   test("is the operator's when there is one, and is not kept", async () => {
     using host = await TestNetns.make();
     expect(await choose(host, { variant: "legacy" })).toMatchObject({
