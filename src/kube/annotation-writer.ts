@@ -224,7 +224,7 @@ export class AnnotationWriter {
  */
 function isGone(error: unknown): boolean {
   if (!(error instanceof ApiError)) return false;
-  if (error.status === 404) return true;
+  if (error.isNotFound) return true;
   if (error.status === 422) return error.fields.includes("metadata.uid");
   return error.status === 409 && /precondition.*uid/i.test(error.message);
 }

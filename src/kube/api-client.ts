@@ -252,7 +252,7 @@ export interface WatchEvent {
 }
 
 /** What a Status says, in the place of an object. */
-const statusFields: Fields = { code: true, reason: true, message: true, details: true };
+const statusFields: Fields = { kind: true, code: true, reason: true, message: true, details: true };
 
 /** Reads one line, and of its object these fields. @throws ApiError for ERROR events, Error with code BAD_RESPONSE for what is no event */
 export function parseWatchEvent(

@@ -46,6 +46,19 @@ export class ApiError extends Error {
     this.retryAfterMs = details.retryAfterMs;
   }
 
+  /**
+   * The API server knows no such object. Only its own word counts: a balancer that has no API server behind it answers 404, too.
+   * Source: Kubernetes API conventions, "Response Status Kind".
+   */
+  get isNotFound(): boolean {
+    return this.status === 404 && this.reason === "NotFound";
+  }
+
+  /** The API server does not take the credentials, or they have no right to this; its own word, as above. */
+  get isRefused(): boolean {
+    return this.reason === "Unauthorized" || this.reason === "Forbidden";
+  }
+
   /** The version asked for is no longer (or not yet) known: only a new list helps. */
   get isGone(): boolean {
     return this.status === 410 || (this.status === 504 && this.causes.includes("ResourceVersionTooLarge"));
@@ -80,13 +93,13 @@ export function errorOfAnswer(
   });
 }
 
-/** Makes an error of a `Status` object, as it also comes in a watch's ERROR event. */
+/** Makes an error of a `Status` object, as it also comes in a watch's ERROR event; of any other the fallback counts. */
 export function errorOfStatus(
   asked: AskedFor,
   raw: unknown,
   fallback: { status?: number; text?: string; retryAfterMs?: number } = {},
 ): ApiError {
-  const body = recordOf(raw);
+  const body = recordOf(recordOf(raw).kind === "Status" ? raw : undefined);
   const status = typeof body.code === "number" ? body.code : (fallback.status ?? 500);
   const reason = wordOf(body.reason, bounds.errorCauses) || (status === 410 ? "Gone" : "Unknown");
   const said = cutText(textOf(body.message) || fallback.text || "no message", bounds.errorMessage);

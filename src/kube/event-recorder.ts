@@ -250,7 +250,7 @@ export class EventRecorder {
 
 /** @throws what says anything else */
 function isGone(error: unknown): boolean {
-  if (error instanceof ApiError && error.status === 404) return true;
+  if (error instanceof ApiError && error.isNotFound) return true;
   throw error;
 }
 

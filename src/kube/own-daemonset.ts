@@ -73,8 +73,8 @@ export class OwnDaemonSet {
       try {
         return await this.#ask();
       } catch (error) {
-        const isRefused = error instanceof ApiError && (error.status === 403 || error.status === 401);
-        if (isRefused) return this.#wasSeen && this.#options.hasOwnPod() ? "deleted" : "unknown";
+        if (error instanceof ApiError && error.isRefused)
+          return this.#wasSeen && this.#options.hasOwnPod() ? "deleted" : "unknown";
         const pauseMs = backoff.nextMs();
         if (performance.now() + pauseMs >= until) return "unknown";
         await new Promise((resolve) => setTimeout(resolve, pauseMs));
@@ -94,7 +94,7 @@ export class OwnDaemonSet {
       if (isOurs && found.deletionTimestamp !== undefined) return "deleted";
       return (await this.#isElsewhere(daemonSet)) ? "elsewhere" : "present";
     } catch (error) {
-      if (error instanceof ApiError && error.status === 404) return "deleted";
+      if (error instanceof ApiError && error.isNotFound) return "deleted";
       throw error;
     }
   }

@@ -228,6 +228,8 @@ export async function labelPod(
 export function hasChanged(error: unknown): boolean {
   if (!(error instanceof ApiError)) return false;
   return (
-    [404, 409, 410].includes(error.status) || (error.status === 422 && error.fields.includes("metadata.uid"))
+    error.isNotFound ||
+    [409, 410].includes(error.status) ||
+    (error.status === 422 && error.fields.includes("metadata.uid"))
   );
 }

@@ -201,6 +201,15 @@ test("a pod that is gone ends its writes", async () => {
   expect(lines.filter(({ level }) => level !== "debug")).toEqual([]);
 });
 
+test("a pod is not gone because a balancer without an API server says so", async () => {
+  const { server, writer } = await start(["a"]);
+  server.faults.failures.push({ status: 404, text: "404 page not found\n", verb: "patch", times: 2 });
+  writer.set(ref("a"), "enabled");
+  await writer.idle();
+  expect(annotationOf(server, "a")).toBe("enabled");
+  expect(writer.counts).toMatchObject({ written: 1, retried: 2, gone: 0 });
+});
+
 test("another pod of the same name is never annotated", async () => {
   const { server, writer } = await start([]);
   server.put("pods", pod("a", { uid: "someone-else" }));

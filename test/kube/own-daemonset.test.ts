@@ -167,6 +167,20 @@ test.each([401, 403])(
   },
 );
 
+test.each([
+  ["404, in a balancer's words", { status: 404, text: "404 page not found\n" }],
+  ["404, in a gateway's words", { status: 404, text: '{"message":"no Route matched with those values"}' }],
+  ["503 with a code of its own", { status: 503, text: '{"code":404,"reason":"NotFound"}' }],
+  ["403, from a proxy", { status: 403, text: "<html><h1>403 Forbidden</h1></html>" }],
+  ["401, from a proxy", { status: 401, text: "Unauthorized" }],
+])("what stands before an API server that is away knows nothing of the DaemonSet (%s)", async (_, answer) => {
+  const { server, own } = await start();
+  server.put("daemonsets", daemonSet());
+  await own.remember();
+  server.faults.failures.push({ ...answer, resource: "daemonsets" });
+  expect(await own.state({ deadlineMs: 500 })).toBe("unknown");
+});
+
 test("a refusal says nothing once the own pod is gone, for the token goes with it", async () => {
   const { server, own, watched } = await start();
   server.put("daemonsets", daemonSet());

@@ -198,6 +198,10 @@ export class ApiServer {
     if (failure !== undefined) {
       if (failure.retryAfterSeconds !== undefined)
         response.setHeader("retry-after", failure.retryAfterSeconds);
+      if (failure.text !== undefined) {
+        response.writeHead(failure.status, { "content-type": "text/plain" }).end(failure.text);
+        return;
+      }
       throw failureError(failure, target.verb, target.resource);
     }
     await this.#answer(target, { request, response, body });

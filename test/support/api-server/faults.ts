@@ -15,6 +15,8 @@ export interface FailRule {
   details?: object;
   times?: number;
   retryAfterSeconds?: number;
+  /** Sent in place of a Status: the answer of a load balancer or proxy that has no API server behind it. */
+  text?: string;
 }
 
 /** Switches; a number counts down with each use, a boolean stays until set back. */
