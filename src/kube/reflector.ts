@@ -9,7 +9,7 @@ import type { WatchEvent } from "./api-client.ts";
 import { recordOf, wordOf } from "./json-fields.ts";
 import { compareVersions, type Keyed, laterVersion, ObjectCache, type ObjectChange } from "./object-cache.ts";
 import type { ReflectorCounts, ReflectorOptions } from "./reflector-options.ts";
-import { needsList, WatchFailures } from "./watch-failures.ts";
+import { WatchFailures } from "./watch-failures.ts";
 
 /** Watches that live shorter than this and bring nothing count as failures, or a rude server would be hammered. */
 const shortestWatchMs = 1000;
@@ -134,7 +134,7 @@ export class Reflector<T extends Keyed> {
         if (signal.aborted) return;
         this.counts.failures += 1;
         this.#connected = false;
-        if (needsList(error)) this.#version = undefined;
+        if (this.#failures.needsList(error)) this.#version = undefined;
         await this.#failures.pauseAfter(error, signal);
       }
     }

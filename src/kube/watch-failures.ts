@@ -23,6 +23,12 @@ const nobodyThere: ReadonlySet<unknown> = new Set(["ECONNREFUSED", "EHOSTUNREACH
  * and end them, or answer for one pod and not for the list, and thousands of nodes would ask it again and again.
  */
 const cutIntervalMs = 10_000;
+/**
+ * How long a watch fails by the server's own fault until another version is tried. A server that is ill for a minute goes on where it
+ * stopped, and is spared the lists of all nodes; one that cannot read what came after this version never would.
+ * Source: client-go tools/cache/reflector.go, which lists after each such failure.
+ */
+const hopelessMs = 60_000;
 /** Longest that a server's own wish to be left alone is heeded. */
 const longestWishMs = 30_000;
 
@@ -46,6 +52,14 @@ export class WatchFailures {
   /** It has failed, and is not known to work again. */
   get isFailing(): boolean {
     return this.#sinceMs !== undefined;
+  }
+
+  /** Whether a list is to come before the next watch. */
+  needsList(error: unknown): boolean {
+    if (needsList(error)) return true;
+    const isHopeless =
+      this.#sinceMs !== undefined && this.#options.clock.nowMs() - this.#sinceMs >= hopelessMs;
+    return isHopeless && isServersFault(error);
   }
 
   /** Resolves when it is time for the next try. */
@@ -87,7 +101,7 @@ export class WatchFailures {
     if (relist && !this.#neededList) this.#backoff.reset();
     this.#neededList = relist;
     const { failures } = this.#backoff;
-    const fields = { what, err: error, failures: failures + 1, relist };
+    const fields = { what, err: error, failures: failures + 1, relist: this.needsList(error) };
     // Operators need the first failure and a reminder, not one line for each try.
     const notable = failures === 0 || failures % 10 === 9;
     if (notable) log.warn(fields, "cannot watch; trying again");
@@ -96,9 +110,14 @@ export class WatchFailures {
 }
 
 /** The version is of no use any more: too old, too new, refused as a parameter, or followed by something unreadable. */
-export function needsList(error: unknown): boolean {
+function needsList(error: unknown): boolean {
   if (!(error instanceof ApiError)) return false;
   return error.isGone || error.status === 400 || error.status === 422 || error.reason === "BadResponse";
+}
+
+/** In the words of the API server, not of what stands before one that is away. */
+function isServersFault(error: unknown): boolean {
+  return error instanceof ApiError && error.status >= 500 && error.reason !== "Unknown";
 }
 
 /** No connection came about. A server behind a broken certificate is there: each try costs it a handshake. */

@@ -213,6 +213,36 @@ test("a server that was set back to an older version is listed anew", async () =
   expect(changes).toEqual(["set a"]);
 });
 
+/** A minute lasts a second. */
+const hasty = { ...systemClock, nowMs: () => performance.now() * 60 };
+
+test("a watch that the server cannot go on with from this version, whatever the reason, is begun anew with a list", async () => {
+  const kube = await watching(["a"], { reflector: { clock: hasty } });
+  const { server, reflector, changes } = kube;
+  await watchOpen(kube, reflector);
+  const resourceVersion = String(server.store.version);
+  server.faults.failures = [{ status: 500, verb: "watch", resourceVersion }];
+  server.dropWatches();
+  server.put("pods", pod("b"));
+  await waitFor("the new pod is known", () => changes.includes("set b"), 5_000);
+  expect(lists(kube)).toBe(2);
+});
+
+test.each([
+  ["answers 500 for less than a minute", { status: 500 }],
+  ["asks for patience", { status: 429 }],
+  ["has a balancer answer for it", { status: 502, text: "Bad Gateway" }],
+  ["refuses it", { status: 403 }],
+])("a server that %s is not asked for a list besides", async (what, answer) => {
+  const kube = await watching(["a"], { reflector: what.includes("minute") ? {} : { clock: hasty } });
+  const { server, reflector } = kube;
+  await watchOpen(kube, reflector);
+  server.faults.failures = [{ ...answer, verb: "watch" }];
+  server.dropWatches();
+  await waitFor("minutes", () => reflector.counts.failures > 40, 10_000);
+  expect(lists(kube)).toBe(1);
+});
+
 test("a half-open connection is found after the watch's own end, and replaced", async () => {
   const kube = await watching(["a"], {
     server: { limits: { watchOpenMs: 300, headersMs: 300 } },

@@ -194,7 +194,7 @@ export class ApiServer {
     this.#log(request, response, { target, url, body });
     if (this.faults.hang) return;
     this.#authorize(request);
-    const failure = takeFailure(this.faults, target.verb, target.resource);
+    const failure = takeFailure(this.faults, target);
     if (failure !== undefined) {
       if (failure.retryAfterSeconds !== undefined)
         response.setHeader("retry-after", failure.retryAfterSeconds);

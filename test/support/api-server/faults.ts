@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The bad days of an API server, as switches that can be thrown while it runs.
 import { type ResourceName, StatusError } from "./objects.ts";
+import type { RequestTarget } from "./request-target.ts";
 
 export type Verb = "get" | "list" | "watch" | "create" | "update" | "patch" | "delete";
 
@@ -9,6 +10,8 @@ export interface FailRule {
   status: number;
   verb?: Verb;
   resource?: ResourceName;
+  /** Only for requests from this version on. */
+  resourceVersion?: string;
   reason?: string;
   message?: string;
   /** `details` of the Status. */
@@ -72,9 +75,16 @@ export function takeFault(faults: Faults, name: Counted): boolean {
 }
 
 /** Finds the failure configured for a request, counts it down and returns it. */
-export function takeFailure(faults: Faults, verb: Verb, resource: ResourceName): FailRule | undefined {
+export function takeFailure(
+  faults: Faults,
+  { verb, resource, query }: Pick<RequestTarget, "verb" | "resource" | "query">,
+): FailRule | undefined {
+  const version = query.get("resourceVersion");
   const index = faults.failures.findIndex(
-    (rule) => (rule.verb ?? verb) === verb && (rule.resource ?? resource) === resource,
+    (rule) =>
+      (rule.verb ?? verb) === verb &&
+      (rule.resource ?? resource) === resource &&
+      (rule.resourceVersion ?? version) === version,
   );
   const rule = faults.failures[index];
   if (rule === undefined) return undefined;
