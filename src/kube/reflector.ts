@@ -11,7 +11,7 @@ import { compareVersions, type Keyed, laterVersion, ObjectCache, type ObjectChan
 import type { ReflectorCounts, ReflectorOptions } from "./reflector-options.ts";
 import { WatchFailures } from "./watch-failures.ts";
 
-/** Watches that live shorter than this and bring nothing count as failures, or a rude server would be hammered. */
+/** Watches that live shorter than this and bring nothing new count as failures, or a rude server would be hammered. */
 const shortestWatchMs = 1000;
 
 /** A cache of one collection that maintains itself between `start` and `stop`. */
@@ -175,7 +175,7 @@ export class Reflector<T extends Keyed> {
     const { client, path, query, fields, metadataOnly, graceMs = 5000, watchSeconds = 40 } = this.#options;
     const timeoutSeconds = Math.max(1, Math.round(watchSeconds * (1 + this.#random() / 4)));
     const startMs = this.#clock.nowMs();
-    const eventsBefore = this.counts.events;
+    const versionBefore = this.#version;
     const watchQuery = {
       ...query,
       resourceVersion: this.#version,
@@ -203,8 +203,8 @@ export class Reflector<T extends Keyed> {
       for await (const event of events) {
         this.counts.events += 1;
         this.#noteContact();
-        this.#failures.noteSuccess();
         this.#take(event);
+        if (this.#version !== versionBefore) this.#failures.noteSuccess();
         await turns.next();
       }
     } finally {
@@ -212,8 +212,8 @@ export class Reflector<T extends Keyed> {
     }
     this.#noteContact();
     const livedMs = this.#clock.nowMs() - startMs;
-    if (livedMs < shortestWatchMs && this.counts.events === eventsBefore) {
-      throw new Error(`the watch ended after ${Math.round(livedMs)} ms without an event`);
+    if (livedMs < shortestWatchMs && this.#version === versionBefore) {
+      throw new Error(`the watch ended after ${Math.round(livedMs)} ms without anything new`);
     }
     this.#failures.noteSuccess();
   }

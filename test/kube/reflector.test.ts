@@ -352,6 +352,31 @@ test("a server that drops every watch at once is not hammered", async () => {
   expect(lists(kube)).toBe(1);
 });
 
+test("a watch that is ended at once, each time after a word that brings nothing on, is not asked for without a pause", async () => {
+  let watches = 0;
+  const client = {
+    list: async () => ({ items: [], resourceVersion: "5" }),
+    async *watch() {
+      watches += 1;
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      yield { type: "BOOKMARK" as const, object: { metadata: { resourceVersion: "5" } } };
+    },
+  };
+  const reflector = new Reflector<PodFacts>({
+    client,
+    what: "pods",
+    path: "/p",
+    convert: toPodFacts,
+    log: recordingLogger(),
+    backoff: new Backoff({ baseMs: 100, capMs: 30_000, random: () => 1 }),
+  });
+  cleanups.push(() => reflector.stop());
+  reflector.start();
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  // 100, 200 and 400 ms after the first
+  expect(watches).toBeLessThanOrEqual(5);
+});
+
 test("a server that asks for patience gets it", async () => {
   const kube = await watching(["a"]);
   await watchOpen(kube, kube.reflector);
