@@ -27,7 +27,7 @@ export interface AnnotationWriterOptions {
   readonly backoff?: { readonly baseMs?: number; readonly capMs?: number };
 }
 
-/** Counts since the start; `gone` are writes to pods that no longer exist. */
+/** Counts since the start; `gone` are writes to pods that no longer exist, `refused` those of `retried` that were called invalid. */
 export interface AnnotationCounts {
   written: number;
   skipped: number;
@@ -41,6 +41,8 @@ interface Job {
   readonly backoff: Backoff;
   wanted: RedirectionStatus;
   inFlight: boolean;
+  /** It was called invalid, which was told. */
+  isRefused: boolean;
   /** Nobody wants the value any more; the job ends with the write in flight. */
   dropped: boolean;
 }
@@ -91,6 +93,7 @@ export class AnnotationWriter {
       backoff,
       wanted: value,
       inFlight: false,
+      isRefused: false,
       dropped: false,
     };
     this.#jobs.set(pod.uid, created);
@@ -189,22 +192,23 @@ export class AnnotationWriter {
   #onFailure(job: Job, error: unknown): void {
     const { log } = this.#options;
     const { namespace, name } = job.pod;
-    if (isGone(error)) {
+    if (isPodGone(error)) {
       this.counts.gone += 1;
       log.debug({ namespace, pod: name }, "pod is gone, its annotation needs no write");
       this.#written.delete(job.pod.uid);
       this.#finish(job);
       return;
     }
-    if (error instanceof ApiError && (error.status === 400 || error.status === 422)) {
-      this.counts.refused += 1;
-      log.error({ err: error, namespace, pod: name }, "the API server refuses the redirection annotation");
-      this.#finish(job);
-      return;
-    }
     this.counts.retried += 1;
     const fields = { err: error, namespace, pod: name, failures: job.backoff.failures + 1 };
-    if (job.backoff.failures === 1) log.warn(fields, "cannot write the redirection annotation; trying again");
+    // not for good: an admission policy says it, and is changed, and a pod that is still announced must not leave the mesh
+    const isRefused = error instanceof ApiError && (error.status === 400 || error.status === 422);
+    if (isRefused) this.counts.refused += 1;
+    if (isRefused && !job.isRefused) {
+      job.isRefused = true;
+      log.error(fields, "the API server refuses the redirection annotation; trying again");
+    } else if (job.backoff.failures === 1 && !isRefused)
+      log.warn(fields, "cannot write the redirection annotation; trying again");
     else log.debug(fields, "cannot write the redirection annotation; trying again");
     const retryAfterMs = error instanceof ApiError ? (error.retryAfterMs ?? 0) : 0;
     const pauseMs = Math.max(job.backoff.nextMs(), Math.min(retryAfterMs, 30_000));
@@ -222,7 +226,7 @@ export class AnnotationWriter {
  * Source: Kubernetes apimachinery ValidateObjectMetaUpdate (metadata.uid is immutable: 422);
  * newer servers check the UID as a precondition (409).
  */
-function isGone(error: unknown): boolean {
+export function isPodGone(error: unknown): boolean {
   if (!(error instanceof ApiError)) return false;
   if (error.isNotFound) return true;
   if (error.status === 422) return error.fields.includes("metadata.uid");

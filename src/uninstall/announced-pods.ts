@@ -2,8 +2,8 @@
 // istiod is told first that pods of this node leave the mesh: where nobody can tell it, they stay in it.
 import { setTimeout as delay } from "node:timers/promises";
 import type { AgentConfig } from "../config.ts";
+import { isPodGone } from "../kube/annotation-writer.ts";
 import { ApiClient, podPath } from "../kube/api-client.ts";
-import { ApiError } from "../kube/api-error.ts";
 import { type PodFacts, podAnnotations, toPodFacts } from "../kube/pod-facts.ts";
 import { canonicalAddress } from "../linux/address.ts";
 import { hostNetnsKeys } from "../linux/host-netns.ts";
@@ -124,7 +124,6 @@ async function conceal(client: ApiClient, { uid, namespace, name }: PodFacts): P
     });
     return undefined;
   } catch (error) {
-    const isGone = error instanceof ApiError && [404, 409].includes(error.status ?? 0);
-    return isGone ? undefined : (error as Error).message;
+    return isPodGone(error) ? undefined : (error as Error).message;
   }
 }

@@ -30,7 +30,8 @@ const mesh = await MeshNode.start({
   },
 });
 mesh.kubelet.createNamespace("mesh", { "istio.io/dataplane-mode": "ambient" });
-await mesh.startZtunnel();
+// how long ztunnel waits after an agent that was away is no matter of this test
+await mesh.startZtunnel({ maxBackoffMs: 100 });
 let counter = 0;
 
 /** One object that is deleted, or what is done about it. */
@@ -43,6 +44,8 @@ export type Step =
   | "serviceaccount"
   /** Requests are refused (403). */
   | "roles"
+  /** Not deleted: an admission policy lets nobody change pods, and calls what they ask invalid. */
+  | "policy"
   /** SIGTERM reaches the agent. */
   | "stop"
   /** Not deleted: the node is none of the DaemonSet's any more. */
@@ -95,6 +98,14 @@ async function take(step: Step): Promise<number | undefined> {
     case "serviceaccount":
     case "roles":
       mesh.api.faults.failures.push({ status: step === "roles" ? 403 : 401 });
+      return undefined;
+    case "policy":
+      mesh.api.faults.failures.push({
+        status: 422,
+        verb: "patch",
+        resource: "pods",
+        message: "denied by policy",
+      });
       return undefined;
     case "stop":
       return await mesh.agent.stop(30_000);

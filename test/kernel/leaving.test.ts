@@ -49,6 +49,7 @@ const orders: readonly [who: string, steps: readonly Step[], hasRights: boolean]
     ["daemonset-in-foreground", "serviceaccount", "roles", "stop"],
     false,
   ],
+  ["kubectl delete daemonset, under a policy that denies the patch", ["policy", "daemonset", "stop"], false],
   ["a node selector or affinity that does not match the node any more", ["affinity", "stop"], true],
 ];
 

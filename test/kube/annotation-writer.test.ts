@@ -229,14 +229,20 @@ test("a UID checked as a precondition ends the writes too", async () => {
   expect(writer.counts).toMatchObject({ gone: 1, retried: 0 });
 });
 
-test("a refusal for good is logged and given up", async () => {
-  const { server, writer, lines } = await start(["a"]);
-  server.faults.failures = [{ status: 422, verb: "patch" }];
-  writer.set(ref("a"), "enabled");
-  await writer.idle();
-  expect(writer.counts).toMatchObject({ refused: 1, retried: 0 });
-  expect(lines.map(({ level }) => level)).toEqual(["error"]);
-});
+test.each([400, 422])(
+  "what a policy denies (%s) is not given up: it is told once, and written when it may be",
+  async (status) => {
+    const { server, writer, lines } = await start(["a"]);
+    server.faults.failures = [{ status, verb: "patch" }];
+    writer.set(ref("a"), null);
+    await waitFor("three tries", () => writer.counts.retried >= 3);
+    expect(writer.isWriting("uid-a")).toBe(true);
+    expect(lines.map(({ level }) => level).filter((level) => level !== "debug")).toEqual(["error"]);
+    server.faults.failures = [];
+    await writer.idle();
+    expect(writer.counts).toMatchObject({ written: 1, gone: 0 });
+  },
+);
 
 test("forgetting a pod and stopping end what is under way", async () => {
   const { server, writer } = await start(["a", "b"]);

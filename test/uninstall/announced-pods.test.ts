@@ -57,13 +57,25 @@ const conceal = () =>
 const annotationsLeft = () =>
   kube.server.store.list("pods").map(({ metadata }) => metadata.annotations ?? {});
 
-function refusePatches(): void {
-  kube.server.faults.failures.push({ status: 403, reason: "Forbidden", verb: "patch" });
+function refusePatches(answer: { status: number; text?: string } = { status: 403 }): void {
+  kube.server.faults.failures.push({ ...answer, verb: "patch" });
 }
 
 test("the annotation of a pod is taken away, and it need not stay", async () => {
   expect(await conceal()).toEqual({ spare: new Set(), failed: [], notes: [] });
   expect(annotationsLeft()).toEqual([{}]);
+});
+
+test.each([
+  ["403", { status: 403 }],
+  ["409 for somebody else's write", { status: 409 }],
+  ["422 of a policy", { status: 422 }],
+  ["404 of a balancer", { status: 404, text: "404 page not found\n" }],
+])("a pod whose annotation cannot be taken away stays (%s)", async (_, answer) => {
+  refusePatches(answer);
+  const { spare, failed } = await conceal();
+  expect(spare).toContain(netnsKeyAt(pod.path));
+  expect(failed).toEqual([expect.stringMatching(/^shop\/web stays in the mesh/) as string]);
 });
 
 test("a pod that stays does so also where another namespace has given itself its address", async () => {
