@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The container runtime's part in CNI, played as containerd 1.6 plays it: namespaces, chains, cached results, forgiving
 // and repeated DELs.
+import { spawn } from "node:child_process";
 import { randomInt, randomUUID } from "node:crypto";
+import { once } from "node:events";
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type CniVerb, execPlugin, PluginError } from "./cni-exec.ts";
@@ -51,6 +53,8 @@ export interface CniRuntimeOptions {
   readonly binDirs?: readonly string[];
   /** Default /var/run/netns, which is what containerd passes on. */
   readonly netnsDir?: string;
+  /** Whether each namespace belongs to a user namespace of its own; default: to the node's. */
+  readonly ownUsers?: boolean;
   /** Deadline of one plugin, default 30000. */
   readonly pluginTimeoutMs?: number;
   readonly onCall?: (call: CniCall) => void;
@@ -65,6 +69,7 @@ export class CniRuntime {
   readonly netnsDir: string;
   readonly #binDirs: readonly string[];
   readonly #pluginTimeoutMs: number;
+  readonly #ownUsers: boolean;
   readonly #onCall: (call: CniCall) => void;
   readonly #cache = new Map<string, Attachment>();
 
@@ -72,6 +77,7 @@ export class CniRuntime {
     this.#binDirs = options.binDirs ?? ["/usr/lib/cni"];
     this.netnsDir = options.netnsDir ?? "/var/run/netns";
     this.#pluginTimeoutMs = options.pluginTimeoutMs ?? 30_000;
+    this.#ownUsers = options.ownUsers === true;
     this.#onCall = options.onCall ?? (() => {});
   }
 
@@ -80,8 +86,23 @@ export class CniRuntime {
     await mkdir(this.netnsDir, { recursive: true });
     const path = join(this.netnsDir, `cni-${randomUUID()}`);
     await writeFile(path, "");
-    await run(["unshare", `--net=${path}`, "true"]);
+    if (this.#ownUsers) await this.#bindOwnUsers(path);
+    else await run(["unshare", `--net=${path}`, "true"]);
     return path;
+  }
+
+  /** As a runtime does it: a process with users of its own makes the network, and is gone when it is kept. */
+  async #bindOwnUsers(path: string): Promise<void> {
+    const maker = spawn("unshare", ["--user", "--map-root-user", "--net", "cat"], {
+      env: cleanEnv(),
+      stdio: ["pipe", "pipe", "inherit"],
+    });
+    const exit = once(maker, "exit");
+    maker.stdin.write("made\n");
+    await once(maker.stdout, "data");
+    await run(["mount", "--bind", `/proc/${maker.pid}/ns/net`, path]);
+    maker.stdin.end();
+    await exit;
   }
 
   /** Unmounts and removes a namespace; one that is gone already is fine. */

@@ -24,8 +24,8 @@ export interface BridgeConflistOptions {
   readonly cniVersion?: string;
   /** Name of the bridge, default "cni0". */
   readonly bridge?: string;
-  /** Default 10.210.0.0/16. */
-  readonly subnetV4?: string;
+  /** Default 10.210.0.0/16; null for a network without IPv4. */
+  readonly subnetV4?: string | null;
   /** Default fd10:210::/64, or null where the kernel has no IPv6; null for a network without it. */
   readonly subnetV6?: string | null;
   /** Folder for the address leases. */
@@ -38,17 +38,15 @@ function defaultSubnetV6(): string | null {
   return existsSync("/proc/sys/net/ipv6") ? "fd10:210::/64" : null;
 }
 
-/** Makes the conflist of a dual-stack bridge whose pods have a default route and reach each other and the node. */
+/** Makes the conflist of a bridge, dual-stack unless told otherwise, whose pods have a default route and reach each other and the node. */
 export function bridgeConflist(options: BridgeConflistOptions): Conflist {
   const { name = "podnet", cniVersion = "1.0.0", bridge = "cni0" } = options;
-  const { subnetV4 = "10.210.0.0/16", chained = [] } = options;
+  const { chained = [] } = options;
+  const subnetV4 = options.subnetV4 === undefined ? "10.210.0.0/16" : options.subnetV4;
   const subnetV6 = options.subnetV6 === undefined ? defaultSubnetV6() : options.subnetV6;
-  const ranges = [[{ subnet: subnetV4 }]];
-  const routes = [{ dst: "0.0.0.0/0" }];
-  if (subnetV6 !== null) {
-    ranges.push([{ subnet: subnetV6 }]);
-    routes.push({ dst: "::/0" });
-  }
+  const subnets = [subnetV4, subnetV6].filter((subnet) => subnet !== null);
+  const ranges = subnets.map((subnet) => [{ subnet }]);
+  const routes = subnets.map((subnet) => ({ dst: subnet.includes(":") ? "::/0" : "0.0.0.0/0" }));
   const ipam = { type: "host-local", dataDir: options.leaseDir, ranges, routes };
   return {
     cniVersion,

@@ -7,7 +7,12 @@ import { ApiServer } from "../api-server.ts";
 import { StandIn, type StandInStart } from "../ztunnel/stand-in.ts";
 import { AgentProcess } from "./agent-process.ts";
 import { type CniCall, CniRuntime } from "./cni-runtime.ts";
-import { type AmbientPluginOptions, ambientPlugin, bridgeConflist } from "./conflist.ts";
+import {
+  type AmbientPluginOptions,
+  ambientPlugin,
+  type BridgeConflistOptions,
+  bridgeConflist,
+} from "./conflist.ts";
 import { type InsideNode, requireNode } from "./inside.ts";
 import { Kubelet } from "./kubelet.ts";
 import { PodRuntime } from "./pod.ts";
@@ -24,6 +29,10 @@ export interface MeshNodeOptions {
   readonly plugin?: AmbientPluginOptions;
   /** Settings of every agent that is started. */
   readonly agentEnv?: Readonly<Record<string, string>>;
+  /** Default: dual-stack. */
+  readonly network?: Pick<BridgeConflistOptions, "subnetV4" | "subnetV6">;
+  /** Each pod's network belongs to a user namespace of its own, as with `hostUsers: false`. */
+  readonly ownUsers?: boolean;
   readonly onCniCall?: (call: CniCall) => void;
 }
 
@@ -46,12 +55,13 @@ export class MeshNode {
     const { cgroupFolder } = node;
     const cni = new CniRuntime({
       binDirs: ["/usr/lib/cni", PLUGIN_DIR],
+      ...(options.ownUsers === undefined ? {} : { ownUsers: options.ownUsers }),
       ...(options.onCniCall === undefined ? {} : { onCall: options.onCniCall }),
     });
-    const leaseDir = join(node.scratch, "ipam");
+    const network = { ...options.network, leaseDir: join(node.scratch, "ipam") };
     const chained = [ambientPlugin(options.plugin)];
-    this.pods = new PodRuntime({ cni, network: bridgeConflist({ leaseDir, chained }), cgroupFolder });
-    this.plainPods = new PodRuntime({ cni, network: bridgeConflist({ leaseDir }), cgroupFolder });
+    this.pods = new PodRuntime({ cni, network: bridgeConflist({ ...network, chained }), cgroupFolder });
+    this.plainPods = new PodRuntime({ cni, network: bridgeConflist(network), cgroupFolder });
     this.kubelet = new Kubelet({ api, runtime: this.pods, nodeName });
     this.#agentEnv = options.agentEnv ?? {};
   }
