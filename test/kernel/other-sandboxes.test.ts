@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { MeshNodeOptions } from "../support/node/mesh-node.ts";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 
 type Inside = typeof import("./other-sandboxes.inside.ts");
 
@@ -22,7 +23,7 @@ describe.each<[string, Kind, readonly (4 | 6)[], Readonly<Record<string, string>
   ["both families, on a node whose clock jumps by ten hours", {}, [4, 6], { NODE_OPTIONS: jumpingClock }],
 ])("a pod with %s", (_, kind, families, env = {}) => {
   test("is captured, probed, kept over a restart, mended, let go and found again", {
-    timeout: 90_000,
+    timeout: 90_000 * patience(),
   }, async () => {
     const node = await NodeModule.start<Inside>(join(import.meta.dirname, "other-sandboxes.inside.ts"));
     try {

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { NodeModule } from "../support/node/node-module.ts";
+import { patience } from "../support/node/patience.ts";
 
 type Inside = typeof import("./surge.inside.ts");
 let node: NodeModule<Inside>;
@@ -21,7 +22,7 @@ test.each([
   ["SIGKILL", 4],
 ] as const)(
   "an agent that is ended by %s once the next one is ready loses no pod (labels that come and go meanwhile: %i)",
-  { timeout: 90_000 },
+  { timeout: 90_000 * patience() },
   async (signal, flaps) => {
     expect(await node.call.replace(signal, flaps)).toEqual({
       writes: 0,
