@@ -122,7 +122,7 @@ describe.skipIf(means.lacks !== undefined)("a real API server", () => {
       ["read secrets", (c) => c.list("/api/v1/secrets", {}, { convert: () => undefined })],
       ["read nodes", (c) => c.list("/api/v1/nodes", {}, { convert: () => undefined })],
     ])("may not %s", async (_, attempt) => {
-      await expect(attempt(client)).rejects.toMatchObject({ status: 403, reason: "Forbidden" });
+      await expect(attempt(client)).rejects.toMatchObject({ status: 403, isRefused: true });
     });
 
     test("labels a broken pod, and needs no right more for that", async () => {
@@ -151,7 +151,7 @@ describe.skipIf(means.lacks !== undefined)("a real API server", () => {
         async () => (await admin.statusWithToken("/api/v1/namespaces/role", old)) === 401,
         { timeoutMs: 30_000, intervalMs: 200 },
       );
-      await expect(rotated.getNamespace("role")).rejects.toMatchObject({ status: 401 });
+      await expect(rotated.getNamespace("role")).rejects.toMatchObject({ status: 401, isRefused: true });
       await writeFile(tokenFile, await requestToken(admin, "kube-system"));
       expect(await rotated.getNamespace("role")).toMatchObject({ metadata: { name: "role" } });
     });
@@ -171,6 +171,15 @@ describe.skipIf(means.lacks !== undefined)("a real API server", () => {
     // Kubernetes 1.20 finds fault with the field, later ones check the UID first
     if (error?.status === 422) expect(error.fields).toContain("metadata.uid");
     else expect(error).toMatchObject({ status: 409, message: expect.stringMatching(/precondition.*uid/i) });
+  });
+
+  test.each([
+    "/apis/apps/v1/namespaces/kube-system/daemonsets/none",
+    "/apis/apps/v1/namespaces/none/daemonsets/none",
+    "/api/v1/namespaces/none",
+    "/api/v1/namespaces/none/pods/none",
+  ])("says in its own words that there is no %s", async (path) => {
+    await expect((await server.client()).get(path)).rejects.toMatchObject({ status: 404, isNotFound: true });
   });
 
   test("gives a list of more than one page whole", async () => {
