@@ -48,6 +48,7 @@ export class NodeState {
   readonly pods: Reflector<PodFacts>;
   readonly namespaces: Reflector<NamespaceFacts>;
   readonly #client: StateClient;
+  readonly #nodeName: string;
   readonly #maxAgeMs: number;
   readonly #uidByName = new Map<string, string>();
 
@@ -56,6 +57,7 @@ export class NodeState {
     const shared = { client, log, same: sameFacts, clock, random, watchSeconds, graceMs };
     const backoff = () => new Backoff({ ...options.backoff, random });
     this.#client = client;
+    this.#nodeName = nodeName;
     this.#maxAgeMs = options.maxAgeMs ?? 60_000;
     this.pods = new Reflector({
       ...shared,
@@ -134,7 +136,14 @@ export class NodeState {
   /** Asks the API server for a pod; undefined when there is none. @throws ApiError when it cannot be known */
   async livePod(namespace: string, name: string, options: CallOptions = {}): Promise<PodFacts | undefined> {
     const raw = await this.#answered(this.#client.getPod(namespace, name, options));
-    return raw === undefined ? undefined : toPodFacts(raw);
+    const facts = raw === undefined ? undefined : toPodFacts(raw);
+    if (facts?.nodeName === this.#nodeName && this.pods.isContradictedBy(facts)) {
+      // one store has both
+      const why = "the API server's store was set back to an older version";
+      this.pods.relist(why);
+      this.namespaces.relist(why);
+    }
+    return facts;
   }
 
   /** Asks the API server for a namespace; undefined when there is none. @throws ApiError when it cannot be known */

@@ -14,6 +14,9 @@ import { WatchFailures } from "./watch-failures.ts";
 /** Watches that live shorter than this and bring nothing new count as failures, or a rude server would be hammered. */
 const shortestWatchMs = 1000;
 
+/** Least time between two lists that somebody asks for. */
+const relistIntervalMs = 10_000;
+
 /** A cache of one collection that maintains itself between `start` and `stop`. */
 export class Reflector<T extends Keyed> {
   readonly counts: ReflectorCounts = { lists: 0, watches: 0, failures: 0, events: 0, ignoredEvents: 0 };
@@ -28,6 +31,11 @@ export class Reflector<T extends Keyed> {
   #loop: Promise<void> | undefined;
   #version: string | undefined;
   #listedVersion: string | undefined;
+  /** A list is to come before the next watch, although there is a version. */
+  #mustList = false;
+  #lastRelistMs = Number.NEGATIVE_INFINITY;
+  /** Ends the watch under way. */
+  #endWatch: (why: Error) => void = () => {};
   #connected = false;
   #isSynced = false;
   #lastContactMs: number | undefined;
@@ -82,6 +90,26 @@ export class Reflector<T extends Keyed> {
     return listed !== undefined && (compareVersions(listed, resourceVersion) ?? -1) >= 0;
   }
 
+  /**
+   * Whether the server has an object that it cannot have: older than the copy, which has not got it. Then its store was set back to a
+   * backup, and a watch from our version is silent until it has caught up. Source: kubernetes/kubernetes issue 107457.
+   */
+  isContradictedBy({ key, resourceVersion }: Keyed): boolean {
+    const version = this.#version;
+    if (version === undefined || this.#cache.get(key) !== undefined) return false;
+    return (compareVersions(resourceVersion, version) ?? 1) <= 0;
+  }
+
+  /** Does not believe the copy until it is listed anew, which is now, unless it was for the same reason just before. */
+  relist(why: string): void {
+    const nowMs = this.#clock.nowMs();
+    if (this.#mustList || nowMs - this.#lastRelistMs < relistIntervalMs) return;
+    this.#lastRelistMs = nowMs;
+    this.#mustList = true;
+    this.#connected = false;
+    this.#endWatch(new Error(why));
+  }
+
   /** Called after each complete list, when its changes have been told. */
   onlist: () => void = () => {};
 
@@ -128,7 +156,7 @@ export class Reflector<T extends Keyed> {
     const { signal } = this.#abort;
     while (!signal.aborted) {
       try {
-        if (this.#version === undefined) await this.#list(signal);
+        if (this.#version === undefined || this.#mustList) await this.#list(signal);
         await this.#watch(signal);
       } catch (error) {
         if (signal.aborted) return;
@@ -158,6 +186,7 @@ export class Reflector<T extends Keyed> {
       },
     );
     this.#version = result.resourceVersion;
+    this.#mustList = false;
     this.#noteContact();
     const changes = this.#cache.replace(result.items);
     this.#listedVersion = result.resourceVersion;
@@ -184,8 +213,10 @@ export class Reflector<T extends Keyed> {
     };
     this.counts.watches += 1;
     let proof: Timer | undefined;
+    const end = new AbortController();
+    this.#endWatch = (why) => end.abort(why);
     const events = client.watch(path, watchQuery, {
-      signal,
+      signal: AbortSignal.any([signal, end.signal]),
       fields,
       silenceMs: timeoutSeconds * 1000 + graceMs,
       onopen: () => {

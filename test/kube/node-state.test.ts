@@ -170,6 +170,45 @@ test("a stale copy is not believed: live, and an error when nobody can know", as
   await expect(looked).rejects.toBeInstanceOf(ApiError);
 });
 
+test("a server whose store was set back is found out by the next pod, and listed anew", async () => {
+  const { server, state } = await start((kube) => {
+    for (const name of ["a", "b", "c", "d"]) kube.server.put("pods", pod(name));
+  });
+  server.store.setBack(server.store.version - 3);
+  server.dropWatches();
+  const resources = ["pods", "namespaces"] as const;
+  const areOpen = (times: number) =>
+    resources.every((of) => server.requestsOf("watch", of).length === times) && state.isFresh();
+  await waitFor("both watches to be taken as they were left", () => areOpen(2));
+  server.put("pods", pod("new"));
+  server.edit("namespaces", { name: "shop" }, (object) => {
+    object.metadata.labels = { team: "b" };
+  });
+  expect(await state.findPod({ namespace: "shop", name: "new" })).toMatchObject({ source: "live" });
+  // from here on nothing of the copies is believed
+  expect(await state.findNamespace("shop")).toMatchObject({
+    source: "live",
+    facts: { labels: { team: "b" } },
+  });
+  await waitFor("the pod to be known", () => state.podByName("shop", "new") !== undefined);
+  await waitFor("the label to be known", () => state.namespace("shop")?.labels.team === "b");
+  await waitFor("both watches", () => areOpen(3));
+  server.put("pods", pod("newer"));
+  await waitFor("the watch to tell again", () => state.podByName("shop", "newer") !== undefined);
+  expect(resources.map((of) => server.requestsOf("list", of).length)).toEqual([2, 2]);
+});
+
+test("a pod of another node, or one that the copy has, is no sign of a server that was set back", async () => {
+  const { server, state } = await start((kube) => {
+    kube.server.put("pods", pod("a"));
+    kube.server.put("pods", pod("far", { nodeName: "n2" }));
+    kube.server.put("pods", pod("last"));
+  });
+  for (const name of ["a", "far", "none"]) await state.livePod("shop", name);
+  expect(state.isFresh()).toBe(true);
+  expect(server.requestsOf("list", "pods")).toHaveLength(1);
+});
+
 /** Pauses far longer than any test: what comes back earlier was woken. */
 const patient = { baseMs: 100_000, capMs: 100_000 };
 

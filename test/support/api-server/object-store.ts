@@ -102,6 +102,13 @@ export class ObjectStore {
     this.#oldestVersion = this.#version;
   }
 
+  /** What was written last is as if it had never been: a backup is put in the store's place. Objects stay as they are. */
+  setBack(version: number): void {
+    this.#version = version;
+    this.#history = [];
+    this.#oldestVersion = 0;
+  }
+
   subscribe(listener: (change: Change) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);

@@ -120,7 +120,7 @@ async function sendList(server: ApiServer, response: ServerResponse, list: objec
   response.end();
 }
 
-/** A version that was never given out: real servers wait a moment, then time out like this. */
+/** A list of a version that was never given out: real servers wait a moment, then time out like this. A watch they take. */
 function refuseFutureVersion(server: ApiServer, target: RequestTarget): void {
   if (Number(target.query.get("resourceVersion") ?? 0) <= server.store.version) return;
   throw new StatusError(504, `Too large resource version: current: ${server.store.version}`, {
@@ -145,7 +145,7 @@ export function answerWatch(server: ApiServer, reading: Reading): void {
   });
   const forced = takeFault(faults, "goneOnWatch");
   if (forced && faults.goneAs === "status") throw gone;
-  refuseFutureVersion(server, target);
+  const version = Number(query.get("resourceVersion") ?? 0);
   const matches = matcherOf(target);
   const project = projection(server, accept);
   const timeoutSeconds = Number(query.get("timeoutSeconds") ?? 0) || 1800 + Math.random() * 1800;
@@ -158,8 +158,8 @@ export function answerWatch(server: ApiServer, reading: Reading): void {
     bookmarkMs: bookmarks ? server.bookmarkMs : undefined,
     timeoutMs: timeoutSeconds * 1000,
     version: () => store.version,
+    after: version,
   });
-  const version = Number(query.get("resourceVersion") ?? 0);
   const missed = version > 0 && !initial ? store.since(resource, version) : [];
   if (forced || missed === undefined) {
     watch.fail(gone.status);

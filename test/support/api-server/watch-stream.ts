@@ -14,6 +14,11 @@ export interface WatchOptions {
   readonly bookmarkMs: number | undefined;
   readonly timeoutMs: number;
   readonly version: () => number;
+  /**
+   * It tells nothing of this version and before, no bookmark either: a server whose store was set back is silent until it has caught up.
+   * Source: kubernetes apiserver pkg/storage/cacher/cache_watcher.go, process; kubernetes/kubernetes issue 107457.
+   */
+  readonly after: number;
 }
 
 /** What a selector makes of a write: an object that starts to match is ADDED, one that stops is DELETED. */
@@ -46,7 +51,7 @@ export class WatchStream {
 
   /** Sends one write if the watch's selectors see it. */
   change(change: Change): void {
-    if (change.resource !== this.#options.resource) return;
+    if (change.resource !== this.#options.resource || change.version <= this.#options.after) return;
     const type = visibleType(change, this.#options.matches);
     if (type !== undefined) this.event(type, change.object);
   }
@@ -68,6 +73,7 @@ export class WatchStream {
 
   /** Tells the version reached; with `initialEnd`, that the initial events are complete. */
   bookmark(initialEnd = false): void {
+    if (this.#options.version() < this.#options.after) return;
     const annotations = initialEnd ? { annotations: { "k8s.io/initial-events-end": "true" } } : {};
     const { kind, apiVersion } = resourceKinds[this.#options.resource];
     const metadata = {
