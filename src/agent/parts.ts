@@ -136,7 +136,7 @@ export function makeCapture(ground: Ground, wiring: Wiring): Capture {
 /** Without pods of ambient mode the host needs no rules for their probes. */
 const noProbes: EnrolmentOptions["probes"] = {
   start: async () => {},
-  replaceAll: async () => {},
+  restore: async () => {},
   set: async () => {},
   remove: async () => {},
 };

@@ -2,11 +2,11 @@
 // The host's side of kubelet probes: what the agent itself would find different, by the names of faults.
 import { Netns } from "../linux/netns.ts";
 import { silentLogger } from "../log/logger.ts";
+import type { HostMembers } from "../netfilter/set-members.ts";
 import { HostState, type HostStateOptions } from "../probes/host-state.ts";
 import { KubeletMatch, MATCH_ANY, type ProbeMatch } from "../probes/kubelet-match.ts";
 import { canonicalAddress, familyOf } from "../probes/probe-address.ts";
 import type { ProbeDrift } from "../probes/probe-drift.ts";
-import type { WantedMembers } from "../probes/probe-members.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
 import { type Fault, type FaultKind, fault } from "./fault.ts";
 
@@ -60,7 +60,7 @@ const SET_FAULTS: Readonly<Partial<Record<ProbeDrift["kind"], FaultKind>>> = {
   "stale-member": "stale-set-entry",
 };
 
-function wantedMembers(members: readonly HostMember[] | undefined): WantedMembers {
+function wantedMembers(members: readonly HostMember[] | undefined): HostMembers {
   const owners = { 4: new Map<string, string>(), 6: new Map<string, string>() };
   // of a pod that need not be there, or whose addresses may not have reached the API server yet, an entry is right
   const spared = new Set<string>();
@@ -69,7 +69,7 @@ function wantedMembers(members: readonly HostMember[] | undefined): WantedMember
     else for (const address of addresses) owners[familyOf(address)].set(canonicalAddress(address), uid);
   }
   const isStale = (comment: string) => members !== undefined && !spared.has(comment);
-  return { owners, isStale, removed: new Set(), pruneCount: 0 };
+  return { owners, isStale };
 }
 
 async function matchOf(

@@ -21,7 +21,7 @@ export interface EnrolmentOptions extends Omit<ReconcilerParts, "ztunnel" | "pro
     readonly pods: Pick<NodeState["pods"], "values" | "get" | "hasListedSince"> & { onlist: () => void };
   };
   readonly ztunnel: ReconcilerParts["ztunnel"] & Pick<ZdsServer, "onchange" | "withdraw" | "podCount">;
-  readonly probes: ReconcilerParts["probes"] & Pick<HostProbes, "start" | "replaceAll">;
+  readonly probes: ReconcilerParts["probes"] & Pick<HostProbes, "start" | "restore">;
   readonly attachments: ReconcilerParts["attachments"] & Attachments;
   readonly events: OutcomesOptions["events"];
   readonly policy: EnrolmentPolicy;

@@ -40,7 +40,7 @@ export function catchUp(records: PodRecords, node: EnrolmentOptions["node"]): vo
 /** Puts all pods that were in the mesh into the host's sets in one go. */
 export async function restoreProbes(
   records: () => readonly PodRecord[],
-  { probes, log }: { readonly probes: Pick<HostProbes, "start" | "replaceAll">; readonly log: Logger },
+  { probes, log }: { readonly probes: Pick<HostProbes, "start" | "restore">; readonly log: Logger },
 ): Promise<void> {
   try {
     await probes.start();
@@ -50,7 +50,7 @@ export async function restoreProbes(
       if (facts !== undefined && sandbox !== undefined && rulesStand(workload.phase))
         members.set(facts.uid, facts.ips);
     }
-    await probes.replaceAll(members);
+    await probes.restore(members);
   } catch (error) {
     log.debug({ err: error }, "the host's probes do not pass yet");
   }

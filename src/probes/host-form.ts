@@ -3,15 +3,14 @@
 import type { Netns } from "../linux/netns.ts";
 import type { NetnsAt } from "../linux/netns-visit.ts";
 import type { Family } from "../netfilter/family.ts";
-import type { SetEntries } from "../netfilter/set-members.ts";
+import type { HostMembers, SetEntries } from "../netfilter/set-members.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
-import type { WantedMembers } from "./probe-members.ts";
 
 /** What should be there. */
 export interface WantedHost {
   readonly families: readonly Family[];
-  readonly members: WantedMembers;
+  readonly members: HostMembers;
   readonly match: ProbeMatch;
   /** False: only the sets need be looked at. */
   readonly rules: boolean;

@@ -4,6 +4,7 @@ import { Netns } from "../linux/netns.ts";
 import { Backoff } from "../loop/backoff.ts";
 import { systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
+import type { HostMembers } from "../netfilter/set-members.ts";
 import { HostEars } from "./host-ears.ts";
 import type { WantedHost } from "./host-form.ts";
 import type { HostProbesOptions, ProbeCounts, ProbeVerification } from "./host-probes-options.ts";
@@ -11,7 +12,7 @@ import { type HostObservation, HostState } from "./host-state.ts";
 import { KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
 import { LookPace } from "./look-pace.ts";
 import { damageIn, describeDrift, type ProbeDrift } from "./probe-drift.ts";
-import { ProbeMembers, type WantedMembers } from "./probe-members.ts";
+import { ProbeMembers } from "./probe-members.ts";
 import { asProbesError, notConvergedError, ProbesError, stoppedError } from "./probes-error.ts";
 
 const DEFAULT_INTERVAL_MS = 3_000;
@@ -23,7 +24,7 @@ const MAX_ROUNDS = 3;
 
 /** Entries that the sets should have, in the families that the host has. */
 function countOf(
-  { owners }: WantedMembers,
+  { owners }: HostMembers,
   { skippedFamilies }: Pick<HostObservation, "skippedFamilies">,
 ): number {
   const families = ([4, 6] as const).filter((each) => !skippedFamilies.some(({ family }) => family === each));
@@ -32,7 +33,7 @@ function countOf(
 
 /**
  * The host's side of kubelet probes. Looks and writes never overlap; calls that come meanwhile share the next one.
- * Members are only ever removed because their pod was, or because a list was declared complete.
+ * Members are only ever removed because their pod was.
  */
 export class HostProbes {
   readonly #options: HostProbesOptions;
@@ -114,21 +115,15 @@ export class HostProbes {
 
   /** Takes the pod's entries out, and nobody else's. @throws as {@link set} */
   async remove(uid: string): Promise<void> {
-    this.#members.remove(uid);
-    this.#settled = false;
-    await this.#runs.request();
+    await this.set(uid, []);
   }
 
   /**
-   * Many pods at once, in one run of ipset; of two with one address the later in the list owns it.
-   * @param options.prune the list is complete, so entries of all other pods go; default false
-   * @throws as {@link set}
+   * Many pods at once, in one run of ipset; of two with one address the later in the list owns it. Those that were set or removed
+   * already stay as they are. @throws as {@link set}
    */
-  async replaceAll(
-    members: ReadonlyMap<string, readonly string[]>,
-    options: { prune?: boolean } = {},
-  ): Promise<void> {
-    this.#members.replaceAll(members, { prune: options.prune === true });
+  async restore(members: ReadonlyMap<string, readonly string[]>): Promise<void> {
+    this.#members.restore(members);
     this.#settled = false;
     await this.#runs.request();
   }
@@ -149,21 +144,6 @@ export class HostProbes {
       });
     } catch (error) {
       throw asProbesError(error);
-    }
-  }
-
-  /**
-   * Removes everything of ours from the host and stops.
-   * @returns whether there was anything @throws {ProbesError} when something of it is left
-   */
-  async uninstall(): Promise<boolean> {
-    await this.#runs.stop(stoppedError());
-    try {
-      return await this.#runs.exclusively(() => this.#state.remove(this.#host()));
-    } catch (error) {
-      throw asProbesError(error);
-    } finally {
-      await this.stop();
     }
   }
 
@@ -217,7 +197,7 @@ export class HostProbes {
         hasRules = false;
       }
     }
-    this.#members.settle(members);
+    this.#members.settle(asked);
     if (!this.#runs.isNextRequested) this.#settled = true;
     if (isAllSeen && this.#settled) this.#ears?.note();
     this.#wasIntact = true;

@@ -6,6 +6,7 @@ import { NetnsVisit } from "../linux/netns-visit.ts";
 import type { Logger } from "../log/logger.ts";
 import { allDone } from "../loop/all-done.ts";
 import type { Family } from "../netfilter/family.ts";
+import type { HostMembers } from "../netfilter/set-members.ts";
 import { BACKEND_NAMES, type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
 import { type BranchDrift, BranchEni, type BranchLook } from "./branch-eni.ts";
 import type { HostForm, SeenHost, WantedHost } from "./host-form.ts";
@@ -14,7 +15,6 @@ import { IptablesHost } from "./iptables-host.ts";
 import { NativeProbes } from "./native-probes.ts";
 import { canonicalAddress, isUid } from "./probe-address.ts";
 import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
-import type { WantedMembers } from "./probe-members.ts";
 
 export interface HostStateOptions {
   /** Path of the namespace. */
@@ -106,7 +106,7 @@ export class HostState {
    * With the entries of the form that is not in use: an agent that used it knew of these pods, and their probes pass until this one
    * knows of them too. Entries that are out of date stay behind. @throws as {@link HostForm.observe}
    */
-  async carriedOver(netns: Netns, members: WantedMembers): Promise<WantedMembers> {
+  async carriedOver(netns: Netns, members: HostMembers): Promise<HostMembers> {
     const earlier = await this.#otherForm.entries(netns, ALL_FAMILIES);
     const owners = (family: Family) => {
       const entries = [...(earlier.get(family) ?? [])];

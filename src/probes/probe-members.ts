@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which pod owns which address: what the sets should hold. Pure.
+import { isDeepStrictEqual } from "node:util";
 import type { HostMembers } from "../netfilter/set-members.ts";
 import { canonicalAddress, checkedUid, familyOf } from "./probe-address.ts";
 
@@ -7,8 +8,6 @@ import { canonicalAddress, checkedUid, familyOf } from "./probe-address.ts";
 export interface WantedMembers extends HostMembers {
   /** Pods whose entries are to go. */
   readonly removed: ReadonlySet<string>;
-  /** How many lists had been declared complete. */
-  readonly pruneCount: number;
 }
 
 /**
@@ -21,58 +20,35 @@ export class ProbeMembers {
   readonly #claims = new Map<string, string[]>();
   /** Pods whose entries are to go, also entries of an earlier agent that this one never set. */
   readonly #removed = new Set<string>();
-  /** Pods whose addresses come from a list and from nothing newer. */
-  readonly #listed = new Set<string>();
-  /** Lists declared complete so far, and how many of them the sets were seen to agree with. */
-  #pruneCount = 0;
-  #prunedCount = 0;
 
   /**
-   * The pod has these addresses now. Only an address that is new for the pod takes ownership: saying the same again later
+   * The pod has these addresses now, or none any more. Only an address that is new for the pod takes ownership: saying the same again later
    * does not take it back from a newer pod.
    * @returns whether that changed anything
    * @throws RangeError for what is no address or no UID; nothing is changed then
    */
   set(uid: string, addresses: readonly string[]): boolean {
-    const wanted = [...new Set(addresses.map(canonicalAddress))].sort();
+    const wanted = distinct(addresses);
     const before = this.#addresses.get(checkedUid(uid)) ?? [];
     const wasRemoved = this.#removed.has(uid);
     const isGone = wanted.length === 0;
-    this.#listed.delete(uid);
-    if (sameList(before, wanted) && wasRemoved === isGone) return false;
+    if (isDeepStrictEqual(before, wanted) && wasRemoved === isGone) return false;
     if (isGone) this.#removed.add(uid);
     else this.#removed.delete(uid);
     this.#replace(uid, wanted, { onTop: true });
     return true;
   }
 
-  /** The pod has no address any more. @throws RangeError for what is no UID */
-  remove(uid: string): void {
-    this.#removed.add(checkedUid(uid));
-    this.#listed.delete(uid);
-    this.#replace(uid, [], { onTop: true });
-  }
-
   /**
    * Many pods at once, as an enumeration found them: of two in the list with one address the later owns it. What
-   * {@link set} and {@link remove} said is newer than the list and stands.
-   * @param options.prune the list is complete: every other entry, whosever it is, is to go
+   * {@link set} said is newer than the list and stands.
    * @throws RangeError as {@link set}; nothing is changed then
    */
-  replaceAll(members: ReadonlyMap<string, readonly string[]>, options: { prune: boolean }): void {
-    const wanted = [...members].map(
-      ([uid, addresses]) => [checkedUid(uid), [...new Set(addresses.map(canonicalAddress))].sort()] as const,
-    );
-    if (options.prune) {
-      for (const uid of this.#listed) if (!members.has(uid)) this.#replace(uid, []);
-      this.#pruneCount++;
-    }
+  restore(members: ReadonlyMap<string, readonly string[]>): void {
+    const wanted = [...members].map(([uid, addresses]) => [checkedUid(uid), distinct(addresses)] as const);
     // each goes below what is there: the last of the list first, so that it ends up above the others
-    for (const [uid, addresses] of wanted.toReversed()) {
-      if (this.#removed.has(uid) || (this.#addresses.has(uid) && !this.#listed.has(uid))) continue;
-      this.#listed.add(uid);
-      this.#replace(uid, addresses);
-    }
+    for (const [uid, addresses] of wanted.toReversed())
+      if (!this.#removed.has(uid) && !this.#addresses.has(uid)) this.#replace(uid, addresses);
   }
 
   /** Addresses that are the pod's and no newer one's. */
@@ -92,16 +68,13 @@ export class ProbeMembers {
     }
     const removed = new Set(this.#removed);
     const known = new Set(this.#addresses.keys());
-    const prunes = this.#pruneCount > this.#prunedCount;
-    const isStale = (comment: string) =>
-      prunes || removed.has(comment) || known.has(comment) || isOutside(comment);
-    return { owners, isStale, removed, pruneCount: this.#pruneCount };
+    const isStale = (comment: string) => removed.has(comment) || known.has(comment) || isOutside(comment);
+    return { owners, isStale, removed };
   }
 
   /** The kernel's sets were seen to agree with what was wanted. */
-  settle({ removed, pruneCount }: WantedMembers): void {
+  settle({ removed }: WantedMembers): void {
     for (const uid of removed) this.#removed.delete(uid);
-    this.#prunedCount = pruneCount;
   }
 
   #replace(uid: string, wanted: readonly string[], { onTop = false } = {}): void {
@@ -127,6 +100,7 @@ export class ProbeMembers {
   }
 }
 
-function sameList(a: readonly string[], b: readonly string[]): boolean {
-  return a.length === b.length && a.every((value, index) => value === b[index]);
+/** In one spelling and order, each once. */
+function distinct(addresses: readonly string[]): string[] {
+  return [...new Set(addresses.map(canonicalAddress))].sort();
 }

@@ -18,7 +18,7 @@ async function restored(staysCaptured: boolean): Promise<string[]> {
     start: async () => {
       if (!staysCaptured) records = [];
     },
-    replaceAll: async (members: ReadonlyMap<string, readonly string[]>) => {
+    restore: async (members: ReadonlyMap<string, readonly string[]>) => {
       uids = [...members.keys()];
     },
   };

@@ -14,6 +14,7 @@ import { chooseBackend } from "../../src/netfilter/variant.ts";
 import { findBranchRules } from "../../src/probes/branch-eni.ts";
 import { HostProbes } from "../../src/probes/host-probes.ts";
 import type { HostProbesOptions } from "../../src/probes/host-probes-options.ts";
+import { HostState, type HostStateOptions } from "../../src/probes/host-state.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
 
 let port = 8080;
@@ -120,14 +121,20 @@ async function cable(): Promise<void> {
   );
 }
 
-async function probesOn(options: Partial<HostProbesOptions> = {}): Promise<HostProbes> {
+async function hostOptions(): Promise<HostStateOptions> {
   const runner = new ToolRunner();
-  const probes = new HostProbes({
+  return {
     hostNetnsPath: `/proc/${host.pid}/ns/net`,
     backend: await chooseBackend({ variant: "nft", runDir: folder, hostProcess: "/proc/self", runner }),
     probeSnatV4: snat[4],
     probeSnatV6: snat[6],
     ipv6: true,
+  };
+}
+
+async function probesOn(options: Partial<HostProbesOptions> = {}): Promise<HostProbes> {
+  const probes = new HostProbes({
+    ...(await hostOptions()),
     log: {
       debug() {},
       info() {},
@@ -252,7 +259,7 @@ describe("on a node with security groups for pods", () => {
     await first.stop();
     const second = await probesOn();
     for (const family of families) expect(await rules(family)).toEqual(withOurs(family));
-    await second.replaceAll(new Map([["a", both]]), { prune: true });
+    await second.restore(new Map([["a", both]]));
     await second.remove("a");
     for (const family of families) expect(await rules(family)).toEqual(foreign[family]);
   });
@@ -262,7 +269,7 @@ describe("on a node with security groups for pods", () => {
     await first.set("a", both);
     await first.stop();
     const second = await probesOn({ isOutside: (uid) => uid === "a" });
-    await second.replaceAll(new Map());
+    await second.restore(new Map());
     for (const family of families) expect(await rules(family)).toEqual(foreign[family]);
   });
 
@@ -282,7 +289,8 @@ describe("on a node with security groups for pods", () => {
     const probes = await probesOn();
     await probes.set("a", both);
     expect(await findBranchRules(host.netns)).toHaveLength(4);
-    expect(await probes.uninstall()).toBe(true);
+    await probes.stop();
+    expect(await new HostState(await hostOptions()).remove(host.netns)).toBe(true);
     expect(await findBranchRules(host.netns)).toEqual([]);
     for (const family of families) expect(await rules(family)).toEqual(foreign[family]);
   });

@@ -10,6 +10,7 @@ import { silentLogger } from "../../src/log/logger.ts";
 import { chooseBackend } from "../../src/netfilter/variant.ts";
 import type { Variant } from "../../src/netfilter/variant-tools.ts";
 import { HostProbes } from "../../src/probes/host-probes.ts";
+import { HostState, type HostStateOptions } from "../../src/probes/host-state.ts";
 import { TestNetns } from "../redirection/test-netns.ts";
 import { kubeProxyRules, kubeProxyRuleset } from "../support/kube-proxy-rules.ts";
 
@@ -32,20 +33,30 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
+interface Begun {
+  readonly probes: HostProbes;
+  readonly options: HostStateOptions;
+  readonly tookMs: number;
+  readonly reason: string;
+}
+
 /** What an agent waits for at its start. */
-async function begin(variant: Variant): Promise<{ probes: HostProbes; tookMs: number; reason: string }> {
+async function begin(variant: Variant): Promise<Begun> {
   const start = performance.now();
   const runDir = mkdtempSync(join(folder, "run-"));
   const runner = new ToolRunner();
   const backend = await chooseBackend({ variant: "auto", runDir, hostProcess: `/proc/${host.pid}`, runner });
   expect(backend.variant).toBe(variant);
   const states: (string | undefined)[] = [];
-  const probes = new HostProbes({
+  const options = {
     hostNetnsPath: `/proc/${host.pid}/ns/net`,
     backend,
     probeSnatV4: "169.254.7.127",
     probeSnatV6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
     ipv6: true,
+  };
+  const probes = new HostProbes({
+    ...options,
     log: silentLogger,
     onstate: (fault) => void states.push(fault),
     intervalMs: 60_000,
@@ -53,7 +64,7 @@ async function begin(variant: Variant): Promise<{ probes: HostProbes; tookMs: nu
   running.push(probes);
   await probes.start();
   expect(states).toEqual([undefined]);
-  return { probes, tookMs: performance.now() - start, reason: backend.reason };
+  return { probes, options, tookMs: performance.now() - start, reason: backend.reason };
 }
 
 test.each([
@@ -102,9 +113,10 @@ test.each(rulesOfOthers)(
   "$name of others in $variant does not matter",
   async ({ variant, command, stdin }) => {
     await host.run(command, stdin);
-    const { probes } = await begin(variant);
+    const { probes, options } = await begin(variant);
     expect((await probes.verify()).intact).toBe(true);
-    expect(await probes.uninstall()).toBe(true);
+    await probes.stop();
+    expect(await new HostState(options).remove(host.netns)).toBe(true);
   },
 );
 

@@ -11,6 +11,7 @@ import { chooseBackend, type RedirectBackend } from "../../src/netfilter/variant
 import type { Variant } from "../../src/netfilter/variant-tools.ts";
 import { HostProbes } from "../../src/probes/host-probes.ts";
 import type { HostProbesOptions } from "../../src/probes/host-probes-options.ts";
+import { HostState, type HostStateOptions } from "../../src/probes/host-state.ts";
 import { TestNetns, TOOL_PATH, withoutDates } from "../redirection/test-netns.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { foreignTable, nativeHostRules } from "../support/node/istio-native.ts";
@@ -48,16 +49,28 @@ async function backendOf(variant: Variant | "native", runner = new ToolRunner())
   return await chooseBackend({ variant, runDir: folder, hostProcess: "/proc/self", runner });
 }
 
-async function probesOn(
-  variant: Variant | "native",
-  options: Partial<HostProbesOptions> = {},
-): Promise<HostProbes> {
-  const probes = new HostProbes({
+async function hostOptions(variant: Variant | "native"): Promise<HostStateOptions> {
+  return {
     hostNetnsPath: `/proc/${host.pid}/ns/net`,
     backend: await backendOf(variant),
     probeSnatV4: "169.254.7.127",
     probeSnatV6: "FD16:9254:7127:1337:FFFF:FFFF:FFFF:FFFF",
     ipv6: true,
+  };
+}
+
+/** As whoever leaves the node does it. @returns whether there was anything */
+async function uninstall(variant: Variant | "native", probes: HostProbes): Promise<boolean> {
+  await probes.stop();
+  return await new HostState(await hostOptions(variant)).remove(host.netns);
+}
+
+async function probesOn(
+  variant: Variant | "native",
+  options: Partial<HostProbesOptions> = {},
+): Promise<HostProbes> {
+  const probes = new HostProbes({
+    ...(await hostOptions(variant)),
     log: {
       debug() {},
       info() {},
@@ -163,7 +176,7 @@ describe.each(variants)("with iptables-%s", (variant) => {
     const handles = await host.handles();
     const second = await probesOn(variant);
     await second.start();
-    await second.replaceAll(new Map([["a", ["10.0.0.1"]]]), { prune: true });
+    await second.restore(new Map([["a", ["10.0.0.1"]]]));
     expect(second.counts).toMatchObject({ setWrites: 0, ruleWrites: 0 });
     expect(await host.handles()).toBe(handles);
     expect((await second.verify()).intact).toBe(true);
@@ -263,13 +276,12 @@ describe.each(variants)("with iptables-%s", (variant) => {
     await probes.start();
     await probes.set("a", ["10.0.0.1", "fd00::1"]);
     await host.run(`iptables-${variant} -t nat -A OUTPUT -d 10.0.0.1 -j ISTIO_POSTRT`).catch(() => {});
-    await probes.uninstall();
+    await uninstall(variant, probes);
     expect(withoutCounters(await host.save(`iptables-${variant}-save`))).toBe(before);
     expect(await natOf(variant, 6)).not.toContain("ISTIO");
     expect(await host.run("ipset save")).toBe(setsBefore);
     await expect(probes.set("b", ["10.0.0.2"])).rejects.toMatchObject({ code: "STOPPED" });
-    const again = await probesOn(variant);
-    await again.uninstall();
+    expect(await uninstall(variant, await probesOn(variant))).toBe(false);
   });
 
   test("the chain that an agent left in the other variant goes when ours stands", async () => {
@@ -292,7 +304,7 @@ describe.each(variants)("with iptables-%s", (variant) => {
     await expectWhole(variant);
     expect(await host.run("nft list tables inet")).toBe("table inet firewall\n");
     await host.run("nft -f -", nativeHostRules);
-    expect(await probes.uninstall()).toBe(true);
+    expect(await uninstall(variant, probes)).toBe(true);
     expect(await host.run("nft list tables inet")).toBe("table inet firewall\n");
     expect(await host.run("nft list table inet firewall")).toBe(foreignTable);
   });
@@ -306,7 +318,7 @@ describe.each(variants)("with iptables-%s", (variant) => {
     await host.run(`iptables-${variant}-restore --noflush`, `*nat\n${many.join("\n")}\nCOMMIT\n`);
     const probes = await probesOn(variant);
     await probes.start();
-    await probes.replaceAll(fleet(110));
+    await probes.restore(fleet(110));
     for (let i = 0; i < 20; i++) await probes.start();
     const started = childrenTicks();
     const costs: number[] = [];
@@ -379,7 +391,7 @@ describe("members", () => {
   test("of 110 pods come with one run of ipset", async () => {
     const probes = await probesOn("nft");
     const list = fleet(110);
-    await probes.replaceAll(list);
+    await probes.restore(list);
     expect(probes.counts).toMatchObject({ setWrites: 1, ruleWrites: 1 });
     expect(await entries(4)).toHaveLength(110);
     expect(await entries(6)).toHaveLength(110);
@@ -426,9 +438,9 @@ describe("members", () => {
     expect([await entries(4), await entries(6)]).toEqual([[], []]);
   });
 
-  test("of an earlier agent stay until their pod is removed or the picture is complete", async () => {
+  test("of an earlier agent stay until their pod is removed, or is known to be outside", async () => {
     const first = await probesOn("nft");
-    await first.replaceAll(
+    await first.restore(
       new Map([
         ["a", ["10.0.0.1"]],
         ["b", ["10.0.0.2"]],
@@ -436,14 +448,17 @@ describe("members", () => {
       ]),
     );
     await first.stop();
-    const probes = await probesOn("nft");
+    let isOutside = false;
+    const probes = await probesOn("nft", { isOutside: () => isOutside });
     await probes.start();
-    await probes.replaceAll(new Map([["a", ["10.0.0.7"]]]));
+    await probes.restore(new Map([["a", ["10.0.0.7"]]]));
     expect(await entries()).toEqual(["10.0.0.2 b", "10.0.0.3 c", "10.0.0.7 a"]);
     await probes.remove("b");
     expect(await entries()).toEqual(["10.0.0.3 c", "10.0.0.7 a"]);
-    await probes.replaceAll(new Map([["a", ["10.0.0.7"]]]), { prune: true });
+    isOutside = true;
+    await probes.start();
     expect(await entries()).toEqual(["10.0.0.7 a"]);
+    isOutside = false;
     await host.run("ipset restore", "add istio-inpod-probes-v4 10.0.0.9 comment stranger\n");
     await probes.start();
     expect(await entries()).toEqual(["10.0.0.7 a", "10.0.0.9 stranger"]);
@@ -604,7 +619,7 @@ describe("native nftables", () => {
       expect(text).toContain(`${address} comment "${pod}"`);
     await probes.remove("b");
     expect(await ruleset()).not.toContain("10.0.0.2");
-    expect(await probes.uninstall()).toBe(true);
+    expect(await uninstall("native", probes)).toBe(true);
     expect(await ruleset()).toBe("");
     expect(backend.runner.startedCount).toBe(0);
   });
@@ -661,7 +676,8 @@ describe("native nftables", () => {
       expect(await ruleset()).toContain('10.0.0.1 comment "a"');
       expect(await ruleset()).toContain('fd00::1 comment "a"');
       await next.stop();
-      const back = await probesOn(variant);
+      let isOutside = false;
+      const back = await probesOn(variant, { isOutside: () => isOutside });
       await watch(back.start(), ["native", variant]);
       expect(await ruleset()).not.toContain(table);
       expect(await entries()).toEqual(["10.0.0.1 a"]);
@@ -669,8 +685,8 @@ describe("native nftables", () => {
       await expectWhole(variant);
       expect(looks).toBeGreaterThan(2);
       expect(gaps).toBe(0);
-      // a list that is complete ends what was carried over
-      await back.replaceAll(new Map(), { prune: true });
+      isOutside = true;
+      await back.start();
       expect(await entries()).toEqual([]);
     },
   );

@@ -142,7 +142,6 @@ async function refusedBy(pod: Enrolled): Promise<number> {
 export async function reset(): Promise<void> {
   for (const entry of made.splice(0)) await release(entry);
   await probes.stop();
-  await probes.uninstall().catch(() => {});
   for (const tool of ["iptables", "ip6tables"]) await run([tool, "-t", "nat", "-F"]);
   probes = newProbes();
   await probes.start();

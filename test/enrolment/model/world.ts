@@ -365,7 +365,7 @@ export class World {
       },
       probes: {
         start: async () => {},
-        replaceAll: async () => {},
+        restore: async () => {},
         set: () => this.#ask("probes.set"),
         remove: () => this.#ask("probes.remove"),
       },
