@@ -51,13 +51,10 @@ async function runUninstall(args: readonly string[], { print }: CommandIo): Prom
   });
   // not io.config(): what is taken away is never guessed, HOST_ROOT included
   const config = loadConfig(processConfigSource([]));
-  const { install } = config;
   try {
     const report = await uninstallNode({
       ...config,
-      netDir: install.netDir,
-      binDir: install.binDir,
-      ownedFileName: install.ownedFileName,
+      ...config.install,
       pods: () => concealPods(config),
       removeLauncherAlways: values["remove-launcher"],
       dryRun: values["dry-run"],

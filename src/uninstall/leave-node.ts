@@ -46,17 +46,7 @@ export async function leaveNode(parts: LeavingParts): Promise<void> {
   await plugin.close();
   // it would put its socket back
   await ztunnel.close();
-  const { netDir, binDir, ownedFileName } = config.install;
-  const report = await uninstallNode({
-    ...config,
-    netDir,
-    binDir,
-    ownedFileName,
-    isAgent: true,
-    quietMs,
-    pods,
-    log,
-  });
+  const report = await uninstallNode({ ...config, ...config.install, isAgent: true, quietMs, pods, log });
   log[report.left.length === 0 ? "info" : "error"]({ ...report }, "left this node");
 }
 

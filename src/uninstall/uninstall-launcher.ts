@@ -15,7 +15,7 @@ export interface LauncherLookOptions {
   readonly removeLauncherAlways?: boolean;
 }
 
-export interface LauncherLeaveOptions extends LauncherLookOptions {
+export interface LauncherLeaveOptions extends Pick<LauncherLookOptions, "binDir"> {
   /** How long there must have been no call. */
   readonly quietMs: number;
   /** Our stand-in at the socket; none when there is no run dir to have one in. */
@@ -28,12 +28,12 @@ export interface LauncherLeave {
   readonly failed: readonly string[];
 }
 
+type OwnLauncher = Pick<Leftover, "name" | "path" | "stays">;
+
 /** Where launchers of ours are, and why they have to stay if they have. */
-export async function lookAtLaunchers(
-  options: LauncherLookOptions,
-): Promise<Pick<Leftover, "name" | "path" | "stays">[]> {
+export async function lookAtLaunchers(options: LauncherLookOptions): Promise<OwnLauncher[]> {
   const { binDir, hostRoot, removeLauncherAlways } = options;
-  const found: Pick<Leftover, "name" | "path" | "stays">[] = [];
+  const found: OwnLauncher[] = [];
   for (const name of await ownLaunchers(binDir)) {
     const path = launcherPath(binDir, name);
     const why = removeLauncherAlways === true ? undefined : await whyLauncherStays({ hostRoot, type: name });
@@ -45,10 +45,11 @@ export async function lookAtLaunchers(
 /** Calls that go on for so long come from a chain that was not found. */
 const patienceMs = 30_000;
 
-/** Removes the launchers that may go; to be called when no chain names them any more. */
-export async function leaveLaunchers(options: LauncherLeaveOptions): Promise<LauncherLeave> {
-  const { binDir, quietMs, calls } = options;
-  const found = await lookAtLaunchers(options);
+/** Removes those of the launchers that may go; to be called when no chain names them any more. */
+export async function leaveLaunchers(
+  found: readonly OwnLauncher[],
+  { binDir, quietMs, calls }: LauncherLeaveOptions,
+): Promise<LauncherLeave> {
   const going = found.filter(({ stays }) => stays === undefined);
   // a runtime reads its chain before it runs it: ADDs and DELs under way still call us
   if (going.length > 0 && calls === undefined) await delay(quietMs);

@@ -251,7 +251,7 @@ class Uninstall {
     }
     const { quietMs = defaultQuietMs } = this.#options;
     for (const { stays } of found) if (stays !== undefined) this.#keep("launcher", stays);
-    const { done, failed } = await leaveLaunchers({ ...this.#options, quietMs, calls: this.#calls });
+    const { done, failed } = await leaveLaunchers(found, { ...this.#options, quietMs, calls: this.#calls });
     for (const line of done) this.#say("launcher", line);
     for (const line of failed) this.#fail("launcher", line);
   }
