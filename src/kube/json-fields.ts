@@ -37,6 +37,12 @@ export function textsOf(value: unknown): Readonly<Record<string, string>> {
   return result;
 }
 
+/** The owner that controls an object; an empty record where none does. Source: kubernetes apimachinery meta/v1, GetControllerOf */
+export function controllerOf(ownerReferences: unknown): Readonly<Record<string, unknown>> {
+  const owners = listOf(ownerReferences).map(recordOf);
+  return owners.find(({ controller }) => controller === true) ?? {};
+}
+
 const words: ReadonlyMap<string, boolean> = new Map([
   ...["1", "t", "T", "TRUE", "true", "True"].map((word) => [word, true] as const),
   ...["0", "f", "F", "FALSE", "false", "False"].map((word) => [word, false] as const),

@@ -5,7 +5,7 @@
 import { Backoff } from "../loop/backoff.ts";
 import type { ApiClient } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
-import { listOf, recordOf, textOf } from "./json-fields.ts";
+import { controllerOf, recordOf, textOf } from "./json-fields.ts";
 import { fitsNode, toNodeFacts } from "./node-fit.ts";
 import type { PodFacts } from "./pod-facts.ts";
 
@@ -45,11 +45,8 @@ export class OwnDaemonSet {
     const { client, podNamespace, podName } = this.#options;
     if (this.#owner !== undefined || podNamespace === "" || podName === "") return this.#owner;
     const pod = await client.getPod(podNamespace, podName, { signal: AbortSignal.timeout(requestTimeoutMs) });
-    const references = listOf(recordOf(recordOf(pod).metadata).ownerReferences).map(recordOf);
-    const owner = references.find(({ kind, controller }) => kind === "DaemonSet" && controller === true);
-    if (owner !== undefined) {
-      this.#owner = { namespace: podNamespace, name: textOf(owner.name), uid: textOf(owner.uid) };
-    }
+    const { kind, name, uid } = controllerOf(recordOf(recordOf(pod).metadata).ownerReferences);
+    if (kind === "DaemonSet") this.#owner = { namespace: podNamespace, name: textOf(name), uid: textOf(uid) };
     return this.#owner;
   }
 
@@ -107,7 +104,7 @@ export class OwnDaemonSet {
       const node = toNodeFacts(await this.#get(`/api/v1/nodes/${encodeURIComponent(nodeName)}`));
       return !fitsNode(daemonSet, node);
     } catch (error) {
-      if (error instanceof ApiError && [401, 403, 404].includes(error.status ?? 0)) return false;
+      if (error instanceof ApiError && [401, 403, 404].includes(error.status)) return false;
       throw error;
     }
   }

@@ -4,7 +4,7 @@ import { isIP } from "node:net";
 import { isDeepStrictEqual } from "node:util";
 import { cutText, fits } from "../bounds/bounded.ts";
 import { bounds } from "../bounds/bounds.ts";
-import { listOf, recordOf, textOf, wordOf } from "./json-fields.ts";
+import { controllerOf, listOf, recordOf, textOf, wordOf } from "./json-fields.ts";
 import { type Fields, FirstFields, TextStart } from "./pick-fields.ts";
 import { type SidecarFacts, sidecarAnnotationNames, sidecarFields, toSidecarFacts } from "./sidecar-facts.ts";
 
@@ -213,9 +213,8 @@ function containerIdsOf(status: Readonly<Record<string, unknown>>): string[] {
 }
 
 function daemonSetOf(ownerReferences: unknown): string | undefined {
-  const owners = listOf(ownerReferences).map(recordOf);
-  const owner = owners.find(({ kind, controller }) => kind === "DaemonSet" && controller === true);
-  return wordOf(owner?.name, bounds.objectName) || undefined;
+  const { kind, name } = controllerOf(ownerReferences);
+  return kind === "DaemonSet" ? wordOf(name, bounds.objectName) || undefined : undefined;
 }
 
 /** Takes the texts of `metadata.labels`; where there are too many, those that decide about the mesh come first. */

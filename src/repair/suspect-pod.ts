@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the repair keeps of a pod: who it is, and how its init containers ended.
 import { bounds } from "../bounds/bounds.ts";
-import { listOf, recordOf, textOf, wordOf } from "../kube/json-fields.ts";
+import { controllerOf, listOf, recordOf, textOf, wordOf } from "../kube/json-fields.ts";
 import type { Keyed } from "../kube/object-cache.ts";
 import { type Fields, TextStart } from "../kube/pick-fields.ts";
 import { hasFinished } from "../kube/pod-facts.ts";
@@ -19,7 +19,6 @@ export interface Termination {
 
 /** An init container that has ended at least once. */
 export interface EndedContainer {
-  readonly name: string;
   /** Its state, where that is an end. */
   readonly now?: Termination;
   /** The end before the present state: it was started again. */
@@ -88,7 +87,7 @@ export function toSuspectPod(raw: unknown, sought: Sought): SuspectPod | undefin
     nodeName,
     resourceVersion: wordOf(metadata.resourceVersion, bounds.resourceVersion),
     hostNetwork: spec.hostNetwork === true,
-    ownerUid: controllerOf(metadata.ownerReferences),
+    ownerUid: wordOf(controllerOf(metadata.ownerReferences).uid, bounds.uid),
     isOver: isLeaving || hasFinished({ phase: wordOf(status.phase, bounds.phase) }),
     hasSidecar: sought.sidecarAnnotation === "" || hasText(metadata.annotations, sought.sidecarAnnotation),
     hasLabel: hasText(metadata.labels, sought.labelKey),
@@ -104,12 +103,11 @@ function hasText(raw: unknown, name: string): boolean {
 function endedOf(raw: unknown, wantedName: string): readonly EndedContainer[] {
   const containers = listOf(raw).slice(0, bounds.initContainers.count).map(recordOf);
   return containers.flatMap((container) => {
-    const name = wordOf(container.name, bounds.initContainers);
-    if (wantedName !== "" && name !== wantedName) return [];
+    if (wantedName !== "" && wordOf(container.name, bounds.initContainers) !== wantedName) return [];
     const now = terminationOf(container.state);
     const last = terminationOf(container.lastState);
     if (now === undefined && last === undefined) return [];
-    return [{ name, ...(now === undefined ? {} : { now }), ...(last === undefined ? {} : { last }) }];
+    return [{ ...(now === undefined ? {} : { now }), ...(last === undefined ? {} : { last }) }];
   });
 }
 
@@ -125,11 +123,4 @@ function terminationOf(state: unknown): Termination | undefined {
     message: wordOf(message, bounds.terminationMessage),
     id: `${wordOf(containerID, bounds.containerIds)} ${wordOf(finishedAt, bounds.terminationWord)}`,
   };
-}
-
-function controllerOf(ownerReferences: unknown): string {
-  const owner = listOf(ownerReferences)
-    .map(recordOf)
-    .find(({ controller }) => controller === true);
-  return wordOf(owner?.uid, bounds.uid);
 }
