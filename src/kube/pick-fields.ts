@@ -114,8 +114,10 @@ function readItems(bytes: Buffer, start: number, { names, fields }: NamedItems):
   const is = (text: Buffer, from: number, end: number) =>
     end - from === text.length && bytes.compare(text, 0, text.length, from, end) === 0;
   let named: string | undefined;
-  const look = (field: number, fieldEnd: number, value: number, valueEnd: number) => {
-    if (is(nameField, field, fieldEnd)) named = texts.find(({ text }) => is(text, value, valueEnd))?.name;
+  const look: TakeField = (field, value) => {
+    const end = endOfValue(bytes, value);
+    if (is(nameField, field.start, field.end)) named = texts.find(({ text }) => is(text, value, end))?.name;
+    return end;
   };
   let at = skipSpace(bytes, start + 1);
   if (bytes[at] === closeArray) return { value: [], end: at + 1 };
@@ -134,24 +136,19 @@ function readItems(bytes: Buffer, start: number, { names, fields }: NamedItems):
   }
 }
 
-/** Walks over an object without making anything of it. @returns where it ends */
-function eachField(
-  bytes: Buffer,
-  start: number,
-  look: (field: number, fieldEnd: number, value: number, valueEnd: number) => void,
-): number {
+/** Makes of a value what it wants. @param field its name, with the quotes @returns where the value ends */
+type TakeField = (field: { readonly start: number; readonly end: number }, value: number) => number;
+
+/** Walks over an object. @returns where it ends */
+function eachField(bytes: Buffer, start: number, take: TakeField): number {
   let at = skipSpace(bytes, start + 1);
   if (bytes[at] === closeObject) return at + 1;
   for (;;) {
     if (bytes[at] !== quote) throw unexpected(bytes, at);
-    const field = at;
-    const fieldEnd = endOfText(bytes, at);
-    at = skipSpace(bytes, fieldEnd);
+    const field = { start: at, end: endOfText(bytes, at) };
+    at = skipSpace(bytes, field.end);
     if (bytes[at] !== colon) throw unexpected(bytes, at);
-    const value = skipSpace(bytes, at + 1);
-    const valueEnd = endOfValue(bytes, value);
-    look(field, fieldEnd, value, valueEnd);
-    at = skipSpace(bytes, valueEnd);
+    at = skipSpace(bytes, take(field, skipSpace(bytes, at + 1)));
     if (bytes[at] === closeObject) return at + 1;
     if (bytes[at] !== comma) throw unexpected(bytes, at);
     at = skipSpace(bytes, at + 1);
@@ -161,33 +158,21 @@ function eachField(
 function readObject(bytes: Buffer, start: number, fields: Fields | FirstFields): Read {
   const value: Record<string, unknown> = {};
   const choose = choiceOf(fields);
-  let at = skipSpace(bytes, start + 1);
-  if (bytes[at] === closeObject) return { value, end: at + 1 };
-  for (;;) {
-    if (bytes[at] !== quote) throw unexpected(bytes, at);
-    const nameEnd = endOfText(bytes, at);
-    const name = bytes.toString("utf8", at + 1, nameEnd - 1);
-    at = skipSpace(bytes, nameEnd);
-    if (bytes[at] !== colon) throw unexpected(bytes, at);
-    at = skipSpace(bytes, at + 1);
+  const end = eachField(bytes, start, (field, at) => {
+    const name = bytes.toString("utf8", field.start + 1, field.end - 1);
     const wanted = choose(name);
-    if (wanted === undefined) at = endOfValue(bytes, at);
-    else {
-      const read = readValue(bytes, at, wanted);
-      // an own field, whatever its name
-      Object.defineProperty(value, name, {
-        value: read.value,
-        enumerable: true,
-        configurable: true,
-        writable: true,
-      });
-      at = read.end;
-    }
-    at = skipSpace(bytes, at);
-    if (bytes[at] === closeObject) return { value, end: at + 1 };
-    if (bytes[at] !== comma) throw unexpected(bytes, at);
-    at = skipSpace(bytes, at + 1);
-  }
+    if (wanted === undefined) return endOfValue(bytes, at);
+    const read = readValue(bytes, at, wanted);
+    // an own field, whatever its name
+    Object.defineProperty(value, name, {
+      value: read.value,
+      enumerable: true,
+      configurable: true,
+      writable: true,
+    });
+    return read.end;
+  });
+  return { value, end };
 }
 
 /** Where the value that begins here ends; iterative, for it may be as deep as it is long. */
