@@ -70,11 +70,6 @@ export class ApiClient {
     return new ApiClient(new ApiRequests(Credentials.load(options), options.limits ?? {}));
   }
 
-  /** "host:port" of the API server, for messages. */
-  get server(): string {
-    return this.#requests.server;
-  }
-
   /** The raw pod. @throws ApiError */
   getPod(namespace: string, name: string, options: CallOptions = {}): Promise<unknown> {
     return this.get(podPath(namespace, name), options);

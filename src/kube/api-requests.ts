@@ -44,11 +44,6 @@ export class ApiRequests {
     this.#limits = { ...defaultLimits, ...limits };
   }
 
-  /** "host:port" of the API server, for messages. */
-  get server(): string {
-    return this.#credentials.server.host;
-  }
-
   /** How long a watch may take to be accepted. */
   get watchOpenMs(): number {
     return this.#limits.watchOpenMs;
@@ -74,13 +69,9 @@ export class ApiRequests {
 
   /** What is answered, parsed. @throws ApiError */
   async json(ask: ApiAsk): Promise<unknown> {
-    return await this.#parse(ask, await this.#open(ask));
-  }
-
-  async #parse(ask: ApiAsk, exchange: Exchange): Promise<unknown> {
+    const { chunks } = await this.#open(ask);
     try {
-      const text = await readText(exchange.chunks, bounds.object.bytes);
-      return JSON.parse(text) as unknown;
+      return JSON.parse(await readText(chunks, bounds.object.bytes)) as unknown;
     } catch (error) {
       const asked = this.asked(ask.method, ask.path);
       throw this.failure(asked, error instanceof SyntaxError ? badJson(error) : error, ask.signal);
@@ -159,7 +150,7 @@ export class ApiRequests {
 
   /** What an error says was asked for. */
   asked(method: string, path: string): AskedFor {
-    return { method, path, server: this.server };
+    return { method, path, server: this.#credentials.server.host };
   }
 
   /** What to throw: the caller's own reason when it gave up (but for deadlines), else an ApiError. */

@@ -86,13 +86,6 @@ const writeTimeoutMs = 5000;
 
 /** Writes Events in the background; never throws and never makes its caller wait. */
 export class EventRecorder {
-  readonly counts: Record<EventResult, number> = {
-    written: 0,
-    repeated: 0,
-    dropped: 0,
-    failed: 0,
-    forbidden: 0,
-  };
   readonly #options: EventRecorderOptions;
   readonly #clock: Clock;
   readonly #repeatMs: number;
@@ -127,7 +120,7 @@ export class EventRecorder {
     }
     // those that wait for an API server that does not answer are old by the time it does
     if (this.#waiting >= maxWaiting || !this.#takeToken()) {
-      this.#count("dropped");
+      this.#options.onresult?.("dropped");
       return;
     }
     // one after the other: the API server has more urgent work than ours
@@ -192,7 +185,7 @@ export class EventRecorder {
       async (signal) => {
         const answer = await client.create(folder, body, { signal });
         written.path = `${folder}/${encodeURIComponent(textOf(recordOf(recordOf(answer).metadata).name))}`;
-        this.#count("written");
+        this.#options.onresult?.("written");
       },
     );
     if (written.path === undefined && this.#written.get(key) === written) this.#written.delete(key);
@@ -208,7 +201,7 @@ export class EventRecorder {
     await this.#attempt({ event: path, reason: written.message }, async (signal) => {
       const answer = this.#options.client.mergePatch(path, patch, { signal });
       isOver = await answer.then(() => false, isGone);
-      if (!isOver) this.#count("repeated");
+      if (!isOver) this.#options.onresult?.("repeated");
     });
     if (!isOver) return;
     Object.assign(written, { path: undefined, count: 1 });
@@ -223,19 +216,14 @@ export class EventRecorder {
       await write(AbortSignal.any([this.#abort.signal, AbortSignal.timeout(writeTimeoutMs)]));
     } catch (error) {
       if (isForbidden(error)) {
-        this.#count("forbidden");
+        this.#options.onresult?.("forbidden");
         // whoever would have read it in the pod's Events finds it here
         log.warn({ ...about, err: error }, "may not write an Event: it is only in this line");
       } else {
-        this.#count("failed");
+        this.#options.onresult?.("failed");
         log.debug({ ...about, err: error }, "cannot write an Event");
       }
     }
-  }
-
-  #count(result: EventResult): void {
-    this.counts[result]++;
-    this.#options.onresult?.(result);
   }
 
   #takeToken(): boolean {

@@ -16,10 +16,6 @@ export class Scratch implements Disposable {
     this.#memory = new ArrayBuffer(0, { maxByteLength: maxBytes });
   }
 
-  get length(): number {
-    return this.#length;
-  }
-
   /** @returns false when they do not fit any more; nothing of them was taken then */
   append(bytes: Uint8Array): boolean {
     const needed = this.#length + bytes.length;

@@ -127,7 +127,7 @@ test.each([
   expect(error).toMatchObject({ status, reason, retryAfterMs: 7000 });
   expect(error.message).toMatch(text);
   expect(error.message).toContain(
-    `Cannot GET "/api/v1/namespaces/shop/pods/a" at API server "${client.server}"`,
+    `Cannot GET "/api/v1/namespaces/shop/pods/a" at API server "${new URL(server.url).host}"`,
   );
   expect(error.message).toContain('pods "a" says no');
 });
