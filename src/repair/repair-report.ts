@@ -51,25 +51,23 @@ const wordsOf: Readonly<Record<RepairMode, Words>> = {
   },
 };
 
+/** What is the same for many pods. */
+type ToldSeldom = "refusal" | "silence" | "wait" | "successor";
+
 const broken = "This pod started while nobody wrote its sidecar's rules";
 
 /** Tells of each pod what was done; what is the same for all of them, such as a missing right, seldom. */
 export class RepairReport {
   readonly #options: RepairReportOptions;
   readonly #words: Words;
-  readonly #refusals: Seldom;
-  readonly #silences: Seldom;
-  readonly #waits: Seldom;
-  readonly #successors: Seldom;
+  readonly #told: Readonly<Record<ToldSeldom, Seldom>>;
 
   constructor(options: RepairReportOptions) {
     const { mode, clock } = options;
     this.#options = options;
     this.#words = wordsOf[mode];
-    this.#refusals = new Seldom({ clock });
-    this.#silences = new Seldom({ clock });
-    this.#waits = new Seldom({ clock });
-    this.#successors = new Seldom({ clock });
+    const seldom = () => new Seldom({ clock });
+    this.#told = { refusal: seldom(), silence: seldom(), wait: seldom(), successor: seldom() };
   }
 
   succeeded(pod: SuspectPod): void {
@@ -101,37 +99,32 @@ export class RepairReport {
     const why = error instanceof Error ? error.message : String(error);
     events.record(pod, { reason, message: `${broken}, and it could not be ${done}: ${why}` });
     const fields = { ...about(pod), err: error };
-    const [all, one] = [
-      `cannot ${todo} broken pods; trying again`,
-      `cannot ${todo} a broken pod; trying again`,
-    ];
-    if (isForbidden(error))
-      tellSeldom(this.#refusals, (count) => log.warn({ ...fields, count, remedy }, all));
-    else if (isUnanswered(error)) tellSeldom(this.#silences, (count) => log.warn({ ...fields, count }, all));
+    const all = `cannot ${todo} broken pods; trying again`;
+    const one = `cannot ${todo} a broken pod; trying again`;
+    if (isForbidden(error)) this.#warnSeldom("refusal", { ...fields, remedy }, all);
+    else if (isUnanswered(error)) this.#warnSeldom("silence", fields, all);
     else if (isFirst) log.warn(fields, one);
     else log.debug(fields, one);
   }
 
   /** @param reason why the pod's successor would be broken, too */
   heldBack(pod: SuspectPod, reason: string): void {
-    const { log } = this.#options;
-    tellSeldom(this.#waits, (count) =>
-      log.warn(
-        { ...about(pod), count, reason },
-        "broken pods are not deleted yet: the next ones would be broken, too",
-      ),
-    );
+    const text = "broken pods are not deleted yet: the next ones would be broken, too";
+    this.#warnSeldom("wait", { ...about(pod), reason }, text);
   }
 
   /** @param pauseMs before it is deleted */
   brokenAgain(pod: SuspectPod, pauseMs: number): void {
-    const { log } = this.#options;
-    tellSeldom(this.#successors, (count) =>
-      log.warn(
-        { ...about(pod), count, pauseMs: Math.round(pauseMs) },
-        "the pod in place of a deleted one is broken, too, and is deleted after a pause: find out why nobody writes its rules",
-      ),
+    this.#warnSeldom(
+      "successor",
+      { ...about(pod), pauseMs: Math.round(pauseMs) },
+      "the pod in place of a deleted one is broken, too, and is deleted after a pause: find out why nobody writes its rules",
     );
+  }
+
+  #warnSeldom(what: ToldSeldom, fields: object, text: string): void {
+    const count = this.#told[what].count();
+    if (count !== undefined) this.#options.log.warn({ ...fields, count }, text);
   }
 }
 
@@ -142,11 +135,6 @@ export function isUnanswered(error: unknown): boolean {
 
 function isForbidden(error: unknown): boolean {
   return error instanceof ApiError && error.status === 403;
-}
-
-function tellSeldom(seldom: Seldom, tell: (count: number) => void): void {
-  const count = seldom.count();
-  if (count !== undefined) tell(count);
 }
 
 function about({ namespace, name, uid }: SuspectPod) {
