@@ -70,6 +70,32 @@ const statusRemedies: Readonly<Record<number, string>> = {
   403: "add the permission named here to the agent's ClusterRole and check its binding",
 };
 
+/** What becomes of a request without an answer, by the error's code, or its name for a deadline of ours; the first that fits. */
+const failures: readonly (readonly [sign: RegExp, reason: string, remedy: string])[] = [
+  [/^TimeoutError$/, "Timeout", "the server or the way to it is slow or dead: check both from this node"],
+  [
+    /CERT|SELF_SIGNED|UNABLE_TO_(VERIFY|GET)|ERR_TLS|ERR_SSL/,
+    "Unreachable",
+    "check the CA certificate and the server name this node uses",
+  ],
+  [
+    /^(ECONNRESET|EPIPE|ERR_STREAM_PREMATURE_CLOSE)$/,
+    "ConnectionLost",
+    "the connection was cut; it is tried again",
+  ],
+  [/^BAD_RESPONSE$/, "BadResponse", "something that is not the API server may be answering at this address"],
+  [
+    /^OVER_BUDGET$/,
+    "OverBudget",
+    "what was known before stays; something that is not the API server may be answering at this address",
+  ],
+];
+const unreachable = [
+  undefined,
+  "Unreachable",
+  "check that the endpoint is right (KUBERNETES_SERVICE_HOST or KUBECONFIG) and reachable from this node",
+] as const;
+
 function prefix(asked: AskedFor): string {
   return `Cannot ${asked.method} "${asked.path}" at API server "${asked.server}"`;
 }
@@ -124,39 +150,7 @@ export function errorOfFailure(asked: AskedFor, cause: unknown): ApiError {
   if (cause instanceof ApiError) return cause;
   const error = cause instanceof Error ? cause : new Error(String(cause));
   const code = String((error as NodeJS.ErrnoException).code ?? "");
-  const { reason, remedy } = classify(error, code);
+  const sign = error.name === "TimeoutError" ? error.name : code;
+  const [, reason, remedy] = failures.find(([pattern]) => pattern.test(sign)) ?? unreachable;
   return new ApiError(`${prefix(asked)}: ${error.message || code}; ${remedy}`, { reason, cause });
-}
-
-function classify(error: Error, code: string): { reason: string; remedy: string } {
-  if (error.name === "TimeoutError") {
-    return {
-      reason: "Timeout",
-      remedy: "the server or the way to it is slow or dead: check both from this node",
-    };
-  }
-  if (/CERT|SELF_SIGNED|UNABLE_TO_(VERIFY|GET)|ERR_TLS|ERR_SSL/.test(code)) {
-    return { reason: "Unreachable", remedy: "check the CA certificate and the server name this node uses" };
-  }
-  if (code === "ECONNRESET" || code === "EPIPE" || code === "ERR_STREAM_PREMATURE_CLOSE") {
-    return { reason: "ConnectionLost", remedy: "the connection was cut; it is tried again" };
-  }
-  if (code === "BAD_RESPONSE") {
-    return {
-      reason: "BadResponse",
-      remedy: "something that is not the API server may be answering at this address",
-    };
-  }
-  if (code === "OVER_BUDGET") {
-    return {
-      reason: "OverBudget",
-      remedy:
-        "what was known before stays; something that is not the API server may be answering at this address",
-    };
-  }
-  return {
-    reason: "Unreachable",
-    remedy:
-      "check that the endpoint is right (KUBERNETES_SERVICE_HOST or KUBECONFIG) and reachable from this node",
-  };
 }
