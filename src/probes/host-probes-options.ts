@@ -3,9 +3,7 @@
 import type { Logger } from "../log/logger.ts";
 import type { Clock } from "../loop/clock.ts";
 import type { ListenToHost } from "./host-ears.ts";
-import type { HostStateOptions, SkippedProbeFamily } from "./host-state.ts";
-import type { ProbeMatch } from "./kubelet-match.ts";
-import type { ProbeDrift } from "./probe-drift.ts";
+import type { HostStateOptions } from "./host-state.ts";
 
 /** Which host, and which processes' connections count as probes there. */
 export interface HostProbesOptions extends HostStateOptions {
@@ -42,14 +40,4 @@ export interface ProbeCounts {
   readonly setWrites: number;
   /** Batches of rules, or runs of iptables-restore. */
   readonly ruleWrites: number;
-}
-
-/** How the host differs now. */
-export interface ProbeVerification {
-  readonly intact: boolean;
-  readonly drift: readonly ProbeDrift[];
-  readonly skippedFamilies: readonly SkippedProbeFamily[];
-  readonly match: ProbeMatch["kind"];
-  /** Entries in the sets, also those of pods we do not know. */
-  readonly entryCount: number;
 }

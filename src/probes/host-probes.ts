@@ -7,7 +7,7 @@ import { KeepTrue } from "../loop/keep-true.ts";
 import type { HostMembers } from "../netfilter/set-members.ts";
 import { HostEars } from "./host-ears.ts";
 import type { WantedHost } from "./host-form.ts";
-import type { HostProbesOptions, ProbeCounts, ProbeVerification } from "./host-probes-options.ts";
+import type { HostProbesOptions, ProbeCounts } from "./host-probes-options.ts";
 import { type HostObservation, HostState } from "./host-state.ts";
 import { KubeletMatch, MATCH_ANY, type ProbeMatch } from "./kubelet-match.ts";
 import { LookPace } from "./look-pace.ts";
@@ -23,11 +23,7 @@ const GATHER_MS = 10;
 const MAX_ROUNDS = 3;
 
 /** Entries that the sets should have, in the families that the host has. */
-function countOf(
-  { owners }: HostMembers,
-  { skippedFamilies }: Pick<HostObservation, "skippedFamilies">,
-): number {
-  const families = ([4, 6] as const).filter((each) => !skippedFamilies.some(({ family }) => family === each));
+function countOf({ owners }: HostMembers, { families }: Pick<HostObservation, "families">): number {
   return families.reduce((sum, family) => sum + owners[family].size, 0);
 }
 
@@ -129,18 +125,13 @@ export class HostProbes {
   }
 
   /** What differs now; writes nothing. @throws {ProbesError} when the host cannot be read */
-  async verify(): Promise<ProbeVerification> {
+  async verify(): Promise<readonly ProbeDrift[]> {
     try {
       return await this.#runs.exclusively(async () => {
         const netns = this.#host();
+        const members = this.#members.wanted(this.#options.isOutside);
         const match = await this.#match(netns);
-        const seen = await this.#state.observe(netns, {
-          members: this.#members.wanted(this.#options.isOutside),
-          match,
-          rules: true,
-        });
-        const { drift, skippedFamilies, entryCount } = seen;
-        return { intact: drift.length === 0, drift, skippedFamilies, match: match.kind, entryCount };
+        return (await this.#state.observe(netns, { members, match, rules: true })).drift;
       });
     } catch (error) {
       throw asProbesError(error);

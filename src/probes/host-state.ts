@@ -7,7 +7,7 @@ import type { Logger } from "../log/logger.ts";
 import { allDone } from "../loop/all-done.ts";
 import type { Family } from "../netfilter/family.ts";
 import type { HostMembers } from "../netfilter/set-members.ts";
-import { BACKEND_NAMES, type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
+import { type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
 import { type BranchDrift, BranchEni, type BranchLook } from "./branch-eni.ts";
 import type { HostForm, SeenHost, WantedHost } from "./host-form.ts";
 import { HostSysctl } from "./host-sysctl.ts";
@@ -28,15 +28,10 @@ export interface HostStateOptions {
   readonly branchEniProbes?: boolean;
 }
 
-/** A family that the host cannot have. */
-export interface SkippedProbeFamily {
-  readonly family: Family;
-  readonly reason: string;
-}
-
 /** How the host differs, and what changes it. */
 export interface HostObservation extends SeenHost {
-  readonly skippedFamilies: readonly SkippedProbeFamily[];
+  /** Those that the host can have. */
+  readonly families: readonly Family[];
 }
 
 const ALL_FAMILIES: readonly Family[] = [4, 6];
@@ -74,7 +69,7 @@ export class HostState {
 
   /** Compares what is there with what should be; writes nothing. @throws as {@link HostForm.observe} */
   async observe(netns: Netns, wanted: Omit<WantedHost, "families" | "at">): Promise<HostObservation> {
-    const { families, skippedFamilies } = this.#families(netns);
+    const families = this.#families(netns);
     const visit = new NetnsVisit({ fd: netns.fd });
     const [seen, branch] = await allDone([
       this.#form.observe(netns, { ...wanted, families, at: visit }),
@@ -84,7 +79,7 @@ export class HostState {
       if (seen.drift.length > 0) await seen.write();
       if (branch.drift.length > 0) await branch.write();
     };
-    return { ...seen, drift: [...seen.drift, ...branch.drift], write, skippedFamilies };
+    return { ...seen, drift: [...seen.drift, ...branch.drift], write, families };
   }
 
   async #observeBranchEni(
@@ -160,17 +155,9 @@ export class HostState {
     return this.#options.backend.variant === "native" ? this.#iptables : this.#native;
   }
 
-  #families(netns: Netns): { families: Family[]; skippedFamilies: SkippedProbeFamily[] } {
+  #families(netns: Netns): readonly Family[] {
     const { ipv6, backend } = this.#options;
     this.#hasIpv6 ||= supportsIpv6(netns);
-    const reason = !ipv6
-      ? "AMBIENT_IPV6 is false"
-      : !writesIpv6(backend)
-        ? `the IPv6 programs of ${BACKEND_NAMES[backend.variant]} are not in PATH`
-        : this.#hasIpv6
-          ? undefined
-          : "the host's kernel has no IPv6";
-    if (reason === undefined) return { families: [4, 6], skippedFamilies: [] };
-    return { families: [4], skippedFamilies: [{ family: 6, reason }] };
+    return ipv6 && writesIpv6(backend) && this.#hasIpv6 ? ALL_FAMILIES : [4];
   }
 }

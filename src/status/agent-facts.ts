@@ -11,7 +11,6 @@ import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Reflector } from "../kube/reflector.ts";
 import type { LogRing } from "../log/log-ring.ts";
 import type { HostProbes } from "../probes/host-probes.ts";
-import type { ProbeDrift } from "../probes/probe-drift.ts";
 import type { ProbePathState } from "../probes/probe-path-watch.ts";
 import type { FindBypasses } from "../redirection/pod-bypass.ts";
 import type { ZdsConnection } from "../ztunnel/zds-connection.ts";
@@ -97,10 +96,8 @@ export interface AgentFacts {
     readonly connections: readonly ZdsConnectionFacts[];
   };
   /** The host's side of kubelet probes. */
-  readonly probes: Pick<HostProbes, "fault" | "addressesOf"> & {
+  readonly probes: Pick<HostProbes, "fault" | "addressesOf" | "verify"> & {
     readonly counts: Pick<HostProbes["counts"], "restored" | "failures">;
-    /** What differs now, read from the kernel. */
-    verify(): Promise<{ readonly drift: readonly ProbeDrift[] }>;
   };
   readonly readiness: Readiness;
   readonly ring: LogRing;

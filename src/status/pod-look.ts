@@ -72,7 +72,7 @@ async function lookAtSidecar(
 /** The sets are read as a whole: what they lack of this pod is among the differences. */
 async function probesNow(facts: AgentFacts, known: KnownPod): Promise<PodProbesReport> {
   const told = probesOf(facts, known);
-  const { drift } = await facts.probes.verify();
+  const drift = await facts.probes.verify();
   const isMissing = drift.some(
     ({ kind, uid }) =>
       kind === "missing-set" || kind === "wrong-set" || (kind !== "stale-member" && uid === known.pod.uid),

@@ -17,6 +17,6 @@ const probes = new HostProbes({
   onstate: (fault) => void states.push(fault ?? null),
 });
 await probes.start();
-const { intact: isIntact } = await probes.verify();
+const isIntact = (await probes.verify()).length === 0;
 await probes.stop();
 process.stdout.write(JSON.stringify({ variant: backend.variant, states, isIntact }));

@@ -302,7 +302,7 @@ export async function kubeletOnly(): Promise<Record<string, string>> {
   probes = newProbes({ match: "kubelet" });
   await probes.start();
   await probes.set(app.pod.uid, app.pod.ips);
-  const { match } = await probes.verify();
+  const match = await matchWritten();
   const results: Record<string, string> = {
     match,
     kubelet: await probeAs(kubelet, app),
@@ -327,7 +327,7 @@ export async function kubeletOnly(): Promise<Record<string, string>> {
 }
 
 /** The rule as an agent writes it that sees itself in the root of the cgroup hierarchy. */
-export async function kubeletFromOwnCgroupNs(): Promise<{ match: string; rule: string }> {
+export async function kubeletFromOwnCgroupNs(): Promise<{ isRight: boolean; rule: string }> {
   await probes.stop();
   const folder = join(node.cgroupFolder, "kubelet.service");
   const kubelet = await startKubelet(folder);
@@ -340,11 +340,22 @@ export async function kubeletFromOwnCgroupNs(): Promise<{ match: string; rule: s
     }),
   );
   await agent.ready;
-  const match = await agent.call.assertOnce();
-  const { stdout } = await run(["iptables-save", "-t", "nat"]);
+  const isRight = await agent.call.assertOnce();
+  const rule = await ruleWritten();
   await kubelet.end();
   await removeCgroup(folder);
-  return { match, rule: /^-A ISTIO_POSTRT.*$/m.exec(stdout)?.[0] ?? "" };
+  return { isRight, rule };
+}
+
+async function ruleWritten(): Promise<string> {
+  const { stdout } = await run(["iptables-save", "-t", "nat"]);
+  return /^-A ISTIO_POSTRT.*$/m.exec(stdout)?.[0] ?? "";
+}
+
+/** What the kubelet is told by. */
+async function matchWritten(): Promise<"cgroup" | "uid" | "any"> {
+  const rule = await ruleWritten();
+  return rule.includes("-m cgroup ") ? "cgroup" : rule.includes("--uid-owner ") ? "uid" : "any";
 }
 
 /** A kubelet that is in no cgroup of version 2 but the root: its user is all there is to go by. */
@@ -361,7 +372,7 @@ export async function kubeletInRoot(): Promise<{
   probes = newProbes({ match: "kubelet" });
   await probes.start();
   await probes.set(app.pod.uid, app.pod.ips);
-  const { match } = await probes.verify();
+  const match = await matchWritten();
   const result = { match, kubelet: await probeAs(kubelet, app), other: await asUser(app.pod.ip4) };
   await kubelet.end();
   return { ...result, warnings: [...warnings] };

@@ -227,7 +227,7 @@ export class FakeAgent {
         fault: undefined,
         counts: { restored: 2, failures: 0 },
         addressesOf: (uid) => this.members.get(uid) ?? [],
-        verify: () => Promise.resolve({ drift: this.probeDrift }),
+        verify: () => Promise.resolve(this.probeDrift),
       },
       readiness: this.readiness,
       ring: this.ring,
