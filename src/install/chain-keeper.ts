@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keeps our entry in the node's CNI chain, exactly once, for as long as the agent runs; leaves it there afterwards.
 import { dirname, join } from "node:path";
-import type { ChainOptions, ChainPlan } from "../conflist/chain-options.ts";
+import type { ChainPlan } from "../conflist/chain-options.ts";
 import { folderFault } from "../conflist/conf-fault.ts";
 import { parseFolder } from "../conflist/conf-folder.ts";
 import { type PluginEntry, readEntry } from "../conflist/conflist-edit.ts";
@@ -30,9 +30,9 @@ export interface ChainKeeperOptions extends Partial<ChainGraces> {
   /** Prefix under which the host's files are seen, default "/". */
   readonly hostRoot?: string;
   readonly confName?: string | undefined;
-  /** An own file instead of the primary; undefined: our entry goes into the primary. */
-  readonly owned?: { readonly fileName: string } | undefined;
-  /** Name an own file has or had in another mode, default 02-istio-cni.conflist. */
+  /** An own file instead of the primary; default false: our entry goes into the primary. */
+  readonly owned?: boolean;
+  /** Name an own file has, or had in another mode; default 02-istio-cni.conflist. */
   readonly ownedFileName?: string;
   /** Which network the runtime gives its pods; default: that of the first file. */
   readonly runtimeNetwork?: () => Promise<RuntimeNetwork>;
@@ -60,15 +60,12 @@ const changedMs = 1;
 
 /** Installs, watches and repairs. All faults are told through `onstate` and retried; no method rejects. */
 export class ChainKeeper {
-  readonly #options: Required<Omit<ChainKeeperOptions, "confName" | "owned">> & {
-    confName: string | undefined;
-  };
+  readonly #options: Required<Omit<ChainKeeperOptions, "confName">> & { confName: string | undefined };
   readonly #watch: FolderWatch;
   /** Of the folder in it that our file lies in, where it is a plugin in a file of its own. */
   #partWatch: FolderWatch | undefined;
   readonly #clock: Clock;
   readonly #looks: KeepTrue;
-  readonly #wanted: Omit<ChainOptions, "keepSettings" | "defaultNetwork">;
   #memory: ChainMemory = freshMemory;
   #fault: string | undefined = "Waiting for the first look at the CNI configuration";
   #configPath: string | undefined;
@@ -80,6 +77,8 @@ export class ChainKeeper {
   constructor(options: ChainKeeperOptions) {
     this.#options = {
       hostRoot: "/",
+      owned: false,
+      ownedFileName: defaultOwnedFileName,
       runtimeNetwork: async () => ({}),
       chained: true,
       groupRead: false,
@@ -91,10 +90,8 @@ export class ChainKeeper {
       clock: systemClock,
       ...options,
       confName: options.confName,
-      ownedFileName: options.owned?.fileName ?? options.ownedFileName ?? defaultOwnedFileName,
     };
     const { netDir, clock } = this.#options;
-    this.#wanted = { ...this.#options, owned: options.owned !== undefined };
     this.#clock = clock;
     this.#looks = new KeepTrue({ work: (signal) => this.#look(signal), clock });
     this.#watch = new FolderWatch(netDir, () => this.#looks.requestIn(debounceMs));
@@ -189,7 +186,7 @@ export class ChainKeeper {
     const { plan, actions, ...look } = nextLook(this.#memory, {
       folder: parseFolder(snapshot.files, snapshot.unread),
       nowMs: this.#clock.nowMs(),
-      wanted: { ...this.#wanted, defaultNetwork },
+      wanted: { ...this.#options, defaultNetwork },
       graces: this.#options,
     });
     this.#memory = look.memory;

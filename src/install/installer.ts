@@ -69,7 +69,7 @@ export class Installer {
       ...common,
       netDir: config.netDir,
       confName: config.confName,
-      owned: config.ownedFileName === undefined ? undefined : { fileName: config.ownedFileName },
+      owned: config.ownedFileName !== undefined,
       ownedFileName: config.ownedFileName ?? defaultOwnedFileName,
       onstate: (fault) => this.#chainState("main", fault),
     });

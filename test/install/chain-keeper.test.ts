@@ -327,7 +327,7 @@ describe("ChainKeeper", () => {
       [true, 0o640],
     ] as const) {
       const fileName = `02-${expected}.conflist`;
-      const own = watched({ owned: { fileName }, groupRead });
+      const own = watched({ owned: true, ownedFileName: fileName, groupRead });
       await own.keeper.start();
       expect(statSync(join(netDir, fileName)).mode & 0o7777).toBe(expected);
       await leave(own.keeper, fileName);
@@ -337,7 +337,7 @@ describe("ChainKeeper", () => {
 
   it("an own file follows the primary, and goes when the primary stays away", async () => {
     const own = join(netDir, "02-istio-cni.conflist");
-    const { keeper } = watched({ owned: { fileName: "02-istio-cni.conflist" }, ownedGraceMs: 300 });
+    const { keeper } = watched({ owned: true, ownedGraceMs: 300 });
     await keeper.start();
     expect(read()).toBe(original);
     const changed = original.replace("bridge", "ptp");
@@ -404,7 +404,7 @@ describe("ChainKeeper", () => {
   it.each([
     ["into the list", {}, "10-a.conflist"],
     ["by wrapping", {}, "10-a.conf"],
-    ["as an own file", { owned: { fileName: "02-istio-cni.conflist" } }, "10-a.conf"],
+    ["as an own file", { owned: true }, "10-a.conf"],
   ])(
     "killed at random moments while it installs %s, the folder is old or new, never broken",
     async (_what, options, name) => {
