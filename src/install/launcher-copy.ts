@@ -21,8 +21,6 @@ export interface LauncherOptions {
   readonly binDir: string;
   /** The `type` of our entry in the chain; default {@link launcherName}. */
   readonly name?: PluginType;
-  /** What starts it once; default: one with its default settings. */
-  readonly runner?: ToolRunner;
 }
 
 /** A launcher that cannot be put in place; the message has the remedy. */
@@ -85,7 +83,6 @@ export async function installLauncher({
   source,
   binDir,
   name,
-  runner = new ToolRunner(),
 }: LauncherOptions): Promise<"installed" | "unchanged"> {
   const path = launcherPath(binDir, name);
   const wanted = await readFile(source).catch((error: Error) => {
@@ -97,7 +94,7 @@ export async function installLauncher({
       if (await isSame(path, wanted)) return "unchanged";
       const temporary = join(binDir, `.${launcherName}.${randomBytes(6).toString("hex")}`);
       const isLast = attempt === maxAttempts;
-      if (await replace(path, { temporary, wanted, runner, isLast })) return "installed";
+      if (await replace(path, { temporary, wanted, isLast })) return "installed";
     }
   } catch (error) {
     if (error instanceof LauncherError) throw error;
@@ -111,15 +108,14 @@ export async function installLauncher({
 interface Replacement {
   readonly temporary: string;
   readonly wanted: Buffer;
-  readonly runner: ToolRunner;
   readonly isLast: boolean;
 }
 
 /** @returns false when the temporary file was taken for a leftover by another agent: a rolling upgrade runs two of us */
-async function replace(path: string, { temporary, wanted, runner, isLast }: Replacement): Promise<boolean> {
+async function replace(path: string, { temporary, wanted, isLast }: Replacement): Promise<boolean> {
   try {
     await writeNewFile(temporary, { content: wanted, mode: 0o755 });
-    await assertStarts(temporary, runner);
+    await assertStarts(temporary);
     await rename(temporary, path);
   } catch (error) {
     const isTaken = !isLast && !existsSync(temporary) && existsSync(dirname(path));
@@ -178,9 +174,9 @@ const busyPauseMs = 20;
 const maxBusyTries = 50;
 
 /** VERSION needs neither agent nor pod. */
-async function assertStarts(path: string, runner: ToolRunner): Promise<void> {
+async function assertStarts(path: string): Promise<void> {
   for (let attempt = 1; ; attempt++) {
-    const why = await whyNotStarting(path, runner);
+    const why = await whyNotStarting(path);
     if (why === undefined) return;
     // "text file busy": a program that we start at this moment has our descriptor until its own exec
     if (why.code === "ETXTBSY" && attempt < maxBusyTries) {
@@ -200,9 +196,9 @@ interface NotStarting {
   readonly message: string;
 }
 
-async function whyNotStarting(path: string, runner: ToolRunner): Promise<NotStarting | undefined> {
+async function whyNotStarting(path: string): Promise<NotStarting | undefined> {
   try {
-    const { stdout } = await runner.run({
+    const { stdout } = await new ToolRunner().run({
       argv: [path],
       env: { CNI_COMMAND: "VERSION" },
       stdin: '{"cniVersion":"1.0.0"}',

@@ -20,10 +20,7 @@ export interface AnnotationWriterOptions {
   /** The pod as last seen by the watch. */
   readonly lookup: (uid: string) => PodFacts | undefined;
   readonly log: Logger;
-  /** Writes at once over all pods. Default 4. */
-  readonly parallel?: number;
   readonly clock?: Clock;
-  readonly random?: () => number;
   readonly backoff?: { readonly baseMs?: number; readonly capMs?: number };
 }
 
@@ -47,6 +44,8 @@ interface Job {
   dropped: boolean;
 }
 
+/** Writes at once over all pods. */
+const parallel = 4;
 const maxRemembered = 2000;
 
 /** Brings the annotation of pods to the last wanted value; never throws and never makes its caller wait. */
@@ -61,8 +60,8 @@ export class AnnotationWriter {
 
   constructor(options: AnnotationWriterOptions) {
     this.#options = options;
-    const { parallel: concurrency = 4, clock = systemClock } = options;
-    this.#queue = new KeyedQueue({ concurrency, clock, run: (uid) => this.#run(uid) });
+    const { clock = systemClock } = options;
+    this.#queue = new KeyedQueue({ concurrency: parallel, clock, run: (uid) => this.#run(uid) });
     this.#idle.resolve();
   }
 
@@ -85,12 +84,10 @@ export class AnnotationWriter {
       return;
     }
     if (this.#jobs.size === 0) this.#idle = Promise.withResolvers<void>();
-    const { random, backoff: range } = this.#options;
     const { uid, namespace, name } = pod;
-    const backoff = new Backoff({ ...range, random });
     const created: Job = {
       pod: { uid, namespace, name },
-      backoff,
+      backoff: new Backoff(this.#options.backoff),
       wanted: value,
       inFlight: false,
       isRefused: false,

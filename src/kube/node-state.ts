@@ -28,11 +28,8 @@ export interface NodeStateOptions {
   readonly log: Logger;
   readonly clock?: Clock;
   readonly random?: () => number;
-  /** Longest time without a word from the server before the copies count as stale. Default 60 s. */
-  readonly maxAgeMs?: number;
   /** See ReflectorOptions. */
   readonly watchSeconds?: number;
-  readonly graceMs?: number;
   /** Range of the pauses after failures. Default 250 ms to 30 s. */
   readonly backoff?: { readonly baseMs?: number; readonly capMs?: number };
 }
@@ -43,22 +40,23 @@ export interface Looked<T> {
   readonly source: "cache" | "live";
 }
 
+/** Longest time without a word from the server before the copies count as stale. */
+const maxAgeMs = 60_000;
+
 /** Pods of this node and namespaces of the cluster, kept by two watches and looked up live where these cannot tell. */
 export class NodeState {
   readonly pods: Reflector<PodFacts>;
   readonly namespaces: Reflector<NamespaceFacts>;
   readonly #client: StateClient;
   readonly #nodeName: string;
-  readonly #maxAgeMs: number;
   readonly #uidByName = new Map<string, string>();
 
   constructor(options: NodeStateOptions) {
-    const { client, nodeName, log, clock, random, watchSeconds, graceMs } = options;
-    const shared = { client, log, same: sameFacts, clock, random, watchSeconds, graceMs };
+    const { client, nodeName, log, clock, random, watchSeconds } = options;
+    const shared = { client, log, same: sameFacts, clock, random, watchSeconds };
     const backoff = () => new Backoff({ ...options.backoff, random });
     this.#client = client;
     this.#nodeName = nodeName;
-    this.#maxAgeMs = options.maxAgeMs ?? 60_000;
     this.pods = new Reflector({
       ...shared,
       backoff: backoff(),
@@ -100,7 +98,7 @@ export class NodeState {
   }
 
   /** Whether both copies can be relied on now. */
-  isFresh(maxAgeMs: number = this.#maxAgeMs): boolean {
+  isFresh(): boolean {
     return this.pods.isFresh(maxAgeMs) && this.namespaces.isFresh(maxAgeMs);
   }
 
@@ -116,7 +114,7 @@ export class NodeState {
 
   /** Whether the API server told of a pod of that name when it was heard last, and that was not long ago. */
   wasToldOf(namespace: string, name: string): boolean {
-    return this.pods.heardWithin(this.#maxAgeMs) && this.podByName(namespace, name) !== undefined;
+    return this.pods.heardWithin(maxAgeMs) && this.podByName(namespace, name) !== undefined;
   }
 
   namespace(name: string): NamespaceFacts | undefined {
@@ -163,14 +161,14 @@ export class NodeState {
   ): Promise<Looked<PodFacts>> {
     const cached = this.podByName(pod.namespace, pod.name);
     const wanted = cached !== undefined && (pod.uid === undefined || pod.uid === cached.uid);
-    if (wanted && this.pods.isFresh(this.#maxAgeMs)) return { facts: cached, source: "cache" };
+    if (wanted && this.pods.isFresh(maxAgeMs)) return { facts: cached, source: "cache" };
     return { facts: await this.livePod(pod.namespace, pod.name, options), source: "live" };
   }
 
   /** A namespace from the copy when that is fresh and has it, else from the API server. @throws ApiError */
   async findNamespace(name: string, options: CallOptions = {}): Promise<Looked<NamespaceFacts>> {
     const cached = this.namespace(name);
-    const reliable = cached !== undefined && this.namespaces.isFresh(this.#maxAgeMs);
+    const reliable = cached !== undefined && this.namespaces.isFresh(maxAgeMs);
     if (reliable) return { facts: cached, source: "cache" };
     return { facts: await this.liveNamespace(name, options), source: "live" };
   }

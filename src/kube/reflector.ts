@@ -72,8 +72,7 @@ export class Reflector<T extends Keyed> {
 
   /** Whether the copy can be relied on: complete, its watch not known to be broken, and heard of within `maxAgeMs`. */
   isFresh(maxAgeMs: number): boolean {
-    if (!this.#isSynced || !this.#connected || this.#lastContactMs === undefined) return false;
-    return this.#clock.nowMs() - this.#lastContactMs <= maxAgeMs;
+    return this.#isSynced && this.#connected && this.heardWithin(maxAgeMs);
   }
 
   /** Whether the server was heard within `maxAgeMs`, whatever has become of the watch since. */

@@ -31,7 +31,6 @@ export interface SuspectPod extends Keyed {
   readonly uid: string;
   readonly namespace: string;
   readonly name: string;
-  readonly nodeName: string;
   readonly hostNetwork: boolean;
   /** UID of the controller that makes another pod for it; "" where there is none. */
   readonly ownerUid: string;
@@ -84,7 +83,6 @@ export function toSuspectPod(raw: unknown, sought: Sought): SuspectPod | undefin
     uid,
     namespace,
     name,
-    nodeName,
     resourceVersion: wordOf(metadata.resourceVersion, bounds.resourceVersion),
     hostNetwork: spec.hostNetwork === true,
     ownerUid: wordOf(controllerOf(metadata.ownerReferences).uid, bounds.uid),
