@@ -77,7 +77,5 @@ async function matchOf(
   host: Netns,
 ): Promise<ProbeMatch> {
   if (probeMatch === "any") return MATCH_ANY;
-  const hasCgroups = backend.variant !== "native";
-  const kubelet = new KubeletMatch({ procRoot, runner: backend.runner, log: silentLogger, hasCgroups });
-  return await kubelet.current(host.key);
+  return await new KubeletMatch({ procRoot, backend, log: silentLogger }).current(host.key);
 }

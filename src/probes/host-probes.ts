@@ -70,8 +70,7 @@ export class HostProbes {
     }
     if (options.match === "kubelet") {
       const { procRoot = "/proc", backend, log } = options;
-      const hasCgroups = backend.variant !== "native";
-      this.#kubelet = new KubeletMatch({ procRoot, runner: backend.runner, log, hasCgroups });
+      this.#kubelet = new KubeletMatch({ procRoot, backend, log });
     }
   }
 

@@ -5,8 +5,8 @@ import { join } from "node:path";
 import type { NodeCgroup } from "../linux/cgroup-path.ts";
 import { netnsKeyAt } from "../linux/host-netns.ts";
 import { nodeCgroupOf, Process, processesIn } from "../linux/proc.ts";
-import type { ToolRunner } from "../linux/run-tool.ts";
 import type { Logger } from "../log/logger.ts";
+import type { RedirectBackend } from "../netfilter/variant.ts";
 import { ANY_SOCKET, type ProbeMatchArgs } from "./probe-rules.ts";
 
 /** What the rule matches. */
@@ -30,10 +30,8 @@ export const MATCH_ANY: ProbeMatch = { kind: "any", args: ANY_SOCKET, key: "any"
 export interface KubeletMatchOptions {
   /** /proc of the host. */
   readonly procRoot: string;
-  readonly runner: ToolRunner;
+  readonly backend: Pick<RedirectBackend, "variant" | "runner">;
   readonly log: Logger;
-  /** Whether rules can ask for a socket's cgroup. Source: linux net/netfilter/nft_socket.c: natively not where ours stand */
-  readonly hasCgroups?: boolean;
 }
 
 interface Kubelet {
@@ -124,7 +122,8 @@ export class KubeletMatch {
 
   /** @returns a match, or why there is none */
   async #cgroupMatch({ pid, startTime }: Kubelet): Promise<ProbeMatch | string> {
-    if (this.#options.hasCgroups === false) return "native nftables cannot ask for its cgroup here";
+    // Source: linux net/netfilter/nft_socket.c: not where ours stand
+    if (this.#options.backend.variant === "native") return "native nftables cannot ask for its cgroup here";
     const hostNs = join(this.#options.procRoot, "1/ns/cgroup");
     const isOurs = netnsKeyAt(hostNs) === netnsKeyAt("/proc/self/ns/cgroup");
     const file = join(this.#options.procRoot, String(pid), "cgroup");
@@ -144,7 +143,7 @@ export class KubeletMatch {
   /** Paths in that file are written as the namespace of whoever reads it sees them. */
   async #readIn(cgroupNs: string, file: string): Promise<string> {
     const argv = ["nsenter", `--cgroup=${cgroupNs}`, "--", "cat", file] as const;
-    return (await this.#options.runner.run({ argv })).stdout;
+    return (await this.#options.backend.runner.run({ argv })).stdout;
   }
 
   /** The oldest process with a kubelet's name in the host's namespace that belongs to no pod; the kubelet's own name wins. */

@@ -42,7 +42,7 @@ function addProcess(pid: number, { comm, cgroup, startTime = 100, netns = "net" 
 
 function kubeletMatch(): KubeletMatch {
   const log = { ...silentLogger, warn: (_fields: object, message: string) => void warnings.push(message) };
-  return new KubeletMatch({ procRoot, runner: new ToolRunner(), log });
+  return new KubeletMatch({ procRoot, backend: { variant: "nft", runner: new ToolRunner() }, log });
 }
 
 describe("unifiedPath", () => {
