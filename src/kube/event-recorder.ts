@@ -65,18 +65,14 @@ export interface EventRecorderOptions {
 }
 
 interface Written {
+  /** Under which it is remembered. */
+  readonly key: string;
+  readonly reason: EventReason;
   readonly message: string;
   /** Known once the API server has named the Event. */
   path: string | undefined;
   count: number;
   atMs: number;
-}
-
-/** What is known of an Event, and where it is kept. */
-interface Kept {
-  readonly key: string;
-  readonly reason: EventReason;
-  readonly written: Written;
 }
 
 const component = "ambient-cni";
@@ -126,11 +122,12 @@ export class EventRecorder {
     // one after the other: the API server has more urgent work than ours
     if (isRepeat) {
       earlier.atMs = nowMs;
-      this.#write(() => this.#repeat(pod, { key, reason: event.reason, written: earlier }));
+      this.#write(() => this.#repeat(pod, earlier));
     } else {
-      const written: Written = { message, path: undefined, count: 1, atMs: nowMs };
+      const { reason } = event;
+      const written: Written = { key, reason, message, path: undefined, count: 1, atMs: nowMs };
       putLast(this.#written, [key, written], maxRemembered);
-      this.#write(() => this.#create(pod, { key, reason: event.reason, written }));
+      this.#write(() => this.#create(pod, written));
     }
   }
 
@@ -151,8 +148,9 @@ export class EventRecorder {
     this.#abort.abort();
   }
 
-  async #create(pod: PodIdentity, { key, reason, written }: Kept): Promise<void> {
+  async #create(pod: PodIdentity, written: Written): Promise<void> {
     const { client, nodeName } = this.#options;
+    const { key, reason, message } = written;
     const now = new Date().toISOString();
     const folder = `/api/v1/namespaces/${encodeURIComponent(pod.namespace)}/events`;
     const body = {
@@ -172,7 +170,7 @@ export class EventRecorder {
       },
       type: reason === "AmbientRepaired" || reason === "SidecarRepaired" ? "Normal" : "Warning",
       reason,
-      message: written.message,
+      message,
       source: { component, host: nodeName },
       reportingComponent: component,
       reportingInstance: nodeName,
@@ -181,7 +179,7 @@ export class EventRecorder {
       count: 1,
     };
     await this.#attempt(
-      { ns: pod.namespace, pod: pod.name, uid: pod.uid, event: reason, reason: written.message },
+      { ns: pod.namespace, pod: pod.name, uid: pod.uid, event: reason, reason: message },
       async (signal) => {
         const answer = await client.create(folder, body, { signal });
         written.path = `${folder}/${encodeURIComponent(textOf(recordOf(recordOf(answer).metadata).name))}`;
@@ -192,8 +190,7 @@ export class EventRecorder {
   }
 
   /** An API server keeps an Event for an hour: one that is over by then is written anew, or nobody would hear of it any more. */
-  async #repeat(pod: PodIdentity, kept: Kept): Promise<void> {
-    const { written } = kept;
+  async #repeat(pod: PodIdentity, written: Written): Promise<void> {
     const { path } = written;
     if (path === undefined) return;
     const patch = { count: written.count, lastTimestamp: new Date().toISOString() };
@@ -205,7 +202,7 @@ export class EventRecorder {
     });
     if (!isOver) return;
     Object.assign(written, { path: undefined, count: 1 });
-    await this.#create(pod, kept);
+    await this.#create(pod, written);
   }
 
   /** An Event that cannot be written is not worth a second try: the next one of its kind comes by itself. */
