@@ -8,7 +8,7 @@ import { KeepTrue } from "../loop/keep-true.ts";
 import type { LeftoversFacts } from "../status/agent-facts.ts";
 import { cleanHost, lookAtHostRules } from "../uninstall/node-cleanup-host.ts";
 import { lookAtPods } from "../uninstall/node-cleanup-pods.ts";
-import { CleanupTools } from "../uninstall/node-cleanup-tools.ts";
+import { cleanupTools } from "../uninstall/node-cleanup-tools.ts";
 
 export interface AmbientLeftoversOptions {
   readonly config: Pick<
@@ -57,7 +57,7 @@ export class AmbientLeftovers {
 
   async #look(): Promise<void> {
     const { config, log } = this.#options;
-    const host = { ...config, tools: new CleanupTools() };
+    const host = { ...config, tools: cleanupTools() };
     let rules: readonly string[] = [];
     try {
       rules = await lookAtHostRules(host);

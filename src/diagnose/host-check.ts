@@ -21,6 +21,7 @@ export interface HostMember {
 
 /** What the host should have. */
 export interface HostCheckOptions extends HostStateOptions {
+  readonly hostNetnsPath: string;
   readonly procRoot: string;
   readonly probeMatch: "any" | "kubelet";
   /** Every pod of the mesh on this node; `undefined`: not known, members are not judged. */

@@ -14,7 +14,6 @@ import type { NodeReport } from "../status/node-state-report.ts";
 import type { StateReader } from "../status/state-reader.ts";
 import type { PodListReport, PodReport } from "../status/state-report.ts";
 import { lookAtHostRules } from "../uninstall/node-cleanup-host.ts";
-import { CleanupTools } from "../uninstall/node-cleanup-tools.ts";
 import { type Fault, fault, isKnownWrong } from "./fault.ts";
 import { checkHost, type HostMember } from "./host-check.ts";
 import { type KernelEyes, openEyes } from "./kernel-eyes.ts";
@@ -143,7 +142,7 @@ async function hostFaults(
       procRoot: join(hostRoot, "proc"),
       members,
     });
-  const left = await lookAtHostRules({ ...settings, hostRoot, hostNetnsPath, tools: new CleanupTools() });
+  const left = await lookAtHostRules({ hostRoot, hostNetnsPath });
   return left.length === 0 ? [] : [fault("host-leftover", null, `the host has ${left.join(", ")}`)];
 }
 

@@ -7,6 +7,8 @@ import type { HostStateOptions } from "./host-state.ts";
 
 /** Which host, and which processes' connections count as probes there. */
 export interface HostProbesOptions extends HostStateOptions {
+  /** Path of the host's namespace. */
+  readonly hostNetnsPath: string;
   /** PROBE_MATCH: which host processes' connections count as probes; default "any". */
   readonly match?: "any" | "kubelet";
   /** /proc of the host, to find the kubelet in; default /proc. */

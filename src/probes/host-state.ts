@@ -17,8 +17,6 @@ import { canonicalAddress, isUid } from "./probe-address.ts";
 import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
 
 export interface HostStateOptions {
-  /** Path of the namespace. */
-  readonly hostNetnsPath: string;
   readonly backend: RedirectBackend;
   readonly probeSnatV4: string;
   readonly probeSnatV6: string;

@@ -19,16 +19,13 @@ export interface HostCleanupOptions
   readonly tools: CleanupTools;
 }
 
-interface HostNetns {
-  readonly netns: Netns;
-  readonly path: string;
-}
+type HostPlaces = Pick<HostCleanupOptions, "hostRoot" | "hostNetnsPath">;
 
 /** What of ours the host holds. @throws Error when the host's namespace cannot be opened or read */
-export async function lookAtHostRules(options: HostCleanupOptions): Promise<string[]> {
+export async function lookAtHostRules(places: HostPlaces): Promise<string[]> {
   const found: string[] = [];
-  await inEach(options, async (host) => {
-    found.push(...(await lookIn(host)));
+  await inEach(places, async (netns) => {
+    found.push(...(await lookIn(netns)));
   });
   return [...new Set(found)];
 }
@@ -36,19 +33,13 @@ export async function lookAtHostRules(options: HostCleanupOptions): Promise<stri
 /** Removes it; absence is success. @returns what was there @throws Error when something cannot be removed */
 export async function cleanHost(options: HostCleanupOptions): Promise<string[]> {
   const removed: string[] = [];
-  await inEach(options, async (host) => {
-    const found = await lookIn(host);
+  await inEach(options, async (netns) => {
+    const found = await lookIn(netns);
     if (found.length === 0) return;
     const { probeSnatV4, probeSnatV6, tools } = options;
-    const backend = await tools.backend();
-    const state = new HostState({
-      hostNetnsPath: host.path,
-      backend,
-      probeSnatV4,
-      probeSnatV6,
-      ipv6: writesIpv6(backend),
-    });
-    await state.remove(host.netns);
+    const backend = await tools();
+    const state = new HostState({ backend, probeSnatV4, probeSnatV6, ipv6: writesIpv6(backend) });
+    await state.remove(netns);
     removed.push(...found);
   });
   return [...new Set(removed)];
@@ -56,7 +47,7 @@ export async function cleanHost(options: HostCleanupOptions): Promise<string[]> 
 
 const CHAINS = ([4, 6] as const).map((family) => ({ family, table: PROBE_TABLE, chain: PROBE_CHAIN }));
 
-async function lookIn({ netns }: HostNetns): Promise<string[]> {
+async function lookIn(netns: Netns): Promise<string[]> {
   const chains = [...(await findChains(netns.fd, CHAINS)), ...(await findLegacyChains(netns.fd, CHAINS))];
   const sets = await findSets(netns.fd, SET_NAMES);
   const tables = await findNativeTables(netns.fd);
@@ -71,14 +62,14 @@ async function lookIn({ netns }: HostNetns): Promise<string[]> {
 
 /** The namespace the agent was told to use, and the host's, in case its settings were others earlier. */
 async function inEach(
-  { hostRoot, hostNetnsPath }: HostCleanupOptions,
-  work: (host: HostNetns) => Promise<void>,
+  { hostRoot, hostNetnsPath }: HostPlaces,
+  work: (netns: Netns) => Promise<void>,
 ): Promise<void> {
   const done = new Set<string>();
   for (const path of [hostNetnsPath, join(hostRoot, "proc/1/ns/net")]) {
     using netns = Netns.open(path);
     if (done.has(netns.key)) continue;
     done.add(netns.key);
-    await work({ netns, path });
+    await work(netns);
   }
 }

@@ -45,7 +45,7 @@ export async function cleanPods(
     const isNew = ({ key }: FoundNetns) => !failed.has(key);
     const todo = found.enrolled.filter(isNew);
     if (todo.length === 0) break;
-    const backend = await options.tools.backend();
+    const backend = await options.tools();
     const redirection = new PodRedirection({ backend, hostNetns, ipv6: writesIpv6(backend) });
     const cleanOne = async (each: FoundNetns): Promise<void> => {
       try {

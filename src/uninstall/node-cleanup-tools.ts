@@ -7,28 +7,25 @@ import { ask, getTable } from "../netfilter/nft/nft-wire.ts";
 import type { RedirectBackend } from "../netfilter/variant.ts";
 import { findTools } from "../netfilter/variant-tools.ts";
 
-/** The programs that cleaning up takes, looked for when they are first needed. */
-export class CleanupTools {
-  readonly runner: ToolRunner;
-  #backend: Promise<RedirectBackend> | undefined;
+/** Gives the programs that cleaning up takes. */
+export type CleanupTools = () => Promise<RedirectBackend>;
 
-  constructor(runner: ToolRunner = new ToolRunner()) {
-    this.runner = runner;
-  }
+/** They are looked for when they are first needed. Without any program what is in nf_tables can be removed all the same. */
+export function cleanupTools(): CleanupTools {
+  let found: Promise<RedirectBackend> | undefined;
+  return () => {
+    found ??= findBackend();
+    return found;
+  };
+}
 
-  /** Without any program what is in nf_tables can be removed all the same. */
-  backend(): Promise<RedirectBackend> {
-    this.#backend ??= this.#find();
-    return this.#backend;
-  }
-
-  async #find(): Promise<RedirectBackend> {
-    const installed = await findTools(this.runner);
-    const { nft, legacy } = installed;
-    // nf_tables first where the kernel has them: they are looked at without a process
-    const tools = nft !== undefined && (await hasNftables()) ? nft : (legacy ?? nft);
-    return { variant: tools?.variant ?? "native", installed, runner: this.runner, reason: "to clean up" };
-  }
+async function findBackend(): Promise<RedirectBackend> {
+  const runner = new ToolRunner();
+  const installed = await findTools(runner);
+  const { nft, legacy } = installed;
+  // nf_tables first where the kernel has them: they are looked at without a process
+  const tools = nft !== undefined && (await hasNftables()) ? nft : (legacy ?? nft);
+  return { variant: tools?.variant ?? "native", installed, runner, reason: "to clean up" };
 }
 
 /** Any question will do: without nf_tables the kernel does not know the message. Source: linux net/netfilter/nfnetlink.c, nfnetlink_rcv_msg */

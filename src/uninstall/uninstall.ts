@@ -13,7 +13,7 @@ import { untilIstioIsIn } from "./istio-entry.ts";
 import { cleanFiles, type FileCleanupOptions, lookAtFiles } from "./node-cleanup-files.ts";
 import { cleanHost, type HostCleanupOptions, lookAtHostRules } from "./node-cleanup-host.ts";
 import { cleanPods, lookAtPods, type PodCleanupOptions } from "./node-cleanup-pods.ts";
-import { CleanupTools } from "./node-cleanup-tools.ts";
+import { cleanupTools } from "./node-cleanup-tools.ts";
 import { UninstallCalls, whoServes } from "./uninstall-calls.ts";
 import { leaveLaunchers, lookAtLaunchers } from "./uninstall-launcher.ts";
 
@@ -110,7 +110,6 @@ class Uninstall {
   readonly #calls: UninstallCalls | undefined;
   /** istio-cni serves the node: what both agents have under one name is its own by now. */
   readonly #isBesideIstio: boolean;
-  readonly #tools = new CleanupTools();
   readonly #done: string[] = [];
   readonly #notes: string[] = [];
   readonly #left: string[] = [];
@@ -174,7 +173,7 @@ class Uninstall {
 
   #parts(): readonly Part[] {
     const { pods } = this.#options;
-    const node = { ...this.#options, tools: this.#tools };
+    const node = { ...this.#options, tools: cleanupTools() };
     const chain: Part = {
       name: "chain",
       look: () => lookAtChain(this.#options),

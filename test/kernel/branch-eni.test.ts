@@ -121,7 +121,7 @@ async function cable(): Promise<void> {
   );
 }
 
-async function hostOptions(): Promise<HostStateOptions> {
+async function hostOptions(): Promise<HostStateOptions & Pick<HostProbesOptions, "hostNetnsPath">> {
   const runner = new ToolRunner();
   return {
     hostNetnsPath: `/proc/${host.pid}/ns/net`,

@@ -49,7 +49,9 @@ async function backendOf(variant: Variant | "native", runner = new ToolRunner())
   return await chooseBackend({ variant, runDir: folder, hostProcess: "/proc/self", runner });
 }
 
-async function hostOptions(variant: Variant | "native"): Promise<HostStateOptions> {
+async function hostOptions(
+  variant: Variant | "native",
+): Promise<HostStateOptions & Pick<HostProbesOptions, "hostNetnsPath">> {
   return {
     hostNetnsPath: `/proc/${host.pid}/ns/net`,
     backend: await backendOf(variant),
