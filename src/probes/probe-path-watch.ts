@@ -68,18 +68,12 @@ export interface ProbePathWatchOptions {
 const DEFAULTS = { settleMs: 2_000, confirmMs: 5_000, repeatMs: 600_000, retryMs: 10_000, timeoutMs: 2_000 };
 const PLUGIN_TYPES_MS = 2_000;
 /** What a check saw that is not as it should be. */
-interface FoundPath {
-  readonly uid: string;
-  readonly outcome: ProbePathReport["outcome"];
+interface FoundPath extends Pick<ProbePathReport, "uid" | "outcome"> {
   readonly results: readonly ProbePathResult[];
 }
 
-/** The pod of the check under way. */
-interface CheckedPod {
-  readonly uid: string;
-  /** The watch's own. */
-  readonly netns: Netns;
-  readonly addresses: readonly string[];
+/** The pod of the check under way; its namespace is the watch's own. */
+interface CheckedPod extends ProbedPod {
   readonly abort: AbortController;
 }
 
