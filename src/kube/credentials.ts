@@ -24,10 +24,8 @@ const reuseMs = 10_000;
 const idleSocketMs = 30_000;
 const maxSockets = 24;
 
-type TlsMaterial = Pick<
-  https.RequestOptions,
-  "ca" | "cert" | "key" | "pfx" | "passphrase" | "rejectUnauthorized" | "servername"
->;
+const tlsOptions = ["ca", "cert", "key", "pfx", "passphrase", "rejectUnauthorized", "servername"] as const;
+type TlsMaterial = Pick<https.RequestOptions, (typeof tlsOptions)[number]>;
 
 /** The current cluster and user of a kubeconfig, or the pod's own service account. */
 export class Credentials {
@@ -125,8 +123,7 @@ export class Credentials {
   }
 
   #agentFor(options: https.RequestOptions): http.Agent {
-    const { ca, cert, key, pfx, passphrase, rejectUnauthorized, servername } = options;
-    const material = definedOf({ ca, cert, key, pfx, passphrase, rejectUnauthorized, servername });
+    const material = materialOf(options);
     if (this.#agents.length === 0 || !isDeepStrictEqual(material, this.#material)) {
       this.dropIdleConnections();
       this.#material = material;
@@ -149,10 +146,9 @@ export class Credentials {
   }
 }
 
-function definedOf(material: { [Key in keyof TlsMaterial]: TlsMaterial[Key] | undefined }): TlsMaterial {
-  return Object.fromEntries(
-    Object.entries(material).filter(([, value]) => value !== undefined && value !== null),
-  );
+function materialOf(options: https.RequestOptions): TlsMaterial {
+  const given = tlsOptions.map((name) => [name, options[name]] as const);
+  return Object.fromEntries(given.filter(([, value]) => value !== undefined && value !== null));
 }
 
 function headersOf(options: https.RequestOptions): Record<string, string> {
