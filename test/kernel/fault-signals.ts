@@ -307,9 +307,13 @@ export const withoutFault: readonly (readonly [file: string, name: string])[] = 
     "as it was looked at, and not once it has changed",
     "that is gone is not %s",
   ].map((name) => [behaviours, name] as const),
-  ...["lists, watches, writes", "refuses a patch", "gives a list", "labels a broken pod"].map(
-    (name) => [apiServer, name] as const,
-  ),
+  ...[
+    "lists, watches, writes",
+    "refuses a patch",
+    "gives a list",
+    "labels a broken pod",
+    "in its own words",
+  ].map((name) => [apiServer, name] as const),
   [probes, "let Deployments become ready"],
   [probes, "of pods that are gone leave no entry"],
   ...[
