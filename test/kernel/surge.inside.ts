@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What surge.test.ts does inside a node: an agent that is replaced by one that is ready before it ends (maxSurge).
+import { watch } from "node:fs";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { basename } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { claimCaptured, untilCaptured } from "../support/node/capture-state.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
@@ -44,7 +46,7 @@ function newcomer(): Record<string, string> {
 export interface Replaced {
   /** Transactions in the rules of a pod at rest, from before the newcomer until after its forerunner's end. */
   readonly writes: number;
-  /** How often the chain was written by either, from the newcomer's start on. */
+  /** How often the chain was written, by whomever, from the newcomer's start on. */
   readonly chainWrites: number;
   readonly isNewcomersEntry: boolean;
   readonly bin: readonly string[];
@@ -59,9 +61,13 @@ export async function replace(signal: "SIGTERM" | "SIGKILL", flaps: number): Pro
   const [still, flapping] = [await runPod(), await runPod()];
   for (const pod of [still, flapping]) await untilAnnounced(pod);
   const before = await ruleGeneration(still.netns);
-  const chainWrites = () =>
-    [old, mesh.agent].reduce((sum, { text }) => sum + text.split("wrote the CNI chain").length - 1, 0);
-  const from = old.text.split("wrote the CNI chain").length - 1;
+  let chainWrites = 0;
+  // as a runtime hears of it: each time another file takes its place
+  using _watcher = closing(
+    watch(netDir, (_, name) => {
+      if (name === basename(conflist)) chainWrites++;
+    }),
+  );
   await mesh.startAgent(newcomer());
   // ztunnel is still the old one's: this ADD is answered once it has come to the new one
   const adding = runPod();
@@ -71,6 +77,7 @@ export async function replace(signal: "SIGTERM" | "SIGKILL", flaps: number): Pro
     mesh.kubelet.labelPod(flapping, { [label]: null });
     await delay(100 * flap);
   }
+  // for so long there are two, which nothing tells them of
   await delay(1_000);
   if (signal === "SIGTERM") await old.stop(10_000);
   else await old.kill();
@@ -85,7 +92,7 @@ export async function replace(signal: "SIGTERM" | "SIGKILL", flaps: number): Pro
     .plugins;
   const replaced = {
     writes: (await ruleGeneration(still.netns)) - before,
-    chainWrites: chainWrites() - from,
+    chainWrites,
     isNewcomersEntry: plugins.flatMap(({ exempt = [] }) => exempt).includes(`of-version-${generation}`),
     bin: (await readdir(binDir)).sort(),
     run: (await readdir("/var/run/istio-cni")).sort(),
@@ -98,6 +105,10 @@ export async function replace(signal: "SIGTERM" | "SIGKILL", flaps: number): Pro
   await waitFor("the sets to be empty", async () => !/^add /m.test((await run(["ipset", "save"])).stdout));
   await mesh.agent.stop();
   return replaced;
+}
+
+function closing(watcher: { close(): void }): Disposable {
+  return { [Symbol.dispose]: () => watcher.close() };
 }
 
 const runPod = (): Promise<Pod> => mesh.kubelet.runPod({ namespace: "mesh", name: `web-${++counter}` });

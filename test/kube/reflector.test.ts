@@ -11,6 +11,7 @@ import type { ReflectorOptions } from "../../src/kube/reflector-options.ts";
 import { Backoff } from "../../src/loop/backoff.ts";
 import { systemClock } from "../../src/loop/clock.ts";
 import { waitFor } from "../support/api-server.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 import { type KubeFixture, type LogLine, pod, recordingLogger, startKube } from "./kube-fixture.ts";
 
 const cleanups: (() => unknown)[] = [];
@@ -353,12 +354,12 @@ test("a server that drops every watch at once is not hammered", async () => {
 });
 
 test("a watch that is ended at once, each time after a word that brings nothing on, is not asked for without a pause", async () => {
+  const clock = new FakeClock();
   let watches = 0;
   const client = {
     list: async () => ({ items: [], resourceVersion: "5" }),
     async *watch() {
       watches += 1;
-      await new Promise((resolve) => setTimeout(resolve, 1));
       yield { type: "BOOKMARK" as const, object: { metadata: { resourceVersion: "5" } } };
     },
   };
@@ -368,13 +369,16 @@ test("a watch that is ended at once, each time after a word that brings nothing 
     path: "/p",
     convert: toPodFacts,
     log: recordingLogger(),
+    clock,
     backoff: new Backoff({ baseMs: 100, capMs: 30_000, random: () => 1 }),
   });
   cleanups.push(() => reflector.stop());
   reflector.start();
-  await new Promise((resolve) => setTimeout(resolve, 1000));
-  // 100, 200 and 400 ms after the first
-  expect(watches).toBeLessThanOrEqual(5);
+  for (const [index, pauseMs] of [100, 200, 400, 800].entries()) {
+    await waitFor("the next pause", () => clock.nextDueMs() === clock.nowMs() + pauseMs);
+    expect([watches, reflector.counts.failures]).toEqual([index + 1, index + 1]);
+    clock.advance(pauseMs);
+  }
 });
 
 test("a server that asks for patience gets it", async () => {
