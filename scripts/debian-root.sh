@@ -54,10 +54,11 @@ echo "deb [signed-by=$keyring${arch:+ arch=$arch}] $archive $suite main" >"$work
 log=$root.log
 : >"$log"
 failed() { tail -n 20 "$log" >&2; echo "debian-root: Cannot bring packages of Debian $suite: $* (the last lines of $log are above)" >&2; exit 1; }
+# an index of sid is good for a week: of a mirror that stood still for longer it is taken all the same, signed as ever, for tests alone
 apt() {
   apt-get -q -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::State::Lists="$work/lists" \
     -o Dir::State::status="$work/status" -o Dir::Cache="$work/cache" -o APT::Sandbox::User=root -o APT::Install-Recommends=false \
-    -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o Acquire::Retries=3 \
+    -o Acquire::Check-Valid-Until=false -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o Acquire::Retries=3 \
     ${arch:+-o APT::Architecture="$arch" -o APT::Architectures="$arch"} "$@" >>"$log" 2>&1 9>&- </dev/null
 }
 apt update || lack "this machine's archive does not serve the suite (apt's words are in $log)"
