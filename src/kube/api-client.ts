@@ -7,7 +7,7 @@ import { Turns } from "../loop/turns.ts";
 import { ApiError, type AskedFor, errorOfStatus } from "./api-error.ts";
 import { type ApiAsk, ApiRequests, type ClientLimits, type Query } from "./api-requests.ts";
 import { Credentials } from "./credentials.ts";
-import { badJson, readLines } from "./http-exchange.ts";
+import { badJson, readLines, readText } from "./http-exchange.ts";
 import { recordOf, textOf, wordOf } from "./json-fields.ts";
 import { clusterBudget, type ListBudget, ListSpending } from "./list-budget.ts";
 import { ListSplitter } from "./list-splitter.ts";
@@ -83,6 +83,19 @@ export class ApiClient {
   /** Any other raw object. @throws ApiError */
   get(path: string, options: CallOptions = {}): Promise<unknown> {
     return this.#requests.json({ ...options, method: "GET", path });
+  }
+
+  /**
+   * Whether the server says that it has read all that it answers from, its roles among it; any client may ask.
+   * Source: Kubernetes API health endpoints; cluster role system:public-info-viewer.
+   */
+  async isReady({ signal }: CallOptions = {}): Promise<boolean> {
+    try {
+      const { chunks } = await this.#requests.read({ method: "GET", path: "/readyz", signal }, undefined);
+      return (await readText(chunks, bounds.errorBody.bytes)) === "ok";
+    } catch {
+      return false;
+    }
   }
 
   /** All objects of a collection, fetched in pages, read item by item and in turns. @throws ApiError */

@@ -13,7 +13,7 @@ import type { PodFacts } from "./pod-facts.ts";
 export type DaemonSetState = "present" | "deleted" | "elsewhere" | "unknown";
 
 export interface OwnDaemonSetOptions {
-  readonly client: Pick<ApiClient, "getPod" | "get">;
+  readonly client: Pick<ApiClient, "getPod" | "get" | "isReady">;
   readonly podNamespace: string;
   readonly podName: string;
   /** Node of the agent; empty: not asked about. */
@@ -62,16 +62,25 @@ export class OwnDaemonSet {
    * An agent that was allowed to ask and is refused now was deprived of its rights before it was stopped, which is what
    * deleting everything at once does (kubectl delete -f, helm uninstall): that counts as deleted.
    * Source: istio/istio issue 57601.
+   *
+   * One that has just started forbids everything, too, until it has read its roles: only what it forbids after it said that it
+   * is ready counts. Whom it does not know any more (401) it cannot be asked by, and no start was seen to answer so.
+   * Source: kube-apiserver 1.36, asked from its first moment on; issue kubernetes/kubernetes 121635.
    */
   async state(options: { deadlineMs: number }): Promise<DaemonSetState> {
     const until = performance.now() + options.deadlineMs;
     const backoff = new Backoff({ baseMs: 100, capMs: 500 });
+    let wasReady = false;
     for (;;) {
       try {
         return await this.#ask();
       } catch (error) {
-        if (error instanceof ApiError && error.isRefused)
-          return this.#wasSeen && this.#options.hasOwnPod() ? "deleted" : "unknown";
+        if (error instanceof ApiError && error.isRefused) {
+          if (!this.#wasSeen || !this.#options.hasOwnPod()) return "unknown";
+          if (wasReady || error.reason === "Unauthorized") return "deleted";
+          wasReady = await this.#options.client.isReady({ signal: AbortSignal.timeout(requestTimeoutMs) });
+          if (wasReady) continue;
+        }
         const pauseMs = backoff.nextMs();
         if (performance.now() + pauseMs >= until) return "unknown";
         await new Promise((resolve) => setTimeout(resolve, pauseMs));

@@ -167,6 +167,45 @@ test.each([401, 403])(
   },
 );
 
+/** Just started: requests are refused until its roles are read, and it is not ready until all is. */
+function restart({ faults }: KubeFixture["server"], unready: 500 | 403): void {
+  faults.unready = unready;
+  faults.failures.push({ status: 403 });
+}
+
+test.each([500, 403] as const)(
+  "an API server that refuses all because it has just started (/readyz %s) is asked until it knows",
+  async (unready) => {
+    const { server, own } = await start();
+    server.put("daemonsets", daemonSet());
+    await own.remember();
+    restart(server, unready);
+    const asked = server.requests.length;
+    const state = own.state({ deadlineMs: 10_000 });
+    await waitFor("two refusals", () => server.requests.length >= asked + 2);
+    server.faults.failures.length = 0;
+    server.faults.unready = undefined;
+    expect(await state).toBe("present");
+  },
+);
+
+test("an API server that refuses all and is not ready until the deadline knows nothing", async () => {
+  const { server, own } = await start();
+  server.put("daemonsets", daemonSet());
+  await own.remember();
+  restart(server, 500);
+  expect(await own.state({ deadlineMs: 500 })).toBe("unknown");
+});
+
+test("a refusal from before the API server was ready is not held against one from after it", async () => {
+  const { server, own } = await start();
+  server.put("daemonsets", daemonSet());
+  await own.remember();
+  // its roles were read between the refusal and the question whether it is ready
+  server.faults.failures.push({ status: 403, times: 1 });
+  expect(await own.state({ deadlineMs: 1000 })).toBe("present");
+});
+
 test.each([
   ["404, in a balancer's words", { status: 404, text: "404 page not found\n" }],
   ["404, in a gateway's words", { status: 404, text: '{"message":"no Route matched with those values"}' }],

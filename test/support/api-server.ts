@@ -183,6 +183,9 @@ export class ApiServer {
       return;
     }
     if (["/healthz", "/livez", "/readyz"].includes(url.pathname)) {
+      if (this.faults.hang) return;
+      if (url.pathname === "/readyz" && this.faults.unready !== undefined)
+        throw new StatusError(this.faults.unready, "stub: not ready");
       response.end("ok");
       return;
     }

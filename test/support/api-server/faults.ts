@@ -44,6 +44,11 @@ export interface Faults {
   rejectSendInitialEvents: boolean;
   /** Metadata-only lists are answered with 406. */
   rejectPartialMetadata: boolean;
+  /**
+   * `/readyz` has this status, as of a server that has not read all that it answers from: 500, or 403 before it knows of any role.
+   * Source: kube-apiserver 1.36, asked from its first moment on; issue kubernetes/kubernetes 121635.
+   */
+  unready: 500 | 403 | undefined;
   failures: FailRule[];
 }
 
@@ -61,6 +66,7 @@ export function noFaults(): Faults {
     garbleEvents: 0,
     rejectSendInitialEvents: false,
     rejectPartialMetadata: false,
+    unready: undefined,
     failures: [],
   };
 }
