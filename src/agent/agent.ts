@@ -117,7 +117,7 @@ function reportStages({ ground, capture, front, wiring, leftovers, runtime }: Pa
   readonly stages: Stage[];
   readonly stateServer: StateServer;
 } {
-  const { config, loggers, metrics, node, backend, readiness } = ground;
+  const { config, loggers, metrics, node, annotations, backend, readiness } = ground;
   const { probePath } = capture;
   const log = loggers.scope("agent");
   const processFacts = new ProcessFacts();
@@ -126,6 +126,7 @@ function reportStages({ ground, capture, front, wiring, leftovers, runtime }: Pa
     config,
     backend,
     cluster: node,
+    annotations,
     readiness,
     ring: loggers.ring,
     process: processFacts,

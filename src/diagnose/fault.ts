@@ -51,7 +51,7 @@ const FAULT_FIXES = {
   "annotation-without-capture":
     "the pod says that it is in the mesh and is not: restart the agent, or delete the pod",
   "capture-without-annotation":
-    "istiod does not know that the pod is in the mesh: check that the agent may patch pods/status (`ambient-cni doctor`)",
+    "istiod does not know that the pod is in the mesh: `ambient-cni status` says whether the API server refuses the annotation",
   "unwanted-capture":
     "the pod should be outside the mesh and is redirected: restart the agent, or delete the pod",
 } as const satisfies Readonly<Record<CaptureKind, string> & Record<string, string>>;

@@ -24,13 +24,21 @@ export interface AnnotationWriterOptions {
   readonly backoff?: { readonly baseMs?: number; readonly capMs?: number };
 }
 
-/** Counts since the start; `gone` are writes to pods that no longer exist, `refused` those of `retried` that were called invalid. */
+/** Counts since the start; `gone` are writes to pods that no longer exist. */
 export interface AnnotationCounts {
   written: number;
   skipped: number;
   retried: number;
   gone: number;
-  refused: number;
+}
+
+/** What the API server said last of a value that it does not take. */
+export interface AnnotationRefusal {
+  /** ISO time. */
+  readonly at: string;
+  readonly message: string;
+  /** Failures in a row. */
+  readonly attempts: number;
 }
 
 interface Job {
@@ -38,8 +46,7 @@ interface Job {
   readonly backoff: Backoff;
   wanted: RedirectionStatus;
   inFlight: boolean;
-  /** It was called invalid, which was told. */
-  isRefused: boolean;
+  refusal: AnnotationRefusal | undefined;
   /** Nobody wants the value any more; the job ends with the write in flight. */
   dropped: boolean;
 }
@@ -50,7 +57,7 @@ const maxRemembered = 2000;
 
 /** Brings the annotation of pods to the last wanted value; never throws and never makes its caller wait. */
 export class AnnotationWriter {
-  readonly counts: AnnotationCounts = { written: 0, skipped: 0, retried: 0, gone: 0, refused: 0 };
+  readonly counts: AnnotationCounts = { written: 0, skipped: 0, retried: 0, gone: 0 };
   readonly #options: AnnotationWriterOptions;
   readonly #abort = new AbortController();
   readonly #jobs = new Map<string, Job>();
@@ -90,7 +97,7 @@ export class AnnotationWriter {
       backoff: new Backoff(this.#options.backoff),
       wanted: value,
       inFlight: false,
-      isRefused: false,
+      refusal: undefined,
       dropped: false,
     };
     this.#jobs.set(pod.uid, created);
@@ -100,6 +107,11 @@ export class AnnotationWriter {
   /** Whether a write to this pod is under way, or waits for its turn. */
   isWriting(uid: string): boolean {
     return this.#jobs.has(uid);
+  }
+
+  /** Why the pod has not the annotation that it should have; `undefined`: it has, or nobody refused it. */
+  refusal(uid: string): AnnotationRefusal | undefined {
+    return this.#jobs.get(uid)?.refusal;
   }
 
   /** Whether the pod carries the annotation, or will once everything wanted is written. */
@@ -169,6 +181,7 @@ export class AnnotationWriter {
     else {
       putLast(this.#written, [uid, { value, version: outcome.version }], maxRemembered);
       job.backoff.reset();
+      job.refusal = undefined;
       if (job.wanted === value) this.#finish(job);
       else this.#queue.request(uid);
     }
@@ -197,16 +210,16 @@ export class AnnotationWriter {
       return;
     }
     this.counts.retried += 1;
-    const fields = { err: error, namespace, pod: name, failures: job.backoff.failures + 1 };
+    const attempts = job.backoff.failures + 1;
+    const fields = { err: error, namespace, pod: name, failures: attempts };
     // not for good: an admission policy says it, and is changed, and a pod that is still announced must not leave the mesh
-    const isRefused = error instanceof ApiError && (error.status === 400 || error.status === 422);
-    if (isRefused) this.counts.refused += 1;
-    if (isRefused && !job.isRefused) {
-      job.isRefused = true;
+    const isRefused = error instanceof ApiError && [400, 403, 422].includes(error.status);
+    if (isRefused && job.refusal === undefined)
       log.error(fields, "the API server refuses the redirection annotation; trying again");
-    } else if (job.backoff.failures === 1 && !isRefused)
+    else if (attempts === 2 && !isRefused)
       log.warn(fields, "cannot write the redirection annotation; trying again");
     else log.debug(fields, "cannot write the redirection annotation; trying again");
+    if (isRefused) job.refusal = { at: new Date().toISOString(), message: error.message, attempts };
     const retryAfterMs = error instanceof ApiError ? (error.retryAfterMs ?? 0) : 0;
     const pauseMs = Math.max(job.backoff.nextMs(), Math.min(retryAfterMs, 30_000));
     this.#queue.requestAfter(job.pod.uid, pauseMs);

@@ -6,6 +6,7 @@ import type { Enrolment } from "../enrolment/enrolment.ts";
 import type { PodHistory } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
 import type { Sidecars } from "../enrolment/sidecars.ts";
+import type { AnnotationWriter } from "../kube/annotation-writer.ts";
 import type { NodeState } from "../kube/node-state.ts";
 import type { PodFacts } from "../kube/pod-facts.ts";
 import type { Reflector } from "../kube/reflector.ts";
@@ -85,6 +86,7 @@ export interface AgentFacts {
   /** Pods of the node as the enrolment knows them; what it hands out is only read. */
   readonly enrolment: Pick<Enrolment, "record" | "desired" | "repairs"> & { records(): Iterable<PodStatus> };
   readonly history: PodHistory;
+  readonly annotations: Pick<AnnotationWriter, "refusal">;
   /** Pods whose sidecar this agent serves. */
   readonly sidecars: Pick<Sidecars, "served" | "repairs" | "verify">;
   /** Reads a pod's redirection; writes nothing. */

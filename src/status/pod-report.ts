@@ -7,6 +7,7 @@ import type { PodFailure, PodPast } from "../enrolment/pod-history.ts";
 import type { PodStatus } from "../enrolment/pod-record.ts";
 import type { Sandbox, SandboxSource } from "../enrolment/sandbox-finder.ts";
 import type { ServedSidecar } from "../enrolment/sidecars.ts";
+import type { AnnotationRefusal } from "../kube/annotation-writer.ts";
 import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import type { Family } from "../netfilter/family.ts";
@@ -35,6 +36,7 @@ export interface KnownPod {
   readonly record: PodStatus | undefined;
   readonly desired: Desired | undefined;
   readonly past: PodPast;
+  readonly refusal: AnnotationRefusal | undefined;
   /** The pod is redirected to its sidecar: where it stands is the sidecar's, and nothing of the rest says anything. */
   readonly sidecar: ServedSidecar | undefined;
 }
@@ -49,6 +51,7 @@ export function knownPod(facts: AgentFacts, pod: PodFacts): KnownPod {
     record,
     desired: facts.enrolment.desired(newest),
     past: facts.history.of(pod.uid),
+    refusal: facts.annotations.refusal(pod.uid),
     sidecar: facts.sidecars.served(newest),
   };
 }
@@ -92,9 +95,16 @@ export function stateOf({ record, sidecar }: KnownPod): PodReport["state"] {
 }
 
 /** What keeps a pod from where it should be. */
-export function failureOf({ past, sidecar }: KnownPod): PodFailure | undefined {
-  return sidecar === undefined ? past.failure : sidecar.record?.failure;
+export function failureOf({ past, sidecar, refusal }: KnownPod): PodFailure | undefined {
+  if (sidecar !== undefined) return sidecar.record?.failure;
+  if (past.failure !== undefined || refusal === undefined) return past.failure;
+  const message = `its annotation is refused: ${refusal.message}`;
+  return { ...refusal, kind: "api", message, remedy: annotationRemedy };
 }
+
+/** Until then istiod has the pod for what its annotation said before. */
+const annotationRemedy =
+  "let the admission policy, the webhook or the role that is named allow the agent to patch pods/status; it tries again by itself";
 
 /** What ztunnel has confirmed of a pod. */
 export function ztunnelOf({ ztunnel }: AgentFacts, { pod, record }: KnownPod): PodZtunnelReport {
@@ -221,7 +231,8 @@ function summarise(known: KnownPod, desired: DesiredReport): string {
   const { record, past, sidecar } = known;
   if (sidecar !== undefined) return sidecarSummary(sidecar);
   const state = record?.state ?? "outside";
-  const { failure, look } = past;
+  const { look } = past;
+  const failure = failureOf(known);
   if (failure !== undefined) return `${statePhrases[state]}: ${failure.message}`;
   if (desired.wanted === null) return `left as it is: ${desired.why}`;
   if (state === "outside" && desired.wanted) return "not captured yet: no run has looked at it";

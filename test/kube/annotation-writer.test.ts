@@ -59,7 +59,7 @@ test("each value is written through status with the pod's UID", async () => {
       { metadata: { uid: "uid-a", annotations: { [annotation]: value } } },
     ]),
   );
-  expect(writer.counts).toEqual({ written: 3, skipped: 0, retried: 0, gone: 0, refused: 0 });
+  expect(writer.counts).toEqual({ written: 3, skipped: 0, retried: 0, gone: 0 });
 });
 
 test("other annotations of the pod stay", async () => {
@@ -153,13 +153,13 @@ test("an own write counts before the watch shows it", async () => {
   expect(annotationOf(server, "a")).toBeUndefined();
 });
 
-test.each([409, 429, 500, 503, 403, 401])("status %d is tried again until it works", async (status) => {
+test.each([409, 429, 500, 503, 401])("status %d is tried again until it works", async (status) => {
   const { server, writer } = await start(["a"]);
   server.faults.failures = [{ status, verb: "patch", times: 4 }];
   writer.set(ref("a"), "enabled");
   await writer.idle();
   expect(annotationOf(server, "a")).toBe("enabled");
-  expect(writer.counts).toMatchObject({ written: 1, gone: 0, refused: 0 });
+  expect(writer.counts).toMatchObject({ written: 1, gone: 0 });
 });
 
 test("a write is tried again when the server comes back, with the last wish", async () => {
@@ -229,20 +229,34 @@ test("a UID checked as a precondition ends the writes too", async () => {
   expect(writer.counts).toMatchObject({ gone: 1, retried: 0 });
 });
 
-test.each([400, 422])(
-  "what a policy denies (%s) is not given up: it is told once, and written when it may be",
+test.each([400, 403, 422])(
+  "what is refused (%s) is not given up: it is told once, is known until then, and written when it may be",
   async (status) => {
     const { server, writer, lines } = await start(["a"]);
-    server.faults.failures = [{ status, verb: "patch" }];
+    server.faults.failures = [{ status, verb: "patch", message: "denied by policy" }];
     writer.set(ref("a"), null);
     await waitFor("three tries", () => writer.counts.retried >= 3);
     expect(writer.isWriting("uid-a")).toBe(true);
     expect(lines.map(({ level }) => level).filter((level) => level !== "debug")).toEqual(["error"]);
+    expect(writer.refusal("uid-a")).toMatchObject({
+      at: expect.stringMatching(/^\d{4}-.*Z$/),
+      message: expect.stringContaining("denied by policy"),
+      attempts: writer.counts.retried,
+    });
     server.faults.failures = [];
     await writer.idle();
     expect(writer.counts).toMatchObject({ written: 1, gone: 0 });
+    expect(writer.refusal("uid-a")).toBeUndefined();
   },
 );
+
+test.each([429, 500, 401])("what fails (%s) was not refused", async (status) => {
+  const { server, writer } = await start(["a"]);
+  server.faults.failures = [{ status, verb: "patch" }];
+  writer.set(ref("a"), "enabled");
+  await waitFor("two tries", () => writer.counts.retried >= 2);
+  expect(writer.refusal("uid-a")).toBeUndefined();
+});
 
 test("forgetting a pod and stopping end what is under way", async () => {
   const { server, writer } = await start(["a", "b"]);

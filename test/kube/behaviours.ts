@@ -288,7 +288,7 @@ export function describeKubeBehaviours(start: () => Promise<KubeWorld>): void {
         await writer.idle();
         expect(await world.annotationsOf(namespace, "a")).toEqual(expected);
       }
-      expect(writer.counts).toEqual({ written: 3, skipped: 0, retried: 0, gone: 0, refused: 0 });
+      expect(writer.counts).toEqual({ written: 3, skipped: 0, retried: 0, gone: 0 });
     });
 
     test("never lands on another pod of the same name", async () => {
@@ -305,7 +305,7 @@ export function describeKubeBehaviours(start: () => Promise<KubeWorld>): void {
       const writer = newWriter();
       writer.set({ uid: stranger, namespace, name: "a" }, "enabled");
       await writer.idle();
-      expect(writer.counts, error?.message).toMatchObject({ gone: 1, written: 0, retried: 0, refused: 0 });
+      expect(writer.counts, error?.message).toMatchObject({ gone: 1, written: 0, retried: 0 });
       expect(await world.annotationsOf(namespace, "a")).toEqual({});
     });
 

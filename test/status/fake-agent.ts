@@ -7,6 +7,7 @@ import { PodHistory } from "../../src/enrolment/pod-history.ts";
 import type { PodStatus } from "../../src/enrolment/pod-record.ts";
 import { SidecarRecords } from "../../src/enrolment/sidecar-records.ts";
 import { Sidecars } from "../../src/enrolment/sidecars.ts";
+import type { AnnotationRefusal } from "../../src/kube/annotation-writer.ts";
 import type { NamespaceFacts, PodFacts } from "../../src/kube/pod-facts.ts";
 import { defaultSelectors } from "../../src/kube/selectors.ts";
 import type { SidecarFacts } from "../../src/kube/sidecar-facts.ts";
@@ -63,6 +64,8 @@ export class FakeAgent {
   readonly probeDrift: ProbeDrift[] = [];
   readonly connections: ZdsConnectionFacts[] = [];
   readonly repairs = new Map<string, number>();
+  /** What the API server says of annotations that it does not take. */
+  readonly refusals = new Map<string, AnnotationRefusal>();
   readonly history: PodHistory;
   readonly sidecars: Sidecars;
   /** Where ADD said that pods with a sidecar are. */
@@ -209,6 +212,7 @@ export class FakeAgent {
         repairs: this.repairs,
       },
       history: this.history,
+      annotations: { refusal: (uid) => this.refusals.get(uid) },
       sidecars: this.sidecars,
       runtime: {
         ...{ path: "/var/run/nri/nri.sock", state: "connected", since: new Date(0), fault: undefined },

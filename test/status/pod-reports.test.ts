@@ -132,6 +132,31 @@ describe("pods in the list", () => {
     expect(reports[0]?.desired.redirect?.establishedConnections).toBe("keep");
   });
 
+  test("a pod whose annotation is refused says so until it is written, after what keeps it from being captured", async () => {
+    const agent = new FakeAgent();
+    agent.add("web-0");
+    const refusal = { at: "2026-01-01T00:00:00.000Z", message: "422: denied by policy", attempts: 4 };
+    agent.refusals.set("uid-web-0", refusal);
+    expect(listed(agent, "web-0")).toMatchObject({
+      state: "enrolled",
+      summary: "captured: its annotation is refused: 422: denied by policy",
+      lastError: {
+        ...refusal,
+        message: "its annotation is refused: 422: denied by policy",
+        remedy: expect.stringContaining("pods/status"),
+      },
+    });
+    expect((await new AgentState(agent.facts()).node()).pods).toMatchObject({
+      enrolled: 1,
+      failing: [{ kind: "api", count: 1 }],
+    });
+    agent.history.failed("uid-web-0", { kind: "rules", message: "no rules", remedy: "write some" });
+    expect(listed(agent, "web-0").lastError?.message).toBe("no rules");
+    agent.refusals.clear();
+    agent.history.end("uid-web-0", "enrolled", "enrolled");
+    expect(listed(agent, "web-0").lastError).toBeNull();
+  });
+
   test("what was verified in another namespace than the pod's present one is not shown", () => {
     const agent = new FakeAgent();
     agent.add("web-0");
