@@ -127,6 +127,18 @@ const injections: Readonly<Record<FaultName, Injection>> = {
     },
   },
   "runtime cuts the agent off": { hurt: async () => lastPlugin?.socket.destroy() },
+  "annotation refused": {
+    hurt: async () => {
+      mesh.api.faults.failures.push({
+        status: 422,
+        verb: "patch",
+        resource: "pods",
+        message: "denied by policy",
+      });
+      return await labelPlain();
+    },
+    heal: async () => void mesh.api.faults.failures.splice(0),
+  },
   "watch cut": { hurt: async () => mesh.api.dropWatches() },
   "history forgotten": {
     hurt: async () => {

@@ -22,7 +22,7 @@ export interface Signal {
 
 /** A row of the table. */
 export interface FaultSignals {
-  /** Tests of the suites that make this fault: the file, and words of the test's name. */
+  /** Tests of the suites that make this fault: the file, and words of the test's name; none: it is made here alone. */
   readonly madeIn: readonly (readonly [file: string, name: string])[];
   readonly signals: readonly Signal[];
 }
@@ -93,6 +93,15 @@ export const faultSignals = {
     signals: [
       kubelet('cannot know whether pod "mesh/[^"]+" belongs to the ambient mesh: .*ECONNREFUSED'),
       counter('ambient_cni_calls_total{verb="ADD",outcome="retry"}'),
+    ],
+  },
+  "annotation refused": {
+    madeIn: [],
+    signals: [
+      metric('ambient_cni_pods_failing\\{[^}]*reason="api"[^}]*\\} 1'),
+      status("its annotation is refused: .*denied by policy"),
+      doctor("pods +1 pods are not right .*its annotation is refused: .*denied by policy"),
+      verify("capture-without-annotation"),
     ],
   },
   "sidecar pod made without rules": {
