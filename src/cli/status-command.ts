@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ambient-cni status`: the agent's own picture of the node, one line a pod.
+import { isIPv6 } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import type { AmbientLeftoversReport, NodeReport } from "../status/node-state-report.ts";
 import { isWithoutAmbient } from "../status/served-sidecar.ts";
@@ -84,7 +85,7 @@ async function runStatus(args: readonly string[], io: CommandIo): Promise<number
 async function showNode(agent: StateReader, io: CommandIo, json: boolean): Promise<number> {
   const [node, pods] = await Promise.all([agent.node(), agent.pods()]);
   if (json) io.print(`${JSON.stringify({ node, pods })}\n`);
-  else io.print(renderNode(node, io.colours) + renderPods(pods, io));
+  else io.print(renderNode(node, io.colours, { list: pods.pods }) + renderPods(pods, io));
   return 0;
 }
 
@@ -102,8 +103,12 @@ async function showPod(
   return 0;
 }
 
-/** One line of the node, and one for each thing that is missing. */
-export function renderNode(node: NodeReport, colours: boolean): string {
+/** One line of the node, and one for each thing that is missing. @param list its pods, for what is said of many at once */
+export function renderNode(
+  node: NodeReport,
+  colours: boolean,
+  { list = [] }: { readonly list?: readonly PodReport[] } = {},
+): string {
   const { pods, ztunnel, chain, backend } = node;
   const newest = ztunnel.connections.at(-1);
   const state = node.ready ? paint("ready", "good", colours) : paint("not ready", "bad", colours);
@@ -130,6 +135,9 @@ export function renderNode(node: NodeReport, colours: boolean): string {
   if (path !== null && path.outcome !== "bypassed") say(`probe path: ${path.message}. ${path.remedy ?? ""}`);
   if (node.ambientLeftovers) say(leftoversText(node.ambientLeftovers));
   if ((pods.mayBeBypassed ?? 0) > 0) say(`${pods.mayBeBypassed} pods may be bypassed: see below`);
+  const isOutside = ({ state, ips }: PodReport): boolean => state === "enrolled" && ips.some(isIPv6);
+  const outside = node.settings.AMBIENT_IPV6 === "false" ? list.filter(isOutside).length : 0;
+  if (outside > 0) say(`AMBIENT_IPV6=false: IPv6 traffic of ${outside} captured pods passes ztunnel by`);
   if ((pods.slow ?? 0) > 0)
     say(`${pods.slow} pods take long to look at, and are looked at less often: see below`);
   for (const { kind, count } of pods.failing) say(`${count} pods not where they should be: ${kind}`);

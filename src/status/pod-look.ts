@@ -47,7 +47,9 @@ export async function lookAtPod(facts: AgentFacts, known: KnownPod): Promise<Obs
     containerId: sandbox?.containerId || null,
     sandboxSource: sandboxSourceOf(sandbox),
     families:
-      rules === undefined || redirect === undefined ? [] : reportFamilies(facts, { redirect, seen: rules }),
+      rules === undefined || redirect === undefined
+        ? []
+        : reportFamilies(facts, { known, redirect, seen: rules }),
     unread: isAsked ? ((capture?.seen.rules.error ?? sockets?.error)?.message ?? null) : unreadReason(known),
     sockets: ports ?? null,
     ztunnel: ztunnelOf(facts, known),

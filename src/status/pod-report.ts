@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One pod as the agent knows it from its last run, as a report. No I/O.
-
+import { isIPv6 } from "node:net";
 import type { Desired } from "../enrolment/desired-state.ts";
 import type { EnrolmentState } from "../enrolment/enrolment-state.ts";
 import type { PodFailure, PodPast } from "../enrolment/pod-history.ts";
@@ -13,6 +13,7 @@ import type { BypassReport } from "../netfilter/bypass/bypass.ts";
 import type { Family } from "../netfilter/family.ts";
 import { bypassText } from "../redirection/bypass-words.ts";
 import { desiredChains, fingerprint } from "../redirection/fingerprint.ts";
+import type { SkippedFamily } from "../redirection/pod-routing.ts";
 import type { Verification } from "../redirection/redirection-call.ts";
 import { isOfRouting } from "../redirection/routing-drift.ts";
 import { type RedirectOptions, redirectVariantKey } from "../redirection/rules.ts";
@@ -144,20 +145,31 @@ function wantedFingerprint(options: RedirectOptions, family: Family): string | n
   }
 }
 
+const ipv6Outside: SkippedFamily = {
+  family: 6,
+  part: "all",
+  reason: "AMBIENT_IPV6=false: the pod's IPv6 traffic passes ztunnel by",
+};
+
 /** Each family that the pod's redirection consists of, by what was seen of it: differences, and hashes where they were made. */
 export function reportFamilies(
-  { config }: AgentFacts,
+  facts: AgentFacts,
   {
+    known,
     redirect,
     seen,
   }: {
+    readonly known: KnownPod;
     readonly redirect: RedirectOptions;
     readonly seen: Pick<Verification, "skippedFamilies"> &
       Partial<Pick<Verification, "drift" | "fingerprints">>;
   },
 ): FamilyReport[] {
-  return (config.ipv6 ? ([4, 6] as const) : ([4] as const)).map((family) => {
-    const skip = seen.skippedFamilies.find((each) => each.family === family);
+  const { ipv6 } = facts.config;
+  const skippedFamilies = ipv6 ? seen.skippedFamilies : [...seen.skippedFamilies, ipv6Outside];
+  const families = ipv6 || probesOf(facts, known).addresses.some(isIPv6) ? ([4, 6] as const) : ([4] as const);
+  return families.map((family) => {
+    const skip = skippedFamilies.find((each) => each.family === family);
     const drift = (seen.drift ?? []).filter((each) => each.family === family);
     const isRight = drift.every(({ kind }) => isOfRouting(kind));
     const wanted = wantedFingerprint(redirect, family);
@@ -189,7 +201,7 @@ function observedLast(facts: AgentFacts, known: KnownPod): ObservedReport | null
     netns: sandbox?.netns.key ?? null,
     containerId: sandbox?.containerId || null,
     sandboxSource: sandboxSourceOf(sandbox),
-    families: isRead ? reportFamilies(facts, { redirect: desired.redirect, seen: look }) : [],
+    families: isRead ? reportFamilies(facts, { known, redirect: desired.redirect, seen: look }) : [],
     unread: isRead ? null : unreadReason(known),
     sockets: null,
     ztunnel: ztunnelOf(facts, known),

@@ -145,7 +145,7 @@ export interface ObservedReport {
    * namespace with its address. `null`: none is known, or a sidecar's pod. Absent: an older agent answered.
    */
   readonly sandboxSource?: "add" | "nri" | "proc" | "pinned" | null;
-  /** IPv4, then IPv6 where it is wanted (of a sidecar: where its pod has it); empty when the namespace could not be read (see `unread`). */
+  /** IPv4, then IPv6 where it is wanted or the pod has it (of a sidecar: where its pod has it); empty when the namespace could not be read (see `unread`). */
   readonly families: readonly FamilyReport[];
   /** Why the namespace could not be read. */
   readonly unread: string | null;
@@ -179,7 +179,7 @@ export interface FoundBypassReport {
 /** Redirection of one address family. */
 export interface FamilyReport {
   readonly family: 4 | 6;
-  /** Why the family, or its routing, is left out (IPv6 off in the namespace). */
+  /** Why the family, or its routing, is left out (IPv6 off in the namespace, or AMBIENT_IPV6=false). */
   readonly skipped: string | null;
   /** Hash of our chains as they are (`kernel`) or as they were verified to be (`last-run`); `null`: not known, or a sidecar's. */
   readonly fingerprint: Sha256 | null;

@@ -14,7 +14,7 @@ import { renderPodDetail } from "../../src/cli/pod-detail.ts";
 import { loadCliConfig } from "../../src/cli/process-io.ts";
 import { Progress } from "../../src/cli/progress.ts";
 import { AgentAwayError, stateClient } from "../../src/cli/state-client.ts";
-import { renderPods } from "../../src/cli/status-command.ts";
+import { renderNode, renderPods } from "../../src/cli/status-command.ts";
 import { printable, renderAge, renderTable } from "../../src/cli/table.ts";
 import { UsageError } from "../../src/cli/usage-error.ts";
 import { AgentState } from "../../src/status/agent-state.ts";
@@ -93,6 +93,26 @@ describe("status", () => {
     expect(below).toBe(
       "  shop/web-0: connections 3 from before the capture, outside the mesh until they end\n",
     );
+  });
+
+  test("says once how many pods have IPv6 addresses that AMBIENT_IPV6=false leaves outside", async () => {
+    const lines = async (ipv6: boolean) => {
+      const dual = new FakeAgent();
+      dual.ipv6 = ipv6;
+      dual.add("web-0", { ips: ["10.1.0.9", "fd00::9"] });
+      dual.add("web-1", { ips: ["fd00::a"] });
+      dual.add("web-2");
+      dual.add("web-3", { ips: ["fd00::b"], state: "outside" });
+      const source = new AgentState(dual.facts());
+      return renderNode(await source.node(), false, { list: source.pods().pods })
+        .split("\n")
+        .slice(1);
+    };
+    const before = await lines(true);
+    const now = await lines(false);
+    expect(now.filter((line) => !before.includes(line))).toEqual([
+      "  ! AMBIENT_IPV6=false: IPv6 traffic of 2 captured pods passes ztunnel by",
+    ]);
   });
 
   test("of one pod says what became of them, also when an older agent does not tell", async () => {

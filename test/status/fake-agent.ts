@@ -73,6 +73,8 @@ export class FakeAgent {
   readonly sidecarRecords = new SidecarRecords();
   /** AMBIENT_ENABLED */
   ambient = true;
+  /** AMBIENT_IPV6 */
+  ipv6 = true;
   /** What looks at sidecars' rules find. */
   sidecarDrift: SidecarDrift[] = [];
   readonly ring = new LogRing();
@@ -191,6 +193,7 @@ export class FakeAgent {
         ...loadConfig({ env: {}, args: [] }),
         ...policy,
         ...settings,
+        ipv6: this.ipv6,
         get ambient() {
           return isAmbient();
         },
@@ -254,7 +257,6 @@ const settings = {
   hostRoot: "/host",
   runDir: "/var/run/istio-cni",
   ztunnelSocketPath: "/var/run/ztunnel/ztunnel.sock",
-  ipv6: true,
   branchEniProbes: true,
   probeMatch: "any",
   iptablesVariant: "auto",

@@ -132,6 +132,24 @@ describe("pods in the list", () => {
     expect(reports[0]?.desired.redirect?.establishedConnections).toBe("keep");
   });
 
+  test("with AMBIENT_IPV6=false a pod with an IPv6 address says what becomes of it, and no other does", () => {
+    const agent = new FakeAgent();
+    agent.ipv6 = false;
+    agent.add("web-0", { ips: ["10.1.0.9", "fd00::9"] });
+    agent.add("web-1");
+    expect(listed(agent, "web-0").observed?.families).toMatchObject([
+      { family: 4, skipped: null, ipRule: true },
+      {
+        family: 6,
+        skipped: expect.stringContaining("AMBIENT_IPV6=false"),
+        drift: [],
+        ipRule: null,
+        route: null,
+      },
+    ]);
+    expect(listed(agent, "web-1").observed?.families).toMatchObject([{ family: 4 }]);
+  });
+
   test("a pod whose annotation is refused says so until it is written, after what keeps it from being captured", async () => {
     const agent = new FakeAgent();
     agent.add("web-0");
