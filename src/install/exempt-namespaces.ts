@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which pods are exempt from waiting for an agent that is away: the launcher's two lists.
-import { readdir, readFile, rm } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import type { NodeState } from "../kube/node-state.ts";
 import type { NamespaceFacts, PodFacts } from "../kube/pod-facts.ts";
 import type { EnablementSelector } from "../kube/selectors.ts";
-import { replaceFile } from "../linux/atomic-file.ts";
+import { removeHalves, replaceFile } from "../linux/atomic-file.ts";
 import type { Logger } from "../log/logger.ts";
 import { Backoff } from "../loop/backoff.ts";
 import type { Clock } from "../loop/clock.ts";
@@ -49,9 +49,9 @@ export function exemptListPath({ runDir, install }: ExemptListPlace): string {
 
 /** Removes the list from the folder of plugins, with what a killed agent left of a newer one. @throws the file system's error */
 export async function removeExemptList(binDir: string): Promise<void> {
-  for (const name of await readdir(binDir))
-    if (name === exemptListName || (name.startsWith(`${exemptListName}.`) && name.endsWith(".tmp")))
-      await rm(join(binDir, name), { force: true });
+  const path = join(binDir, exemptListName);
+  await rm(path, { force: true });
+  await removeHalves(path);
 }
 
 export interface ExemptNamespacesOptions {
@@ -96,7 +96,10 @@ export class ExemptNamespaces {
    * the chain does not name a launcher without a list.
    */
   async start(): Promise<void> {
-    const { policy, node } = this.#options;
+    const { path, policy, node, log } = this.#options;
+    await removeHalves(path).catch((error: unknown) =>
+      log.debug({ path, err: error }, "cannot look for halves of the list of exempt namespaces"),
+    );
     if (policy === "namespace") {
       await this.#remember();
       this.#unsubscribe.push(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files that are there whole or not at all: written beside their place, then renamed into it.
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
+import { type FileHandle, open, readdir, rename, rm } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import { ownName } from "./own-name.ts";
 
 export interface NewFile {
@@ -44,6 +44,23 @@ export async function replaceFile(path: string, file: NewFile): Promise<void> {
     throw error;
   }
   await syncFolder(dirname(path));
+}
+
+const halfEnding = /^\.\d+(?:-\d+)?\.tmp$/;
+
+/**
+ * Removes what processes left beside a file that were killed while they replaced it. One that does so at this moment loses its
+ * half, and its write fails: for files that are written again then. @throws the file system's error, but ENOENT
+ */
+export async function removeHalves(path: string): Promise<void> {
+  const [folder, name] = [dirname(path), basename(path)];
+  const found = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return [];
+    throw error;
+  });
+  for (const each of found)
+    if (each.startsWith(name) && halfEnding.test(each.slice(name.length)))
+      await rm(join(folder, each), { force: true });
 }
 
 /** Makes what was renamed, made or removed in a folder last over a crash of the node. @throws the file system's error */

@@ -2,7 +2,7 @@
 // Chooses the iptables variant in which pods get their rules, once for each boot of the node.
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { replaceFile } from "../linux/atomic-file.ts";
+import { removeHalves, replaceFile } from "../linux/atomic-file.ts";
 import { Netns } from "../linux/netns.ts";
 import { ToolRunner } from "../linux/run-tool.ts";
 import { type Logger, silentLogger } from "../log/logger.ts";
@@ -120,10 +120,13 @@ async function choose(
   const { keeps = true } = options;
   if (!keeps || bootId === undefined || installed[variant] === undefined) return choice;
   const content = `${JSON.stringify({ bootId, variant })}\n`;
-  await replaceFile(file, { content, mode: 0o600 }).catch((error: unknown) =>
+  try {
+    await removeHalves(file);
+    await replaceFile(file, { content, mode: 0o600 });
+  } catch (error) {
     // the next agent looks at the host again; without this one no pod of the mesh starts
-    options.log.warn({ err: error }, "cannot keep the choice of the iptables variant in the run dir"),
-  );
+    options.log.warn({ err: error }, "cannot keep the choice of the iptables variant in the run dir");
+  }
   return choice;
 }
 

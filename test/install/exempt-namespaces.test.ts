@@ -239,6 +239,21 @@ test("the policy hold takes an earlier list away", async () => {
   expect(exists(setup.path)).toBe(false);
 });
 
+test.each(["namespace", "hold"] as const)(
+  "halves that a killed agent left go with the next start (%s)",
+  async (policy) => {
+    const setup = await start();
+    await setup.exempt.start();
+    const next = await setup.next({ policy });
+    writeFileSync(`${setup.path}.17-4026531836.tmp`, "half");
+    writeFileSync(`${setup.path}.tmp`, "somebody else's");
+    await next.exempt.start();
+    expect(readdirSync(setup.binDir).filter((name) => name.endsWith(".tmp"))).toEqual([
+      `${exemptListName}.tmp`,
+    ]);
+  },
+);
+
 test("the list stays when the agent ends, and goes when asked to, with halves of it", async () => {
   const setup = await start();
   await setup.exempt.start();

@@ -12,11 +12,11 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { replaceFile, writeNewFile } from "../../src/linux/atomic-file.ts";
+import { removeHalves, replaceFile, writeNewFile } from "../../src/linux/atomic-file.ts";
 import { ownName } from "../../src/linux/own-name.ts";
 
 let folder: string;
@@ -49,6 +49,15 @@ test("what a killed process has left does not stand in the way", async () => {
   await replaceFile(path, { content: "whole", mode: 0o600 });
   expect(readFileSync(path, "utf8")).toBe("whole");
   expect(readdirSync(folder)).toEqual(["kept"]);
+});
+
+test("halves of a file that killed processes have left are removed, and nothing else", async () => {
+  const halves = [`${ownName(path)}.tmp`, `${path}.17.tmp`, `${path}.17-4026531836.tmp`];
+  const others = [path, `${path}.tmp`, `${path}.bak.tmp`, `${path}.17`, join(folder, "other.17-3.tmp")];
+  for (const each of [...halves, ...others]) writeFileSync(each, "");
+  await removeHalves(path);
+  expect(readdirSync(folder).sort()).toEqual(others.map((each) => basename(each)).sort());
+  await removeHalves(join(folder, "away", "kept"));
 });
 
 /** A process with the number 1 of its own numbers, as an agent is in its container: how often it could not put its file in place. */
