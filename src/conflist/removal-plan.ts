@@ -53,9 +53,14 @@ interface Restored {
 }
 
 function restoreOriginal(folder: ConfFolder, { saved, original }: Saved): Restored {
-  const listName = listNamesOf(original).find((name) => oursIn(folder, name) !== undefined);
+  const listNames = listNamesOf(original);
+  const listName = listNames.find((name) => oursIn(folder, name) !== undefined);
   const list = listName === undefined ? undefined : oursIn(folder, listName);
+  const removeSaved: Action = { kind: "remove", name: saved };
   if (listName === undefined || list === undefined) {
+    // its owner wrote it anew, or a list in its place: that is newer than what was saved
+    if ([original, ...listNames].some((name) => folder.files.has(name)))
+      return { actions: [removeSaved], handled: [] };
     const hasOther = [...folder.files.keys()].some((name) => isConfName(name));
     if (hasOther) {
       const note = `"${saved}" stays: the chain made of it is gone, and the folder has another configuration`;
@@ -64,9 +69,7 @@ function restoreOriginal(folder: ConfFolder, { saved, original }: Saved): Restor
     return { actions: [{ kind: "rename", from: saved, to: original }], handled: [] };
   }
   const remove: Action = { kind: "remove", name: listName };
-  // the original's owner wrote it anew: that is newer than what was saved
-  if (folder.files.has(original))
-    return { actions: [remove, { kind: "remove", name: saved }], handled: [listName] };
+  if (folder.files.has(original)) return { actions: [remove, removeSaved], handled: [listName] };
   const conf = folder.document(saved);
   if (conf !== undefined && isWrapOf(list, conf)) {
     // the original first: at no time is the folder without a configuration
@@ -74,7 +77,7 @@ function restoreOriginal(folder: ConfFolder, { saved, original }: Saved): Restor
   }
   const stripped: Action = { kind: "write", name: listName, text: removePlugin(list) };
   return {
-    actions: [stripped, { kind: "remove", name: saved }],
+    actions: [stripped, removeSaved],
     handled: [listName],
     note: `"${listName}" stays a list: it was changed after it had been made of "${original}"`,
   };

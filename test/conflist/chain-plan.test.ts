@@ -453,6 +453,20 @@ describe("planRemoval", () => {
       { [saved]: conf, "11.conflist": list("b", "x") },
     ],
     [
+      "a saved file whose original was written anew, beside another chain",
+      { [saved]: conf, "10-a.conf": single("a", "new"), "11.conflist": insertPlugin(list("b", "x"), entry) },
+      { "10-a.conf": single("a", "new"), "11.conflist": list("b", "x") },
+    ],
+    [
+      "a saved file whose list was written anew, without us",
+      {
+        [saved]: conf,
+        "10-a.conflist": list("a", "new"),
+        "11.conflist": insertPlugin(list("b", "x"), entry),
+      },
+      { "10-a.conflist": list("a", "new"), "11.conflist": list("b", "x") },
+    ],
+    [
       "a .conf written anew",
       { [saved]: conf, "10-a.conf": single("a", "new"), "10-a.conflist": wrapped },
       { "10-a.conf": single("a", "new") },
