@@ -48,7 +48,8 @@ export async function restoreProbes(
     const members = new Map<string, readonly string[]>();
     for (const { facts, sandbox, workload } of records()) {
       if (facts !== undefined && sandbox !== undefined && rulesStand(workload.phase))
-        members.set(facts.uid, facts.ips);
+        // the kubelet probes what ADD told before the API server has it
+        members.set(facts.uid, facts.ips.length > 0 ? facts.ips : sandbox.ips);
     }
     await probes.restore(members);
   } catch (error) {
