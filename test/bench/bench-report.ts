@@ -47,7 +47,7 @@ interface Row {
   readonly budget?: number;
 }
 
-/** Budgets are those of ARCHITECTURE.md, "Cost budget". */
+/** Budgets are for two quiet cores: above what is measured there, below what the fault cost that each was made for. */
 const rows: readonly Row[] = [
   { key: "launcher_ms_p50", what: "launcher, whole process (VERSION)", budget: 3 },
   { key: "true_ms_p50", what: "  /bin/true, started the same way" },
@@ -68,7 +68,7 @@ const rows: readonly Row[] = [
   { key: "rules_floor_ms_p50", what: "  nsenter with two parallel iptables-restore" },
   { key: "iptables_c25_ms_p50", what: "  25 iptables -C one after the other" },
   { key: "single_pod_ms", what: "one running pod captured after its label, ms" },
-  { key: "first_pod_ms", what: "the first of 110 after one label, ms", budget: 130 },
+  { key: "first_pod_ms", what: "the first of 110 after one label, ms", budget: 25 },
   { key: "label_110_s", what: "110 running pods captured after one label, s", budget: 0.7 },
   { key: "restart_110_s", what: "agent restarted with 110 pods, s" },
   { key: "restart_110_rule_writes", what: "rule writes of that restart", budget: 0 },
