@@ -42,6 +42,8 @@ export type Step =
   | "daemonset-in-foreground"
   /** Tokens are refused (401). */
   | "serviceaccount"
+  /** The API server starts anew, and refuses all while it is not ready. */
+  | "restart"
   /** Requests are refused (403). */
   | "roles"
   /** Not deleted: an admission policy lets nobody change pods, and calls what they ask invalid. */
@@ -99,6 +101,11 @@ async function take(step: Step): Promise<number | undefined> {
     case "roles":
       mesh.api.faults.failures.push({ status: step === "roles" ? 403 : 401 });
       return undefined;
+    case "restart":
+      mesh.api.faults.unready = 500;
+      mesh.api.faults.failures.push({ status: 403 });
+      mesh.api.dropWatches();
+      return undefined;
     case "policy":
       mesh.api.faults.failures.push({
         status: 422,
@@ -141,6 +148,7 @@ export async function leave(steps: readonly Step[], env: Readonly<Record<string,
   let code = -1;
   for (const step of steps) code = (await take(step)) ?? code;
   mesh.api.faults.failures.length = 0;
+  mesh.api.faults.unready = undefined;
   const text = await readFile(conflist, "utf8");
   const rules = await iptablesSave("/proc/self/ns/net", 4);
   const left: Left = {

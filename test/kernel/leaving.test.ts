@@ -71,6 +71,16 @@ describe.each(orders)("%s", (_who, steps, hasRights) => {
   });
 });
 
+test("an agent that is stopped while the API server has only just started leaves everything for the next one", {
+  timeout: 60_000 * patience(),
+}, async () => {
+  const { chain, bin, pod, annotation } = await node.call.leave(["restart", "stop"], {});
+  expect(chain).toContain('"cni_agent_run_dir"');
+  expect(bin).toContain("istio-cni");
+  expect({ pod, annotation }).toEqual({ pod: "captured", annotation: "enabled" });
+  await node.call.end();
+});
+
 test("the next agent takes pods over that were left in the mesh, without a write", {
   timeout: 60_000 * patience(),
 }, async () => {
