@@ -24,9 +24,9 @@ export function listNamesOf(fileName: string): string[] {
   return [`${stem}.conflist`, `${stem}.ambient-cni.conflist`];
 }
 
-/** Whether a list is what was made of this `.conf` and nothing else. */
+/** Whether a list is what was made of this `.conf` and nothing else, our entry aside. */
 export function isWrapOf(list: ConfDocument, conf: ConfDocument): boolean {
-  return chainEntries(list).ours > 0 && removePlugin(list) === wrapConf(conf);
+  return removePlugin(list) === wrapConf(conf);
 }
 
 /** A name for the list that is free, or held by our earlier list; undefined if there is none. */

@@ -54,13 +54,25 @@ interface Restored {
 
 function restoreOriginal(folder: ConfFolder, { saved, original }: Saved): Restored {
   const listNames = listNamesOf(original);
-  const listName = listNames.find((name) => oursIn(folder, name) !== undefined);
-  const list = listName === undefined ? undefined : oursIn(folder, listName);
+  const listName =
+    listNames.find((name) => oursIn(folder, name) !== undefined) ??
+    listNames.find((name) => folder.files.has(name));
+  const list = listName === undefined ? undefined : folder.document(listName);
+  const conf = folder.document(saved);
   const removeSaved: Action = { kind: "remove", name: saved };
-  if (listName === undefined || list === undefined) {
-    // its owner wrote it anew, or a list in its place: that is newer than what was saved
-    if ([original, ...listNames].some((name) => folder.files.has(name)))
-      return { actions: [removeSaved], handled: [] };
+  // its owner wrote it anew: that is newer than what was saved
+  const isAnew = folder.files.has(original);
+  if (listName !== undefined && list !== undefined && conf !== undefined && !isAnew && isWrapOf(list, conf)) {
+    // the original first: at no time is the folder without a configuration
+    const actions: Action[] = [
+      { kind: "rename", from: saved, to: original },
+      { kind: "remove", name: listName },
+    ];
+    return { actions, handled: [listName] };
+  }
+  if (listName === undefined || list === undefined || chainEntries(list).ours === 0) {
+    // so is a list in its place
+    if (isAnew || list !== undefined) return { actions: [removeSaved], handled: [] };
     const hasOther = [...folder.files.keys()].some((name) => isConfName(name));
     if (hasOther) {
       const note = `"${saved}" stays: the chain made of it is gone, and the folder has another configuration`;
@@ -68,13 +80,7 @@ function restoreOriginal(folder: ConfFolder, { saved, original }: Saved): Restor
     }
     return { actions: [{ kind: "rename", from: saved, to: original }], handled: [] };
   }
-  const remove: Action = { kind: "remove", name: listName };
-  if (folder.files.has(original)) return { actions: [remove, removeSaved], handled: [listName] };
-  const conf = folder.document(saved);
-  if (conf !== undefined && isWrapOf(list, conf)) {
-    // the original first: at no time is the folder without a configuration
-    return { actions: [{ kind: "rename", from: saved, to: original }, remove], handled: [listName] };
-  }
+  if (isAnew) return { actions: [{ kind: "remove", name: listName }, removeSaved], handled: [listName] };
   const stripped: Action = { kind: "write", name: listName, text: removePlugin(list) };
   return {
     actions: [stripped, removeSaved],

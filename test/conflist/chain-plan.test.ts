@@ -458,6 +458,11 @@ describe("planRemoval", () => {
       { "10-a.conf": single("a", "new"), "11.conflist": list("b", "x") },
     ],
     [
+      "a saved file whose list has all but our entry",
+      { [saved]: conf, "10-a.conflist": wrapConf(conf), "11.conflist": list("b", "x") },
+      { "10-a.conf": conf, "11.conflist": list("b", "x") },
+    ],
+    [
       "a saved file whose list was written anew, without us",
       {
         [saved]: conf,
