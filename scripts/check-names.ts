@@ -21,7 +21,6 @@ export const twice: readonly string[] = [
   "keyOf",
   "printableName",
   "renderTable",
-  "stateOf",
 ];
 
 const exported =

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What keeps rules from being written or judged over netlink; each concerns one namespace or one set of rules alone.
+import type { Finding } from "./rule-engine.ts";
 
 /**
  * - `NO_KNOWN_BYTES`: what the rules look like in the kernel could not be recorded; `cause` says why
@@ -40,12 +41,15 @@ export function dormantFault(where: string): NetfilterFault {
   );
 }
 
-/** @param differences of what was told, each in words */
-export function notAsToldFault(differences: readonly string[], what: "chains" | "tables"): NetfilterFault {
+/** @param holds what of a namespace is ours as a whole */
+export function notAsToldFault(findings: readonly Finding[], holds: "chains" | "tables"): NetfilterFault {
+  const differences = findings.map(({ family, table, detail }) =>
+    holds === "chains" ? `IPv${family} ${table}: ${detail}` : `${table}: ${detail}`,
+  );
   return new NetfilterFault(
     "NOT_AS_TOLD",
     `Cannot bring rules about: they differ right after they were written (${differences.join("; ")}); ` +
-      `look for another program that writes the same ${what}`,
+      `look for another program that writes the same ${holds}`,
   );
 }
 

@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes told rules as the input of iptables-restore.
 import type { Family } from "./family.ts";
+import type { ChainState } from "./rule-engine.ts";
 import { type HookedChain, isHooked, type ToldRule, type ToldRules } from "./told-rules.ts";
 
 /** The input of `iptables-restore --noflush` for one family, where nothing of ours is yet; chains of others stay as they are. */
 export function renderRestoreText(told: ToldRules, family: Family): string {
-  return renderRewriteText(told, family, () => 0);
+  return renderRewriteText(told, family, []);
 }
 
 /**
  * As {@link renderRestoreText}, where something of ours may be: each table becomes right in one step, at no moment without its rules.
- * @param jumpCount how many plain jumps lead to a chain
+ * @param present those of our chains that are there
  */
-export function renderRewriteText(
-  told: ToldRules,
-  family: Family,
-  jumpCount: (place: { readonly table: string; readonly chain: string }) => number,
-): string {
+export function renderRewriteText(told: ToldRules, family: Family, present: readonly ChainState[]): string {
   const isOf = (each: { family: Family; table: string }, table: string) =>
     each.family === family && each.table === table;
   return told.own
@@ -24,11 +21,10 @@ export function renderRewriteText(
     .map(({ table, chains }) =>
       renderTable(table, [
         ...chains.map(({ chain }) => renderChain(chain)),
-        ...chains
-          .filter(isHooked)
-          .flatMap(({ chain, hook }) =>
-            Array.from({ length: jumpCount({ table, chain }) }, () => `-D ${hook} -j ${chain}`),
-          ),
+        ...chains.filter(isHooked).flatMap(({ chain, hook }) => {
+          const seen = present.find((each) => isOf(each, table) && each.chain === chain);
+          return Array.from({ length: seen?.jumpCount ?? 0 }, () => `-D ${hook} -j ${chain}`);
+        }),
         ...chains.filter(isHooked).map(renderJump),
         ...chains.flatMap(({ chain }) =>
           told.rules.filter((rule) => isOf(rule, table) && rule.chain === chain).map(renderRule),

@@ -123,9 +123,9 @@ export interface RuleEngine {
   verify(call: NetnsCall, wanted: WantedRules): Promise<RuleState>;
   /**
    * What the last {@link verify} of these rules through this handle saw, if the kernel says that nothing was changed in the namespace
-   * since: a fraction of a look. Undefined at once where the kernel is not asked. Engines without such a count have no such question.
+   * since: a fraction of a look. Undefined at once where the kernel is not asked. Engines without such a count are never asked.
    */
-  unchanged?(call: NetnsCall, wanted: WantedRules): Promise<SeenRules | undefined> | undefined;
+  unchanged(call: NetnsCall, wanted: WantedRules): Promise<SeenRules | undefined> | undefined;
   /**
    * Writes what differs, and proves it by the kernel's own answer; writes nothing where everything is right.
    * @param options.isNew the namespace was made just now: nothing of ours can be in it, so it is not looked at first. Wrongly true, it

@@ -4,10 +4,11 @@
 import type { LockFiles } from "../linux/lock-files.ts";
 import type { Netns } from "../linux/netns.ts";
 import { type ToolCall, ToolError, type ToolRunner } from "../linux/run-tool.ts";
+import { allDone } from "../loop/all-done.ts";
 import type { Family } from "./family.ts";
 import { NetfilterFault } from "./netfilter-fault.ts";
-import { renderRestoreText } from "./restore-text.ts";
-import type { NetnsCall } from "./rule-engine.ts";
+import { renderRestoreText, renderRewriteText } from "./restore-text.ts";
+import type { ChainState, NetnsCall, WantedRules } from "./rule-engine.ts";
 import { parseSave } from "./save-parser.ts";
 import { type HookedChain, isHooked, type ToldRules } from "./told-rules.ts";
 import type { VariantTools } from "./variant-tools.ts";
@@ -55,6 +56,17 @@ export class TablesProgram {
       await locks.hold(`${call.netns.key}-${family}`, (lockFile) =>
         this.#run(call, { ...restore, lockFile }),
       );
+  }
+
+  /** Writes rules where some of ours may be, each table in one step, so that a pod is at no moment without what it has. @throws as {@link restore} */
+  async rewrite(
+    call: NetnsCall,
+    { told, families }: Pick<WantedRules, "told" | "families">,
+    present: readonly ChainState[],
+  ): Promise<void> {
+    const rules = told();
+    const textOf = (family: Family) => renderRewriteText(rules, family, present);
+    await allDone(families.map((family) => this.restore(call, { family, text: textOf(family) })));
   }
 
   /**

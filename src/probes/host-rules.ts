@@ -2,19 +2,17 @@
 // The host's rules through the engine of its variant: data and policy, and what a rule that names a set or a cgroup takes.
 import type { Netns } from "../linux/netns.ts";
 import { ToolError } from "../linux/run-tool.ts";
-import { allDone } from "../loop/all-done.ts";
 import type { Family } from "../netfilter/family.ts";
 import { LegacyEngine } from "../netfilter/legacy/legacy-engine.ts";
 import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
 import { NftEngine } from "../netfilter/nft/nft-engine.ts";
-import { renderRewriteText } from "../netfilter/restore-text.ts";
 import type { RuleEngine, WantedRules } from "../netfilter/rule-engine.ts";
 import { type RedirectBackend, toolsOf } from "../netfilter/variant.ts";
 import type { Variant } from "../netfilter/variant-tools.ts";
 import { HostProgram } from "./host-program.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
-import { PROBE_CHAIN, PROBE_TABLES, ruleDrift, toldProbeRules } from "./probe-rules.ts";
+import { PROBE_TABLES, ruleDrift, toldProbeRules } from "./probe-rules.ts";
 import { notConvergedError, ruleRefusedError } from "./probes-error.ts";
 
 /** What the host's rules should be. */
@@ -94,16 +92,10 @@ export class HostRules {
     wanted: WantedHostRules,
     { engine, program }: Pick<Engine, "engine" | "program">,
   ): Promise<void> {
-    const told = toldProbeRules(wanted.families, { match: wanted.match.args, snat: this.#snat });
-    const { chains } = await refusalsTold(engine.verify({ netns }, this.#told(wanted)));
-    await allDone(
-      wanted.families.map(async (family) => {
-        const seen = chains.find((each) => each.family === family && each.chain === PROBE_CHAIN);
-        const text = renderRewriteText(told, family, () => seen?.jumpCount ?? 0);
-        await refusalsTold(program.restore({ netns }, { family, text }));
-        this.#writes++;
-      }),
-    );
+    const told = this.#told(wanted);
+    const { chains } = await refusalsTold(engine.verify({ netns }, told));
+    await refusalsTold(program.rewrite({ netns }, told, chains));
+    this.#writes += wanted.families.length;
   }
 
   /** Bytes are of sets with these numbers, and of one cgroup namespace: with others there are other bytes. */

@@ -91,7 +91,7 @@ export class PodWriter {
   async again(call: Visiting, options: RedirectOptions): Promise<Written> {
     const wanted = this.#wanted(options, this.#options.families);
     // where nothing was changed since the last look the rules are not read again
-    const unchanged = this.#engine.unchanged?.(call, wanted);
+    const unchanged = this.#engine.unchanged(call, wanted);
     const [found, known] = await allDone([
       lookAtRouting(call.visit, { v6: this.#options.ipv6 }),
       unchanged ?? this.#look(call, wanted),

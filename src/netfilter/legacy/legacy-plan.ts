@@ -3,7 +3,7 @@
 import type { Family } from "../family.ts";
 import { renderChain, renderJump, renderTable } from "../restore-text.ts";
 import { type HookedChain, isHooked } from "../told-rules.ts";
-import type { XtablesChainVerdict, XtablesTableVerdict } from "./legacy-verify.ts";
+import type { XtablesChainVerdict, XtablesTableVerdict, XtablesVerdict } from "./legacy-verify.ts";
 import type { XtablesLead } from "./xtables-table.ts";
 
 /** Input for one run of `iptables-legacy-restore --noflush`. */
@@ -13,23 +13,20 @@ export interface RestoreText {
 }
 
 /** The changes that bring about what is wanted, each table in one atomic step; none for a family in which nothing differs. */
-export function planXtables(tables: readonly XtablesTableVerdict[]): RestoreText[] {
-  return renderFamilies(tables, (table) => {
+export function planXtables(verdict: XtablesVerdict): RestoreText[] {
+  return renderFamilies(verdict, (table) => {
     if (table.findings.length === 0) return [];
     return table.wanted === undefined ? removalLines(table.chains) : changeLines(table.chains);
   });
 }
 
 /** The changes that take away what leads into our chains of one table, and nothing else. */
-export function planXtablesOpening(
-  tables: readonly XtablesTableVerdict[],
-  options: { readonly table: string },
-): RestoreText[] {
-  return renderFamilies(tables, ({ table, chains }) => (table === options.table ? entryLines(chains) : []));
+export function planXtablesOpening(verdict: XtablesVerdict, opened: string): RestoreText[] {
+  return renderFamilies(verdict, ({ table, chains }) => (table === opened ? entryLines(chains) : []));
 }
 
 function renderFamilies(
-  tables: readonly XtablesTableVerdict[],
+  { tables }: XtablesVerdict,
   linesOf: (table: XtablesTableVerdict) => string[],
 ): RestoreText[] {
   const texts = new Map<Family, string>();

@@ -2,8 +2,9 @@
 // Compares what is ours in x_tables with known bytes, and says how it differs. Pure.
 
 import { isProven } from "../chain-proof.ts";
+import type { Verdict, Wanted } from "../engine.ts";
 import type { Family } from "../family.ts";
-import type { ChainState, Finding, RuleState } from "../rule-engine.ts";
+import type { ChainState, Finding } from "../rule-engine.ts";
 import {
   jumpFindings,
   ruleFindings,
@@ -19,16 +20,6 @@ import type { XtablesLead, XtablesView } from "./xtables-table.ts";
 
 /** By {@link tableKey}; a table that is not there has nothing of ours. */
 export type SeenXtables = ReadonlyMap<string, XtablesView>;
-
-/** What should be there. */
-export interface WantedXtables {
-  readonly known: KnownXtables;
-  readonly families: readonly Family[];
-  /** Each rule may also be the one that stands in the same place of these. */
-  readonly accepted?: KnownXtables | undefined;
-  /** Rules that lead into our chains in another way than by our jump are somebody else's: neither told of nor taken away. Default false. */
-  readonly leavesStrays?: boolean | undefined;
-}
 
 /** What there is of one of our chains. */
 export interface XtablesChainVerdict extends OwnChain {
@@ -50,6 +41,8 @@ export interface XtablesTableVerdict extends TablePlace {
   readonly findings: readonly Finding[];
 }
 
+export type XtablesVerdict = Verdict<XtablesTableVerdict>;
+
 /** Where a rule stands whose chain's name is not read. */
 const NAMELESS = "(a chain of others)";
 
@@ -57,19 +50,28 @@ export function tableKey({ family, table }: TablePlace): string {
   return `${family} ${table}`;
 }
 
-/** Judges what was read of each table of the wanted families. */
-export function verifyXtables(seen: SeenXtables, wanted: WantedXtables): XtablesTableVerdict[] {
-  return wanted.known.own
+/**
+ * Judges what was read of each table of the wanted families.
+ * @param options.leavesStrays rules that lead into our chains in another way than by our jump are somebody else's: neither told of nor
+ *   taken away
+ */
+export function verifyXtables(
+  seen: SeenXtables,
+  wanted: Wanted<KnownXtables>,
+  options: { readonly leavesStrays: boolean },
+): XtablesVerdict {
+  const tables = wanted.known.own
     .filter(({ family }) => wanted.families.includes(family))
-    .map((own) => judgeTable(own, seen.get(tableKey(own)), wanted));
+    .map((own) => judgeTable(own, seen.get(tableKey(own)), { ...wanted, ...options }));
+  return { tables, findings: tables.flatMap(({ findings }) => findings) };
 }
 
 /** As callers are told. */
-export function xtablesState(tables: readonly XtablesTableVerdict[]): RuleState {
-  const chains = tables.flatMap(({ family, table, chains: all }) =>
+export function chainsOf({ tables }: XtablesVerdict): ChainState[] {
+  return tables.flatMap(({ family, table, chains: all }) =>
     all
       .filter(({ isThere }) => isThere)
-      .map((verdict): ChainState => {
+      .map((verdict) => {
         const { chain, rules, jumps, strays } = verdict;
         return {
           family,
@@ -83,13 +85,12 @@ export function xtablesState(tables: readonly XtablesTableVerdict[]): RuleState 
         };
       }),
   );
-  return { findings: tables.flatMap(({ findings }) => findings), chains };
 }
 
 function judgeTable(
   own: OwnTable,
   found: XtablesView | undefined,
-  { known, accepted, leavesStrays = false }: WantedXtables,
+  { known, accepted, leavesStrays }: Wanted<KnownXtables> & { readonly leavesStrays: boolean },
 ): XtablesTableVerdict {
   const { family, table } = own;
   const isIt = (each: TablePlace) => each.family === family && each.table === table;

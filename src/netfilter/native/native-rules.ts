@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is told for one family or two, as tables of nf_tables that hold the rules of both.
+import type { NetlinkRequest } from "../../linux/netlink/message.ts";
 import type { Family } from "../family.ts";
+import { newChain, newRule, newTable } from "../nft/nft-wire.ts";
 import type { ToldRule, ToldRules } from "../told-rules.ts";
 import { encodeRule } from "./native-encoding.ts";
 import {
+  encodeBase,
   hookedChains,
   type NativeHook,
   type NativeLayout,
@@ -19,6 +22,8 @@ export interface NativeTable {
   readonly table: string;
   /** In the order in which they are made, and listed. */
   readonly chains: readonly NativeChain[];
+  /** The changes that make it where it is not there: encoding takes longer than the kernel needs. */
+  readonly requests: readonly NetlinkRequest[];
 }
 
 /** A chain with all its rules. */
@@ -72,23 +77,30 @@ function nativeTable(layout: NativeTableLayout, told: ToldRules, families: reado
   const [only, ...others] = layout.isForFamilies === true ? families : [];
   const isFamily: NativePart[] =
     only !== undefined && others.length === 0 ? [{ kind: "family", family: only }] : [];
-  return {
-    table: layout.table,
-    chains: [
-      ...hookedChains(layout)
-        .filter((each) => isTold(each.told))
-        .map(({ chain, base }) => ({ ...base, rules: [nativeRule([...isFamily, { kind: "jump", chain }])] })),
-      ...layout.chains
-        .filter((each) => isTold(each.told))
-        .map((each) => ({
-          chain: each.chain,
-          rules: merged(
-            families.map((family) => rulesOf(each.told, family)),
-            names,
-          ),
-        })),
-    ],
-  };
+  const chains: NativeChain[] = [
+    ...hookedChains(layout)
+      .filter((each) => isTold(each.told))
+      .map(({ chain, base }) => ({ ...base, rules: [nativeRule([...isFamily, { kind: "jump", chain }])] })),
+    ...layout.chains
+      .filter((each) => isTold(each.told))
+      .map((each) => ({
+        chain: each.chain,
+        rules: merged(
+          families.map((family) => rulesOf(each.told, family)),
+          names,
+        ),
+      })),
+  ];
+  return { table: layout.table, chains, requests: creationOf(layout.table, chains) };
+}
+
+function creationOf(table: string, chains: readonly NativeChain[]): NetlinkRequest[] {
+  const place = { family: "inet", table } as const;
+  return [
+    newTable(place),
+    ...chains.map(({ chain, hook }) => newChain({ ...place, chain }, hook && encodeBase(hook))),
+    ...chains.flatMap(({ chain, rules }) => rules.map((rule) => newRule({ ...place, chain }, rule))),
+  ];
 }
 
 /** A told rule as it stands natively, beside the same of another family. */

@@ -1,27 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compares tables that are wholly ours with what should be in them, and says how they differ.
+import type { Verdict, Wanted } from "../engine.ts";
 import type { Family } from "../family.ts";
 import { dormantFault, unsteadyFault } from "../netfilter-fault.ts";
 import type { NftRuleObject } from "../nft/nft-objects.ts";
 import type { SeenObjects, SeenTable } from "../nft/own-objects.ts";
-import type { ChainState, Finding, RuleState } from "../rule-engine.ts";
+import type { ChainState, Finding } from "../rule-engine.ts";
 import { partition } from "../rule-findings.ts";
 import { type MatchedRule, matchRule, statesOf, sumOf } from "../rule-match.ts";
 import { hangsAt, type NativeLayout, type NativeTableLayout, printHook } from "./native-layout.ts";
 import type { NativeChain, NativeRule, NativeTable } from "./native-rules.ts";
 import { sameExpressions } from "./nft-expressions.ts";
 
-/** What should be there. */
-export interface NativeWanted {
-  readonly tables: readonly NativeTable[];
-  /** Another form of the same: each of its rules counts as the one in the same place. */
-  readonly accepted?: readonly NativeTable[] | undefined;
-  /** What concerns no family alone is told under the first. */
-  readonly families: readonly Family[];
-}
-
 /** A table with what it should be and how it differs. */
-export interface NativeVerdict {
+export interface NativeTableVerdict {
   readonly table: string;
   readonly wanted: NativeTable | undefined;
   readonly seen: SeenTable | undefined;
@@ -29,28 +21,31 @@ export interface NativeVerdict {
   readonly chains: readonly ChainState[];
 }
 
+export type NativeVerdict = Verdict<NativeTableVerdict>;
+
 /**
- * Judges what was read.
+ * Judges what was read. What concerns no family alone is told under the first.
  * @throws {NetfilterFault} TABLE_DORMANT: no rule of a wanted table is looked at; UNSTEADY
  */
-export function verifyNative(layout: NativeLayout, seen: SeenObjects, wanted: NativeWanted): NativeVerdict[] {
-  const verdicts = layout.map((table) => judgeTable(table, seen, wanted));
-  if (!seen.isSteady && verdicts.some(({ findings }) => findings.length > 0)) throw unsteadyFault();
-  return verdicts;
+export function verifyNative(
+  layout: NativeLayout,
+  seen: SeenObjects,
+  wanted: Wanted<readonly NativeTable[]>,
+): NativeVerdict {
+  const tables = layout.map((table) => judgeTable(table, seen, wanted));
+  const findings = tables.flatMap((table) => table.findings);
+  if (!seen.isSteady && findings.length > 0) throw unsteadyFault();
+  return { tables, findings };
 }
 
-/** The answer to whoever asked. */
-export function stateOf(verdicts: readonly NativeVerdict[]): RuleState {
-  return {
-    findings: verdicts.flatMap(({ findings }) => findings),
-    chains: verdicts.flatMap(({ chains }) => chains),
-  };
-}
-
-function judgeTable(layout: NativeTableLayout, { tables }: SeenObjects, all: NativeWanted): NativeVerdict {
+function judgeTable(
+  layout: NativeTableLayout,
+  { tables }: SeenObjects,
+  all: Wanted<readonly NativeTable[]>,
+): NativeTableVerdict {
   const isIt = ({ table }: { readonly table: string }) => table === layout.table;
   const seen = tables.find(isIt);
-  const wanted = all.tables.find(isIt);
+  const wanted = all.known.find(isIt);
   const table = new TableJudge(layout, seen, all.families);
   if (wanted !== undefined && seen === undefined) table.findNothing(wanted);
   else if (wanted === undefined) {

@@ -4,7 +4,7 @@
 import { decodeAttributes, type NetlinkAnswer, viewOf } from "../../linux/netlink/message.ts";
 import type { Netns } from "../../linux/netns.ts";
 import type { RuleState, SeenRules, WantedRules } from "../rule-engine.ts";
-import { type Ask, getGeneration, HEADER_BYTES } from "./nft-wire.ts";
+import { getGeneration, HEADER_BYTES } from "./nft-wire.ts";
 
 /** NFTA_GEN_ID. Source: linux/netfilter/nf_tables.h. */
 const GENERATION_ID = 1;
@@ -52,13 +52,15 @@ export class Unchanged {
    * What was seen, if the kernel says that nothing was changed since; undefined at once where it is not asked: nothing is remembered
    * of these rules, or it is time for a full look.
    */
-  ask(netns: Netns, wanted: WantedRules, askKernel: Ask): Promise<SeenRules | undefined> | undefined {
+  ask(
+    netns: Netns,
+    wanted: WantedRules,
+    countNow: () => Promise<number | undefined>,
+  ): Promise<SeenRules | undefined> | undefined {
     const last = this.#last.get(netns);
     if (last === undefined || last.wanted !== nameOf(wanted) || last.spared === MAX_SPARED) return undefined;
     last.spared++;
-    return askKernel([CHANGE_COUNT], Number.POSITIVE_INFINITY).then(([answer]) =>
-      changeCountIn(answer) === last.changeCount ? last.seen : undefined,
-    );
+    return countNow().then((count) => (count === last.changeCount ? last.seen : undefined));
   }
 }
 

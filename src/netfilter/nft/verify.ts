@@ -2,7 +2,7 @@
 // Compares what is ours in a namespace with known bytes, and says how it differs.
 
 import { isProven } from "../chain-proof.ts";
-import type { Family } from "../family.ts";
+import type { Verdict, Wanted } from "../engine.ts";
 import { dormantFault, NetfilterFault, unsteadyFault } from "../netfilter-fault.ts";
 import type { Finding, RuleCount } from "../rule-engine.ts";
 import {
@@ -52,27 +52,13 @@ export interface TableVerdict extends Pick<OwnTable, "family" | "table"> {
   readonly findings: readonly Finding[];
 }
 
-/** What a namespace has of what it should have. */
-export interface Verdict {
-  readonly tables: readonly TableVerdict[];
-  /** Of all tables; none: everything is as it should be. */
-  readonly findings: readonly Finding[];
-}
-
-/** What should be there. */
-export interface Wanted {
-  readonly known: KnownRules;
-  /** Families that are not looked at are neither right nor wrong. */
-  readonly families: readonly Family[];
-  /** Each rule may also be the one that stands in the same place of these. */
-  readonly accepted?: KnownRules | undefined;
-}
+export type NftVerdict = Verdict<TableVerdict>;
 
 /**
  * Judges what was read.
  * @throws {NetfilterFault} TABLE_DORMANT, HOOK_TAKEN, TOO_MANY_RULES, UNSTEADY: it cannot be judged, or not be mended by rules
  */
-export function verifyOwnObjects(seen: SeenObjects, wanted: Wanted): Verdict {
+export function verifyOwnObjects(seen: SeenObjects, wanted: Wanted<KnownRules>): NftVerdict {
   const tables = wanted.known.own
     .filter(({ family }) => wanted.families.includes(family))
     .map((own) => judgeTable(own, seen, wanted));
@@ -82,7 +68,7 @@ export function verifyOwnObjects(seen: SeenObjects, wanted: Wanted): Verdict {
   return { tables, findings };
 }
 
-function judgeTable(own: OwnTable, { tables }: SeenObjects, wanted: Wanted): TableVerdict {
+function judgeTable(own: OwnTable, { tables }: SeenObjects, wanted: Wanted<KnownRules>): TableVerdict {
   const { family, table } = own;
   const isIt = (each: Pick<SeenTable, "family" | "table">) => each.family === family && each.table === table;
   const known = wanted.known.tables.find(isIt);

@@ -4,13 +4,16 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { describe, expect, test } from "vitest";
 import { encodeAttribute } from "../../../src/linux/netlink/message.ts";
+import type { Netns } from "../../../src/linux/netns.ts";
 import { ToolRunner } from "../../../src/linux/run-tool.ts";
+import { Engine, type Wanted } from "../../../src/netfilter/engine.ts";
 import { KnownBytes } from "../../../src/netfilter/known-bytes.ts";
+import { nftDialect } from "../../../src/netfilter/nft/nft-engine.ts";
 import { type KnownRules, recordKnownRules } from "../../../src/netfilter/nft/nft-known.ts";
+import { NftTalks } from "../../../src/netfilter/nft/nft-talk.ts";
 import { type Ask, ask, batch, newChain, newRule } from "../../../src/netfilter/nft/nft-wire.ts";
-import { NOTHING_SEEN, readOwnObjects } from "../../../src/netfilter/nft/own-objects.ts";
-import { planOpening, planReplay, replay } from "../../../src/netfilter/nft/replay.ts";
-import { type Verdict, verifyOwnObjects } from "../../../src/netfilter/nft/verify.ts";
+import { readOwnObjects } from "../../../src/netfilter/nft/own-objects.ts";
+import { type NftVerdict, verifyOwnObjects } from "../../../src/netfilter/nft/verify.ts";
 import { parseSave } from "../../../src/netfilter/save-parser.ts";
 import { TablesProgram } from "../../../src/netfilter/tables-program.ts";
 import { findTools } from "../../../src/netfilter/variant-tools.ts";
@@ -36,8 +39,29 @@ await expectNothingLeftAfterwards();
 const own = REDIRECT_TABLES;
 const known = (name: string): Promise<KnownRules> =>
   bytes.get(name, () => toldRedirection(VARIANTS[name] ?? DEFAULT_OPTIONS, FAMILIES));
-/** Nothing of ours shall be there. */
-const nothing = { known: { own, tables: [] }, families: FAMILIES };
+const options = { own, families: FAMILIES, program, assertUsable: () => {}, timeoutMs: 10_000 };
+const { rewrite: _, ...dialect } = nftDialect(options);
+const engine = new Engine(dialect);
+
+/** Brings known rules about by netlink alone. */
+async function replay(
+  netns: Netns,
+  { known, families }: Wanted<KnownRules>,
+  how: { isNew?: boolean; ask?: Ask; plan?: typeof dialect.plan } = {},
+) {
+  const { isNew = false, ask, plan = dialect.plan } = how;
+  const talks = new NftTalks<KnownRules>({ own });
+  const told = () => {
+    throw new Error("They are known");
+  };
+  const replaying = new Engine({
+    ...dialect,
+    known: async () => known,
+    talk: (call, wanted) => talks.talk(call, wanted, ask),
+    plan,
+  });
+  return await replaying.apply({ netns }, { key: "", told, families }, { isNew });
+}
 
 async function saves(pod: TestNetns): Promise<string[]> {
   return await Promise.all(FAMILIES.map((family) => pod.save(saveTool(family, "nft"))));
@@ -50,7 +74,7 @@ async function restore(pod: TestNetns, name = "default"): Promise<void> {
   }
 }
 
-async function verdict(pod: TestNetns, rules: KnownRules, accepted?: KnownRules): Promise<Verdict> {
+async function verdict(pod: TestNetns, rules: KnownRules, accepted?: KnownRules): Promise<NftVerdict> {
   const seen = await readOwnObjects(pod.netns, rules.own);
   return verifyOwnObjects(seen, { known: rules, families: FAMILIES, accepted });
 }
@@ -58,7 +82,7 @@ async function verdict(pod: TestNetns, rules: KnownRules, accepted?: KnownRules)
 /** A replayed pod of the default options, and what it shows. */
 async function replayed(): Promise<TestNetns> {
   const pod = await TestNetns.make();
-  await replay(pod.netns, { known: await known("default"), families: FAMILIES }, { found: NOTHING_SEEN });
+  await replay(pod.netns, { known: await known("default"), families: FAMILIES }, { isNew: true });
   return pod;
 }
 
@@ -114,14 +138,14 @@ test("tables and base chains that are there are added to and never replaced", as
   await pod.run("ip6tables-nft -t mangle -P PREROUTING DROP");
   const rules = await known("default");
   // wrongly told to be new: refused as a whole, then looked at
-  const report = await replay(pod.netns, { known: rules, families: FAMILIES }, { found: NOTHING_SEEN });
+  const report = await replay(pod.netns, { known: rules, families: FAMILIES }, { isNew: true });
   expect(report.writes).toBe(1);
   const [v4, v6] = await saves(pod);
   expect(v4).toContain("-A OUTPUT -d 10.1.2.3/32 -j RETURN\n-A OUTPUT -j ISTIO_OUTPUT\n");
   expect(v6).toContain(":PREROUTING DROP");
   expect(await pod.run("nft list chains")).toContain("chain theirs");
   expect((await verdict(pod, rules)).findings).toEqual([]);
-  expect(await replay(pod.netns, nothing)).toMatchObject({ writes: 1 });
+  expect(await engine.remove(pod)).toBe(1);
   expect((await saves(pod)).join("")).not.toContain("ISTIO");
   expect((await saves(pod)).join("")).toContain("-A OUTPUT -d 10.1.2.3/32 -j RETURN");
 });
@@ -212,7 +236,7 @@ describe("what the kernel refuses", () => {
   test("a batch that is longer than the socket takes is refused as a whole", async () => {
     using pod = await TestNetns.make();
     const rules = await known("default");
-    const plan = (verdict: Verdict) => Array.from({ length: 60 }, () => planReplay(verdict)).flat();
+    const plan = (verdict: NftVerdict) => Array.from({ length: 60 }, () => dialect.plan(verdict)).flat();
     await expect(replay(pod.netns, { known: rules, families: FAMILIES }, { plan })).rejects.toMatchObject({
       code: "BATCH_REFUSED",
     });
@@ -352,12 +376,11 @@ test("opening takes away what leads into our chains of one table, and replaying 
   using pod = await replayed();
   const rules = await known("default");
   await pod.run("nft add rule ip nat OUTPUT ip protocol tcp goto ISTIO_OUTPUT");
-  const plan = (each: Verdict) => planOpening(each, { table: "nat" });
-  expect(await replay(pod.netns, nothing, { plan })).toMatchObject({ writes: 1 });
+  expect(await engine.open(pod, "nat")).toBe(1);
   const text = (await saves(pod)).join("");
   expect(text.match(/-A (OUTPUT|PREROUTING) -j ISTIO/g)).toHaveLength(8);
   expect(text.match(/-A ISTIO_OUTPUT .*--to-ports 15001/g)).toHaveLength(2);
-  expect(await replay(pod.netns, nothing, { plan })).toMatchObject({ writes: 0 });
+  expect(await engine.open(pod, "nat")).toBe(0);
   expect(await replay(pod.netns, { known: rules, families: FAMILIES })).toMatchObject({ writes: 1 });
   expect((await verdict(pod, rules)).findings).toEqual([]);
 });

@@ -4,8 +4,8 @@
 import { expect, test } from "vitest";
 import { knownRules } from "../../../src/netfilter/nft/nft-known.ts";
 import type { NftBase, NftRuleObject } from "../../../src/netfilter/nft/nft-objects.ts";
+import { planReplay } from "../../../src/netfilter/nft/nft-plan.ts";
 import type { SeenChain, SeenObjects, SeenTable } from "../../../src/netfilter/nft/own-objects.ts";
-import { planReplay } from "../../../src/netfilter/nft/replay.ts";
 import { verifyOwnObjects } from "../../../src/netfilter/nft/verify.ts";
 import { NOTHING_COUNTED } from "../../../src/netfilter/rule-engine.ts";
 import { type ToldRules, toldRule } from "../../../src/netfilter/told-rules.ts";
