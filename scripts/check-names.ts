@@ -19,7 +19,6 @@ export const twice: readonly string[] = [
   "failureOf",
   "isTouched",
   "keyOf",
-  "printableName",
   "renderTable",
 ];
 

@@ -54,3 +54,22 @@ export function sumOf(counts: readonly RuleCount[]): RuleCount {
     NOTHING_COUNTED,
   );
 }
+
+/** The elements of a list whose words another list has too, and the rest, counting repetitions. */
+export function partition<T>(
+  list: readonly T[],
+  other: readonly string[],
+  wordsOf: (element: T) => string,
+): { common: T[]; rest: T[] } {
+  const left = new Map<string, number>();
+  for (const words of other) left.set(words, (left.get(words) ?? 0) + 1);
+  const common: T[] = [];
+  const rest: T[] = [];
+  for (const element of list) {
+    const words = wordsOf(element);
+    const count = left.get(words) ?? 0;
+    left.set(words, count - 1);
+    (count > 0 ? common : rest).push(element);
+  }
+  return { common, rest };
+}

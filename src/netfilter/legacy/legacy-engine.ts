@@ -2,6 +2,7 @@
 // Rules of iptables-legacy: the kernel's own bytes are compared with known ones, and its restore program writes what differs.
 import { ToolError } from "../../linux/run-tool.ts";
 import { Limit } from "../../loop/limit.ts";
+import { statesOfChains } from "../chain-verdict.ts";
 import { Engine, type Talk } from "../engine.ts";
 import type { Family } from "../family.ts";
 import { KnownBytes } from "../known-bytes.ts";
@@ -10,7 +11,7 @@ import type { NetnsCall } from "../rule-engine.ts";
 import { checkInstalled, type TablesProgram } from "../tables-program.ts";
 import type { OwnTable, ToldRules } from "../told-rules.ts";
 import { planXtables, planXtablesOpening, type RestoreText } from "./legacy-plan.ts";
-import { chainsOf, type SeenXtables, verifyXtables, type XtablesVerdict } from "./legacy-verify.ts";
+import { type SeenXtables, verifyXtables, type XtablesVerdict } from "./legacy-verify.ts";
 import { type KnownXtables, recordXtables } from "./xtables-known.ts";
 import { readOwnXtables } from "./xtables-read.ts";
 
@@ -54,7 +55,7 @@ export class LegacyEngine extends Engine<KnownXtables, SeenXtables, XtablesVerdi
       hasOurs: (seen) => [...seen.values()].some(({ chains }) => chains.size > 0),
       judge: (seen, wanted) =>
         verifyXtables(seen, wanted, { leavesStrays: leavesStrays && wanted !== nothing }),
-      chainsOf,
+      chainsOf: ({ tables }) => tables.flatMap((table) => statesOfChains(table, table.chains)),
       plan: planXtables,
       planOpening: planXtablesOpening,
       stillLeads,

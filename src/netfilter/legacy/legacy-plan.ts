@@ -49,7 +49,7 @@ function changeLines(chains: readonly XtablesChainVerdict[]): string[] {
 }
 
 function removalLines(all: readonly XtablesChainVerdict[]): string[] {
-  const chains = all.filter(({ isThere }) => isThere);
+  const chains = all.filter(({ seen }) => seen !== undefined);
   // what cannot be named leads there still: the chain stays, without rules
   const removable = chains.filter(({ strays }) => strays.every(({ from }) => from !== undefined));
   return [

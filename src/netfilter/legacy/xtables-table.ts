@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tells what is ours in a table of iptables-legacy from our share of the kernel's bytes.
 import { viewOf } from "../../linux/netlink/message.ts";
+import type { ChainLead, SeenShare } from "../chain-verdict.ts";
 import type { Family } from "../family.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import type { OwnTable } from "../told-rules.ts";
@@ -28,26 +29,17 @@ export interface XtablesChain {
   readonly end: XtablesRule | undefined;
 }
 
-/** A rule of a chain that is not ours that leads into one that is. */
-export interface XtablesLead {
-  readonly chain: string;
-  /** The chain it stands in; undefined for a name that is no plain word, which is not read. */
-  readonly from: string | undefined;
-  readonly isBase: boolean;
-  /** In that chain, from 1. */
-  readonly position: number;
+/** A rule of a chain that is not ours that leads into one that is. The name of its chain is only read where it is a plain word. */
+export interface XtablesLead extends ChainLead {
   readonly rule: XtablesRule;
 }
 
-/** What is ours in a table, and what leads there. */
-export interface XtablesView {
-  /** Those that are there. */
-  readonly chains: ReadonlyMap<string, XtablesChain>;
-  readonly leads: readonly XtablesLead[];
-}
+/** What is ours in a table, those chains that are there, and what leads there. */
+export type XtablesView = SeenShare<XtablesChain, XtablesLead>;
 
 /** More rules than told are told apart up to here, and counted from there on. */
 export const MAX_RULES_KEPT = 256;
+const NAMELESS = "(a chain of others)";
 /** Nobody leads into our chains that often but to burden whoever looks. One less than a share has of them. */
 const MAX_LEADS = 10_000;
 
@@ -162,7 +154,9 @@ class ShareReader {
       if (chain === undefined) continue;
       if (leads.length === MAX_LEADS) throw this.#tooManyLeads();
       const { from, isBase } = this.#placeOf(entry, head);
-      leads.push({ chain, from, isBase, position: entry.position, rule: this.#rule(entry, chains) });
+      const rule = this.#rule(entry, chains);
+      const { position } = entry;
+      leads.push({ chain, from, shown: from ?? NAMELESS, isBase, position, rule });
     }
     return leads;
   }

@@ -2,19 +2,19 @@
 // Rules of iptables-nft without its programs: known bytes are replayed and compared. What the kernel does not take from us, the
 // program writes, and the bytes prove it all the same.
 import type { NetlinkRequest } from "../../linux/netlink/message.ts";
+import { statesOfChains } from "../chain-verdict.ts";
 import { type Dialect, Engine } from "../engine.ts";
 import type { Family } from "../family.ts";
 import { KnownBytes } from "../known-bytes.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
-import type { ChainState, NetnsCall } from "../rule-engine.ts";
-import { statesOf, sumOf } from "../rule-match.ts";
+import type { NetnsCall } from "../rule-engine.ts";
 import { checkInstalled, type TablesProgram } from "../tables-program.ts";
 import type { OwnTable, ToldRules } from "../told-rules.ts";
 import { type KnownRules, recordKnownRules } from "./nft-known.ts";
 import { planOpening, planReplay } from "./nft-plan.ts";
 import { NftTalks } from "./nft-talk.ts";
 import { NOTHING_SEEN, type SeenObjects } from "./own-objects.ts";
-import { type NftVerdict, printableName, verifyOwnObjects } from "./verify.ts";
+import { type NftVerdict, verifyOwnObjects } from "./verify.ts";
 
 export interface NftEngineOptions {
   /** All that can be ours, in both families. The same list for each call. */
@@ -58,28 +58,12 @@ export function nftDialect(
     hasOurs: ({ tables }) =>
       tables.some(({ chains }) => [...chains.values()].some(({ base }) => base === undefined)),
     judge: verifyOwnObjects,
-    chainsOf,
+    chainsOf: ({ tables }) => tables.flatMap((table) => statesOfChains(table, table.chains)),
     plan: planReplay,
     planOpening,
     stillLeads,
     rewrite: (call, rules, chains) => checkInstalled(program).rewrite(call, rules, chains),
   };
-}
-
-function chainsOf({ tables }: NftVerdict): ChainState[] {
-  return tables.flatMap(({ family, table, chains: all }) =>
-    all
-      .filter(({ seen }) => seen !== undefined)
-      .map(({ chain, rules, jumps, strays }) => ({
-        family,
-        table,
-        chain,
-        ...statesOf(rules),
-        jumpCount: jumps.length,
-        jumped: sumOf(jumps.map(({ count }) => count)),
-        strays: strays.map(({ hook }) => printableName(hook)),
-      })),
-  );
 }
 
 function stillLeads({ tables }: NftVerdict, opened: string): NetfilterFault | undefined {

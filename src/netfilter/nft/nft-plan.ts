@@ -3,7 +3,13 @@
 import type { NetlinkRequest } from "../../linux/netlink/message.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import { deleteChain, deleteRule } from "./nft-wire.ts";
-import type { ChainVerdict, Entry, NftVerdict, TableVerdict } from "./verify.ts";
+import {
+  hiddenCount,
+  type NftChainVerdict,
+  type NftLead,
+  type NftVerdict,
+  type TableVerdict,
+} from "./verify.ts";
 
 /**
  * The changes that turn what was found into what should be there, tables and chains before the rules that name them. Adds to
@@ -19,7 +25,7 @@ export function planOpening({ tables }: NftVerdict, opened: string): NetlinkRequ
   return tables
     .filter(({ table }) => table === opened)
     .flatMap((table) => {
-      const changes = deleteEntries(
+      const changes = deleteLeads(
         table,
         table.chains.flatMap(({ jumps, strays }) => [...jumps, ...strays]),
       );
@@ -33,29 +39,29 @@ function planTable(table: TableVerdict): NetlinkRequest[] {
   const { wanted, seen, chains } = table;
   if (wanted === undefined) return removeChains(table);
   const hooks = wanted.hooks.filter(({ chain }) => seen?.chains.has(chain) !== true);
-  const surplus = chains.flatMap(({ jumps, jump, strays }) => [
-    ...jumps.filter((each) => each !== jump),
-    ...strays,
+  const surplus = chains.flatMap((chain) => [
+    ...chain.jumps.filter((each) => each !== rightJump(chain)),
+    ...chain.strays,
   ]);
   return [
     ...(seen === undefined ? [wanted.request] : []),
     ...chains.flatMap((chain) => (chain.seen === undefined && chain.wanted ? [chain.wanted.request] : [])),
     ...hooks.map(({ request }) => request),
     ...chains.flatMap((chain) => fill(table, chain)),
-    ...chains.flatMap(({ jump, wanted }) =>
-      jump === undefined && wanted?.jump !== undefined ? [wanted.jump.request] : [],
-    ),
-    ...deleteEntries(table, surplus),
+    ...chains.flatMap((chain) => (rightJump(chain) === undefined ? (chain.wanted?.jump?.request ?? []) : [])),
+    ...deleteLeads(table, surplus),
   ];
 }
 
+/** That which stands where it should. */
+function rightJump({ isFirst = false, jumps }: NftChainVerdict): NftLead | undefined {
+  return jumps.find(({ position }) => position === 1 || !isFirst);
+}
+
 /** Rewritten as a whole, so that no rule that a list does not show stays behind. */
-function fill(table: TableVerdict, verdict: ChainVerdict): NetlinkRequest[] {
-  const { chain, wanted, seen, jumps, strays, ownLeads } = verdict;
-  if (seen !== undefined) {
-    const isCounted = seen.use === seen.rules.length + jumps.length + strays.length + ownLeads;
-    if (verdict.hasRules && isCounted) return [];
-  }
+function fill(table: TableVerdict, verdict: NftChainVerdict): NetlinkRequest[] {
+  const { chain, wanted, seen, hasRules } = verdict;
+  if (hasRules && hiddenCount(verdict, table.seen) === 0) return [];
   const rules = wanted?.rules.map(({ request }) => request) ?? [];
   return seen === undefined ? rules : [deleteRule({ ...table, chain }), ...rules];
 }
@@ -64,7 +70,7 @@ function removeChains(table: TableVerdict): NetlinkRequest[] {
   const present = table.chains.filter(({ seen }) => seen !== undefined);
   const places = present.map(({ chain }) => ({ ...table, chain }));
   return [
-    ...deleteEntries(
+    ...deleteLeads(
       table,
       present.flatMap(({ jumps, strays }) => [...jumps, ...strays]),
     ),
@@ -75,9 +81,9 @@ function removeChains(table: TableVerdict): NetlinkRequest[] {
 }
 
 /** A rule that leads into two of our chains is deleted once. */
-function deleteEntries(table: TableVerdict, entries: readonly Entry[]): NetlinkRequest[] {
-  const unique = new Map(entries.map((entry) => [Buffer.from(entry.handle).toString("hex"), entry]));
-  return [...unique.values()].map(({ hook, handle }) => deleteRule({ ...table, chain: hook }, handle));
+function deleteLeads(table: TableVerdict, leads: readonly NftLead[]): NetlinkRequest[] {
+  const unique = new Map(leads.map((lead) => [Buffer.from(lead.rule.handle).toString("hex"), lead]));
+  return [...unique.values()].map(({ from, rule }) => deleteRule({ ...table, chain: from }, rule.handle));
 }
 
 function checkNotOwned({ family, table, seen }: TableVerdict): void {

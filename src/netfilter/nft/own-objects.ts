@@ -29,7 +29,7 @@ export interface SeenChain extends NftChainObject {
 export interface SeenTable extends NftTableObject, TablePlace {
   readonly chains: ReadonlyMap<string, SeenChain>;
   /** Rules in chains of others that lead into ours, as far as the table was read. */
-  readonly foreign: readonly Pick<NftRuleObject, "chain" | "handle" | "targets" | "count">[];
+  readonly foreign: readonly NftRuleObject[];
 }
 
 /** What was read. */
@@ -145,7 +145,7 @@ interface ReadTable extends NftTableObject, TablePlace {
   readonly chains: Map<string, ReadChain>;
   /** Verdicts in any listed rule of the table that lead into a chain. */
   readonly references: Map<string, number>;
-  readonly foreign: Pick<NftRuleObject, "chain" | "handle" | "targets" | "count">[];
+  readonly foreign: NftRuleObject[];
 }
 
 /** One attempt, as far as it went. */
