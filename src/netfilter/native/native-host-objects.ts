@@ -17,6 +17,7 @@ import type { Ask } from "../nft/nft-wire.ts";
 import { getChain, getRules, getTable } from "../nft/nft-wire.ts";
 import type { SetEntries } from "../set-members.ts";
 import { hangsAt, type NativeHook } from "./native-layout.ts";
+import { anySocket, counting, member, ofProtocol, owner, snatTo } from "./native-parts.ts";
 import { type NativeRule, nativeRule } from "./native-rules.ts";
 import { decodeElements, getElements, getSet, isPlainSet, type SetPlace } from "./native-sets.ts";
 import { sameExpressions } from "./nft-expressions.ts";
@@ -60,11 +61,11 @@ export function hostRulesOf({ families, sets, snat, socket }: HostRules): Native
   return families.map((family) =>
     nativeRule(
       [
-        { kind: "protocol", protocol: "tcp" },
-        socket === "any" ? { kind: "socket" } : { kind: "owner", of: "user", id: socket, isNot: false },
-        { kind: "member", end: "destination", family, set: sets[family] },
-        { kind: "counter" },
-        { kind: "source-nat", address: snat[family] },
+        ofProtocol("tcp"),
+        socket === "any" ? anySocket() : owner("user", socket, false),
+        member("destination", family, sets[family]),
+        counting(),
+        snatTo(snat[family]),
       ],
       family,
     ),

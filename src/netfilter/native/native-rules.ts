@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is told for one family or two, as tables of nf_tables that hold the rules of both.
-import type { NetlinkRequest } from "../../linux/netlink/message.ts";
+import { concatBytes, type NetlinkRequest } from "../../linux/netlink/message.ts";
 import type { Family } from "../family.ts";
 import { newChain, newRule, newTable } from "../nft/nft-wire.ts";
 import type { ToldRule, ToldRules } from "../told-rules.ts";
-import { encodeRule } from "./native-encoding.ts";
 import {
   encodeBase,
   hookedChains,
@@ -13,8 +12,7 @@ import {
   type NativeTableLayout,
   printHook,
 } from "./native-layout.ts";
-import type { NativePart } from "./native-rule.ts";
-import { printRule } from "./native-text.ts";
+import { jumpTo, type NativePart, ofFamily } from "./native-parts.ts";
 import { translateRule } from "./native-translation.ts";
 
 /** A table that shall be there with exactly this in it. */
@@ -64,7 +62,11 @@ export function printTables(tables: readonly NativeTable[]): string {
 
 /** A rule of these parts. */
 export function nativeRule(parts: readonly NativePart[], family?: Family): NativeRule {
-  const rule = { words: printRule(parts), expressions: encodeRule(parts) };
+  const isSure = (needs: Uint8Array, at: number) => parts.findIndex((part) => part.needs === needs) < at;
+  const expressions = parts.flatMap(({ needs, expressions }, at) =>
+    needs === undefined || isSure(needs, at) ? expressions : [needs, ...expressions],
+  );
+  const rule = { words: parts.map(({ words }) => words).join(" "), expressions: concatBytes(...expressions) };
   return family === undefined ? rule : { ...rule, family };
 }
 
@@ -75,12 +77,11 @@ function nativeTable(layout: NativeTableLayout, told: ToldRules, families: reado
     told.own.some((own) => own.table === layout.told && own.chains.some((each) => each.chain === chain));
   const names = new Map(layout.chains.map((each) => [each.told, each.chain]));
   const [only, ...others] = layout.isForFamilies === true ? families : [];
-  const isFamily: NativePart[] =
-    only !== undefined && others.length === 0 ? [{ kind: "family", family: only }] : [];
+  const isFamily = only !== undefined && others.length === 0 ? [ofFamily(only)] : [];
   const chains: NativeChain[] = [
     ...hookedChains(layout)
       .filter((each) => isTold(each.told))
-      .map(({ chain, base }) => ({ ...base, rules: [nativeRule([...isFamily, { kind: "jump", chain }])] })),
+      .map(({ chain, base }) => ({ ...base, rules: [nativeRule([...isFamily, jumpTo(chain)])] })),
     ...layout.chains
       .filter((each) => isTold(each.told))
       .map((each) => ({
@@ -134,7 +135,7 @@ function merged(lists: readonly (readonly ToldRule[])[], chains: ReadonlyMap<str
 
 function translated(told: ToldRule, chains: ReadonlyMap<string, string>): Translated {
   const parts = translateRule(told.args, chains);
-  const isOfFamily = parts.some((rule) => rule.some(({ kind }) => kind === "address" || kind === "family"));
+  const isOfFamily = parts.some((rule) => rule.some(({ family }) => family !== undefined));
   return { told, parts, isOfFamily };
 }
 

@@ -1,39 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 // A rule in iptables' words as parts of a native one: the few words that our rules are made of.
 import type { Family } from "../family.ts";
-import {
-  CONNECTION_STATES,
-  type ConnectionState,
-  type NativeAction,
-  type NativeMatch,
-  type NativePart,
-  TCP_FLAGS,
-  type TcpFlag,
-  type TransportProtocol,
-} from "./native-rule.ts";
+import * as part from "./native-parts.ts";
 
 /** What the words said so far. */
 interface Spoken {
-  protocol: TransportProtocol | undefined;
+  protocol: part.TransportProtocol | undefined;
   /** The next match is the opposite. */
   isNot: boolean;
   /** The match that `-m` named last: which mark is meant. */
   module: string;
-  readonly matches: NativeMatch[];
+  readonly matches: part.NativePart[];
   /** What becomes of a packet, of each rule that it takes. */
-  ends: readonly (readonly NativeAction[])[];
+  ends: readonly (readonly part.NativePart[])[];
 }
 
-const COUNTER: NativeAction = { kind: "counter" };
-const ALL_BITS = 0xffffffff;
 /** Bits of an address. */
 const WHOLE_LENGTH: Readonly<Record<Family, number>> = { 4: 32, 6: 128 };
 
-type Word = (spoken: Spoken, next: () => string) => void;
+type Word = (spoken: Spoken, next: () => string) => unknown;
 
 const MATCHES: Readonly<Record<string, Word>> = {
-  "-i": (spoken, next) => device(spoken, "in", next()),
-  "-o": (spoken, next) => device(spoken, "out", next()),
+  "-i": ({ matches, isNot }, next) => matches.push(part.device("in", deviceName(next()), isNot)),
+  "-o": ({ matches, isNot }, next) => matches.push(part.device("out", deviceName(next()), isNot)),
   "-s": (spoken, next) => address(spoken, "source", next()),
   "-d": (spoken, next) => address(spoken, "destination", next()),
   "-p": (spoken, next) => {
@@ -46,13 +35,13 @@ const MATCHES: Readonly<Record<string, Word>> = {
   },
   "--mark": (spoken, next) => {
     const of = spoken.module === "connmark" ? "connection" : "packet";
-    spoken.matches.push({ kind: "mark", of, ...masked(next()), isNot: spoken.isNot });
+    spoken.matches.push(part.mark(of, masked(next()), spoken.isNot));
   },
-  "--uid-owner": (spoken, next) => owner(spoken, "user", next()),
-  "--gid-owner": (spoken, next) => owner(spoken, "group", next()),
+  "--uid-owner": ({ matches, isNot }, next) => matches.push(part.owner("user", toNumber(next()), isNot)),
+  "--gid-owner": ({ matches, isNot }, next) => matches.push(part.owner("group", toNumber(next()), isNot)),
   "--ctstate": (spoken, next) => {
     if (spoken.isNot) throw unknownWord("! --ctstate");
-    spoken.matches.push({ kind: "state", states: next().split(",").map(stateOf) });
+    spoken.matches.push(part.inState(next().split(",").map(stateOf)));
   },
   "--sport": (spoken, next) => port(spoken, "source", next()),
   "--dport": (spoken, next) => port(spoken, "destination", next()),
@@ -63,24 +52,24 @@ const MATCHES: Readonly<Record<string, Word>> = {
   },
   "--tcp-flags": (spoken, next) => {
     if (spoken.isNot) throw unknownWord("! --tcp-flags");
-    spoken.matches.push({ kind: "tcp-flags", mask: flagsOf(next()), flags: flagsOf(next()) });
+    spoken.matches.push(part.tcpFlags(flagsOf(next()), flagsOf(next())));
   },
 };
 
-const TARGETS: Readonly<Record<string, (next: () => string) => NativeAction>> = {
-  ACCEPT: () => ({ kind: "accept" }),
-  DROP: () => ({ kind: "drop" }),
-  RETURN: () => ({ kind: "return" }),
-  REDIRECT: (next) => ({ kind: "redirect", port: numberAfter(next, "--to-ports") }),
-  CT: (next) => ({ kind: "zone", zone: numberAfter(next, "--zone") }),
-  MARK: (next) => ({ kind: "set-mark", value: wholeMarkAfter(next, "--set-xmark") }),
+const TARGETS: Readonly<Record<string, (next: () => string) => part.NativePart>> = {
+  ACCEPT: () => part.ending("accept"),
+  DROP: () => part.ending("drop"),
+  RETURN: () => part.ending("return"),
+  REDIRECT: (next) => part.redirectTo(numberAfter(next, "--to-ports")),
+  CT: (next) => part.zone(numberAfter(next, "--zone")),
+  MARK: (next) => part.setMark(wholeMarkAfter(next, "--set-xmark")),
   CONNMARK: (next) => {
     const option = next();
-    if (option === "--set-xmark") return { kind: "mark-connection", ...masked(next()) };
+    if (option === "--set-xmark") return part.markConnection(masked(next()));
     if (option !== "--restore-mark" && option !== "--save-mark") throw unknownWord(option);
     for (const mask of ["--nfmask", "--ctmask"])
-      if (numberAfter(next, mask) !== ALL_BITS) throw unknownWord(`${mask} of some bits`);
-    return { kind: option === "--restore-mark" ? "restore-mark" : "save-mark" };
+      if (numberAfter(next, mask) !== part.ALL_BITS) throw unknownWord(`${mask} of some bits`);
+    return option === "--restore-mark" ? part.restoreMark() : part.saveMark();
   },
 };
 
@@ -94,7 +83,7 @@ const TARGETS: Readonly<Record<string, (next: () => string) => NativeAction>> = 
 export function translateRule(
   args: readonly string[],
   chains: ReadonlyMap<string, string> = new Map(),
-): NativePart[][] {
+): part.NativePart[][] {
   const spoken: Spoken = { protocol: undefined, isNot: false, module: "", matches: [], ends: [] };
   const words = args[Symbol.iterator]();
   const next = () => words.next().value ?? "";
@@ -106,9 +95,9 @@ export function translateRule(
     if (word === "-j") {
       const target = next();
       const chain = chains.get(target);
-      if (target === "TPROXY") spoken.ends = transparent(spoken, next);
-      else if (chain !== undefined) spoken.ends = [[COUNTER, { kind: "jump", chain }]];
-      else spoken.ends = [[COUNTER, (TARGETS[target] ?? unknownTarget(target))(next)]];
+      if (target === "TPROXY") spoken.ends = throughProxy(spoken, next);
+      else if (chain !== undefined) spoken.ends = [[part.counting(), part.jumpTo(chain)]];
+      else spoken.ends = [[part.counting(), (TARGETS[target] ?? unknownTarget(target))(next)]];
     } else (MATCHES[word] ?? unknownMatch(word))(spoken, next);
     spoken.isNot = false;
   }
@@ -118,17 +107,17 @@ export function translateRule(
 }
 
 /** A protocol is told by itself only where no field of its header is: nft lists it so. Of marks beside a device's name, the mark is first. */
-function inOrder({ protocol, matches }: Spoken): NativeMatch[] {
-  const of = (...kinds: NativeMatch["kind"][]) => matches.filter(({ kind }) => kinds.includes(kind));
+function inOrder({ protocol, matches }: Spoken): part.NativePart[] {
+  const of = (...kinds: part.NativePart["kind"][]) => matches.filter(({ kind }) => kinds.includes(kind));
   // an address of no bits is any of its family
   const families = of("family");
   const devices = of("device");
-  const fields = of("port", "tcp-flags");
+  const fields = of("field");
   const isTold = protocol !== undefined && fields.length === 0;
   const marks = of("mark");
   return [
     ...devices,
-    ...(isTold ? [{ kind: "protocol", protocol } as const] : []),
+    ...(isTold ? [part.ofProtocol(protocol)] : []),
     ...families,
     ...of("address"),
     ...(devices.length > 0 ? [...marks, ...fields] : [...fields, ...marks]),
@@ -137,21 +126,16 @@ function inOrder({ protocol, matches }: Spoken): NativeMatch[] {
 }
 
 /** nft's wildcard is another than iptables'. Istio-cni hands a name with `+` on as it is, which nft takes for a part of the name. */
-function device({ matches, isNot }: Spoken, way: "in" | "out", name: string): void {
-  matches.push({ kind: "device", way, name: name.replace(/\+$/, "*"), isNot });
+function deviceName(name: string): string {
+  return name.replace(/\+$/, "*");
 }
 
-function address({ matches, isNot }: Spoken, end: "source" | "destination", text: string): void {
-  const [one = "", told] = text.split("/");
-  const family = one.includes(":") ? 6 : 4;
+function address({ matches, isNot }: Spoken, end: part.End, word: string): void {
+  const [text = "", told] = word.split("/");
+  const family = text.includes(":") ? 6 : 4;
   const length = told === undefined ? WHOLE_LENGTH[family] : toNumber(told);
-  if (length > WHOLE_LENGTH[family] || (length === 0 && isNot)) throw unknownWord(text);
-  if (length === 0) matches.push({ kind: "family", family });
-  else matches.push({ kind: "address", end, address: one, length, isNot });
-}
-
-function owner({ matches, isNot }: Spoken, of: "user" | "group", text: string): void {
-  matches.push({ kind: "owner", of, id: toNumber(text), isNot });
+  if (length > WHOLE_LENGTH[family] || (length === 0 && isNot)) throw unknownWord(word);
+  matches.push(length === 0 ? part.ofFamily(family) : part.address(end, { text, length }, isNot));
 }
 
 /**
@@ -159,25 +143,24 @@ function owner({ matches, isNot }: Spoken, of: "user" | "group", text: string): 
  * app past its proxy, so that a second rule drops it.
  * Source: linux net/netfilter/xt_TPROXY.c, tproxy_tg4, which drops; nft_tproxy.c, nft_tproxy_eval_v4, which ends the rule.
  */
-function transparent({ matches }: Spoken, next: () => string): NativeAction[][] {
-  const address = matches.find((match) => match.kind === "address");
-  if (address === undefined) throw unknownWord("TPROXY of no family");
-  const family: Family = address.address.includes(":") ? 6 : 4;
-  const port = numberAfter(next, "--on-port");
-  const value = wholeMarkAfter(next, "--tproxy-mark");
+function throughProxy({ matches }: Spoken, next: () => string): part.NativePart[][] {
+  const family = matches.find(({ kind }) => kind === "address")?.family;
+  if (family === undefined) throw unknownWord("TPROXY of no family");
+  const taken = part.transparent(family, numberAfter(next, "--on-port"));
+  const marked = part.setMark(wholeMarkAfter(next, "--tproxy-mark"));
   return [
-    [{ kind: "transparent", family, port }, { kind: "set-mark", value }, COUNTER, { kind: "accept" }],
-    [COUNTER, { kind: "drop" }],
+    [taken, marked, part.counting(), part.ending("accept")],
+    [part.counting(), part.ending("drop")],
   ];
 }
 
-function port({ protocol, matches, isNot }: Spoken, end: "source" | "destination", text: string): void {
+function port({ protocol, matches, isNot }: Spoken, end: part.End, text: string): void {
   if (protocol === undefined) throw unknownWord("a port of no protocol");
-  matches.push({ kind: "port", protocol, end, port: toNumber(text), isNot });
+  matches.push(part.port(protocol, end, toNumber(text), isNot));
 }
 
-function masked(text: string): { value: number; mask: number } {
-  const [value = "", mask = `${ALL_BITS}`] = text.split("/");
+function masked(text: string): part.Masked {
+  const [value = "", mask = `${part.ALL_BITS}`] = text.split("/");
   return { value: toNumber(value), mask: toNumber(mask) };
 }
 
@@ -186,19 +169,19 @@ function wholeMarkAfter(next: () => string, option: string): number {
   const word = next();
   if (word !== option) throw unknownWord(word);
   const { value, mask } = masked(next());
-  if (mask !== ALL_BITS) throw unknownWord(`${option} of some bits`);
+  if (mask !== part.ALL_BITS) throw unknownWord(`${option} of some bits`);
   return value;
 }
 
-function stateOf(text: string): ConnectionState {
-  const state = CONNECTION_STATES.find((each) => each === text.toLowerCase());
+function stateOf(text: string): part.ConnectionState {
+  const state = part.CONNECTION_STATES.find((each) => each === text.toLowerCase());
   if (state === undefined) throw unknownWord(text);
   return state;
 }
 
-function flagsOf(text: string): TcpFlag[] {
+function flagsOf(text: string): part.TcpFlag[] {
   return text.split(",").map((name) => {
-    const flag = TCP_FLAGS.find((each) => each === name.toLowerCase());
+    const flag = part.TCP_FLAGS.find((each) => each === name.toLowerCase());
     if (flag === undefined) throw unknownWord(text);
     return flag;
   });
