@@ -2,12 +2,12 @@
 // The host's side of kubelet probes: what the agent itself would find different, by the names of faults.
 import { Netns } from "../linux/netns.ts";
 import { silentLogger } from "../log/logger.ts";
-import type { HostMembers } from "../netfilter/set-members.ts";
 import { HostState, type HostStateOptions } from "../probes/host-state.ts";
 import { KubeletMatch, MATCH_ANY, type ProbeMatch } from "../probes/kubelet-match.ts";
 import { canonicalAddress, familyOf } from "../probes/probe-address.ts";
 import type { ProbeDrift } from "../probes/probe-drift.ts";
 import { PROBE_SETS } from "../probes/probe-set.ts";
+import type { HostMembers } from "../probes/set-members.ts";
 import { type Fault, type FaultKind, fault } from "./fault.ts";
 
 /** A pod whose addresses the sets should, or may, hold. */

@@ -14,8 +14,8 @@ import {
 import type { Netns } from "../linux/netns.ts";
 import type { NetnsAt } from "../linux/netns-visit.ts";
 import type { Family } from "../netfilter/family.ts";
-import type { HostMembers, SetEntries } from "../netfilter/set-members.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
+import type { HostMembers, SetEntries } from "./set-members.ts";
 
 /** In the rules that are ours: how an agent knows those of one before it. Source: linux/rtnetlink.h, no number of anybody's. */
 export const BRANCH_PROTOCOL = 111;

@@ -3,9 +3,9 @@
 import type { Netns } from "../linux/netns.ts";
 import type { NetnsAt } from "../linux/netns-visit.ts";
 import type { Family } from "../netfilter/family.ts";
-import type { HostMembers, SetEntries } from "../netfilter/set-members.ts";
 import type { ProbeMatch } from "./kubelet-match.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
+import type { HostMembers, SetEntries } from "./set-members.ts";
 
 /** What should be there. */
 export interface WantedHost {

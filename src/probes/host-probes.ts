@@ -4,7 +4,6 @@ import { Netns } from "../linux/netns.ts";
 import { Backoff } from "../loop/backoff.ts";
 import { systemClock } from "../loop/clock.ts";
 import { KeepTrue } from "../loop/keep-true.ts";
-import type { HostMembers } from "../netfilter/set-members.ts";
 import { HostEars } from "./host-ears.ts";
 import type { WantedHost } from "./host-form.ts";
 import type { HostProbesOptions, ProbeCounts } from "./host-probes-options.ts";
@@ -14,6 +13,7 @@ import { LookPace } from "./look-pace.ts";
 import { damageIn, describeDrift, type ProbeDrift } from "./probe-drift.ts";
 import { ProbeMembers } from "./probe-members.ts";
 import { asProbesError, notConvergedError, ProbesError, stoppedError } from "./probes-error.ts";
+import type { HostMembers } from "./set-members.ts";
 
 const DEFAULT_INTERVAL_MS = 3_000;
 const FIRST_RETRY_MS = 500;

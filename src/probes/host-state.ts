@@ -6,7 +6,6 @@ import { NetnsVisit } from "../linux/netns-visit.ts";
 import type { Logger } from "../log/logger.ts";
 import { allDone } from "../loop/all-done.ts";
 import type { Family } from "../netfilter/family.ts";
-import type { HostMembers } from "../netfilter/set-members.ts";
 import { type RedirectBackend, writesIpv6 } from "../netfilter/variant.ts";
 import { type BranchDrift, BranchEni, type BranchLook } from "./branch-eni.ts";
 import type { HostForm, SeenHost, WantedHost } from "./host-form.ts";
@@ -15,6 +14,7 @@ import { IptablesHost } from "./iptables-host.ts";
 import { NativeProbes } from "./native-probes.ts";
 import { canonicalAddress, isUid } from "./probe-address.ts";
 import { describeDrift, type ProbeDrift } from "./probe-drift.ts";
+import type { HostMembers } from "./set-members.ts";
 
 export interface HostStateOptions {
   readonly backend: RedirectBackend;

@@ -2,9 +2,9 @@
 // The host's share in native nftables: one table with rules and sets; no program, nothing of xtables.
 import type { Netns } from "../linux/netns.ts";
 import type { Family } from "../netfilter/family.ts";
-import { NativeHost } from "../netfilter/native/native-host.ts";
 import { findNativeTables, nativeTableName, removeNativeTables } from "../netfilter/native/native-tables.ts";
 import type { HostForm, SeenHost, WantedHost } from "./host-form.ts";
+import { NativeHost } from "./native-host.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
 import { PROBE_SETS } from "./probe-set.ts";
 

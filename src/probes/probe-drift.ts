@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The words for how the host differs from what it should be.
-import type { HostFinding } from "../netfilter/native/native-host.ts";
+import type { HostFinding } from "./native-host.ts";
 
 /** One way in which the host's sets and rules differ from what they should be. */
 export interface ProbeDrift extends Omit<HostFinding, "kind"> {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which pod owns which address: what the sets should hold. Pure.
 import { isDeepStrictEqual } from "node:util";
-import type { HostMembers } from "../netfilter/set-members.ts";
 import { canonicalAddress, checkedUid, familyOf } from "./probe-address.ts";
+import type { HostMembers } from "./set-members.ts";
 
 /** What the sets should hold, as it was asked for up to a moment. */
 export interface WantedMembers extends HostMembers {

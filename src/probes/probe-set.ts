@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two address sets: what one should hold against what it holds, and the `ipset restore` text that leads there. Pure.
 import type { Family } from "../netfilter/family.ts";
-import { memberFindings, type SetEntries } from "../netfilter/set-members.ts";
 import { isUid } from "./probe-address.ts";
 import type { ProbeDrift } from "./probe-drift.ts";
+import { memberFindings, type SetEntries } from "./set-members.ts";
 
 /** Names of the sets. Source: istio/istio cni/pkg/ipset, ProbeIPSet, and its suffixes for the families. */
 export const PROBE_SETS: Readonly<Record<Family, string>> = {

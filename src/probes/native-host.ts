@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's rule for probes in pure nf_tables: connections of host sockets to enrolled pods get a source address of their own.
-import type { NetlinkRequest } from "../../linux/netlink/message.ts";
-import type { Family } from "../family.ts";
-import { NetfilterFault } from "../netfilter-fault.ts";
-import type { Ask } from "../nft/nft-wire.ts";
-import { ask, deleteTable, newChain, newRule, newTable } from "../nft/nft-wire.ts";
-import { type HostMembers, type MemberFinding, memberFindings, type SetEntries } from "../set-members.ts";
-import { writeBefore } from "../write-batch.ts";
+import type { NetlinkRequest } from "../linux/netlink/message.ts";
+import type { Family } from "../netfilter/family.ts";
+import { encodeBase } from "../netfilter/native/native-layout.ts";
+import { addElements, deleteElements, newSet, type SetPlace } from "../netfilter/native/native-sets.ts";
+import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
+import type { Ask } from "../netfilter/nft/nft-wire.ts";
+import { ask, deleteTable, newChain, newRule, newTable } from "../netfilter/nft/nft-wire.ts";
+import { writeBefore } from "../netfilter/write-batch.ts";
 import {
   HOST_CHAIN,
   HOST_HOOK,
@@ -18,9 +19,8 @@ import {
   readHostTable,
   type SeenHostTable,
   setsOf,
-} from "./native-host-objects.ts";
-import { encodeBase } from "./native-layout.ts";
-import { addElements, deleteElements, newSet, type SetPlace } from "./native-sets.ts";
+} from "./native-probe-table.ts";
+import { type HostMembers, type MemberFinding, memberFindings, type SetEntries } from "./set-members.ts";
 
 /** One way in which the host differs from what it should be. */
 export interface HostFinding {

@@ -1,26 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's table in pure nf_tables: what should be in it, and what is, read by name in one conversation.
 
-import { NativeError } from "../../linux/native.ts";
-import { check, errorCode } from "../../linux/netlink/exchange.ts";
-import type { NetlinkAnswer, NetlinkRequest } from "../../linux/netlink/message.ts";
-import type { Family } from "../family.ts";
-import { NetfilterFault } from "../netfilter-fault.ts";
+import { NativeError } from "../linux/native.ts";
+import { check, errorCode } from "../linux/netlink/exchange.ts";
+import type { NetlinkAnswer, NetlinkRequest } from "../linux/netlink/message.ts";
+import type { Family } from "../netfilter/family.ts";
+import { hangsAt, type NativeHook } from "../netfilter/native/native-layout.ts";
+import { anySocket, counting, member, ofProtocol, owner, snatTo } from "../netfilter/native/native-parts.ts";
+import { type NativeRule, nativeRule } from "../netfilter/native/native-rules.ts";
+import {
+  decodeElements,
+  getElements,
+  getSet,
+  isPlainSet,
+  type SetPlace,
+} from "../netfilter/native/native-sets.ts";
+import { sameExpressions } from "../netfilter/native/nft-expressions.ts";
+import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
 import {
   decodeChain,
   decodeRule,
   decodeTable,
   type NftRuleObject,
   type NftTableObject,
-} from "../nft/nft-objects.ts";
-import type { Ask } from "../nft/nft-wire.ts";
-import { getChain, getRules, getTable } from "../nft/nft-wire.ts";
-import type { SetEntries } from "../set-members.ts";
-import { hangsAt, type NativeHook } from "./native-layout.ts";
-import { anySocket, counting, member, ofProtocol, owner, snatTo } from "./native-parts.ts";
-import { type NativeRule, nativeRule } from "./native-rules.ts";
-import { decodeElements, getElements, getSet, isPlainSet, type SetPlace } from "./native-sets.ts";
-import { sameExpressions } from "./nft-expressions.ts";
+} from "../netfilter/nft/nft-objects.ts";
+import type { Ask } from "../netfilter/nft/nft-wire.ts";
+import { getChain, getRules, getTable } from "../netfilter/nft/nft-wire.ts";
+import type { SetEntries } from "./set-members.ts";
 
 /** Source: istio/istio cni/pkg/nftables/nftables.go CreateHostRulesForHealthChecks, executeHostCommands; host_sets.go. */
 export const HOST_TABLE = "istio-ambient-nat";

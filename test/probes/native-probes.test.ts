@@ -3,16 +3,16 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { readImports } from "../../../scripts/check-imports.ts";
-import { NativeHost } from "../../../src/netfilter/native/native-host.ts";
-import type { HostRules } from "../../../src/netfilter/native/native-host-objects.ts";
-import { findNativeTables, removeNativeTables } from "../../../src/netfilter/native/native-tables.ts";
-import { ask, batch, newRule } from "../../../src/netfilter/nft/nft-wire.ts";
-import type { HostMembers } from "../../../src/netfilter/set-members.ts";
-import { PROBE_SETS } from "../../../src/probes/probe-set.ts";
-import { TestNetns } from "../../redirection/test-netns.ts";
-import { addresses, PodNetwork, readAll } from "../../support/ztunnel/pod-network.ts";
-import { unlistableRule } from "../unlistable-rule.ts";
+import { readImports } from "../../scripts/check-imports.ts";
+import { findNativeTables, removeNativeTables } from "../../src/netfilter/native/native-tables.ts";
+import { ask, batch, newRule } from "../../src/netfilter/nft/nft-wire.ts";
+import { NativeHost } from "../../src/probes/native-host.ts";
+import type { HostRules } from "../../src/probes/native-probe-table.ts";
+import { PROBE_SETS } from "../../src/probes/probe-set.ts";
+import type { HostMembers } from "../../src/probes/set-members.ts";
+import { unlistableRule } from "../netfilter/unlistable-rule.ts";
+import { TestNetns } from "../redirection/test-netns.ts";
+import { addresses, PodNetwork, readAll } from "../support/ztunnel/pod-network.ts";
 
 const snat = { 4: "169.254.7.127", 6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff" } as const;
 const rules: HostRules = { families: [4, 6], sets: PROBE_SETS, snat, socket: 1000 };
@@ -246,8 +246,8 @@ test("sockets of the host, and they alone, come to members from the address of p
 });
 
 test("no file of it can start a process", () => {
-  const source = join(import.meta.dirname, "../../../src");
-  const reached = new Set(["netfilter/native/native-host.ts"]);
+  const source = join(import.meta.dirname, "../../src");
+  const reached = new Set(["probes/native-host.ts"]);
   const imports = readImports(source);
   for (const file of reached) for (const { from, to } of imports) if (from === file) reached.add(to);
   for (const file of reached)

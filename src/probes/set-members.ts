@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is in a set of addresses against what should be; the same for sets of ipset and of nf_tables. Pure.
-import type { Family } from "./family.ts";
+import type { Family } from "../netfilter/family.ts";
 
 /** What is in a set: comments by address, empty where an entry has none. */
 export type SetEntries = ReadonlyMap<string, string>;
