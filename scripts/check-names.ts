@@ -8,7 +8,6 @@ export const twice: readonly string[] = [
   "Exchange",
   "Family",
   "Finding",
-  "HostLook",
   "HostRules",
   "ProbePathReport",
   "ProbedPod",

@@ -7,8 +7,8 @@ import type { Family } from "../netfilter/family.ts";
 import { NativeEngine } from "../netfilter/native/native-engine.ts";
 import type { NativeLayout } from "../netfilter/native/native-layout.ts";
 import { type ToldRules, toldRule } from "../netfilter/told-rules.ts";
-import { NativeHost } from "../probes/native-host.ts";
-import { PROBE_SETS } from "../probes/probe-set.ts";
+import { MATCH_ANY } from "../probes/kubelet-match.ts";
+import { NativeProbes } from "../probes/native-probes.ts";
 import { NATIVE_LAYOUT } from "../redirection/native-rules.ts";
 import { SIDECAR_LAYOUT } from "../redirection/native-sidecar.ts";
 import { defaultSidecarOptions, type SidecarOptions } from "../redirection/sidecar-options.ts";
@@ -116,10 +116,12 @@ async function tryHost(
   netns: Netns,
   { families, probeSnatV4, probeSnatV6 }: NativeFeatureOptions,
 ): Promise<Finding | undefined> {
-  const snat = { 4: probeSnatV4, 6: probeSnatV6 };
-  const host = new NativeHost({ families, sets: PROBE_SETS, snat, socket: "any" });
+  const host = new NativeProbes({ 4: probeSnatV4, 6: probeSnatV6 });
   const owners = { 4: new Map([["192.0.2.1", "self-test"]]), 6: new Map([["2001:db8::1", "self-test"]]) };
-  const why = await refusalOf(() => host.apply(netns, { owners, isStale: () => false }));
+  const members = { owners, isStale: () => false };
+  const why = await refusalOf(async () => {
+    await (await host.observe(netns, { families, members, match: MATCH_ANY, rules: true })).write();
+  });
   if (why === undefined) return undefined;
   const what = `sets of addresses, or the rule that changes the source of probes, are refused: ${why}`;
   return failing("kernel-probes", what, loadRemedy("nft_chain_nat nft_nat"));

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // The words for how the host differs from what it should be.
-import type { HostFinding } from "./native-host.ts";
+import type { Family } from "../netfilter/family.ts";
+import type { MemberFinding } from "./set-members.ts";
 
 /** One way in which the host's sets and rules differ from what they should be. */
-export interface ProbeDrift extends Omit<HostFinding, "kind"> {
+export interface ProbeDrift {
   /** Beside what both modes have, what the chains of iptables alone can have, and the rules of branch ENIs. */
   readonly kind:
-    | HostFinding["kind"]
+    | ("missing-set" | "wrong-set" | MemberFinding["kind"] | "missing-chain" | "wrong-rules" | "leftover")
     | "stale-cgroup"
     | "missing-jump"
     | "jump-not-first"
     | "duplicate-jump"
     | "missing-policy-rule"
     | "stale-policy-rule";
+  readonly family: Family;
+  /** The pod whose the entry should be (`missing-member`, `wrong-owner`), or says to be (`stale-member`). */
+  readonly uid?: string;
+  readonly detail: string;
 }
 
 /** Drift that comes with pods. */
