@@ -10,7 +10,7 @@ import { findNativeTables } from "../netfilter/native/native-tables.ts";
 import { NftEngine } from "../netfilter/nft/nft-engine.ts";
 import type { RuleEngine } from "../netfilter/rule-engine.ts";
 import { TABLE_NAMES } from "../redirection/rules.ts";
-import { ALL_FAMILIES, REDIRECT_TABLES } from "../redirection/told-redirection.ts";
+import { REDIRECT_TABLES } from "../redirection/told-redirection.ts";
 
 /**
  * Chains that no sidecar has: ISTIO_OUTPUT of table nat is a sidecar's too, and must stay there.
@@ -23,7 +23,7 @@ const TELLING = ([4, 6] as const).flatMap((family) => [
 
 const own = REDIRECT_TABLES;
 const reading = { own, program: undefined, timeoutMs: 0, assertUsable: () => {} };
-const nft = new NftEngine({ ...reading, families: ALL_FAMILIES });
+const nft = new NftEngine(reading);
 const legacy = new LegacyEngine(reading);
 
 /**

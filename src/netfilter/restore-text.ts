@@ -2,7 +2,14 @@
 // Writes told rules as the input of iptables-restore.
 import type { Family } from "./family.ts";
 import type { ChainState } from "./rule-engine.ts";
-import { type HookedChain, isHooked, type ToldRule, type ToldRules } from "./told-rules.ts";
+import {
+  type HookedChain,
+  isHooked,
+  rulesOf,
+  type ToldRule,
+  type ToldRules,
+  wantedTables,
+} from "./told-rules.ts";
 
 /** The input of `iptables-restore --noflush` for one family, where nothing of ours is yet; chains of others stay as they are. */
 export function renderRestoreText(told: ToldRules, family: Family): string {
@@ -14,21 +21,18 @@ export function renderRestoreText(told: ToldRules, family: Family): string {
  * @param present those of our chains that are there
  */
 export function renderRewriteText(told: ToldRules, family: Family, present: readonly ChainState[]): string {
-  const isOf = (each: { family: Family; table: string }, table: string) =>
-    each.family === family && each.table === table;
-  return told.own
-    .filter((own) => own.family === family && told.wanted.some((wanted) => isOf(wanted, own.table)))
+  return wantedTables(told)
+    .filter((own) => own.family === family)
     .map(({ table, chains }) =>
       renderTable(table, [
         ...chains.map(({ chain }) => renderChain(chain)),
         ...chains.filter(isHooked).flatMap(({ chain, hook }) => {
-          const seen = present.find((each) => isOf(each, table) && each.chain === chain);
-          return Array.from({ length: seen?.jumpCount ?? 0 }, () => `-D ${hook} -j ${chain}`);
+          const isIt = (each: ChainState) =>
+            each.family === family && each.table === table && each.chain === chain;
+          return Array<string>(present.find(isIt)?.jumpCount ?? 0).fill(`-D ${hook} -j ${chain}`);
         }),
         ...chains.filter(isHooked).map(renderJump),
-        ...chains.flatMap(({ chain }) =>
-          told.rules.filter((rule) => isOf(rule, table) && rule.chain === chain).map(renderRule),
-        ),
+        ...chains.flatMap(({ chain }) => rulesOf(told, { family, table, chain }).map(renderRule)),
       ]),
     )
     .join("");

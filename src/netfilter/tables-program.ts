@@ -2,7 +2,7 @@
 // The programs of one iptables variant in a namespace: restore writes where a call says; save is only asked of our own namespaces.
 
 import type { LockFiles } from "../linux/lock-files.ts";
-import type { Netns } from "../linux/netns.ts";
+import { Netns } from "../linux/netns.ts";
 import { type ToolCall, ToolError, type ToolRunner } from "../linux/run-tool.ts";
 import { allDone } from "../loop/all-done.ts";
 import type { Family } from "./family.ts";
@@ -10,7 +10,14 @@ import { NetfilterFault } from "./netfilter-fault.ts";
 import { renderRestoreText, renderRewriteText } from "./restore-text.ts";
 import type { ChainState, NetnsCall, WantedRules } from "./rule-engine.ts";
 import { parseSave } from "./save-parser.ts";
-import { type HookedChain, isHooked, type ToldRules } from "./told-rules.ts";
+import {
+  type HookedChain,
+  isHooked,
+  type OwnTable,
+  rulesOf,
+  type ToldRules,
+  wantedTables,
+} from "./told-rules.ts";
 import type { VariantTools } from "./variant-tools.ts";
 
 export interface TablesProgramOptions {
@@ -23,6 +30,18 @@ export interface TablesProgramOptions {
   readonly startedBy?: readonly string[];
   /** Locks that iptables-legacy takes in place of the machine's. */
   readonly locks?: LockFiles | undefined;
+}
+
+/** Of an engine that knows rules by what a program makes of them. */
+export interface ProgramEngineOptions {
+  /** All that can be ours, in both families. The same list for each call. */
+  readonly own: readonly OwnTable[];
+  /** Undefined where it is not installed: nothing can be written then, and nothing be taken away from x_tables. */
+  readonly program: TablesProgram | undefined;
+  /** Throws where a namespace must not be looked at or written, or its handle is no longer its own. */
+  readonly assertUsable: (call: NetnsCall) => void;
+  /** For how long a call waits for bytes to be recorded, in ms. */
+  readonly timeoutMs: number;
 }
 
 /** How long iptables-legacy waits for another writer. */
@@ -70,11 +89,22 @@ export class TablesProgram {
   }
 
   /**
-   * Has the program write rules in a namespace of our own where nothing else is, and proves by the program's own list that they stand
-   * there.
-   * @throws {NetfilterFault} NOT_AS_TOLD @throws {ToolError}
+   * Has the program write told rules in a namespace made for it, where nothing else is, proves by its own list that they stand there, and
+   * has them read.
+   * @throws {NetfilterFault} NOT_AS_TOLD @throws {ToolError} @throws NativeError when no namespace can be made; what `read` throws
    */
-  async writeAndProve(netns: Netns, told: ToldRules, family: Family): Promise<void> {
+  async record<Known>(told: ToldRules, read: (netns: Netns) => Promise<Known>): Promise<Known> {
+    using netns = await Netns.makeTemporary();
+    await this.furnish(netns);
+    const families = new Set(told.wanted.map(({ family }) => family));
+    await allDone([...families].map((family) => this.#writeAndProve(netns, told, family)));
+    return await read(netns);
+  }
+
+  /** Makes what rules name in a namespace where nothing is. */
+  protected async furnish(_netns: Netns): Promise<void> {}
+
+  async #writeAndProve(netns: Netns, told: ToldRules, family: Family): Promise<void> {
     const tools = this.tools[family];
     if (tools === undefined) return;
     // somebody may wait for it in ADD
@@ -108,15 +138,12 @@ export class TablesProgram {
 /** The first difference between what iptables-save printed in a namespace of our own and what was told. Pure. */
 function findDifference(saved: string, told: ToldRules, family: Family): string | undefined {
   const tables = parseSave(saved);
-  for (const { table } of told.wanted.filter((each) => each.family === family)) {
+  for (const { table, chains } of wantedTables(told).filter((each) => each.family === family)) {
     const seen = tables.get(table);
     if (seen === undefined) return `table ${table} is not there`;
-    const chains = told.own.find((own) => own.family === family && own.table === table)?.chains ?? [];
     const wanted = chains.flatMap((chain) => [
       ...(isHooked(chain) ? [jumpLine(chain)] : []),
-      ...told.rules
-        .filter((rule) => rule.family === family && rule.table === table && rule.chain === chain.chain)
-        .map(({ words }) => `${chain.chain} ${words}`),
+      ...rulesOf(told, { family, table, chain: chain.chain }).map(({ words }) => `${chain.chain} ${words}`),
     ]);
     const found = seen.rules.map(({ chain, tokens }) => `${chain} ${tokens.join(" ")}`);
     const lost = chains.find(({ chain }) => !seen.chains.has(chain));

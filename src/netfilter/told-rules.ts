@@ -60,6 +60,23 @@ export interface ToldRules {
   readonly rules: readonly ToldRule[];
 }
 
+/** Tables that shall hold our chains, with all that can be ours of each. */
+export function wantedTables({ own, wanted }: ToldRules): OwnTable[] {
+  return own.filter((each) =>
+    wanted.some(({ family, table }) => family === each.family && table === each.table),
+  );
+}
+
+/** The rules told for one chain. */
+export function rulesOf(
+  { rules }: ToldRules,
+  place: Pick<ToldRule, "family" | "table" | "chain">,
+): ToldRule[] {
+  return rules.filter(
+    ({ family, table, chain }) => family === place.family && table === place.table && chain === place.chain,
+  );
+}
+
 // Source: RFC 5237 and the IANA registry of protocol numbers.
 const PROTOCOL_NUMBERS: Readonly<Record<string, number>> = { tcp: 6, udp: 17 };
 

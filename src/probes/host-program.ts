@@ -5,7 +5,6 @@ import type { Netns } from "../linux/netns.ts";
 import type { ToolRunner } from "../linux/run-tool.ts";
 import type { Family } from "../netfilter/family.ts";
 import { TablesProgram } from "../netfilter/tables-program.ts";
-import type { ToldRules } from "../netfilter/told-rules.ts";
 import type { VariantTools } from "../netfilter/variant-tools.ts";
 import { createLine, PROBE_SETS } from "./probe-set.ts";
 
@@ -21,7 +20,6 @@ export interface HostProgramOptions {
 /** Runs the programs of one variant. */
 export class HostProgram extends TablesProgram {
   readonly #options: HostProgramOptions;
-  readonly #prepared = new WeakMap<Netns, Promise<void>>();
 
   constructor(tools: VariantTools, options: HostProgramOptions) {
     const { runner, timeoutMs, cgroupNsPath } = options;
@@ -31,15 +29,8 @@ export class HostProgram extends TablesProgram {
     this.#options = options;
   }
 
-  override async writeAndProve(netns: Netns, told: ToldRules, family: Family): Promise<void> {
-    const sets = this.#prepared.get(netns) ?? this.#makeSets(netns);
-    this.#prepared.set(netns, sets);
-    await sets;
-    await super.writeAndProve(netns, told, family);
-  }
-
   /** The kernel gives each new set the first free number. Source: linux net/netfilter/ipset/ip_set_core.c, find_free_id. */
-  async #makeSets(netns: Netns): Promise<void> {
+  protected override async furnish(netns: Netns): Promise<void> {
     const { runner, timeoutMs, setNumbers } = this.#options;
     const names = new Map([...setNumbers].map(([family, number]) => [number, family]));
     const count = Math.max(-1, ...names.keys()) + 1;

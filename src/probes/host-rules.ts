@@ -77,7 +77,7 @@ export class HostRules {
     const { installed, runner } = this.#backend;
     const tools = installed[variant];
     const program = tools && new HostProgram(tools, { runner, timeoutMs: TIMEOUT_MS, setNumbers: new Map() });
-    const engine = makeEngine(variant, program, []);
+    const engine = makeEngine(variant, program);
     const present = await engine.present({ netns });
     if (present.length > 0) this.#writes += await engine.remove({ netns });
     return [...new Set(present.map(({ family }) => family))];
@@ -108,7 +108,7 @@ export class HostRules {
       if (tools === undefined) throw new RangeError("Cannot write the host's rules natively with a program");
       const { runner } = this.#backend;
       const program = new HostProgram(tools, { runner, timeoutMs: TIMEOUT_MS, setNumbers, cgroupNsPath });
-      this.#last = { key, program, engine: makeEngine(tools.variant, program, families) };
+      this.#last = { key, program, engine: makeEngine(tools.variant, program) };
     }
     return this.#last;
   }
@@ -122,16 +122,10 @@ export class HostRules {
   }
 }
 
-function makeEngine(
-  variant: Variant,
-  program: HostProgram | undefined,
-  families: readonly Family[],
-): RuleEngine {
+function makeEngine(variant: Variant, program: HostProgram | undefined): RuleEngine {
   // the handle stays the caller's until a call has ended
   const common = { own: PROBE_TABLES, program, assertUsable: () => {}, timeoutMs: TIMEOUT_MS };
-  return variant === "nft"
-    ? new NftEngine({ ...common, families })
-    : new LegacyEngine({ ...common, leavesStrays: true });
+  return variant === "nft" ? new NftEngine(common) : new LegacyEngine({ ...common, leavesStrays: true });
 }
 
 /** A refusal that lies in the rule itself is told as such: a weaker match may be taken instead. */

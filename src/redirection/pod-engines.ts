@@ -73,7 +73,7 @@ export class PodEngines {
         locks,
       });
     const engines: Readonly<Record<RuleEngine["variant"], RuleEngine>> = {
-      nft: new NftEngine({ ...shared, families, program: programOf(installed.nft) }),
+      nft: new NftEngine({ ...shared, program: programOf(installed.nft) }),
       legacy: new LegacyEngine({ ...shared, program: programOf(installed.legacy) }),
       native: new NativeEngine({ layout, assertUsable: shared.assertUsable }),
     };

@@ -8,22 +8,13 @@ import type { Family } from "../family.ts";
 import { KnownBytes } from "../known-bytes.ts";
 import { type NetfilterFault, notAsToldFault } from "../netfilter-fault.ts";
 import type { NetnsCall } from "../rule-engine.ts";
-import { checkInstalled, type TablesProgram } from "../tables-program.ts";
-import type { OwnTable, ToldRules } from "../told-rules.ts";
+import { checkInstalled, type ProgramEngineOptions, type TablesProgram } from "../tables-program.ts";
 import { planXtables, planXtablesOpening, type RestoreText } from "./legacy-plan.ts";
 import { type SeenXtables, verifyXtables, type XtablesVerdict } from "./legacy-verify.ts";
-import { type KnownXtables, recordXtables } from "./xtables-known.ts";
+import { type KnownXtables, readKnownXtables } from "./xtables-known.ts";
 import { readOwnXtables } from "./xtables-read.ts";
 
-export interface LegacyEngineOptions {
-  /** All that can be ours, in both families. */
-  readonly own: readonly OwnTable[];
-  /** Undefined where it is not installed: then nothing can be written, and nothing that is there be taken away. */
-  readonly program: TablesProgram | undefined;
-  /** Throws where a namespace must not be looked at or written, or its handle is no longer its own. */
-  readonly assertUsable: (call: NetnsCall) => void;
-  /** For how long a call waits for bytes to be recorded, in ms. */
-  readonly timeoutMs: number;
+export interface LegacyEngineOptions extends ProgramEngineOptions {
   /**
    * Others write the same tables all the time, as on a host: their rules, which the program can only take away by a position that may be
    * another rule's by then, stay until {@link RuleEngine.remove}. Default false.
@@ -35,19 +26,21 @@ const ALL_FAMILIES: readonly Family[] = [4, 6];
 
 /** Rules by iptables-legacy. What the namespace holds is never printed or read as text. */
 export class LegacyEngine extends Engine<KnownXtables, SeenXtables, XtablesVerdict, RestoreText> {
-  constructor({ own, program, assertUsable, timeoutMs, leavesStrays = false }: LegacyEngineOptions) {
-    const record = (told: ToldRules) => recordXtables(checkInstalled(program), told);
-    const bytes = new KnownBytes({ record });
+  constructor(options: LegacyEngineOptions) {
+    const { own, program, assertUsable, timeoutMs, leavesStrays = false } = options;
+    const nothing = { known: { own, tables: [] }, families: ALL_FAMILIES };
+    const bytes = new KnownBytes({
+      record: (told) => checkInstalled(program).record(told, (netns) => readKnownXtables(netns, told)),
+    });
     // one for each engine, so that pods keep the host's waiting no longer than one table takes
     const large = new Limit(1);
-    const nothing = { known: { own, tables: [] }, families: ALL_FAMILIES };
     super({
       variant: "legacy",
       holds: "chains",
       nothing,
-      nothingSeen: new Map(),
       keep: (key) => bytes.keep(key),
       known: (rules, { signal }) => bytes.within(rules, { ms: timeoutMs, signal }),
+      nothingSeen: new Map(),
       talk: (call, { families }) => {
         const asked = own.filter(({ family }) => families.includes(family));
         return talkOf(call, program, () => readOwnXtables(call, asked, { assertUsable, large }));

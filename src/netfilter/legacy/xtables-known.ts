@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What iptables-legacy makes of told rules in x_tables, byte by byte, and the statements that make them again.
 
-import { Netns } from "../../linux/netns.ts";
+import type { Netns } from "../../linux/netns.ts";
 import { existingXtablesInNetns } from "../../linux/xtables-netns.ts";
-import { allDone } from "../../loop/all-done.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import { renderRule } from "../restore-text.ts";
-import type { TablesProgram } from "../tables-program.ts";
-import type { OwnChain, OwnTable, ToldRules } from "../told-rules.ts";
+import { type OwnChain, type OwnTable, rulesOf, type ToldRules, wantedTables } from "../told-rules.ts";
 import { isPlainJump, type XtablesRule } from "./xtables-entry.ts";
 import { findOwn, type XtablesView } from "./xtables-table.ts";
 
@@ -35,19 +33,10 @@ export interface KnownXtables {
   readonly tables: readonly KnownXtablesTable[];
 }
 
-/**
- * Records told rules: the program writes them in a namespace made for it, its own list proves that they stand there, and the kernel
- * shows them.
- * @throws {NetfilterFault} NOT_AS_TOLD @throws {ToolError} @throws NativeError
- */
-export async function recordXtables(program: TablesProgram, told: ToldRules): Promise<KnownXtables> {
-  using netns = await Netns.makeTemporary();
-  const families = [...new Set(told.wanted.map(({ family }) => family))];
-  await allDone(families.map((family) => program.writeAndProve(netns, told, family)));
-  const isWanted = ({ family, table }: OwnTable) =>
-    told.wanted.some((each) => each.family === family && each.table === table);
-  const wanted = told.own.filter(isWanted);
-  const shares = await existingXtablesInNetns(netns.fd, wanted);
+/** What the kernel has of told rules where nothing else is. @throws {NetfilterFault} NOT_AS_TOLD @throws NativeError */
+export async function readKnownXtables({ fd }: Netns, told: ToldRules): Promise<KnownXtables> {
+  const wanted = wantedTables(told);
+  const shares = await existingXtablesInNetns(fd, wanted);
   const tables = wanted.map((own, index) => {
     const share = shares[index];
     if (share === undefined) throw notAsTold(own, "it is not there");
@@ -60,9 +49,7 @@ export async function recordXtables(program: TablesProgram, told: ToldRules): Pr
 export function knownTable(own: OwnTable, told: ToldRules, view: XtablesView): KnownXtablesTable {
   const { family, table } = own;
   const chains = own.chains.map((chain): KnownXtablesChain => {
-    const rules = told.rules.filter(
-      (rule) => rule.family === family && rule.table === table && rule.chain === chain.chain,
-    );
+    const rules = rulesOf(told, { family, table, chain: chain.chain });
     const found = view.chains.get(chain.chain);
     if (found?.end === undefined || found.rules.length !== rules.length || found.ruleCount !== rules.length)
       throw notAsTold(own, `${chain.chain} has ${found?.ruleCount ?? "no"} rules instead of ${rules.length}`);

@@ -7,52 +7,41 @@ import { type Dialect, Engine } from "../engine.ts";
 import type { Family } from "../family.ts";
 import { KnownBytes } from "../known-bytes.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
-import type { NetnsCall } from "../rule-engine.ts";
-import { checkInstalled, type TablesProgram } from "../tables-program.ts";
-import type { OwnTable, ToldRules } from "../told-rules.ts";
-import { type KnownRules, recordKnownRules } from "./nft-known.ts";
+import { checkInstalled, type ProgramEngineOptions } from "../tables-program.ts";
+import { type KnownRules, knownRules } from "./nft-known.ts";
 import { planOpening, planReplay } from "./nft-plan.ts";
 import { NftTalks } from "./nft-talk.ts";
-import { NOTHING_SEEN, type SeenObjects } from "./own-objects.ts";
+import { NOTHING_SEEN, readOwnObjects, type SeenObjects } from "./own-objects.ts";
 import { type NftVerdict, verifyOwnObjects } from "./verify.ts";
-
-export interface NftEngineOptions {
-  /** All that can be ours, in both families. The same list for each call. */
-  readonly own: readonly OwnTable[];
-  /** Families that are written at all. */
-  readonly families: readonly Family[];
-  /** Undefined where it is not installed: what is there can be taken away, and nothing written. */
-  readonly program: TablesProgram | undefined;
-  /** Throws where a namespace must not be looked at or written, or its handle is no longer its own. */
-  readonly assertUsable: (call: NetnsCall) => void;
-  /** For how long a call waits for bytes to be recorded, in ms. */
-  readonly timeoutMs: number;
-}
 
 const ALL_FAMILIES: readonly Family[] = [4, 6];
 
 /** Rules byte by byte. */
 export class NftEngine extends Engine<KnownRules, SeenObjects, NftVerdict, NetlinkRequest> {
-  constructor(options: NftEngineOptions) {
+  constructor(options: ProgramEngineOptions) {
     super(nftDialect(options));
   }
 }
 
 /** How nf_tables are spoken to where iptables-nft has its rules. */
 export function nftDialect(
-  options: NftEngineOptions,
+  options: ProgramEngineOptions,
 ): Dialect<KnownRules, SeenObjects, NftVerdict, NetlinkRequest> {
-  const { own, families, program, assertUsable, timeoutMs } = options;
+  const { own, program, assertUsable, timeoutMs } = options;
   const talks = new NftTalks<KnownRules>({ own, assertUsable });
-  const record = (told: ToldRules) => recordKnownRules(checkInstalled(program), told, families);
-  const bytes = new KnownBytes({ record });
+  const bytes = new KnownBytes({
+    record: (told) =>
+      checkInstalled(program).record(told, async (netns) =>
+        knownRules(told, await readOwnObjects(netns, told.own)),
+      ),
+  });
   return {
     variant: "nft",
     holds: "chains",
     nothing: { known: { own, tables: [] }, families: ALL_FAMILIES },
-    nothingSeen: NOTHING_SEEN,
     keep: (key) => bytes.keep(key),
     known: (rules, { signal }) => bytes.within(rules, { ms: timeoutMs, signal }),
+    nothingSeen: NOTHING_SEEN,
     talk: (call, wanted) => talks.talk(call, wanted),
     counted: talks,
     hasOurs: ({ tables }) =>

@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // What iptables-nft makes of told rules in nf_tables, byte by byte: the kernel's objects and the messages that make them again.
 import type { NetlinkRequest } from "../../linux/netlink/message.ts";
-import { Netns } from "../../linux/netns.ts";
-import { allDone } from "../../loop/all-done.ts";
-import type { Family } from "../family.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
-import type { TablesProgram } from "../tables-program.ts";
 import {
   isHooked,
   type OwnChain,
   type OwnTable,
   type RuleProtocol,
-  type ToldRule,
+  rulesOf,
   type ToldRules,
+  wantedTables,
 } from "../told-rules.ts";
 import type { NftBase, NftRuleObject } from "./nft-objects.ts";
 import { type ChainPlace, newChain, newRule, newTable } from "./nft-wire.ts";
-import { leadsOf, readOwnObjects, type SeenObjects, type SeenTable } from "./own-objects.ts";
+import { leadsOf, type SeenObjects, type SeenTable } from "./own-objects.ts";
 
 /** A rule as the kernel lists it, and the message that makes it. */
 export interface KnownRule {
@@ -53,37 +50,19 @@ export interface KnownRules {
 }
 
 /**
- * Records told rules: the program writes them in a namespace made for it, its own list proves that they stand there, and the kernel
- * shows them.
- * @throws {NetfilterFault} NOT_AS_TOLD @throws {ToolError} @throws NativeError when no namespace can be made
- */
-export async function recordKnownRules(
-  program: TablesProgram,
-  told: ToldRules,
-  families: readonly Family[],
-): Promise<KnownRules> {
-  using netns = await Netns.makeTemporary();
-  await allDone(families.map((family) => program.writeAndProve(netns, told, family)));
-  return knownRules(told, await readOwnObjects(netns, told.own));
-}
-
-/**
  * Pairs what was told with what was read where nothing else is.
  * @throws {NetfilterFault} NOT_AS_TOLD when a rule told is not one rule there
  */
 export function knownRules(told: ToldRules, seen: SeenObjects): KnownRules {
-  const wanted = told.wanted.map(({ family, table }) => `${family} ${table}`);
-  const tables = told.own
-    .filter(({ family, table }) => wanted.includes(`${family} ${table}`))
-    .map((own) => {
-      const table = seen.tables.find((each) => each.family === own.family && each.table === own.table);
-      if (table === undefined) throw notAsTold(own, "it is not there");
-      return knownTable(own, table, told.rules);
-    });
+  const tables = wantedTables(told).map((own) => {
+    const table = seen.tables.find((each) => each.family === own.family && each.table === own.table);
+    if (table === undefined) throw notAsTold(own, "it is not there");
+    return knownTable(own, table, told);
+  });
   return { own: told.own, tables };
 }
 
-function knownTable(own: OwnTable, seen: SeenTable, rules: readonly ToldRule[]): KnownTable {
+function knownTable(own: OwnTable, seen: SeenTable, all: ToldRules): KnownTable {
   const { family, table } = own;
   const hooks = [...new Set(own.chains.filter(isHooked).map(({ hook }) => hook))].map((chain): KnownHook => {
     const base = seen.chains.get(chain)?.base;
@@ -93,9 +72,7 @@ function knownTable(own: OwnTable, seen: SeenTable, rules: readonly ToldRule[]):
   const chains = own.chains.map((ownChain): KnownChain => {
     const { chain, hook, isFirst = false } = ownChain;
     const place = { family, table, chain };
-    const told = rules.filter(
-      (rule) => rule.family === family && rule.table === table && rule.chain === chain,
-    );
+    const told = rulesOf(all, place);
     const found = seen.chains.get(chain);
     const [jump, ...others] = (hook === undefined ? [] : (seen.chains.get(hook)?.rules ?? [])).filter(
       ({ targets }) => targets.includes(chain),

@@ -9,7 +9,7 @@ import { ToolRunner } from "../../../src/linux/run-tool.ts";
 import { Engine, type Wanted } from "../../../src/netfilter/engine.ts";
 import { KnownBytes } from "../../../src/netfilter/known-bytes.ts";
 import { nftDialect } from "../../../src/netfilter/nft/nft-engine.ts";
-import { type KnownRules, recordKnownRules } from "../../../src/netfilter/nft/nft-known.ts";
+import { type KnownRules, knownRules } from "../../../src/netfilter/nft/nft-known.ts";
 import { NftTalks } from "../../../src/netfilter/nft/nft-talk.ts";
 import { type Ask, ask, batch, newChain, newRule } from "../../../src/netfilter/nft/nft-wire.ts";
 import { readOwnObjects } from "../../../src/netfilter/nft/own-objects.ts";
@@ -33,13 +33,16 @@ const runner = new ToolRunner();
 const { nft } = await findTools(runner);
 if (nft === undefined) throw new Error("These tests need iptables-nft");
 const program = new TablesProgram(nft, { runner, timeoutMs: 10_000, assertUsable: () => {} });
-const bytes = new KnownBytes({ record: (told) => recordKnownRules(program, told, FAMILIES) });
+const bytes = new KnownBytes({
+  record: (told) =>
+    program.record(told, async (netns) => knownRules(told, await readOwnObjects(netns, told.own))),
+});
 await expectNothingLeftAfterwards();
 
 const own = REDIRECT_TABLES;
 const known = (name: string): Promise<KnownRules> =>
   bytes.get(name, () => toldRedirection(VARIANTS[name] ?? DEFAULT_OPTIONS, FAMILIES));
-const options = { own, families: FAMILIES, program, assertUsable: () => {}, timeoutMs: 10_000 };
+const options = { own, program, assertUsable: () => {}, timeoutMs: 10_000 };
 const { rewrite: _, ...dialect } = nftDialect(options);
 const engine = new Engine(dialect);
 
