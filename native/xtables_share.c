@@ -10,7 +10,6 @@
 #include <linux/netfilter_ipv6/ip6_tables.h>
 
 #define MAX_CHAINS 16
-#define TARGET_BYTES (sizeof(struct xt_entry_target) + sizeof(int32_t)) // with a verdict, or the beginning of a name
 #define NOWHERE SIZE_MAX
 
 // Both families tell the same, in the same way, behind what they ask of a packet's header.
@@ -55,15 +54,18 @@ static bool read_entry(const struct walk *walk, size_t offset, struct entry *ent
 	if (left < size)
 		return false;
 	memcpy(offsets, start + at, sizeof(offsets));
-	if (offsets[0] < size || offsets[0] + TARGET_BYTES > offsets[1] || offsets[1] > left)
+	if (offsets[0] < size || offsets[0] + sizeof(struct xt_entry_target) > offsets[1] || offsets[1] > left)
 		return false;
+	size_t data_bytes = offsets[1] - offsets[0] - sizeof(struct xt_entry_target); // some targets have none
 	const char *name = (const char *)start + offsets[0] + offsetof(struct xt_entry_target, u.user.name);
 	const uint8_t *data = start + offsets[0] + sizeof(struct xt_entry_target);
 	*entry = (struct entry){ .offset = offset, .next = offset + offsets[1], .verdict = -1 };
 	if (memcmp(name, XT_ERROR_TARGET, sizeof(XT_ERROR_TARGET)) == 0) {
 		entry->chain = (const char *)data;
-		entry->chain_bytes = offsets[1] - offsets[0] - sizeof(struct xt_entry_target);
+		entry->chain_bytes = data_bytes;
 	} else if (name[0] == '\0') {
+		if (data_bytes < sizeof(entry->verdict))
+			return false;
 		memcpy(&entry->verdict, data, sizeof(entry->verdict));
 	}
 	return true;

@@ -67,22 +67,31 @@ export interface XtablesRule {
 }
 
 /**
- * Where the entries of a whole table are in it, each with its target and its end, as far as they are laid out as they should be.
+ * Where the entries of a table are in it, each with its target and its end, as far as they are laid out as they should be. A target may
+ * have no data, but for a verdict.
  * @param table struct ipt_getinfo, and the entries
+ * @param placeBytes what stands before each of them
  */
 export function* entriesIn(
   table: Uint8Array,
   family: Family,
+  placeBytes = 0,
 ): Generator<{ readonly at: number; readonly targetAt: number; readonly end: number }> {
   const { targetOffset, nextOffset, size } = ENTRY[family];
   const view = viewOf(table);
-  for (let at: number = INFO.size; at + size <= table.length; ) {
+  for (let at = INFO.size + placeBytes; at + size <= table.length; ) {
     const targetAt = at + view.getUint16(at + targetOffset, true);
     const end = at + view.getUint16(at + nextOffset, true);
     if (targetAt < at + size || targetAt + TARGET.data > end || end > table.length) return;
+    if (isStandardTarget(table, targetAt) && targetAt + TARGET.data + TARGET.verdictSize > end) return;
     yield { at, targetAt, end };
-    at = end;
+    at = end + placeBytes;
   }
+}
+
+/** Whether the target at this place is a verdict. */
+export function isStandardTarget(bytes: Uint8Array, targetAt: number): boolean {
+  return bytes[targetAt + TARGET.name] === 0;
 }
 
 /** The text in a field of so many bytes, up to its NUL; a byte is a character. */

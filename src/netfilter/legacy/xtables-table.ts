@@ -8,11 +8,12 @@ import type { OwnTable } from "../told-rules.ts";
 import {
   CHAIN_NAME_BYTES,
   canonicalRule,
-  ENTRY,
+  entriesIn,
   fieldText,
   HOOKS,
   INFO,
   isErrorTarget,
+  isStandardTarget,
   NEXT_RULE,
   PLACE,
   startsWith,
@@ -90,30 +91,20 @@ class ShareReader {
 
   /** @throws {NetfilterFault} UNREADABLE_TABLE for an entry that is none */
   entries(): Entry[] {
-    const { nextOffset, targetOffset, size } = ENTRY[this.#family];
-    const entries: Entry[] = [];
-    for (let at = INFO.size; at < this.#bytes.length; ) {
-      const place = at;
-      at += PLACE.size;
-      const left = this.#bytes.length - at;
-      if (left < size) throw this.#unreadable();
-      const bytes = this.#view.getUint16(at + nextOffset, true);
-      const target = this.#view.getUint16(at + targetOffset, true);
-      if (target < size || target + TARGET.data + TARGET.verdictSize > bytes || bytes > left)
-        throw this.#unreadable();
+    const found = [...entriesIn(this.#bytes, this.#family, PLACE.size)];
+    if ((found.at(-1)?.end ?? INFO.size) !== this.#bytes.length) throw this.#unreadable();
+    return found.map(({ at, targetAt, end }) => {
+      const place = at - PLACE.size;
       const offset = this.#view.getUint32(place + PLACE.offset, true);
-      const targetAt = at + target;
-      entries.push({
+      return {
         offset,
-        next: offset + bytes,
+        next: offset + end - at,
         position: this.#view.getUint32(place + PLACE.position, true),
         at,
         targetAt,
         isChain: isErrorTarget(this.#bytes, targetAt),
-      });
-      at += bytes;
-    }
-    return entries;
+      };
+    });
   }
 
   /** Our chains, the first of each name. */
@@ -191,8 +182,8 @@ class ShareReader {
 
   /** Where the rule goes on, negative for a final verdict and for targets that are modules. */
   #verdictOf({ targetAt }: Entry): number {
-    const isStandard = this.#bytes[targetAt + TARGET.name] === 0;
-    return isStandard ? this.#view.getInt32(targetAt + TARGET.data, true) : -1;
+    const isVerdict = isStandardTarget(this.#bytes, targetAt);
+    return isVerdict ? this.#view.getInt32(targetAt + TARGET.data, true) : -1;
   }
 
   #ownNameOf({ targetAt }: Entry): string | undefined {

@@ -221,6 +221,21 @@ describe("what leads into our chains in another way", () => {
   });
 });
 
+test.each([
+  ["beside our chains", "PREROUTING"],
+  ["in one of them", "ISTIO_OUTPUT"],
+])("a target that has nothing to say for itself, %s, hides no rule", async (_, chain) => {
+  using pod = await TestNetns.make();
+  await engine.apply(call(pod), wanted(), { isNew: true });
+  for (const tool of ["iptables-legacy", "ip6tables-legacy"])
+    await pod.run(`${tool} -t raw -A ${chain} -j TRACE`);
+  const { findings } = await engine.verify(call(pod), wanted());
+  expect(findings).toHaveLength(chain === "PREROUTING" ? 0 : 2);
+  await engine.apply(call(pod), wanted(), { isNew: false });
+  expect((await engine.verify(call(pod), wanted())).findings).toEqual([]);
+  expect((await shown(pod))[6].includes("TRACE")).toBe(chain === "PREROUTING");
+});
+
 test("rules of ours in other words are not ours, and are told by their length alone", async () => {
   using pod = await TestNetns.make();
   await engine.apply(call(pod), wanted(), { isNew: true });
