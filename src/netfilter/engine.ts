@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // One engine for every way to speak to the kernel: it looks, writes what differs, and has the kernel's own answer prove it.
 import type { Family } from "./family.ts";
-import { isWithoutNft } from "./find-chains.ts";
 import { NetfilterFault, notAsToldFault } from "./netfilter-fault.ts";
 import { Unchanged } from "./nft/change-count.ts";
+import { isWithoutNft } from "./nft/nft-answers.ts";
 import type {
   Applied,
   ChainState,
@@ -76,7 +76,6 @@ export interface Dialect<Known, Seen, V extends Verdict, Change> {
   /** What most pods have stays known, however many others are asked for. */
   keep?(key: string): void;
   talk(call: NetnsCall, wanted: Wanted<Known>): Talk<Seen, Change>;
-  hasOurs(seen: Seen): boolean;
   /** @throws {NetfilterFault} for what cannot be judged */
   judge(seen: Seen, wanted: Wanted<Known>): V;
   chainsOf(verdict: V): ChainState[];
@@ -175,14 +174,11 @@ export class Engine<Known, Seen, V extends Verdict, Change> implements RuleEngin
     const own = { known: await this.#dialect.known(rules, { families, signal }), families };
     const talk = this.#dialect.talk(call, own);
     const seen = found ?? (await talk.read());
-    const isEnough = () => this.#dialect.judge(seen, own).findings.length === 0;
-    if (accepted === undefined || !this.#dialect.hasOurs(seen) || isEnough())
-      return { talk, seen, wanted: own };
-    return {
-      talk,
-      seen,
-      wanted: { ...own, accepted: await this.#dialect.known(accepted, { families, signal }) },
-    };
+    if (accepted === undefined || found !== undefined) return { talk, seen, wanted: own };
+    const verdict = this.#dialect.judge(seen, own);
+    const isNeeded = verdict.findings.length > 0 && this.#dialect.chainsOf(verdict).length > 0;
+    const other = isNeeded ? await this.#dialect.known(accepted, { families, signal }) : undefined;
+    return { talk, seen, wanted: { ...own, accepted: other } };
   }
 
   #stateOf(verdict: V, generation?: number): RuleState {

@@ -1,20 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which of some chains a namespace has, asked for by name: what others have there is not listed, and no process is started.
-import { NativeError } from "../linux/native.ts";
-import { check, errorCode, NetlinkError } from "../linux/netlink/exchange.ts";
+import { check, errorCode } from "../linux/netlink/exchange.ts";
 import type { NetlinkRequest } from "../linux/netlink/message.ts";
 import type { NetnsAt } from "../linux/netns-visit.ts";
 import { existingXtablesInNetns, type XtablesName } from "../linux/xtables-netns.ts";
+import { ABSENT, isWithoutNft } from "./nft/nft-answers.ts";
 import { ask, type ChainPlace, getChain } from "./nft/nft-wire.ts";
-
-/** Answers that say "not there": no such table or chain; a kernel without nf_tables, or without them for the family. */
-const ABSENT = ["ENOENT", "EINVAL", "EOPNOTSUPP", "EAFNOSUPPORT"];
-
-/** Whether an error says that this kernel has no nf_tables, or none of a family: nothing of ours can be in them. */
-export function isWithoutNft(error: unknown): boolean {
-  if (error instanceof NativeError) return error.code === "EPROTONOSUPPORT";
-  return error instanceof NetlinkError && ABSENT.includes(error.code);
-}
 
 /** Those that are there in nf_tables. @throws NetlinkError, NativeError when the kernel cannot be asked */
 export function findChains<P extends ChainPlace>(at: NetnsAt, places: readonly P[]): Promise<P[]> {

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's table in pure nf_tables: what should be in it, and what is, read by name in one conversation.
 
-import { NativeError } from "../linux/native.ts";
-import { check, errorCode } from "../linux/netlink/exchange.ts";
-import type { NetlinkAnswer, NetlinkRequest } from "../linux/netlink/message.ts";
+import type { NetlinkAnswer } from "../linux/netlink/message.ts";
 import type { Family } from "../netfilter/family.ts";
 import { hangsAt, type NativeHook } from "../netfilter/native/native-layout.ts";
 import { anySocket, counting, member, ofProtocol, owner, snatTo } from "../netfilter/native/native-parts.ts";
@@ -17,6 +15,7 @@ import {
 } from "../netfilter/native/native-sets.ts";
 import { sameExpressions } from "../netfilter/native/nft-expressions.ts";
 import { NetfilterFault } from "../netfilter/netfilter-fault.ts";
+import { checkFound, steady } from "../netfilter/nft/nft-answers.ts";
 import {
   decodeChain,
   decodeRule,
@@ -24,8 +23,7 @@ import {
   type NftRuleObject,
   type NftTableObject,
 } from "../netfilter/nft/nft-objects.ts";
-import type { Ask } from "../netfilter/nft/nft-wire.ts";
-import { getChain, getRules, getTable } from "../netfilter/nft/nft-wire.ts";
+import { type Ask, getChain, getRules, getTable } from "../netfilter/nft/nft-wire.ts";
 import type { SetEntries } from "./set-members.ts";
 
 /** Source: istio/istio cni/pkg/nftables/nftables.go CreateHostRulesForHealthChecks, executeHostCommands; host_sets.go. */
@@ -60,7 +58,6 @@ export interface SeenHostTable extends NftTableObject {
 
 const ENOUGH_BYTES = 4 * 1024 * 1024;
 const MAX_READS = 5;
-const EINTR = 4;
 
 /** The rule of each family, in order. */
 export function hostRulesOf({ families, sets, snat, socket }: HostRules): NativeRule[] {
@@ -109,7 +106,7 @@ export async function readHostTable(ask: Ask, rules: HostRules): Promise<SeenHos
     ...sets.map(getElements),
   ];
   for (let attempt = 1; attempt <= MAX_READS; attempt++) {
-    const answers = await askSteadily(ask, requests);
+    const answers = await steady(ask(requests, ENOUGH_BYTES));
     if (answers !== undefined) return decodeAnswers(answers, sets);
   }
   throw new NetfilterFault(
@@ -117,21 +114,6 @@ export async function readHostTable(ask: Ask, rules: HostRules): Promise<SeenHos
     `Cannot read the host's probe rules: they changed during each of ${MAX_READS} attempts; ` +
       "look for a program on the node that writes rules without end",
   );
-}
-
-/** @returns undefined when a list changed while it was made, or an answer was lost */
-async function askSteadily(
-  ask: Ask,
-  requests: readonly NetlinkRequest[],
-): Promise<NetlinkAnswer[] | undefined> {
-  try {
-    const answers = await ask(requests, ENOUGH_BYTES);
-    return answers.some(({ interrupted, error }) => interrupted || error === -EINTR) ? undefined : answers;
-  } catch (error) {
-    // the kernel dropped an answer for want of room
-    if (error instanceof NativeError && error.code === "ENOBUFS") return undefined;
-    throw error;
-  }
 }
 
 function decodeAnswers(
@@ -174,8 +156,6 @@ function chainOf(head: Uint8Array, list: NetlinkAnswer | undefined): SeenHostTab
 /** @throws NetlinkError unless it is there or not */
 function foundIn(answer: NetlinkAnswer | undefined): Uint8Array | undefined {
   const [message] = answer?.messages ?? [];
-  if (message !== undefined || answer === undefined) return message?.body;
-  if (answer.error !== undefined && errorCode(answer.error) !== "ENOENT")
-    check("look for the host's probe rules", answer);
-  return undefined;
+  if (message === undefined && answer !== undefined) checkFound("look for the host's probe rules", answer);
+  return message?.body;
 }

@@ -7,7 +7,8 @@ import { isTouched } from "../../src/check/signs.ts";
 import { NativeError } from "../../src/linux/native.ts";
 import { NetlinkError } from "../../src/linux/netlink/exchange.ts";
 import { Netns } from "../../src/linux/netns.ts";
-import { findChains, findLegacyChains, isWithoutNft } from "../../src/netfilter/find-chains.ts";
+import { findChains, findLegacyChains } from "../../src/netfilter/find-chains.ts";
+import { isWithoutNft } from "../../src/netfilter/nft/nft-answers.ts";
 import { type HeldNetns, holdNetns } from "../linux/held-netns.ts";
 
 let held: HeldNetns;

@@ -45,7 +45,6 @@ export class LegacyEngine extends Engine<KnownXtables, SeenXtables, XtablesVerdi
         const asked = own.filter(({ family }) => families.includes(family));
         return talkOf(call, program, () => readOwnXtables(call, asked, { assertUsable, large }));
       },
-      hasOurs: (seen) => [...seen.values()].some(({ chains }) => chains.size > 0),
       judge: (seen, wanted) =>
         verifyXtables(seen, wanted, { leavesStrays: leavesStrays && wanted !== nothing }),
       chainsOf: ({ tables }) => tables.flatMap((table) => statesOfChains(table, table.chains)),

@@ -40,7 +40,6 @@ export class NativeEngine extends Engine<readonly NativeTable[], SeenObjects, Na
       known: async (rules, { families }) => encoded(rules, { layout, families, known }),
       talk: (call, wanted) => talks.talk(call, wanted),
       counted: talks,
-      hasOurs: ({ tables }) => tables.length > 0,
       judge: (seen, wanted) => verifyNative(layout, seen, wanted),
       chainsOf: ({ tables }) => tables.flatMap(({ chains }) => chains),
       plan: ({ tables }) => tables.flatMap(planTable),

@@ -44,8 +44,6 @@ export function nftDialect(
     nothingSeen: NOTHING_SEEN,
     talk: (call, wanted) => talks.talk(call, wanted),
     counted: talks,
-    hasOurs: ({ tables }) =>
-      tables.some(({ chains }) => [...chains.values()].some(({ base }) => base === undefined)),
     judge: verifyOwnObjects,
     chainsOf: ({ tables }) => tables.flatMap((table) => statesOfChains(table, table.chains)),
     plan: planReplay,

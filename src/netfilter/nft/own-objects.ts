@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads what is ours in a namespace, asked for by name: what others have there is not listed, however much it is.
 
-import { NativeError } from "../../linux/native.ts";
-import { check, errorCode } from "../../linux/netlink/exchange.ts";
 import type { NetlinkAnswer } from "../../linux/netlink/message.ts";
 import { NetfilterFault } from "../netfilter-fault.ts";
 import { CHANGE_COUNT, changeCountIn } from "./change-count.ts";
+import { checkFound, steady } from "./nft-answers.ts";
 import {
   decodeChain,
   decodeRule,
@@ -55,7 +54,6 @@ const LIMITS = {
   chains: 256 * 1024,
 } as const;
 const MAX_READS = 5;
-const EINTR = 4;
 
 /** Handles of namespaces in whose tables others have so much that our chains are asked for one by one. */
 const crowded = new WeakSet<object>();
@@ -94,18 +92,12 @@ async function readInto(
   askKernel: Ask,
   { byChain, tableBytes }: { byChain: boolean; tableBytes: number },
 ): Promise<boolean> {
-  try {
-    const { heads, chainLists, tableLists } = reading.questions;
-    const first = [...heads, ...(byChain ? chainLists : tableLists)];
-    if (!(await tell(first, byChain ? LIMITS.chains : tableBytes, { isFirst: true }))) return false;
-    if (!byChain && !(await tell(reading.unprovenLists(), LIMITS.chains))) return false;
-    for (const list of reading.cutLists()) if (!(await tell([list], LIMITS.chains))) return false;
-    return true;
-  } catch (error) {
-    // ENOBUFS: the kernel dropped an answer for want of room
-    if (error instanceof NativeError && error.code === "ENOBUFS") return false;
-    throw error;
-  }
+  const { heads, chainLists, tableLists } = reading.questions;
+  const first = [...heads, ...(byChain ? chainLists : tableLists)];
+  if (!(await tell(first, byChain ? LIMITS.chains : tableBytes, { isFirst: true }))) return false;
+  if (!byChain && !(await tell(reading.unprovenLists(), LIMITS.chains))) return false;
+  for (const list of reading.cutLists()) if (!(await tell([list], LIMITS.chains))) return false;
+  return true;
 
   async function tell(
     questions: readonly Question[],
@@ -114,8 +106,8 @@ async function readInto(
   ): Promise<boolean> {
     if (questions.length === 0) return true;
     const requests = questions.map(({ request }) => request);
-    const all = await askKernel(isFirst ? [CHANGE_COUNT, ...requests] : requests, enoughBytes);
-    if (all.some(({ interrupted, error }) => interrupted || error === -EINTR)) return false;
+    const all = await steady(askKernel(isFirst ? [CHANGE_COUNT, ...requests] : requests, enoughBytes));
+    if (all === undefined) return false;
     if (isFirst) reading.takeCount(all[0]);
     const answers = isFirst ? all.slice(1) : all;
     for (const [index, answer] of answers.entries()) {
@@ -178,7 +170,7 @@ class Reading {
 
   /** @throws NetlinkError for an answer that is neither what was asked for nor "not there" */
   take(question: Question, answer: NetlinkAnswer): void {
-    checkFound(answer);
+    checkFound("look for rules", answer);
     for (const { body } of answer.messages) this.#noteGeneration(generationOf(body));
     const { own, chain } = question;
     const table = this.#tables.get(own);
@@ -244,12 +236,6 @@ function takeChainRules(chain: ReadChain | undefined, answer: NetlinkAnswer): vo
   if (chain === undefined) return;
   chain.rules = answer.messages.map(({ body }) => decodeRule(body));
   chain.isComplete = answer.error === 0;
-}
-
-/** @throws NetlinkError unless it is there, was left in the middle, or is not there */
-function checkFound(answer: NetlinkAnswer): void {
-  if (answer.error === undefined || answer.error === 0) return;
-  if (errorCode(answer.error) !== "ENOENT") check("look for rules", answer);
 }
 
 function unsteady(): NetfilterFault {
