@@ -7,8 +7,7 @@ import type { Family } from "../family.ts";
 import { INFO } from "../legacy/xtables-entry.ts";
 import type { Position } from "./bypass-judgement.ts";
 import type { ChainSource, OwnPlaces, RootChain } from "./bypass-walk.ts";
-import type { PacketHook, RuleMeaning } from "./foreign-rule.ts";
-import { chainNameOf, LegacyTable, meaningOfLegacyRule } from "./legacy-rule-meaning.ts";
+import { LegacyTable } from "./legacy-rule-meaning.ts";
 
 /** Tables whose rules come before those in nat, or are in it. Source: net/ipv4/netfilter/iptable_*.c, their priorities. */
 const POSITIONS: Readonly<Record<string, ReadonlySet<Position>>> = {
@@ -70,7 +69,6 @@ function rootsOf(
   { family, table, parsed }: { family: Family; table: string; parsed: LegacyTable },
   where: OwnPlaces,
 ): LegacyRoots {
-  const source = new LegacySource(parsed);
   const before = POSITIONS[table] ?? new Set<Position>();
   const ourTable =
     where.variant === "legacy"
@@ -95,37 +93,5 @@ function rootsOf(
       },
     ];
   });
-  return { roots, source };
-}
-
-/** Chains are named by where they begin, as jumps do. */
-export class LegacySource implements ChainSource {
-  readonly #table: LegacyTable;
-
-  constructor(table: LegacyTable) {
-    this.#table = table;
-  }
-
-  async rules(key: string, hook: PacketHook): Promise<{ rules: Iterable<RuleMeaning>; isComplete: boolean }> {
-    return { rules: this.#meanings(Number(key), hook), isComplete: true };
-  }
-
-  /** Nothing here leads anywhere but where it says. */
-  siblings(): readonly string[] {
-    return [];
-  }
-
-  nameOf(key: string): string {
-    return this.#table.nameAt(Number(key));
-  }
-
-  *#meanings(start: number, hook: PacketHook): Iterable<RuleMeaning> {
-    const { entries, family } = this.#table;
-    for (let index = this.#table.indexAt(start); index < entries.length; index++) {
-      const entry = entries[index];
-      if (entry === undefined || chainNameOf(entry) !== undefined || this.#table.isPolicy(entry.offset))
-        return;
-      yield meaningOfLegacyRule(entry, { family, hook });
-    }
-  }
+  return { roots, source: parsed };
 }

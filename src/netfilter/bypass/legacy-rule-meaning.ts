@@ -12,6 +12,7 @@ import {
   isErrorTarget,
   TARGET,
 } from "../legacy/xtables-entry.ts";
+import type { ChainSource } from "./bypass-walk.ts";
 import { PacketGuard, type PacketHook, type RuleMeaning } from "./foreign-rule.ts";
 import { isLoopback, takeXtUdp } from "./nft-values.ts";
 import { type Effect, effectOfTarget } from "./xt-targets.ts";
@@ -49,8 +50,8 @@ export interface LegacyEntry {
 
 type HookName = (typeof HOOKS)[number];
 
-/** A table as the kernel answers. */
-export class LegacyTable {
+/** A table as the kernel answers. Chains are named by where they begin, as jumps do. */
+export class LegacyTable implements ChainSource {
   readonly family: Family;
   readonly entries: readonly LegacyEntry[];
   readonly #info: DataView;
@@ -83,11 +84,6 @@ export class LegacyTable {
     return this.#hookField(INFO.hookEntry, chain);
   }
 
-  /** Whether a built-in chain's policy is there, which is no rule, and behind which another chain begins. */
-  isPolicy(offset: number): boolean {
-    return HOOKS.some((chain) => this.#hookField(INFO.underflow, chain) === offset);
-  }
-
   /** Offset of the first rule of a chain with this name. */
   chainStart(name: string): number[] {
     const head = this.entries.findIndex((entry) => chainNameOf(entry) === name);
@@ -95,13 +91,32 @@ export class LegacyTable {
     return first === undefined ? [] : [first.offset];
   }
 
-  /** Name of the chain that begins there; empty when none does. */
-  nameAt(offset: number): string {
-    const head = this.entries[this.indexAt(offset) - 1];
+  async rules(key: string, hook: PacketHook): Promise<{ rules: Iterable<RuleMeaning>; isComplete: boolean }> {
+    return { rules: this.#meanings(Number(key), hook), isComplete: true };
+  }
+
+  /** Nothing here leads anywhere but where it says. */
+  siblings(): readonly string[] {
+    return [];
+  }
+
+  /** Empty where no chain begins. */
+  nameOf(key: string): string {
+    const head = this.entries[this.#indexAt(Number(key)) - 1];
     return (head && chainNameOf(head)) ?? "";
   }
 
-  indexAt(offset: number): number {
+  /** To the end of the chain: to the next one's name, or to the policy, which is no rule, and behind which another one begins. */
+  *#meanings(start: number, hook: PacketHook): Iterable<RuleMeaning> {
+    for (let index = this.#indexAt(start); index < this.entries.length; index++) {
+      const entry = this.entries[index];
+      const isPolicy = HOOKS.some((chain) => this.#hookField(INFO.underflow, chain) === entry?.offset);
+      if (entry === undefined || isPolicy || chainNameOf(entry) !== undefined) return;
+      yield meaningOfLegacyRule(entry, { family: this.family, hook });
+    }
+  }
+
+  #indexAt(offset: number): number {
     return this.#indices.get(offset) ?? this.entries.length;
   }
 
@@ -113,7 +128,7 @@ export class LegacyTable {
 }
 
 /** Name of the chain that begins behind this entry; undefined for a rule. */
-export function chainNameOf({ bytes, targetAt }: LegacyEntry): string | undefined {
+function chainNameOf({ bytes, targetAt }: LegacyEntry): string | undefined {
   return isErrorTarget(bytes, targetAt)
     ? fieldText(bytes, targetAt + TARGET.data, CHAIN_NAME_BYTES)
     : undefined;

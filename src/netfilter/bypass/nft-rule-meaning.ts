@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a rule of nf_tables means, out of the kernel's own bytes: which packets it sees, and what it can do to them. Pure.
-import { decodeAttributes, decodeString, forEachAttribute, viewOf } from "../../linux/netlink/message.ts";
+import { decodeAttributes, decodeString, viewOf } from "../../linux/netlink/message.ts";
 import type { Family } from "../family.ts";
-import { DATA, EXPRESSION, numberOf, VERDICT } from "../nft/nft-objects.ts";
+import { DATA, forEachExpression, numberOf, VERDICT } from "../nft/nft-objects.ts";
 import type { NftFamily } from "../nft/nft-wire.ts";
 import { PacketGuard, type PacketHook, type RuleMeaning } from "./foreign-rule.ts";
 import {
@@ -38,15 +38,8 @@ export function meaningOfNftRule(
   seen: { readonly family: NftFamily; readonly hook: PacketHook },
 ): RuleMeaning {
   const reading = new RuleReading(seen.family, seen.hook);
-  forEachAttribute(expressions, 0, expressions.length, (_, from, to) => {
-    if (reading.isOver) return;
-    let name = "";
-    let data: Uint8Array = NO_BYTES;
-    forEachAttribute(expressions, from, to, (type, start, end) => {
-      if (type === EXPRESSION.name) name = decodeString(expressions, start, end);
-      else if (type === EXPRESSION.data) data = expressions.subarray(start, end);
-    });
-    reading.take(name, decodeAttributes(data));
+  forEachExpression(expressions, (name, start, end) => {
+    if (!reading.isOver) reading.take(name, decodeAttributes(expressions.subarray(start, end)));
   });
   return reading.meaning;
 }

@@ -1,13 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Expressions of nf_tables as bytes, each with its attributes as the kernel lists them. Source: linux/netfilter/nf_tables.h.
-import {
-  concatBytes,
-  decodeAttributes,
-  decodeString,
-  encodeAttribute,
-  forEachAttribute,
-} from "../../linux/netlink/message.ts";
-import { DATA, EXPRESSION, VERDICT } from "../nft/nft-objects.ts";
+import { concatBytes, decodeAttributes, encodeAttribute } from "../../linux/netlink/message.ts";
+import { DATA, EXPRESSION, forEachExpression, STATEFUL, VERDICT } from "../nft/nft-objects.ts";
 import { networkOrder, name as text } from "../nft/nft-wire.ts";
 
 const LIST_ELEMENT = 1;
@@ -28,8 +22,6 @@ const BASE = { network: 1, transport: 2 } as const;
 const COMPARISON = { equal: 0, notEqual: 1, notLess: 5 } as const;
 /** Source: linux/netfilter/nf_nat.h, NF_NAT_RANGE_MAP_IPS and NF_NAT_RANGE_PROTO_SPECIFIED; enum nft_nat_types. */
 const NAT = { mapsAddress: 1, mapsPort: 2, source: 0 } as const;
-/** Expressions whose data is what has happened, not what shall happen. */
-const STATEFUL: ReadonlySet<string> = new Set(["counter", "last"]);
 
 export type MetaKey = keyof typeof META_KEY;
 export type CtKey = keyof typeof CT_KEY;
@@ -177,14 +169,7 @@ export function sameExpressions(a: Uint8Array, b: Uint8Array): boolean {
 
 function listOf(bytes: Uint8Array): { name: string; data: Uint8Array }[] {
   const list: { name: string; data: Uint8Array }[] = [];
-  forEachAttribute(bytes, 0, bytes.length, (_, from, to) => {
-    const each: { name: string; data: Uint8Array } = { name: "", data: new Uint8Array() };
-    forEachAttribute(bytes, from, to, (type, start, end) => {
-      if (type === EXPRESSION.name) each.name = decodeString(bytes, start, end);
-      else if (type === EXPRESSION.data) each.data = bytes.subarray(start, end);
-    });
-    list.push(each);
-  });
+  forEachExpression(bytes, (name, start, end) => list.push({ name, data: bytes.subarray(start, end) }));
   return list;
 }
 

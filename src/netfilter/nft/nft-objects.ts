@@ -14,7 +14,7 @@ const NFT_JUMP = -3;
 const NFT_GOTO = -4;
 const COUNTER = { bytes: 1, packets: 2 } as const;
 /** Expressions whose data is what has happened, not what shall happen. */
-const STATEFUL = new Set(["counter", "last"]);
+export const STATEFUL: ReadonlySet<string> = new Set(["counter", "last"]);
 // Source: linux/netfilter/nf_tables.h, enum nft_table_flags.
 export const TABLE_FLAG = { dormant: 1, owner: 2 } as const;
 
@@ -137,18 +137,29 @@ export function targetsIn(expressions: Uint8Array): readonly string[] {
 function readExpressions(bytes: Uint8Array): Pick<NftRuleObject, "targets" | "count"> {
   const targets: string[] = [];
   let count = NOTHING_COUNTED;
-  forEachAttribute(bytes, 0, bytes.length, (_, from, to) => {
-    let name = "";
-    forEachAttribute(bytes, from, to, (type, start, end) => {
-      if (type === EXPRESSION.name) name = decodeString(bytes, start, end);
-      else if (type !== EXPRESSION.data) return;
-      else if (STATEFUL.has(name)) {
-        if (name === "counter" && count === NOTHING_COUNTED) count = readCounter(bytes, start, end);
-        clearValues(bytes, start, end);
-      } else if (name === "immediate") targets.push(...targetOf(bytes.subarray(start, end)));
-    });
+  forEachExpression(bytes, (name, start, end) => {
+    if (STATEFUL.has(name)) {
+      if (name === "counter" && count === NOTHING_COUNTED) count = readCounter(bytes, start, end);
+      clearValues(bytes, start, end);
+    } else if (name === "immediate") targets.push(...targetOf(bytes.subarray(start, end)));
   });
   return { targets, count };
+}
+
+/** Calls `visit` for each expression of a list, in order, with its name and the offsets of its data. */
+export function forEachExpression(
+  bytes: Uint8Array,
+  visit: (name: string, start: number, end: number) => void,
+): void {
+  forEachAttribute(bytes, 0, bytes.length, (_, from, to) => {
+    let name = "";
+    let [dataStart, dataEnd] = [to, to];
+    forEachAttribute(bytes, from, to, (type, start, end) => {
+      if (type === EXPRESSION.name) name = decodeString(bytes, start, end);
+      else if (type === EXPRESSION.data) [dataStart, dataEnd] = [start, end];
+    });
+    visit(name, dataStart, dataEnd);
+  });
 }
 
 /** Source: linux/netfilter/nf_tables.h, enum nft_counter_attributes; both u64. */
