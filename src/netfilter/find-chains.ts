@@ -4,6 +4,7 @@ import { check, errorCode } from "../linux/netlink/exchange.ts";
 import type { NetlinkRequest } from "../linux/netlink/message.ts";
 import type { NetnsAt } from "../linux/netns-visit.ts";
 import { existingXtablesInNetns, type XtablesName } from "../linux/xtables-netns.ts";
+import { INFO } from "./legacy/xtables-entry.ts";
 import { ABSENT, isWithoutNft } from "./nft/nft-answers.ts";
 import { ask, type ChainPlace, getChain } from "./nft/nft-wire.ts";
 
@@ -43,18 +44,8 @@ export async function findLegacyChains<P extends LegacyChain>(
   netnsFd: number,
   places: readonly P[],
 ): Promise<P[]> {
-  const keyOf = ({ family, table }: XtablesName) => `${family} ${table}`;
-  const tables = [...new Map(places.map((place) => [keyOf(place), place])).values()];
-  const found = await existingXtablesInNetns(
-    netnsFd,
-    tables.map((table) => ({ ...table, chains: places.filter((place) => keyOf(place) === keyOf(table)) })),
-  );
-  const bytesOf = new Map(tables.map((table, index) => [keyOf(table), found[index]]));
-  return places.filter((place) => {
-    const bytes = bytesOf.get(keyOf(place));
-    return (
-      bytes !== undefined &&
-      Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).includes(`${place.chain}\0`)
-    );
-  });
+  const asked = places.map((place) => ({ ...place, chains: [place] }));
+  const shares = await existingXtablesInNetns(netnsFd, asked);
+  // of a chain that is there stand at least its name and its end in the share
+  return places.filter((_, index) => (shares[index]?.length ?? 0) > INFO.size);
 }

@@ -134,12 +134,7 @@ async function detect(installed: InstalledTools, hostProcess: string): Promise<C
   if (installed.nft === undefined) return { variant: "legacy", reason: "iptables-nft is not installed" };
   if (installed.legacy === undefined) return { variant: "nft", reason: "iptables-legacy is not installed" };
   using netns = Netns.open(join(hostProcess, "ns/net"));
-  const procNetDir = join(hostProcess, "net");
-  const [v4, v6] = await Promise.all([
-    readLegacyTableNames(procNetDir, 4),
-    readLegacyTableNames(procNetDir, 6),
-  ]);
-  const legacy = await countXtablesRules(netns.fd, { 4: v4, 6: v6 });
+  const legacy = await countXtablesRules(netns.fd);
   const nft = await countNftRules(netns.fd).catch((error: Error) => {
     // the choice is for the whole boot: silence of a kernel that is busy decides nothing, and the start is tried again
     if (!isAnswer(error)) throw error;

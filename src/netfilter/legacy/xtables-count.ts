@@ -2,31 +2,29 @@
 // Counts the rules that others keep in x_tables, by the kernel's own number of entries where they are many.
 
 import { viewOf } from "../../linux/netlink/message.ts";
-import { xtablesInNetns } from "../../linux/xtables-netns.ts";
+import { existingXtablesInNetns } from "../../linux/xtables-netns.ts";
 import type { Family } from "../family.ts";
 import { addCounts, isIstioChain, noRules, type RuleCount } from "../rule-count.ts";
-import { CHAIN_NAME_BYTES, entriesIn, fieldText, INFO, isErrorTarget, TARGET } from "./xtables-entry.ts";
+import {
+  CHAIN_NAME_BYTES,
+  entriesIn,
+  fieldText,
+  INFO,
+  isErrorTarget,
+  TABLES,
+  TARGET,
+} from "./xtables-entry.ts";
 
 /** Bytes of a table's entries that are looked at one by one: some thousand rules. */
 const ENOUGH_BYTES = 1024 * 1024;
 
-/**
- * Counts in tables that exist; asking for another would create it.
- * @param names the tables by family
- * @throws NativeError if the kernel cannot be asked
- */
-export async function countXtablesRules(
-  netnsFd: number,
-  names: Readonly<Record<Family, readonly string[]>>,
-): Promise<RuleCount> {
-  let sum = noRules;
-  for (const family of [4, 6] as const) {
-    for (const name of names[family]) {
-      const table = await xtablesInNetns(netnsFd, family, name, { maxBytes: ENOUGH_BYTES });
-      sum = addCounts(sum, countTable(table, family));
-    }
-  }
-  return sum;
+/** Counts in tables that exist; asking for another would create it. @throws NativeError if the kernel cannot be asked */
+export async function countXtablesRules(netnsFd: number): Promise<RuleCount> {
+  const found = await existingXtablesInNetns(netnsFd, TABLES, { maxBytes: ENOUGH_BYTES });
+  return TABLES.reduce((sum, { family }, index) => {
+    const table = found[index];
+    return table === undefined ? sum : addCounts(sum, countTable(table, family));
+  }, noRules);
 }
 
 /** @param table struct ipt_getinfo, and the entries unless they are too many. Pure. */

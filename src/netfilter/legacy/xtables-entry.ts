@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How iptables-legacy's rules lie in the kernel's memory, and what of a rule's bytes says what it does.
 import { decodeString, viewOf } from "../../linux/netlink/message.ts";
+import type { XtablesName } from "../../linux/xtables-netns.ts";
 import type { Family } from "../family.ts";
 import { sameBytes } from "../nft/nft-objects.ts";
 import type { RuleCount } from "../rule-engine.ts";
@@ -40,6 +41,11 @@ export const INFO = {
   entriesSize: 80,
   size: 84,
 } as const;
+
+/** All that a kernel can have. */
+export const TABLES: readonly XtablesName[] = ([4, 6] as const).flatMap((family) =>
+  ["nat", "mangle", "raw", "filter", "security"].map((table) => ({ family, table })),
+);
 
 /** What stands before each entry of our share of a table: u32 offset in the table, u32 position in its chain. Source: native/common.h. */
 export const PLACE = { offset: 0, position: 4, size: 8 } as const;

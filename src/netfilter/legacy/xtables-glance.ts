@@ -5,15 +5,11 @@ import { viewOf } from "../../linux/netlink/message.ts";
 import type { Netns } from "../../linux/netns.ts";
 import { existingXtablesInNetns } from "../../linux/xtables-netns.ts";
 import type { Family } from "../family.ts";
-import { ENTRY, entriesIn, INFO } from "./xtables-entry.ts";
+import { ENTRY, entriesIn, INFO, TABLES } from "./xtables-entry.ts";
 
 /** Ours are some 3 KiB. What is larger is no glance any more: it is looked at by the clock alone. */
 const MAX_BYTES = 64 * 1024;
 const COUNTERS_SIZE = 16;
-
-const TABLES = ([4, 6] as const).flatMap((family) =>
-  ["nat", "mangle", "raw", "filter", "security"].map((table) => ({ family, table })),
-);
 
 /**
  * All tables of a namespace in one text, without what packets count; creates none.
