@@ -72,7 +72,7 @@ export interface Dialect<Known, Seen, V extends Verdict, Change> {
   known(
     rules: Pick<WantedRules, "key" | "told">,
     limits: { readonly families: readonly Family[]; readonly signal?: AbortSignal | undefined },
-  ): Promise<Known>;
+  ): Known | Promise<Known>;
   /** What most pods have stays known, however many others are asked for. */
   keep?(key: string): void;
   talk(call: NetnsCall, wanted: Wanted<Known>): Talk<Seen, Change>;
@@ -92,6 +92,13 @@ export interface Dialect<Known, Seen, V extends Verdict, Change> {
   readonly counted?: Counted<Known, Seen, Change>;
   /** Has a program write what the kernel did not take. */
   rewrite?(call: NetnsCall, rules: WantedRules, chains: readonly ChainState[]): Promise<void>;
+}
+
+/** What is there, what should be, and how it differs where that was asked. */
+interface Look<Known, Seen, V> {
+  readonly seen: Seen;
+  readonly wanted: Wanted<Known>;
+  readonly verdict?: V;
 }
 
 /** The first round writes; the second exists for whoever wrote at the same moment. */
@@ -127,9 +134,9 @@ export class Engine<Known, Seen, V extends Verdict, Change> implements RuleEngin
   }
 
   async verify(call: NetnsCall, rules: WantedRules): Promise<RuleState> {
-    const { seen, wanted } = await this.#look(call, rules);
+    const { seen, verdict } = await this.#look(call, rules);
     const { generation, changeCount } = this.#dialect.counted?.of(seen) ?? {};
-    const state = this.#stateOf(this.#dialect.judge(seen, wanted), generation);
+    const state = this.#stateOf(verdict, generation);
     this.#unchanged.note(call.netns, rules, { state, changeCount });
     return state;
   }
@@ -140,17 +147,18 @@ export class Engine<Known, Seen, V extends Verdict, Change> implements RuleEngin
   }
 
   async apply(call: NetnsCall, rules: WantedRules, { isNew }: { isNew: boolean }): Promise<Applied> {
-    const { counted, nothingSeen } = this.#dialect;
-    const { talk, seen, wanted } = await this.#look(call, rules, isNew ? nothingSeen : undefined);
-    const write = async (talk: Talk<Seen, Change>): Promise<Applied> => {
-      const { before, writes } = await this.#converge(talk, seen, { wanted });
-      return { before: this.#stateOf(before, counted?.of(seen).generation), writes };
+    const { counted, talk } = this.#dialect;
+    const found = isNew ? await this.#asNew(call, rules) : await this.#look(call, rules);
+    const write = async (by: Talk<Seen, Change>): Promise<Applied> => {
+      const { before, writes } = await this.#converge(by, found);
+      return { before: this.#stateOf(before, counted?.of(found.seen).generation), writes };
     };
     try {
-      return await (isNew && counted !== undefined ? counted.first(call, wanted, write) : write(talk));
+      if (isNew && counted !== undefined) return await counted.first(call, found.wanted, write);
+      return await write(talk(call, found.wanted));
     } catch (error) {
       if (!(error instanceof NetfilterFault) || !error.isLeftToPrograms) throw error;
-      const before = this.#stateOf(this.#dialect.judge(seen, wanted));
+      const before = this.#stateOf(this.#dialect.judge(found.seen, found.wanted));
       return { before, ...(await this.#rewrite(call, rules, error)) };
     }
   }
@@ -167,18 +175,23 @@ export class Engine<Known, Seen, V extends Verdict, Change> implements RuleEngin
     return (await this.#bringToNothing(call)).writes;
   }
 
-  /** What is there and what should be; of the other form only where others than ours stand, so that it is recorded only then. */
-  async #look(call: NetnsCall, rules: WantedRules, found?: Seen) {
-    const { families, accepted } = rules;
-    const { signal } = call;
-    const own = { known: await this.#dialect.known(rules, { families, signal }), families };
-    const talk = this.#dialect.talk(call, own);
-    const seen = found ?? (await talk.read());
-    if (accepted === undefined || found !== undefined) return { talk, seen, wanted: own };
-    const verdict = this.#dialect.judge(seen, own);
-    const isNeeded = verdict.findings.length > 0 && this.#dialect.chainsOf(verdict).length > 0;
-    const other = isNeeded ? await this.#dialect.known(accepted, { families, signal }) : undefined;
-    return { talk, seen, wanted: { ...own, accepted: other } };
+  async #asNew(call: NetnsCall, rules: WantedRules): Promise<Look<Known, Seen, V>> {
+    const { families } = rules;
+    const known = await this.#dialect.known(rules, { families, signal: call.signal });
+    return { seen: this.#dialect.nothingSeen, wanted: { known, families } };
+  }
+
+  /** The other form counts only where others than ours stand, so that it is recorded only then. */
+  async #look(call: NetnsCall, rules: WantedRules): Promise<Required<Look<Known, Seen, V>>> {
+    const { judge, chainsOf, known, talk } = this.#dialect;
+    const { wanted: own } = await this.#asNew(call, rules);
+    const seen = await talk(call, own).read();
+    const verdict = judge(seen, own);
+    if (rules.accepted === undefined || verdict.findings.length === 0 || chainsOf(verdict).length === 0)
+      return { seen, wanted: own, verdict };
+    const accepted = await known(rules.accepted, { families: rules.families, signal: call.signal });
+    const wanted = { ...own, accepted };
+    return { seen, wanted, verdict: judge(seen, wanted) };
   }
 
   #stateOf(verdict: V, generation?: number): RuleState {
@@ -189,7 +202,7 @@ export class Engine<Known, Seen, V extends Verdict, Change> implements RuleEngin
   async #bringToNothing(call: NetnsCall, plan?: (verdict: V) => readonly Change[]) {
     const { nothing: wanted } = this.#dialect;
     const talk = this.#dialect.talk(call, wanted);
-    return await this.#converge(talk, await talk.read(), { wanted, plan });
+    return await this.#converge(talk, { seen: await talk.read(), wanted }, plan);
   }
 
   /**
@@ -198,14 +211,15 @@ export class Engine<Known, Seen, V extends Verdict, Change> implements RuleEngin
    */
   async #converge(
     talk: Talk<Seen, Change>,
-    found: Seen,
-    { wanted, plan }: { wanted: Wanted<Known>; plan?: ((verdict: V) => readonly Change[]) | undefined },
+    found: Look<Known, Seen, V>,
+    plan?: (verdict: V) => readonly Change[],
   ): Promise<{ before: V; after: V; writes: number }> {
     const { judge, holds, isSame } = this.#dialect;
+    const { wanted } = found;
     const changesFor = (verdict: V) =>
       plan?.(verdict) ?? (verdict.findings.length === 0 ? [] : this.#dialect.plan(verdict));
-    const before = judge(found, wanted);
-    let [seen, after, changes] = [found, before, changesFor(before)];
+    const before = found.verdict ?? judge(found.seen, wanted);
+    let [seen, after, changes] = [found.seen, before, changesFor(before)];
     const isDone = () => changes.length === 0 && (plan !== undefined || after.findings.length === 0);
     for (let round = 0, writes = 0; ; round++) {
       if (isDone()) return { before, after, writes };

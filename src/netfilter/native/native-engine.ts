@@ -37,7 +37,7 @@ export class NativeEngine extends Engine<readonly NativeTable[], SeenObjects, Na
       holds: "tables",
       nothing: { known: [], families: [4] },
       nothingSeen: NOTHING_SEEN,
-      known: async (rules, { families }) => encoded(rules, { layout, families, known }),
+      known: (rules, { families }) => encoded(rules, { layout, families, known }),
       talk: (call, wanted) => talks.talk(call, wanted),
       counted: talks,
       judge: (seen, wanted) => verifyNative(layout, seen, wanted),

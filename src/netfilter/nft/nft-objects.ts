@@ -153,10 +153,14 @@ export function forEachExpression(
 ): void {
   forEachAttribute(bytes, 0, bytes.length, (_, from, to) => {
     let name = "";
-    let [dataStart, dataEnd] = [to, to];
+    let dataStart = to;
+    let dataEnd = to;
     forEachAttribute(bytes, from, to, (type, start, end) => {
       if (type === EXPRESSION.name) name = decodeString(bytes, start, end);
-      else if (type === EXPRESSION.data) [dataStart, dataEnd] = [start, end];
+      else if (type === EXPRESSION.data) {
+        dataStart = start;
+        dataEnd = end;
+      }
     });
     visit(name, dataStart, dataEnd);
   });

@@ -35,8 +35,8 @@ export class NftTalks<Known extends object> implements Counted<Known, SeenObject
     ask: Ask = askBy(this.#tell(call)),
   ): Talk<SeenObjects, NetlinkRequest> {
     const { own, bytesOf } = this.#options;
-    const wantedBytes = bytesOf?.(known) ?? 0;
-    const read = (by: Ask) => readOwnObjects(call.netns, own, { ask: by, wantedBytes });
+    const read = (by: Ask) =>
+      readOwnObjects(call.netns, own, { ask: by, wantedBytes: bytesOf?.(known) ?? 0 });
     return {
       read: () => read(ask),
       write: async (changes, { changeCount }) => {
@@ -49,13 +49,13 @@ export class NftTalks<Known extends object> implements Counted<Known, SeenObject
     };
   }
 
-  async first(
+  first(
     call: NetnsCall,
     wanted: Wanted<Known>,
     write: (talk: Talk<SeenObjects, NetlinkRequest>) => Promise<Applied>,
   ): Promise<Applied> {
     const { known: rules, families } = wanted;
-    return await this.#firstWrites.run({ rules, families }, this.#tell(call), (ask) =>
+    return this.#firstWrites.run({ rules, families }, this.#tell(call), (ask) =>
       write(this.talk(call, wanted, ask)),
     );
   }

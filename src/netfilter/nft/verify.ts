@@ -102,18 +102,17 @@ function checkUsable({ family, table, hooks }: KnownTable, seen: SeenTable): voi
 
 /** One that leads into two of our chains is told for each. */
 function leadsIn({ chains, foreign }: SeenTable, own: OwnTable): NftLead[] {
-  const bases = [...chains.values()].filter(({ base }) => base !== undefined);
-  const rules = [
-    ...bases.flatMap(({ name, rules }) =>
-      rules.map((rule, index) => ({ rule, from: name, isBase: true, position: index + 1 })),
-    ),
-    ...foreign.map((rule) => ({ rule, from: rule.chain, isBase: false, position: 0 })),
-  ];
-  return rules.flatMap((lead) =>
-    own.chains
-      .filter(({ chain }) => lead.rule.targets.includes(chain))
-      .map(({ chain }) => ({ ...lead, chain, shown: printableName(lead.from) })),
-  );
+  const leads: NftLead[] = [];
+  const add = (rule: NftRuleObject, from: string, place: Pick<NftLead, "isBase" | "position">): void => {
+    for (const { chain } of own.chains)
+      if (rule.targets.includes(chain))
+        leads.push({ chain, from, shown: printableName(from), rule, ...place });
+  };
+  for (const { base, name, rules } of chains.values())
+    if (base !== undefined)
+      for (const [index, rule] of rules.entries()) add(rule, name, { isBase: true, position: index + 1 });
+  for (const rule of foreign) add(rule, rule.chain, { isBase: false, position: 0 });
+  return leads;
 }
 
 /** @throws {NetfilterFault} TOO_MANY_RULES when the rest of the base chain may hold what was not found */
