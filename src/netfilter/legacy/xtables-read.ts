@@ -5,7 +5,7 @@ import { viewOf } from "../../linux/netlink/message.ts";
 import { existingXtablesInNetns } from "../../linux/xtables-netns.ts";
 import { allDone } from "../../loop/all-done.ts";
 import type { Limit } from "../../loop/limit.ts";
-import { NetfilterFault } from "../netfilter-fault.ts";
+import { NetfilterFault, type NetfilterFaultCode } from "../netfilter-fault.ts";
 import type { NetnsCall } from "../rule-engine.ts";
 import type { OwnTable } from "../told-rules.ts";
 import { type SeenXtables, tableKey } from "./legacy-verify.ts";
@@ -14,6 +14,22 @@ import { findOwn } from "./xtables-table.ts";
 
 /** Bytes of entries. The kernel hands out whole tables, and above 256 KiB the addon reads one after the other. Source: native/xtables.c. */
 const LARGE_BYTES = 128 * 1024;
+
+/** What whoever writes in the namespace can bring about. */
+const FAULTS: ReadonlyMap<string, readonly [code: NetfilterFaultCode, why: string]> = new Map([
+  [
+    "EAGAIN",
+    ["UNSTEADY", "it changed each time; look for a program in the pod that writes rules without end"],
+  ],
+  [
+    "EMSGSIZE",
+    [
+      "TOO_MANY_RULES",
+      "it has over 128 MiB of rules; look for a program in the pod that writes rules without end",
+    ],
+  ],
+  ["EPROTO", ["UNREADABLE_TABLE", "it is not laid out as this agent knows tables"]],
+]);
 
 /** How a namespace is looked at. */
 export interface XtablesLook {
@@ -67,33 +83,9 @@ async function read(
   try {
     return await existingXtablesInNetns(netns.fd, own, { isUrgent, maxBytes });
   } catch (error) {
-    throw faultOf(error) ?? error;
-  }
-}
-
-/** What whoever writes in the namespace can bring about. */
-function faultOf(cause: unknown): NetfilterFault | undefined {
-  if (!(cause instanceof NativeError)) return undefined;
-  switch (cause.code) {
-    case "EAGAIN":
-      return new NetfilterFault(
-        "UNSTEADY",
-        `${cause.message}: it changed each time; look for a program in the pod that writes rules without end`,
-        { cause },
-      );
-    case "EMSGSIZE":
-      return new NetfilterFault(
-        "TOO_MANY_RULES",
-        `${cause.message}: it has over 128 MiB of rules; look for a program in the pod that writes rules without end`,
-        { cause },
-      );
-    case "EPROTO":
-      return new NetfilterFault(
-        "UNREADABLE_TABLE",
-        `${cause.message}: it is not laid out as this agent knows tables`,
-        { cause },
-      );
-    default:
-      return undefined;
+    if (!(error instanceof NativeError)) throw error;
+    const [code, why] = FAULTS.get(error.code) ?? [];
+    if (code === undefined) throw error;
+    throw new NetfilterFault(code, `${error.message}: ${why}`, { cause: error });
   }
 }
