@@ -12,7 +12,7 @@ import {
 } from "../../linux/netlink/message.ts";
 import type { Family } from "../family.ts";
 import { numberOf } from "../nft/nft-objects.ts";
-import { HEADER_BYTES, header, name, networkOrder, request } from "../nft/nft-wire.ts";
+import { HEADER_BYTES, header, name, number, request } from "../nft/nft-wire.ts";
 
 const MESSAGE = { newSet: 9, getSet: 10, newElements: 12, getElements: 13, deleteElements: 14 } as const;
 const SET = {
@@ -148,10 +148,6 @@ function inParts<T>(list: readonly T[]): T[][] {
 /** Both kinds of messages have the table's name first and the set's second. */
 function place(attributes: { readonly table: number }, table: string, set: string): Uint8Array {
   return concatBytes(header("inet"), name(attributes.table, table), name(SET.name, set));
-}
-
-function number(type: number, value: number): Uint8Array {
-  return encodeAttribute(type, networkOrder(value));
 }
 
 function note(type: number, text: string): Uint8Array {

@@ -2,7 +2,7 @@
 // Expressions of nf_tables as bytes, each with its attributes as the kernel lists them. Source: linux/netfilter/nf_tables.h.
 import { concatBytes, decodeAttributes, encodeAttribute } from "../../linux/netlink/message.ts";
 import { DATA, EXPRESSION, forEachExpression, STATEFUL, VERDICT } from "../nft/nft-objects.ts";
-import { networkOrder, name as text } from "../nft/nft-wire.ts";
+import { number, name as text } from "../nft/nft-wire.ts";
 
 const LIST_ELEMENT = 1;
 const REGISTER = { verdict: 0, first: 1 } as const;
@@ -193,11 +193,6 @@ function expression(name: string, ...attributes: readonly Uint8Array[]): Uint8Ar
     encodeAttribute(EXPRESSION.data, concatBytes(...attributes)),
   );
   return encodeAttribute(LIST_ELEMENT, body);
-}
-
-/** Four bytes in network order, signed or not. */
-function number(type: number, value: number): Uint8Array {
-  return encodeAttribute(type, networkOrder(value));
 }
 
 function data(type: number, value: Uint8Array): Uint8Array {

@@ -126,10 +126,12 @@ export interface BaseChain {
 
 /** A hook's attribute. @param number as in enum nf_inet_hooks */
 export function encodeHook(hook: { readonly number: number; readonly priority: number }): Uint8Array {
-  return concatBytes(
-    encodeAttribute(HOOK.number, networkOrder(hook.number)),
-    encodeAttribute(HOOK.priority, networkOrder(hook.priority)),
-  );
+  return concatBytes(number(HOOK.number, hook.number), number(HOOK.priority, hook.priority));
+}
+
+/** An attribute with a number of four bytes, signed or not. */
+export function number(type: number, value: number): Uint8Array {
+  return encodeAttribute(type, networkOrder(value));
 }
 
 /** A number of four bytes, signed or not. */
@@ -197,7 +199,7 @@ export function namesByHandle({ type, body }: NetlinkRequest): boolean {
  */
 export function batch(changes: readonly NetlinkRequest[], changeCount?: number): NetlinkRequest[] {
   const subsystem = Uint8Array.of(0, 0, 0, NFNL_SUBSYS_NFTABLES);
-  const count = changeCount === undefined ? [] : [encodeAttribute(BATCH_COUNT, networkOrder(changeCount))];
+  const count = changeCount === undefined ? [] : [number(BATCH_COUNT, changeCount)];
   return [
     { type: BATCH.begin, flags: 0, body: concatBytes(subsystem, ...count) },
     ...changes,
@@ -277,7 +279,6 @@ export function name(type: number, text: string): Uint8Array {
 
 /** A dump has no such attribute, but the kernel checks matches and targets of x_tables against it. Source: nft_compat.c. */
 function encodeCompat({ protocol, inverted }: RuleProtocol): Uint8Array {
-  const number = (type: number, value: number) => encodeAttribute(type, Uint8Array.of(0, 0, 0, value));
   return encodeAttribute(
     RULE.compat | NLA_F_NESTED,
     concatBytes(number(COMPAT.protocol, protocol), number(COMPAT.flags, inverted ? COMPAT_INVERTED : 0)),
