@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which step is next for a pod, from what is observed and what is desired. Pure: no I/O, no clock.
-import type { PodFacts } from "../kube/pod-facts.ts";
+import { type PodFacts, podAnnotations } from "../kube/pod-facts.ts";
 import type { Netns } from "../linux/netns.ts";
 import type { RedirectOptions } from "../redirection/rules.ts";
 import type { Desired, OutsideReason } from "./desired-state.ts";
@@ -213,10 +213,9 @@ function leavingStep(
     case "concealing": {
       const leftMs = after(pace.concealMs);
       if (view.isAnnouncing && leftMs > 0) return wait(Math.min(leftMs, pollMs(phase.sinceMs, nowMs)));
-      // nobody would tell istiod any more: its peers would go on to speak HBONE to a pod that does not
-      return view.isAnnouncing && view.isLeavingNode
-        ? { do: "rest", outcome: "kept" }
-        : { do: "note-concealed" };
+      // for as long as istiod is not told its peers speak HBONE, which nobody would answer
+      const isKept = view.isLeavingNode || (phase.hadRules && isEnabled(pod));
+      return view.isAnnouncing && isKept ? { do: "rest", outcome: "kept" } : { do: "note-concealed" };
     }
     case "concealed": {
       const leftMs = phase.wasAnnounced ? after(pace.leavePauseMs) : 0;
@@ -242,6 +241,11 @@ function leavingStep(
         : { do: "restore", sandbox, reason };
     }
   }
+}
+
+/** What istiod reads on it says that its peers can speak HBONE to it. */
+function isEnabled({ annotations }: PodFacts): boolean {
+  return annotations[podAnnotations.redirection] === "enabled";
 }
 
 /** Between two looks at something that nobody tells us of: soon at first, then ever later. */

@@ -33,7 +33,7 @@ export interface Pace {
   readonly finMs: number;
   /** The longest that may take, where a peer does not confirm that it knows. */
   readonly maxFinMs: number;
-  /** How long the annotation's end is waited for. */
+  /** How long the annotation's end is waited for, where istiod does not know the pod as enabled. */
   readonly concealMs: number;
   /** What a CNI call alone said is not believed for longer than this against a living sandbox. */
   readonly graceMs: number;

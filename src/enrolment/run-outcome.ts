@@ -26,8 +26,9 @@ const rows = {
   },
   kept: {
     isSettled: false,
-    reason: "the agent leaves the node and cannot take its annotation away, so it stays in the mesh",
-    unfinished: "the agent leaves the node",
+    reason:
+      "its annotation cannot be taken away, so it stays in the mesh: its peers would go on to speak HBONE",
+    unfinished: "it is on its way out of the mesh",
   },
   "stock-taken": {
     isSettled: false,

@@ -5,6 +5,7 @@ import { nextStep, type Step } from "../../src/enrolment/next-step.ts";
 import type { View } from "../../src/enrolment/pod-view.ts";
 import { advance, begin } from "../../src/enrolment/step-result.ts";
 import { absorb, createWorkload, type Phase, type Workload } from "../../src/enrolment/workload.ts";
+import { podAnnotations } from "../../src/kube/pod-facts.ts";
 import {
   type Finds,
   pace,
@@ -31,6 +32,11 @@ interface Row {
 }
 
 const captured = workloadOf({ phase: { at: "captured" } });
+/** The API server has our annotation on it. */
+const announced: Workload = {
+  ...captured,
+  pod: podOf({ annotations: { [podAnnotations.redirection]: "enabled" } }),
+};
 /** Its sandbox is not known yet. */
 const lone: Workload = { ...createWorkload("u1"), pod: podOf() };
 const served = viewOf({ acknowledged: "A", isAnnounced: true });
@@ -347,6 +353,26 @@ describe("out of the mesh", () => {
       workload: captured,
       view: { ...off, isAnnouncing: true, pace: { ...pace, concealMs: 30, leavePauseMs: 0 } },
       steps: `conceal wait 25 wait 5 note-concealed open count-carried ${out}`,
+    },
+    {
+      when: "a pod that istiod has for enabled stays as it is while its annotation cannot be taken away",
+      workload: announced,
+      view: { ...off, isAnnouncing: true, pace: { ...pace, concealMs: 30 } },
+      steps: "conceal wait 25 wait 5 kept",
+      at: "leaving",
+    },
+    {
+      when: "one without rules has nothing to stay with",
+      workload: { ...leaving("concealing", false), pod: announced.pod },
+      view: { ...off, isAnnouncing: true, pace: { ...pace, concealMs: 30 } },
+      steps: `wait 25 wait 5 note-concealed ${out}`,
+    },
+    {
+      when: "once its annotation is gone it leaves",
+      workload: leaving("concealing"),
+      view: { ...off, nowMs: 60_000, pace: { ...pace, leavePauseMs: 0 } },
+      steps: `note-concealed open count-carried ${out}`,
+      at: "outside",
     },
     {
       when: "a pod stays as it is where an agent that leaves the node cannot take its annotation away",

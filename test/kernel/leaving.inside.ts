@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What leaving.test.ts does inside a node: an agent with a captured pod, whose objects are deleted in some order.
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { setTimeout as delay } from "node:timers/promises";
 import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts";
 import { iptablesSave } from "../support/node/kernel.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
@@ -129,17 +130,24 @@ async function podState(pod: Pod): Promise<Left["pod"]> {
   return (await isSo(claimUntouched(pod))) ? "free" : "half";
 }
 
-/** Installs an agent with a pod, deletes in this order, and looks at what is left. */
-export async function leave(steps: readonly Step[], env: Readonly<Record<string, string>>): Promise<Left> {
+/** Installs an agent. @returns a pod that it has captured, and that istiod knows of */
+async function startCaptured(env: Readonly<Record<string, string>>): Promise<Pod> {
   await writeFile(conflist, original);
   put();
-  const asked = mesh.api.requestsOf("get", "daemonsets").length;
   await mesh.startAgent(env);
   await mesh.ztunnel.waitForReady();
   const pod = await mesh.kubelet.runPod({ namespace: "mesh", name: `web-${++counter}` });
+  last = pod;
   await claimCaptured(pod);
   const isAnnotated = (): boolean => annotationOf(pod) === "enabled";
   await waitFor("the annotation", isAnnotated);
+  return pod;
+}
+
+/** Installs an agent with a pod, deletes in this order, and looks at what is left. */
+export async function leave(steps: readonly Step[], env: Readonly<Record<string, string>>): Promise<Left> {
+  const asked = mesh.api.requestsOf("get", "daemonsets").length;
+  const pod = await startCaptured(env);
   // what the agent asks for first of all when it is well
   await waitFor(
     "the agent to know its DaemonSet",
@@ -160,7 +168,6 @@ export async function leave(steps: readonly Step[], env: Readonly<Record<string,
     pod: await podState(pod),
     annotation: annotationOf(pod) ?? "none",
   };
-  last = pod;
   return left;
 }
 
@@ -181,6 +188,24 @@ export async function takeOver(): Promise<{ writes: number; pod: Left["pod"]; an
   await mesh.agent.stop(10_000);
   await end();
   return state;
+}
+
+/** The label goes while nobody can take the annotation away, and again when that can be done. @returns the pod after each */
+export async function unlabel(): Promise<readonly Pick<Left, "pod" | "annotation">[]> {
+  const pod = await startCaptured({ LEAVE_PAUSE_MS: "0" });
+  const look = async () => ({ pod: await podState(pod), annotation: annotationOf(pod) ?? "none" });
+  await take("policy");
+  mesh.kubelet.labelNamespace("mesh", { "istio.io/dataplane-mode": null });
+  // by then it would have been let go of, were istiod not waited for
+  await delay(4_000);
+  const refused = await look();
+  mesh.api.faults.failures.length = 0;
+  await waitFor("the pod to leave", async () => (await look()).pod === "free");
+  const freed = await look();
+  mesh.kubelet.labelNamespace("mesh", { "istio.io/dataplane-mode": "ambient" });
+  await mesh.agent.stop(10_000);
+  await end();
+  return [refused, freed];
 }
 
 /** The pod and everything that is left of the node goes. */

@@ -87,3 +87,12 @@ test("the next agent takes pods over that were left in the mesh, without a write
   expect(await node.call.leave(["daemonset", "stop"], {})).toEqual(inMesh);
   expect(await node.call.takeOver()).toEqual({ writes: 0, pod: "captured", annotation: "enabled" });
 });
+
+test("a pod whose label goes stays in the mesh for as long as istiod has it there", {
+  timeout: 60_000 * patience(),
+}, async () => {
+  expect(await node.call.unlabel()).toEqual([
+    { pod: "captured", annotation: "enabled" },
+    { pod: "free", annotation: "none" },
+  ]);
+});
