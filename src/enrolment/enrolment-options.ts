@@ -19,6 +19,7 @@ export interface EnrolmentOptions extends Omit<ReconcilerParts, "ztunnel" | "pro
     "pod" | "podByName" | "namespace" | "isFresh" | "onPodChange" | "onNamespaceChange"
   > & {
     readonly pods: Pick<NodeState["pods"], "values" | "get" | "hasListedSince"> & { onlist: () => void };
+    onsetback: () => void;
   };
   readonly ztunnel: ReconcilerParts["ztunnel"] & Pick<ZdsServer, "onchange" | "withdraw" | "podCount">;
   readonly probes: ReconcilerParts["probes"] & Pick<HostProbes, "start" | "restore">;

@@ -7,7 +7,8 @@ import type { PodRecords } from "./pod-records.ts";
 import type { Message } from "./workload.ts";
 
 /** Whom to listen to, and whom to tell. */
-export interface NodeChangesOptions extends Pick<EnrolmentOptions, "ztunnel" | "node" | "history" | "clock"> {
+export interface NodeChangesOptions
+  extends Pick<EnrolmentOptions, "ztunnel" | "node" | "annotations" | "history" | "clock"> {
   readonly records: PodRecords;
   readonly queue: Pick<KeyedQueue<unknown>, "request" | "requestWithin" | "isBusy">;
   /** Before stock is taken, and when it is over, nothing is passed on. */
@@ -22,7 +23,7 @@ const OTHERS_AFTER_MS = 12;
 
 /** Takes the callbacks of node and ztunnel. */
 export function listenToNode(options: NodeChangesOptions): void {
-  const { ztunnel, node, records, queue, history, clock, isStarted, tell, requestAll } = options;
+  const { ztunnel, node, annotations, records, queue, history, clock, isStarted, tell, requestAll } = options;
   ztunnel.onchange = (event) => {
     if (event.type !== "disconnected") {
       for (const { uid, waiters } of records.values())
@@ -52,6 +53,10 @@ export function listenToNode(options: NodeChangesOptions): void {
     tell(uid, { type: "facts", pod });
   };
   node.onPodChange((change) => podChanged((change.current ?? change.previous).uid, change.current));
+  node.onsetback = () => {
+    annotations.forgetVersions();
+    for (const { uid } of isStarted() ? records.values() : []) tell(uid, { type: "set-back" });
+  };
   // a pod known from its ADD alone, and deleted while the watch was broken, is in no list and no event
   node.pods.onlist = () => {
     if (isStarted()) for (const uid of records.missingFrom(node.pods)) podChanged(uid, undefined);

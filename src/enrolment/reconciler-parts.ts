@@ -35,7 +35,10 @@ export interface ReconcilerParts {
     readonly forgetFrozen: typeof forgetFrozen;
   };
   readonly ztunnel: Pick<ZdsServer, "add" | "remove" | "hold" | "acknowledged" | "connectionCount">;
-  readonly annotations: Pick<AnnotationWriter, "set" | "forget" | "isWriting" | "isAnnotated">;
+  readonly annotations: Pick<
+    AnnotationWriter,
+    "set" | "forget" | "forgetVersions" | "isWriting" | "isAnnotated"
+  >;
   readonly probes: Pick<HostProbes, "set" | "remove">;
   readonly probePath: Pick<ProbePathWatch, "enrolled" | "left">;
   readonly attachments: Pick<Attachments, "placeOf" | "forgetPod">;

@@ -72,6 +72,8 @@ export interface Workload {
 /** What ADD, DEL, labels, ztunnel and timers have to say; the pod's own run reads it. */
 export type Message =
   | { readonly type: "facts"; readonly pod: PodFacts | undefined }
+  /** The API server's store was: whatever it has is newer than what is known. */
+  | { readonly type: "set-back" }
   | {
       readonly type: "added";
       readonly pod: PodFacts;
@@ -113,12 +115,25 @@ export function newestFacts<T extends { readonly resourceVersion: string }>(
   return (compareVersions(offered.resourceVersion, known.resourceVersion) ?? 1) < 0 ? known : offered;
 }
 
+/** Older than any. */
+function unversioned<T extends { readonly resourceVersion: string }>(facts: T): T {
+  return { ...facts, resourceVersion: "0" };
+}
+
 /** The workload after a message. */
 export function absorb(workload: Workload, message: Message, nowMs: number): Workload {
   switch (message.type) {
     case "facts": {
       if (message.pod !== undefined) return { ...workload, pod: newestFacts(workload.pod, message.pod) };
       return { ...retire(workload), pod: undefined };
+    }
+    case "set-back": {
+      const { pod, namespaceHint } = workload;
+      return {
+        ...workload,
+        pod: pod && unversioned(pod),
+        namespaceHint: namespaceHint && unversioned(namespaceHint),
+      };
     }
     case "added": {
       const { pod, namespace, sandbox } = message;

@@ -131,6 +131,11 @@ export class AnnotationWriter {
     else if (job !== undefined) this.#finish(job);
   }
 
+  /** The store was set back: what the watch shows counts from now on, however old it seems beside what we wrote. */
+  forgetVersions(): void {
+    this.#written.clear();
+  }
+
   /** Resolves when every wanted value has been written or given up. */
   idle(): Promise<void> {
     return this.#idle.promise;

@@ -7,7 +7,7 @@ import type { ApiClient, CallOptions } from "./api-client.ts";
 import { ApiError } from "./api-error.ts";
 import { recordOf } from "./json-fields.ts";
 import { namespacesBudget, nodePodsBudget } from "./list-budget.ts";
-import { compareVersions, type ObjectChange } from "./object-cache.ts";
+import { compareVersions, laterVersion, type ObjectChange } from "./object-cache.ts";
 import {
   type NamespaceFacts,
   namespaceFields,
@@ -49,7 +49,14 @@ export class NodeState {
   readonly namespaces: Reflector<NamespaceFacts>;
   readonly #client: StateClient;
   readonly #nodeName: string;
+  readonly #log: Logger;
   readonly #uidByName = new Map<string, string>();
+  readonly #abort = new AbortController();
+  /** Whether the watches are of the store that their versions are of: a watch that failed may have come back to another. */
+  #store: "known" | "in-doubt" | "asked" = "known";
+
+  /** Called when the API server's store was set back to a backup: versions of before mean nothing any more, and lists follow. */
+  onsetback: () => void = () => {};
 
   constructor(options: NodeStateOptions) {
     const { client, nodeName, log, clock, random, watchSeconds } = options;
@@ -57,6 +64,7 @@ export class NodeState {
     const backoff = () => new Backoff({ ...options.backoff, random });
     this.#client = client;
     this.#nodeName = nodeName;
+    this.#log = log;
     this.pods = new Reflector({
       ...shared,
       backoff: backoff(),
@@ -79,8 +87,8 @@ export class NodeState {
     });
     this.pods.subscribe((change) => this.#index(change));
     // after an outage, whoever is answered first wakes the others
-    this.pods.onopen = () => this.namespaces.retrySoon();
-    this.namespaces.onopen = () => this.pods.retrySoon();
+    this.pods.onopen = (hasFailed) => this.#watches(hasFailed, this.namespaces);
+    this.namespaces.onopen = (hasFailed) => this.#watches(hasFailed, this.pods);
   }
 
   start(): void {
@@ -89,6 +97,7 @@ export class NodeState {
   }
 
   async stop(): Promise<void> {
+    this.#abort.abort();
     await Promise.all([this.pods.stop(), this.namespaces.stop()]);
   }
 
@@ -135,12 +144,7 @@ export class NodeState {
   async livePod(namespace: string, name: string, options: CallOptions = {}): Promise<PodFacts | undefined> {
     const raw = await this.#answered(this.#client.getPod(namespace, name, options));
     const facts = raw === undefined ? undefined : toPodFacts(raw);
-    if (facts?.nodeName === this.#nodeName && this.pods.isContradictedBy(facts)) {
-      // one store has both
-      const why = "the API server's store was set back to an older version";
-      this.pods.relist(why);
-      this.namespaces.relist(why);
-    }
+    if (facts?.nodeName === this.#nodeName && this.pods.isContradictedBy(facts)) this.#setBack();
     return facts;
   }
 
@@ -179,6 +183,43 @@ export class NodeState {
     this.pods.retrySoon();
     this.namespaces.retrySoon();
     return found;
+  }
+
+  #watches(hasFailed: boolean, other: { retrySoon: () => void }): void {
+    other.retrySoon();
+    if (hasFailed && this.#store === "known") this.#store = "in-doubt";
+    if (this.#store === "in-doubt") void this.#compareStore();
+  }
+
+  /**
+   * After an outage the store may have been set back, and a watch from our version is silent then. The list of a single name tells its version,
+   * for next to nothing.
+   */
+  async #compareStore(): Promise<void> {
+    const { pods, namespaces } = this;
+    if (pods.version === undefined || namespaces.version === undefined) return;
+    const seen = laterVersion(pods.version, namespaces.version);
+    this.#store = "asked";
+    try {
+      const { resourceVersion } = await this.#client.list(
+        "/api/v1/namespaces",
+        { fieldSelector: "metadata.name=kube-system" },
+        { convert: toNamespaceFacts, metadataOnly: true, signal: this.#abort.signal },
+      );
+      this.#store = "known";
+      if ((compareVersions(resourceVersion, seen) ?? 0) < 0) this.#setBack();
+    } catch (err) {
+      this.#store = "in-doubt";
+      this.#log.debug({ err }, "cannot ask for the version of the API server's store");
+    }
+  }
+
+  #setBack(): void {
+    // one store has both
+    const why = "the API server's store was set back to an older version";
+    if (![this.pods, this.namespaces].map((copy) => copy.relist(why)).includes(true)) return;
+    this.#log.warn({}, `${why}; pods and namespaces are listed anew`);
+    this.onsetback();
   }
 
   #index(change: ObjectChange<PodFacts>): void {

@@ -66,6 +66,11 @@ export class Reflector<T extends Keyed> {
     return this.#lastContactMs;
   }
 
+  /** The latest version that was seen; undefined before the first. */
+  get version(): string | undefined {
+    return this.#version;
+  }
+
   get size(): number {
     return this.#cache.size;
   }
@@ -99,21 +104,22 @@ export class Reflector<T extends Keyed> {
     return (compareVersions(resourceVersion, version) ?? 1) <= 0;
   }
 
-  /** Does not believe the copy until it is listed anew, which is now, unless it was for the same reason just before. */
-  relist(why: string): void {
+  /** Does not believe the copy until it is listed anew, which is now. @returns false where it was for the same reason just before */
+  relist(why: string): boolean {
     const nowMs = this.#clock.nowMs();
-    if (this.#mustList || nowMs - this.#lastRelistMs < relistIntervalMs) return;
+    if (this.#mustList || nowMs - this.#lastRelistMs < relistIntervalMs) return false;
     this.#lastRelistMs = nowMs;
     this.#mustList = true;
     this.#connected = false;
     this.#endWatch(new Error(why));
+    return true;
   }
 
   /** Called after each complete list, when its changes have been told. */
   onlist: () => void = () => {};
 
-  /** Called when the server has accepted a watch. */
-  onopen: () => void = () => {};
+  /** Called when the server has accepted a watch, which may have failed before. */
+  onopen: (hasFailed: boolean) => void = () => {};
 
   /** Cuts a pause after a failure short, because somebody else was answered: the server is back. */
   retrySoon(): void {
@@ -214,6 +220,7 @@ export class Reflector<T extends Keyed> {
     let proof: Timer | undefined;
     const end = new AbortController();
     this.#endWatch = (why) => end.abort(why);
+    const hasFailed = this.#failures.isFailing;
     const events = client.watch(path, watchQuery, {
       signal: AbortSignal.any([signal, end.signal]),
       fields,
@@ -222,9 +229,8 @@ export class Reflector<T extends Keyed> {
         this.#connected = true;
         this.#noteContact();
         // in a quiet collection nothing may come for as long as the watch lives
-        if (this.#failures.isFailing)
-          proof = this.#clock.after(shortestWatchMs, () => this.#failures.noteSuccess());
-        this.onopen();
+        if (hasFailed) proof = this.#clock.after(shortestWatchMs, () => this.#failures.noteSuccess());
+        this.onopen(hasFailed);
       },
       metadataOnly,
     });

@@ -7,17 +7,22 @@ type NamespaceListener = Parameters<NodeChangesOptions["node"]["onNamespaceChang
 
 function listening(pods: readonly { uid: string; namespace: string }[]) {
   const asked: (readonly [uid: string, inMs: number])[] = [];
+  const told: (readonly [uid: string, message: string])[] = [];
+  let versionsForgotten = 0;
   let tell: NamespaceListener = () => {};
+  const node = {
+    pods: {},
+    onPodChange: () => {},
+    onNamespaceChange: (listener: NamespaceListener) => {
+      tell = listener;
+    },
+    onsetback: () => {},
+  };
   const records = pods.map(({ uid, namespace }) => ({ uid, facts: { namespace } }));
   listenToNode({
     ztunnel: {},
-    node: {
-      pods: {},
-      onPodChange: () => {},
-      onNamespaceChange: (listener: NamespaceListener) => {
-        tell = listener;
-      },
-    },
+    node,
+    annotations: { forgetVersions: () => (versionsForgotten += 1) },
     records: { values: () => records.values() },
     queue: {
       request: (uid: string) => asked.push([uid, 0]),
@@ -27,12 +32,16 @@ function listening(pods: readonly { uid: string; namespace: string }[]) {
     history: { asked: () => {} },
     clock: {},
     isStarted: () => true,
-    tell: () => {},
+    tell: (uid: string, { type }: { type: string }) => told.push([uid, type]),
     requestAll: () => {},
   } as unknown as NodeChangesOptions);
   const relabel = (name: string): void =>
     tell({ type: "set", current: { name } } as unknown as Parameters<NamespaceListener>[0]);
-  return { asked, relabel };
+  const setBack = (): unknown => {
+    node.onsetback();
+    return { told, versionsForgotten };
+  };
+  return { asked, relabel, setBack };
 }
 
 test("of a namespace's pods a few are looked at at once, and the others when these are about done", () => {
@@ -53,4 +62,18 @@ test("those of another namespace are left alone", () => {
   const { asked, relabel } = listening([{ uid: "u-0", namespace: "other" }]);
   relabel("ours");
   expect(asked).toEqual([]);
+});
+
+test("of an API server's store that was set back all pods are told, before its lists come", () => {
+  const { setBack } = listening([
+    { uid: "u-0", namespace: "ours" },
+    { uid: "u-1", namespace: "other" },
+  ]);
+  expect(setBack()).toEqual({
+    told: [
+      ["u-0", "set-back"],
+      ["u-1", "set-back"],
+    ],
+    versionsForgotten: 1,
+  });
 });

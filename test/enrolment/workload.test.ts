@@ -46,6 +46,18 @@ describe("facts", () => {
     expect(told(empty, { type: "facts", pod: newer }, { type: "facts", pod: older }).pod).toBe(newer);
   });
 
+  test("older ones are, once the store was set back, and those of their namespace", () => {
+    const newer = workloadOf({
+      pod: podOf({ resourceVersion: "10" }),
+      namespaceHint: { ...shop, resourceVersion: "10" },
+    });
+    const older = podOf({ resourceVersion: "9" });
+    const after = told(newer, { type: "set-back" }, { type: "facts", pod: older });
+    expect(after.pod).toBe(older);
+    expect(newestFacts(after.namespaceHint, shop)).toBe(shop);
+    expect(told(workloadOf({ pod: undefined }), { type: "set-back" }).pod).toBeUndefined();
+  });
+
   test.each([
     ["the first ones", undefined, "1", "offered"],
     ["newer ones", "1", "2", "offered"],

@@ -153,6 +153,17 @@ test("an own write counts before the watch shows it", async () => {
   expect(annotationOf(server, "a")).toBeUndefined();
 });
 
+test("an own write counts no more when the store was set back to before it", async () => {
+  const before = toPodFacts({ ...pod("a"), metadata: { ...pod("a").metadata, resourceVersion: "1" } });
+  const { server, writer } = await start(["a"], { lookup: () => before });
+  writer.set(ref("a"), "enabled");
+  await writer.idle();
+  writer.forgetVersions();
+  writer.set(ref("a"), "enabled");
+  await writer.idle();
+  expect(patches(server)).toHaveLength(2);
+});
+
 test.each([409, 429, 500, 503, 401])("status %d is tried again until it works", async (status) => {
   const { server, writer } = await start(["a"]);
   server.faults.failures = [{ status, verb: "patch", times: 4 }];

@@ -170,16 +170,56 @@ test("a stale copy is not believed: live, and an error when nobody can know", as
   await expect(looked).rejects.toBeInstanceOf(ApiError);
 });
 
-test("a server whose store was set back is found out by the next pod, and listed anew", async () => {
+test("a server whose store was set back is found out when it takes the watches again, and listed anew", async () => {
+  const { server, state } = await start((kube) => {
+    for (const name of ["a", "b", "c", "d"]) kube.server.put("pods", pod(name));
+  });
+  let count = 0;
+  state.onsetback = () => (count += 1);
+  server.store.setBack(server.store.version - 3);
+  server.edit("namespaces", { name: "shop" }, (object) => {
+    object.metadata.labels = { team: "b" };
+  });
+  server.put("pods", pod("new"));
+  server.dropWatches();
+  await waitFor("the pod to be known", () => state.podByName("shop", "new") !== undefined);
+  await waitFor("the label to be known", () => state.namespace("shop")?.labels.team === "b");
+  await waitFor("both watches", () => state.isFresh());
+  expect(count).toBe(1);
+  server.put("pods", pod("newer"));
+  await waitFor("the watch to tell again", () => state.podByName("shop", "newer") !== undefined);
+});
+
+test("a server that was away and has the same store is asked for its version once, and for no list", async () => {
+  const { server, state } = await start((kube) => kube.server.put("pods", pod("a")));
+  let count = 0;
+  state.onsetback = () => (count += 1);
+  server.dropWatches();
+  const asked = () => server.requestsOf("list", "namespaces");
+  await waitFor("the version to be asked for", () => asked().length > 1);
+  await waitFor("both watches", () => state.isFresh());
+  server.put("pods", pod("b"));
+  await waitFor("the watch to tell", () => state.podByName("shop", "b") !== undefined);
+  expect([count, server.requestsOf("list", "pods").length]).toEqual([0, 1]);
+  for (const { query } of asked().slice(1)) expect(query.fieldSelector).toBe("metadata.name=kube-system");
+  expect(asked().length).toBeLessThanOrEqual(3);
+});
+
+test("a server whose store was set back is found out by the next pod, where it does not tell its version", async () => {
   const { server, state } = await start((kube) => {
     for (const name of ["a", "b", "c", "d"]) kube.server.put("pods", pod(name));
   });
   server.store.setBack(server.store.version - 3);
+  server.faults.failures = [{ status: 500, verb: "list", resource: "namespaces" }];
   server.dropWatches();
   const resources = ["pods", "namespaces"] as const;
   const areOpen = (times: number) =>
     resources.every((of) => server.requestsOf("watch", of).length === times) && state.isFresh();
   await waitFor("both watches to be taken as they were left", () => areOpen(2));
+  await waitFor("the version to be refused", () =>
+    server.requestsOf("list", "namespaces").some(({ status }) => status === 500),
+  );
+  server.faults.failures = [];
   server.put("pods", pod("new"));
   server.edit("namespaces", { name: "shop" }, (object) => {
     object.metadata.labels = { team: "b" };
@@ -195,7 +235,11 @@ test("a server whose store was set back is found out by the next pod, and listed
   await waitFor("both watches", () => areOpen(3));
   server.put("pods", pod("newer"));
   await waitFor("the watch to tell again", () => state.podByName("shop", "newer") !== undefined);
-  expect(resources.map((of) => server.requestsOf("list", of).length)).toEqual([2, 2]);
+  const lists = (of: (typeof resources)[number]) =>
+    server
+      .requestsOf("list", of)
+      .filter(({ status, query }) => status === 200 && query.fieldSelector !== "metadata.name=kube-system");
+  expect(resources.map((of) => lists(of).length)).toEqual([2, 2]);
 });
 
 test("a pod of another node, or one that the copy has, is no sign of a server that was set back", async () => {

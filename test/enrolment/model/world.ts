@@ -391,6 +391,7 @@ export class World {
         hasListedSince: () => false,
         onlist: () => {},
       },
+      onsetback: () => {},
       pod: (uid) => this.pods.get(uid),
       podByName: (_, name) => [...this.pods.values()].find((pod) => pod.name === name),
       namespace: () => this.namespace(),
@@ -543,6 +544,7 @@ export class World {
         );
       },
       forget: (uid) => void this.#writing.delete(uid),
+      forgetVersions: () => {},
       isWriting: (uid) => this.#writing.has(uid),
       isAnnotated: ({ uid }) => (this.annotations.get(uid) ?? null) !== null,
     };
