@@ -474,6 +474,31 @@ export async function delBeforeTheProcessesEnd(): Promise<void> {
   await mesh.kubelet.deletePod(pod);
 }
 
+/**
+ * A backup takes the place of the API server's store, in which the namespace has no label yet, and nobody starts a pod: the pod leaves, and
+ * comes back with the label. @returns lists of pods that this took
+ */
+export async function restoredStore(): Promise<number> {
+  mesh.kubelet.createNamespace("restored");
+  const pod = await runPod("restored");
+  const backup = mesh.api.store.backup();
+  mesh.kubelet.labelNamespace("restored", { [modeLabel]: "ambient" });
+  await untilCaptured(pod);
+  await waitFor("the annotation", () => mesh.kubelet.annotation(pod, statusAnnotation) === "enabled");
+  const lists = () => mesh.api.requestsOf("list", "pods").length;
+  const before = lists();
+  mesh.api.store.restore(backup);
+  mesh.api.dropWatches();
+  await untilUntouched(pod);
+  assert.ok(!(await held()).includes(pod.uid), "ztunnel still has the pod");
+  // the first version that the store gives again, to something else
+  mesh.kubelet.labelNamespace("restored", { [modeLabel]: "ambient" });
+  await untilCaptured(pod);
+  await waitFor("the annotation", () => mesh.kubelet.annotation(pod, statusAnnotation) === "enabled");
+  await mesh.kubelet.deletePod(pod);
+  return lists() - before;
+}
+
 /** A pod that is made, and deleted by force, while the watch is broken: no event ever says that it is gone. */
 export async function neverAnnounced(): Promise<void> {
   const failures = [

@@ -160,6 +160,12 @@ describe("running pods", () => {
     await node.call.overrides();
   });
 
+  test("are as the labels of a backup say that was put in the place of the API server's store", {
+    timeout: 60_000 * patience(),
+  }, async () => {
+    expect(await node.call.restoredStore()).toBe(1);
+  });
+
   test("are as their labels say after a restart of the agent, without a write for those that were right", async () => {
     await node.call.changesWhileAway();
   });

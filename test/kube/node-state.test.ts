@@ -3,6 +3,7 @@
 import { afterEach, expect, test, vi } from "vitest";
 import { ApiError } from "../../src/kube/api-error.ts";
 import { NodeState, type NodeStateOptions } from "../../src/kube/node-state.ts";
+import type { Backup } from "../support/api-server/object-store.ts";
 import { waitFor } from "../support/api-server.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { type KubeFixture, pod, recordingLogger, startKube } from "./kube-fixture.ts";
@@ -170,13 +171,22 @@ test("a stale copy is not believed: live, and an error when nobody can know", as
   await expect(looked).rejects.toBeInstanceOf(ApiError);
 });
 
-test("a server whose store was set back is found out when it takes the watches again, and listed anew", async () => {
-  const { server, state } = await start((kube) => {
-    for (const name of ["a", "b", "c", "d"]) kube.server.put("pods", pod(name));
+/** A state that has seen three pods more than the backup has. */
+async function startBehindBackup() {
+  let backup: Backup | undefined;
+  const started = await start(({ server }) => {
+    server.put("pods", pod("a"));
+    backup = server.store.backup();
+    for (const name of ["b", "c", "d"]) server.put("pods", pod(name));
   });
+  return { ...started, backup: backup as Backup };
+}
+
+test("a server whose store was set back is found out when it takes the watches again, and listed anew", async () => {
+  const { server, state, backup } = await startBehindBackup();
   let count = 0;
   state.onsetback = () => (count += 1);
-  server.store.setBack(server.store.version - 3);
+  server.store.restore(backup);
   server.edit("namespaces", { name: "shop" }, (object) => {
     object.metadata.labels = { team: "b" };
   });
@@ -186,6 +196,7 @@ test("a server whose store was set back is found out when it takes the watches a
   await waitFor("the label to be known", () => state.namespace("shop")?.labels.team === "b");
   await waitFor("both watches", () => state.isFresh());
   expect(count).toBe(1);
+  expect([...state.pods.values()].map(({ name }) => name).sort()).toEqual(["a", "new"]);
   server.put("pods", pod("newer"));
   await waitFor("the watch to tell again", () => state.podByName("shop", "newer") !== undefined);
 });
@@ -206,10 +217,8 @@ test("a server that was away and has the same store is asked for its version onc
 });
 
 test("a server whose store was set back is found out by the next pod, where it does not tell its version", async () => {
-  const { server, state } = await start((kube) => {
-    for (const name of ["a", "b", "c", "d"]) kube.server.put("pods", pod(name));
-  });
-  server.store.setBack(server.store.version - 3);
+  const { server, state, backup } = await startBehindBackup();
+  server.store.restore(backup);
   server.faults.failures = [{ status: 500, verb: "list", resource: "namespaces" }];
   server.dropWatches();
   const resources = ["pods", "namespaces"] as const;

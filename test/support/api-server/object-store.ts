@@ -15,6 +15,12 @@ export interface Change {
   readonly previous: KubeObject | undefined;
 }
 
+/** The store at one moment. */
+export interface Backup {
+  readonly version: number;
+  readonly objects: ReadonlyMap<ResourceName, ReadonlyMap<string, KubeObject>>;
+}
+
 /** Objects of all resources with versions and history. */
 export class ObjectStore {
   readonly #objects = new Map<ResourceName, Map<string, KubeObject>>();
@@ -102,9 +108,17 @@ export class ObjectStore {
     this.#oldestVersion = this.#version;
   }
 
-  /** What was written last is as if it had never been: a backup is put in the store's place. Objects stay as they are. */
-  setBack(version: number): void {
+  /** What {@link restore} takes. */
+  backup(): Backup {
+    const objects = new Map([...this.#objects].map(([resource, each]) => [resource, new Map(each)]));
+    return { version: this.#version, objects };
+  }
+
+  /** A backup is put in the store's place: what was written since is as if it had never been, and nobody is told. */
+  restore({ version, objects }: Backup): void {
     this.#version = version;
+    this.#objects.clear();
+    for (const [resource, each] of objects) this.#objects.set(resource, new Map(each));
     this.#history = [];
     this.#oldestVersion = 0;
   }
