@@ -322,6 +322,7 @@ export const withoutFault: readonly (readonly [file: string, name: string])[] = 
     "gives a list",
     "labels a broken pod",
     "in its own words",
+    "may ask whether the server is ready",
   ].map((name) => [apiServer, name] as const),
   [probes, "let Deployments become ready"],
   [probes, "of pods that are gone leave no entry"],
