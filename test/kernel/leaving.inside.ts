@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What leaving.test.ts does inside a node: an agent with a captured pod, whose objects are deleted in some order.
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
-import { setTimeout as delay } from "node:timers/promises";
 import { claimCaptured, claimUntouched } from "../support/node/capture-state.ts";
 import { iptablesSave } from "../support/node/kernel.ts";
 import { MeshNode } from "../support/node/mesh-node.ts";
@@ -192,12 +191,16 @@ export async function takeOver(): Promise<{ writes: number; pod: Left["pod"]; an
 
 /** The label goes while nobody can take the annotation away, and again when that can be done. @returns the pod after each */
 export async function unlabel(): Promise<readonly Pick<Left, "pod" | "annotation">[]> {
-  const pod = await startCaptured({ LEAVE_PAUSE_MS: "0" });
+  const pod = await startCaptured({ LEAVE_PAUSE_MS: "0", LOG_LEVEL: "debug" });
   const look = async () => ({ pod: await podState(pod), annotation: annotationOf(pod) ?? "none" });
   await take("policy");
   mesh.kubelet.labelNamespace("mesh", { "istio.io/dataplane-mode": null });
-  // by then it would have been let go of, were istiod not waited for
-  await delay(4_000);
+  // an agent that does not wait for istiod lets go of it instead
+  const isKept = (): boolean => mesh.agent.text.includes(`"uid":"${pod.uid}","outcome":"kept"`);
+  await waitFor(
+    "the agent to keep the pod, or not",
+    async () => isKept() || (await podState(pod)) !== "captured",
+  );
   const refused = await look();
   mesh.api.faults.failures.length = 0;
   await waitFor("the pod to leave", async () => (await look()).pod === "free");
