@@ -44,7 +44,8 @@ export const buildPackages: readonly string[] = ["gcc", "libc6-dev", "make", "mu
 /** What programs' rules are made of. */
 const xtables = ["x_tables", "nft_compat", "ip_tables", "ip6_tables"];
 /** Rules natively and with programs, of which every kernel may make something else. */
-const rules = ["native-redirect", "redirect"];
+const redirect = ["redirect", "redirect-drift", "redirect-routing", "redirect-refused", "redirect-cost"];
+const rules = ["native-redirect", ...redirect];
 /** What of the kernel matters besides: cgroup paths, and the host's rules for the kubelet's probes. */
 const others = ["discovery", "probes-host", "probes", "earlier-rules", "native-agent"];
 /** A container runtime on the machine's own kernel and cgroups. */
@@ -54,11 +55,11 @@ const runtime = "cri-runtime";
 export const machines: readonly Machine[] = [
   {
     ...{ name: "trixie", suite: "trixie", arch: "amd64", variant: "" },
-    ...{ short: ["native-redirect"], long: ["redirect", ...others, runtime] },
+    ...{ short: ["native-redirect"], long: [...redirect, ...others, runtime] },
   },
   {
     ...{ name: "trixie-arm64", suite: "trixie", arch: "arm64", variant: "" },
-    ...{ short: ["native-redirect"], long: ["redirect", "discovery"] },
+    ...{ short: ["native-redirect"], long: [...redirect, "discovery"] },
   },
   { name: "bookworm", suite: "bookworm", arch: "amd64", variant: "", short: [], long: rules },
   { name: "sid", suite: "sid", arch: "amd64", variant: "", short: [], long: [...rules, runtime] },
